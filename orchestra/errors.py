@@ -1,0 +1,78 @@
+"""What can go wrong, in the words of the person who has to mend it.
+
+Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
+(file and line, process or port) and the cause; `hint` is the next step. Nothing here prints: the command
+line shows ``error: <str>`` and ``hint: <hint>``, an embedder gets the exception.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["ConfigError", "OrchestraError", "StartError", "UpstreamError"]
+
+
+class OrchestraError(Exception):
+    """The root of all errors that orchestra raises on purpose.
+
+    Attributes:
+        message: The thing and the cause, in one line.
+        hint: The next step, in one line; empty if there is none to give.
+        exit_code: What the command line exits with (CONTRACTS: 2 is wrong input).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(OrchestraError):
+    """What the user wrote, or the machine it should run on, is not as it has to be.
+
+    Attributes:
+        path: The file at fault, if one is.
+        line: Its line, counted from 1; ``None`` if the whole file, or no file, is at fault.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, *, path: Path | str | None = None, line: int | None = None, hint: str = ""
+    ) -> None:
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + message, hint=hint)
+        self.path = path
+        self.line = line
+
+
+class StartError(OrchestraError):
+    """A process did not come up.
+
+    Attributes:
+        name: The process.
+        tail: Its last lines of output, oldest first, control sequences removed.
+    """
+
+    def __init__(self, name: str, message: str, *, tail: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(f"{name}: {message}", hint=hint)
+        self.name = name
+        self.tail = tuple(tail)
+
+
+class UpstreamError(OrchestraError):
+    """An upstream could not be reached, or did not speak HTTP to the end.
+
+    Attributes:
+        status_hint: The HTTP status that tells the client best: 502, 503 or 504.
+    """
+
+    def __init__(self, message: str, *, status_hint: int = 502, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status_hint = status_hint

@@ -1,0 +1,56 @@
+"""How our tests run: `async def test_*` under trio, each with a ceiling, without any plugin.
+
+A test that takes the fixture `autojump_clock` runs on it: waiting costs nothing, and a deadlock fails at
+once, because the ceiling is then reached without waiting. Works with Hypothesis, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+CEILING = 30.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"ceiling(seconds): what the test may take, if not {CEILING:.0f} s")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        marker = item.get_closest_marker("ceiling")
+        ceiling = float(marker.args[0]) if marker else CEILING
+        hypothesis = getattr(item.obj, "hypothesis", None)
+        if hypothesis is not None:
+            if inspect.iscoroutinefunction(hypothesis.inner_test):
+                hypothesis.inner_test = _under_trio(hypothesis.inner_test, ceiling)
+        elif inspect.iscoroutinefunction(item.obj):
+            item.obj = _under_trio(item.obj, ceiling)
+
+
+def _under_trio(test: Callable[..., Awaitable[None]], ceiling: float) -> Callable[..., None]:
+    @wraps(test)
+    async def limited(**kwargs: Any) -> None:
+        with trio.move_on_after(ceiling) as scope:
+            await test(**kwargs)
+        if scope.cancelled_caught:
+            pytest.fail(f"not done within {ceiling:g} s", pytrace=False)
+
+    # trio ships no type for this decorator that would say that the result is an ordinary function
+    return cast("Callable[..., None]", trio.testing.trio_test(limited))
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    return trio.testing.MockClock(autojump_threshold=0)
