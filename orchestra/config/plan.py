@@ -199,9 +199,11 @@ class Plan:
         proxy: ``None`` for a run without one.
         procfile: Where it came from; ``None`` if it was written in code.
         output: How the command line shows the run.
+        notes: What was decided that the user may not expect, in words.
     """
 
     processes: tuple[ProcessPlan, ...]
     proxy: ProxyPlan | None = None
     procfile: Path | None = None
     output: Literal["auto", "dashboard", "plain", "json"] = "auto"
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,250 @@
+"""The command line: the only place that reads `argv`, handles signals, prints, and decides the exit code.
+
+Whatever the user did wrong ends as one line (and a hint) on standard error and exit code 2. A bug of ours
+is one line and exit code 1; its traceback is in a file that the line names. Standard output carries the
+chosen output and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+import tempfile
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+import trio
+
+from orchestra import ports
+from orchestra.config import Overrides, load, split_arguments
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.stack import Stack
+from orchestra.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orchestra.config.plan import Plan
+
+__all__ = ["main"]
+
+_EXIT_BUG = 1
+_EXIT_INTERRUPTED = 128 + signal.SIGINT
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def main() -> NoReturn:
+    """Run the command line, and exit."""
+    try:
+        code = _commands.main(prog_name="orchestra", standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _EXIT_INTERRUPTED
+    except BaseExceptionGroup as group:
+        code = _show(_culprit(group))
+    except Exception as exc:  # noqa: BLE001 - the last line of defence: nobody is shown a traceback
+        code = _show(exc)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="orchestra", message="%(prog)s %(version)s")
+def _commands() -> None:
+    """Bring up a Python backend and a Vite frontend as one thing, behind one address."""
+
+
+@_commands.command()
+@click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]...")
+@click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000")
+@click.option("--no-proxy", is_flag=True, help="Run the processes only.")
+@click.option(
+    "-p", "--base-port", type=click.IntRange(1, 65535), metavar="N", help="The PORT of the first process."
+)
+@click.option(
+    "-e", "--env-file", "env_files", multiple=True, metavar="FILE", help="Read in place of .env; repeatable."
+)
+@click.option(
+    "-x", "--except", "left_out", multiple=True, metavar="NAME", help="Leave a process out; repeatable."
+)
+@click.option(
+    "--output",
+    type=click.Choice(["auto", "dashboard", "plain", "json"]),
+    help="Default: the dashboard on a terminal, else plain lines.",
+)
+def run(
+    arguments: tuple[str, ...],
+    *,
+    listen: str | None,
+    no_proxy: bool,
+    base_port: int | None,
+    env_files: tuple[str, ...],
+    left_out: tuple[str, ...],
+    output: str | None,
+) -> int:
+    """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
+    procfile, names = split_arguments(arguments, exists=lambda name: Path(name).exists())
+    plan = load(
+        procfile,
+        environ=os.environ,
+        only=names,
+        left_out=left_out,
+        overrides=Overrides(
+            listen=listen, no_proxy=no_proxy, base_port=base_port, env_files=env_files, output=output
+        ),
+        scripts=sysconfig.get_path("scripts"),
+        is_free=ports.is_free,
+        holder=ports.holder,
+    )
+    mode = _output_mode(plan)
+    return trio.run(_run, _with_colours(plan, mode), mode)
+
+
+async def _run(plan: Plan, mode: str) -> int:
+    heeded = _heeded_signals()
+    with trio.open_signal_receiver(*heeded) as signals:
+        if mode == "dashboard":
+            return await _run_on_screen(plan, signals)
+        return await _run_printing(plan, mode, signals)
+
+
+async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
+    # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.dashboard.model import Model  # noqa: PLC0415
+    from orchestra.dashboard.screen import Screen, farewell  # noqa: PLC0415
+
+    model = Model()
+    stack = Stack(plan, is_kept_open=True)
+    stack.subscribe(model.apply)
+    async with trio.open_nursery() as nursery:
+
+        def on_quit() -> None:
+            nursery.start_soon(_quit, stack)
+
+        await nursery.start(Screen(model, on_quit=on_quit, environ=os.environ).run)
+        nursery.start_soon(_obey, signals, stack)
+        await stack.run()
+        nursery.cancel_scope.cancel()
+    click.echo(farewell(model), nl=False)
+    return _exit_code(stack)
+
+
+async def _run_printing(plan: Plan, mode: str, signals: AsyncIterator[int]) -> int:
+    from orchestra.dashboard.printers import JsonPrinter, PlainPrinter  # noqa: PLC0415
+
+    names = [process.name for process in plan.processes]
+    printer = JsonPrinter() if mode == "json" else PlainPrinter(names, environ=os.environ)
+    stack = Stack(plan, sinks=[printer.write_line])
+    stack.subscribe(printer.observe)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(printer.run)
+        nursery.start_soon(_obey, signals, stack)
+        await stack.run()
+        await printer.aclose()
+        nursery.cancel_scope.cancel()
+    return _exit_code(stack)
+
+
+async def _obey(signals: AsyncIterator[int], stack: Stack) -> None:
+    """Stop at the first signal, kill at the second one (and at once for SIGQUIT)."""
+    async with trio.open_nursery() as nursery:
+        is_stopping = False
+        async for number in signals:
+            if is_stopping or number == signal.SIGQUIT:
+                stack.kill()
+            if not is_stopping:
+                is_stopping = True
+                nursery.start_soon(_stop, stack, number)
+
+
+async def _stop(stack: Stack, number: int) -> None:
+    await stack.stop(exit_code=128 + number, reason=signal.Signals(number).name)
+
+
+async def _quit(stack: Stack) -> None:
+    await stack.stop(exit_code=0, reason="quit")
+
+
+def _exit_code(stack: Stack) -> int:
+    return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
+
+
+def _heeded_signals() -> list[signal.Signals]:
+    """Find out which signals are ours to act on: one that was ignored when we began stays ignored.
+
+    For that it gets a handler that does nothing: unlike an ignored signal, a handled one is back at its
+    default in every child (POSIX exec).
+    """
+    heeded = []
+    for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+        else:
+            heeded.append(number)
+    return heeded
+
+
+def _output_mode(plan: Plan) -> str:
+    is_terminal = os.isatty(0) and os.isatty(1)
+    if plan.output == "dashboard" and not is_terminal:
+        raise ConfigError(
+            "the dashboard needs a terminal, and this is none",
+            hint="Use --output plain (or json), or leave it to --output auto.",
+        )
+    if plan.output != "auto":
+        return plan.output
+    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and os.tcgetpgrp(0) == os.getpgrp():
+        return "dashboard"
+    return "plain"
+
+
+def _with_colours(plan: Plan, mode: str) -> Plan:
+    """Tell the children to use colours if we show them to a person, unless somebody has already decided."""
+    is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
+    if not is_wanted or {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
+        return plan
+    forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+    processes = tuple(replace(each, env={**forced, **(each.env or {})}) for each in plan.processes)
+    return replace(plan, processes=processes)
+
+
+def _culprit(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Find what to show of all that went wrong: a bug before a user's error, the first of each."""
+    leaves: list[BaseException] = []
+    unseen: list[BaseException] = [group]
+    while unseen:
+        match unseen.pop(0):
+            case BaseExceptionGroup() as inner:
+                unseen = [*inner.exceptions, *unseen]
+            case leaf:
+                leaves.append(leaf)
+    return next((leaf for leaf in leaves if not isinstance(leaf, OrchestraError)), leaves[0])
+
+
+def _show(exc: BaseException) -> int:
+    """Say what went wrong on standard error; return the exit code."""
+    if isinstance(exc, KeyboardInterrupt):
+        return _EXIT_INTERRUPTED
+    if isinstance(exc, OrchestraError):
+        if exc.message:
+            _complain(str(exc), exc.hint)
+        return exc.exit_code
+    with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
+        file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
+        traceback.print_exception(exc, file=file)
+    _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {file.name}.")
+    return _EXIT_BUG
+
+
+def _complain(message: str, hint: str) -> None:
+    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    lines = [click.style("error: ", fg="red", bold=True) + message]
+    if hint:
+        lines.append(click.style(" hint: ", fg="cyan") + hint)
+    click.echo("\n".join(lines), err=True, color=is_coloured)

@@ -1,0 +1,256 @@
+"""The life of one process: which state follows which, and what has to be done about it.
+
+`step(life, fact, now)` is the whole of it: given what has just happened it returns the new life and, at
+most, one `Order`. It decides; the supervisor does. `TRANSITIONS` lists every step from state to state that
+there is, and `step` takes no other.
+
+Failures in a row are counted so that something that is broken comes to rest: back-off doubles from 0.5 s to
+10 s; ten seconds of running wipe the slate clean; after `max_quick_failures` restarts it has failed. A
+command that does not exist (127) or cannot be executed (126) will not mend itself, and fails at once.
+
+Never here: time, tasks, signals; `now` is an argument, in seconds.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from orchestra.config.plan import Restart, Role
+from orchestra.events import State
+
+if TYPE_CHECKING:
+    from orchestra.config.plan import ProcessPlan
+
+__all__ = [
+    "TRANSITIONS",
+    "Answered",
+    "BackedOff",
+    "Ended",
+    "Exit",
+    "Fact",
+    "Go",
+    "Installed",
+    "Life",
+    "NotSpawned",
+    "Order",
+    "Spawned",
+    "StopAsked",
+    "run_exit_code",
+    "step",
+]
+
+# overmind and process-compose wait 1 s at once; half of it is below what people notice after saving a file.
+FIRST_BACK_OFF = 0.5
+LONGEST_BACK_OFF = 10.0
+STABLE_AFTER = 10.0
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
+    State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
+    State.STARTING: frozenset(
+        {State.RUNNING, State.READY, State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED}
+    ),
+    State.RUNNING: frozenset(
+        {State.READY, State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED},
+    ),
+    State.READY: frozenset({State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED}),
+    State.UNHEALTHY: frozenset(),
+    State.STOPPING: frozenset({State.STOPPED}),
+    State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.STOPPED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: by itself with a code, or by a signal."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    @classmethod
+    def from_returncode(cls, returncode: int) -> Exit:
+        """Read what `subprocess` calls a return code: negative for a signal."""
+        return cls(signal=-returncode) if returncode < 0 else cls(code=returncode)
+
+    @property
+    def signal_name(self) -> str | None:
+        """``SIGKILL``; the bare number for a real-time signal."""
+        if self.signal is None:
+            return None
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return f"signal {self.signal}"
+
+    @property
+    def shell_code(self) -> int:
+        """What a shell would report: 128 + the signal's number."""
+        return 128 + self.signal if self.signal is not None else self.code or 0
+
+    def __str__(self) -> str:
+        return f"killed by {self.signal_name}" if self.signal is not None else f"exit code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """It may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The installation is over; with what went wrong, if anything did."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """There is a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSpawned:
+    """The system refused to start it."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """It listens and has given an HTTP answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Its leader has ended, and nothing is left of its group."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True)
+class BackedOff:
+    """The wait before a restart is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody wants it to end."""
+
+
+Fact: TypeAlias = Go | Installed | Spawned | NotSpawned | Answered | Ended | BackedOff | StopAsked
+
+
+class Order(Enum):
+    """What the supervisor has to do next."""
+
+    INSTALL = "install"
+    SPAWN = "spawn"
+    BACK_OFF = "back off"  # for life.back_off seconds
+    STOP = "stop"  # whatever is under way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """Everything that is known of a process's life so far.
+
+    Attributes:
+        spawned_at: When the newest process of it was spawned.
+        ready_after: Seconds that this one took to be ready.
+        was_ready: Whether any of them ever was.
+        failures: In a row, each within `STABLE_AFTER` of its start.
+        back_off: Seconds to wait now.
+        exit: Of the newest one that ended.
+        reason: Why it is in this state, in words.
+    """
+
+    plan: ProcessPlan
+    state: State = State.WAITING
+    spawned_at: float | None = None
+    ready_after: float | None = None
+    was_ready: bool = False
+    failures: int = 0
+    restarts: int = 0
+    back_off: float = 0.0
+    exit: Exit | None = None
+    reason: str = ""
+
+
+def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
+    """Take one fact into account. A fact that means nothing in the present state changes nothing."""
+    state = life.state
+    match fact:
+        case Go() if state is State.WAITING:
+            if life.plan.install is not None:
+                return _enter(life, State.INSTALLING, reason=" ".join(life.plan.install.argv)), Order.INSTALL
+            return _enter(life, State.STARTING), Order.SPAWN
+        case Installed(error) if state is State.INSTALLING:
+            if error:
+                return _enter(life, State.FAILED, reason=error), None
+            return _enter(life, State.STARTING), Order.SPAWN
+        case Installed() | NotSpawned() if state is State.STOPPING:
+            return _enter(life, State.STOPPED), None
+        case Spawned() if state is State.STARTING:
+            life = replace(life, spawned_at=now, ready_after=None)
+            is_awaited = life.plan.ready is not None and life.plan.role is not Role.CANDIDATE
+            return (life if is_awaited else _enter(life, State.RUNNING)), None
+        case NotSpawned(error) if state is State.STARTING:
+            return _enter(life, State.FAILED, reason=error), None
+        case Answered() if state in (State.STARTING, State.RUNNING):
+            took = now - life.spawned_at if life.spawned_at is not None else None
+            return _enter(replace(life, ready_after=took, was_ready=True), State.READY), None
+        case Ended(how):
+            return _after_end(replace(life, exit=how), now)
+        case BackedOff() if state is State.BACKING_OFF:
+            return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
+        case StopAsked() if state in (State.WAITING, State.BACKING_OFF):
+            return _enter(life, State.STOPPED), Order.STOP
+        case StopAsked() if state in (State.INSTALLING, State.STARTING, State.RUNNING, State.READY):
+            return _enter(life, State.STOPPING), Order.STOP
+        case Go() | Installed() | Spawned() | NotSpawned() | Answered() | BackedOff() | StopAsked():
+            return life, None
+        case _:
+            assert_never(fact)
+
+
+def _after_end(life: Life, now: float) -> tuple[Life, Order | None]:
+    if life.state is State.STOPPING:
+        return _enter(life, State.STOPPED), None
+    how, plan = life.exit, life.plan
+    assert how is not None  # noqa: S101 - set by the caller, one line above
+    succeeded = how.code in plan.success_exit_codes
+    if succeeded and plan.restart is not Restart.ALWAYS:
+        return _enter(life, State.COMPLETED, reason=str(how)), None
+    if how.code == 127:
+        return _enter(life, State.FAILED, reason="command not found (exit code 127)"), None
+    if how.code == 126:
+        return _enter(life, State.FAILED, reason="command is not executable (exit code 126)"), None
+    if plan.restart is Restart.NEVER:
+        return _enter(life, State.FAILED, reason=str(how)), None
+    ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER
+    failures = 1 if ran_stable or succeeded else life.failures + 1
+    if failures > plan.max_quick_failures:
+        reason = f"{how}; given up after {plan.max_quick_failures} restarts"
+        return _enter(replace(life, failures=failures), State.FAILED, reason=reason), None
+    back_off = min(FIRST_BACK_OFF * 2 ** (failures - 1), LONGEST_BACK_OFF)
+    life = replace(life, failures=failures, back_off=back_off)
+    return _enter(life, State.BACKING_OFF, reason=f"{how}; again in {back_off:g} s"), Order.BACK_OFF
+
+
+def _enter(life: Life, state: State, *, reason: str = "") -> Life:
+    if state not in TRANSITIONS[life.state]:
+        raise AssertionError(f"{life.plan.name}: no way from {life.state} to {state}")
+    return replace(life, state=state, reason=reason)
+
+
+def run_exit_code(first_failure: Life | None) -> int:
+    """Give a whole run's exit code: 0, or that of the process that failed first."""
+    if first_failure is None:
+        return 0
+    how = first_failure.exit
+    return how.shell_code if how is not None and how.shell_code else 1

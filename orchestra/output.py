@@ -1,0 +1,73 @@
+r"""From the bytes that a child writes to the lines that people read.
+
+Lines end at ``\n`` or ``\r\n``; of a line that a progress bar has drawn over and over (``\r``), what is
+visible in the end is left. Bytes that are no UTF-8 become U+FFFD. Of all control sequences only colours
+(SGR, ECMA-48 8.3.117) pass: a child must not move our cursor, clear our screen or set our title. Nothing
+else is dropped, and no line is ever split.
+
+Pure: bytes in, text out.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["LineSplitter", "clean", "without_colours"]
+
+# In the order in which they can begin: CSI, the string sequences (OSC, DCS, SOS, PM, APC; an unfinished one
+# reaches to the end of the line), then any other escape; last, lone control characters but the tab.
+_CONTROL = re.compile(
+    r"""
+      (?P<sgr> \x1b\[ [0-9;:]* m )
+    | (?: \x1b\[ | \x9b ) [0-?]* [ -/]* [@-~]?
+    | (?: \x1b[\]PX^_] | [\x9d\x90\x98\x9e\x9f] ) .*? (?: \x07 | \x1b\\ | \x9c | $ )
+    | \x1b [ -/]* [0-~]?
+    | [\x00-\x08\x0a-\x1f\x7f-\x9f]
+    """,
+    re.VERBOSE,
+)
+_HAS_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_SGR = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+def clean(line: str) -> str:
+    """Remove every control sequence and character but colours and tabs."""
+    if not _HAS_CONTROL.search(line):
+        return line
+    if "\r" in line:
+        line = next((part for part in reversed(line.split("\r")) if part), "")
+    return _CONTROL.sub(lambda match: match["sgr"] or "", line)
+
+
+def without_colours(line: str) -> str:
+    """Remove the colours, too, from a clean line."""
+    return _SGR.sub("", line) if "\x1b" in line else line
+
+
+class LineSplitter:
+    """Collects the bytes of one stream and gives back whole lines.
+
+    A line may be of any length: memory holds one line, and work is linear in the bytes.
+    """
+
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """Take the next bytes; return the lines that they have completed, without their ends."""
+        *whole, rest = chunk.split(b"\n")
+        if whole and self._partial:
+            whole[0] = b"".join((*self._partial, whole[0]))
+            self._partial.clear()
+        if rest:
+            self._partial.append(rest)
+        return [_decode(line) for line in whole]
+
+    def close(self) -> list[str]:
+        """Return what is left: the last line, if it had no end."""
+        rest, self._partial = b"".join(self._partial), []
+        return [_decode(rest)] if rest else []
+
+
+def _decode(line: bytes) -> str:
+    return clean(line.removesuffix(b"\r").decode("utf-8", "replace"))

@@ -1,0 +1,249 @@
+"""Ports of this machine: who listens where, which are free, and who holds one that is not.
+
+The truth about where a process listens is its sockets: a line in its output may be missing or stale, and a
+port that it was told is only a wish (Vite ignores ``PORT`` and moves on when 5173 is taken). Looking is cheap
+but not free, so the supervisor looks only while something starts, once for all of its processes.
+
+Sockets of another user cannot be seen. Then less is said, not something wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import trio
+
+from orchestra import census
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+
+__all__ = ["Listening", "Scout", "bind", "holder", "in_order_of_preference", "is_free", "scan"]
+
+LOOPBACK = ("127.0.0.1", "::1")
+# Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+# Where `node --inspect` listens: it answers HTTP, but it is nobody's web server.
+_DEBUGGER_PORTS = frozenset({9229})
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listening TCP socket.
+
+    Attributes:
+        host: An address that reaches it from this machine: a wildcard is replaced by its family's loopback.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The socket as an HTTP URL."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
+    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
+    entries = census.take()
+    return {leader: _sockets_of(census.tree(entries, leader)) for leader in leaders}
+
+
+def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> list[Listening]:
+    """Sort sockets by how likely each is the server that is meant: its own `port` first, IPv4 before IPv6."""
+    wanted = [found for found in sockets if found.port not in _DEBUGGER_PORTS or found.port == port]
+    return sorted(wanted, key=lambda found: (found.port != port, found.port, ":" in found.host, found.host))
+
+
+def is_free(port: int) -> bool:
+    """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
+    for host in LOOPBACK:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                # Where SO_REUSEADDR lets a bind beside a wildcard listener pass (BSD), only a dial shows it.
+                if trial.connect_ex((host, port)) == 0:
+                    return False
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((host, port))
+        except OSError as exc:
+            if exc.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+    return True
+
+
+def holder(port: int) -> str:
+    """Say who listens on `port`: ``pid 812 (node vite)``; empty if it cannot be seen."""
+    for pid, held in _all_listening():
+        if held == port:
+            return f"pid {pid} ({_command_of(pid)})"
+    return ""
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listen on `host` and `port`; with ``127.0.0.1``, on the same port of ``::1`` too, where that exists.
+
+    Raises:
+        ConfigError: The port is taken (it says by whom), not allowed, or the address is not ours.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        listeners.append(_listen(host, port))
+        if host == "127.0.0.1":
+            with contextlib.suppress(_NoSuchAddressError):
+                listeners.append(_listen("::1", listeners[0].getsockname()[1]))
+    except _NoSuchAddressError as exc:
+        _close(listeners)
+        raise ConfigError(
+            f"cannot listen on {host}: it is no address of this machine",
+            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
+        ) from exc
+    except OSError as exc:
+        _close(listeners)
+        raise _cannot_listen(host, port, exc) from exc
+    return listeners
+
+
+class Scout:
+    """Scans for listening sockets while somebody wants to know, once for all of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, frozenset[Listening]] = {}
+        self._joined = trio.Event()
+        self._scanned = trio.Event()
+
+    async def run(self) -> None:
+        """Scan whenever it is wanted, until cancelled."""
+        while True:
+            await self._joined.wait()
+            self._joined = trio.Event()
+            pause = _FIRST_PAUSE
+            while self._found and not self._joined.is_set():
+                newest = await trio.to_thread.run_sync(scan, tuple(self._found))
+                self._found.update((leader, newest[leader]) for leader in self._found if leader in newest)
+                self._scanned.set()
+                self._scanned = trio.Event()
+                with trio.move_on_after(pause):
+                    await self._joined.wait()
+                pause = min(pause * 1.2, _LONGEST_PAUSE)
+
+    @asynccontextmanager
+    async def looking_at(self, leader: int) -> AsyncIterator[Callable[[], Awaitable[frozenset[Listening]]]]:
+        """Have the process tree of `leader` scanned; what is given waits for the next scan's result."""
+
+        async def newest() -> frozenset[Listening]:
+            await self._scanned.wait()
+            return self._found[leader]
+
+        self._found[leader] = frozenset()
+        self._joined.set()
+        try:
+            yield newest
+        finally:
+            del self._found[leader]
+
+
+class _NoSuchAddressError(Exception):
+    """This machine does not have the address or not even its family."""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _NoSuchAddressError from exc
+    try:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sys.platform != "linux":  # elsewhere SO_REUSEADDR would let us share a wildcard listener's port
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                if port and trial.connect_ex((host, port)) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError as exc:
+        listener.close()
+        if exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _NoSuchAddressError from exc
+        raise
+    return listener
+
+
+def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if exc.errno == errno.EADDRINUSE:
+        by = holder(port)
+        return ConfigError(
+            f"port {port} is taken{' by ' + by if by else ''}: cannot listen on {where}",
+            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port)}",
+        )
+    if exc.errno == errno.EACCES:
+        return ConfigError(
+            f"not allowed to listen on {where}: ports below 1024 are the system's",
+            hint=f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}",
+        )
+    return ConfigError(f"cannot listen on {where}: {exc.strerror}", hint="Choose another address: --listen.")
+
+
+def _next_free(port: int) -> int:
+    return next((other for other in range(port + 1, min(port + 100, 65535)) if is_free(other)), 0)
+
+
+def _close(listeners: Collection[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()
+
+
+def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error, OSError):
+            for connection in psutil.Process(pid).net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add(Listening(_reachable(connection.laddr.ip), connection.laddr.port))
+    return frozenset(found)
+
+
+def _reachable(address: str) -> str:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    if parsed.is_unspecified:
+        return "127.0.0.1" if parsed.version == 4 else "::1"
+    return str(parsed)
+
+
+def _all_listening() -> Iterator[tuple[int, int]]:
+    """Give (pid, port) of every listening socket whose owner can be seen."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr:
+                yield connection.pid, connection.laddr.port
+    except (psutil.Error, OSError):  # macOS gives the whole table to root only
+        for pid in psutil.pids():
+            for found in _sockets_of([pid]):
+                yield pid, found.port
+
+
+def _command_of(pid: int) -> str:
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
+        return "unknown"
+    return command if len(command) <= 80 else command[:77] + "..."

@@ -1,0 +1,178 @@
+"""A whole run in one nursery: the plan's processes and the proxy before them, wired by the bus.
+
+The address is bound before anything is started, so that a port that is taken costs nothing. The end goes in
+order, whoever asks for it: the proxy stops accepting and closes its streams, then the processes are
+stopped.
+
+`Stack` is what an embedder starts; it prints nothing and handles no signal.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from orchestra import ports
+from orchestra.events import Bus, Notice, RunEnded, RunStarted
+from orchestra.graceful import run_gracefully
+from orchestra.lifecycle import run_exit_code
+from orchestra.proxy.server import Proxy
+from orchestra.supervisor import Supervisor
+from orchestra.version import __version__
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from orchestra.config.plan import Plan
+    from orchestra.events import Event, Observer
+    from orchestra.supervisor import Sink
+
+__all__ = ["Stack"]
+
+# What the proxy may take to end requests and streams, with a little for itself.
+_PROXY_GRACE = 2.5
+
+
+class Stack:
+    """Runs a plan: `await nursery.start(stack.run)`.
+
+    Resource handling: when `run` returns or raises, no process and no socket of the run is left.
+
+    Args:
+        plan: What to run.
+        sinks: Awaited with every line of output; see `Supervisor`.
+        is_kept_open: Whether a run with a failed process goes on when all have ended, until it is stopped.
+
+    Attributes:
+        url: The one address; ``None`` without a proxy, or before `run` has bound it.
+        ended: How it ended, once it has.
+    """
+
+    def __init__(self, plan: Plan, *, sinks: Iterable[Sink] = (), is_kept_open: bool = False) -> None:
+        self.plan = plan
+        self.url: str | None = None
+        self.ended: RunEnded | None = None
+        self._bus = Bus(self._snapshot)
+        self.supervisor = Supervisor(plan, sinks=sinks, bus=self._bus)
+        self._is_kept_open = is_kept_open
+        self._started: RunStarted | None = None
+        self._stop_asked = trio.Event()
+        self._stopped = trio.Event()
+        self._exit_code: int | None = None
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        return f"<Stack at {self.url or 'no address'}: {self.supervisor!r}>"
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` with every event from now on, after a snapshot; the result ends that."""
+        return self._bus.subscribe(observer)
+
+    async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
+        """Run until all processes have ended, or until we are cancelled or stopped.
+
+        Args:
+            task_status: `nursery.start` goes on when the proxy serves and the processes are being spawned.
+
+        Raises:
+            ConfigError: The address cannot be listened on.
+        """
+        longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
+        try:
+            await run_gracefully(partial(self._run, task_status), grace=lambda: longest + 15.0)
+        finally:
+            self._stopped.set()
+
+    async def stop(self, *, exit_code: int | None = None, reason: str = "stopped") -> None:
+        """Stop everything and wait until nothing is left.
+
+        Args:
+            exit_code: What `RunEnded` is to say; by default it follows from how the processes ended.
+            reason: Likewise.
+        """
+        if not self._stop_asked.is_set():
+            self._exit_code, self._reason = exit_code, reason
+            self._stop_asked.set()
+        await self._stopped.wait()
+
+    def kill(self) -> None:
+        """End all processes at once, by SIGKILL. Does not wait: `stop` does."""
+        self.supervisor.kill()
+
+    async def _run(self, task_status: trio.TaskStatus[Self], cancelled: trio.Event) -> None:
+        plan = self.plan.proxy
+        listeners = ports.bind(plan.host, plan.port) if plan else []
+        self._begin(listeners)
+        async with trio.open_nursery() as nursery:
+            proxy = None
+            if plan is not None:
+                proxy = Proxy(plan, listeners, emit=self._bus.emit)
+                self._bus.subscribe(proxy.observe)
+                await nursery.start(proxy.run)
+            all_ended = trio.Event()
+
+            async def supervise(*, task_status: trio.TaskStatus[Supervisor]) -> None:  # noqa: ASYNC128 - handed on
+                await self.supervisor.run(task_status=task_status)
+                all_ended.set()
+
+            await nursery.start(supervise)
+            task_status.started(self)
+            await self._until_the_end(all_ended, cancelled)
+            if proxy is not None:
+                with trio.move_on_after(_PROXY_GRACE):
+                    await proxy.close()
+            await self.supervisor.stop()
+            self._finish()
+            nursery.cancel_scope.cancel()
+
+    async def _until_the_end(self, all_ended: trio.Event, cancelled: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def end_with(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with, cancelled)
+            nursery.start_soon(end_with, self._stop_asked)
+            await all_ended.wait()
+            if self._is_kept_open and self.supervisor.first_failure is not None:
+                await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
+
+    def _begin(self, listeners: Sequence[socket.socket]) -> None:
+        if self.plan.proxy is not None:
+            self.url = ports.Listening(self.plan.proxy.host, listeners[0].getsockname()[1]).url
+        self._started = RunStarted(
+            at=trio.current_time(),
+            version=__version__,
+            pid=os.getpid(),
+            procfile=str(self.plan.procfile or ""),
+            url=self.url,
+            processes=tuple(process.name for process in self.plan.processes),
+        )
+        self._bus.emit(self._started)
+        for note in self.plan.notes:
+            self._bus.emit(Notice(at=trio.current_time(), level="info", code="plan", text=note))
+
+    def _finish(self) -> None:
+        assert self._started is not None  # noqa: S101 - by _begin
+        exit_code, reason = self._exit_code, self._reason
+        failure = self.supervisor.first_failure
+        if exit_code is None:
+            exit_code = run_exit_code(failure)
+        if failure is not None and not reason:
+            reason = f"{failure.plan.name} failed: {failure.reason}"
+        now = trio.current_time()
+        self.ended = RunEnded(
+            at=now, exit_code=exit_code, reason=reason or "all completed", duration=now - self._started.at
+        )
+        self._bus.emit(self.ended)
+
+    def _snapshot(self) -> Iterator[Event]:
+        if self._started is not None:
+            yield self._started
+            yield from self.supervisor.snapshot().values()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, strategies as st
+
+from orchestra.config.plan import Install, ProcessPlan, Restart, Role
+from orchestra.events import State
+from orchestra.lifecycle import (
+    STABLE_AFTER,
+    TRANSITIONS,
+    Answered,
+    BackedOff,
+    Ended,
+    Exit,
+    Go,
+    Installed,
+    Life,
+    NotSpawned,
+    Order,
+    Spawned,
+    StopAsked,
+    run_exit_code,
+    step,
+)
+
+if TYPE_CHECKING:
+    from orchestra.lifecycle import (
+        Fact,
+    )
+
+PLAIN = ProcessPlan(name="worker", command="work", cwd=Path("/"))
+SERVER = replace(PLAIN, name="web", ready="http", role=Role.BACKEND)
+INSTALL = Install(folder=Path("/"), manager="npm", argv=("npm", "ci"))
+FAILURE = Ended(Exit(code=1))
+
+
+def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[Life, Order | None]:
+    life, order, now = Life(plan=plan), None, 0.0
+    for fact in facts:
+        life, order = step(life, fact, now)
+        now += seconds_each
+    return life, order
+
+
+def test_a_process_without_a_readiness_check_is_running_once_it_is_spawned() -> None:
+    assert lived(PLAIN, Go())[1] is Order.SPAWN
+    assert lived(PLAIN, Go(), Spawned())[0].state is State.RUNNING
+
+
+def test_a_server_is_starting_until_it_answers_and_knows_how_long_that_took() -> None:
+    assert lived(SERVER, Go(), Spawned())[0].state is State.STARTING
+    life, order = lived(SERVER, Go(), Spawned(), Answered(), seconds_each=2)
+    assert (life.state, life.ready_after, order) == (State.READY, 2, None)
+
+
+def test_a_candidate_runs_and_may_turn_out_to_be_ready() -> None:
+    candidate = replace(SERVER, role=Role.CANDIDATE)
+    assert lived(candidate, Go(), Spawned())[0].state is State.RUNNING
+    assert lived(candidate, Go(), Spawned(), Answered())[0].state is State.READY
+
+
+def test_missing_packages_are_installed_before_the_spawn() -> None:
+    plan = replace(PLAIN, install=INSTALL)
+    life, order = lived(plan, Go())
+    assert (life.state, order) == (State.INSTALLING, Order.INSTALL)
+    assert lived(plan, Go(), Installed())[1] is Order.SPAWN
+    life, order = lived(plan, Go(), Installed("npm ci: exit code 1"))
+    assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
+
+
+def test_a_success_completes() -> None:
+    assert lived(PLAIN, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    plan = replace(PLAIN, success_exit_codes=frozenset({0, 3}))
+    assert lived(plan, Go(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
+
+
+def test_failures_are_restarted_five_times_ever_more_slowly_and_then_it_has_failed() -> None:
+    life, order = lived(PLAIN, Go())
+    pauses = []
+    while order is Order.SPAWN:
+        life, _ = step(life, Spawned(), 0.0)
+        life, order = step(life, FAILURE, 0.1)
+        if order is Order.BACK_OFF:
+            pauses.append(life.back_off)
+            life, order = step(life, BackedOff(), 0.2)
+    assert pauses == [0.5, 1, 2, 4, 8]
+    assert (life.state, life.restarts) == (State.FAILED, 5)
+
+
+def test_back_off_is_at_most_ten_seconds() -> None:
+    life = Life(plan=replace(PLAIN, max_quick_failures=20), state=State.RUNNING, spawned_at=0.0, failures=9)
+    assert step(life, FAILURE, 1.0)[0].back_off == 10
+
+
+def test_a_stable_run_wipes_the_slate_clean() -> None:
+    life = Life(plan=PLAIN, state=State.RUNNING, spawned_at=0.0, failures=5)
+    life, order = step(life, FAILURE, STABLE_AFTER)
+    assert (life.failures, life.back_off, order) == (1, 0.5, Order.BACK_OFF)
+
+
+@pytest.mark.parametrize("code", [126, 127])
+def test_a_command_that_does_not_exist_fails_at_once(code: int) -> None:
+    life, order = lived(PLAIN, Go(), Spawned(), Ended(Exit(code=code)))
+    assert (life.state, order) == (State.FAILED, None)
+
+
+def test_restart_policies() -> None:
+    never, always = replace(PLAIN, restart=Restart.NEVER), replace(PLAIN, restart=Restart.ALWAYS)
+    assert lived(never, Go(), Spawned(), FAILURE)[0].state is State.FAILED
+    assert lived(always, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
+
+
+def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
+    killed = Ended(Exit(signal=signal.SIGKILL))
+    for plan in (PLAIN, SERVER):
+        life, order = lived(plan, Go(), Spawned(), StopAsked())
+        assert (life.state, order) == (State.STOPPING, Order.STOP)
+        assert step(life, killed, 1.0)[0].state is State.STOPPED
+
+
+def test_what_waits_is_stopped_at_once() -> None:
+    assert lived(PLAIN, StopAsked())[0].state is State.STOPPED
+    assert lived(PLAIN, Go(), Spawned(), FAILURE, StopAsked())[0].state is State.STOPPED
+
+
+FACTS: list[Fact] = [
+    Go(),
+    Installed(),
+    Installed("broken"),
+    Spawned(),
+    NotSpawned("no such folder"),
+    Answered(),
+    FAILURE,
+    Ended(Exit(code=0)),
+    Ended(Exit(signal=9)),
+    BackedOff(),
+    StopAsked(),
+]
+
+
+@given(
+    st.sampled_from([PLAIN, SERVER, replace(PLAIN, install=INSTALL), replace(PLAIN, restart=Restart.ALWAYS)]),
+    st.lists(st.tuples(st.sampled_from(FACTS), st.floats(0, 20))),
+)
+def test_whatever_happens_only_the_table_s_transitions_are_taken(
+    plan: ProcessPlan, happenings: list[tuple[Fact, float]]
+) -> None:
+    life, now = Life(plan=plan), 0.0
+    alive = False
+    for fact, pause in happenings:
+        now += pause
+        if isinstance(fact, Ended) and not alive:
+            continue  # the supervisor reports the end of what it has spawned, and of nothing else
+        if isinstance(fact, Spawned) and (alive or life.state is not State.STARTING):
+            continue
+        alive = (alive or isinstance(fact, Spawned)) and not isinstance(fact, Ended)
+        before = life.state
+        life, order = step(life, fact, now)
+        assert life.state is before or life.state in TRANSITIONS[before]
+        if order is Order.SPAWN:
+            assert not alive
+        if life.state.is_ended:
+            assert not alive
+            assert order in (None, Order.STOP)
+
+
+def test_exits_read_as_a_shell_reports_them() -> None:
+    assert Exit.from_returncode(7) == Exit(code=7)
+    assert Exit.from_returncode(-9) == Exit(signal=9)
+    assert Exit(signal=9).shell_code == 137
+    assert str(Exit(signal=15)) == "killed by SIGTERM"
+    assert Exit(signal=40).signal_name == "signal 40"
+
+
+def test_a_run_s_exit_code_is_that_of_the_first_failure() -> None:
+    assert run_exit_code(None) == 0
+    assert run_exit_code(Life(plan=PLAIN, exit=Exit(code=7))) == 7
+    assert run_exit_code(Life(plan=PLAIN, exit=Exit(signal=9))) == 137
+    assert run_exit_code(Life(plan=PLAIN)) == 1

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, strategies as st
+
+from orchestra.output import LineSplitter, clean, without_colours
+
+
+def lines_of(*chunks: bytes) -> list[str]:
+    splitter = LineSplitter()
+    return [line for chunk in chunks for line in splitter.feed(chunk)] + splitter.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"no end", ["no end"]),
+        (b"\n\n", ["", ""]),
+        (b"", []),
+        (b"10%\r50%\r100%\n", ["100%"]),
+        (b"10%\r50%\r\n", ["50%"]),
+        ("naïve ✓\n".encode(), ["naïve ✓"]),
+        (b"caf\xe9\n", ["caf\ufffd"]),
+        (b"a\x0cb\x1cc\n", ["abc"]),
+        ("a\u2028b\n".encode(), ["a\u2028b"]),
+        (b"tab\there\n", ["tab\there"]),
+    ],
+)
+def test_lines_are_what_a_person_would_have_seen(written: bytes, shown: list[str]) -> None:
+    assert lines_of(written) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x1b[38;5;9mred\x1b[m", "\x1b[38;5;9mred\x1b[m"),
+        ("\x1b[38:2::1:2:3mred", "\x1b[38:2::1:2:3mred"),
+        ("\x1b[2J\x1b[1;1Hcleared", "cleared"),
+        ("\x1b[?25lhidden\x1b[?25h", "hidden"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bPsixel\x1b\\text", "text"),
+        ("\x1b]0;never ended", ""),
+        ("\x1bcreset", "reset"),
+        ("\x1b(Bcharset", "charset"),
+        ("\x9b2Jc1", "c1"),
+        ("\x1b[>4;2mmodify", "modify"),
+        ("bell\x07 and \x7f delete", "bell and  delete"),
+        ("ends in \x1b", "ends in "),
+        ("ends in \x1b[3", "ends in "),
+    ],
+)
+def test_of_all_control_sequences_only_colours_are_left(line: str, left: str) -> None:
+    assert clean(line) == left
+
+
+def test_colours_can_be_removed_too() -> None:
+    assert without_colours("\x1b[31mred\x1b[0m and plain") == "red and plain"
+
+
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_the_lines_do_not_depend_on_how_the_bytes_were_cut(chunks: list[bytes]) -> None:
+    assert lines_of(*chunks) == lines_of(b"".join(chunks))
+
+
+@given(st.text(alphabet=st.one_of(st.sampled_from("\x1b[]()0123456789;?mHJ\r\x07\\\x9bP"), st.characters())))
+def test_nothing_that_is_left_controls_a_terminal(line: str) -> None:
+    left = clean(line.replace("\n", ""))
+    assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", without_colours(left))
+
+
+def test_a_very_long_line_stays_whole() -> None:
+    chunks = [b"x" * 65536] * 160
+    (line,) = lines_of(*chunks, b"\n")
+    assert len(line) == 65536 * 160

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from orchestra import ports
+from orchestra.errors import ConfigError
+from orchestra.ports import Listening
+
+pytestmark = pytest.mark.real
+
+SERVER = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+listener = socket.create_server((sys.argv[1], 0), family=family)
+print(listener.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1")]
+)
+def test_the_sockets_of_a_process_tree_are_found_in_both_families(address: str, host: str) -> None:
+    shell = f"{sys.executable} -c '{SERVER}' {address}; true"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        port = int(leader.stdout.readline())
+        assert ports.scan([leader.pid]) == {leader.pid: frozenset({Listening(host, port)})}
+        leader.communicate()
+
+
+def test_a_grandchild_in_a_session_of_its_own_is_found_too() -> None:
+    shell = f"setsid -w {sys.executable} -c '{SERVER}' 127.0.0.1; true"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        port = int(leader.stdout.readline())
+        assert ports.scan([leader.pid])[leader.pid] == {Listening("127.0.0.1", port)}
+        leader.communicate()
+
+
+def test_a_process_s_own_port_comes_first_and_a_debugger_s_never() -> None:
+    sockets = {Listening("::1", 5173), Listening("127.0.0.1", 5173), Listening("127.0.0.1", 3000)}
+    found = ports.in_order_of_preference({*sockets, Listening("127.0.0.1", 9229)}, 5173)
+    assert found == [Listening("127.0.0.1", 5173), Listening("::1", 5173), Listening("127.0.0.1", 3000)]
+
+
+def test_a_url_has_the_family_that_was_found() -> None:
+    assert Listening("127.0.0.1", 80).url == "http://127.0.0.1:80"
+    assert Listening("::1", 80).url == "http://[::1]:80"
+
+
+def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert not ports.is_free(taken.getsockname()[1])
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        assert not ports.is_free(port)
+    assert ports.is_free(port)
+
+
+def test_the_one_address_is_on_both_loopback_addresses() -> None:
+    listeners = ports.bind("127.0.0.1", 0)
+    try:
+        names = [listener.getsockname()[:2] for listener in listeners]
+        assert [host for host, _port in names] == ["127.0.0.1", "::1"]
+        assert len({port for _host, port in names}) == 1
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_a_taken_port_is_an_error_that_names_its_holder_and_a_free_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as caught:
+            ports.bind("127.0.0.1", port)
+    assert f"port {port} is taken by pid {os.getpid()} (" in str(caught.value)
+    assert "--listen 127.0.0.1:" in caught.value.hint
+
+
+def test_half_an_address_is_not_kept() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError):
+            ports.bind("127.0.0.1", port)
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+def test_an_address_of_another_machine_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no address of this machine"):
+        ports.bind("203.0.113.7", 8000)

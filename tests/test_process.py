@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from orchestra import census
+from orchestra.lifecycle import Exit
+from orchestra.process import SpawnError, run_child
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestra.events import StreamName
+    from orchestra.process import Child
+
+pytestmark = pytest.mark.real
+
+ENV = dict(os.environ)
+
+
+class Recorder:
+    """What came out of a child, and the child."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[StreamName, str]] = []
+        self.child: Child | None = None
+        self.spawned = trio.Event()
+        self.heard = trio.Event()
+
+    def on_spawn(self, child: Child) -> None:
+        self.child = child
+        self.spawned.set()
+
+    async def on_lines(self, name: StreamName, lines: Sequence[str]) -> None:
+        self.lines += [(name, line) for line in lines]
+        self.heard.set()
+
+    async def run(self, command: str | Sequence[str], *, stop_timeout: float = 5.0) -> Exit:
+        return await run_child(
+            command,
+            cwd=Path("/"),
+            env=ENV,
+            on_spawn=self.on_spawn,
+            on_lines=self.on_lines,
+            stop_timeout=stop_timeout,
+        )
+
+    @property
+    def session(self) -> int:
+        assert self.child is not None
+        return self.child.pid
+
+    def survivors(self) -> set[int]:
+        return census.members(census.take(), self.session)
+
+
+async def test_both_streams_are_read_and_told_apart_to_the_last_line_without_an_end() -> None:
+    recorder = Recorder()
+    how = await recorder.run("echo out; echo err >&2; printf 'no end'; exit 7")
+    assert how == Exit(code=7)
+    assert sorted(recorder.lines) == [("stderr", "err"), ("stdout", "no end"), ("stdout", "out")]
+
+
+async def test_a_program_can_be_given_as_words_that_no_shell_reads() -> None:
+    recorder = Recorder()
+    await recorder.run(["echo", "$HOME; *"])
+    assert recorder.lines == [("stdout", "$HOME; *")]
+
+
+async def test_a_child_leads_a_session_of_its_own_and_its_input_stays_open() -> None:
+    recorder = Recorder()
+    script = "ps -o pid=,sid=,pgid= -p $$; read line <&0 & wait $!; echo never"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, script)
+        await recorder.heard.wait()
+        assert recorder.lines[0][1].split() == [str(recorder.session)] * 3
+        assert recorder.child is not None
+        recorder.child.stop()
+    assert "never" not in [line for _, line in recorder.lines]
+
+
+async def test_what_the_leader_leaves_behind_is_ended_with_it() -> None:
+    recorder = Recorder()
+    assert await recorder.run("sleep 1000 & (sleep 1000; true) & exit 3") == Exit(code=3)
+    assert recorder.survivors() == set()
+
+
+async def test_stop_reaches_grandchildren_and_background_jobs_in_groups_of_their_own() -> None:
+    recorder = Recorder()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, "bash -mc 'sleep 1000 & echo up; wait'; true")
+        await recorder.heard.wait()
+        assert len(recorder.survivors()) >= 3
+        assert recorder.child is not None
+        recorder.child.stop()
+    assert recorder.survivors() == set()
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_after_its_timeout() -> None:
+    recorder = Recorder()
+    ends = []
+
+    async def run() -> None:
+        ends.append(
+            await recorder.run("trap '' TERM INT; echo up; sleep 1000 & wait; wait", stop_timeout=0.2)
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await recorder.heard.wait()
+        assert recorder.child is not None
+        recorder.child.stop()
+    assert ends == [Exit(signal=signal.SIGKILL)]
+    assert recorder.survivors() == set()
+
+
+async def test_to_cancel_is_to_kill() -> None:
+    recorder = Recorder()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.run, "trap '' TERM; echo up; sleep 1000 | cat")
+            await recorder.heard.wait()
+            scope.cancel()
+    assert recorder.survivors() == set()
+
+
+async def test_an_escaped_grandchild_that_holds_the_pipe_does_not_hold_us() -> None:
+    recorder = Recorder()
+    how = await recorder.run("setsid sleep 3 & exit 0")
+    assert how == Exit(code=0)
+
+
+async def test_output_of_a_slow_reader_is_whole() -> None:
+    received: list[str] = []
+
+    async def slowly(_name: StreamName, lines: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        received.extend(lines)
+
+    await run_child(
+        "seq 1 200000",
+        cwd=Path("/"),
+        env=ENV,
+        on_spawn=lambda _child: None,
+        on_lines=slowly,
+        stop_timeout=5,
+    )
+    assert received == [str(number) for number in range(1, 200001)]
+
+
+async def test_a_missing_folder_is_an_error_that_names_it() -> None:
+    with pytest.raises(SpawnError, match="/nowhere/at/all"):
+        await run_child(
+            "true",
+            cwd=Path("/nowhere/at/all"),
+            env=ENV,
+            on_spawn=lambda _child: None,
+            on_lines=Recorder().on_lines,
+            stop_timeout=5,
+        )
+
+
+async def test_many_children_leave_no_descriptor_behind() -> None:
+    def open_files() -> int:
+        return len(list(Path("/dev/fd").iterdir()))
+
+    await Recorder().run("true")
+    before = open_files()
+    for _ in range(20):
+        await Recorder().run("true")
+    assert open_files() == before

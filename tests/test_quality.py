@@ -1,0 +1,35 @@
+"""The checkers are tests like all others: one command runs everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    str(path.relative_to(ROOT))
+    for folder in ("orchestra", "tests", "examples", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "node_modules" not in path.parts
+]
+
+
+# ASYNC114 wants a list of all our startable functions, for the sake of a check that needs none of them.
+@pytest.mark.ceiling(300)
+@pytest.mark.parametrize(
+    "checker",
+    [
+        pytest.param(["ruff", "check", "--output-format=concise", "."], id="ruff"),
+        pytest.param(["ruff", "format", "--check", "."], id="ruff-format"),
+        pytest.param(["mypy"], id="mypy"),
+        pytest.param(["flake8_async", "--disable=ASYNC114", *SOURCES], id="flake8-async"),
+    ],
+)
+def test_the_checkers_have_nothing_to_say(checker: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *checker], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"

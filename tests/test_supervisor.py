@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import doctest
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import orchestra.supervisor
+from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
+from orchestra.config.plan import Install, Role
+from orchestra.events import Notice, OutputLine, StateChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.events import Event
+
+pytestmark = pytest.mark.real
+
+SERVE = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1"
+
+
+class Watcher:
+    """Keeps all events, and waits for the one that a test is about."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.events: list[Event] = []
+        self._news = trio.Event()
+        supervisor.subscribe(self._take)
+
+    def _take(self, event: Event) -> None:
+        self.events.append(event)
+        self._news.set()
+        self._news = trio.Event()
+
+    async def until(self, is_it: Callable[[Event], bool]) -> Event:
+        while True:
+            for event in self.events:
+                if is_it(event):
+                    return event
+            await self._news.wait()
+
+    async def until_state(self, process: str, state: State, *, restarts: int = 0) -> StateChanged:
+        event = await self.until(
+            lambda event: (
+                isinstance(event, StateChanged)
+                and (event.process, event.state, event.restarts) == (process, state, restarts)
+            )
+        )
+        assert isinstance(event, StateChanged)
+        return event
+
+    def states(self, process: str) -> list[State]:
+        return [
+            event.state
+            for event in self.events
+            if isinstance(event, StateChanged)
+            and event.process == process
+            and event.state is not event.previous
+        ]
+
+    def output(self, process: str) -> list[str]:
+        return [
+            event.text for event in self.events if isinstance(event, OutputLine) and event.process == process
+        ]
+
+
+def test_the_example_in_the_docstring_works() -> None:
+    failed, attempted = doctest.testmod(orchestra.supervisor)
+    assert (failed, attempted > 3) == (0, True)
+
+
+async def test_run_returns_when_every_process_has_ended() -> None:
+    supervisor = Supervisor(
+        Plan(processes=(ProcessPlan(name="a", command="echo hello"), ProcessPlan(name="b", command="true")))
+    )
+    watcher = Watcher(supervisor)
+    await supervisor.run()
+    assert watcher.output("a") == ["hello"]
+    assert watcher.states("a") == [State.STARTING, State.RUNNING, State.COMPLETED]
+    assert supervisor.first_failure is None
+    assert supervisor.snapshot()["b"].exit_code == 0
+
+
+async def test_children_know_who_they_are_and_where_they_start(tmp_path: Path) -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                ProcessPlan(
+                    name="a",
+                    command="echo $ORCHESTRA_PROCESS $ORCHESTRA_RUN $PORT $PWD",
+                    cwd=tmp_path,
+                    port=5432,
+                ),
+                ProcessPlan(name="b", command='echo $ONLY; test -z "$HOME"', env={"ONLY": "this"}),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    await supervisor.run()
+    name, run_id, port, folder = watcher.output("a")[0].split()
+    assert (name, port, folder) == ("a", "5432", str(tmp_path))
+    assert len(run_id) == 16
+    assert watcher.output("b") == ["this"]
+    assert supervisor.snapshot()["b"].state is State.COMPLETED
+
+
+async def test_a_server_is_ready_when_it_answers_wherever_it_listens() -> None:
+    process = ProcessPlan(name="web", command=SERVE + " 0", ready="http")
+    supervisor = Supervisor(Plan(processes=(process,)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready(["web"])
+        ready = supervisor.snapshot()["web"]
+        assert (ready.state, ready.url) == (State.READY, f"http://127.0.0.1:{ready.port}")
+        assert ready.ready_after is not None
+        assert ready.ready_after > 0
+        assert f"port {ready.port} " in watcher.output("web")[0]
+        await supervisor.stop()
+    assert watcher.states("web") == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
+
+
+async def test_a_server_that_accepts_but_does_not_answer_is_not_ready() -> None:
+    mute = (
+        f'exec {sys.executable} -u -c \'import socket,time; s=socket.create_server(("127.0.0.1",0));'
+        'print("up"); time.sleep(1000)\''
+    )
+    supervisor = Supervisor(
+        Plan(processes=(ProcessPlan(name="web", command=mute, ready="http", ready_timeout=0.01),))
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        notice = await watcher.until(lambda event: isinstance(event, Notice))
+        assert isinstance(notice, Notice)
+        assert notice.text.startswith("not ready after 0.01 s: ")
+        assert supervisor.snapshot()["web"].state is State.STARTING
+        await supervisor.stop()
+
+
+async def test_a_killed_server_comes_back_by_itself() -> None:
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="web", command=SERVE + " 0", ready="http"),)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        first = await watcher.until_state("web", State.READY)
+        assert first.pid is not None
+        os.kill(first.pid, 9)
+        again = await watcher.until_state("web", State.READY, restarts=1)
+        assert again.pid not in (None, first.pid)
+        await supervisor.stop()
+    died = next(event for event in watcher.events if isinstance(event, StateChanged) and event.signal)
+    assert (died.state, died.signal) == (State.BACKING_OFF, "SIGKILL")
+
+
+async def test_a_process_that_fails_for_good_says_why_to_whoever_waits() -> None:
+    broken = ProcessPlan(name="web", command="echo oh no >&2; exit 7", restart=Restart.NEVER, ready="http")
+    supervisor = Supervisor(Plan(processes=(broken, ProcessPlan(name="other", command="sleep 1000"))))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        with pytest.raises(StartError, match="web: has failed: exit code 7") as caught:
+            await supervisor.wait_ready()
+        await supervisor.stop()
+    assert caught.value.tail == ("oh no",)
+    assert supervisor.first_failure is not None
+    assert supervisor.first_failure.plan.name == "web"
+
+
+async def test_a_command_that_does_not_exist_fails_at_once() -> None:
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="web", command="no-such-command-here"),)))
+    watcher = Watcher(supervisor)
+    await supervisor.run()
+    assert watcher.states("web") == [State.STARTING, State.RUNNING, State.FAILED]
+    assert supervisor.snapshot()["web"].restarts == 0
+
+
+async def test_a_folder_that_does_not_exist_is_a_failure_not_a_crash() -> None:
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="web", command="true", cwd=Path("/no/where")),)))
+    await supervisor.run()
+    assert "/no/where" in supervisor.snapshot()["web"].reason
+
+
+async def test_to_cancel_run_is_to_stop_all_processes_properly() -> None:
+    polite = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done"
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="a", command=polite),)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine))
+        nursery.cancel_scope.cancel()
+    assert "bye" in watcher.output("a")
+    assert watcher.states("a")[-2:] == [State.STOPPING, State.STOPPED]
+
+
+async def test_kill_waits_for_nobody() -> None:
+    stubborn = "trap '' TERM; echo up; while :; do sleep 1; done"
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="a", command=stubborn, stop_timeout=1000),)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine))
+        nursery.start_soon(supervisor.stop)
+        await watcher.until_state("a", State.STOPPING)
+        supervisor.kill()
+    assert supervisor.snapshot()["a"].signal == "SIGKILL"
+
+
+async def test_sinks_are_awaited_with_every_line_in_order() -> None:
+    lines: list[str] = []
+
+    async def sink(line: OutputLine) -> None:
+        await trio.lowlevel.checkpoint()
+        lines.append(line.text)
+
+    await Supervisor(Plan(processes=(ProcessPlan(name="a", command="seq 1 20000"),)), sinks=[sink]).run()
+    assert lines == [str(number) for number in range(1, 20001)]
+
+
+def a_folder_with(tmp_path: Path, script: str) -> Install:
+    return Install(folder=tmp_path, manager="npm", argv=("/bin/sh", "-c", script))
+
+
+async def test_packages_of_a_folder_are_installed_once_before_whoever_needs_them(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "echo installing; echo x >> count; mkdir node_modules")
+    plans = tuple(
+        ProcessPlan(name=name, command="ls -d node_modules", cwd=tmp_path, install=install) for name in "ab"
+    )
+    supervisor = Supervisor(Plan(processes=plans))
+    watcher = Watcher(supervisor)
+    await supervisor.run()
+    assert (tmp_path / "count").read_text() == "x\n"
+    assert watcher.output("a") == ["installing", "node_modules"]
+    assert watcher.output("b") == ["node_modules"]
+    for name in "ab":
+        assert watcher.states(name)[0] is State.INSTALLING
+        assert watcher.states(name)[-1] is State.COMPLETED
+
+
+async def test_a_broken_installation_fails_and_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
+    supervisor = Supervisor(
+        Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
+    )
+    await supervisor.run()
+    assert supervisor.snapshot()["a"].state is State.FAILED
+    assert "exit code 1" in supervisor.snapshot()["a"].reason
+    assert not (tmp_path / "node_modules").exists()
+
+
+async def test_an_installation_can_be_stopped(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "mkdir node_modules; echo up; sleep 1000")
+    supervisor = Supervisor(
+        Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine))
+        nursery.cancel_scope.cancel()
+    assert watcher.states("a") == [State.INSTALLING, State.STOPPING, State.STOPPED]
+    assert not (tmp_path / "node_modules").exists()
+
+
+async def test_a_candidate_that_listens_nowhere_just_runs() -> None:
+    process = ProcessPlan(name="a", command="echo up; sleep 1000", ready="http", role=Role.CANDIDATE)
+    supervisor = Supervisor(Plan(processes=(process,)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        assert supervisor.snapshot()["a"].state is State.RUNNING
+        await supervisor.stop()
+
+
+async def test_a_new_observer_first_learns_how_things_stand() -> None:
+    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="a", command="true"),)))
+    await supervisor.run()
+    late = Watcher(supervisor)
+    assert [(event.process, event.state) for event in late.events if isinstance(event, StateChanged)] == [
+        ("a", State.COMPLETED)
+    ]
