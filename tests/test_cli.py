@@ -1,0 +1,214 @@
+"""The command line from outside: exit codes, what is said, and that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestra.version import __version__
+from tests.kit import COMMAND, PATIENCE, Run, free_port, marked, orchestra
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
+
+
+def write(folder: Path, procfile: str, **files: str) -> Path:
+    (folder / "Procfile").write_text(procfile)
+    for name, text in files.items():
+        (folder / name.replace("__", "/").replace("_", ".")).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("procfile", "arguments", "said"),
+    [
+        (None, ["run"], r"Procfile"),
+        (None, ["run", "Procfile.nowhere"], r"Procfile\.nowhere.*(not|no such)"),
+        ("", ["run"], r"Procfile.*(no process|empty|nothing)"),
+        ("# only a comment\n", ["run"], r"Procfile.*(no process|empty|nothing)"),
+        ("web: true\nthis is no entry\n", ["run"], r"Procfile:2"),
+        ("web: true\nweb: false\n", ["run"], r"Procfile:2.*web.*1"),
+        ("web: true\n", ["run", "wbe"], r"wbe.*web"),
+        ("web: true\n", ["run", "--listen", "nonsense:port"], r"nonsense:port.*HOST:PORT"),
+        ("web: true\n", ["run", "--output", "dashboard"], r"terminal"),
+        ("web: true\n", ["run", "--no-such-option"], r"no-such-option"),
+        ("web: cd nowhere && true\n", ["run"], r"Procfile:1.*nowhere"),
+        ("web: true\n", ["run", "-e", "missing.env"], r"missing\.env"),
+    ],
+)
+def test_wrong_input_is_said_in_one_line_and_exits_with_2(
+    tmp_path: Path, procfile: str | None, arguments: list[str], said: str
+) -> None:
+    if procfile is not None:
+        write(tmp_path, procfile)
+    code, out, err = orchestra(*arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert re.search(said, err.replace("\n", " "), re.IGNORECASE), err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 5
+
+
+def test_a_taken_port_is_an_error_with_its_holder_and_nothing_is_started(tmp_path: Path) -> None:
+    write(tmp_path, "frontend: touch started-a; sleep 100\napi: touch started-b; sleep 100\n")
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nbackend = "api"\nfrontend = "frontend"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = orchestra("run", "--listen", f"127.0.0.1:{port}", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert f"port {port} is taken by pid {os.getpid()} (" in err
+    assert "--listen" in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("started*"))
+
+
+def test_a_missing_node_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+    write(tmp_path, "web: npm run dev\n", package_json='{"scripts": {"dev": "vite"}}')
+    (tmp_path / "bin").mkdir()
+    code, out, err = orchestra("run", cwd=tmp_path, env={"PATH": str(tmp_path / "bin")})
+    assert (code, out) == (2, "")
+    assert "Procfile:1" in err
+    assert "npm" in err
+    assert "Node" in err
+    assert "Traceback" not in err
+
+
+def test_all_completed_is_success(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo first\ntwo: echo second\n")
+    code, out, err = orchestra("run", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "one | first\n" in out
+    assert "two | second\n" in out
+
+
+@pytest.mark.parametrize(("command", "expected"), [("exit 7", 7), ("no-such-command", 127), ("kill -9 $$", 137)])
+def test_a_run_ends_with_the_code_of_its_first_failure(tmp_path: Path, command: str, expected: int) -> None:
+    write(tmp_path, f"bad: {command}\ngood: true\n")
+    (tmp_path / "orchestra.toml").write_text('[process.bad]\nrestart = "never"\n')
+    code, _out, err = orchestra("run", cwd=tmp_path)
+    assert (code, err) == (expected, "")
+
+
+def test_only_the_processes_that_are_named_are_run(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo first\ntwo: echo second\nthree: echo third\n")
+    _code, out, _err = orchestra("run", "two", cwd=tmp_path)
+    assert "second" in out
+    assert "first" not in out
+    _code, out, _err = orchestra("run", "-x", "two", cwd=tmp_path)
+    assert "second" not in out
+    assert "third" in out
+
+
+def test_children_see_the_env_file_and_their_port(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo $GREETING $PORT\ntwo: echo $PORT\n", _env="GREETING='hello world'\n")
+    code, out, _err = orchestra("run", "-p", "7400", cwd=tmp_path)
+    assert code == 0
+    assert "one | hello world 7400\n" in out
+    assert "two | 7500\n" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_stop_everything_and_beat_the_children_s_codes(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    write(tmp_path, "a: sleep 1000 & echo up; wait\nb: sh -c 'sleep 1000; true'\n")
+    with Run(cwd=tmp_path) as run:
+        run.line("a", "up")
+        run_id = run.run_id
+        assert len(marked(run_id)) >= 4
+        assert run.stop(number) == code
+        assert marked(run_id) == []
+        assert run.events[-1]["exit_code"] == code
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "a: trap '' TERM; echo up; while :; do sleep 1; done\n")
+    (tmp_path / "orchestra.toml").write_text("[process.a]\nstop_timeout = 1000\n")
+    with Run(cwd=tmp_path) as run:
+        run.line("a", "up")
+        run_id = run.run_id
+        run.process.send_signal(signal.SIGINT)
+        run.state("a", "stopping")
+        assert run.stop(signal.SIGINT) == 130
+        assert marked(run_id) == []
+
+
+def test_an_ignored_sigint_stays_ignored_for_us_but_not_for_the_children(tmp_path: Path) -> None:
+    script = "trap '' INT; exec \"$@\""
+    write(tmp_path, "a: kill -INT $PPID; kill -INT $$; echo never\n")
+    (tmp_path / "orchestra.toml").write_text('[process.a]\nrestart = "never"\n')
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *COMMAND, "run"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 130  # the child's: it died by SIGINT
+    assert "never" not in done.stdout
+
+
+def test_a_reader_that_goes_away_ends_the_run_with_141(tmp_path: Path) -> None:
+    write(tmp_path, "a: seq 1 100000000\n")
+    with subprocess.Popen(
+        [*COMMAND, "run", "--output", "plain"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 141
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_two_upstreams_elsewhere_need_no_process_for_them(tmp_path: Path) -> None:
+    port = free_port()
+    write(tmp_path, "other: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text(
+        f'[proxy]\nbackend = "http://127.0.0.1:{port}"\nfrontend = "http://127.0.0.1:{port}"\n'
+    )
+    server = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    with (
+        subprocess.Popen(server, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as elsewhere,
+        Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run,
+    ):
+        from tests.kit import get
+
+        while not _listens(port):
+            assert elsewhere.poll() is None
+        answer = get(run.url + "/Procfile")
+        assert (answer.status, answer.upstream) == (200, "backend")
+        elsewhere.terminate()
+        assert run.stop() == 130
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_without_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
+    write(tmp_path, "web: echo up; sleep 1000\n")
+    with Run(cwd=tmp_path) as run:
+        run.line("web", "up")
+        assert run.events[0]["url"] is None
+        assert run.stop() == 130
+
+
+def test_the_version_is_shown() -> None:
+    code, out, _err = orchestra("--version", cwd=Path())
+    assert (code, out) == (0, f"orchestra {__version__}\n")
