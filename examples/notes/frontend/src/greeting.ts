@@ -1,0 +1,2 @@
+// Edit me while the page is open.
+export const greeting = "Notes for two players";
