@@ -3,9 +3,11 @@
 The public names are those of this module: write a `Plan` down or `load` one, give it to a `Supervisor`.
 """
 
+from orchestra.config import load
 from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, Restart, Role
 from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
 from orchestra.events import State
+from orchestra.stack import Stack
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
 
@@ -17,9 +19,11 @@ __all__ = [
     "ProxyPlan",
     "Restart",
     "Role",
+    "Stack",
     "StartError",
     "State",
     "Supervisor",
     "UpstreamError",
     "__version__",
+    "load",
 ]

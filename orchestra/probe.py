@@ -15,6 +15,7 @@ __all__ = ["HTTP_TIMEOUT", "http_answer"]
 
 # Long, because the question is asked one at a time: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
+_MANNERS = 0.2
 
 
 async def http_answer(host: str, port: int, *, within: float = HTTP_TIMEOUT) -> str:
@@ -43,6 +44,10 @@ async def http_answer(host: str, port: int, *, within: float = HTTP_TIMEOUT) -> 
                 await stream.send_all(request.encode("ascii"))
                 while len(received) < len(b"HTTP/1.") and (chunk := await stream.receive_some(4096)):
                     received += chunk
+                # Hear it out, if it is short: a client that hangs up early is logged as one.
+                with trio.move_on_after(_MANNERS):
+                    while await stream.receive_some(65536):
+                        pass
         except (OSError, trio.BrokenResourceError) as exc:
             return f"port {port}: {exc.__cause__ or exc}"
     if limit.cancelled_caught:

@@ -171,7 +171,8 @@ class Supervisor:
             watchers.start_soon(self._shared.scout.run)
             async with trio.open_nursery() as self._shared.nursery:
                 for keeper in self._keepers.values():
-                    self._shared.nursery.start_soon(keeper.run)
+                    # trio shuffles what it starts: what is said is said here, in the order of the plan.
+                    self._shared.nursery.start_soon(keeper.run, keeper.tell(Go()))
                 task_status.started(self)
             watchers.cancel_scope.cancel()
 
@@ -247,8 +248,7 @@ class _Keeper:
             "ORCHESTRA_RUN": shared.run_id,
         }
 
-    async def run(self) -> None:
-        order = self.tell(Go())
+    async def run(self, order: Order | None) -> None:
         while order is not None:
             match order:
                 case Order.INSTALL:

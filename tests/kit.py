@@ -176,9 +176,13 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        pid = self.until(lambda event: bool(event["type"] == "process.state" and event["pid"]))["pid"]
-        run_id: str = psutil.Process(pid).environ()["ORCHESTRA_RUN"]
-        return run_id
+        """The mark of the run, read off a process that it has spawned."""
+        self.until(lambda event: bool(event["type"] == "process.state" and event["pid"]))
+        for event in reversed(self.events):
+            if event["type"] == "process.state" and event["pid"] and psutil.pid_exists(event["pid"]):
+                run_id: str = psutil.Process(event["pid"]).environ()["ORCHESTRA_RUN"]
+                return run_id
+        pytest.fail(f"no process of it is alive: {self!r}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask it to end, and wait; returns the exit code."""

@@ -152,7 +152,7 @@ def test_a_failed_process_is_shown_and_the_dashboard_stays(tmp_path: Path) -> No
     (folder / "orchestra.toml").write_text('[process.web]\nrestart = "never"\n')
     with Terminal(*COMMAND, "run", cwd=folder) as terminal:
         text = terminal.until(lambda text: "failed" in text and "completed" in text)
-        assert "7" in next(line for line in text.splitlines() if "failed" in line)
+        assert any("web" in line and "failed" in line and "7" in line for line in text.splitlines())
         assert "it is broken" in text
         terminal.send("q")
         assert terminal.wait() == 0
