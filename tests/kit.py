@@ -87,10 +87,7 @@ def marked(run_id: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if (
-                process.status() != psutil.STATUS_ZOMBIE
-                and process.environ().get("ORCHESTRA_RUN") == run_id
-            ):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("ORCHESTRA_RUN") == run_id:
                 found.append(process)
     return found
 
@@ -111,7 +108,10 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._threads = [threading.Thread(target=self._read_events), threading.Thread(target=self._read_errors)]
+        self._threads = [
+            threading.Thread(target=self._read_events),
+            threading.Thread(target=self._read_errors),
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -124,7 +124,7 @@ class Run:
 
     def __repr__(self) -> str:
         shown = "\n".join(json.dumps(event) for event in self.events[-40:])
-        return f"<Run {self.process.args}\n{shown}\n{''.join(self._stderr)}>"
+        return f"<Run {self.process.args!r}\n{shown}\n{''.join(self._stderr)}>"
 
     def _read_events(self) -> None:
         assert self.process.stdout is not None
@@ -146,26 +146,28 @@ class Run:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                event = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+                new = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 pytest.fail(f"it did not happen: {self!r}", pytrace=True)
-            if event is None:
+            if new is None:
                 pytest.fail(f"the run ended before it happened: {self!r}", pytrace=True)
-            self.events.append(event)
-            if len(self.events) > since and is_it(event):
-                return event
+            self.events.append(new)
+            if len(self.events) > since and is_it(new):
+                return new
 
     def state(self, process: str, state: str, *, since: int = 0) -> dict[str, Any]:
         return self.until(
-            lambda event: (event["type"], event.get("process"), event.get("state"))
-            == ("process.state", process, state),
+            lambda event: (
+                (event["type"], event.get("process"), event.get("state")) == ("process.state", process, state)
+            ),
             since=since,
         )
 
     def line(self, process: str, text: str, *, since: int = 0) -> dict[str, Any]:
         return self.until(
-            lambda event: (event["type"], event.get("process")) == ("process.output", process)
-            and text in event["text"],
+            lambda event: (
+                (event["type"], event.get("process")) == ("process.output", process) and text in event["text"]
+            ),
             since=since,
         )
 

@@ -86,7 +86,9 @@ def test_all_completed_is_success(tmp_path: Path) -> None:
     assert re.search(r"^two +\| second$", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("command", "expected"), [("exit 7", 7), ("no-such-command", 127), ("kill -9 $$", 137)])
+@pytest.mark.parametrize(
+    ("command", "expected"), [("exit 7", 7), ("no-such-command", 127), ("kill -9 $$", 137)]
+)
 def test_a_run_ends_with_the_code_of_its_first_failure(tmp_path: Path, command: str, expected: int) -> None:
     write(tmp_path, f"bad: {command}\ngood: true\n")
     (tmp_path / "orchestra.toml").write_text('[process.bad]\nrestart = "never"\n')
@@ -183,7 +185,9 @@ def test_two_upstreams_elsewhere_need_no_process_for_them(tmp_path: Path) -> Non
     )
     server = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
     with (
-        subprocess.Popen(server, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as elsewhere,
+        subprocess.Popen(
+            server, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as elsewhere,
         Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run,
     ):
         from tests.kit import get

@@ -1,4 +1,4 @@
-"""The dashboard as a user has it: the real command in a real terminal, and what is left of that afterwards."""
+"""The dashboard as a user has it: the real command in a real terminal, and what is left of it afterwards."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ class Terminal:
 def project(folder: Path, *, web: str = SERVE, worker: str = "echo [bold]working[/bold]; sleep 1000") -> Path:
     (folder / "Procfile").write_text(f"front: {SERVE}\nweb: {web}\nworker: {worker}\n")
     (folder / "orchestra.toml").write_text(
-        '[proxy]\nlisten = "127.0.0.1:0"\nfrontend = "front"\nbackend = "web"\n[process.web]\nrestart = "never"\n'
+        '[proxy]\nlisten = "127.0.0.1:0"\nfrontend = "front"\nbackend = "web"\n'
+        '[process.web]\nrestart = "never"\n'
     )
     return folder
 
