@@ -3,11 +3,10 @@
 The public names are those of this module: write a `Plan` down or `load` one, give it to a `Supervisor`.
 """
 
-from orchestra.config import load
 from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, Restart, Role
 from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
 from orchestra.events import State
-from orchestra.stack import Stack
+from orchestra.stack import Stack, load
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
 

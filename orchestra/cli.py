@@ -10,20 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import sysconfig
 import tempfile
 import traceback
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 import trio
 
-from orchestra import ports
-from orchestra.config import Overrides, load, split_arguments
+from orchestra.config import Overrides, split_arguments
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.stack import Stack
+from orchestra.stack import Stack, load
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -89,18 +86,14 @@ def run(
     output: str | None,
 ) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
-    procfile, names = split_arguments(arguments, exists=lambda name: Path(name).exists())
+    procfile, names = split_arguments(arguments)
     plan = load(
         procfile,
-        environ=os.environ,
         only=names,
         left_out=left_out,
         overrides=Overrides(
             listen=listen, no_proxy=no_proxy, base_port=base_port, env_files=env_files, output=output
         ),
-        scripts=sysconfig.get_path("scripts"),
-        is_free=ports.is_free,
-        holder=ports.holder,
     )
     mode = _output_mode(plan)
     return trio.run(_run, _with_colours(plan, mode), mode)

@@ -10,12 +10,13 @@ stopped.
 from __future__ import annotations
 
 import os
+import sysconfig
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import trio
 
-from orchestra import ports
+from orchestra import config, ports
 from orchestra.events import Bus, Notice, RunEnded, RunStarted
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import run_exit_code
@@ -25,16 +26,50 @@ from orchestra.version import __version__
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from orchestra.config import Overrides
     from orchestra.config.plan import Plan
     from orchestra.events import Event, Observer
     from orchestra.supervisor import Sink
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "load"]
 
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
+
+
+def load(
+    procfile: Path | str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    overrides: Overrides | None = None,
+) -> Plan:
+    """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
+
+    Args:
+        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
+        environ: The environment to begin with; this process's by default.
+        only: The processes to run; none means all.
+        left_out: The processes not to run.
+        overrides: What beats the settings.
+
+    Raises:
+        ConfigError: Anything is wrong: file and line, the cause, and the next step.
+    """
+    return config.load(
+        procfile,
+        environ=os.environ if environ is None else environ,
+        only=only,
+        left_out=left_out,
+        overrides=overrides,
+        scripts=sysconfig.get_path("scripts"),
+        is_free=ports.is_free,
+        holder=ports.holder,
+    )
 
 
 class Stack:

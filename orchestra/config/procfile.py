@@ -1,0 +1,270 @@
+r"""The text of a Procfile -> its entries, or the reason why a line is none.
+
+The grammar is small: ``name: command``, comments and empty lines. Whatever is neither is an error that names
+line, column, cause and fix: a runner that skips what it does not understand starts half of a project and says
+nothing. Lines end at ``\n`` or ``\r\n`` and nowhere else: a form feed or U+2028 is part of a command.
+
+`diagnose` goes through the whole text and gives entries and errors in order; `parse` raises the first error.
+
+Never here: what a command means, whether it can be run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = [
+    "DEFAULT_NAMES",
+    "Entry",
+    "diagnose",
+    "find",
+    "is_file",
+    "is_folder",
+    "is_name",
+    "parse",
+    "read",
+    "read_text",
+    "render",
+]
+
+# The first one that is there is taken: a Procfile is often the one of production.
+DEFAULT_NAMES = ("Procfile.dev", "Procfile")
+
+_BLANKS = " \t\r"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_ASSIGNMENT = re.compile(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
+_NAME_RULE = "Names are made of letters, digits, _ and -"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a Procfile.
+
+    Attributes:
+        name: ``[A-Za-z0-9_-]+``.
+        command: Without blanks around it; never empty, always one line.
+        line: Where it stands, counted from 1.
+    """
+
+    name: str
+    command: str
+    line: int
+
+
+def find(folder: Path) -> Path:
+    """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``.
+
+    Raises:
+        ConfigError: It has neither; the hint names similar files that it does have.
+    """
+    for name in DEFAULT_NAMES:
+        path = folder / name
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"no Procfile in {folder.absolute()}: looked for {' and '.join(DEFAULT_NAMES)}",
+        hint=_similar(folder) or "Write a file named Procfile with lines such as `web: python app.py`.",
+    )
+
+
+def read(path: Path) -> tuple[Entry, ...]:
+    """Read and parse the Procfile at `path`.
+
+    Raises:
+        ConfigError: It is not there, not a file, not readable, not UTF-8, or not a Procfile.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError as exc:
+        raise ConfigError(
+            "no such file", path=path, hint=_similar(path.parent) or "Check the path of the Procfile."
+        ) from exc
+    except IsADirectoryError as exc:
+        inside = next((path / name for name in DEFAULT_NAMES if is_file(path / name)), None)
+        raise ConfigError(
+            "a folder, not a Procfile",
+            path=path,
+            hint=f"Name the file: {inside}" if inside else "Name a file in it.",
+        ) from exc
+    return parse(text, path)
+
+
+def read_text(path: Path) -> str:
+    """Read a file that a person wrote: UTF-8, with or without a byte-order mark; line ends as they are.
+
+    Raises:
+        FileNotFoundError: There is no such file; the caller knows what that means.
+        IsADirectoryError: It is a folder.
+        ConfigError: It cannot be read, or is not UTF-8 (with the line and column of the first bad byte).
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(
+            f"cannot be read: {reason}", path=path, hint="Check the path and the file's permissions."
+        ) from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        # With a byte-order mark, positions are counted after it.
+        before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
+        line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+        bad = exc.object[exc.start]
+        raise ConfigError(
+            f"not UTF-8: byte 0x{bad:02x} at byte {column} of the line",
+            path=path,
+            line=line,
+            hint="Save the file as UTF-8.",
+        ) from exc
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, as far as we may look; a path that cannot be one is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, as far as we may look; a path that cannot be one is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def parse(text: str, path: Path | str = "Procfile") -> tuple[Entry, ...]:
+    """Parse the text of a Procfile; `path` is for messages.
+
+    Raises:
+        ConfigError: The first thing that is wrong with it.
+    """
+    entries = []
+    for found in diagnose(text, path):
+        if isinstance(found, ConfigError):
+            raise found
+        entries.append(found)
+    return tuple(entries)
+
+
+def diagnose(text: str, path: Path | str = "Procfile") -> Iterator[Entry | ConfigError]:
+    """Go through the whole text and yield, in order, its entries and all that is wrong with it."""
+    lines_of: dict[str, int] = {}
+    nothing_said = True
+    for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        line = raw.rstrip(_BLANKS)
+        if not line or line.lstrip(_BLANKS).startswith("#"):
+            continue
+        nothing_said = False
+        found = _entry(line, path, number)
+        if isinstance(found, Entry):
+            first = lines_of.setdefault(found.name, number)
+            if first != number:
+                found = ConfigError(
+                    f"{found.name} is already defined on line {first}",
+                    path=path,
+                    line=number,
+                    hint=f"Give one of the two another name, or delete line {first} or {number}.",
+                )
+        yield found
+    if nothing_said:
+        yield ConfigError(
+            "no entries: nothing to run", path=path, hint="Add a line such as `web: python app.py`."
+        )
+
+
+def render(entries: Iterable[Entry]) -> str:
+    """Write entries as the text of a Procfile, one a line."""
+    return "".join(f"{entry.name}: {entry.command}\n" for entry in entries)
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` may be the name of a process."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _entry(line: str, path: Path | str, number: int) -> Entry | ConfigError:
+    """Read one line that is neither empty nor a comment; it has no blanks at its end."""
+
+    def wrong(message: str, hint: str) -> ConfigError:
+        return ConfigError(message, path=path, line=number, hint=hint)
+
+    name, colon, command = line.partition(":")
+    command = command.strip(_BLANKS)
+    if _ASSIGNMENT.match(line):
+        variable = line.partition("=")[0]  # without its value, which may be a secret
+        return wrong(
+            f"{_quoted(variable)} is a variable, not an entry", "Put it into a file .env beside this."
+        )
+    if not colon:
+        first, _, rest = line.strip(_BLANKS).partition(" ")
+        example = f"{first}: {rest.strip(_BLANKS)}" if is_name(first) and rest else "web: python app.py"
+        return wrong(
+            f"no entry, there is no colon after the name: {_quoted(line)}", f"Write `{_shortened(example)}`."
+        )
+    if not name.strip(_BLANKS):
+        return wrong("no name before the colon (column 1)", f"{_NAME_RULE}: `web: {_shortened(command)}`.")
+    if name[0] in _BLANKS:
+        return wrong(
+            f"the entry {_quoted(name.strip(_BLANKS))} is indented",
+            "Begin it in column 1; if it continues the line above, make the two one line.",
+        )
+    bad = _NOT_NAME.search(name)
+    if bad is not None:
+        if name.rstrip(_BLANKS) != name and is_name(name.rstrip(_BLANKS)):
+            return wrong(
+                f"a blank before the colon (column {bad.start() + 1})",
+                f"Write `{name.rstrip(_BLANKS)}: {_shortened(command)}`.",
+            )
+        better = _NOT_NAME.sub("-", name.strip(_BLANKS))
+        return wrong(
+            f"{_quoted(name)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}",
+            f"{_NAME_RULE}, such as {_shortened(better)}.",
+        )
+    if not command:
+        return wrong(
+            f"{name} has no command (column {len(line) + 1})",
+            f"Write one after the colon, or delete line {number}.",
+        )
+    if "\0" in command:
+        column = line.index("\0") + 1
+        return wrong(f"{name}: a NUL character in column {column}", "Delete it: no command can contain one.")
+    if (len(command) - len(command.rstrip("\\"))) % 2:
+        return wrong(
+            f"{name}: a backslash at the end of the line (column {len(line)}), but an entry is one line",
+            "Write the command on one line, or put it into a script.",
+        )
+    return Entry(name, command, number)
+
+
+def _similar(folder: Path) -> str:
+    try:
+        names = sorted(each.name for each in folder.iterdir() if each.name.lower().startswith("procfile"))
+    except OSError:
+        return f"The folder {folder} cannot be read or does not exist."
+    return f"There is {' and '.join(names)} in that folder: name it on the command line." if names else ""
+
+
+def _named(character: str) -> str:
+    return {" ": "a blank", "\t": "a tab"}.get(character, repr(character))
+
+
+def _quoted(text: str) -> str:
+    return repr(_shortened(text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

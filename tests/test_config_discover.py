@@ -1,0 +1,353 @@
+"""Reading commands: which one runs Vite, where, and what has to be installed first."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+
+from orchestra.config.discover import plan_install, read
+from orchestra.config.plan import Install
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SCRIPTS = {
+    "dev": "vite",
+    "start": "npm run dev",
+    "build": "tsc && vite build",
+    "preview": "vite preview",
+    "vite": "vite",
+    "wrapped": "NODE_ENV=x cross-env A=b vite --port 3000",
+    "indirect": "npm run build && npm run start",
+    "loop": "npm run loop",
+    "serve": "node server.js",
+    "other": "npm --prefix other run dev",
+}
+
+
+def package(folder: Path, **content: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "package.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project: packages at its root, in `ui`, and in a workspace below `apps`."""
+    root = tmp_path_factory.mktemp("project")
+    package(root, scripts=SCRIPTS, workspaces=["apps/*"])
+    package(root / "ui", scripts={"dev": "vite"})
+    package(root / "other", scripts={"dev": "vite"})
+    package(root / "apps" / "shop", name="@x/shop", scripts={"dev": "vite"})
+    (root / "ui" / "src").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken" / "package.json").write_text("{")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        # the program itself
+        ("vite", "."),
+        ("vite dev", "."),
+        ("vite --port 3000 --host", "."),
+        ("vite --mode build", "."),
+        ("vite --host --open", "."),
+        ("node_modules/.bin/vite", "."),
+        ("./node_modules/.bin/vite --port $PORT", "."),
+        ("node node_modules/vite/bin/vite.js", "."),
+        ("node --import ./x.js ui/node_modules/vite/bin/vite.js", "."),
+        ("cd ui && vite", "ui"),
+        ("cd 'ui'; vite", "ui"),
+        ("cd ui/src/.. && vite", "ui"),
+        ("cd ui && cd .. && vite", "."),
+        ("cd nowhere || cd ui; vite", "ui"),
+        ("(cd ui && npm i); vite", "."),
+        ("(cd ui && vite)", "ui"),
+        ("exec vite", "."),
+        ("A=b C='d e' vite", "."),
+        ("env -u C A=b vite", "."),
+        ("nice -n -5 nohup vite", "."),
+        ("sleep 1; vite > log 2>&1", "."),
+        ("tsc -w & vite", "."),
+        ("cd ui\nvite \\\n --host", "ui"),
+        ("vite | tee log", "."),
+        ("while true; do vite; done", "."),
+        ("sh -c 'cd ui && exec vite'", "ui"),
+        ('bash -lc "vite --port 3000"', "."),
+        # package managers running programs
+        ("npx vite", "."),
+        ("npx --yes vite@latest --port 3000", "."),
+        ("npx -p vite -- vite", "."),
+        ("npx -c 'vite --host'", "."),
+        ("npm exec vite", "."),
+        ("npm exec --prefix ui -- vite", "ui"),
+        ("pnpm exec vite", "."),
+        ("pnpm vite", "."),
+        ("pnpm dlx vite", "."),
+        ("yarn vite", "."),
+        ("yarn exec vite", "."),
+        ("bunx --bun vite", "."),
+        ("bun x vite", "."),
+        ("corepack pnpm exec vite", "."),
+        # scripts
+        ("npm run dev", "."),
+        ("npm run dev -- --host", "."),
+        ("npm --silent run dev", "."),
+        ("npm start", "."),
+        ("npm run indirect", "."),
+        ("npm run wrapped", "."),
+        ("cd ui/src && npm run dev", "ui"),
+        ("npm --prefix ui run dev", "ui"),
+        ("npm --prefix=ui run dev", "ui"),
+        ("npm -C ui run dev", "ui"),
+        ("npm run dev --prefix ui", "ui"),
+        ("npm run dev -w apps/shop", "apps/shop"),
+        ("npm run dev --workspace=@x/shop", "apps/shop"),
+        ("npm run other", "other"),
+        ("pnpm dev", "."),
+        ("pnpm run dev", "."),
+        ("pnpm -C ui dev", "ui"),
+        ("pnpm --dir ui dev --host", "ui"),
+        ("pnpm --filter @x/shop dev", "apps/shop"),
+        ("yarn dev", "."),
+        ("yarn run dev", "."),
+        ("yarn --cwd ui dev", "ui"),
+        ("yarn workspace @x/shop dev", "apps/shop"),
+        ("bun run dev", "."),
+        ("bun --bun run dev", "."),
+        ("bun dev", "."),
+        ("node --run dev", "."),
+    ],
+)
+def test_vite_is_found(root: Path, command: str, folder: str) -> None:
+    reading = read(command, cwd=root, root=root)
+    assert reading.runs_vite
+    assert reading.folder.resolve() == (root / folder).resolve()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "vite build",
+        "vite --mode x build",
+        "vite preview",
+        "vite optimize",
+        "vite --version",
+        "npx vite build",
+        "npm run build",
+        "npm run preview",
+        "npm run vite -- build",
+        "npm run vite build",
+        "pnpm vite build",
+        "yarn vite preview",
+        "npm run loop",
+        "npm run serve",
+        "npm run nothing",
+        "npm dev",
+        "npm install vite",
+        "yarn add vite",
+        "cd broken && npm run dev",
+        "cd $UI && npm run dev",
+        "python -m vite_thing",
+        "echo vite",
+        "grep vite package.json",
+        "vitest",
+        "npx vitest",
+        "pip install 'vite'",
+        "uvicorn app:app --port $PORT",
+        "echo 'open quote",
+        "",
+    ],
+)
+def test_what_is_not_vite_s_development_server_is_not_taken_for_it(root: Path, command: str) -> None:
+    assert not read(command, cwd=root, root=root).runs_vite
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("cd ui && npm run dev", "`npm run dev` in ui runs vite"),
+        ("npm start", "`npm start` runs vite"),
+        ("sh -c 'cd ui && exec npx vite'", "`exec npx vite` in ui runs vite"),
+        ("npm --prefix ui run dev", "`npm --prefix ui run dev` in ui runs vite"),
+    ],
+)
+def test_it_is_said_how_vite_was_found(root: Path, command: str, why: str) -> None:
+    assert read(command, cwd=root, root=root).why == why
+
+
+@pytest.mark.parametrize(
+    ("command", "needs"),
+    [
+        ("npm run dev", ("node", "npm")),
+        ("cd ui && pnpm dev", ("node", "pnpm")),
+        ("yarn dev", ("node", "yarn")),
+        ("bun dev", ("bun",)),
+        ("npx vite", ("node", "npx")),
+        ("vite", ("node", "vite")),
+        ("./node_modules/.bin/vite", ("node",)),
+        ("node server.js", ("node",)),
+        ("corepack yarn dev", ("node", "corepack")),
+        ("python app.py", ()),
+        # it is not sure that these are needed, or where they will be found
+        (". ~/.nvm/nvm.sh && npm run dev", ()),
+        ("PATH=/opt/node/bin:$PATH npm run dev", ()),
+        ("export PATH=/opt/node/bin:$PATH; npm run dev", ()),
+        ("pnpm dev || npm run dev", ()),
+        ("if true; then npm run dev; fi", ()),
+        ("sh -c 'npm run dev'", ()),
+    ],
+)
+def test_what_has_to_be_on_path_is_named_where_it_is_sure(
+    root: Path, command: str, needs: tuple[str, ...]
+) -> None:
+    assert read(command, cwd=root, root=root).needs == needs
+
+
+def test_a_folder_that_is_missing_is_named_where_it_is_sure(root: Path) -> None:
+    def missing(command: str) -> Path | None:
+        return read(command, cwd=root, root=root, env={"HOME": str(root)}).missing
+
+    assert missing("cd nowhere && npm run dev") == root / "nowhere"
+    assert missing("cd ui && cd nowhere && x") == root / "ui" / "nowhere"
+    assert missing("cd ~/nowhere && x") == root / "nowhere"
+    for command in (
+        "cd ui",
+        "cd",
+        "cd ~/ui",
+        "mkdir -p new && cd new",
+        "cd $X",
+        "cd no || cd ui",
+        "echo cd no",
+    ):
+        assert missing(command) is None
+
+
+# fmt: off
+WORDS = [
+    "npm", "run", "dev", "--", "vite", "cd", "ui", "&&", "||", "(", ")", ";", "sh", "-c", "'", '"',
+    "npx", "-w", "exec", "yarn", "workspace", "env", "-u", "|", ">", "x", "A=b", "..", "~", "\\",
+    "node", "--run", "pnpm", "--filter", "corepack", "bun", "do", "x" * 300, "\0",
+]
+# fmt: on
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(WORDS), max_size=10))
+@example(["corepack"] * 5000)
+def test_any_command_can_be_read(words: list[str]) -> None:
+    from pathlib import Path
+
+    read(" ".join(words), cwd=Path("/nowhere/at/all"), root=Path("/nowhere"))
+
+
+DEPENDENCIES = {"devDependencies": {"vite": "*"}, "scripts": {"dev": "vite"}}
+
+
+def install(root: Path, command: str) -> Install | None:
+    return plan_install(read(command, cwd=root, root=root), root=root)
+
+
+@pytest.mark.parametrize(
+    ("files", "content", "command", "argv"),
+    [
+        (["package-lock.json"], {}, "npm run dev", "npm ci --no-audit --no-fund"),
+        (["npm-shrinkwrap.json"], {}, "npm run dev", "npm ci --no-audit --no-fund"),
+        ([], {}, "npm run dev", "npm install --no-audit --no-fund"),
+        ([], {}, "npx vite", "npm install --no-audit --no-fund"),
+        ([], {}, "node_modules/.bin/vite", "npm install --no-audit --no-fund"),
+        (["pnpm-lock.yaml"], {}, "npm run dev", "pnpm install --frozen-lockfile"),
+        ([], {}, "pnpm dev", "pnpm install"),
+        (["yarn.lock"], {}, "yarn dev", "yarn install --frozen-lockfile --non-interactive"),
+        ([], {}, "yarn dev", "yarn install --non-interactive"),
+        (["yarn.lock", ".yarnrc.yml"], {}, "yarn dev", "yarn install --immutable"),
+        (["yarn.lock"], {"packageManager": "yarn@4.1.0+sha1.x"}, "yarn dev", "yarn install --immutable"),
+        (
+            ["yarn.lock"],
+            {"packageManager": "yarn@1.22.0"},
+            "yarn dev",
+            "yarn install --frozen-lockfile --non-interactive",
+        ),
+        (["bun.lock"], {}, "bun dev", "bun install --frozen-lockfile"),
+        (["bun.lockb"], {}, "npm run dev", "bun install --frozen-lockfile"),
+        ([], {"packageManager": "pnpm@9.1.0"}, "npm run dev", "pnpm install"),
+        (
+            ["package-lock.json", "yarn.lock"],
+            {},
+            "yarn dev",
+            "yarn install --frozen-lockfile --non-interactive",
+        ),
+        (
+            ["package-lock.json", "pnpm-lock.yaml"],
+            {"packageManager": "pnpm@9"},
+            "npm run dev",
+            "pnpm install --frozen-lockfile",
+        ),
+    ],
+)
+def test_packages_are_installed_by_the_lock_file_s_manager(
+    tmp_path: Path, files: list[str], content: Mapping[str, str], command: str, argv: str
+) -> None:
+    package(tmp_path, **DEPENDENCIES, **content)
+    for name in files:
+        (tmp_path / name).touch()
+    found = install(tmp_path, command)
+    assert found is not None
+    assert (found.folder, " ".join(found.argv)) == (tmp_path, argv)
+    assert found.manager == found.argv[0]
+
+
+def test_nothing_is_installed_where_nothing_is_missing(tmp_path: Path) -> None:
+    assert install(tmp_path, "npm run dev") is None  # no package.json
+    package(tmp_path, scripts={"dev": "vite"})
+    assert install(tmp_path, "npm run dev") is None  # no dependencies
+    package(tmp_path, **DEPENDENCIES)
+    assert install(tmp_path, "npm run dev") is not None
+    for command in ("python app.py", "npm ci && npm run dev", "yarn && yarn dev", "cd $UI && npm run dev"):
+        assert install(tmp_path, command) is None
+    (tmp_path / "node_modules" / ".vite").mkdir(parents=True)
+    assert install(tmp_path, "npm run dev") is not None  # Vite's cache, or half an installation
+    (tmp_path / "node_modules" / ".package-lock.json").touch()
+    assert install(tmp_path, "npm run dev") is None
+
+
+def test_a_workspace_is_installed_at_its_root(tmp_path: Path) -> None:
+    package(tmp_path, workspaces={"packages": ["./apps/*", "ui"]})
+    (tmp_path / "package-lock.json").touch()
+    for folder in ("apps/shop", "ui", "aside"):
+        package(tmp_path / folder, **DEPENDENCIES)
+    shop, ui = install(tmp_path, "cd apps/shop && npm run dev"), install(tmp_path, "npm -C ui run dev")
+    assert (
+        shop == ui == Install(folder=tmp_path, manager="npm", argv=("npm", "ci", "--no-audit", "--no-fund"))
+    )
+    aside = install(tmp_path, "cd aside && npm run dev")
+    assert aside is not None
+    assert (aside.folder, aside.argv[1]) == (tmp_path / "aside", "install")
+    (tmp_path / "ui" / "package-lock.json").touch()
+    alone = install(tmp_path, "cd ui && npm run dev")
+    assert alone is not None
+    assert alone.folder == tmp_path / "ui"
+
+
+def test_a_pnpm_workspace_is_installed_at_its_root(tmp_path: Path) -> None:
+    package(tmp_path)
+    (tmp_path / "pnpm-workspace.yaml").touch()
+    (tmp_path / "pnpm-lock.yaml").touch()
+    package(tmp_path / "ui", **DEPENDENCIES)
+    found = install(tmp_path, "pnpm -C ui dev")
+    assert found is not None
+    assert (found.folder, found.manager) == (tmp_path, "pnpm")
+
+
+def test_a_package_above_the_root_is_nobody_s_business(tmp_path: Path) -> None:
+    package(tmp_path, **DEPENDENCIES)
+    root = tmp_path / "root"
+    (root / "ui").mkdir(parents=True)
+    assert not read("cd ui && npm run dev", cwd=root, root=root).runs_vite
+    assert plan_install(read("cd ui && npm run dev", cwd=root, root=root), root=root) is None

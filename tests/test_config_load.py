@@ -1,0 +1,660 @@
+"""From everything that a user wrote to the plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from orchestra.config import Overrides, load, parse_listen, split_arguments
+from orchestra.config.load import BLOCKED_PORTS
+from orchestra.config.plan import (
+    AnyOf,
+    AtUrl,
+    FromProcess,
+    Plan,
+    ProcessPlan,
+    ProxyPlan,
+    Restart,
+    Role,
+    Source,
+)
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from orchestra.config.plan import Plan
+
+pytestmark = pytest.mark.usefixtures("linux")
+
+TWO = "vite: cd ui && npm run dev\napi: serve --port $PORT\n"
+
+
+@pytest.fixture
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ports of other systems have a test of their own."""
+    monkeypatch.setattr(sys, "platform", "linux")
+
+
+class Project:
+    """A folder with a Procfile, a frontend in ``ui``, and programs that exist by name only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environ = {"PATH": str(root / "bin"), "HOME": str(root)}
+        for program in ("node", "npm"):
+            self.program(program)
+        (root / "ui").mkdir()
+        (root / "ui" / "package.json").write_text(json.dumps({"scripts": {"dev": "vite"}}))
+
+    def program(self, name: str) -> None:
+        path = self.root / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        path.chmod(0o755)
+
+    def load(self, procfile: str = TWO, settings: str = "", **options: Any) -> Plan:
+        (self.root / "Procfile").write_text(procfile)
+        if settings:
+            (self.root / "orchestra.toml").write_text(settings)
+        return load(self.root / "Procfile", **{"environ": self.environ, **options})
+
+    def error(self, procfile: str = TWO, settings: str = "", **options: Any) -> tuple[str, str]:
+        with pytest.raises(ConfigError) as caught:
+            self.load(procfile, settings, **options)
+        assert "\n" not in str(caught.value) + caught.value.hint
+        return str(caught.value).replace(f"{self.root}/", ""), caught.value.hint
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def env_of(process: ProcessPlan) -> dict[str, str]:
+    assert process.env is not None
+    return dict(process.env)
+
+
+def ports_of(plan: Plan) -> dict[str, int | None]:
+    return {process.name: process.port for process in plan.processes}
+
+
+def proxy_of(plan: Plan) -> ProxyPlan:
+    assert plan.proxy is not None
+    return plan.proxy
+
+
+def test_the_main_job_needs_no_settings(project: Project) -> None:
+    plan = project.load(TWO + "worker: work\n")
+    vite, api, worker = plan.processes
+    assert proxy_of(plan) == ProxyPlan(
+        frontend=FromProcess(name="vite"),
+        frontend_reason="`npm run dev` in ui runs vite",
+        backend=FromProcess(name="api"),
+        backend_reason="it is called api",
+    )
+    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.OTHER]
+    assert [each.ready for each in plan.processes] == ["http", "http", None]
+    assert ports_of(plan) == {"vite": 5000, "api": 5100, "worker": 5200}
+    assert vite.source == Source(path=project.root / "Procfile", line=1)
+    assert (vite.command, vite.cwd) == ("cd ui && npm run dev", project.root)
+    assert env_of(vite)["ORCHESTRA_API_URL"] == "http://127.0.0.1:5100"
+    assert env_of(worker)["ORCHESTRA_API_PORT"] == "5100"
+    assert not [name for name in env_of(api) if name.startswith("ORCHESTRA")]
+    assert (plan.procfile, plan.output, plan.notes) == (project.root / "Procfile", "auto", ())
+
+
+def test_a_plan_written_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
+    (found,) = project.load("one: run\n").processes
+    written = ProcessPlan(
+        name="one", command="run", cwd=found.cwd, env=found.env, port=5000, source=found.source
+    )
+    assert found == written
+
+
+def test_the_default_procfile_is_that_of_the_current_folder(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    with pytest.raises(ConfigError, match=r"no Procfile in .*: looked for Procfile.dev and Procfile"):
+        load(environ=project.environ)
+    (project.root / "Procfile").write_text("one: run\n")
+    plan = load(environ=project.environ)
+    assert plan.processes[0].source == Source(path=Path("Procfile"), line=1)
+    assert plan.processes[0].cwd == project.root
+
+
+# --- Settings ---
+
+
+def test_settings_reach_the_plan(project: Project) -> None:
+    (project.root / "sub").mkdir()
+    plan = project.load(
+        TWO,
+        """
+        run.output = "json"
+        [proxy]
+        listen = "[::1]:9000"
+        api_prefix = "/rest/"
+        frontend_paths = ["/x"]
+        hold = 1
+        [process.api]
+        cwd = "sub"
+        env = { A = "settings", B = "settings" }
+        restart = "never"
+        stop_timeout = 1
+        success_exit_codes = [3]
+        [process.more]
+        command = " run more "
+        """,
+    )
+    _, api, more = plan.processes
+    proxy = proxy_of(plan)
+    assert plan.output == "json"
+    assert (proxy.host, proxy.port, proxy.api_prefix, proxy.hold) == ("::1", 9000, "/rest", 1.0)
+    assert proxy.frontend_paths == ("/x",)
+    assert (api.cwd, api.restart, api.stop_timeout) == (project.root / "sub", Restart.NEVER, 1.0)
+    assert api.success_exit_codes == {3}
+    assert (more.name, more.command, more.port) == ("more", "run more", 5200)
+    assert more.source == Source(path=project.root / "orchestra.toml", line=15)
+
+
+def test_the_system_s_environment_is_beaten_by_env_files_and_those_by_settings(project: Project) -> None:
+    project.environ |= {"A": "os", "B": "os", "C": "os"}
+    (project.root / ".env").write_text("A=file\nB=file\nPORT=7000\n")
+    plan = project.load("one: run\n", '[process.one]\nenv = { A = "settings" }')
+    env = env_of(plan.processes[0])
+    assert (env["A"], env["B"], env["C"], env["PORT"]) == ("settings", "file", "os", "7000")
+
+
+def test_options_beat_settings(project: Project) -> None:
+    (project.root / "a.env").write_text("A=a\n")
+    (project.root / "b.env").write_text("A=b\nB=b\n")
+    settings = """
+        run = { output = "json", base_port = 6100, env_files = ["a.env"] }
+        proxy.listen = "127.0.0.1:9000"
+    """
+    plan = project.load(TWO, settings)
+    assert env_of(plan.processes[0])["A"] == "a"
+    assert (plan.output, plan.processes[0].port, proxy_of(plan).port) == ("json", 6100, 9000)
+    options = Overrides(listen=":9001", base_port=7100, env_files=("b.env", "a.env"), output="plain")
+    plan = project.load(TWO, settings, overrides=options)
+    env = env_of(plan.processes[0])
+    assert (env["A"], env["B"]) == ("a", "b")
+    assert (plan.output, plan.processes[0].port, proxy_of(plan).port) == ("plain", 7100, 9001)
+    assert project.load(TWO, settings, overrides=Overrides(no_proxy=True)).proxy is None
+
+
+# --- Which processes ---
+
+
+def test_processes_are_chosen_by_name_and_keep_order_and_port(project: Project) -> None:
+    text = "a: run\nb: run\nc: run\n"
+    assert ports_of(project.load(text, only=["c", "a"])) == {"a": 5000, "c": 5200}
+    assert ports_of(project.load(text, left_out=["a"])) == {"b": 5100, "c": 5200}
+    assert project.error(text, only=["bb"]) == (
+        "there is no process bb",
+        "Did you mean b? There are a, b, c.",
+    )
+    assert project.error(text, left_out=["zzz"]) == ("there is no process zzz", "There are a, b, c.")
+    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "no process is left to run"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ((), (None, ())),
+        (("web",), (None, ("web",))),
+        (("web", "api"), (None, ("web", "api"))),
+        (("here",), ("here", ())),
+        (("here", "web"), ("here", ("web",))),
+        (("web", "here"), (None, ("web", "here"))),
+        (("sub/x", "web"), ("sub/x", ("web",))),
+        (("my.procs",), ("my.procs", ())),
+        (("Procfile-nowhere", "web"), ("Procfile-nowhere", ("web",))),
+    ],
+)
+def test_the_first_argument_may_be_the_procfile(
+    args: tuple[str, ...], expected: tuple[str | None, tuple[str, ...]]
+) -> None:
+    assert split_arguments(args, lambda name: name == "here") == expected
+
+
+# --- Ports ---
+
+
+def test_the_first_port_is_the_option_s_else_the_settings_s_else_the_env_file_s_else_the_system_s(
+    project: Project,
+) -> None:
+    def first(**options: Any) -> int | None:
+        return project.load("one: run\n", **options).processes[0].port
+
+    assert first() == 5000
+    project.environ["PORT"] = "6100"
+    assert first() == 6100
+    (project.root / ".env").write_text("PORT=6200\n")
+    assert first() == 6200
+    assert first(settings="run.base_port = 6300") == 6300
+    assert first(overrides=Overrides(base_port=6400)) == 6400
+
+
+def test_ports_that_cannot_be_used_are_left_out(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a: run\nb: run\n"
+    assert ports_of(project.load(text, overrides=Overrides(base_port=6665))) == {"a": 6670, "b": 6765}
+    assert ports_of(project.load(text, overrides=Overrides(base_port=8000))) == {"a": 8001, "b": 8100}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert ports_of(project.load(text)) == {"a": 5001, "b": 5100}
+    assert project.load(text, "process.b.port = 5001").processes[0].port == 5002
+    assert 5060 in BLOCKED_PORTS
+
+
+def test_a_port_that_is_taken_is_left_to_its_holder_and_that_is_said(project: Project) -> None:
+    taken = {5100, 5101, 5200}
+    plan = project.load(
+        "vite: npx vite\nb: run\nc: run\n".replace("npx", "npm exec"),
+        "process.c.port = 5102",
+        is_free=lambda port: port not in taken,
+        holder=lambda port: f"pid {port} (x)" if port == 5100 else "",
+    )
+    assert ports_of(plan) == {"vite": 5000, "b": 5103, "c": 5102}
+    assert plan.notes[0] == "b: port 5100 is taken by pid 5100 (x); it gets 5103"
+    assert env_of(plan.processes[1])["PORT"] == "5103"
+    assert env_of(plan.processes[0])["ORCHESTRA_C_PORT"] == "5102"
+    quiet = project.load(TWO, "run.install = false", is_free=lambda port: port != 5000)
+    assert quiet.notes == ()  # Vite does not ask for PORT
+    with pytest.raises(ConfigError, match="no ports are left"):
+        project.load("a: run\n", is_free=lambda _: False)
+
+
+def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
+    text = "".join(f"p{i}: run\n" for i in range(3))
+    plan = project.load(text, is_free=lambda port: not 5000 <= port < 5100)
+    assert ports_of(plan) == {"p0": 5101, "p1": 5100, "p2": 5200}
+
+
+# --- The proxy ---
+
+
+@pytest.mark.parametrize(
+    ("names", "backend"),
+    [
+        (["app", "server", "web", "api", "backend"], FromProcess(name="backend")),
+        (["app", "server", "web", "api"], FromProcess(name="api")),
+        (["app", "server", "web"], FromProcess(name="web")),
+        (["x", "app", "server"], FromProcess(name="server")),
+        (["x", "App"], FromProcess(name="App")),
+        (["x", "y"], AnyOf(names=("x", "y"))),
+        (["x"], AnyOf(names=("x",))),
+    ],
+)
+def test_the_backend_is_found_by_its_name_else_it_will_be_by_its_answer(
+    project: Project, names: list[str], backend: FromProcess | AnyOf
+) -> None:
+    plan = project.load("f: cd ui && npm run dev\n" + "".join(f"{name}: run\n" for name in names))
+    assert proxy_of(plan).backend == backend
+    expected = backend.names if isinstance(backend, AnyOf) else (backend.name,)
+    assert tuple(each.name for each in plan.processes[1:] if each.ready == "http") == expected
+    roles = {each.role for each in plan.processes if each.name in expected}
+    assert roles == {Role.CANDIDATE if isinstance(backend, AnyOf) else Role.BACKEND}
+
+
+def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Project) -> None:
+    plan = project.load("web: cd ui && npm run dev\nserve: run\n")
+    assert proxy_of(plan).frontend == FromProcess(name="web")
+    assert proxy_of(plan).backend == AnyOf(names=("serve",))
+
+
+def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(project: Project) -> None:
+    plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
+    proxy = proxy_of(plan)
+    assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), AnyOf(names=("other",)))
+    assert proxy.frontend_reason == "`npm run dev` in ui runs vite (so does web)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "frontend", "backend"),
+    [
+        ('backend = "x"', FromProcess(name="vite"), FromProcess(name="x")),
+        ('frontend = "x"', FromProcess(name="x"), FromProcess(name="api")),
+        ('backend = "vite"\nfrontend = "api"', FromProcess(name="api"), FromProcess(name="vite")),
+        ('backend = "http://[::1]:9/"', FromProcess(name="vite"), AtUrl(host="::1", port=9)),
+        ('frontend = "http://localhost"', AtUrl(host="localhost", port=80), FromProcess(name="api")),
+        (
+            'frontend = "http://h:9"\nbackend = "http://h:9"',
+            AtUrl(host="h", port=9),
+            AtUrl(host="h", port=9),
+        ),
+    ],
+)
+def test_settings_say_who_stands_behind_the_proxy(
+    project: Project, settings: str, frontend: object, backend: object
+) -> None:
+    plan = project.load(TWO + "x: run\n", f"[proxy]\n{settings}")
+    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (frontend, backend)
+
+
+@pytest.mark.parametrize(
+    ("procfile", "settings", "notes"),
+    [
+        ("web: run\nworker: run\n", "", ()),
+        (TWO, "proxy.enabled = false", ()),
+        (TWO, "proxy.backend = false", ()),
+        (TWO, "proxy.frontend = false", ()),
+        (
+            "vite: cd ui && npm run dev\n",
+            "",
+            ("no proxy: no backend was found; set proxy.backend to a process or a URL",),
+        ),
+        (
+            "api: run\n",
+            'proxy.backend = "api"',
+            ("no proxy: no process runs Vite; set proxy.frontend to a process or a URL",),
+        ),
+    ],
+)
+def test_without_both_there_is_no_proxy(
+    project: Project, procfile: str, settings: str, notes: tuple[str, ...]
+) -> None:
+    plan = project.load(procfile, settings)
+    assert (plan.proxy, plan.notes) == (None, notes)
+
+
+def test_a_side_that_is_not_chosen_is_missed(project: Project) -> None:
+    plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
+    assert plan.proxy is None
+    assert plan.notes == (
+        "no proxy: api is not among the processes of this run; run it, too, or give its URL",
+    )
+
+
+def test_a_plain_runner_waits_for_nobody_but_a_frontend_without_its_proxy_is_still_one(
+    project: Project,
+) -> None:
+    assert {each.ready for each in project.load("web: run\nworker: run\n").processes} == {None}
+    plan = project.load(TWO, overrides=Overrides(no_proxy=True))
+    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000)),
+        ("0.0.0.0:8000", ("0.0.0.0", 8000)),
+        (":8000", ("127.0.0.1", 8000)),
+        ("8000", ("127.0.0.1", 8000)),
+        ("localhost:8000", ("127.0.0.1", 8000)),
+        ("[::1]:8000", ("::1", 8000)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+    ],
+)
+def test_an_address_to_listen_on_is_read(text: str, expected: tuple[str, int]) -> None:
+    assert parse_listen(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot listen on '': it is not HOST:PORT"),
+        ("127.0.0.1", "cannot listen on '127.0.0.1': it is not HOST:PORT"),
+        ("::1:8000", "cannot listen on '::1:8000': an IPv6 address stands in brackets"),
+        ("[::1]", "cannot listen on '[::1]': an IPv6 address stands in brackets"),
+        ("host:8000", "cannot listen on 'host:8000': the host is not an address"),
+        ("[127.0.0.1]:8000", "cannot listen on '[127.0.0.1]:8000': the host is not an address"),
+        (":65536", "cannot listen on ':65536': the highest port is 65535"),
+        (":6000", "cannot listen on ':6000': browsers refuse to open port 6000"),
+        ("http://x:1", "cannot listen on 'http://x:1': an IPv6 address stands in brackets"),
+        ("8000\n", "cannot listen on '8000\\n': it is not HOST:PORT"),
+        ("٨٠٠٠", "cannot listen on '٨٠٠٠': it is not HOST:PORT"),
+    ],
+)
+def test_any_other_address_is_an_error_with_the_form_that_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_listen(text)
+    assert str(caught.value) == message
+    assert "8000" in caught.value.hint
+
+
+@given(st.text("0123456789.:[]alocht\n", max_size=20))
+def test_an_address_is_read_or_refused(text: str) -> None:
+    try:
+        host, port = parse_listen(text)
+    except ConfigError:
+        return
+    assert host
+    assert 0 <= port <= 65535
+
+
+# --- What is installed first ---
+
+
+def test_processes_that_share_a_folder_share_its_installation(project: Project) -> None:
+    (project.root / "ui" / "package.json").write_text(
+        json.dumps({"scripts": {"dev": "vite", "css": "tailwind"}, "devDependencies": {"vite": "*"}})
+    )
+    text = TWO + "css: npm -C ui run css\n"
+    vite, api, css = project.load(text).processes
+    assert vite.install is not None
+    assert vite.install == css.install
+    assert (vite.install.folder, api.install) == (project.root / "ui", None)
+    assert {each.install for each in project.load(text, "run.install = false").processes} == {None}
+
+
+# --- What is wrong ---
+
+
+def test_a_program_that_is_missing_is_named_with_the_next_step(project: Project) -> None:
+    (project.root / "bin" / "npm").unlink()
+    assert project.error() == (
+        "Procfile:1: vite: it needs node and npm, but npm is not found on PATH",
+        "Install Node.js 20.19 or newer: https://nodejs.org (npm comes with it).",
+    )
+    (project.root / "bin" / "node").unlink()
+    assert project.error() == (
+        "Procfile:1: vite: it needs node and npm, but node is not found on PATH",
+        "Install Node.js 20.19 or newer: https://nodejs.org.",
+    )
+    assert len(project.load(only=["api"]).processes) == 1
+    project.program("node")
+    assert project.error("f: vite\n") == (
+        "Procfile:1: f: it needs node and vite, but vite is not found on PATH",
+        "Run it through its package: `npx vite`.",
+    )
+
+
+def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None:
+    (project.root / "ui" / "package.json").write_text(
+        json.dumps({"scripts": {"dev": "vite"}, "devDependencies": {"vite": "*"}})
+    )
+    (project.root / "ui" / "pnpm-lock.yaml").touch()
+    assert project.error() == (
+        "Procfile:1: vite: it needs node and npm and pnpm, but pnpm is not found on PATH",
+        "Install it: `corepack enable pnpm`, or `npm install -g pnpm`.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("procfile", "settings", "message", "hint"),
+    [
+        (
+            "web: cd nowhere && run\n",
+            "",
+            "Procfile:1: web: cd to nowhere: there is no such folder",
+            "Create it, or correct the command.",
+        ),
+        (
+            "web: run\n",
+            '[process.web]\ncwd = "nowhere"\n',
+            "orchestra.toml:2: process.web.cwd: there is no folder nowhere",
+            "Create it, or correct cwd.",
+        ),
+        (
+            "a-b: run\na_b: run\n",
+            "",
+            "Procfile:2: a_b and a-b (Procfile:1) would both be ORCHESTRA_A_B_PORT",
+            "Give one of them another name.",
+        ),
+        (
+            "web: run\n",
+            "[process.wbe]\nport = 1\n",
+            "orchestra.toml:1: process.wbe: there is no process wbe in Procfile, and no command here",
+            "Did you mean web?",
+        ),
+        (
+            "web: run\n",
+            "[process.zzz]\nport = 1\n",
+            "orchestra.toml:1: process.zzz: there is no process zzz in Procfile, and no command here",
+            'Add it to Procfile, or set command = "...".',
+        ),
+        (
+            "web: run\n",
+            '[process."a b"]\ncommand = "x"\n',
+            "orchestra.toml:1: process.'a b': not allowed as a name",
+            "Names are made of letters, digits, _ and -.",
+        ),
+        (
+            "web: run\n",
+            '[process.web]\ncommand = "x"\n',
+            "orchestra.toml:2: process.web.command: web has a command in Procfile:1, too",
+            "Delete one of the two.",
+        ),
+        (
+            "web: run\n",
+            '[process.web.env]\nPORT = "8000"\n',
+            "orchestra.toml:2: process.web.env.PORT: orchestra sets this variable",
+            "Set process.web.port = 8000 instead.",
+        ),
+        (
+            "web: run\n",
+            "[process.web]\nport = 8000\n",
+            "orchestra.toml:2: process.web.port: port 8000 is orchestra's own",
+            "Choose another one, or another --listen.",
+        ),
+        (
+            "web: run\napi: run\n",
+            "process.web.port = 9\nprocess.api.port = 9\n",
+            "orchestra.toml: process.api.port: web has port 9, too",
+            "Choose another one.",
+        ),
+        (
+            "web: run\n",
+            "[process.web]\nport = 4444\n",
+            "orchestra.toml:2: process.web.port: port 4444 is taken by pid 1 (x)",
+            "Stop it, or set port = 0.",
+        ),
+        (
+            TWO,
+            '[proxy]\nbackend = "apo"\n',
+            "orchestra.toml:2: proxy.backend: there is no process apo",
+            "Did you mean api? There are vite, api.",
+        ),
+        (
+            TWO,
+            '[proxy]\nbackend = "api"\nfrontend = "api"\n',
+            "orchestra.toml:2: proxy.backend: it is the frontend already",
+            "Set one of the two to another process.",
+        ),
+        (
+            TWO,
+            "[proxy]\nbackend = true\n",
+            "orchestra.toml:2: proxy.backend: expected a process, a URL or false, got true",
+            "Name the process.",
+        ),
+        (
+            TWO,
+            '[proxy]\nbackend = "https://x:1"\n',
+            "orchestra.toml:2: proxy.backend: https is not spoken to an upstream, only http",
+            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+        ),
+        (
+            TWO,
+            '[proxy]\nbackend = "http://x:1/sub"\n',
+            "orchestra.toml:2: proxy.backend: 'http://x:1/sub' is more, or less, than a host and a port",
+            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+        ),
+        (
+            TWO,
+            '[proxy]\nbackend = "http://x:99999"\n',
+            "orchestra.toml:2: proxy.backend: 'http://x:99999' is no URL",
+            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+        ),
+        (
+            TWO,
+            '[proxy]\nlisten = "nowhere"\n',
+            "orchestra.toml:2: proxy.listen: cannot listen on 'nowhere': it is not HOST:PORT",
+            "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone.",
+        ),
+        (
+            "web: run\n",
+            '[run]\nenv_files = ["none.env"]\n',
+            "none.env: no such env file",
+            "Create it, or correct its name; it is looked for in the Procfile's folder.",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_and_a_fix(
+    project: Project, procfile: str, settings: str, message: str, hint: str
+) -> None:
+    found = project.error(procfile, settings, is_free=lambda port: port != 4444, holder=lambda _: "pid 1 (x)")
+    assert found == (message, hint)
+
+
+def test_a_wrong_port_in_the_environment_is_named(project: Project) -> None:
+    project.environ["PORT"] = "many"
+    assert project.error()[0] == "PORT is 'many' in the environment: not a port"
+    (project.root / ".env").write_text("PORT=99999\n")
+    assert project.error()[0] == "PORT is '99999' in the env file: not a port"
+    assert project.error(overrides=Overrides(base_port=0))[0] == "--base-port 0: no such port"
+    assert (
+        project.error(overrides=Overrides(output="loud", base_port=1))[0] == "--output loud: no such output"
+    )
+
+
+LONG = "x" * 300  # a name that no file system has
+LINES = [
+    "web: run\n",
+    "api: run $PORT\n",
+    "vite: cd ui && npm run dev\n",
+    "a_b: x\n",
+    "a-b: x\n",
+    "oops\n",
+    f"web: cd {LONG} && y\n",
+    f"long: npm -C {LONG} run dev\n",
+]
+SETTINGS = [
+    "proxy.backend = 'web'\n",
+    "proxy.frontend = 'vite'\n",
+    "proxy.backend = false\n",
+    "proxy.listen = ':5000'\n",
+    "process.api.port = 0\n",
+    "process.web.port = 5000\n",
+    "process.web.env.PATH = ''\n",
+    "process.new.command = 'npx vite'\n",
+    "run.base_port = 65535\n",
+    f"process.web.cwd = '{LONG}'\n",
+]
+
+
+def some_of(lines: list[str]) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(lines), max_size=4, unique=True).map("".join)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some_of(LINES), some_of(SETTINGS), st.sampled_from([(), ("web",), ("vite", "api"), ("?",)]))
+def test_whatever_is_written_gives_a_plan_or_our_error(
+    project: Project, procfile: str, table: str, only: tuple[str, ...]
+) -> None:
+    (project.root / "orchestra.toml").write_text(table)
+    try:
+        plan = project.load(procfile, only=only)
+    except ConfigError as exc:
+        message = exc
+    else:
+        assert plan.processes
+        ports = [process.port for process in plan.processes]
+        assert len(set(ports)) == len(ports)
+        return
+    assert message.hint
