@@ -1,0 +1,41 @@
+"""Writing to a file descriptor that is not ours alone, from a worker thread.
+
+Standard output is shared with whoever started us, so its mode is never changed: it blocks, and whoever writes
+to it does so in a thread. Should somebody else have made it non-blocking (Node does that to a terminal that
+it shares), a write that would block waits in `poll` instead of failing.
+
+Never here: trio, buffers, what is written.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+__all__ = ["is_writable", "write_some"]
+
+
+def write_some(fd: int, data: bytes | memoryview) -> int:
+    """Write at least one byte, however long that takes; return how many were written.
+
+    Raises:
+        BrokenPipeError: Nobody reads any more.
+        OSError: It cannot be written to.
+    """
+    while True:
+        try:
+            return os.write(fd, data)
+        except BlockingIOError:
+            is_writable(fd, within=None)
+
+
+def is_writable(fd: int, *, within: float | None) -> bool:
+    """Wait until something can be written; say whether that came true.
+
+    Args:
+        fd: A pipe, a terminal, a socket or a file.
+        within: Seconds to wait; ``None`` for as long as it takes.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(None if within is None else within * 1000))

@@ -1,0 +1,342 @@
+"""The run as lines on standard output: plain for people and pipes, JSON for programs.
+
+A printer has two ends. `observe` is an observer of the bus and takes everything but child output;
+`write_line` is an awaited sink for child output, so that nothing is lost: while the reader is slow and the
+buffer full, whoever calls it waits, and the child that wrote the line waits with it. Both put their line,
+already encoded, into one buffer, so that events and lines keep the order in which they happened. `run`
+empties the buffer in batches.
+
+Standard output may be shared with other programs and is never made non-blocking; it is written to by a worker
+thread. One batch is on its way while the next is collected.
+
+Never here: rich (plain output must start fast), what the events mean (`model.sentence`), the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
+
+import trio
+
+from orchestra.dashboard.descriptor import write_some
+from orchestra.dashboard.model import OURSELVES, colour_number, sentence
+from orchestra.errors import OrchestraError
+from orchestra.events import (
+    Notice,
+    OutputLine,
+    RequestFinished,
+    RunEnded,
+    RunStarted,
+    StateChanged,
+    StreamClosed,
+    StreamOpened,
+)
+from orchestra.output import without_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestra.events import Event
+
+__all__ = ["JsonPrinter", "PlainPrinter", "Printer", "ReaderGone", "wants_colours"]
+
+# CONTRACTS: 4 MiB are buffered. One half is being written while the other is filled.
+_HALF = 2 * 1024 * 1024
+# What a pipe holds. Larger writes would hide for how long nothing has moved.
+_PIECE = 64 * 1024
+# At the end, progress has to be seen in smaller steps: a reader that takes 1 KiB a second is still reading.
+_LAST_PIECE = 4 * 1024
+_GIVE_UP = 5.0
+# A quiet moment before a small batch is followed by another: a line each way to the worker thread and back
+# would cost more than the line. Nobody sees 5 ms.
+_BREATH = 0.005
+_SMALL_BATCH = 16 * 1024
+# How long wall clock and trio's clock are taken to run alike; a laptop that slept, or NTP, sets them apart.
+_SAME_CLOCK = 1.0
+
+
+class ReaderGone(OrchestraError):  # noqa: N818 - not an error of anybody
+    """Whoever read our output has closed it: ``orchestra run | head``. That is no news to the user."""
+
+    exit_code = 141
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+
+class Printer(Protocol):
+    """What the command line needs of a printer."""
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus. Child output is ignored: it comes by `write_line`."""
+
+    async def write_line(self, line: OutputLine) -> None:
+        """Take a line of child output; wait while the buffer is full."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until cancelled.
+
+        Raises:
+            ReaderGone: Nobody reads any more.
+            OrchestraError: Standard output cannot be written to (a full disk).
+        """
+
+    async def aclose(self) -> None:
+        """Wait until all is written, for as long as the reader makes progress."""
+
+
+class _Buffered:
+    """The buffer and the task that empties it; what an event looks like is the subclass's business.
+
+    Error handling: when `run` has ended, for whatever reason, everything that is still handed in is dropped,
+    so that an orderly shutdown never waits for a reader that is gone.
+    """
+
+    def __init__(self, stdout: int) -> None:
+        self._stdout = stdout
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._written_bytes = 0
+        self._more = trio.Event()
+        self._room = trio.Event()
+        self._drained = trio.Event()
+        self._drained.set()
+        self._is_closing = False
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {self._pending_bytes} bytes to write>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            task_status.started()
+            while True:
+                await self._more.wait()
+                batch = b"".join(self._pending)
+                self._pending.clear()
+                self._pending_bytes = 0
+                self._more = trio.Event()
+                self._room.set()
+                # Abandoned: a thread that is stuck in a write must not keep us from ending.
+                await trio.to_thread.run_sync(self._write, batch, abandon_on_cancel=True)
+                if not self._pending:
+                    self._drained.set()
+                if len(batch) < _SMALL_BATCH and not self._is_closing:
+                    await trio.sleep(_BREATH)
+        except BrokenPipeError as exc:
+            raise ReaderGone from exc
+        except OSError as exc:
+            raise OrchestraError(f"standard output cannot be written to: {exc.strerror}") from exc
+        finally:
+            self._is_over = True
+            self._room.set()
+            self._drained.set()
+
+    async def aclose(self) -> None:
+        self._is_closing = True
+        while not self._drained.is_set():
+            before = self._written_bytes
+            with trio.move_on_after(_GIVE_UP):
+                await self._drained.wait()
+            if self._written_bytes == before:
+                break
+        await trio.lowlevel.checkpoint()
+
+    async def _wait_for_room(self) -> None:
+        while self._pending_bytes >= _HALF and not self._is_over:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def _put(self, line: bytes) -> None:
+        if self._is_over:
+            return
+        if not self._pending:
+            self._more.set()
+            if self._drained.is_set():
+                self._drained = trio.Event()
+        self._pending.append(line)
+        self._pending_bytes += len(line)
+
+    def _write(self, batch: bytes) -> None:
+        """Write a batch; in a worker thread."""
+        rest = memoryview(batch)
+        while rest and not self._is_over:
+            count = write_some(self._stdout, rest[: _LAST_PIECE if self._is_closing else _PIECE])
+            self._written_bytes += count
+            rest = rest[count:]
+
+
+class PlainPrinter(_Buffered):
+    """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
+
+    Requests are not printed: backend and frontend have access logs of their own.
+
+    Args:
+        names: The processes, in the order of the Procfile: it decides their colours, the longest the margin.
+        environ: For ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM``.
+        has_timestamps: Whether lines begin with the time of day.
+        stdout: The file descriptor to write to.
+        wall: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        has_timestamps: bool = False,
+        stdout: int = 1,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(stdout)
+        self._width = max(len(name) for name in (OURSELVES, *names))
+        self._has_colours = wants_colours(environ, stdout)
+        self._index = {name: index for index, name in enumerate(names)}
+        self._margins: dict[str, str] = {}
+        self._has_timestamps = has_timestamps
+        self._clock = _WallClock(wall)
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus; what is worth a sentence is printed."""
+        text = sentence(event)
+        if text:
+            self._put(self._format(event.at, OURSELVES, text))
+
+    async def write_line(self, line: OutputLine) -> None:
+        """Take a line of child output; wait while the buffer is full."""
+        # No checkpoint on the fast path: a line costs less than a turn of trio's scheduler, and who calls us
+        # has just waited for the bytes that the line is made of.
+        if self._pending_bytes >= _HALF:
+            await self._wait_for_room()
+        self._put(self._format(line.at, line.process, line.text))
+
+    def _format(self, at: float, name: str, text: str) -> bytes:
+        margin = self._margins.get(name)
+        if margin is None:
+            margin = self._margins[name] = self._margin(name)
+        if "\x1b" in text:
+            # What a child has switched on must not run into the next line.
+            text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
+        when = self._clock.time_of_day(at) if self._has_timestamps else ""
+        return f"{when}{margin}{text}\n".encode("utf-8", "replace")
+
+    def _margin(self, name: str) -> str:
+        margin = f"{name:<{self._width}} | "
+        if not self._has_colours:
+            return margin
+        if name == OURSELVES and name not in self._index:
+            return f"\x1b[1m{margin}\x1b[0m"
+        number = colour_number(self._index.setdefault(name, len(self._index)))
+        return f"\x1b[38;5;{number}m{margin}\x1b[0m"
+
+
+class JsonPrinter(_Buffered):
+    """Prints every event as one JSON object a line; the keys are those of the contract.
+
+    Args:
+        stdout: The file descriptor to write to.
+        wall: Seconds since the epoch.
+    """
+
+    def __init__(self, *, stdout: int = 1, wall: Callable[[], float] = time.time) -> None:
+        super().__init__(stdout)
+        self._sequence = 0
+        self._clock = _WallClock(wall)
+        self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus, unless it is child output."""
+        if not isinstance(event, OutputLine):
+            self._put(self._format(event))
+
+    async def write_line(self, line: OutputLine) -> None:
+        """Take a line of child output; wait while the buffer is full."""
+        if self._pending_bytes >= _HALF:
+            await self._wait_for_room()
+        self._put(self._format(line))
+
+    def _format(self, event: Event) -> bytes:
+        self._sequence += 1
+        kind, keys = _described(event)
+        line = {"v": 1, "seq": self._sequence, "time": self._clock.rfc3339(event.at), "type": kind, **keys}
+        return f"{self._encode(line)}\n".encode("utf-8", "replace")
+
+
+def wants_colours(environ: Mapping[str, str], stdout: int) -> bool:
+    """Say whether to use colours: ``NO_COLOR`` beats ``FORCE_COLOR``, which beats what standard output is."""
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return os.isatty(stdout) and environ.get("TERM") != "dumb"
+
+
+def _described(event: Event) -> tuple[str, dict[str, Any]]:
+    """Give an event's type and keys as in the contract; the values are whatever JSON can hold."""
+    match event:
+        case OutputLine():
+            text = without_colours(event.text)
+            return "process.output", {"process": event.process, "stream": event.stream, "text": text}
+        case RunStarted():
+            return "run.started", _keys(event, "version", "pid", "procfile", "url")
+        case StateChanged():
+            states = {
+                "process": event.process,
+                "state": event.state.value,
+                "previous": event.previous.value,
+            }
+            known = ("pid", "port", "url", "restarts", "exit_code", "signal", "reason", "ready_after")
+            return "process.state", states | _keys(event, *known)
+        case RequestFinished():
+            answer = ("status", "upstream", "reason", "held", "first_byte", "duration")
+            return "request.finished", _keys(
+                event, "id", "method", "target", *answer, "bytes_in", "bytes_out", "outcome"
+            )
+        case StreamOpened():
+            return "stream.opened", _keys(event, "id", "kind", "target", "upstream")
+        case StreamClosed():
+            became = ("code", "duration", "bytes_in", "bytes_out")
+            return "stream.closed", _keys(event, "id", "kind", "target", "upstream", *became)
+        case Notice():
+            return "notice", _keys(event, "level", "code", "text", "hint", "process")
+        case RunEnded():
+            return "run.ended", _keys(event, "exit_code", "reason", "duration")
+        case _:
+            assert_never(event)
+
+
+def _keys(event: Event, *names: str) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in names}
+
+
+class _WallClock:
+    """Tells the wall-clock time of an event, whose `at` is on trio's clock."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._offset = 0.0
+        self._good_until = float("-inf")
+        self._second: int | None = None
+        self._text = ""
+
+    def rfc3339(self, at: float) -> str:
+        second, millisecond = self._split(at)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{millisecond:03}Z"
+
+    def time_of_day(self, at: float) -> str:
+        second, _ = self._split(at)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%H:%M:%S ", time.localtime(second))
+        return self._text
+
+    def _split(self, at: float) -> tuple[int, int]:
+        if at >= self._good_until:
+            self._offset = self._wall() - trio.current_time()
+            self._good_until = at + _SAME_CLOCK
+        second, millisecond = divmod(int((at + self._offset) * 1000), 1000)
+        return second, millisecond

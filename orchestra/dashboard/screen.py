@@ -1,0 +1,333 @@
+"""The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
+
+Drawing: ten times a second we look whether the model, the second or the terminal's size has changed; if so,
+one frame is rendered into lines, and only the lines that differ from those on the terminal are sent, in one
+write between the marks of a synchronized update (DEC private mode 2026; terminals that do not know it ignore
+it). The write happens in a worker thread, and no other frame is rendered while it is pending: a terminal that
+was stopped by Ctrl-S, or is slow, costs frames and nothing else.
+
+Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
+because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
+SIGINT, for whoever handles signals. Ctrl-Z is switched off as a signal: nobody would restore the terminal
+before we were stopped.
+
+Restoring: `restore` may be called by anybody at any time, any number of times, and also runs at exit. The
+writing thread and `restore` exclude each other, so that no late frame lands on the user's normal screen.
+
+Never here: signal handlers (the size is polled), what is drawn (`view.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import re
+import termios
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+from rich.color import ColorSystem
+from rich.console import Console
+from rich.segment import Segment
+
+from orchestra.dashboard.descriptor import is_writable, write_some
+from orchestra.dashboard.view import Dashboard, Farewell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from rich.console import RenderableType
+
+    from orchestra.dashboard.model import Model
+
+    _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
+
+__all__ = ["KeyDecoder", "Screen", "farewell"]
+
+_TICK = 0.1
+# What a terminal without a size is taken to have.
+_FALLBACK_SIZE = (80, 24)
+# How long the end waits for a terminal that takes nothing any more.
+_PATIENCE = 0.5
+
+# The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
+# than we do.
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
+_LEAVE = "\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
+
+_COLOUR_SYSTEMS = {
+    "standard": ColorSystem.STANDARD,
+    "256": ColorSystem.EIGHT_BIT,
+    "truecolor": ColorSystem.TRUECOLOR,
+}
+_REDRAW = "\x0c"  # Ctrl-L, as everywhere
+
+
+class Screen:
+    """Draws a model on a terminal for as long as `run` runs.
+
+    Resource handling: the terminal is restored when `run` returns or raises, when it is cancelled, and, if
+    all else fails, when Python exits.
+
+    Error handling: a terminal that has gone away ends the drawing, not the run: SIGHUP tells those who care.
+
+    Args:
+        model: What to draw; it may change at any time.
+        on_quit: Called when the user asks to end the run.
+        stdin: A terminal's file descriptor, for its mode and its keys.
+        stdout: The same terminal's, to write to.
+        environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        on_quit: Callable[[], object],
+        stdin: int = 0,
+        stdout: int = 1,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._model = model
+        self._on_quit = on_quit
+        self._stdin = stdin
+        self._stdout = stdout
+        self._environ = environ
+        self._mode: _Mode | None = None
+        self._is_ours = False
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        self._drawn: tuple[int, int, tuple[int, int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Screen {'on' if self._is_ours else 'off'} terminal {self._stdout}>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Draw and read keys until cancelled.
+
+        Args:
+            task_status: `nursery.start` goes on when the first frame has been drawn.
+        """
+        with self._terminal():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_keys)
+                await self._draw()
+                task_status.started()
+                while True:
+                    await trio.sleep(_TICK)
+                    await self._draw()
+
+    def suspend(self) -> None:
+        """Give the terminal back for a while; nothing is drawn until `resume`."""
+        self.restore()
+
+    def resume(self) -> None:
+        """Take the terminal again, and draw everything anew."""
+        self._take()
+
+    def restore(self) -> None:
+        """Give the terminal back as it was. Does nothing the second time; never raises, never hangs."""
+        if not self._is_ours:
+            return
+        self._is_ours = False
+        atexit.unregister(self.restore)
+        # All of this fails if the terminal is gone, and then nobody misses it.
+        with suppress(OSError, termios.error):
+            # Ctrl-S would hold back what follows. Linux starts by TCOON only what was stopped by TCOOFF.
+            termios.tcflow(self._stdout, termios.TCOOFF)
+            termios.tcflow(self._stdout, termios.TCOON)
+        if self._lock.acquire(timeout=_PATIENCE):
+            try:
+                if is_writable(self._stdout, within=_PATIENCE):
+                    with suppress(OSError):
+                        os.write(self._stdout, _LEAVE.encode())
+            finally:
+                self._lock.release()
+        with suppress(OSError, termios.error):
+            # Keys that were meant for us are not meant for the shell. TCSANOW: the others wait for the
+            # output.
+            termios.tcflush(self._stdin, termios.TCIFLUSH)
+            if self._mode is not None:
+                termios.tcsetattr(self._stdin, termios.TCSANOW, self._mode)
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        self._take()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def _take(self) -> None:
+        if self._is_ours:
+            return
+        self._mode = termios.tcgetattr(self._stdin)
+        self._is_ours = True
+        atexit.register(self.restore)
+        self._lines, self._drawn = [], None
+        disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
+        termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled))
+
+    async def _draw(self) -> None:
+        """Draw a frame if something that it shows may have changed."""
+        now = trio.current_time()
+        size = self._size()
+        state = (self._model.version, int(now), size)
+        if not self._is_ours or state == self._drawn:
+            await trio.lowlevel.checkpoint()
+            return
+        lines = _rendered(Dashboard(self._model, now), size, self._environ)
+        is_new = self._drawn is None or self._drawn[2] != size
+        update = _difference([] if is_new else self._lines, lines)
+        if self._drawn is None:
+            update = _ENTER + update
+        elif is_new:
+            update = "\x1b[0m\x1b[2J" + update
+        self._lines, self._drawn = lines, state
+        if not update:
+            await trio.lowlevel.checkpoint()
+            return
+        data = f"{_BEGIN_UPDATE}{update}{_END_UPDATE}".encode("utf-8", "replace")
+        # If it fails, the terminal has gone. What follows from that is not ours to decide.
+        with suppress(OSError):
+            # Abandoned: neither the end of the run nor anybody else waits for a terminal that was stopped.
+            await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
+
+    def _write(self, data: bytes) -> None:
+        """Write a frame; in a worker thread."""
+        with self._lock:
+            rest = memoryview(data)
+            while rest and self._is_ours:
+                rest = rest[write_some(self._stdout, rest) :]
+
+    def _size(self) -> tuple[int, int]:
+        try:
+            width, height = os.get_terminal_size(self._stdout)
+        except OSError:
+            return _FALLBACK_SIZE
+        return width or _FALLBACK_SIZE[0], height or _FALLBACK_SIZE[1]
+
+    async def _read_keys(self) -> None:
+        decoder = KeyDecoder()
+        with suppress(OSError):
+            while True:
+                await trio.lowlevel.wait_readable(self._stdin)
+                if not self._is_ours:  # suspended: what is typed now is for somebody else
+                    await trio.sleep(_TICK)
+                    continue
+                data = os.read(self._stdin, 1024)
+                if not data:
+                    return
+                for key in decoder.feed(data):
+                    self._press(key)
+
+    def _press(self, key: str) -> None:
+        if key == "q":
+            self._on_quit()
+        elif key == _REDRAW:
+            self._drawn = None
+
+
+class KeyDecoder:
+    """Turns what a terminal sends into keys, one character each; escape sequences (arrows) are swallowed.
+
+    A sequence may arrive in pieces. A lone escape that ends a piece was the key itself, unless the next one
+    begins as a sequence goes on.
+    """
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take the next bytes; return the keys that they have completed."""
+        if self._partial != b"\x1b" or data[:1] in (b"[", b"O"):
+            data = self._partial + data
+        partial = _PARTIAL_SEQUENCE.search(data)
+        self._partial = b"" if partial is None else partial[0][:_LONGEST_SEQUENCE]
+        data = data if partial is None else data[: partial.start()]
+        return list(_SEQUENCE.sub(b"", data).decode("utf-8", "ignore"))
+
+
+# ECMA-48 5.4: CSI, parameters, intermediates, final; SS3 and one character; with Alt: escape and the key.
+_SEQUENCE = re.compile(rb"\x1b+(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[^\x1b])?")
+_PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
+# Nothing that a terminal sends is longer; what somebody pastes must not pile up.
+_LONGEST_SEQUENCE = 64
+
+
+def farewell(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
+    """Draw what stays on the normal screen after the dashboard, with colours and line ends.
+
+    Args:
+        model: The run, ended or not.
+        stdout: The terminal that it is for: its width counts.
+        environ: As for `Screen`; by default this process's.
+    """
+    try:
+        width = os.get_terminal_size(stdout).columns or _FALLBACK_SIZE[0]
+    except OSError:
+        width = _FALLBACK_SIZE[0]
+    lines = _rendered(Farewell(model), (width, None), os.environ if environ is None else environ)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rendered(
+    renderable: RenderableType, size: tuple[int, int | None], environ: Mapping[str, str]
+) -> list[str]:
+    """Render to lines of text and colours, without what is blank at their ends."""
+    width, height = size
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        legacy_windows=False,
+        width=width,
+        height=height or _FALLBACK_SIZE[1],
+        no_color=bool(environ.get("NO_COLOR")),
+        _environ=environ,
+    )
+    colours = _COLOUR_SYSTEMS.get(console.color_system or "")
+    options = console.options.update(width=width, height=height)
+    lines = console.render_lines(renderable, options, pad=False)
+    return [_ansi(Segment.remove_color(line) if console.no_color else line, colours) for line in lines]
+
+
+def _ansi(line: Iterable[Segment], colours: ColorSystem | None) -> str:
+    segments = list(Segment.simplify(line))
+    if segments and not segments[-1].style:
+        segments[-1] = Segment(segments[-1].text.rstrip(" "))
+    return "".join(
+        style.render(text, color_system=colours) if style else text for text, style, _ in segments if text
+    )
+
+
+def _difference(before: list[str], after: list[str]) -> str:
+    """Say what to send so that a terminal that shows `before` shows `after`."""
+    update = []
+    for row, line in enumerate(after):
+        if row < len(before) and before[row] == line:
+            continue
+        # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
+        update.append(f"\x1b[{row + 1}H\x1b[K{line}")
+    return "".join(update)
+
+
+def _key_mode(mode: _Mode, disabled: bytes) -> _Mode:
+    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal.
+
+    Args:
+        mode: As by `termios.tcgetattr`.
+        disabled: The character that stands for none (``_POSIX_VDISABLE``).
+    """
+    iflag, oflag, cflag, lflag, ispeed, ospeed, characters = mode
+    characters = list(characters)
+    # A read takes what there is and never waits: that is trio's part.
+    characters[termios.VMIN] = characters[termios.VTIME] = 0
+    for name in ("VSUSP", "VDSUSP"):  # the second one only macOS has
+        if hasattr(termios, name):
+            characters[getattr(termios, name)] = disabled
+    lflag = (lflag & ~(termios.ECHO | termios.ICANON)) | termios.ISIG
+    return [iflag, oflag, cflag, lflag, ispeed, ospeed, characters]

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pyte
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, strategies as st
+
+from orchestra.dashboard.model import Model
+from orchestra.dashboard.screen import KeyDecoder, Screen, farewell
+from orchestra.events import OutputLine, RunEnded, RunStarted, State, StateChanged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+ENVIRON = {"TERM": "xterm-256color"}
+CTRL_S = b"\x13"
+
+
+class Terminal:
+    """A pseudo-terminal, with an emulator at the other end of it."""
+
+    def __init__(self, width: int = 80, height: int = 24) -> None:
+        self._controller, self.fd = os.openpty()
+        self._emulator = pyte.Screen(width, height)
+        self._stream = pyte.ByteStream(self._emulator)
+        self.received = b""
+        self.resize(width, height)
+
+    def close(self) -> None:
+        os.close(self._controller)
+        os.close(self.fd)
+
+    def resize(self, width: int, height: int) -> None:
+        self._emulator.resize(height, width)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._controller, keys)
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.wait_readable(self._controller)
+        data = os.read(self._controller, 65536)
+        self.received += data
+        # The emulator does not know these marks, and would show a part of them.
+        self._stream.feed(data.replace(b"\x1b[?2026h", b"").replace(b"\x1b[?2026l", b""))
+        return data
+
+    async def wait_until(self, is_so: Callable[[list[str]], bool]) -> None:
+        """Read what comes, until the picture is as it should be."""
+        while not is_so(self.rows):
+            await self.receive()
+
+    async def wait_for(self, text: str) -> None:
+        await self.wait_until(lambda rows: any(text in row for row in rows))
+
+    async def wait_for_bytes(self, data: bytes) -> None:
+        while data not in self.received:
+            await self.receive()
+
+    @property
+    def rows(self) -> list[str]:
+        return list(self._emulator.display)
+
+    @property
+    def mode(self) -> list[object]:
+        return termios.tcgetattr(self.fd)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+def model_of(*names: str) -> Model:
+    model = Model()
+    at = 0.0
+    model.apply(
+        RunStarted(
+            at=at, version="1", pid=1, procfile="Procfile", url="http://127.0.0.1:8000", processes=names
+        )
+    )
+    return model
+
+
+def line(text: str) -> OutputLine:
+    return OutputLine(at=0.0, process="api", stream="stdout", text=text)
+
+
+def nobody_quits() -> None:
+    raise AssertionError("nobody has pressed q")
+
+
+def screen_on(
+    terminal: Terminal,
+    model: Model,
+    *,
+    on_quit: Callable[[], object] = nobody_quits,
+    environ: dict[str, str] = ENVIRON,
+) -> Screen:
+    return Screen(model, on_quit=on_quit, stdin=terminal.fd, stdout=terminal.fd, environ=environ)
+
+
+@asynccontextmanager
+async def running(screen: Screen) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(screen.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def drawn(screen: Screen, model: Model) -> None:
+    """Wait until a screen has looked at what the model is now."""
+    while screen._drawn is None or screen._drawn[0] != model.version:
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_the_terminal_shows_the_model_and_what_becomes_of_it(terminal: Terminal) -> None:
+    model = model_of("vite", "api")
+    async with running(screen_on(terminal, model)):
+        await terminal.wait_for("q quit")
+        assert terminal.rows[0].split() == ["orchestra", "http://127.0.0.1:8000", "◐", "starting", "0/2"]
+        model.apply(line("[bold]hello[/bold]"))
+        await terminal.wait_for("api       │ [bold]hello[/bold]")
+
+
+async def test_only_lines_that_have_changed_are_sent(terminal: Terminal) -> None:
+    # Without a child no uptime ticks.
+    model = model_of("vite", "api")
+    async with running(screen_on(terminal, model)):
+        await terminal.wait_for("q quit")
+        before = len(terminal.received)
+        model.apply(line("one new line"))
+        await terminal.wait_for("one new line")
+    update = terminal.received[before:]
+    assert update.count(b"\x1b[K") == 1
+    assert b"vite" not in update
+
+
+async def test_a_frame_is_one_synchronized_update(terminal: Terminal) -> None:
+    async with running(screen_on(terminal, model_of("api"))):
+        await terminal.wait_for("q quit")
+    assert terminal.received.startswith(b"\x1b[?2026h")
+    assert b"\x1b[?2026l" in terminal.received
+
+
+async def test_a_change_that_cannot_be_seen_is_not_sent(terminal: Terminal) -> None:
+    model = model_of("api")
+    screen = screen_on(terminal, model)
+    async with running(screen):
+        for _ in range(100):
+            model.apply(line("same"))
+        await terminal.wait_for("same")
+        before = len(terminal.received)
+        model.apply(line("same"))  # the log is full of this line already
+        await drawn(screen, model)
+        model.apply(line("other"))
+        await terminal.wait_for("other")
+    assert terminal.received[before:].count(b"\x1b[K") == 1
+
+
+async def test_a_resize_draws_anew(terminal: Terminal) -> None:
+    async with running(screen_on(terminal, model_of("vite", "api"))):
+        await terminal.wait_for("q quit")
+        terminal.resize(60, 12)
+        await terminal.wait_until(lambda rows: rows[0].rstrip().endswith("starting 0/2"))
+        await terminal.wait_until(lambda rows: "q quit" in rows[-1])
+        assert len(terminal.rows) == 12
+
+
+async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Terminal) -> None:
+    before = terminal.mode
+    async with running(screen_on(terminal, model_of("api"))):
+        await terminal.wait_for("q quit")
+        assert b"\x1b[?1049h" in terminal.received
+        assert b"\x1b[?25l" in terminal.received
+        assert terminal.mode != before
+    await terminal.wait_for_bytes(b"\x1b[?25h\x1b[?1049l")
+    assert terminal.mode == before
+
+
+async def test_the_terminal_is_restored_after_an_exception(terminal: Terminal) -> None:
+    before = terminal.mode
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with running(screen_on(terminal, model_of("api"), on_quit=fail)):
+            terminal.type(b"q")
+            await trio.sleep_forever()
+    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    assert terminal.mode == before
+
+
+async def test_restore_may_be_called_by_anybody_any_number_of_times(terminal: Terminal) -> None:
+    before = terminal.mode
+    screen = screen_on(terminal, model_of("api"))
+    screen.restore()
+    async with running(screen):
+        await terminal.wait_for("q quit")
+        screen.restore()
+        assert terminal.mode == before
+        screen.restore()
+    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    assert terminal.received.count(b"\x1b[?1049l") == 1
+
+
+async def test_suspended_it_draws_nothing_and_resumed_everything(terminal: Terminal) -> None:
+    model = model_of("api")
+    screen = screen_on(terminal, model)
+    before = terminal.mode
+    async with running(screen):
+        await terminal.wait_for("q quit")
+        screen.suspend()
+        assert terminal.mode == before
+        await terminal.wait_for_bytes(b"\x1b[?1049l")
+        model.apply(line("meanwhile"))
+        screen.resume()
+        await terminal.wait_for("meanwhile")
+        assert terminal.received.count(b"\x1b[?1049h") == 2
+        assert terminal.mode != before
+
+
+async def test_q_asks_for_the_end(terminal: Terminal) -> None:
+    asked = trio.Event()
+    async with running(screen_on(terminal, model_of("api"), on_quit=asked.set)):
+        terminal.type(b"x\x1b[A\x1bq")
+        terminal.type(b"q")
+        await asked.wait()
+
+
+async def test_ctrl_c_stays_a_signal_and_ctrl_z_is_none(terminal: Terminal) -> None:
+    async with running(screen_on(terminal, model_of("api"))):
+        lflag, characters = terminal.mode[3], terminal.mode[6]
+        assert isinstance(lflag, int)
+        assert isinstance(characters, list)
+        assert lflag & termios.ISIG
+        assert not lflag & (termios.ECHO | termios.ICANON)
+        assert characters[termios.VINTR] == b"\x03"
+        assert characters[termios.VSUSP] == bytes([os.fpathconf(terminal.fd, "PC_VDISABLE")])
+        assert os.get_blocking(terminal.fd)
+
+
+async def test_ctrl_l_draws_anew(terminal: Terminal) -> None:
+    async with running(screen_on(terminal, model_of("api"))):
+        await terminal.wait_for("q quit")
+        terminal.type(b"\x0c")
+        while terminal.received.count(b"quit") < 2:
+            await terminal.receive()
+
+
+async def test_a_terminal_that_is_stopped_costs_frames_and_nothing_else(terminal: Terminal) -> None:
+    model = model_of("api")
+    before = terminal.mode
+    async with running(screen_on(terminal, model)):
+        await terminal.wait_for("q quit")
+        terminal.type(CTRL_S)
+        for index in range(100):
+            model.apply(line(f"line {index}"))
+            await trio.lowlevel.checkpoint()
+        # The screen is stuck in its write; trio is not, and neither is the end.
+        await trio.testing.wait_all_tasks_blocked(0.15)
+    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    assert terminal.mode == before
+
+
+async def test_no_frame_is_drawn_after_the_terminal_was_given_back(terminal: Terminal) -> None:
+    model = model_of("api")
+    async with running(screen_on(terminal, model)):
+        for index in range(2000):
+            model.apply(line(f"line {index}"))
+        await terminal.wait_for("line 1999")
+        model.apply(line("one more"))
+    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    assert terminal.received.endswith(b"\x1b[?1049l")
+
+
+async def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
+    terminal = Terminal()
+    model = model_of("api")
+    screen = screen_on(terminal, model)
+    async with running(screen):
+        await terminal.wait_for("q quit")
+        os.close(terminal._controller)
+        model.apply(line("x"))
+        await drawn(screen, model)
+    os.close(terminal.fd)
+
+
+@pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+async def test_there_are_no_colours_where_none_are_wanted(environ: dict[str, str]) -> None:
+    terminal = Terminal()
+    try:
+        async with running(screen_on(terminal, model_of("api"), environ=environ)):
+            await terminal.wait_for("q quit")
+        assert b"\x1b[38;5;" not in terminal.received
+        assert b"\x1b[32m" not in terminal.received
+    finally:
+        terminal.close()
+
+
+async def test_a_terminal_without_a_size_is_taken_to_be_80_by_24() -> None:
+    terminal = Terminal()
+    try:
+        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        async with running(screen_on(terminal, model_of("api"))):
+            await terminal.wait_until(lambda rows: "q quit" in rows[23])
+    finally:
+        terminal.close()
+
+
+def test_the_farewell_is_coloured_text_for_the_normal_screen(terminal: Terminal) -> None:
+    model = model_of("api")
+    model.apply(line("boom"))
+    model.apply(StateChanged(at=0.0, process="api", state=State.FAILED, previous=State.READY, exit_code=1))
+    model.apply(RunEnded(at=2.0, exit_code=1, reason="api failed", duration=2.0))
+    assert farewell(model, stdout=terminal.fd, environ={"TERM": "xterm", "NO_COLOR": "1"}).splitlines() == [
+        "\x1b[1morchestra\x1b[0m ran for 2.0 s, api failed",
+        " \x1b[1m✗\x1b[0m api  \x1b[1mfailed\x1b[0m  exit code 1",
+        "   │ boom",
+    ]
+    assert "\x1b[38;5;33mapi" in farewell(model, stdout=terminal.fd, environ=ENVIRON)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "keys"),
+    [
+        ([b"q"], "q"),
+        ([b"qx"], "qx"),
+        ([b"\x1b[A"], ""),
+        ([b"\x1b[1;5C", b"q"], "q"),
+        ([b"\x1b", b"[A", b"q"], "q"),
+        ([b"\x1b[1", b";5", b"Cq"], "q"),
+        ([b"\x1bOP"], ""),
+        ([b"\x1bq"], ""),
+        ([b"\x1b", b"q"], "q"),
+        ([b"\x1b\x1b[A"], ""),
+        (["é".encode(), b"q"], "éq"),
+        ([b"\xffq"], "q"),
+        ([b"\x1b[" + b"1" * 1000, b"q"], ""),
+    ],
+)
+def test_keys_are_characters_and_sequences_are_swallowed(pieces: list[bytes], keys: str) -> None:
+    decoder = KeyDecoder()
+    assert "".join(key for piece in pieces for key in decoder.feed(piece)) == keys
+
+
+@given(
+    st.lists(st.sampled_from([b"q", b"x", b"\x1b[A", b"\x1b[1;5C", b"\x1bOP", b"\x1b[200~"])),
+    st.lists(st.integers(0, 60)),
+)
+def test_it_does_not_matter_in_which_pieces_keys_arrive(keys: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(keys)
+    ends = [*sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    pieces = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    whole, cut = KeyDecoder(), KeyDecoder()
+    expected = [key.decode() for key in keys if not key.startswith(b"\x1b")]
+    assert whole.feed(data) == expected
+    assert [key for piece in pieces if piece for key in cut.feed(piece)] == expected
