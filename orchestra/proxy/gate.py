@@ -1,0 +1,288 @@
+"""Is this upstream there? One gate for each, fed by events, at which requests wait.
+
+Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
+known address, and not before, however likely it is that its port answers. `route.standing` says what a state
+means for those who wait; the gate adds whose state it is. With `AnyOf`, that is the first process that
+becomes ready; it is kept for the run. When none of them is going to, there is no such upstream (`ABSENT`).
+
+A request brings its `Hold`, its patience over the whole of its way, so that two gates do not keep it twice as
+long. Whoever waits is woken by the next event, never by polling.
+
+Never here: connections (`pool.py`), what is answered to those who waited in vain (`relay.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, assert_never
+from urllib.parse import urlsplit
+
+import trio
+
+from orchestra.config.plan import AnyOf, AtUrl, FromProcess
+from orchestra.events import Notice, OutputLine, State, StateChanged
+from orchestra.proxy.route import Standing, standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.config.plan import UpstreamPlan
+    from orchestra.events import Event, UpstreamName
+
+__all__ = ["Address", "Gate", "Hold", "Refusal"]
+
+# Enough for a Python traceback's end, little enough for a page.
+TAIL_LINES = 20
+# A server that has run for so long without answering HTTP is none (frameworks answer within 1 to 3 s).
+ABSENT_AFTER = 5.0
+
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an upstream listens; `host` is a literal address or a name, without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+class Hold:
+    """One request's patience.
+
+    Args:
+        deadline: When it is used up, on trio's clock.
+
+    Attributes:
+        seconds: How long the request has been held so far.
+    """
+
+    __slots__ = ("deadline", "seconds")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why an upstream cannot be asked, for people.
+
+    Attributes:
+        process: Whom it is about, if it is about one.
+        text: In one sentence.
+        tail: Its last lines of output.
+    """
+
+    process: str | None
+    text: str
+    tail: tuple[str, ...] = ()
+
+
+class _Life:
+    """What has been reported of one process."""
+
+    __slots__ = ("died_early", "is_ready_now", "reason", "since", "state", "tail", "url")
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.url: str | None = None
+        self.since = inf
+        self.reason = ""
+        self.died_early = False
+        self.is_ready_now = False
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def apply(self, event: StateChanged) -> None:
+        if event.state is not self.state:
+            self.since = event.at
+        self.state, self.reason = event.state, event.reason
+        self.url = event.url or (f"http://127.0.0.1:{event.port}" if event.port else None)
+        match event.state:
+            case State.READY:
+                self.is_ready_now, self.died_early = True, False
+            case State.STARTING:
+                self.is_ready_now = False
+            case State.BACKING_OFF | State.FAILED:
+                self.died_early = not self.is_ready_now
+            case _:
+                pass
+
+    @property
+    def standing(self) -> Standing:
+        found = standing(self.state, died_early=self.died_early)
+        return Standing.HOLD if found is Standing.READY and self.url is None else found
+
+    def is_hopeless(self, now: float) -> bool:
+        """Whether it is not going to be an HTTP server any more."""
+        if self.state is None:
+            return False
+        return self.state.is_ended or (self.state is State.RUNNING and now - self.since >= ABSENT_AFTER)
+
+
+class Gate:
+    """Whether one upstream can be asked, and where.
+
+    Args:
+        name: What it is to the proxy.
+        plan: What is behind it.
+        emit: Who is told that there is none.
+        max_waiting: So many requests may wait here at once.
+    """
+
+    def __init__(
+        self,
+        name: UpstreamName,
+        plan: UpstreamPlan,
+        *,
+        emit: Callable[[Event], object],
+        max_waiting: int = 256,
+    ) -> None:
+        self.name = name
+        self._emit = emit
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._fixed: Address | None = None
+        self._adopted: str | None = None
+        self._has_told_absence = False
+        self._changed = trio.Event()
+        match plan:
+            case AtUrl():
+                self._fixed = Address(plan.host, plan.port)
+                self._lives: dict[str, _Life] = {}
+            case FromProcess():
+                self._adopted = plan.name
+                self._lives = {plan.name: _Life()}
+            case AnyOf():
+                self._lives = {process: _Life() for process in plan.names}
+            case _:
+                assert_never(plan)
+
+    def __repr__(self) -> str:
+        who = self.process or self._fixed or "not known yet"
+        return f"<Gate {self.name}: {who}, {self._waiting} waiting>"
+
+    @property
+    def process(self) -> str | None:
+        """The process behind it, once that is known; ``None`` for something that runs elsewhere."""
+        return self._adopted
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether its coming and going is reported to us."""
+        return self._fixed is None
+
+    @property
+    def address(self) -> Address | None:
+        """Where it listens, if it is ready."""
+        if self._fixed is not None:
+            return self._fixed
+        life = self._lives[self._adopted] if self._adopted is not None else None
+        if life is None or life.standing is not Standing.READY or life.url is None:
+            return None
+        parts = urlsplit(life.url)
+        return Address(parts.hostname or "127.0.0.1", parts.port or 80)
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event; others than those of its processes do not matter here."""
+        if isinstance(event, OutputLine):
+            if event.process in self._lives:
+                self._lives[event.process].tail.append(_COLOURS.sub("", event.text))
+        elif isinstance(event, StateChanged) and event.process in self._lives:
+            life = self._lives[event.process]
+            life.apply(event)
+            if self._adopted is None and life.standing is Standing.READY:
+                self._adopted = event.process
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def standing(self, now: float) -> Standing:
+        """Say what a request has to expect at `now`; that there is no such upstream is emitted, once."""
+        if self._fixed is not None:
+            return Standing.READY
+        if self._adopted is not None:
+            return self._lives[self._adopted].standing
+        lives = self._lives.values()
+        if all(life.is_hopeless(now) for life in lives):
+            self._tell_absence(now)
+            return Standing.ABSENT
+        if all(life.is_hopeless(now) or life.died_early for life in lives):
+            return Standing.FAIL
+        return Standing.HOLD
+
+    async def wait_ready(self, hold: Hold) -> Standing:
+        """Wait for as long as waiting makes sense.
+
+        Returns:
+            `Standing.HOLD` if the patience of `hold` is used up or too many wait already, else how things
+            stand; then nobody need wait.
+        """
+        now = trio.current_time()
+        found = self.standing(now)
+        if found is not Standing.HOLD or self._waiting >= self._max_waiting:
+            return found
+        begun = now
+        self._waiting += 1
+        try:
+            while found is Standing.HOLD and now < hold.deadline:
+                await self.wait_change(min(hold.deadline, self._next_absence(now)))
+                now = trio.current_time()
+                found = self.standing(now)
+        finally:
+            self._waiting -= 1
+            hold.seconds += trio.current_time() - begun
+        return found
+
+    async def wait_change(self, deadline: float) -> None:
+        """Wait until something is reported, at most until `deadline`."""
+        with trio.move_on_at(deadline):
+            await self._changed.wait()
+
+    def refusal(self, now: float) -> Refusal:
+        """Say why it cannot be asked."""
+        if self._fixed is not None:
+            return Refusal(process=None, text=f"nothing answers at {self._fixed}")
+        process = self._adopted or self._most_telling()
+        if process is None:
+            names = ", ".join(self._lives)
+            return Refusal(process=None, text=f"none of these answers HTTP so far: {names}")
+        life = self._lives[process]
+        if self.standing(now) is Standing.READY:
+            text = f"{process} refuses connections at {life.url}"
+        else:
+            text = f"{process} is {life.state.value if life.state else 'not started'}"
+            if life.reason:
+                text += f": {life.reason}"
+        return Refusal(process=process, text=text, tail=tuple(life.tail))
+
+    def _most_telling(self) -> str | None:
+        """The candidate whose last lines explain best why there is no upstream."""
+        if len(self._lives) == 1:
+            return next(iter(self._lives))
+        return next((process for process, life in self._lives.items() if life.died_early), None)
+
+    def _next_absence(self, now: float) -> float:
+        """When time alone may turn the next candidate into a hopeless one."""
+        moments = [life.since + ABSENT_AFTER for life in self._lives.values() if life.state is State.RUNNING]
+        return min((moment for moment in moments if moment > now), default=inf)
+
+    def _tell_absence(self, now: float) -> None:
+        if self._has_told_absence:
+            return
+        self._has_told_absence = True
+        self._emit(
+            Notice(
+                at=now,
+                level="warning",
+                code=f"no-{self.name}",
+                text=f"No {self.name}: none of {', '.join(self._lives)} answers HTTP, so everything goes to"
+                f" the {'frontend' if self.name == 'backend' else 'backend'}.",
+                hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
+            )
+        )

@@ -1,0 +1,197 @@
+"""Connections to one upstream: idle ones that are kept, and how a request gets one.
+
+Strategy. `Pool` is a stack of idle connections, newest first, with three reasons to drop one: it is too old
+(Vite closes after 5 s, so we do after 4), something can be read from it (its end, or bytes that nobody asked
+for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the upstream is
+ready, take an idle connection, else dial.
+
+A refused dial of a process that is said to be ready means that news of its death is on its way. Nothing of
+the request has reached it, so that any request may go on waiting. Something that runs elsewhere gets no such
+patience: nobody would tell us that it has come.
+
+Never here: what is sent over a connection, and whether it may be sent again (`relay.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy.route import Standing
+from orchestra.proxy.wire import UpstreamSide
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from orchestra.events import Event, UpstreamName
+    from orchestra.proxy.gate import Gate, Hold, Refusal
+    from orchestra.proxy.transport import Transport
+
+__all__ = ["Dial", "Lease", "Pool", "Unavailable", "Upstream"]
+
+Dial: TypeAlias = "Callable[[str, int], Awaitable[Transport]]"
+
+# Node's and uvicorn's keep-alive is 5 s; a second is for a request that is just being sent.
+IDLE_LIMIT = 4.0
+# How long news of a death may take to reach us before we dial again.
+NEWS_DELAY = 0.1
+
+
+class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
+    """An upstream cannot be asked.
+
+    Attributes:
+        standing: `Standing.HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT` if
+            there is none, `READY` if it refuses connections.
+        refusal: The reason, for people.
+    """
+
+    def __init__(self, name: UpstreamName, found: Standing, refusal: Refusal) -> None:
+        super().__init__(refusal.text, status_hint=503 if found is Standing.HOLD else 502)
+        self.name = name
+        self.standing = found
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A connection for one exchange.
+
+    Attributes:
+        is_reused: It has been idle, so that it may have died without our knowing.
+        generation: Which life of the upstream it belongs to.
+    """
+
+    side: UpstreamSide
+    is_reused: bool
+    generation: int
+
+
+@dataclass(slots=True)
+class _Idle:
+    side: UpstreamSide
+    since: float
+
+
+class Pool:
+    """Idle connections to one upstream.
+
+    Args:
+        limit: So many at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._idle: list[_Idle] = []
+        self._dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Pool: {len(self._idle)} of {self._limit} idle, {self._dropped} dropped>"
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, now: float) -> UpstreamSide | None:
+        """Return the newest connection that is still good; those that are not are dropped on the way."""
+        while self._idle:
+            idle = self._idle.pop()
+            if now - idle.since < IDLE_LIMIT and not idle.side.transport.has_input():
+                return idle.side
+            self._drop(idle)
+        return None
+
+    def put(self, side: UpstreamSide, now: float) -> None:
+        """Keep a connection whose exchange is complete; beyond the limit the oldest one goes."""
+        self._idle.append(_Idle(side, now))
+        while len(self._idle) > self._limit:
+            self._drop(self._idle.pop(0))
+
+    def sweep(self, now: float) -> None:
+        """Drop what is too old."""
+        while self._idle and now - self._idle[0].since >= IDLE_LIMIT:
+            self._drop(self._idle.pop(0))
+
+    def clear(self) -> None:
+        """Drop everything."""
+        while self._idle:
+            self._drop(self._idle.pop())
+
+    def _drop(self, idle: _Idle) -> None:
+        self._dropped += 1
+        idle.side.close()
+
+
+class Upstream:
+    """One upstream: its gate, its pool, and the way to it.
+
+    Args:
+        dial: How to connect; raises `OSError`.
+        pool_size: Idle connections that are kept.
+        max_head: Bytes that the head of an answer may have.
+    """
+
+    def __init__(self, gate: Gate, *, dial: Dial, pool_size: int = 64, max_head: int = 65536) -> None:
+        self.gate = gate
+        self.pool = Pool(pool_size)
+        self._dial = dial
+        self._max_head = max_head
+        self._generation = 0
+        self._last_address = gate.address
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.gate!r} {self.pool!r}>"
+
+    @property
+    def name(self) -> UpstreamName:
+        """What it is to the proxy."""
+        return self.gate.name
+
+    def observe(self, event: Event) -> None:
+        """Pass an event on to the gate; connections to a process that is gone or has moved are dropped."""
+        self.gate.observe(event)
+        if self.gate.address != self._last_address:
+            self._last_address = self.gate.address
+            self._generation += 1
+            self.pool.clear()
+
+    async def connect(self, hold: Hold, *, fresh: bool = False) -> Lease:
+        """Get a connection as soon as there can be one.
+
+        Args:
+            hold: The patience of the request that it is for.
+            fresh: Do not use one that has been idle.
+
+        Raises:
+            Unavailable: There will be none, or not in time.
+        """
+        while True:
+            found = await self.gate.wait_ready(hold)
+            address = self.gate.address
+            now = trio.current_time()
+            if found is not Standing.READY or address is None:
+                raise Unavailable(self.name, found, self.gate.refusal(now))
+            if not fresh and (side := self.pool.take(now)) is not None:
+                return Lease(side, is_reused=True, generation=self._generation)
+            generation = self._generation
+            try:
+                transport = await self._dial(address.host, address.port)
+            except OSError as exc:
+                now = trio.current_time()
+                if not self.gate.is_supervised or now >= hold.deadline:
+                    raise Unavailable(self.name, Standing.READY, self.gate.refusal(now)) from exc
+                await self.gate.wait_change(min(now + NEWS_DELAY, hold.deadline))
+                hold.seconds += trio.current_time() - now
+                continue
+            label = self.gate.process or str(address)
+            side = UpstreamSide(transport, label=label, max_head=self._max_head)
+            return Lease(side, is_reused=False, generation=generation)
+
+    def give_back(self, lease: Lease) -> None:
+        """Take a connection back after its exchange; it is kept if another one can follow, else closed."""
+        if lease.side.is_reusable() and lease.generation == self._generation:
+            self.pool.put(lease.side, trio.current_time())
+        else:
+            lease.side.close()

@@ -1,0 +1,726 @@
+"""One exchange: a request comes in, somebody is asked, an answer goes out. `Relay` is what exchanges share.
+
+Strategy. An `Exchange` follows its route (`route.py`): it asks an upstream, judges the head of the answer,
+and passes it on, keeps it, or asks the next one. Bodies stream: what has arrived is sent before more is
+awaited, and `await send` is all the flow control there is. Only a request whose body is still on its way
+needs a second task; everything else is one straight line in the connection's own task.
+
+What may be tried again: a request that was sent over a connection which had been idle, and which died before
+the first byte of an answer, if the request may be repeated (RFC 9110 9.2.2) and is still at hand. What may
+not be pretended: an answer whose upstream dies in the middle ends with the client's connection being aborted.
+
+Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
+upstreams are either given back or aborted on the way out, at once and without waiting.
+
+Never here: accepting connections, limits of time (`server.py`), what it all means for a process.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+import trio
+
+from orchestra.errors import UpstreamError
+from orchestra.events import RequestFinished, StreamClosed, StreamOpened
+from orchestra.proxy import answers
+from orchestra.proxy.answers import Answer
+from orchestra.proxy.gate import Hold
+from orchestra.proxy.message import (
+    BadMessage,
+    forwarded_request,
+    forwarded_response,
+    forwarded_trailers,
+    host_refusal,
+    is_looping,
+    origin_refusal,
+    websocket_fault,
+)
+from orchestra.proxy.pool import Unavailable
+from orchestra.proxy.route import (
+    KEPT_404,
+    Standing,
+    Verdict,
+    after_backend,
+    after_early_frontend,
+    after_frontend,
+    is_asset,
+    is_websocket,
+    route_request,
+    route_websocket,
+)
+from orchestra.proxy.tunnel import Tunnel, handshake_fault
+from orchestra.proxy.wire import BadResponse, ClientGone, End, UpstreamGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.config.plan import ProxyPlan
+    from orchestra.events import Event, Outcome, StreamKind, UpstreamName
+    from orchestra.proxy.message import Headers, Peer, RequestHead, ResponseHead
+    from orchestra.proxy.pool import Lease, Upstream
+    from orchestra.proxy.route import Route
+    from orchestra.proxy.wire import ClientSide, UpstreamSide
+
+__all__ = ["Exchange", "Relay", "Stream"]
+
+# Bytes of an answer that are gathered before they are sent, if they are there without waiting.
+GATHER = 65536
+# An answer that nobody wants is read to its end up to this size; beyond, a new connection is cheaper.
+DISCARDED = 65536
+# It is there, or it is not: Vite sends its page in one piece.
+DISCARD_LIMIT = 0.5
+# What events tell of a target; data: URLs in queries have been seen to be megabytes.
+MAX_TARGET = 8192
+
+_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class Stream(Protocol):
+    """Something that stays open until somebody closes it."""
+
+    upstream: UpstreamName
+
+    def close(self, code: int) -> None:
+        """End it; WebSockets say `code`."""
+        ...
+
+
+class Relay:
+    """What all exchanges of a proxy share.
+
+    Attributes:
+        streams: All WebSockets and event streams that are open now.
+        is_closing: No connection is used for another request any more.
+    """
+
+    def __init__(
+        self, plan: ProxyPlan, *, backend: Upstream, frontend: Upstream, emit: Callable[[Event], object]
+    ) -> None:
+        self.plan = plan
+        self.backend = backend
+        self.frontend = frontend
+        self.emit = emit
+        self.streams: set[Stream] = set()
+        self.is_closing = False
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"<Relay {self.backend!r} {self.frontend!r}, {len(self.streams)} streams>"
+
+    def next_id(self) -> int:
+        """Return a number for a request: they count from 1."""
+        return next(self._ids)
+
+
+@dataclass(slots=True)
+class _Reply:
+    """The head of an upstream's answer; its body is still to be read."""
+
+    upstream: Upstream
+    lease: Lease
+    head: ResponseHead
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A backend's 404 that has been read to its end."""
+
+    head: ResponseHead
+    body: list[bytes]
+    trailers: Headers
+
+
+class _Reset(Exception):  # noqa: N818 - an order, not an error
+    """The client is to get no answer but a reset."""
+
+
+class Exchange:
+    """One request and what becomes of it.
+
+    Args:
+        peer: Who sent it.
+    """
+
+    def __init__(self, relay: Relay, client: ClientSide, head: RequestHead, peer: Peer) -> None:
+        self._relay = relay
+        self._client = client
+        self._head = head
+        self._peer = peer
+        self._id = relay.next_id()
+        self._begun = trio.current_time()
+        self._hold = Hold(self._begun + relay.plan.hold)
+        self._nursery: trio.Nursery | None = None
+        self._upload_fault: ClientGone | BadMessage | None = None
+        self._body: tuple[list[bytes], End] | None = None
+        self._has_answered = False
+        self._is_told = False
+        # What the events tell.
+        self.upstream: UpstreamName = "orchestra"
+        self._status: int | None = None
+        self._reason = ""
+        self._first_byte: float | None = None
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._outcome: Outcome = "complete"
+        self._streaming: UpstreamSide | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._id} {self._head.method.decode()} {self._head.path} {self._reason}>"
+
+    async def run(self) -> None:
+        """See it through, and tell the bus.
+
+        Afterwards the client's connection knows by itself whether another request can follow. Nothing is
+        raised but a cancellation (and mistakes of ours).
+        """
+        try:
+            await self._run_whole()
+        except ClientGone:
+            self._outcome = "client-gone"
+            self._client.abort()
+        except _Reset:
+            self._outcome = "upstream-died"
+            self._client.abort()
+        except BaseException:
+            # Most often a cancellation: the client has left, or it is we who end.
+            self._outcome = "upstream-died" if self._relay.is_closing else "client-gone"
+            self._client.abort()
+            raise
+        finally:
+            self._tell()
+
+    def close(self, code: int) -> None:
+        """End the event stream that this exchange has become; it has no words for `code`."""
+        del code
+        if self._streaming is not None:
+            self._streaming.abort()
+
+    async def _run_whole(self) -> None:
+        head = self._head
+        try:
+            if not head.has_body:
+                self._body = ([], End())
+            else:
+                self._body = self._client.body_if_here()
+                if self._body is not None:
+                    self._bytes_in = sum(map(len, self._body[0]))
+            if self._body is not None:
+                await self._follow_route()
+            else:
+                await self._run_with_upload()
+        except (UpstreamError, BadMessage) as exc:
+            if self._has_answered:
+                self._outcome = "upstream-died" if isinstance(exc, UpstreamError) else "client-gone"
+                self._client.abort()
+            else:
+                await self._say(self._explain(exc))
+
+    async def _run_with_upload(self) -> None:
+        """Follow the route with a second task at hand, which sends the body while the answer is awaited."""
+        fault: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                await self._follow_route()
+            except (ClientGone, UpstreamError, BadMessage, _Reset) as exc:
+                # Out of the nursery, before it wraps it into a group.
+                fault = exc
+            nursery.cancel_scope.cancel()
+        self._nursery = None
+        fault = self._upload_fault or fault
+        if fault is not None:
+            raise fault
+
+    async def _follow_route(self) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            await self._say(refusal)
+        elif is_websocket(self._head):
+            await self._websocket()
+        else:
+            route = route_request(self._head, self._relay.plan)
+            self._reason = route.reason
+            match route.first:
+                case "orchestra":
+                    await self._say(_own(self._head))
+                case "frontend":
+                    await self._frontend_only(route)
+                case "backend":
+                    await self._backend_first(route)
+                case _:
+                    assert_never(route.first)
+
+    def _refusal(self) -> Answer | None:
+        host = host_refusal(self._head.host, self._relay.plan.allowed_hosts)
+        if host is not None:
+            return Answer(status=403, title="Host not allowed", text=f"{host}.")
+        if is_looping(self._head):
+            text = "The request has come through here again and again: an upstream sends it back."
+            return Answer(status=508, title="Requests go round in circles", text=text)
+        return None
+
+    # --- The routes ---
+
+    async def _frontend_only(self, route: Route) -> None:
+        if route.is_ping and self._relay.frontend.gate.standing(trio.current_time()) is not Standing.READY:
+            raise _Reset
+        try:
+            reply = await self._ask(self._relay.frontend)
+        except UpstreamError:
+            if route.is_ping:
+                raise _Reset from None
+            raise
+        await self._pass_on(reply, route.reason)
+
+    async def _backend_first(self, route: Route) -> None:
+        backend, frontend = self._relay.backend, self._relay.frontend
+        now = trio.current_time()
+        found = backend.gate.standing(now)
+        if (
+            found in (Standing.HOLD, Standing.FAIL)
+            and is_asset(self._head)
+            and frontend.gate.standing(now) is Standing.READY
+            and await self._early_asset()
+        ):
+            return
+        try:
+            reply = await self._ask(backend)
+        except Unavailable as exc:
+            if exc.standing is not Standing.ABSENT:
+                raise
+            self._reason = "no backend"
+            await self._pass_on(await self._ask(frontend), self._reason)
+            return
+        verdict, reason = after_backend(route, reply.head)
+        if verdict is Verdict.ANSWER:
+            await self._pass_on(reply, reason)
+        else:
+            await self._fall_back(route, reply)
+
+    async def _early_asset(self) -> bool:
+        """Ask the frontend for an asset while the backend is away; return whether that was the answer."""
+        try:
+            reply = await self._ask(self._relay.frontend)
+        except UpstreamError:
+            return False
+        if after_early_frontend(reply.head) is Verdict.ANSWER:
+            await self._pass_on(reply, "asset, backend not ready")
+            return True
+        await self._discard(reply)
+        return False
+
+    async def _fall_back(self, route: Route, reply: _Reply) -> None:
+        """Keep the backend's 404 and ask the frontend; one of the two is the answer."""
+        kept = await self._keep(reply)
+        if kept is None:
+            return
+        try:
+            second = await self._ask(self._relay.frontend)
+        except UpstreamError:
+            if route.is_navigation:
+                raise
+            await self._give_kept(kept, "backend 404, frontend not there")
+            return
+        verdict, reason = after_frontend(route, second.head)
+        if verdict is Verdict.ANSWER:
+            await self._pass_on(second, reason)
+            return
+        await self._give_kept(kept, reason, meanwhile=second)
+        await self._discard(second)
+
+    # --- Asking ---
+
+    async def _ask(self, upstream: Upstream) -> _Reply:
+        """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on."""
+        head = forwarded_request(self._head, self._peer)
+        is_repeatable = self._body is not None and head.method in _REPEATABLE
+        while True:
+            lease = await upstream.connect(self._hold, fresh=self._body is None)
+            try:
+                return _Reply(upstream, lease, await self._send_and_wait(lease.side, head))
+            except UpstreamGone as exc:
+                lease.side.abort()
+                # Each turn uses up one idle connection; the last turn is one with a fresh one.
+                if not (lease.is_reused and is_repeatable and not exc.has_begun):
+                    raise
+            except BaseException:
+                lease.side.abort()
+                raise
+
+    async def _send_and_wait(self, side: UpstreamSide, head: RequestHead) -> ResponseHead:
+        parts = [side.encode_request(head)]
+        if self._body is not None:
+            for part in self._body[0]:
+                parts += side.encode_data(part)
+            parts.append(side.encode_end(forwarded_trailers(self._body[1].trailers)))
+        try:
+            await side.send(b"".join(parts))
+        except UpstreamGone:
+            if not head.has_body:
+                raise
+            # It may have refused the body, and have said so before it closed.
+        else:
+            if self._body is None and self._nursery is not None:
+                self._nursery.start_soon(self._upload, side)
+        while True:
+            answer = await side.read_head()
+            if not answer.is_informational:
+                return answer
+            if answer.status == 101:
+                raise BadResponse("the upstream switched protocols, which nobody had asked for")
+            if self._head.version != b"1.0":
+                await self._client.send(
+                    self._client.encode_informational(forwarded_response(answer, self.upstream))
+                )
+
+    async def _upload(self, side: UpstreamSide) -> None:
+        """Send the body on as it comes. That the upstream stops reading is its answer's business."""
+        try:
+            while True:
+                event = self._client.next_event()
+                if event is None:
+                    await self._client.fill()
+                elif isinstance(event, End):
+                    await side.send(side.encode_end(forwarded_trailers(event.trailers)))
+                    return
+                else:
+                    self._bytes_in += len(event)
+                    await side.send(b"".join(side.encode_data(event)))
+        except UpstreamGone:
+            return
+        except (ClientGone, BadMessage) as exc:
+            self._upload_fault = exc
+            side.abort()
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
+
+    # --- Answering ---
+
+    async def _pass_on(self, reply: _Reply, reason: str, *, read: list[bytes] | None = None) -> None:
+        """Send an answer to the client while it comes.
+
+        Args:
+            reply: The answer.
+            reason: Why it is that one.
+            read: What has already been read of its body.
+        """
+        side = reply.lease.side
+        self._reason, self.upstream = reason, reply.upstream.name
+        is_stream = reply.head.media_type == b"text/event-stream" and self._head.method == b"GET"
+        try:
+            out = self._begin_answer(forwarded_response(reply.head, self.upstream))
+            if is_stream:
+                self._open_stream(side)
+            await self._stream_body(side, out, read or [])
+        except UpstreamError:
+            # Nothing that could be taken for the whole answer.
+            self._outcome = "upstream-died"
+            side.abort()
+            self._client.abort()
+        except BaseException:
+            side.abort()
+            raise
+        else:
+            reply.upstream.give_back(reply.lease)
+        finally:
+            if is_stream:
+                self._relay.streams.discard(self)
+
+    async def _stream_body(self, side: UpstreamSide, out: list[bytes], read: list[bytes]) -> None:
+        """Pass a body on: all that is there is sent before more is awaited."""
+        client, gathered = self._client, 0
+        for part in read:
+            self._bytes_out += len(part)
+            out += client.encode_data(part)
+        while True:
+            event = side.next_event()
+            if isinstance(event, End):
+                out.append(client.encode_end(forwarded_trailers(event.trailers)))
+                await client.send(b"".join(out))
+                return
+            if event is not None:
+                self._bytes_out += len(event)
+                gathered += len(event)
+                out += client.encode_data(event)
+                if gathered < GATHER:
+                    continue
+            if out:
+                await client.send(b"".join(out))
+                out, gathered = [], 0
+            if event is None:
+                await side.fill()
+
+    def _begin_answer(self, head: ResponseHead) -> list[bytes]:
+        self._has_answered = True
+        self._status = head.status
+        self._first_byte = trio.current_time() - self._begun
+        close = self._relay.is_closing or not self._client.is_body_read
+        return [self._client.encode_response(head, close=close)]
+
+    async def _keep(self, reply: _Reply) -> _Kept | None:
+        """Read a 404 to its end; one that turns out too large is passed on, and ``None`` is returned."""
+        body: list[bytes] = []
+        size = 0
+        side = reply.lease.side
+        try:
+            while True:
+                event = side.next_event()
+                if event is None:
+                    await side.fill()
+                elif isinstance(event, End):
+                    reply.upstream.give_back(reply.lease)
+                    return _Kept(reply.head, body, event.trailers)
+                else:
+                    body.append(event)
+                    size += len(event)
+                    if size > KEPT_404:
+                        break
+        except BaseException:
+            side.abort()
+            raise
+        await self._pass_on(reply, "backend 404, too large to fall back", read=body)
+        return None
+
+    async def _give_kept(self, kept: _Kept, reason: str, *, meanwhile: _Reply | None = None) -> None:
+        """Answer with the backend's 404.
+
+        Args:
+            kept: The 404.
+            reason: Why it stands.
+            meanwhile: An answer that is still open, to be dropped if the client is gone.
+        """
+        self._reason, self.upstream = reason, "backend"
+        try:
+            out = self._begin_answer(forwarded_response(kept.head, self.upstream))
+            for part in kept.body:
+                self._bytes_out += len(part)
+                out += self._client.encode_data(part)
+            out.append(self._client.encode_end(forwarded_trailers(kept.trailers)))
+            await self._client.send(b"".join(out))
+        except BaseException:
+            if meanwhile is not None:
+                meanwhile.lease.side.abort()
+            raise
+
+    async def _discard(self, reply: _Reply) -> None:
+        """Read an answer that nobody wants to its end, if that is near; the connection may serve again."""
+        is_read = False
+        try:
+            with trio.move_on_after(DISCARD_LIMIT):
+                is_read = await _read_out(reply)
+        except UpstreamError:
+            pass
+        finally:
+            if is_read:
+                reply.upstream.give_back(reply.lease)
+            else:
+                reply.lease.side.abort()
+
+    async def _say(self, answer: Answer) -> None:
+        """Give an answer of our own."""
+        self.upstream = "orchestra"
+        self._reason = self._reason or answer.title
+        head, body = answers.render(answer, self._head, close=not self._client.is_body_read)
+        out = self._begin_answer(head)
+        if body:
+            self._bytes_out += len(body)
+            out += self._client.encode_data(body)
+        out.append(self._client.encode_end([]))
+        await self._client.send(b"".join(out))
+
+    def _explain(self, exc: UpstreamError | BadMessage) -> Answer:
+        if isinstance(exc, BadMessage):
+            self._reason = "bad request"
+            return Answer(status=exc.status, title="Bad request", text=f"{exc}.")
+        if isinstance(exc, Unavailable):
+            state = "ready" if exc.status_hint == 503 else "there"
+            self._reason = f"{exc.name} not {state}"
+            return Answer(
+                status=exc.status_hint,
+                title=f"The {exc.name} is not {state}",
+                text=f"{exc}.",
+                tail=exc.refusal.tail,
+            )
+        self._reason = "no valid answer"
+        title = "No answer in time" if exc.status_hint == 504 else "No valid answer"
+        return Answer(status=exc.status_hint, title=title, text=f"{exc}.", hint=exc.hint)
+
+    # --- Streams ---
+
+    async def _websocket(self) -> None:
+        plan, head = self._relay.plan, self._head
+        fault = websocket_fault(head)
+        if fault is not None:
+            status, text = fault
+            extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
+            await self._say(Answer(status=status, title="No WebSocket", text=f"{text}.", headers=extra))
+            return
+        route = route_websocket(head, plan)
+        self._reason = route.reason
+        if route.first == "orchestra":
+            await self._say(_own(head))
+            return
+        upstream = self._relay.frontend if route.first == "frontend" else self._relay.backend
+        if upstream.gate.standing(trio.current_time()) is Standing.ABSENT:
+            upstream, self._reason = self._relay.frontend, "no backend"
+        if upstream is self._relay.frontend:
+            origin = head.get(b"origin")
+            refused = origin_refusal(origin, head.host, self._peer.port, plan.allowed_origins)
+            if refused is not None:
+                await self._say(Answer(status=403, title="Origin not allowed", text=f"{refused}."))
+                return
+        if route.is_ping and upstream.gate.standing(trio.current_time()) is not Standing.READY:
+            raise _Reset
+        try:
+            reply = await self._ask_for_websocket(upstream)
+        except UpstreamError:
+            if route.is_ping:
+                raise _Reset from None
+            raise
+        if reply.head.status != 101:
+            await self._pass_on(reply, self._reason)
+            return
+        await self._tunnel(reply, route.kind or "websocket")
+
+    async def _ask_for_websocket(self, upstream: Upstream) -> _Reply:
+        """Pass the handshake on; the answer is its 101, checked, or whatever else the upstream says."""
+        head = forwarded_request(self._head, self._peer, upgrade=True)
+        lease = await upstream.connect(self._hold, fresh=True)
+        side = lease.side
+        try:
+            with trio.move_on_after(self._relay.plan.upgrade_timeout) as limit:
+                await side.send(side.encode_request(head) + side.encode_end([]))
+                answer = await side.read_head()
+                while answer.is_informational and answer.status != 101:
+                    answer = await side.read_head()
+        except BaseException:
+            side.abort()
+            raise
+        wrong: UpstreamError | None = None
+        if limit.cancelled_caught:
+            seconds = f"{self._relay.plan.upgrade_timeout:g} s"
+            text = f"the {upstream.name} did not answer the WebSocket handshake within {seconds}"
+            wrong = UpstreamError(text, status_hint=504)
+        elif answer.status == 101 and (fault := handshake_fault(self._head, answer)) is not None:
+            wrong = BadResponse(f"the {upstream.name}: {fault}")
+        if wrong is not None:
+            side.abort()
+            raise wrong
+        return _Reply(upstream, lease, answer)
+
+    async def _tunnel(self, reply: _Reply, kind: StreamKind) -> None:
+        self.upstream = reply.upstream.name
+        tunnel = Tunnel(self._client, reply.lease.side)
+        try:
+            # From here on the end of the client's bytes is half of a goodbye, not the client's leaving.
+            self._client.transport.on_hangup(None)
+            answer = forwarded_response(reply.head, self.upstream, upgrade=True)
+            await self._client.send(self._client.encode_informational(answer))
+        except BaseException:
+            reply.lease.side.abort()
+            raise
+        self._has_answered = True
+        self._status = 101
+        self._first_byte = trio.current_time() - self._begun
+        self._tell()
+        opened = _Opened(self.upstream, tunnel)
+        self._relay.streams.add(opened)
+        self._emit_opened(kind)
+        try:
+            await tunnel.run()
+        finally:
+            self._relay.streams.discard(opened)
+            self._emit_closed(kind, tunnel.close_code, tunnel.bytes_in, tunnel.bytes_out)
+
+    def _open_stream(self, side: UpstreamSide) -> None:
+        self._streaming = side
+        self._relay.streams.add(self)
+        self._emit_opened("event-stream")
+
+    # --- Telling ---
+
+    def _target(self) -> str:
+        return self._head.target[:MAX_TARGET].decode("ascii")
+
+    def _tell(self) -> None:
+        if self._is_told:
+            return
+        self._is_told = True
+        now = trio.current_time()
+        self._relay.emit(
+            RequestFinished(
+                at=now,
+                id=self._id,
+                method=self._head.method.decode("ascii"),
+                target=self._target(),
+                status=self._status,
+                upstream=self.upstream,
+                reason=self._reason,
+                held=self._hold.seconds,
+                first_byte=self._first_byte,
+                duration=now - self._begun,
+                bytes_in=self._bytes_in,
+                bytes_out=self._bytes_out,
+                outcome=self._outcome,
+            )
+        )
+        if self._streaming is not None:
+            self._emit_closed("event-stream", None, self._bytes_in, self._bytes_out)
+
+    def _emit_opened(self, kind: StreamKind) -> None:
+        self._relay.emit(
+            StreamOpened(
+                at=trio.current_time(), id=self._id, kind=kind, target=self._target(), upstream=self.upstream
+            )
+        )
+
+    def _emit_closed(self, kind: StreamKind, code: int | None, bytes_in: int, bytes_out: int) -> None:
+        now = trio.current_time()
+        self._relay.emit(
+            StreamClosed(
+                at=now,
+                id=self._id,
+                kind=kind,
+                target=self._target(),
+                upstream=self.upstream,
+                code=code,
+                duration=now - self._begun,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+            )
+        )
+
+
+class _Opened:
+    """A tunnel in the list of open streams."""
+
+    def __init__(self, upstream: UpstreamName, tunnel: Tunnel) -> None:
+        self.upstream = upstream
+        self._tunnel = tunnel
+
+    def close(self, code: int) -> None:
+        self._tunnel.close(code)
+
+
+async def _read_out(reply: _Reply) -> bool:
+    """Read an answer's body; ``False`` if it is too long for that."""
+    side, size = reply.lease.side, 0
+    while size <= DISCARDED and (reply.head.length or 0) <= DISCARDED:
+        event = side.next_event()
+        if isinstance(event, End):
+            return True
+        if event is None:
+            await side.fill()
+        else:
+            size += len(event)
+    return False
+
+
+def _own(head: RequestHead) -> Answer:
+    """What is answered under our own paths."""
+    if head.target == b"*":
+        return Answer(status=200, title="orchestra", text="All methods but CONNECT.")
+    return Answer(status=404, title="Not found", text=f"orchestra has nothing at {head.path}.")

@@ -1,0 +1,238 @@
+"""A WebSocket between a browser and an upstream: bytes both ways, after both have shaken hands.
+
+Strategy. Nothing is decoded: once the upstream has accepted the browser's own handshake, the bytes of each
+direction are passed on as they come, so that compression, frame sizes, pings and close codes stay what they
+are, at the price of a memory copy. A `FrameTap` watches the frame headers go by. It knows whether a frame is
+just over, and only then can a close frame of ours be put in: when the run ends (1001), or when the upstream
+is about to be started anew (1012).
+
+There is no idle limit: HMR sockets are silent for hours. When one side has stopped sending, the other may
+finish what it has to say.
+
+Never here: who is asked, and whether the browser may (`route.py`, `message.py`).
+"""
+
+from __future__ import annotations
+
+import struct
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+from wsproto.frame_protocol import CloseReason, FrameProtocol
+from wsproto.utilities import generate_accept_token
+
+from orchestra.proxy.message import fields, has_token
+from orchestra.proxy.wire import ClientGone, UpstreamGone
+
+if TYPE_CHECKING:
+    from orchestra.proxy.message import RequestHead, ResponseHead
+    from orchestra.proxy.wire import ClientSide, UpstreamSide
+
+__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fault"]
+
+GOING_AWAY = int(CloseReason.GOING_AWAY)
+SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
+
+# After one side has ended: a WebSocket that is half closed has nothing more to say, as a rule.
+HALF_CLOSED_LIMIT = 10.0
+# For the other sides' close frames after ours (Chromium and Node answer at once).
+GOODBYE_LIMIT = 1.0
+
+_OPCODE_CLOSE = 0x8
+
+
+def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
+    """Say why a 101 does not accept what `request` asked for; ``None`` if it does (RFC 6455 4.1)."""
+    if not has_token(answer.headers, b"upgrade", b"websocket"):
+        return "the 101 does not upgrade to websocket"
+    if not has_token(answer.headers, b"connection", b"upgrade"):
+        return "the 101 has no Connection: Upgrade"
+    key = request.get(b"sec-websocket-key") or b""
+    if fields(answer.headers, b"sec-websocket-accept") != [generate_accept_token(key)]:
+        return "the 101 has the wrong Sec-WebSocket-Accept"
+    return None
+
+
+class FrameTap:
+    """Watches one direction of a WebSocket go by, in pieces of any size.
+
+    Attributes:
+        close_code: Of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
+        messages: How many have been complete.
+    """
+
+    __slots__ = ("_header", "_is_close", "_mask", "_payload", "_remaining", "close_code", "messages")
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._remaining = 0
+        self._is_close = False
+        self._mask = b""
+        self._payload = bytearray()
+        self.close_code: int | None = None
+        self.messages = 0
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """Whether the last frame is complete, so that another one could begin here."""
+        return not self._header and not self._remaining
+
+    def feed(self, data: bytes) -> None:
+        """Watch `data` go by."""
+        position, end = 0, len(data)
+        while position < end:
+            if self._remaining:
+                step = min(self._remaining, end - position)
+                if self._is_close and len(self._payload) < 2:
+                    self._payload += data[position : position + step]
+                position += step
+                self._remaining -= step
+                if not self._remaining:
+                    self._frame_ends()
+                continue
+            self._header.append(data[position])
+            position += 1
+            if len(self._header) >= 2 and len(self._header) == self._header_size():
+                self._header_ends()
+
+    def _header_size(self) -> int:
+        second = self._header[1]
+        return 2 + {126: 2, 127: 8}.get(second & 0x7F, 0) + (4 if second & 0x80 else 0)
+
+    def _header_ends(self) -> None:
+        header = self._header
+        length = header[1] & 0x7F
+        if length == 126:
+            (length,) = struct.unpack_from("!H", header, 2)
+        elif length == 127:
+            (length,) = struct.unpack_from("!Q", header, 2)
+        opcode = header[0] & 0x0F
+        self._is_close = opcode == _OPCODE_CLOSE
+        self._mask = bytes(header[-4:]) if header[1] & 0x80 else b"\0\0\0\0"
+        self._payload.clear()
+        # A final frame of data, or of a continuation, completes a message.
+        if header[0] & 0x80 and opcode < _OPCODE_CLOSE:
+            self.messages += 1
+        self._remaining = length
+        self._header = bytearray()
+        if not length:
+            self._frame_ends()
+
+    def _frame_ends(self) -> None:
+        if self._is_close and self.close_code is None:
+            first, second = self._payload[:1], self._payload[1:2]
+            if second:
+                self.close_code = (first[0] ^ self._mask[0]) << 8 | second[0] ^ self._mask[1]
+            else:
+                self.close_code = int(CloseReason.NO_STATUS_RCVD)
+
+
+class Tunnel:
+    """The bytes of one WebSocket, once both handshakes are done.
+
+    Attributes:
+        bytes_in: Bytes that came from the client.
+        bytes_out: Bytes that went to it.
+    """
+
+    def __init__(self, client: ClientSide, upstream: UpstreamSide) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._from_client = FrameTap()
+        self._from_upstream = FrameTap()
+        self._is_sending_up = self._is_sending_down = False
+        self._close_code: int | None = None
+        self._ended = 0
+        self._scope = trio.CancelScope()
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code that was seen first, or sent by us; ``None`` if there was none."""
+        seen = self._from_client.close_code or self._from_upstream.close_code
+        return seen if seen is not None else self._close_code
+
+    def close(self, code: int) -> None:
+        """End it: say goodbye with `code` to both sides, as far as they are in a position to hear it."""
+        if self._close_code is None:
+            self._close_code = code
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Relay until both sides have ended, one is gone, or `close` is called; then both are closed."""
+        is_broken = False
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._up)
+                    nursery.start_soon(self._down)
+            is_broken = self._scope.cancelled_caught and self._close_code is None and self._ended < 2
+            if self._close_code is not None:
+                with trio.move_on_after(GOODBYE_LIMIT):
+                    await self._say_goodbye(self._close_code)
+        except BaseException:
+            is_broken = True
+            raise
+        finally:
+            for side in (self._client, self._upstream):
+                if is_broken:
+                    side.abort()
+                else:
+                    side.close()
+
+    async def _up(self) -> None:
+        try:
+            while data := await self._client.receive_raw():
+                self.bytes_in += len(data)
+                self._postpone_end()
+                self._from_client.feed(data)
+                self._is_sending_up = True
+                await self._upstream.send(data)
+                self._is_sending_up = False
+        except (ClientGone, UpstreamGone):
+            self._scope.cancel()
+        else:
+            self._upstream.transport.send_eof()
+            self._one_ends()
+
+    async def _down(self) -> None:
+        try:
+            while data := await self._upstream.receive_raw():
+                self.bytes_out += len(data)
+                self._postpone_end()
+                self._from_upstream.feed(data)
+                self._is_sending_down = True
+                await self._client.send(data)
+                self._is_sending_down = False
+        except (ClientGone, UpstreamGone):
+            self._scope.cancel()
+        else:
+            self._client.transport.send_eof()
+            self._one_ends()
+
+    def _one_ends(self) -> None:
+        self._ended += 1
+        self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
+
+    def _postpone_end(self) -> None:
+        if self._scope.deadline != inf:
+            self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
+
+    async def _say_goodbye(self, code: int) -> None:
+        try:
+            if not self._is_sending_up and self._from_client.is_at_boundary:
+                await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))
+            self._upstream.transport.send_eof()
+        except UpstreamGone:
+            pass
+        try:
+            if not self._is_sending_down and self._from_upstream.is_at_boundary:
+                await self._client.send(FrameProtocol(client=False, extensions=[]).close(code))
+                # A close with the client's bytes unread would turn into a reset, and the code would be lost.
+                self._client.transport.send_eof()
+                while await self._client.receive_raw():
+                    pass
+        except ClientGone:
+            pass

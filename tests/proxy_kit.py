@@ -1,0 +1,295 @@
+"""What the proxy's tests share: transports in memory, and a stage on which dialogues are played.
+
+On the `Stage` a proxy stands between clients and two origins; everybody is a `Talker`, who says bytes and
+hears bytes. Nothing touches the system, so that a test can run under the autojump clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from orchestra.config.plan import AtUrl, FromProcess, ProxyPlan
+from orchestra.events import (
+    OutputLine,
+    RequestFinished,
+    State,
+    StateChanged,
+    StreamClosed,
+    StreamOpened,
+)
+from orchestra.proxy.message import Peer
+from orchestra.proxy.server import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from orchestra.events import Event
+    from orchestra.proxy.transport import Buffer
+
+T = TypeVar("T")
+
+BACKEND_PORT = 8001
+FRONTEND_PORT = 5173
+
+
+class _Pipe:
+    """One direction: what was sent and not yet received."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.data = bytearray()
+        self.has_ended = False
+        self.is_broken = False
+        self.changed = trio.lowlevel.ParkingLot()
+
+    def end(self, *, broken: bool = False) -> None:
+        self.has_ended = True
+        self.is_broken |= broken
+        if broken:
+            self.data.clear()
+        self.changed.unpark_all()
+
+
+class MemoryTransport:
+    """The `Transport` protocol without a system: one end of a pair made by `memory_pair`."""
+
+    def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._in, self._out = incoming, outgoing
+        self._is_closed = False
+        self._on_hangup: Callable[[], object] | None = None
+        self.other: MemoryTransport
+
+    async def receive_some(self, max_bytes: int = 262144) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._is_closed:
+                raise trio.ClosedResourceError
+            if self._in.is_broken:
+                raise ConnectionResetError
+            if self._in.data:
+                data = bytes(self._in.data[:max_bytes])
+                del self._in.data[:max_bytes]
+                self._in.changed.unpark_all()
+                return data
+            if self._in.has_ended:
+                return b""
+            await self._in.changed.park()
+
+    async def send_all(self, data: Buffer) -> None:
+        rest = bytes(data)
+        await trio.lowlevel.checkpoint()
+        while rest:
+            if self._is_closed:
+                raise trio.ClosedResourceError
+            if self._out.is_broken or self.other._is_closed:
+                raise BrokenPipeError
+            room = self._out.capacity - len(self._out.data)
+            if room > 0:
+                self._out.data += rest[:room]
+                rest = rest[room:]
+                self._out.changed.unpark_all()
+            else:
+                await self._out.changed.park()
+
+    def send_eof(self) -> None:
+        self._out.end()
+        self.other._hung_up()
+
+    def has_input(self) -> bool:
+        return bool(self._in.data) or self._in.has_ended or self._is_closed
+
+    def on_hangup(self, callback: Callable[[], object] | None) -> None:
+        self._on_hangup = callback
+        if self._in.has_ended:
+            self._hung_up()
+
+    def close(self) -> None:
+        self._leave(broken=False)
+
+    def abort(self) -> None:
+        self._leave(broken=True)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def _leave(self, *, broken: bool) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._out.end(broken=broken)
+            self._in.changed.unpark_all()
+            self.other._hung_up()
+
+    def _hung_up(self) -> None:
+        callback, self._on_hangup = self._on_hangup, None
+        if callback is not None:
+            callback()
+
+
+def memory_pair(capacity: int = 65536) -> tuple[MemoryTransport, MemoryTransport]:
+    there, back = _Pipe(capacity), _Pipe(capacity)
+    one, other = MemoryTransport(back, there), MemoryTransport(there, back)
+    one.other, other.other = other, one
+    return one, other
+
+
+class Talker:
+    """Somebody who says bytes to the proxy and hears some from it."""
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.transport = transport
+        self._heard = bytearray()
+
+    async def says(self, *data: bytes) -> None:
+        for piece in data:
+            await self.transport.send_all(piece)
+
+    async def hears(self, size: int) -> bytes:
+        """Hear exactly so many bytes."""
+        while len(self._heard) < size:
+            await self._listen()
+        data = bytes(self._heard[:size])
+        del self._heard[:size]
+        return data
+
+    async def hears_until(self, mark: bytes) -> bytes:
+        """Hear everything up to `mark`, which is included."""
+        while mark not in self._heard:
+            await self._listen()
+        return await self.hears(self._heard.index(mark) + len(mark))
+
+    async def hears_head(self) -> bytes:
+        return await self.hears_until(b"\r\n\r\n")
+
+    async def hears_end(self) -> bytes:
+        """Hear what is left up to an orderly end."""
+        with contextlib.suppress(EOFError):
+            while True:
+                await self._listen()
+        data = bytes(self._heard)
+        self._heard.clear()
+        return data
+
+    async def hears_reset(self) -> None:
+        """Hear anything, and then the connection break."""
+        try:
+            await self.hears_end()
+        except ConnectionResetError:
+            return
+        raise AssertionError("the connection ended in an orderly way")
+
+    def leaves(self) -> None:
+        self.transport.close()
+
+    def breaks(self) -> None:
+        self.transport.abort()
+
+    async def _listen(self) -> None:
+        data = await self.transport.receive_some()
+        if not data:
+            raise EOFError(f"the connection has ended; heard last: {bytes(self._heard)!r}")
+        self._heard += data
+
+
+class Stage:
+    """A proxy, its clients and two origins.
+
+    Attributes:
+        events: All that the proxy emitted.
+    """
+
+    def __init__(self, nursery: trio.Nursery, **settings: Any) -> None:
+        settings.setdefault("backend", FromProcess(name="api"))
+        settings.setdefault("frontend", FromProcess(name="vite"))
+        self.events: list[Event] = []
+        self.plan = ProxyPlan(**settings)
+        self._nursery = nursery
+        self._told = trio.lowlevel.ParkingLot()
+        self._dialled = {
+            port: trio.open_memory_channel[Talker](100) for port in (BACKEND_PORT, FRONTEND_PORT)
+        }
+        self.refusing: set[int] = set()
+        self.dials: list[int] = []
+        self.proxy = Proxy(self.plan, [], emit=self._emit, dial=self._dial)
+
+    def _emit(self, event: Event) -> None:
+        self.events.append(event)
+        self._told.unpark_all()
+
+    async def _dial(self, host: str, port: int) -> MemoryTransport:
+        assert host == "127.0.0.1"
+        await trio.lowlevel.checkpoint()
+        self.dials.append(port)
+        if port in self.refusing:
+            raise ConnectionRefusedError
+        ours, theirs = memory_pair()
+        self._dialled[port][0].send_nowait(Talker(theirs))
+        return ours
+
+    def client(self, address: str = "127.0.0.1") -> Talker:
+        """A client connects."""
+        ours, theirs = memory_pair()
+        self._nursery.start_soon(self.proxy.serve, theirs, Peer(address, 8000))
+        return Talker(ours)
+
+    async def backend(self) -> Talker:
+        """Wait until the proxy connects to the backend."""
+        return await self._dialled[BACKEND_PORT][1].receive()
+
+    async def frontend(self) -> Talker:
+        """Wait until the proxy connects to the frontend."""
+        return await self._dialled[FRONTEND_PORT][1].receive()
+
+    def reports(self, process: str, state: State, **more: Any) -> None:
+        """The supervisor reports the state of a process."""
+        if state is State.READY:
+            more.setdefault("url", f"http://127.0.0.1:{BACKEND_PORT if process == 'api' else FRONTEND_PORT}")
+        self.proxy.observe(
+            StateChanged(at=trio.current_time(), process=process, state=state, previous=State.WAITING, **more)
+        )
+
+    def prints(self, process: str, text: str) -> None:
+        self.proxy.observe(OutputLine(at=trio.current_time(), process=process, stream="stderr", text=text))
+
+    async def told(self, kind: type[T], count: int = 1) -> T:
+        """Wait until `count` events of a kind have been emitted; return the last of them."""
+        while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
+            await self._told.park()
+        return found[count - 1]
+
+    async def finished(self, count: int = 1) -> RequestFinished:
+        return await self.told(RequestFinished, count)
+
+    async def opened(self, count: int = 1) -> StreamOpened:
+        return await self.told(StreamOpened, count)
+
+    async def closed(self, count: int = 1) -> StreamClosed:
+        return await self.told(StreamClosed, count)
+
+
+@contextlib.asynccontextmanager
+async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) -> AsyncIterator[Stage]:
+    """Set a stage; the processes in `ready` are."""
+    async with trio.open_nursery() as nursery:
+        made = Stage(nursery, **settings)
+        for process in ready:
+            made.reports(process, State.READY)
+        await nursery.start(made.proxy.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def elsewhere(port: int) -> AtUrl:
+    return AtUrl(host="127.0.0.1", port=port)
+
+
+def headers_of(head: bytes) -> list[tuple[bytes, bytes]]:
+    lines = head.split(b"\r\n")[1:-2]
+    return [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+
+
+def header(head: bytes, name: bytes) -> bytes | None:
+    return next((value for found, value in headers_of(head) if found.lower() == name.lower()), None)

@@ -1,0 +1,86 @@
+"""What orchestra says itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orchestra.proxy.answers import Answer, render
+from orchestra.proxy.message import RequestHead, fields
+
+GONE = Answer(
+    status=502,
+    title="The backend is not there",
+    text="api is failed: exit code 1.",
+    hint="<mend> it",
+    tail=("Traceback", "  <script>alert(1)</script>"),
+)
+NAVIGATES = RequestHead(b"GET", b"/x", [(b"Accept", b"text/html,*/*")])
+
+
+def test_somebody_who_navigates_gets_a_page_that_looks_again_by_itself() -> None:
+    head, body = render(GONE, NAVIGATES)
+    page = body.decode()
+    assert (head.status, head.reason, head.media_type) == (502, b"Bad Gateway", b"text/html")
+    assert '<meta http-equiv="refresh" content="1">' in page
+    assert "api is failed: exit code 1." in page
+    assert "Traceback" in page
+    assert "color-scheme: light dark" in page
+
+
+def test_nothing_from_outside_becomes_markup() -> None:
+    page = render(GONE, NAVIGATES)[1].decode()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;mend&gt; it" in page
+
+
+def test_a_refusal_does_not_look_again() -> None:
+    page = render(Answer(status=403, title="No", text="no."), NAVIGATES)[1].decode()
+    assert "http-equiv" not in page
+    assert "again" not in page
+
+
+@pytest.mark.parametrize(
+    "accept", [b"application/json", b"application/json, text/plain, */*", b"application/problem+json"]
+)
+def test_programs_get_json(accept: bytes) -> None:
+    head, body = render(GONE, RequestHead(b"GET", b"/x", [(b"Accept", accept)]))
+    assert head.media_type == b"application/json"
+    assert json.loads(body) == {
+        "error": "The backend is not there",
+        "detail": "api is failed: exit code 1.",
+        "hint": "<mend> it",
+        "output": ["Traceback", "  <script>alert(1)</script>"],
+    }
+
+
+@pytest.mark.parametrize(
+    "head", [None, RequestHead(b"GET", b"/", [(b"Accept", b"*/*")]), RequestHead(b"POST", b"/", [])]
+)
+def test_everybody_else_gets_text(head: RequestHead | None) -> None:
+    answered, body = render(GONE, head)
+    assert answered.media_type == b"text/plain"
+    assert body.decode().startswith(
+        "The backend is not there: api is failed: exit code 1.\n<mend> it\n\nTraceback\n"
+    )
+
+
+@pytest.mark.parametrize(("status", "retry"), [(400, []), (403, []), (502, [b"1"]), (503, [b"1"]), (508, [])])
+def test_answers_are_never_cached_and_say_when_to_come_back(status: int, retry: list[bytes]) -> None:
+    head, body = render(Answer(status=status, title="x", text="y"), NAVIGATES)
+    assert fields(head.headers, b"cache-control") == [b"no-store"]
+    assert fields(head.headers, b"retry-after") == retry
+    assert fields(head.headers, b"x-orchestra-upstream") == [b"orchestra"]
+    assert fields(head.headers, b"content-length") == [b"%d" % len(body)]
+
+
+def test_head_gets_the_length_of_what_get_would_get() -> None:
+    head, body = render(GONE, RequestHead(b"HEAD", b"/x", []))
+    assert body == b""
+    assert fields(head.headers, b"content-length") != [b"0"]
+
+
+def test_text_that_is_no_utf_8_does_not_break_the_answer() -> None:
+    assert b"?" in render(Answer(status=502, title="x", text="\udcff"), NAVIGATES)[1]

@@ -1,0 +1,899 @@
+"""One exchange, as a dialogue: the client says, an origin hears, the origin says, the client hears."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from orchestra.config.plan import AnyOf
+from orchestra.events import Notice, State
+from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, elsewhere, header, headers_of, stage
+
+if TYPE_CHECKING:
+    from tests.proxy_kit import Talker
+
+HOST = b"Host: localhost:8000\r\n"
+JSON_404 = b'HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n"no it"'
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\npage"
+SCRIPT = b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\nContent-Length: 6\r\n\r\nlet a;"
+NAVIGATES = b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
+
+
+def get(target: bytes = b"/x", fields: bytes = b"", method: bytes = b"GET") -> bytes:
+    return method + b" " + target + b" HTTP/1.1\r\n" + HOST + fields + b"\r\n"
+
+
+async def answer(talker: Talker) -> tuple[bytes, bytes]:
+    """Hear an answer with a length; return its head and body."""
+    head = await talker.hears_head()
+    return head, await talker.hears(int(header(head, b"content-length") or b"0"))
+
+
+# --- the straight way ---
+
+
+async def test_the_backend_is_asked_first_and_its_answer_comes_back_as_it_was(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/api/notes?x=1", b"X-One: 1\r\nx-two: 2\r\n"))
+        backend = await on.backend()
+        head = await backend.hears_head()
+        assert head.startswith(b"GET /api/notes?x=1 HTTP/1.1\r\n")
+        assert headers_of(head) == [
+            (b"Host", b"localhost:8000"),
+            (b"X-One", b"1"),
+            (b"x-two", b"2"),
+            (b"X-Forwarded-For", b"127.0.0.1"),
+            (b"X-Forwarded-Host", b"localhost:8000"),
+            (b"X-Forwarded-Proto", b"http"),
+            (b"X-Forwarded-Port", b"8000"),
+            (b"Via", b"1.1 orchestra"),
+        ]
+        await backend.says(
+            b"HTTP/1.1 200 Fine By Me\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok"
+        )
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 200 Fine By Me\r\n")
+        assert headers_of(head) == [
+            (b"Set-Cookie", b"a=1"),
+            (b"Set-Cookie", b"b=2"),
+            (b"Content-Length", b"2"),
+            (b"X-Orchestra-Upstream", b"backend"),
+        ]
+        assert body == b"ok"
+        told = await on.finished()
+        assert (told.id, told.method, told.target) == (1, "GET", "/api/notes?x=1")
+        assert (told.status, told.upstream, told.reason, told.outcome) == (
+            200,
+            "backend",
+            "backend answered",
+            "complete",
+        )
+        assert (told.bytes_in, told.bytes_out, told.held) == (0, 2, 0.0)
+
+
+async def test_host_keeps_its_place_among_the_fields(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        await on.client().says(b"GET /x HTTP/1.1\r\nA: 1\r\n" + HOST + b"B: 2\r\n\r\n")
+        head = await (await on.backend()).hears_head()
+        assert [name for name, _ in headers_of(head)][:3] == [b"A", b"Host", b"B"]
+
+
+async def test_connections_are_kept_alive_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        for _ in range(3):
+            await backend.hears_head()
+            await backend.says(PAGE)
+            assert (await answer(client))[1] == b"page"
+            await client.says(get())
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_pipelined_requests_are_answered_in_order(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(
+            get(b"/1") + b"POST /2 HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nb" + get(b"/3")
+        )
+        backend = await on.backend()
+        for number in (b"1", b"2", b"3"):
+            assert (b" /" + number + b" ") in await backend.hears_head()
+            if number == b"2":
+                assert await backend.hears(1) == b"b"
+            await backend.says(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + number)
+        assert [(await answer(client))[1] for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/@vite/client"))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(b"HTTP/1.1 504 Outdated Optimize Dep\r\nContent-Length: 0\r\n\r\n")
+        head, _ = await answer(client)
+        assert head.startswith(b"HTTP/1.1 504 Outdated Optimize Dep\r\n")
+        assert header(head, b"x-orchestra-upstream") == b"frontend"
+        assert on.dials == [FRONTEND_PORT]
+
+
+# --- falling back ---
+
+
+@pytest.mark.parametrize(
+    ("request_", "from_vite", "heard", "who"),
+    [
+        pytest.param(get(b"/x", NAVIGATES), PAGE, b"page", b"frontend", id="a-navigation-gets-the-page"),
+        pytest.param(get(b"/"), PAGE, b"page", b"frontend", id="so-does-curl-of-the-root"),
+        pytest.param(get(b"/x.ts"), SCRIPT, b"let a;", b"frontend", id="a-module"),
+        pytest.param(get(b"/x"), PAGE, b'"no it"', b"backend", id="curl-does-not-get-the-page"),
+        pytest.param(
+            get(b"/x", b"Sec-Fetch-Mode: cors\r\n"), PAGE, b'"no it"', b"backend", id="nor-does-fetch"
+        ),
+        pytest.param(
+            get(b"/favicon.ico"),
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            b'"no it"',
+            b"backend",
+            id="two-404s",
+        ),
+    ],
+)
+async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
+    request_: bytes, from_vite: bytes, heard: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(request_)
+        backend = await on.backend()
+        head = await backend.hears_head()
+        await backend.says(JSON_404)
+        vite = await on.frontend()
+        assert await vite.hears_head() == head
+        await vite.says(from_vite)
+        head, body = await answer(client)
+        assert (body, header(head, b"x-orchestra-upstream")) == (heard, who)
+        # Both connections are as good as before.
+        await client.says(request_)
+        await backend.hears_head()
+        await backend.says(JSON_404)
+        await vite.hears_head()
+        await vite.says(from_vite)
+        assert (await answer(client))[1] == heard
+        assert on.dials == [BACKEND_PORT, FRONTEND_PORT]
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer_"),
+    [
+        (get(b"/api/notes/7", NAVIGATES), JSON_404),
+        (get(b"/x", NAVIGATES, b"DELETE"), JSON_404),
+        (get(b"/x", NAVIGATES), JSON_404.replace(b"Content-Type", b"X-Orchestra-Final: 1\r\nContent-Type")),
+        (b"GET /x HTTP/1.1\r\n" + HOST + NAVIGATES + b"Content-Length: 2\r\n\r\nhi", JSON_404),
+    ],
+)
+async def test_some_404s_never_fall_back(
+    request_: bytes, answer_: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(request_)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(answer_)
+        head, body = await answer(client)
+        assert (body, header(head, b"x-orchestra-upstream")) == (b'"no it"', b"backend")
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_a_404_of_head_falls_back_too(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/", method=b"HEAD"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(JSON_404.removesuffix(b'"no it"'))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(PAGE.removesuffix(b"page"))
+        head = await client.hears_head()
+        assert header(head, b"content-length") == b"4"
+        assert header(head, b"x-orchestra-upstream") == b"frontend"
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_a_404_that_is_too_large_to_keep_stands_and_streams(
+    *, is_chunked: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    size = 300_000
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/x", NAVIGATES))
+        backend = await on.backend()
+        await backend.hears_head()
+
+        async def say() -> None:
+            framing = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % size
+            await backend.says(b"HTTP/1.1 404 Not Found\r\n" + framing + b"\r\n\r\n")
+            for _ in range(size // 1000):
+                await backend.says(b"3e8\r\n" + b"x" * 1000 + b"\r\n" if is_chunked else b"x" * 1000)
+            if is_chunked:
+                await backend.says(b"0\r\n\r\n")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say)
+            head = await client.hears_head()
+            assert head.startswith(b"HTTP/1.1 404")
+            heard = await client.hears_until(b"0\r\n\r\n") if is_chunked else await client.hears(size)
+        assert heard.count(b"x") == size
+        assert (await on.finished()).bytes_out == size
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_without_vite_a_fetch_gets_the_backends_404_and_a_navigation_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("api",)) as on:
+        on.reports("vite", State.FAILED, reason="exit code 1")
+        on.prints("vite", "cannot find vite.config.ts")
+        client = on.client()
+        await client.says(get(b"/x"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(JSON_404)
+        assert (await answer(client))[1] == b'"no it"'
+        await client.says(get(b"/x", NAVIGATES))
+        await backend.hears_head()
+        await backend.says(JSON_404)
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"vite is failed: exit code 1" in body
+        assert b"cannot find vite.config.ts" in body
+
+
+# --- bodies ---
+
+
+async def test_chunks_and_trailers_pass_both_ways(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(
+            b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"3\r\nabc\r\n",
+        )
+        backend = await on.backend()
+        head = await backend.hears_head()
+        assert header(head, b"transfer-encoding") == b"chunked"
+        assert await backend.hears(8) == b"3\r\nabc\r\n"
+        await client.says(b"2;ext=1\r\nde\r\n0\r\nX-Sum: 5\r\nHost: evil\r\n\r\n")
+        assert await backend.hears(7) == b"2\r\nde\r\n"
+        assert await backend.hears_head() == b"0\r\nX-Sum: 5\r\n\r\n"
+        await backend.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        head = await client.hears_head()
+        assert header(head, b"transfer-encoding") == b"chunked"
+        assert await client.hears(7) == b"2\r\nhi\r\n"
+        await backend.says(b"0\r\nX-Time: 1\r\nContent-Length: 9\r\n\r\n")
+        assert await client.hears_head() == b"0\r\nX-Time: 1\r\n\r\n"
+        told = await on.finished()
+        assert (told.bytes_in, told.bytes_out) == (5, 2)
+
+
+async def test_an_answer_that_ends_with_its_connection_is_chunked_for_http_1_1(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.0 200 OK\r\n\r\nabc")
+        assert header(await client.hears_head(), b"transfer-encoding") == b"chunked"
+        assert await client.hears(8) == b"3\r\nabc\r\n"
+        backend.leaves()
+        assert await client.hears(5) == b"0\r\n\r\n"
+        assert (await on.finished()).outcome == "complete"
+
+
+async def test_an_http_1_0_client_gets_no_chunks_and_no_1xx(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        backend = await on.backend()
+        assert header(await backend.hears_head(), b"host") == b"localhost:8000"
+        await backend.says(
+            b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: 1\r\n\r\n"
+        )
+        heard = await client.hears_end()
+        assert heard.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert heard.endswith(b"\r\n\r\nabc")
+        assert b"chunked" not in heard
+
+
+@pytest.mark.parametrize(
+    ("method", "line"), [(b"HEAD", b"200 OK"), (b"GET", b"304 Not Modified"), (b"GET", b"204 No Content")]
+)
+async def test_bodiless_answers_keep_their_length_and_the_connection(
+    method: bytes, line: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        for _ in range(2):
+            await client.says(get(method=method))
+        backend = await on.backend()
+        for _ in range(2):
+            await backend.hears_head()
+            await backend.says(b"HTTP/1.1 " + line + b'\r\nContent-Length: 99\r\nETag: "a"\r\n\r\n')
+        for _ in range(2):
+            head = await client.hears_head()
+            assert header(head, b"content-length") == b"99"
+            assert header(head, b"transfer-encoding") is None
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_a_304_without_a_length_gets_none(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+        head = await client.hears_head()
+        assert header(head, b"content-length") is header(head, b"transfer-encoding") is None
+
+
+async def test_100_continue_is_the_upstreams_to_say(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(
+            b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+        backend = await on.backend()
+        assert header(await backend.hears_head(), b"expect") == b"100-continue"
+        await backend.says(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await client.hears_head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.says(b"body")
+        assert await backend.hears(4) == b"body"
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+
+
+async def test_early_hints_are_passed_on_without_fields_of_the_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\nX: 1\r\n\r\n" + PAGE
+        )
+        assert await client.hears_head() == b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+        assert (await answer(client))[1] == b"page"
+
+
+async def test_an_answer_before_the_bodys_end_is_passed_on_and_ends_the_upload(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n", b"x" * 1000)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.hears(1000)
+        await backend.says(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 413 Too Large")
+        assert (body, header(head, b"connection")) == (b"no", b"close")
+        assert await client.hears_end() == b""
+        with pytest.raises((EOFError, OSError)):
+            await backend.hears(1)
+        assert (await on.finished()).outcome == "complete"
+
+
+async def test_an_upstream_may_answer_while_it_still_reads(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"POST /echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.hears_head()
+        for letter in (b"a", b"b"):
+            chunk = b"1\r\n" + letter + b"\r\n"
+            assert await backend.hears(6) == chunk
+            await backend.says(chunk)
+            assert await client.hears(6) == chunk
+            await client.says(b"1\r\nb\r\n" if letter == b"a" else b"0\r\n\r\n")
+        assert await backend.hears(5) == b"0\r\n\r\n"
+        await backend.says(b"0\r\n\r\n")
+        assert await client.hears(5) == b"0\r\n\r\n"
+
+
+async def test_a_sender_is_slowed_down_by_its_reader(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
+        sent = 0
+        with trio.move_on_after(1):
+            while True:
+                await backend.says(b"x" * 10000)
+                sent += 10000
+        # The two memory pipes of 64 KiB, and what the relay holds in its hands.
+        assert sent < 400_000
+
+
+async def test_events_are_passed_on_one_by_one(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/events"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await client.hears_head()
+        opened = await on.opened()
+        assert (opened.kind, opened.target, opened.upstream) == ("event-stream", "/events", "backend")
+        for number in (b"1", b"2", b"3"):
+            event = b"9\r\ndata: " + number + b"\n\n\r\n"
+            await backend.says(event)
+            assert await client.hears(len(event)) == event
+        client.leaves()
+        await backend.hears_reset()
+        closed = await on.closed()
+        assert (closed.id, closed.kind, closed.code, closed.bytes_out) == (
+            opened.id,
+            "event-stream",
+            None,
+            27,
+        )
+        assert (await on.finished()).outcome == "client-gone"
+
+
+# --- leaving ---
+
+
+async def test_a_client_that_leaves_while_it_waits_takes_its_request_along(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        client.leaves()
+        await backend.hears_reset()
+        told = await on.finished()
+        assert (told.status, told.outcome, told.first_byte) == (None, "client-gone", None)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_takes_its_request_along(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nabc")
+        backend = await on.backend()
+        await backend.hears_head()
+        client.breaks()
+        await backend.hears_reset()
+        assert (await on.finished()).outcome == "client-gone"
+
+
+async def test_a_client_that_leaves_while_it_is_held_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=()) as on:
+        client = on.client()
+        await client.says(get())
+        await trio.testing.wait_all_tasks_blocked()
+        client.leaves()
+        told = await on.finished()
+        assert (told.outcome, told.status) == ("client-gone", None)
+        assert on.dials == []
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+)
+async def test_an_upstream_that_dies_in_the_middle_is_never_covered_up(
+    framing: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 200 OK\r\n" + framing)
+        await client.hears_until(b"abc")
+        backend.leaves()
+        await client.hears_reset()
+        told = await on.finished()
+        assert (told.status, told.outcome) == (200, "upstream-died")
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+async def test_an_upstream_that_dies_without_an_answer_is_502(
+    *, is_broken: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        if is_broken:
+            backend.breaks()
+        else:
+            backend.leaves()
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 Bad Gateway")
+        assert header(head, b"x-orchestra-upstream") == b"orchestra"
+        assert b"api closed the connection without an answer" in body
+        # The client may go on.
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n",
+    ],
+)
+async def test_an_ambiguous_answer_is_502(said: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(said)
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        await backend.hears_reset()
+
+
+async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        backend = await on.backend()
+        await backend.hears_head()
+        await client.says(b"zz\r\n")
+        await backend.hears_reset()
+        head, _ = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert await client.hears_end() == b""
+
+
+# --- stale connections ---
+
+
+async def test_stale_connections_are_passed_over_until_a_fresh_one_has_been_tried(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        clients = [on.client() for _ in range(3)]
+        backends = []
+        for client in clients:
+            await client.says(get())
+            backends.append(await on.backend())
+        for client, backend in zip(clients, backends, strict=True):
+            await backend.hears_head()
+            await backend.says(PAGE)
+            await answer(client)
+        # They die in the moment in which the next request is sent: no peek can see it.
+        await clients[0].says(get(b"/again"))
+        for backend in reversed(backends):
+            await backend.hears_head()
+            backend.leaves()
+        fresh = await on.backend()
+        assert b"/again" in await fresh.hears_head()
+        await fresh.says(PAGE)
+        assert (await answer(clients[0]))[1] == b"page"
+        assert on.dials == [BACKEND_PORT] * 4
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_not_used(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        backend.leaves()
+        await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
+        backend = await on.backend()
+        assert b"POST" in await backend.hears_head()
+
+
+async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
+        await backend.hears_head()
+        backend.leaves()
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_an_answer_that_has_begun_is_not_asked_for_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        await client.says(get())
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 2")
+        backend.leaves()
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_idle_connections_are_dropped_before_vite_drops_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        with trio.fail_after(5):
+            assert await backend.hears_end() == b""
+
+
+async def test_connections_to_a_process_that_was_started_anew_are_not_used(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        on.reports("api", State.BACKING_OFF)
+        assert await backend.hears_end() == b""
+        on.reports("api", State.READY)
+        await client.says(get())
+        await (await on.backend()).hears_head()
+
+
+# --- being held ---
+
+
+async def test_a_request_is_held_until_the_backend_is_ready(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",)) as on:
+        on.reports("api", State.STARTING)
+        client = on.client()
+        await client.says(get(b"/api/notes"))
+        await trio.sleep(3)
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+        assert (await on.finished()).held == pytest.approx(3)
+
+
+async def test_a_request_that_was_held_too_long_is_503(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",), hold=15.0) as on:
+        on.reports("api", State.STARTING)
+        on.prints("api", "still importing")
+        client = on.client()
+        await client.says(get(b"/api/notes", b"Accept: application/json\r\n"))
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert header(head, b"retry-after") == b"1"
+        assert json.loads(body)["output"] == ["still importing"]
+        told = await on.finished()
+        assert told.held == pytest.approx(15)
+        assert (told.upstream, told.reason) == ("orchestra", "backend not ready")
+
+
+async def test_a_backend_that_died_before_it_was_ready_is_502_at_once_with_its_last_lines(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("vite",)) as on:
+        on.reports("api", State.STARTING)
+        on.prints("api", "SyntaxError: <invalid>")
+        on.reports("api", State.BACKING_OFF, reason="exit code 1")
+        client = on.client()
+        await client.says(get(b"/x", NAVIGATES))
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"api is backing-off: exit code 1" in body
+        assert b"SyntaxError: &lt;invalid&gt;" in body
+        assert (await on.finished()).held == 0
+
+
+async def test_a_refused_connection_is_news_of_a_death_to_come(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        on.refusing.add(BACKEND_PORT)
+        client = on.client()
+        await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
+        await trio.sleep(0.05)
+        on.reports("api", State.BACKING_OFF)
+        await trio.sleep(1)
+        assert on.dials == [BACKEND_PORT]
+        on.refusing.clear()
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        assert await backend.hears(1) == b"x"
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+        assert (await on.finished()).held == pytest.approx(1.05)
+
+
+async def test_a_ready_process_that_goes_on_refusing_is_502_in_the_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        on.refusing.add(BACKEND_PORT)
+        client = on.client()
+        await client.says(get())
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"api refuses connections at http://127.0.0.1:8001" in body
+
+
+async def test_something_elsewhere_that_refuses_is_502_at_once_and_named(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(backend=elsewhere(BACKEND_PORT)) as on:
+        on.refusing.add(BACKEND_PORT)
+        client = on.client()
+        await client.says(get())
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"nothing answers at http://127.0.0.1:8001" in body
+        assert (await on.finished()).held == 0
+
+
+ASSET = b"Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: script\r\n"
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.FAILED])
+async def test_a_dead_backend_never_takes_the_frontend_down(
+    state: State, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(ready=("vite",)) as on:
+        on.reports("api", state)
+        client = on.client()
+        await client.says(get(b"/src/main.ts", ASSET))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        told = await on.finished()
+        assert (told.upstream, told.held) == ("frontend", 0.0)
+
+
+async def test_an_asset_that_vite_does_not_know_waits_for_the_backend(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("vite",)) as on:
+        client = on.client()
+        await client.says(get(b"/admin/x.js", ASSET))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(SCRIPT)
+        head, body = await answer(client)
+        assert (body, header(head, b"x-orchestra-upstream")) == (b"let a;", b"backend")
+
+
+async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",), backend=AnyOf(names=("worker",))) as on:
+        on.reports("worker", State.RUNNING)
+        client = on.client()
+        for _ in range(2):
+            await client.says(get(b"/x", NAVIGATES))
+        vite = await on.frontend()
+        for _ in range(2):
+            await vite.hears_head()
+            await vite.says(PAGE)
+            assert (await answer(client))[1] == b"page"
+        assert (await on.finished(1)).held == pytest.approx(5)
+        assert (await on.finished(2)).held == 0
+        assert [event.code for event in on.events if isinstance(event, Notice)] == ["no-backend"]
+
+
+async def test_vites_ping_is_reset_while_vite_is_down(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("api",)) as on:
+        client = on.client()
+        await client.says(get(b"/", b"Accept: text/x-vite-ping\r\n"))
+        await client.hears_reset()
+        assert (await on.finished()).status is None
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "mark"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: evil.example:8000\r\n\r\n", 403, b'allowed_hosts = ["evil.example"]'),
+        (get(b"/", b"Via: 1.1 orchestra\r\n" * 5), 508, b"again and again"),
+        (get(b"/__orchestra__/"), 404, b"/__orchestra__/"),
+        (b"CONNECT localhost:1 HTTP/1.1\r\n" + HOST + b"\r\n", 501, b"CONNECT"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 70000 + b"\r\n\r\n", 431, b"65536"),
+        (b"\x16\x03\x01\x00", 400, b"https"),
+        (
+            b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            b"together",
+        ),
+        (b"GET / HTTP/1.1\n" + HOST + b"\n", 400, b"CR LF"),
+    ],
+)
+async def test_what_is_refused_never_reaches_an_upstream(
+    request_: bytes, status: int, mark: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.says, request_)
+            head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert header(head, b"x-orchestra-upstream") == b"orchestra"
+        assert mark in body
+        assert on.dials == []
+
+
+async def test_options_of_the_server_itself_is_answered_here(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 200 ")
+        assert on.dials == []
+
+
+async def test_an_empty_line_before_a_request_is_ignored(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(b"\r", b"\n", get())
+        assert (await (await on.backend()).hears_head()).startswith(b"GET /x ")

@@ -1,0 +1,504 @@
+"""The proxy as a whole: connections and their limits, the way down, and all of it over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from orchestra.config.plan import AtUrl, ProxyPlan
+from orchestra.events import RequestFinished, StreamClosed
+from orchestra.proxy import Proxy
+from orchestra.proxy.relay import Exchange
+from tests.proxy_kit import stage
+from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from orchestra.events import Event
+
+HOST = b"Host: localhost:8000\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+# --- limits ---
+
+
+async def test_a_head_that_does_not_arrive_in_time_is_408(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(header_timeout=10.0) as on:
+        client = on.client()
+        await client.says(b"GET / HT")
+        await trio.sleep(9)
+        await client.says(b"TP/1.1\r\n")
+        with trio.fail_after(2):
+            assert (await client.hears_end()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_an_unused_connection_is_closed_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(idle_timeout=20.0) as on:
+        never, once = on.client(), on.client()
+        await once.says(GET)
+        backend = await on.backend()
+        await backend.hears_head()
+        await trio.sleep(8)
+        await backend.says(OK)
+        with trio.fail_after(13):
+            assert await never.hears_end() == b""
+        with trio.fail_after(9):
+            assert (await once.hears_end()).endswith(b"ok")
+
+
+async def test_a_slow_answer_is_not_limited(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(idle_timeout=2.0, header_timeout=1.0) as on:
+        client = on.client()
+        await client.says(GET)
+        backend = await on.backend()
+        await backend.hears_head()
+        await trio.sleep(25)
+        await backend.says(OK)
+        assert (await client.hears_head()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_more_requests_than_may_be_held_are_503_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",), hold_requests=2) as on:
+        clients = [on.client() for _ in range(3)]
+        for client in clients:
+            await client.says(GET)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await clients[2].hears_head()).startswith(b"HTTP/1.1 503 ")
+        assert (await on.finished()).held == 0
+
+
+# --- the way down ---
+
+
+async def test_closing_ends_idle_connections_and_waits_for_requests_in_flight(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        idle, busy = on.client(), on.client()
+        await busy.says(GET)
+        backend = await on.backend()
+        await backend.hears_head()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(on.proxy.close)
+            assert await idle.hears_end() == b""
+            await trio.sleep(1)
+            await backend.says(OK)
+            heard = await busy.hears_end()
+        assert heard.startswith(b"HTTP/1.1 200 OK")
+        assert b"Connection: close" in heard
+
+
+async def test_closing_waits_two_seconds_at_most(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(GET)
+        backend = await on.backend()
+        await backend.hears_head()
+        with trio.fail_after(2.5):
+            await on.proxy.close()
+        await client.hears_reset()
+        await backend.hears_reset()
+
+
+async def test_closing_ends_streams_with_1001(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(upgrade())
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(ACCEPTED + b"\r\n")
+        await client.hears_head()
+        listener = on.client()
+        await listener.says(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
+        events = await on.backend()
+        await events.hears_head()
+        await events.says(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await listener.hears_head()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(on.proxy.close)
+            await listener.hears_reset()
+            assert close_code(await client.hears_end()) == 1001
+            assert close_code(await backend.hears_end()) == 1001
+            client.leaves()
+        assert (await on.told(StreamClosed, 2)).kind == "websocket"
+
+
+async def test_a_mistake_of_ours_ends_one_connection_only(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage() as on:
+        with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+            patch.setattr(Exchange, "run", lambda _self: 1 / 0)
+            client = on.client()
+            await client.says(GET)
+            await client.hears_reset()
+        assert "ZeroDivisionError" in caplog.text
+        client = on.client()
+        await client.says(GET)
+        await (await on.backend()).hears_head()
+
+
+# --- fuzzing ---
+
+VALID = [
+    GET,
+    b"POST /a?b=c HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc",
+    b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: 1\r\n\r\n",
+    upgrade(),
+    b"GET http://localhost:8000/ HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n",
+]
+edits = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), st.binary(max_size=3)), max_size=4)
+
+
+@given(
+    st.lists(st.sampled_from(VALID), min_size=1, max_size=3), edits, st.lists(st.integers(0, 400), max_size=5)
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+async def test_whatever_a_client_says_ends_in_an_answer_or_a_close(
+    requests: list[bytes], changes: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    said = bytearray(b"".join(requests))
+    for place, length, new in changes:
+        said[place : place + length] = new
+    with _no_mistakes_logged():
+        async with stage() as on:
+            client = on.client()
+            edges = [0, *sorted(cut for cut in cuts if cut < len(said)), len(said)]
+
+            async def serve(origin: Callable[[], Awaitable[Any]]) -> None:
+                while True:
+                    talker = await origin()
+                    nursery.start_soon(answer_all, talker)
+
+            async def answer_all(talker: Any) -> None:
+                with contextlib.suppress(EOFError, OSError):
+                    while True:
+                        await talker.hears_head()
+                        await talker.says(OK)
+
+            async def speak() -> None:
+                with contextlib.suppress(OSError):
+                    for begin, end in itertools.pairwise(edges):
+                        await client.says(bytes(said[begin:end]))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, on.backend)
+                nursery.start_soon(serve, on.frontend)
+                nursery.start_soon(speak)
+                await trio.testing.wait_all_tasks_blocked()
+                client.leaves()
+                await trio.testing.wait_all_tasks_blocked()
+                assert "0 connections" in repr(on.proxy)
+                nursery.cancel_scope.cancel()
+            finished = [event for event in on.events if isinstance(event, RequestFinished)]
+            assert [event.id for event in finished] == sorted(event.id for event in finished)
+
+
+class _Mistakes(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextlib.contextmanager
+def _no_mistakes_logged() -> Iterator[None]:
+    logger = logging.getLogger("orchestra.proxy.server")
+    handler = _Mistakes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert not [record.exc_info for record in handler.records]
+
+
+# --- real sockets ---
+
+
+class Street:
+    """A proxy on a real port, and a backend that is whatever a test says."""
+
+    def __init__(self, port: int, proxy: Proxy, events: list[Event]) -> None:
+        self.port = port
+        self.proxy = proxy
+        self.events = events
+        self.accepted = 0
+        self.is_connected = trio.Event()
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+
+@contextlib.asynccontextmanager
+async def street(
+    handler: Callable[[trio.SocketStream], Awaitable[None]], family: int = socket.AF_INET
+) -> AsyncIterator[Street]:
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def count(stream: trio.SocketStream) -> None:
+            made.accepted += 1
+            made.is_connected.set()
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
+                async with stream:
+                    await handler(stream)
+
+        await nursery.start(trio.serve_listeners, count, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        ours = socket.socket(family)
+        ours.bind(("127.0.0.1", 0))
+        ours.listen()
+        events: list[Event] = []
+        plan = ProxyPlan(
+            backend=AtUrl(host="127.0.0.1", port=port), frontend=AtUrl(host="127.0.0.1", port=port)
+        )
+        proxy = Proxy(plan, [ours], emit=events.append)
+        made = Street(ours.getsockname()[1], proxy, events)
+        await nursery.start(proxy.run)
+        yield made
+        await proxy.close()
+        assert ours.fileno() == -1
+        nursery.cancel_scope.cancel()
+
+
+async def until(stream: trio.SocketStream, mark: bytes, heard: bytes = b"") -> bytes:
+    while mark not in heard:
+        data = await stream.receive_some()
+        if not data:
+            raise EOFError
+        heard += data
+    return heard
+
+
+async def all_of(stream: trio.SocketStream) -> bytes:
+    return b"".join([data async for data in stream])
+
+
+@pytest.mark.real
+async def test_real_connections_are_kept_alive_on_both_sides() -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        while True:
+            await until(stream, b"\r\n\r\n")
+            await stream.send_all(OK)
+
+    async with street(handler) as on, await on.connect() as client:
+        for _ in range(20):
+            await client.send_all(GET)
+            assert (await until(client, b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert on.accepted == 1
+
+
+@pytest.mark.real
+async def test_a_connection_that_the_upstream_closed_is_not_used_again() -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(OK)
+
+    async with street(handler) as on, await on.connect() as client:
+        for _ in range(10):
+            await client.send_all(GET)
+            assert (await until(client, b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert on.accepted == 10
+
+
+@pytest.mark.real
+async def test_big_bodies_stream_both_ways_at_once() -> None:
+    size = 32 * 1024 * 1024
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with street(handler) as on, await on.connect() as client:
+        await client.send_all(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+        head = await until(client, b"\r\n\r\n")
+        received = len(head.partition(b"\r\n\r\n")[2])
+
+        async def send() -> None:
+            for _ in range(size // 65536):
+                await client.send_all(b"x" * 65536)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while received < size:
+                received += len(await client.receive_some())
+        assert received == size
+    finished = on.events[-1]
+    assert isinstance(finished, RequestFinished)
+    assert (finished.bytes_in, finished.bytes_out, finished.outcome) == (size, size, "complete")
+
+
+@pytest.mark.real
+async def test_a_real_client_that_leaves_is_noticed_at_once() -> None:
+    gone = trio.Event()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        try:
+            await stream.receive_some()
+        except trio.BrokenResourceError:
+            gone.set()
+
+    async with street(handler) as on:
+        client = await on.connect()
+        await client.send_all(GET)
+        with trio.fail_after(5):
+            await on.is_connected.wait()
+            await client.aclose()
+            await gone.wait()
+
+
+@pytest.mark.real
+async def test_a_real_upstream_that_dies_in_the_middle_resets_the_client() -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+
+    async with street(handler) as on, await on.connect() as client:
+        await client.send_all(GET)
+        with pytest.raises(trio.BrokenResourceError):
+            await all_of(client)
+
+
+@pytest.mark.real
+async def test_real_events_arrive_one_by_one() -> None:
+    more = trio.Event()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await more.wait()
+        await stream.send_all(b"data: 2\n\n")
+
+    async with street(handler) as on, await on.connect() as client:
+        await client.send_all(GET)
+        await until(client, b"data: 1\n\n")
+        more.set()
+        await until(client, b"data: 2\n\n")
+
+
+@pytest.mark.real
+async def test_a_real_websocket_echoes_and_closes() -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(ACCEPTED + b"\r\n")
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with street(handler) as on, await on.connect() as client:
+        await client.send_all(upgrade())
+        assert (await until(client, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        for size in (1, 1000, 1_000_000):
+            message = b"\x82\xff" + size.to_bytes(8, "big") + b"\0\0\0\0" + b"x" * size
+            received = 0
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, message)
+                while received < len(message):
+                    received += len(await client.receive_some())
+        close = b"\x88\x82\0\0\0\0\x0f\xa1"
+        await client.send_all(close)
+        await until(client, close)
+        await client.send_eof()
+        assert await all_of(client) == b""
+    closed = [event for event in on.events if isinstance(event, StreamClosed)]
+    assert [event.code for event in closed] == [4001]
+
+
+@pytest.mark.real
+async def test_a_large_answer_to_an_early_refusal_arrives_whole() -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(
+            b"HTTP/1.1 413 Too Large\r\nContent-Length: 100000\r\nConnection: close\r\n\r\n"
+        )
+        await stream.send_all(b"x" * 100_000)
+
+    async with street(handler) as on, await on.connect() as client:
+        await client.send_all(
+            b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 100000000\r\n\r\n" + b"x" * 1000
+        )
+        heard = await all_of(client)
+        assert heard.startswith(b"HTTP/1.1 413 ")
+        assert len(heard.partition(b"\r\n\r\n")[2]) == 100_000
+
+
+@pytest.mark.real
+async def test_a_cancelled_proxy_leaves_nothing_open() -> None:
+    both, arrived = trio.Event(), list[trio.SocketStream]()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        arrived.append(stream)
+        if len(arrived) == 2:
+            both.set()
+        await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _quiet(handler), listeners)
+        upstream = AtUrl(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
+        ours = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        addresses = [listener.getsockname() for listener in ours]
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                proxy = Proxy(ProxyPlan(backend=upstream, frontend=upstream), ours, emit=lambda _: None)
+                await inner.start(proxy.run)
+                clients = [await trio.open_tcp_stream(*address) for address in addresses]
+                for client in clients:
+                    await client.send_all(GET)
+                await both.wait()
+                scope.cancel()
+        for client in clients:
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await client.receive_some() == b""
+            await client.aclose()
+        for address in addresses:
+            with pytest.raises(OSError, match="connect"):
+                await trio.open_tcp_stream(*address)
+        nursery.cancel_scope.cancel()
+
+
+def _quiet(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Any:
+    async def quiet(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, EOFError):
+            async with stream:
+                await handler(stream)
+
+    return quiet
+
+
+@pytest.mark.real
+async def test_more_connections_than_allowed_wait_outside() -> None:
+    upstream = AtUrl(host="127.0.0.1", port=1)
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    async with trio.open_nursery() as nursery:
+        plan = ProxyPlan(backend=upstream, frontend=upstream, max_connections=1)
+        await nursery.start(Proxy(plan, [listener], emit=lambda _: None).run)
+        first, second = [await trio.open_tcp_stream(*address) for _ in range(2)]
+        await first.send_all(GET)
+        await until(first, b"502")
+        await second.send_all(GET)
+        with trio.move_on_after(0.1) as limit:
+            await until(second, b"502")
+        assert limit.cancelled_caught
+        await first.aclose()
+        await until(second, b"502")
+        await second.aclose()
+        nursery.cancel_scope.cancel()
