@@ -17,19 +17,24 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Entry", "members", "take", "tree"]
+__all__ = ["Entry", "is_still_there", "marked", "members", "take", "tree"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the process table."""
+    """One line of the process table.
+
+    Attributes:
+        started: When, in a unit of the system's own: with the number, it tells a process from a later one.
+    """
 
     pid: int
     parent: int
     session: int
     is_zombie: bool
+    started: float
 
 
 def take() -> list[Entry]:
@@ -37,9 +42,31 @@ def take() -> list[Entry]:
     return _take_from_proc() if sys.platform == "linux" else _take_from_psutil()
 
 
-def members(entries: Iterable[Entry], session: int) -> set[int]:
+def members(entries: Iterable[Entry], session: int) -> list[Entry]:
     """The living processes of a session."""
-    return {entry.pid for entry in entries if entry.session == session and not entry.is_zombie}
+    return [entry for entry in entries if entry.session == session and not entry.is_zombie]
+
+
+def marked(entries: Iterable[Entry], marks: Mapping[str, str]) -> list[Entry]:
+    """The living processes that had all of these variables in their environment when they were executed.
+
+    Only Linux tells; elsewhere there are none. Blocks for longer than `take` does.
+    """
+    if sys.platform != "linux":
+        return []
+    wanted = {f"{name}={value}".encode() for name, value in marks.items()}
+    return [entry for entry in entries if not entry.is_zombie and wanted <= _environment(entry.pid)]
+
+
+def is_still_there(entry: Entry) -> bool:
+    """Whether this very process lives, and not another one that got its number."""
+    if sys.platform == "linux":
+        now = _read_stat(str(entry.pid))
+        return now is not None and now.started == entry.started and not now.is_zombie
+    try:
+        return psutil.Process(entry.pid).create_time() == entry.started
+    except psutil.Error:
+        return False
 
 
 def tree(entries: Iterable[Entry], leader: int) -> set[int]:
@@ -65,28 +92,38 @@ def tree(entries: Iterable[Entry], leader: int) -> set[int]:
 
 
 def _take_from_proc() -> list[Entry]:
-    entries = []
-    for name in os.listdir("/proc"):  # noqa: PTH208 - three times as fast, and this is polled
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
-                stat = file.read(1024)
-        except OSError:
-            continue
-        # The command stands in parentheses and may itself contain them and blanks.
-        state, parent, _group, session = stat[stat.rindex(b")") + 2 :].split(None, 4)[:4]
-        entries.append(Entry(int(name), int(parent), int(session), state in b"ZX"))
-    return entries
+    names = filter(str.isdigit, os.listdir("/proc"))  # noqa: PTH208 - three times as fast, and this is polled
+    return [entry for entry in map(_read_stat, names) if entry is not None]
+
+
+def _read_stat(pid: str) -> Entry | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
+            stat = file.read(1024)
+    except OSError:
+        return None
+    # The command stands in parentheses and may itself contain them and blanks. After it, from the third field
+    # on (proc(5)): state, parent, group, session; the 22nd is when it started.
+    fields = stat[stat.rindex(b")") + 2 :].split(None, 20)
+    return Entry(int(pid), int(fields[1]), int(fields[3]), fields[0] in b"ZX", float(fields[19]))
+
+
+def _environment(pid: int) -> set[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
+            return set(file.read().split(b"\0"))
+    except OSError:  # it has ended, or is somebody else's
+        return set()
 
 
 def _take_from_psutil() -> list[Entry]:
     entries = []
-    for process in psutil.process_iter(["ppid", "status"]):
+    for process in psutil.process_iter(["ppid", "status", "create_time"]):
         try:
             session = os.getsid(process.pid)
         except OSError:
             continue
         parent, status = process.info["ppid"], process.info["status"]
-        entries.append(Entry(process.pid, parent or 0, session, status == psutil.STATUS_ZOMBIE))
+        started = process.info["create_time"] or 0.0
+        entries.append(Entry(process.pid, parent or 0, session, status == psutil.STATUS_ZOMBIE, started))
     return entries

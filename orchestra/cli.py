@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -20,6 +21,8 @@ import trio
 
 from orchestra.config import Overrides, split_arguments
 from orchestra.errors import ConfigError, OrchestraError
+from orchestra.orphans import Orphans
+from orchestra.process import Window
 from orchestra.stack import Stack, load
 from orchestra.version import __version__
 
@@ -27,11 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orchestra.config.plan import Plan
+    from orchestra.dashboard.screen import Screen
 
 __all__ = ["main"]
 
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT
+# A little more than it takes to ask and to insist.
+_ORPHANS_GRACE = 7.0
+_FOREGROUND_PAUSE = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -100,11 +107,18 @@ def run(
 
 
 async def _run(plan: Plan, mode: str) -> int:
-    heeded = _heeded_signals()
-    with trio.open_signal_receiver(*heeded) as signals:
-        if mode == "dashboard":
-            return await _run_on_screen(plan, signals)
-        return await _run_printing(plan, mode, signals)
+    orphans = Orphans()
+    with trio.open_signal_receiver(*_heeded_signals()) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(orphans.bury)
+            run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
+            try:
+                code = await run_it(plan, signals)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ORPHANS_GRACE):
+                    await orphans.end()
+            nursery.cancel_scope.cancel()
+    return code
 
 
 async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
@@ -112,32 +126,38 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, farewell  # noqa: PLC0415
 
-    model = Model()
-    stack = Stack(plan, is_kept_open=True)
+    model, window = Model(), Window(*_room_for_output(plan))
+    stack = Stack(plan, window=window, is_kept_open=True)
     stack.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
 
         def on_quit() -> None:
             nursery.start_soon(_quit, stack)
 
-        await nursery.start(Screen(model, on_quit=on_quit, environ=os.environ).run)
+        screen = Screen(model, on_quit=on_quit, on_suspend=_stop_ourselves, environ=os.environ)
+        await nursery.start(screen.run)
         nursery.start_soon(_obey, signals, stack)
+        nursery.start_soon(_follow_size, window, plan)
+        nursery.start_soon(_follow_job_control, screen)
         await stack.run()
         nursery.cancel_scope.cancel()
     click.echo(farewell(model), nl=False)
     return _exit_code(stack)
 
 
-async def _run_printing(plan: Plan, mode: str, signals: AsyncIterator[int]) -> int:
+async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -> int:
     from orchestra.dashboard.printers import JsonPrinter, PlainPrinter  # noqa: PLC0415
 
     names = [process.name for process in plan.processes]
     printer = JsonPrinter() if mode == "json" else PlainPrinter(names, environ=os.environ)
-    stack = Stack(plan, sinks=[printer.write_line])
+    window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
+    stack = Stack(plan, sinks=[printer.write_line], window=window)
     stack.subscribe(printer.observe)
     async with trio.open_nursery() as nursery:
         await nursery.start(printer.run)
         nursery.start_soon(_obey, signals, stack)
+        if window is not None:
+            nursery.start_soon(_follow_size, window, plan)
         await stack.run()
         await printer.aclose()
         nursery.cancel_scope.cancel()
@@ -162,6 +182,53 @@ async def _stop(stack: Stack, number: int) -> None:
 
 async def _quit(stack: Stack) -> None:
     await stack.stop(exit_code=0, reason="quit")
+
+
+async def _follow_size(window: Window, plan: Plan) -> None:
+    """Give the children's terminals the size of ours, whenever that changes."""
+    with trio.open_signal_receiver(signal.SIGWINCH) as changes:
+        async for _ in changes:
+            window.resize(*_room_for_output(plan))
+
+
+def _room_for_output(plan: Plan) -> tuple[int, int]:
+    """Say how many columns and lines of our terminal a line of output has: all but the names before it."""
+    try:
+        columns, lines = os.get_terminal_size(1)
+    except OSError:
+        columns, lines = 80, 24
+    margin = max(len(name) for name in ("orchestra", *(process.name for process in plan.processes))) + 4
+    return max(columns - margin, 20), max(lines, 2)
+
+
+async def _follow_job_control(screen: Screen) -> None:
+    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
+    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
+        is_expected = False
+        async for number in changes:
+            if number == signal.SIGCONT and is_expected:
+                is_expected = False
+                continue
+            screen.suspend()
+            if number == signal.SIGTSTP:
+                is_expected = True
+                os.kill(os.getpid(), signal.SIGSTOP)  # returns when we are continued
+            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
+            while not _is_in_foreground():
+                await trio.sleep(_FOREGROUND_PAUSE)
+            screen.resume()
+
+
+def _stop_ourselves() -> None:
+    """Do what Ctrl-Z does to a job: stop all of it."""
+    os.kill(0, signal.SIGTSTP)
+
+
+def _is_in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # no terminal any more: SIGHUP says what follows from that
+        return False
 
 
 def _exit_code(stack: Stack) -> int:
@@ -192,18 +259,21 @@ def _output_mode(plan: Plan) -> str:
         )
     if plan.output != "auto":
         return plan.output
-    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and os.tcgetpgrp(0) == os.getpgrp():
+    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and _is_in_foreground():
         return "dashboard"
     return "plain"
 
 
 def _with_colours(plan: Plan, mode: str) -> Plan:
-    """Tell the children to use colours if we show them to a person, unless somebody has already decided."""
+    """Tell children without a terminal to use colours if a person sees them, unless somebody has decided."""
     is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
     if not is_wanted or {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
         return plan
     forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
-    processes = tuple(replace(each, env={**forced, **(each.env or {})}) for each in plan.processes)
+    processes = tuple(
+        replace(each, env={**forced, **(each.env or {})}) if each.pty is False else each
+        for each in plan.processes
+    )
     return replace(plan, processes=processes)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Notice",
     "Observer",
     "OutputLine",
+    "OutputPaused",
     "RequestFinished",
     "RunEnded",
     "RunStarted",
@@ -128,6 +129,23 @@ class OutputLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPaused:
+    """A process wrote the beginning of a line and has paused there: a prompt, or a progress bar.
+
+    A later one of the same stream replaces it, and so does its next whole line, which is then complete: what
+    shows whole lines only can leave this alone.
+
+    Attributes:
+        text: What there is of the line; as in `OutputLine`. Empty if it was taken back.
+    """
+
+    at: float
+    process: str
+    stream: StreamName
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished:
     """The proxy is done with a request, whatever became of it.
 
@@ -218,7 +236,15 @@ class RunEnded:
 
 
 Event: TypeAlias = (
-    RunStarted | StateChanged | OutputLine | RequestFinished | StreamOpened | StreamClosed | Notice | RunEnded
+    RunStarted
+    | StateChanged
+    | OutputLine
+    | OutputPaused
+    | RequestFinished
+    | StreamOpened
+    | StreamClosed
+    | Notice
+    | RunEnded
 )
 Observer: TypeAlias = "Callable[[Event], object]"
 

@@ -27,6 +27,8 @@ _CONTROL = re.compile(
     re.VERBOSE,
 )
 _HAS_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+# A prompt or a progress bar, with all its colours. More is data that is still on its way.
+_LONGEST_PARTIAL = 8192
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
 
 
@@ -62,6 +64,12 @@ class LineSplitter:
         if rest:
             self._partial.append(rest)
         return [_decode(line) for line in whole]
+
+    def partial(self) -> str:
+        """Return the beginning of the line that has no end yet; nothing if it is too long to be a prompt."""
+        if sum(map(len, self._partial)) > _LONGEST_PARTIAL:
+            return ""
+        return _decode(b"".join(self._partial))
 
     def close(self) -> list[str]:
         """Return what is left: the last line, if it had no end."""

@@ -1,12 +1,17 @@
-"""One child: spawned into a session of its own, its output pumped as lines, its whole group ended.
+"""One child: spawned into a session of its own, its output pumped, all that it started ended with it.
 
 A child is ``/bin/sh -c COMMAND`` at the head of a new session and process group, so that one signal reaches
-all that it has started and none of it reaches us. Standard input is a pipe that nobody writes to (watchers
-such as esbuild's end at once on ``/dev/null``); standard output and standard error are pipes of their own.
+all that it has started and none of it reaches us. It writes either to two pipes (and its standard input is a
+third one that nobody writes to: watchers such as esbuild's end at once on ``/dev/null``), or, where a
+`Window` is given, to a pseudo-terminal of its own, which is its controlling terminal: the shell opens it by
+name once it leads its session, and a session leader without a terminal gets the one that it opens. No
+``preexec_fn``: that is not safe in a process with threads.
 
-When the leader ends the child has ended, whatever end-of-file says; what is left of its session is ended
-with it, then the pipes are drained. To stop is: SIGTERM to the group, a bounded wait until the *session* is
-empty of living processes, SIGKILL to the group.
+When the leader ends the child has ended, whatever end-of-file says; what it has left behind is ended with it,
+then its output is drained. To stop is: SIGTERM, a bounded wait, SIGKILL. What has to be gone is every living
+process of the session, and on Linux every one that carries the child's mark in its environment, which finds
+daemons that have left the session. The group is signalled as one; the others one by one, each only while it
+is the very process that was found.
 
 Never here: which child, why, and whether again.
 """
@@ -16,6 +21,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import termios
+from dataclasses import dataclass
+from math import inf
 from subprocess import PIPE
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,19 +40,64 @@ if TYPE_CHECKING:
 
     from orchestra.events import StreamName
 
-__all__ = ["Child", "OnLines", "SpawnError", "run_child"]
+__all__ = ["Child", "OnOutput", "SpawnError", "Window", "run_child"]
 
-OnLines: TypeAlias = "Callable[[StreamName, Sequence[str]], Awaitable[None]]"
+# With the stream's name, the lines that were completed, and the beginning of the next one: that only when its
+# writer has paused, or has been at it for long enough that people want to see it; else None.
+OnOutput: TypeAlias = "Callable[[StreamName, Sequence[str], str | None], Awaitable[None]]"
 
 _CHUNK = 65536
+# How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
+# what people take for that), but a line in two pieces is the rule when a child writes much.
+_PARTIAL_AFTER = 0.08
 # After SIGKILL a process can linger in the kernel (a dead network file system), but we can do nothing more.
 _AFTER_KILL = 2.0
-# Once the session is empty, only a process that left it can hold the pipes open: it is not waited for.
+# Once all are gone, only a stranger can hold the pipes open: it is not waited for.
 _LAST_WORDS = 0.5
+# The variables that tell whose a process is.
+_MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
+# $1 is the terminal's name. To open it makes it the controlling one; then the command takes over.
+_ON_TERMINAL = 'exec <>"$1" >&0 2>&0; shift; exec "$@"'
 
 
 class SpawnError(OrchestraError):
     """The system refused to start a child: a folder or program is missing, or there is no room for it."""
+
+
+class Window:
+    """The size of the terminals of all children, in character cells.
+
+    Attributes:
+        columns: How wide they are.
+        lines: How high.
+    """
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self.columns = columns
+        self.lines = lines
+        self._terminals: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Window {self.columns}x{self.lines} of {len(self._terminals)} terminals>"
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Make all terminals as large; the kernel tells their processes by SIGWINCH."""
+        self.columns, self.lines = columns, lines
+        for terminal in self._terminals:
+            self._apply(terminal)
+
+    def add(self, terminal: int) -> None:
+        """Have a terminal follow from now on."""
+        self._terminals.add(terminal)
+        self._apply(terminal)
+
+    def discard(self, terminal: int) -> None:
+        """Forget a terminal, before it is closed."""
+        self._terminals.discard(terminal)
+
+    def _apply(self, terminal: int) -> None:
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcsetwinsize(terminal, (self.lines, self.columns))
 
 
 class Child:
@@ -54,8 +107,10 @@ class Child:
         pid: Of the leader, and the number of its group and its session.
     """
 
-    def __init__(self, pid: int, *, stop_timeout: float) -> None:
+    def __init__(self, pid: int, *, marks: Mapping[str, str], stop_signal: int, stop_timeout: float) -> None:
         self.pid = pid
+        self._marks = marks
+        self._stop_signal = stop_signal
         self._stop_timeout = stop_timeout
         self._stopping = trio.Event()
         self._killing = trio.Event()
@@ -64,39 +119,50 @@ class Child:
         return f"<Child {self.pid}>"
 
     def stop(self) -> None:
-        """Begin to end it: SIGTERM to its session, SIGKILL after the stop timeout. Does not wait."""
+        """Begin to end it: its stop signal, and SIGKILL after the stop timeout. Does not wait."""
         self._stopping.set()
 
     def kill(self) -> None:
-        """End it at once: SIGKILL to its session. Does not wait."""
+        """End it at once, by SIGKILL. Does not wait."""
         self._stopping.set()
         self._killing.set()
 
     async def _descend_the_ladder(self) -> None:
         await self._stopping.wait()
         if not self._killing.is_set():
-            await self._signal(signal.SIGTERM)
+            await self._signal(self._stop_signal)
             with trio.move_on_after(self._stop_timeout):
                 await self._killing.wait()
-        await self._signal(signal.SIGKILL)
-        await trio.sleep(_AFTER_KILL)
+        with trio.move_on_after(_AFTER_KILL):
+            while True:  # who forks while being killed is found the next time
+                await self._signal(signal.SIGKILL)
+                await trio.sleep(_AFTER_KILL / 10)
 
     async def _signal(self, number: int) -> None:
-        """Signal the group, and whoever of the session has made a group of its own."""
+        """Signal the group, and whoever else is of the family."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self.pid, number)
-        for pid in await self._members():
+        for entry in await trio.to_thread.run_sync(self._family):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(pid) != self.pid and os.getsid(pid) == self.pid:
-                    os.kill(pid, number)
+                if os.getpgid(entry.pid) != self.pid and census.is_still_there(entry):
+                    os.kill(entry.pid, number)
 
-    async def _members(self) -> set[int]:
-        return census.members(await trio.to_thread.run_sync(census.take), self.pid)
+    def _family(self) -> list[census.Entry]:
+        entries = census.take()
+        session = census.members(entries, self.pid)
+        return session + [each for each in self._marked(entries) if each not in session]
+
+    def _is_alone(self) -> bool:
+        entries = census.take()
+        return not census.members(entries, self.pid) and not self._marked(entries)
+
+    def _marked(self, entries: list[census.Entry]) -> list[census.Entry]:
+        return census.marked(entries, self._marks) if self._marks else []
 
     async def _empty(self) -> None:
-        """Wait until nothing of the session lives; begin to stop what the leader has left behind."""
+        """Wait until nobody of the family lives; begin to stop what the leader has left behind."""
         pause = 0.01
-        while await self._members():
+        while not await trio.to_thread.run_sync(self._is_alone):
             self.stop()
             await trio.sleep(pause)
             pause = min(pause * 2, 0.2)
@@ -108,34 +174,43 @@ async def run_child(
     cwd: Path,
     env: Mapping[str, str],
     on_spawn: Callable[[Child], object],
-    on_lines: OnLines,
+    on_output: OnOutput,
     stop_timeout: float,
+    stop_signal: int = signal.SIGTERM,
+    window: Window | None = None,
 ) -> Exit:
-    """Run a child to its end, and leave nothing of its session behind.
+    """Run a child to its end, and leave nothing of it behind.
 
-    Resource handling: cancelled or not, when this returns or raises, its session is empty (or was sent
-    SIGKILL and does not react), and all pipes are closed. To cancel is to kill; `Child.stop` asks first.
+    Resource handling: cancelled or not, when this returns or raises, its family is gone (or was sent SIGKILL
+    and does not react), and all pipes are closed. To cancel is to kill; `Child.stop` asks first.
 
     Args:
         command: Text for ``/bin/sh -c``, or the words of a program to be executed as they are.
         cwd: The folder that it starts in.
-        env: All of its environment.
+        env: All of its environment. ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS``, if they are there, mark
+            what belongs to it.
         on_spawn: Called with the child as soon as there is one.
-        on_lines: Awaited with the stream's name and each batch of whole lines; while it waits, so does
-            that stream.
-        stop_timeout: Seconds between SIGTERM and SIGKILL.
+        on_output: Awaited with what was written; while it waits, so does that stream.
+        stop_timeout: Seconds between the stop signal and SIGKILL.
+        stop_signal: What asks it to end.
+        window: Gives it a terminal of that size.
 
     Raises:
         SpawnError: There was none.
     """
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     try:
-        process = await trio.lowlevel.open_process(
-            argv, cwd=cwd, env=dict(env), stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
-        )
+        streams = await _spawn(argv, cwd, env, window)
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         raise SpawnError(f"cannot be started in {cwd}: {exc}") from exc
-    child = Child(process.pid, stop_timeout=stop_timeout)
+    process = streams.process
+    marks = {name: env[name] for name in _MARKS if name in env}
+    child = Child(
+        process.pid,
+        marks=marks if len(marks) == len(_MARKS) else {},
+        stop_signal=stop_signal,
+        stop_timeout=stop_timeout,
+    )
     is_empty = False  # once it is, its number may belong to somebody else, and is never signalled again
     try:
         async with trio.open_nursery() as nursery:
@@ -145,7 +220,7 @@ async def run_child(
                 nursery.cancel_scope.cancel()  # it did not even heed SIGKILL: wait no longer
 
             nursery.start_soon(descend)
-            pumps = await nursery.start(_pump_all, process, on_lines)
+            pumps = await nursery.start(_pump_all, streams, on_output)
             on_spawn(child)
             await process.wait()
             await child._empty()  # noqa: SLF001
@@ -158,35 +233,117 @@ async def run_child(
                 await child._signal(signal.SIGKILL)  # noqa: SLF001
                 await process.wait()
         with trio.move_on_after(_AFTER_KILL, shield=True):
-            for stream in (process.stdin, process.stdout, process.stderr):
-                assert stream is not None  # noqa: S101 - all three were asked for
-                await stream.aclose()
+            await streams.aclose(window)
     return Exit.from_returncode(-signal.SIGKILL if process.returncode is None else process.returncode)
 
 
-class _Pumps:
-    """Reads both streams of a child for as long as there is something to read."""
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """A process and what it is read from.
 
-    def __init__(self, on_lines: OnLines, scope: trio.CancelScope) -> None:
-        self._on_lines = on_lines
+    Attributes:
+        readable: The streams, by the names that they have in events.
+        terminal: The descriptor of its terminal's other side; ``None`` if it has pipes.
+    """
+
+    process: trio.Process
+    readable: dict[StreamName, trio.abc.ReceiveStream]
+    terminal: int | None = None
+
+    async def aclose(self, window: Window | None) -> None:
+        if window is not None and self.terminal is not None:
+            window.discard(self.terminal)
+        for stream in self.readable.values():
+            await stream.aclose()
+        if self.process.stdin is not None:
+            await self.process.stdin.aclose()
+
+
+async def _spawn(argv: Sequence[str], cwd: Path, env: Mapping[str, str], window: Window | None) -> _Streams:
+    if window is None:
+        process = await trio.lowlevel.open_process(
+            argv, cwd=cwd, env=dict(env), stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
+        assert process.stdout is not None  # noqa: S101 - asked for
+        assert process.stderr is not None  # noqa: S101
+        return _Streams(process, {"stdout": process.stdout, "stderr": process.stderr})
+    ours, theirs = os.openpty()
+    try:
+        _make_plain(theirs)
+        window.add(ours)
+        process = await trio.lowlevel.open_process(
+            ["/bin/sh", "-c", _ON_TERMINAL, "sh", os.ttyname(theirs), *argv],
+            cwd=cwd,
+            env=dict(env),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+    except BaseException:
+        window.discard(ours)
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return _Streams(process, {"pty": trio.lowlevel.FdStream(ours)}, ours)
+
+
+def _make_plain(terminal: int) -> None:
+    """Have a terminal pass on what is written as it is, line ends too, and not show what is typed."""
+    mode = termios.tcgetattr(terminal)
+    mode[1] &= ~termios.OPOST
+    mode[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, mode)
+
+
+class _Pumps:
+    """Reads all streams of a child for as long as there is something to read."""
+
+    def __init__(self, on_output: OnOutput, scope: trio.CancelScope) -> None:
+        self._on_output = on_output
         self._scope = scope
         self._chunks = 0
         self._delivering = 0
         self.done = trio.Event()
 
     async def pump(self, name: StreamName, stream: trio.abc.ReceiveStream, splitter: LineSplitter) -> None:
-        while chunk := await stream.receive_some(_CHUNK):
+        shown, deadline = "", inf
+        while True:
+            with trio.move_on_at(deadline) as patience:
+                try:
+                    chunk = await stream.receive_some(_CHUNK)
+                except trio.BrokenResourceError:  # EIO: nobody has the terminal open any more
+                    return
+            if patience.cancelled_caught:
+                shown, deadline = splitter.partial(), inf
+                await self.deliver(name, (), shown)
+                continue
+            if not chunk:
+                return
             self._chunks += 1
-            await self.deliver(name, splitter.feed(bytes(chunk)))
+            lines = splitter.feed(bytes(chunk))
+            partial = splitter.partial()
+            if lines:
+                shown, deadline = "", inf
+            is_due = partial != shown and trio.current_time() >= deadline  # a progress bar never pauses
+            if is_due:
+                shown, deadline = partial, inf
+            await self.deliver(name, lines, partial if is_due else None)
+            if partial == shown:
+                deadline = inf
+            elif deadline == inf:
+                # From now, not from when it came: whoever has kept us waiting was not waiting for this.
+                deadline = trio.current_time() + _PARTIAL_AFTER
 
-    async def deliver(self, name: StreamName, lines: Sequence[str]) -> None:
-        if lines:
+    async def deliver(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:
+        if lines or partial is not None:
             self._delivering += 1
-            await self._on_lines(name, lines)
+            await self._on_output(name, lines, partial)
             self._delivering -= 1
 
     async def drain(self) -> None:
-        """Wait for the end of both streams; give up when nothing comes although we would take it."""
+        """Wait for the end of all streams; give up when nothing comes although we would take it."""
         while not self.done.is_set():
             before = self._chunks
             with trio.move_on_after(_LAST_WORDS):
@@ -196,20 +353,13 @@ class _Pumps:
                 await self.done.wait()
 
 
-async def _pump_all(
-    process: trio.Process, on_lines: OnLines, *, task_status: trio.TaskStatus[_Pumps]
-) -> None:
-    assert process.stdout is not None  # noqa: S101 - asked for
-    assert process.stderr is not None  # noqa: S101
-    streams: list[tuple[StreamName, trio.abc.ReceiveStream, LineSplitter]] = [
-        ("stdout", process.stdout, LineSplitter()),
-        ("stderr", process.stderr, LineSplitter()),
-    ]
+async def _pump_all(streams: _Streams, on_output: OnOutput, *, task_status: trio.TaskStatus[_Pumps]) -> None:
+    splitters = {name: LineSplitter() for name in streams.readable}
     async with trio.open_nursery() as nursery:
-        pumps = _Pumps(on_lines, nursery.cancel_scope)
-        for name, stream, splitter in streams:
-            nursery.start_soon(pumps.pump, name, stream, splitter)
+        pumps = _Pumps(on_output, nursery.cancel_scope)
+        for name, stream in streams.readable.items():
+            nursery.start_soon(pumps.pump, name, stream, splitters[name])
         task_status.started(pumps)
-    for name, _stream, splitter in streams:
-        await pumps.deliver(name, splitter.close())
+    for name, splitter in splitters.items():
+        await pumps.deliver(name, splitter.close(), None)
     pumps.done.set()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan
     from orchestra.events import Event, Observer
+    from orchestra.process import Window
     from orchestra.supervisor import Sink
 
 __all__ = ["Stack", "load"]
@@ -80,6 +81,7 @@ class Stack:
     Args:
         plan: What to run.
         sinks: Awaited with every line of output; see `Supervisor`.
+        window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether a run with a failed process goes on when all have ended, until it is stopped.
 
     Attributes:
@@ -87,12 +89,19 @@ class Stack:
         ended: How it ended, once it has.
     """
 
-    def __init__(self, plan: Plan, *, sinks: Iterable[Sink] = (), is_kept_open: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        sinks: Iterable[Sink] = (),
+        window: Window | None = None,
+        is_kept_open: bool = False,
+    ) -> None:
         self.plan = plan
         self.url: str | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._snapshot)
-        self.supervisor = Supervisor(plan, sinks=sinks, bus=self._bus)
+        self.supervisor = Supervisor(plan, sinks=sinks, bus=self._bus, window=window)
         self._is_kept_open = is_kept_open
         self._started: RunStarted | None = None
         self._stop_asked = trio.Event()

@@ -23,8 +23,9 @@ import trio
 from orchestra import ports, probe
 from orchestra.config.plan import Role
 from orchestra.errors import StartError
-from orchestra.events import Bus, Notice, OutputLine, State, StateChanged
+from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, StateChanged
 from orchestra.graceful import run_gracefully
+from orchestra.guard import guarded
 from orchestra.lifecycle import (
     Answered,
     BackedOff,
@@ -38,14 +39,16 @@ from orchestra.lifecycle import (
     StopAsked,
     step,
 )
+from orchestra.logfile import LogFile
 from orchestra.output import without_colours
-from orchestra.process import SpawnError, run_child
+from orchestra.process import SpawnError, Window, run_child
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Install, Plan, ProcessPlan
     from orchestra.events import Observer, StreamName
+    from orchestra.guard import Guard
     from orchestra.lifecycle import Fact
     from orchestra.process import Child
 
@@ -57,6 +60,8 @@ Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
 _SHORTEST_PROBE = 0.1
 # Removing half-installed packages: a second or so; the end of the run does not wait for a dead disk.
 _DISCARD_TIMEOUT = 5.0
+# What a terminal has when nobody knows better.
+_USUAL_SIZE = (80, 24)
 # What is quoted of a process that did not come up.
 _TAIL = 20
 
@@ -95,15 +100,23 @@ class Supervisor:
         plan: What to run; its proxy is none of the supervisor's business.
         sinks: Awaited with every line of output, in order, before its process may go on writing.
         bus: Where events go; its own by default.
+        window: The size of the terminals of the processes; without it they have pipes.
 
     Attributes:
         first_failure: The life of the process that was the first to fail for good, if one has.
     """
 
-    def __init__(self, plan: Plan, *, sinks: Iterable[Sink] = (), bus: Bus | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        sinks: Iterable[Sink] = (),
+        bus: Bus | None = None,
+        window: Window | None = None,
+    ) -> None:
         self.plan = plan
         self.bus = Bus(lambda: self.snapshot().values()) if bus is None else bus
-        self._shared = _Shared(self.bus, sinks)
+        self._shared = _Shared(self.bus, sinks, window)
         self._keepers = {each.name: _Keeper(self._shared, each) for each in plan.processes}
         for keeper in self._keepers.values():
             if (install := keeper.life.plan.install) is not None:
@@ -169,7 +182,10 @@ class Supervisor:
             watchers.start_soon(self._stop_when, cancelled)
             watchers.start_soon(self._stop_when, self._stop_asked)
             watchers.start_soon(self._shared.scout.run)
-            async with trio.open_nursery() as self._shared.nursery:
+            async with (
+                guarded(self._shared.run_id) as self._shared.guard,
+                trio.open_nursery() as self._shared.nursery,
+            ):
                 for keeper in self._keepers.values():
                     # trio shuffles what it starts: what is said is said here, in the order of the plan.
                     self._shared.nursery.start_soon(keeper.run, keeper.tell(Go()))
@@ -188,7 +204,9 @@ class Supervisor:
 class _Shared:
     """What all keepers of a run have in common: who listens, who installs, who scans."""
 
-    def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
+    def __init__(self, bus: Bus, sinks: Iterable[Sink], window: Window | None) -> None:
+        self.window = window
+        self.guard: Guard
         self.run_id = secrets.token_hex(8)
         self.scout = ports.Scout()
         self.changed = trio.Event()
@@ -213,6 +231,11 @@ class _Shared:
             for sink in self._sinks:
                 await sink(line)
             self._bus.emit(line)
+
+    def pause(self, process: str, stream: StreamName, text: str) -> None:
+        """Say that a line has been begun."""
+        at = trio.current_time()
+        self._bus.emit(OutputPaused(at=at, process=process, stream=stream, text=text))
 
     def notice(self, process: str, code: str, text: str) -> None:
         """Say what is no change of state."""
@@ -241,6 +264,9 @@ class _Keeper:
         self._listening: ports.Listening | None = None
         self._backing_off: trio.CancelScope | None = None
         self._at = 0.0  # when something about it was last said
+        self._logfile: LogFile | None = None
+        if plan.log is not None:
+            self._logfile = LogFile(plan.log.path, max_bytes=plan.log.max_bytes, backups=plan.log.backups)
         self.env = {
             **(os.environ if plan.env is None else plan.env),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
@@ -262,6 +288,13 @@ class _Keeper:
                 case _:
                     assert_never(order)
             order = self.tell(fact)
+        if self._logfile is not None:
+            self._logfile.close()
+
+    @property
+    def guard(self) -> Guard:
+        """Who has to know of children."""
+        return self._shared.guard
 
     def tell(self, fact: Fact) -> Order | None:
         """Take a fact into account, say so if it has changed the state, and return what to do next."""
@@ -316,9 +349,21 @@ class _Keeper:
         self._at = trio.current_time()
         self._shared.publish(self, previous)
 
-    async def deliver(self, stream: StreamName, lines: Sequence[str]) -> None:
-        self.tail.extend(without_colours(line) for line in lines[-_TAIL:])
-        await self._shared.deliver(self._plan.name, stream, lines)
+    async def deliver(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
+        if lines:
+            self.tail.extend(without_colours(line) for line in lines[-_TAIL:])
+            await self._log(lines)
+            await self._shared.deliver(self._plan.name, stream, lines)
+        if partial is not None:
+            self._shared.pause(self._plan.name, stream, partial)
+
+    async def _log(self, lines: Sequence[str]) -> None:
+        if self._logfile is not None:
+            try:
+                await self._logfile.write(lines)
+            except OSError as exc:
+                text = f"its log file is not written any more: {exc.filename or ''} {exc.strerror}"
+                self._shared.notice(self._plan.name, "log-broken", text)
 
     async def _install(self) -> Fact:
         assert self._plan.install is not None  # noqa: S101 - nothing else leads here
@@ -335,6 +380,7 @@ class _Keeper:
         async with trio.open_nursery() as nursery:
 
             def spawned(child: Child) -> None:
+                self.guard.spawned(child.pid)
                 self._child = child
                 self.tell(Spawned())
                 if self.life.state is State.STOPPING:  # asked for while it was being spawned
@@ -352,16 +398,29 @@ class _Keeper:
                     cwd=plan.cwd,
                     env=self.env,
                     on_spawn=spawned,
-                    on_lines=self.deliver,
+                    on_output=self.deliver,
                     stop_timeout=plan.stop_timeout,
+                    stop_signal=plan.stop_signal,
+                    window=self._window(),
                 )
                 fact = Ended(how)
             except SpawnError as exc:
                 fact = NotSpawned(exc.message)
             finally:
+                if self._child is not None:
+                    self.guard.emptied(self._child.pid)
                 self._child = None
             nursery.cancel_scope.cancel()
         return fact
+
+    def _window(self) -> Window | None:
+        match self._plan.pty:
+            case "auto":
+                return self._shared.window
+            case True:
+                return self._shared.window or Window(*_USUAL_SIZE)
+            case False:
+                return None
 
     async def _await_readiness(self, leader: int) -> None:
         plan = self._plan
@@ -409,7 +468,7 @@ class _Installation:
                 cwd=install.folder,
                 env={**keeper.env, "CI": "1"},  # package managers ask nothing there
                 on_spawn=self._spawned,
-                on_lines=keeper.deliver,
+                on_output=keeper.deliver,
                 stop_timeout=keeper.life.plan.stop_timeout,
             )
             if how.code != 0:
@@ -422,6 +481,8 @@ class _Installation:
                 with trio.move_on_after(_DISCARD_TIMEOUT, shield=True):
                     discard = partial(shutil.rmtree, packages, ignore_errors=True)
                     await trio.to_thread.run_sync(discard, abandon_on_cancel=True)
+            if self._child is not None:
+                keeper.guard.emptied(self._child.pid)
             self._child = None
             self.done.set()
 
@@ -436,6 +497,7 @@ class _Installation:
             self._child.kill()
 
     def _spawned(self, child: Child) -> None:
+        self._keeper.guard.spawned(child.pid)
         self._child = child
         if self._is_stopped:
             child.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from orchestra.config.plan import (
     AnyOf,
     AtUrl,
     FromProcess,
+    Log,
     Plan,
     ProcessPlan,
     ProxyPlan,
@@ -148,6 +150,11 @@ def test_settings_reach_the_plan(project: Project) -> None:
         restart = "never"
         stop_timeout = 1
         success_exit_codes = [3]
+        stop_signal = "INT"
+        pty = false
+        log_file = "logs/api.log"
+        log_bytes = 1000
+        log_backups = 2
         [process.more]
         command = " run more "
         """,
@@ -160,7 +167,17 @@ def test_settings_reach_the_plan(project: Project) -> None:
     assert (api.cwd, api.restart, api.stop_timeout) == (project.root / "sub", Restart.NEVER, 1.0)
     assert api.success_exit_codes == {3}
     assert (more.name, more.command, more.port) == ("more", "run more", 5200)
-    assert more.source == Source(path=project.root / "orchestra.toml", line=15)
+    assert more.source == Source(path=project.root / "orchestra.toml", line=20)
+    assert (api.stop_signal, api.pty) == (signal.SIGINT, False)
+    assert api.log == Log(path=project.root / "logs" / "api.log", max_bytes=1000, backups=2)
+
+
+def test_a_log_file_belongs_to_one_process(project: Project) -> None:
+    shared = '[process.vite]\nlog_file = "a.log"\n[process.api]\nlog_file = "./a.log"\n'
+    message, hint = project.error(TWO, shared)
+    assert message == "orchestra.toml:4: process.api.log_file: vite writes to this file, too"
+    assert hint == "Give each process a file of its own."
+    assert "is a folder" in project.error(TWO, '[process.api]\nlog_file = "ui"\n')[0]
 
 
 def test_the_system_s_environment_is_beaten_by_env_files_and_those_by_settings(project: Project) -> None:

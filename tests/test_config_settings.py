@@ -54,7 +54,12 @@ restart = "always"
 max_quick_failures = 0
 success_exit_codes = [0, 130]
 ready_timeout = 0
+stop_signal = "INT"
 stop_timeout = 0.5
+pty = false
+log_file = "logs/web.log"
+log_bytes = 1000
+log_backups = 0
 """
 
 

@@ -28,6 +28,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.lines: list[tuple[StreamName, str]] = []
+        self.partials: list[str] = []
         self.child: Child | None = None
         self.spawned = trio.Event()
         self.heard = trio.Event()
@@ -36,8 +37,10 @@ class Recorder:
         self.child = child
         self.spawned.set()
 
-    async def on_lines(self, name: StreamName, lines: Sequence[str]) -> None:
+    async def on_output(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:
         self.lines += [(name, line) for line in lines]
+        if partial is not None:
+            self.partials.append(partial)
         self.heard.set()
 
     async def run(self, command: str | Sequence[str], *, stop_timeout: float = 5.0) -> Exit:
@@ -46,7 +49,7 @@ class Recorder:
             cwd=Path("/"),
             env=ENV,
             on_spawn=self.on_spawn,
-            on_lines=self.on_lines,
+            on_output=self.on_output,
             stop_timeout=stop_timeout,
         )
 
@@ -56,7 +59,7 @@ class Recorder:
         return self.child.pid
 
     def survivors(self) -> set[int]:
-        return census.members(census.take(), self.session)
+        return {entry.pid for entry in census.members(census.take(), self.session)}
 
 
 async def test_both_streams_are_read_and_told_apart_to_the_last_line_without_an_end() -> None:
@@ -138,7 +141,7 @@ async def test_an_escaped_grandchild_that_holds_the_pipe_does_not_hold_us() -> N
 async def test_output_of_a_slow_reader_is_whole() -> None:
     received: list[str] = []
 
-    async def slowly(_name: StreamName, lines: Sequence[str]) -> None:
+    async def slowly(_name: StreamName, lines: Sequence[str], _partial: str | None) -> None:
         await trio.lowlevel.checkpoint()
         received.extend(lines)
 
@@ -147,7 +150,7 @@ async def test_output_of_a_slow_reader_is_whole() -> None:
         cwd=Path("/"),
         env=ENV,
         on_spawn=lambda _child: None,
-        on_lines=slowly,
+        on_output=slowly,
         stop_timeout=5,
     )
     assert received == [str(number) for number in range(1, 200001)]
@@ -160,7 +163,7 @@ async def test_a_missing_folder_is_an_error_that_names_it() -> None:
             cwd=Path("/nowhere/at/all"),
             env=ENV,
             on_spawn=lambda _child: None,
-            on_lines=Recorder().on_lines,
+            on_output=Recorder().on_output,
             stop_timeout=5,
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from orchestra.config.plan import (
     AnyOf,
     AtUrl,
     FromProcess,
+    Log,
     Plan,
     ProcessPlan,
     ProxyPlan,
@@ -141,6 +143,7 @@ def load(
     loaded = settings_files.find(path.parent)
     processes = _processes(path, root, entries, loaded)
     _refuse_collisions(processes)
+    _refuse_shared_logs(processes, loaded, root)
     chosen = _choose(processes, only, left_out)
     env, written = _environments(path.parent, loaded, overrides, environ)
     listen = _listen(loaded, overrides)
@@ -197,7 +200,10 @@ def load(
                 restart=each.settings.restart,
                 max_quick_failures=each.settings.max_quick_failures,
                 success_exit_codes=frozenset(each.settings.success_exit_codes),
+                stop_signal=signal.Signals[f"SIG{each.settings.stop_signal}"],
                 stop_timeout=each.settings.stop_timeout,
+                pty=each.settings.pty,
+                log=_log(root, each.settings),
                 source=each.source,
             )
         )
@@ -318,6 +324,27 @@ def _check_table(name: str, table: ProcessSettings, loaded: Loaded) -> None:
             )
         if not variable or "=" in variable or "\0" in variable + value:
             raise loaded.error(keys, "cannot be a variable", hint="Use no = and no NUL character in it.")
+
+
+def _log(root: Path, table: ProcessSettings) -> Log | None:
+    if table.log_file is None:
+        return None
+    return Log(path=root / table.log_file, max_bytes=table.log_bytes, backups=table.log_backups)
+
+
+def _refuse_shared_logs(processes: Sequence[_Process], loaded: Loaded, root: Path) -> None:
+    owners: dict[Path, str] = {}
+    for each in processes:
+        if (log := _log(root, each.settings)) is None:
+            continue
+        keys = ("process", each.name, "log_file")
+        owner = owners.setdefault(log.path, each.name)
+        if owner != each.name:
+            raise loaded.error(
+                keys, f"{owner} writes to this file, too", hint="Give each process a file of its own."
+            )
+        if log.path.is_dir():
+            raise loaded.error(keys, "this is a folder", hint="Name a file in it.")
 
 
 def _refuse_collisions(processes: Sequence[_Process]) -> None:

@@ -7,6 +7,7 @@ a plan is looked up again later: what is not in it does not happen.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "AtUrl",
     "FromProcess",
     "Install",
+    "Log",
     "Plan",
     "ProcessPlan",
     "ProxyPlan",
@@ -71,6 +73,21 @@ class Install:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """A file that a process's output is kept in.
+
+    Attributes:
+        path: The newest file; older ones have numbers behind it.
+        max_bytes: How large a file may become.
+        backups: How many older ones are kept.
+    """
+
+    path: Path
+    max_bytes: int = 10 * 1024 * 1024
+    backups: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPlan:
     """One process of a run.
 
@@ -89,7 +106,10 @@ class ProcessPlan:
         restart: When it is started again after it has ended.
         max_quick_failures: `State.FAILED` after so many failures in a row.
         success_exit_codes: What counts as `State.COMPLETED`.
-        stop_timeout: Seconds between ``SIGTERM`` and ``SIGKILL`` to its group.
+        stop_signal: The number of the signal that asks it to end.
+        stop_timeout: Seconds between that and ``SIGKILL``.
+        pty: Whether it gets a terminal of its own; ``"auto"``: if we are on one.
+        log: Where its output is kept, too.
         source: Where the command was written down.
     """
 
@@ -105,7 +125,10 @@ class ProcessPlan:
     restart: Restart = Restart.ON_FAILURE
     max_quick_failures: int = 5
     success_exit_codes: frozenset[int] = frozenset({0})
+    stop_signal: int = signal.SIGTERM
     stop_timeout: float = 5.0
+    pty: Literal["auto"] | bool = "auto"
+    log: Log | None = None
     source: Source | None = None
 
 

@@ -67,6 +67,10 @@ _UrlPath = Annotated[str, Meta(pattern=r"^/[^\s?#]*\Z")]
 _Host = Annotated[str, Meta(pattern=r"^[^\s/:]+\Z|^\[[0-9a-fA-F:.]+\]\Z")]
 _Origin = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+\Z")]
 _Paths = Annotated[list[_UrlPath], Meta(description='a list of paths that begin with "/"')]
+_StopSignal = Annotated[
+    Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL"],
+    Meta(description='"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"'),
+]
 _ExitCode = Annotated[int, Meta(ge=0, le=255)]
 
 
@@ -122,7 +126,14 @@ class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         field(default_factory=lambda: [0])
     )
     ready_timeout: _Seconds = 60.0
+    stop_signal: _StopSignal = "TERM"
     stop_timeout: _Seconds = 5.0
+    pty: Annotated[Literal["auto"] | bool, Meta(description='"auto", true or false')] = "auto"
+    log_file: (
+        Annotated[str, Meta(min_length=1, description="a file, relative to the Procfile's folder")] | None
+    ) = None
+    log_bytes: Annotated[int, Meta(ge=1, le=_MOST, description="a number of bytes, 1 or more")] = 10485760
+    log_backups: Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")] = 3
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from orchestra.events import (
     Notice,
     OutputLine,
+    OutputPaused,
     RequestFinished,
     RunEnded,
     RunStarted,
@@ -28,6 +29,7 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from orchestra.output import without_colours
 
 if TYPE_CHECKING:
     from orchestra.events import Event
@@ -41,6 +43,7 @@ __all__ = [
     "Phase",
     "Process",
     "colour_number",
+    "is_blank",
     "sentence",
     "short_seconds",
 ]
@@ -58,6 +61,8 @@ _REQUESTS = 200
 _NOTICES = 20
 _STREAMS = 1000
 _TAIL = 10
+# A line of blanks and colours alone is not longer.
+_LONGEST_BLANK = 100
 # More of one line is never shown at once: a bundler may write megabytes without a line end.
 _LINE_CHARACTERS = 4096
 
@@ -75,6 +80,7 @@ class Process:
         index: Its place in the Procfile, from 0; decides its colour.
         since: When it entered its state.
         started_at: When the child that runs now was spawned; ``None`` if none runs.
+        is_after_blank: Whether its newest line was blank: another one is not kept (see `is_blank`).
         tail: Its newest lines, oldest first.
 
     The rest is as in `StateChanged`.
@@ -93,6 +99,7 @@ class Process:
     signal: str | None = None
     reason: str = ""
     ready_after: float | None = None
+    is_after_blank: bool = False
     tail: deque[OutputLine] = field(default_factory=lambda: deque(maxlen=_TAIL))
 
     def uptime(self, now: float) -> float | None:
@@ -137,6 +144,7 @@ class Model:
         ended: The event that ended it.
         ready_after: Seconds from the beginning to the first moment when everything was up.
         processes: By name, in the order of the Procfile.
+        paused: Lines that were begun and wait for their end, by process and stream; the newest last.
         log: What the children wrote and what happened to them, oldest first; the newest 2000.
         requests: The newest 200, oldest first.
         streams: What is open, by id.
@@ -153,6 +161,7 @@ class Model:
         self.ready_after: float | None = None
         self.processes: dict[str, Process] = {}
         self.log: deque[LogEntry] = deque(maxlen=_LINES)
+        self.paused: dict[tuple[str, str], OutputPaused] = {}
         self.requests: deque[RequestFinished] = deque(maxlen=_REQUESTS)
         self.streams: dict[int, StreamOpened] = {}
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
@@ -178,6 +187,8 @@ class Model:
                 self._change(event)
             case OutputLine():
                 self._write(event)
+            case OutputPaused():
+                self._pause(event)
             case RequestFinished():
                 self.request_count += 1
                 self.requests.append(event)
@@ -225,8 +236,20 @@ class Model:
         if len(event.text) > _LINE_CHARACTERS:
             event = replace(event, text=event.text[:_LINE_CHARACTERS])
         self.line_count += 1
+        process = self._process(event.process)
+        if process.is_after_blank and is_blank(event.text):
+            return
+        process.is_after_blank = is_blank(event.text)
         self.log.append(event)
-        self._process(event.process).tail.append(event)
+        process.tail.append(event)
+        if self.paused:
+            self.paused.pop((event.process, event.stream), None)
+
+    def _pause(self, event: OutputPaused) -> None:
+        # Taken out first, so that the newest is the last.
+        self.paused.pop((event.process, event.stream), None)
+        if event.text:
+            self.paused[event.process, event.stream] = event
 
     def _change(self, event: StateChanged) -> None:
         process = self._process(event.process)
@@ -251,6 +274,15 @@ class Model:
             self.ready_after = max(event.at - self.started.at, 0.0)
 
 
+def is_blank(text: str) -> bool:
+    """Say whether a line shows nothing.
+
+    On a terminal, Vite clears the screen by as many blank lines as it is high, and others do likewise. What
+    people look at shows one of them; what is kept or passed on, all.
+    """
+    return not text or (len(text) < _LONGEST_BLANK and not without_colours(text).strip())
+
+
 def sentence(event: Event) -> str:
     """Put an event into one line of words; empty for what is not worth one."""
     match event:
@@ -265,7 +297,7 @@ def sentence(event: Event) -> str:
         case RunEnded():
             reason = f": {event.reason}" if event.reason else ""
             return f"ended after {short_seconds(event.duration)}{reason}"
-        case OutputLine() | RequestFinished() | StreamOpened() | StreamClosed():
+        case OutputLine() | OutputPaused() | RequestFinished() | StreamOpened() | StreamClosed():
             return ""
         case _:
             assert_never(event)

@@ -14,6 +14,7 @@ Never here: rich (plain output must start fast), what the events mean (`model.se
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 import trio
 
 from orchestra.dashboard.descriptor import write_some
-from orchestra.dashboard.model import OURSELVES, colour_number, sentence
+from orchestra.dashboard.model import OURSELVES, colour_number, is_blank, sentence
 from orchestra.errors import OrchestraError
 from orchestra.events import (
     Notice,
     OutputLine,
+    OutputPaused,
     RequestFinished,
     RunEnded,
     RunStarted,
@@ -54,6 +56,8 @@ _GIVE_UP = 5.0
 # would cost more than the line. Nobody sees 5 ms.
 _BREATH = 0.005
 _SMALL_BATCH = 16 * 1024
+# Back to the beginning of the row, and clear it.
+_ERASE = b"\r\x1b[K"
 # How long wall clock and trio's clock are taken to run alike; a laptop that slept, or NTP, sets them apart.
 _SAME_CLOCK = 1.0
 
@@ -137,6 +141,7 @@ class _Buffered:
 
     async def aclose(self) -> None:
         self._is_closing = True
+        self._finish()
         while not self._drained.is_set():
             before = self._written_bytes
             with trio.move_on_after(_GIVE_UP):
@@ -144,6 +149,9 @@ class _Buffered:
             if self._written_bytes == before:
                 break
         await trio.lowlevel.checkpoint()
+
+    def _finish(self) -> None:
+        """Put what has to stand at the end."""
 
     async def _wait_for_room(self) -> None:
         while self._pending_bytes >= _HALF and not self._is_over:
@@ -197,13 +205,20 @@ class PlainPrinter(_Buffered):
         self._index = {name: index for index, name in enumerate(names)}
         self._margins: dict[str, str] = {}
         self._has_timestamps = has_timestamps
+        self._is_terminal = os.isatty(stdout)
+        self._blank: set[str] = set()  # whose newest line is blank
+        # The beginning of a line that the output ends with now: whose it is, and how it was put.
+        self._begun: tuple[tuple[str, str], bytes] | None = None
         self._clock = _WallClock(wall)
 
     def observe(self, event: Event) -> None:
-        """Take an event from the bus; what is worth a sentence is printed."""
+        """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
+        if isinstance(event, OutputPaused):
+            self._begin(event)
+            return
         text = sentence(event)
         if text:
-            self._put(self._format(event.at, OURSELVES, text))
+            self._put(self._around(self._format(event.at, OURSELVES, text)))
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
@@ -211,9 +226,76 @@ class PlainPrinter(_Buffered):
         # has just waited for the bytes that the line is made of.
         if self._pending_bytes >= _HALF:
             await self._wait_for_room()
-        self._put(self._format(line.at, line.process, line.text))
+        if self._is_terminal and self._is_repeated_blank(line):
+            return
+        data = self._format(line.at, line.process, line.text)
+        if self._begun is not None:
+            data = self._complete(line, data)
+        self._put(data)
 
-    def _format(self, at: float, name: str, text: str) -> bytes:
+    def _is_repeated_blank(self, line: OutputLine) -> bool:
+        if not is_blank(line.text):
+            self._blank.discard(line.process)
+            return False
+        is_repeated = line.process in self._blank
+        self._blank.add(line.process)
+        return is_repeated
+
+    def _begin(self, event: OutputPaused) -> None:
+        """Show the beginning of a line, on a terminal in place of what was last shown of one.
+
+        What reads a pipe cannot take anything back. There, a beginning is shown only when nothing else is on
+        its way: somebody may be waiting for just this prompt. Were it interrupted, it would be repeated.
+        """
+        data = self._format(event.at, event.process, event.text, width=self._columns()).removesuffix(b"\n")
+        whose = (event.process, event.stream)
+        if self._is_terminal:
+            erase = b"" if self._begun is None else _ERASE
+            self._begun = (whose, data) if event.text else None
+            self._put(erase + (data if event.text else b""))
+        elif self._begun is not None and self._begun[0] == whose and data.startswith(self._begun[1]):
+            self._put(data[len(self._begun[1]) :])
+            self._begun = (whose, data)
+        elif self._begun is None and event.text and self._drained.is_set():
+            self._begun = (whose, data)
+            self._put(data)
+
+    def _complete(self, line: OutputLine, data: bytes) -> bytes:
+        """Put a whole line where the beginning of one stands; of its own it needs only the rest."""
+        assert self._begun is not None  # noqa: S101 - the caller has looked
+        whose, begun = self._begun
+        if whose != (line.process, line.stream):
+            return self._around(data)
+        self._begun = None
+        if self._is_terminal:
+            return _ERASE + data
+        return data[len(begun) :] if data.startswith(begun) else b"\n" + data
+
+    def _around(self, data: bytes) -> bytes:
+        """Put something else where the beginning of a line stands."""
+        if self._begun is None:
+            return data
+        _, begun = self._begun
+        if self._is_terminal:
+            return _ERASE + data + begun
+        self._begun = None
+        return b"\n" + data
+
+    def _finish(self) -> None:
+        if self._begun is not None:
+            self._put(b"\n")
+
+    def _columns(self) -> int | None:
+        """How much of a line can be taken back: what has wrapped cannot."""
+        if not self._is_terminal:
+            return None
+        with contextlib.suppress(OSError):
+            return max(os.get_terminal_size(self._stdout).columns - self._width - 4, 1)
+        return None
+
+    def _format(self, at: float, name: str, text: str, *, width: int | None = None) -> bytes:
+        if width is not None:
+            text = without_colours(text)[:width]
         margin = self._margins.get(name)
         if margin is None:
             margin = self._margins[name] = self._margin(name)
@@ -248,8 +330,8 @@ class JsonPrinter(_Buffered):
         self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
     def observe(self, event: Event) -> None:
-        """Take an event from the bus, unless it is child output."""
-        if not isinstance(event, OutputLine):
+        """Take an event from the bus, unless it is child output: a line is told when it is whole."""
+        if not isinstance(event, OutputLine | OutputPaused):
             self._put(self._format(event))
 
     async def write_line(self, line: OutputLine) -> None:
@@ -277,7 +359,7 @@ def wants_colours(environ: Mapping[str, str], stdout: int) -> bool:
 def _described(event: Event) -> tuple[str, dict[str, Any]]:
     """Give an event's type and keys as in the contract; the values are whatever JSON can hold."""
     match event:
-        case OutputLine():
+        case OutputLine() | OutputPaused():
             text = without_colours(event.text)
             return "process.output", {"process": event.process, "stream": event.stream, "text": text}
         case RunStarted():

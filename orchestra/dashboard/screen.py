@@ -64,6 +64,7 @@ _COLOUR_SYSTEMS = {
     "256": ColorSystem.EIGHT_BIT,
     "truecolor": ColorSystem.TRUECOLOR,
 }
+_SUSPEND = "\x1a"  # Ctrl-Z
 _REDRAW = "\x0c"  # Ctrl-L, as everywhere
 
 
@@ -78,6 +79,7 @@ class Screen:
     Args:
         model: What to draw; it may change at any time.
         on_quit: Called when the user asks to end the run.
+        on_suspend: Called for Ctrl-Z; to stop the process, and to call `suspend` and `resume`, is left to it.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
@@ -88,12 +90,14 @@ class Screen:
         model: Model,
         *,
         on_quit: Callable[[], object],
+        on_suspend: Callable[[], object] = lambda: None,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
     ) -> None:
         self._model = model
         self._on_quit = on_quit
+        self._on_suspend = on_suspend
         self._stdin = stdin
         self._stdout = stdout
         self._environ = environ
@@ -228,6 +232,8 @@ class Screen:
     def _press(self, key: str) -> None:
         if key == "q":
             self._on_quit()
+        elif key == _SUSPEND:
+            self._on_suspend()
         elif key == _REDRAW:
             self._drawn = None
 

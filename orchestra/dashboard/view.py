@@ -41,6 +41,7 @@ from orchestra.dashboard.model import (
 from orchestra.events import (
     Notice,
     OutputLine,
+    OutputPaused,
     RequestFinished,
     RunStarted,
     State,
@@ -325,7 +326,7 @@ class Log:
         rows: list[Text] = []
         margin = self._margin(width)
         # From the newest back, so that a deep log costs nothing.
-        for entry in reversed(self.model.log):
+        for entry in (*reversed(self.model.paused.values()), *reversed(self.model.log)):
             rows[:0] = self._draw(entry, margin, width)
             if len(rows) >= height - title:
                 break
@@ -335,21 +336,22 @@ class Log:
         longest = max((cell_len(_line(name)) for name in (OURSELVES, *self.model.processes)), default=0)
         return min(longest, _LONGEST_NAME, max(width // 5, 3))
 
-    def _draw(self, entry: LogEntry, margin: int, width: int) -> list[Text]:
-        if isinstance(entry, OutputLine):
+    def _draw(self, entry: LogEntry | OutputPaused, margin: int, width: int) -> list[Text]:
+        tone: Style | None = None
+        if isinstance(entry, OutputLine | OutputPaused):
             name, text = entry.process, entry.text
             process = self.model.processes.get(name)
             style = _colour(process.index) if process is not None else QUIET
         else:
-            name, text, style = OURSELVES, sentence(entry), QUIET
+            name, text, style, tone = OURSELVES, sentence(entry), QUIET, _tone(entry)
         room = width - margin - 5  # a column is left free at either side
         if room < 4:
             return [_fit(_decode(text, max(width, 1))[0], width)]
         rows = []
         for index, part in enumerate(_decode(text, room)):
-            if not isinstance(entry, OutputLine):
+            if tone is not None:
                 part = part.copy()  # noqa: PLW2901 - what is remembered must not be changed
-                part.style = _tone(entry)
+                part.style = tone
             label = _sized("" if index else name, margin)
             rows.append(Text.assemble(" ", (label, style), (" │ ", QUIET), part))
         return rows

@@ -1,0 +1,72 @@
+"""Our end of the guardian: start it, tell it of our children, let it go.
+
+The guardian (`guardian.py`, a process of its own) ends what we leave behind if we are killed. Telling it is a
+short write to a pipe and never waits: a guardian that is gone costs its protection, not the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Guard", "guarded"]
+
+_SCRIPT = Path(__file__).with_name("guardian.py")
+# It has nothing to do but to read "bye" and to exit.
+_PATIENCE = 2.0
+
+
+class Guard:
+    """Tells the guardian what it has to know."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def spawned(self, pid: int) -> None:
+        """A child has been spawned; it leads a session of its own."""
+        self._say(f"+ {pid}")
+
+    def emptied(self, pid: int) -> None:
+        """Nothing is left of a child's session, and its number means nothing any more."""
+        self._say(f"- {pid}")
+
+    def _say(self, report: str) -> None:
+        with suppress(OSError):
+            os.write(self._pipe, f"{report}\n".encode())
+
+
+@asynccontextmanager
+async def guarded(run_id: str) -> AsyncIterator[Guard]:
+    """Have the processes of a run ended should we be killed before the block is left."""
+    theirs, ours = os.pipe()
+    os.set_blocking(ours, False)
+    try:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],
+            stdin=theirs,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            cwd="/",
+            # Without the mark of a run that we ourselves may be part of.
+            env={name: value for name, value in os.environ.items() if name != "ORCHESTRA_RUN"},
+            start_new_session=True,
+        )
+    finally:
+        os.close(theirs)
+    guard = Guard(ours)
+    try:
+        yield guard
+    finally:
+        guard._say("bye")  # noqa: SLF001 - the last word is ours
+        os.close(ours)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _PATIENCE):
+            await process.wait()
