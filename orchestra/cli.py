@@ -214,7 +214,7 @@ async def _follow_job_control(screen: Screen) -> None:
                 is_expected = True
                 os.kill(os.getpid(), signal.SIGSTOP)  # returns when we are continued
             # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
-            while not _is_in_foreground():
+            while not _is_in_foreground():  # noqa: ASYNC110 - nobody tells us
                 await trio.sleep(_FOREGROUND_PAUSE)
             screen.resume()
 

@@ -56,7 +56,7 @@ class Orphans:
                 await trio.sleep(_TWICE)
                 for pid in seen & await trio.to_thread.run_sync(self._zombies):
                     with suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
+                        os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait at all
 
     async def end(self) -> None:
         """End all that is left of them: SIGTERM, a bounded wait, SIGKILL."""

@@ -11,9 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [
     str(path.relative_to(ROOT))
-    for folder in ("orchestra", "tests", "examples", "benchmarks")
+    for folder in ("orchestra", "tests", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if "node_modules" not in path.parts
 ]
 
 
