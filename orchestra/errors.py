@@ -22,7 +22,7 @@ class OrchestraError(Exception):
     Attributes:
         message: The thing and the cause, in one line.
         hint: The next step, in one line; empty if there is none to give.
-        exit_code: What the command line exits with (CONTRACTS: 2 is wrong input).
+        exit_code: What the command line exits with: 2 for wrong input.
     """
 
     exit_code = 1

@@ -166,7 +166,7 @@ ALL_IMPORTS = list(dict.fromkeys(each for name in MODULES for each in imports_of
 
 def test_every_module_has_a_floor() -> None:
     homeless = [name for name in MODULES if place_of(name) is None]
-    assert not homeless, f"give {', '.join(homeless)} a floor: in DESIGN.md, and in FLOORS of this test"
+    assert not homeless, f"give {', '.join(homeless)} a place in FLOORS of this test"
 
 
 def test_a_module_imports_only_from_below() -> None:

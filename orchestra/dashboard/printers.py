@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonPrinter", "PlainPrinter", "Printer", "ReaderGone", "wants_colours"]
 
-# CONTRACTS: 4 MiB are buffered. One half is being written while the other is filled.
+# 4 MiB are buffered: one half is being written while the other is filled.
 _HALF = 2 * 1024 * 1024
 # What a pipe holds. Larger writes would hide for how long nothing has moved.
 _PIECE = 64 * 1024

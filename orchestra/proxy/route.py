@@ -6,9 +6,9 @@ would turn into HTML with 200. Hence two judgements: `after_backend` says whethe
 and `after_frontend` whether what Vite made of it may replace it. A page is only ever an answer to somebody
 who navigates.
 
-`standing` is the same for time: what the life of a process means for those who wait for it (CONTRACTS, "Who
-is held, who fails fast"). Everything here is a pure function of its arguments; a new rule is a new row in a
-table of `tests/test_proxy_route.py`.
+`standing` is the same for time: what the life of a process means for those who wait for it, who is held and
+who fails fast. Everything here is a pure function of its arguments; a new rule is a new row in a table of
+`tests/test_proxy_route.py`.
 
 Never here: input or output, waiting, state.
 """

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 SWEEP = 0.5
 # A client whose request was not read to its end gets so long to take note of the answer.
 LINGER = 1.0
-# What requests in flight get when the proxy is closed (CONTRACTS, "Stopping").
+# What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
 CLOSE_LIMIT = 2.0
 # After accept has failed for want of descriptors: somebody has to close one first.
 ACCEPT_PAUSE = 0.1
