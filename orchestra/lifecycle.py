@@ -160,6 +160,7 @@ class Life:
     """Everything that is known of a process's life so far.
 
     Attributes:
+        is_alive: Whether there is a process now.
         spawned_at: When the newest process of it was spawned.
         ready_after: Seconds that this one took to be ready.
         was_ready: Whether any of them ever was.
@@ -171,6 +172,7 @@ class Life:
 
     plan: ProcessPlan
     state: State = State.WAITING
+    is_alive: bool = False
     spawned_at: float | None = None
     ready_after: float | None = None
     was_ready: bool = False
@@ -193,19 +195,21 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             if error:
                 return _enter(life, State.FAILED, reason=error), None
             return _enter(life, State.STARTING), Order.SPAWN
-        case Installed() | NotSpawned() if state is State.STOPPING:
+        case Installed() | NotSpawned() if state is State.STOPPING and not life.is_alive:
             return _enter(life, State.STOPPED), None
         case Spawned() if state is State.STARTING:
-            life = replace(life, spawned_at=now, ready_after=None)
+            life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
             is_awaited = life.plan.ready is not None and life.plan.role is not Role.CANDIDATE
             return (life if is_awaited else _enter(life, State.RUNNING)), None
-        case NotSpawned(error) if state is State.STARTING:
+        case Spawned() if state is State.STOPPING:
+            return replace(life, is_alive=True, spawned_at=now), None
+        case NotSpawned(error) if state is State.STARTING and not life.is_alive:
             return _enter(life, State.FAILED, reason=error), None
-        case Answered() if state in (State.STARTING, State.RUNNING):
+        case Answered() if state in (State.STARTING, State.RUNNING) and life.is_alive:
             took = now - life.spawned_at if life.spawned_at is not None else None
             return _enter(replace(life, ready_after=took, was_ready=True), State.READY), None
         case Ended(how):
-            return _after_end(replace(life, exit=how), now)
+            return _after_end(replace(life, is_alive=False, exit=how), now)
         case BackedOff() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
         case StopAsked() if state in (State.WAITING, State.BACKING_OFF):
