@@ -20,7 +20,6 @@ from orchestra import config, ports
 from orchestra.events import Bus, Notice, RunEnded, RunStarted
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import run_exit_code
-from orchestra.proxy.server import Proxy
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
 
@@ -154,6 +153,9 @@ class Stack:
         async with trio.open_nursery() as nursery:
             proxy = None
             if plan is not None:
+                # A plain Procfile runner starts a third faster without it.
+                from orchestra.proxy.server import Proxy  # noqa: PLC0415
+
                 proxy = Proxy(plan, listeners, emit=self._bus.emit)
                 self._bus.subscribe(proxy.observe)
                 await nursery.start(proxy.run)
