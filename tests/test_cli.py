@@ -120,9 +120,10 @@ def test_children_see_the_env_file_and_their_port(tmp_path: Path) -> None:
 def test_signals_stop_everything_and_beat_the_children_s_codes(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    write(tmp_path, "a: sleep 1000 & echo up; wait\nb: sh -c 'sleep 1000; true'\n")
+    write(tmp_path, "a: sleep 1000 & echo up; wait\nb: sh -c 'sleep 1000 & echo up; wait'; true\n")
     with Run(cwd=tmp_path) as run:
         run.line("a", "up")
+        run.line("b", "up")
         run_id = run.run_id
         assert len(marked(run_id)) >= 4
         assert run.stop(number) == code
