@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orchestra.config.plan import Plan
+    from orchestra.dashboard.printers import Printer
     from orchestra.dashboard.screen import Screen
 
 __all__ = ["main"]
@@ -39,6 +40,8 @@ _EXIT_INTERRUPTED = 128 + signal.SIGINT
 # A little more than it takes to ask and to insist.
 _ORPHANS_GRACE = 7.0
 _FOREGROUND_PAUSE = 0.2
+# Between the end of our reader and the signal that ended it, if one did.
+_SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -154,7 +157,7 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
     stack = Stack(plan, sinks=[printer.write_line], window=window)
     stack.subscribe(printer.observe)
     async with trio.open_nursery() as nursery:
-        await nursery.start(printer.run)
+        await nursery.start(_write, printer, stack)
         nursery.start_soon(_obey, signals, stack)
         if window is not None:
             nursery.start_soon(_follow_size, window, plan)
@@ -162,6 +165,20 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
         await printer.aclose()
         nursery.cancel_scope.cancel()
     return _exit_code(stack)
+
+
+async def _write(
+    printer: Printer, stack: Stack, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Print, and end the run if nobody reads any more; what ends both anyway is told by its signal."""
+    try:
+        await printer.run(task_status=task_status)
+    except OrchestraError:
+        # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
+        with trio.move_on_after(_SIGNAL_GRACE):
+            await stack.until_stopping()
+        if not stack.is_stopping:
+            raise
 
 
 async def _obey(signals: AsyncIterator[int], stack: Stack) -> None:

@@ -142,6 +142,15 @@ class Stack:
             self._stop_asked.set()
         await self._stopped.wait()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self._stop_asked.is_set()
+
+    async def until_stopping(self) -> None:
+        """Wait until somebody asks for the end."""
+        await self._stop_asked.wait()
+
     def kill(self) -> None:
         """End all processes at once, by SIGKILL. Does not wait: `stop` does."""
         self.supervisor.kill()

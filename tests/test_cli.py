@@ -217,3 +217,24 @@ def test_without_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
 def test_the_version_is_shown() -> None:
     code, out, _err = orchestra("--version", cwd=Path())
     assert (code, out) == (0, f"orchestra {__version__}\n")
+
+
+def test_ctrl_c_for_a_whole_pipeline_is_told_as_such(tmp_path: Path) -> None:
+    """The reader dies by it as well, at the same time; that is not why we end."""
+    write(tmp_path, "a: trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done\n")
+    with subprocess.Popen(
+        [*COMMAND, "run", "--output", "plain"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "| up" not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == ""
