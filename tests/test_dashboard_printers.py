@@ -479,3 +479,36 @@ async def test_plain_output_does_not_pay_for_rich() -> None:
     code = "import sys, orchestra.dashboard.printers; print('rich' in sys.modules)"
     process = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
     assert process.stdout == b"False\n"
+
+
+async def test_all_who_wait_for_room_get_it() -> None:
+    """Four processes that write faster than they are read all come to an end."""
+    reader, writer = os.pipe()
+    printer = PlainPrinter(list("abcd"), environ={}, stdout=writer)
+    received: list[bytes] = []
+
+    async def produce(process: str) -> None:
+        for number in range(3000):
+            line = f"{number} {'x' * 1000}"
+            await printer.write_line(OutputLine(at=0.0, process=process, stream="stdout", text=line))
+            if number % 50 == 0:
+                await trio.lowlevel.checkpoint()
+
+    def read() -> None:
+        while chunk := os.read(reader, 65536):
+            received.append(chunk)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, read)
+        async with trio.open_nursery() as producing:
+            await nursery.start(printer.run)
+            for process in "abcd":
+                producing.start_soon(produce, process)
+        await printer.aclose()
+        os.close(writer)
+        nursery.cancel_scope.cancel()
+    os.close(reader)
+    lines = b"".join(received).decode().splitlines()
+    for process in "abcd":
+        numbers = [int(line.split()[2]) for line in lines if line.startswith(f"{process} ")]
+        assert numbers == list(range(3000))

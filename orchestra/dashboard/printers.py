@@ -155,7 +155,8 @@ class _Buffered:
 
     async def _wait_for_room(self) -> None:
         while self._pending_bytes >= _HALF and not self._is_over:
-            self._room = trio.Event()
+            if self._room.is_set():
+                self._room = trio.Event()  # one for all who wait
             await self._room.wait()
 
     def _put(self, line: bytes) -> None:
