@@ -62,6 +62,8 @@ _SHORTEST_PROBE = 0.1
 _DISCARD_TIMEOUT = 5.0
 # What a terminal has when nobody knows better.
 _USUAL_SIZE = (80, 24)
+# A millisecond's worth of lines.
+_AT_A_TIME = 500
 # What is quoted of a process that did not come up.
 _TAIL = 20
 
@@ -226,11 +228,15 @@ class _Shared:
 
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Give lines to the sinks, then to the bus."""
-        for text in lines:
-            line = OutputLine(at=trio.current_time(), process=process, stream=stream, text=text)
-            for sink in self._sinks:
-                await sink(line)
-            self._bus.emit(line)
+        for start in range(0, len(lines), _AT_A_TIME):
+            # One chunk can hold thousands of lines: whoever waits to be answered must not wait for all of them.
+            await trio.lowlevel.checkpoint()
+            at = trio.current_time()
+            for text in lines[start : start + _AT_A_TIME]:
+                line = OutputLine(at=at, process=process, stream=stream, text=text)
+                for sink in self._sinks:
+                    await sink(line)
+                self._bus.emit(line)
 
     def pause(self, process: str, stream: StreamName, text: str) -> None:
         """Say that a line has been begun."""
