@@ -229,7 +229,7 @@ class _Shared:
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Give lines to the sinks, then to the bus."""
         for start in range(0, len(lines), _AT_A_TIME):
-            # One chunk can hold thousands of lines: whoever waits to be answered must not wait for all of them.
+            # One chunk can hold thousands of lines: who waits for an answer must not wait for all of them.
             await trio.lowlevel.checkpoint()
             at = trio.current_time()
             for text in lines[start : start + _AT_A_TIME]:

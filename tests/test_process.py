@@ -77,7 +77,7 @@ async def test_a_program_can_be_given_as_words_that_no_shell_reads() -> None:
 
 async def test_a_child_leads_a_session_of_its_own_and_its_input_stays_open() -> None:
     recorder = Recorder()
-    script = "ps -o pid=,sid=,pgid= -p $$; read line <&0 & wait $!; echo never"
+    script = "ps -o pid=,sid=,pgid= -p $$; exec 3<&0; read line <&3 & wait $!; echo never"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.run, script)
         await recorder.heard.wait()

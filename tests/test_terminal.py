@@ -2,107 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
-import select
 import signal
 import sys
-import termios
-import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-import pyte
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, get
+from tests.kit import COMMAND, get
+from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
 
 SERVE = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
-
-
-class Terminal:
-    """A terminal of 100 x 30 in which a command is the foreground job."""
-
-    def __init__(self, *argv: str, cwd: Path, columns: int = 100, lines: int = 30) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self.written = b""
-        self._stream = pyte.ByteStream(self.screen)
-        self._status: int | None = None
-        controller, terminal = pty.openpty()
-        termios.tcsetwinsize(terminal, (lines, columns))
-        self.before = termios.tcgetattr(terminal)
-        self._controller, self._terminal = controller, terminal
-        environ = {**os.environ, "TERM": "xterm-256color"}
-        # A shell makes the terminal its controlling one by opening it as a session leader.
-        name = os.ttyname(terminal)
-        self.pid = os.posix_spawn(
-            "/bin/sh",
-            ["/bin/sh", "-c", f'exec <{name} >{name} 2>&1; cd "$0"; exec "$@"', str(cwd), *argv],
-            environ,
-            setsid=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._status is None:
-            os.kill(self.pid, signal.SIGTERM)
-            self.wait()
-        os.close(self._controller)
-        os.close(self._terminal)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display)
-
-    def send(self, keys: str) -> None:
-        os.write(self._controller, keys.encode())
-
-    def settings(self) -> list[Any]:
-        return termios.tcgetattr(self._terminal)
-
-    def until(self, is_it: Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + PATIENCE
-        while not is_it(self.text):
-            if time.monotonic() > deadline:
-                pytest.fail(f"not on the screen:\n{self.text}")
-            self._read(0.1)
-        return self.text
-
-    def wait(self) -> int:
-        """Read to the end; returns the exit code."""
-        deadline = time.monotonic() + PATIENCE
-        while self._status is None:
-            if time.monotonic() > deadline:
-                pytest.fail(f"it does not end:\n{self.text}")
-            self._read(0.05)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = os.waitstatus_to_exitcode(status)
-        while self._read(0.05):
-            pass
-        return self._status
-
-    def _read(self, patience: float) -> bool:
-        if not select.select([self._controller], [], [], patience)[0]:
-            return False
-        with contextlib.suppress(OSError):
-            chunk = os.read(self._controller, 65536)
-            self.written += chunk
-            self._stream.feed(chunk)
-        return True
-
-    def is_restored(self) -> bool:
-        shown = self.written.rfind(b"\x1b[?25h") > self.written.rfind(b"\x1b[?25l")
-        main_screen = self.written.rfind(b"\x1b[?1049l") > self.written.rfind(b"\x1b[?1049h")
-        return shown and main_screen and self.settings() == self.before
 
 
 def project(folder: Path, *, web: str = SERVE, worker: str = "echo [bold]working[/bold]; sleep 1000") -> Path:
