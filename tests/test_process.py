@@ -41,7 +41,8 @@ class Recorder:
         self.lines += [(name, line) for line in lines]
         if partial is not None:
             self.partials.append(partial)
-        self.heard.set()
+        if name == "stdout" and lines:  # bash complains on the other one that it has no terminal
+            self.heard.set()
 
     async def run(self, command: str | Sequence[str], *, stop_timeout: float = 5.0) -> Exit:
         return await run_child(
