@@ -81,6 +81,11 @@ def _commands() -> None:
     "-x", "--except", "left_out", multiple=True, metavar="NAME", help="Leave a process out; repeatable."
 )
 @click.option(
+    "--exit-on",
+    metavar="WHAT",
+    help="End the run when all, any, or the process NAME has ended, or at a failure.",
+)
+@click.option(
     "--output",
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
@@ -93,6 +98,7 @@ def run(
     base_port: int | None,
     env_files: tuple[str, ...],
     left_out: tuple[str, ...],
+    exit_on: str | None,
     output: str | None,
 ) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
@@ -102,7 +108,12 @@ def run(
         only=names,
         left_out=left_out,
         overrides=Overrides(
-            listen=listen, no_proxy=no_proxy, base_port=base_port, env_files=env_files, output=output
+            listen=listen,
+            no_proxy=no_proxy,
+            base_port=base_port,
+            env_files=env_files,
+            exit_on=exit_on,
+            output=output,
         ),
     )
     mode = _output_mode(plan)

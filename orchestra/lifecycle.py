@@ -22,6 +22,8 @@ from orchestra.config.plan import Restart, Role
 from orchestra.events import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.config.plan import ProcessPlan
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Order",
     "Spawned",
     "StopAsked",
+    "culprit",
     "run_exit_code",
     "step",
 ]
@@ -252,9 +255,27 @@ def _enter(life: Life, state: State, *, reason: str = "") -> Life:
     return replace(life, state=state, reason=reason)
 
 
-def run_exit_code(first_failure: Life | None) -> int:
-    """Give a whole run's exit code: 0, or that of the process that failed first."""
-    if first_failure is None:
+def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
+    """Find the process whose end ends the run.
+
+    Args:
+        exit_on: ``any`` that has ended, the first ``failure``, the process of that name, or ``all``.
+        ends: The lives that have ended by themselves, in that order.
+    """
+    match exit_on:
+        case "all":
+            return None
+        case "any":
+            return next(iter(ends), None)
+        case "failure":
+            return next((life for life in ends if life.state is State.FAILED), None)
+        case name:
+            return next((life for life in ends if life.plan.name == name), None)
+
+
+def run_exit_code(exit_on: str, ends: Sequence[Life]) -> int:
+    """Give a whole run's exit code: that of the culprit, else of the first failure, else 0."""
+    life = culprit(exit_on, ends) or culprit("failure", ends)
+    if life is None or life.state is not State.FAILED:
         return 0
-    how = first_failure.exit
-    return how.shell_code if how is not None and how.shell_code else 1
+    return (life.exit.shell_code if life.exit is not None else 0) or 1

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from orchestra import config, ports
-from orchestra.events import Bus, Notice, RunEnded, RunStarted
+from orchestra.events import Bus, Notice, RunEnded, RunStarted, StateChanged
 from orchestra.graceful import run_gracefully
-from orchestra.lifecycle import run_exit_code
+from orchestra.lifecycle import culprit, run_exit_code
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
 
@@ -105,6 +105,7 @@ class Stack:
         self._started: RunStarted | None = None
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
+        self._culprit_found = trio.Event()
         self._exit_code: int | None = None
         self._reason = ""
 
@@ -159,6 +160,7 @@ class Stack:
         plan = self.plan.proxy
         listeners = ports.bind(plan.host, plan.port) if plan else []
         self._begin(listeners)
+        self._bus.subscribe(self._look_for_culprit)
         async with trio.open_nursery() as nursery:
             proxy = None
             if plan is not None:
@@ -193,10 +195,16 @@ class Stack:
 
             nursery.start_soon(end_with, cancelled)
             nursery.start_soon(end_with, self._stop_asked)
+            nursery.start_soon(end_with, self._culprit_found)
             await all_ended.wait()
-            if self._is_kept_open and self.supervisor.first_failure is not None:
+            if self._is_kept_open and culprit("failure", self.supervisor.ends) is not None:
                 await trio.sleep_forever()
             nursery.cancel_scope.cancel()
+
+    def _look_for_culprit(self, event: Event) -> None:
+        is_end = isinstance(event, StateChanged) and event.state.is_ended
+        if is_end and culprit(self.plan.exit_on, self.supervisor.ends) is not None:
+            self._culprit_found.set()
 
     def _begin(self, listeners: Sequence[socket.socket]) -> None:
         if self.plan.proxy is not None:
@@ -216,15 +224,16 @@ class Stack:
     def _finish(self) -> None:
         assert self._started is not None  # noqa: S101 - by _begin
         exit_code, reason = self._exit_code, self._reason
-        failure = self.supervisor.first_failure
+        ends = self.supervisor.ends
         if exit_code is None:
-            exit_code = run_exit_code(failure)
-        if failure is not None and not reason:
-            reason = f"{failure.plan.name} failed: {failure.reason}"
+            exit_code = run_exit_code(self.plan.exit_on, ends)
+        life = culprit(self.plan.exit_on, ends) or culprit("failure", ends)
+        if not reason and life is not None:
+            reason = f"{life.plan.name} {life.state.value}: {life.reason}"
+        if not reason:
+            reason = "all completed" if len(ends) == len(self.plan.processes) else "cancelled"
         now = trio.current_time()
-        self.ended = RunEnded(
-            at=now, exit_code=exit_code, reason=reason or "all completed", duration=now - self._started.at
-        )
+        self.ended = RunEnded(at=now, exit_code=exit_code, reason=reason, duration=now - self._started.at)
         self._bus.emit(self.ended)
 
     def _snapshot(self) -> Iterator[Event]:

@@ -105,7 +105,7 @@ class Supervisor:
         window: The size of the terminals of the processes; without it they have pipes.
 
     Attributes:
-        first_failure: The life of the process that was the first to fail for good, if one has.
+        ends: The lives of the processes that have ended by themselves, for good, in that order.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class Supervisor:
             each.kill()
 
     @property
-    def first_failure(self) -> Life | None:  # noqa: D102 - among the attributes
-        return self._shared.first_failure
+    def ends(self) -> Sequence[Life]:  # noqa: D102 - among the attributes
+        return tuple(self._shared.ends)
 
     async def wait_ready(self, names: Iterable[str] | None = None) -> None:
         """Wait until processes are as far as they get: ready, or running where readiness is not asked for.
@@ -212,7 +212,7 @@ class _Shared:
         self.run_id = secrets.token_hex(8)
         self.scout = ports.Scout()
         self.changed = trio.Event()
-        self.first_failure: Life | None = None
+        self.ends: list[Life] = []
         self.installations: dict[Install, _Installation] = {}
         self.nursery: trio.Nursery
         self._bus = bus
@@ -220,8 +220,8 @@ class _Shared:
 
     def publish(self, keeper: _Keeper, previous: State) -> None:
         """Say that a process has changed."""
-        if keeper.life.state is State.FAILED and self.first_failure is None:
-            self.first_failure = keeper.life
+        if keeper.life.state in (State.COMPLETED, State.FAILED):
+            self.ends.append(keeper.life)
         self._bus.emit(keeper.describe(previous))
         self.changed.set()
         self.changed = trio.Event()

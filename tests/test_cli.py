@@ -40,6 +40,7 @@ def write(folder: Path, procfile: str, **files: str) -> Path:
         ("web: true\n", ["run", "--no-such-option"], r"no-such-option"),
         ("web: cd nowhere && true\n", ["run"], r"Procfile:1.*nowhere"),
         ("web: true\n", ["run", "-e", "missing.env"], r"missing\.env"),
+        ("web: true\n", ["run", "--exit-on", "wbe"], r"wbe.*web"),
     ],
 )
 def test_wrong_input_is_said_in_one_line_and_exits_with_2(
@@ -94,6 +95,15 @@ def test_a_run_ends_with_the_code_of_its_first_failure(tmp_path: Path, command: 
     (tmp_path / "orchestra.toml").write_text('[process.bad]\nrestart = "never"\n')
     code, _out, err = orchestra("run", cwd=tmp_path)
     assert (code, err) == (expected, "")
+
+
+@pytest.mark.parametrize(("exit_on", "expected"), [("any", 0), ("failure", 7), ("bad", 7), ("quick", 0)])
+def test_a_run_may_end_with_one_process(tmp_path: Path, exit_on: str, expected: int) -> None:
+    write(tmp_path, "quick: true\nbad: sleep 0.3; exit 7\nforever: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text('[process.bad]\nrestart = "never"\n')
+    code, out, err = orchestra("run", "--exit-on", exit_on, cwd=tmp_path)
+    assert (code, err) == (expected, "")
+    assert "forever stopped" in out
 
 
 def test_only_the_processes_that_are_named_are_run(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PATH = Path("orchestra.toml")
 FULL = """
 [run]
 output = "plain"
+exit_on = "failure"
 base_port = 7000
 env_files = ["a.env"]
 install = false

@@ -24,6 +24,7 @@ from orchestra.lifecycle import (
     Order,
     Spawned,
     StopAsked,
+    culprit,
     run_exit_code,
     step,
 )
@@ -179,7 +180,25 @@ def test_exits_read_as_a_shell_reports_them() -> None:
 
 
 def test_a_run_s_exit_code_is_that_of_the_first_failure() -> None:
-    assert run_exit_code(None) == 0
-    assert run_exit_code(Life(plan=PLAIN, exit=Exit(code=7))) == 7
-    assert run_exit_code(Life(plan=PLAIN, exit=Exit(signal=9))) == 137
-    assert run_exit_code(Life(plan=PLAIN)) == 1
+    done = Life(plan=replace(PLAIN, name="done"), state=State.COMPLETED, exit=Exit(code=0))
+    seven = Life(plan=replace(PLAIN, name="seven"), state=State.FAILED, exit=Exit(code=7))
+    killed = Life(plan=replace(PLAIN, name="killed"), state=State.FAILED, exit=Exit(signal=9))
+    unspawned = Life(plan=PLAIN, state=State.FAILED)
+    assert run_exit_code("all", []) == 0
+    assert run_exit_code("all", [done]) == 0
+    assert run_exit_code("all", [done, seven, killed]) == 7
+    assert run_exit_code("all", [killed]) == 137
+    assert run_exit_code("all", [unspawned]) == 1
+    assert run_exit_code("killed", [seven, killed]) == 137
+    assert run_exit_code("any", [done, seven]) == 0
+    assert run_exit_code("done", [seven, done]) == 0
+
+
+def test_the_culprit_is_whose_end_ends_the_run() -> None:
+    done = Life(plan=replace(PLAIN, name="done"), state=State.COMPLETED, exit=Exit(code=0))
+    failed = Life(plan=replace(PLAIN, name="failed"), state=State.FAILED, exit=Exit(code=7))
+    assert culprit("all", [done, failed]) is None
+    assert culprit("any", [done, failed]) is done
+    assert culprit("failure", [done, failed]) is failed
+    assert culprit("failed", [done]) is None
+    assert culprit("failed", [done, failed]) is failed

@@ -82,7 +82,7 @@ async def test_run_returns_when_every_process_has_ended() -> None:
     await supervisor.run()
     assert watcher.output("a") == ["hello"]
     assert watcher.states("a") == [State.STARTING, State.RUNNING, State.COMPLETED]
-    assert supervisor.first_failure is None
+    assert all(life.state is State.COMPLETED for life in supervisor.ends)
     assert supervisor.snapshot()["b"].exit_code == 0
 
 
@@ -167,8 +167,7 @@ async def test_a_process_that_fails_for_good_says_why_to_whoever_waits() -> None
             await supervisor.wait_ready()
         await supervisor.stop()
     assert caught.value.tail == ("oh no",)
-    assert supervisor.first_failure is not None
-    assert supervisor.first_failure.plan.name == "web"
+    assert [(life.plan.name, life.state) for life in supervisor.ends] == [("web", State.FAILED)]
 
 
 async def test_a_command_that_does_not_exist_fails_at_once() -> None:

@@ -90,6 +90,7 @@ class Overrides:
         base_port: The first process's port.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
         output: How the run is shown.
+        exit_on: What ends it.
     """
 
     listen: str | None = None
@@ -97,6 +98,7 @@ class Overrides:
     base_port: int | None = None
     env_files: tuple[str | Path, ...] = ()
     output: str | None = None
+    exit_on: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,7 @@ def load(
         proxy=proxy,
         procfile=path.absolute(),
         output=loaded.settings.run.output if overrides.output is None else _output(overrides.output),
+        exit_on=_exit_on(chosen, loaded, overrides),
         notes=(*(text for name, text in moved if name not in quiet), *notes),
     )
 
@@ -369,6 +372,17 @@ def _choose(processes: Sequence[_Process], only: Sequence[str], left_out: Sequen
     if not chosen:
         raise ConfigError("no process is left to run", hint=f"There are {', '.join(names)}.")
     return chosen
+
+
+def _exit_on(chosen: Sequence[_Process], loaded: Loaded, overrides: Overrides) -> str:
+    wanted = loaded.settings.run.exit_on if overrides.exit_on is None else overrides.exit_on
+    known = ["all", "any", "failure", *(each.name for each in chosen)]
+    if wanted in known:
+        return wanted
+    hint = f'There are "all", "any", "failure" and the processes that are run. {_did_you_mean(wanted, known)}'
+    if overrides.exit_on is None:
+        raise loaded.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
+    raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -222,6 +222,7 @@ class Plan:
         proxy: ``None`` for a run without one.
         procfile: Where it came from; ``None`` if it was written in code.
         output: How the command line shows the run.
+        exit_on: What ends the run: ``all`` have ended, ``any`` has, the first ``failure``, or a process.
         notes: What was decided that the user may not expect, in words.
     """
 
@@ -229,4 +230,5 @@ class Plan:
     proxy: ProxyPlan | None = None
     procfile: Path | None = None
     output: Literal["auto", "dashboard", "plain", "json"] = "auto"
+    exit_on: str = "all"
     notes: tuple[str, ...] = ()

@@ -78,6 +78,7 @@ class RunSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """``[run]``: the run as a whole."""
 
     output: _Output = "auto"
+    exit_on: Annotated[str, Meta(description='"all", "any", "failure" or the name of a process')] = "all"
     base_port: _BasePort | None = None
     env_files: Annotated[list[str], Meta(description="a list of file names")] | None = None
     install: _YesNo = True
