@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -43,6 +44,8 @@ _FOREGROUND_PAUSE = 0.2
 # Between the end of our reader and the signal that ended it, if one did.
 _SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Python ignores these for itself, and gives them back to children.
+_PYTHON_S_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def main() -> NoReturn:
@@ -122,7 +125,9 @@ def run(
 
 async def _run(plan: Plan, mode: str) -> int:
     orphans = Orphans()
-    with trio.open_signal_receiver(*_heeded_signals()) as signals:
+    heeded = _heeded_signals()
+    # trio wants at least one signal to wait for; there may be none left.
+    with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(orphans.bury)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
@@ -204,6 +209,11 @@ async def _obey(signals: AsyncIterator[int], stack: Stack) -> None:
                 nursery.start_soon(_stop, stack, number)
 
 
+async def _silence() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
+
+
 async def _stop(stack: Stack, number: int) -> None:
     await stack.stop(exit_code=128 + number, reason=signal.Signals(number).name)
 
@@ -267,15 +277,14 @@ def _heeded_signals() -> list[signal.Signals]:
     """Find out which signals are ours to act on: one that was ignored when we began stays ignored.
 
     For that it gets a handler that does nothing: unlike an ignored signal, a handled one is back at its
-    default in every child (POSIX exec).
+    default in every child (POSIX exec). What was blocked is not any more: children inherit that, too.
     """
-    heeded = []
-    for number in _SIGNALS:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
-        else:
-            heeded.append(number)
-    return heeded
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    for number in ignored - _PYTHON_S_OWN:
+        # Children whose end is ignored could not be waited for.
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else lambda *_: None)
+    return [number for number in _SIGNALS if number not in ignored]
 
 
 def _output_mode(plan: Plan) -> str:
