@@ -5,6 +5,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pyte
 import pytest
 import trio
 import trio.testing
@@ -15,6 +16,7 @@ from orchestra.errors import OrchestraError
 from orchestra.events import (
     Notice,
     OutputLine,
+    OutputPaused,
     RequestFinished,
     RunEnded,
     RunStarted,
@@ -25,7 +27,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from orchestra.events import Event
 
@@ -46,6 +48,10 @@ READY = StateChanged(
 
 def line(text: str, process: str = "api") -> OutputLine:
     return OutputLine(at=0.0, process=process, stream="stdout", text=text)
+
+
+def begun(text: str, process: str = "api") -> OutputPaused:
+    return OutputPaused(at=0.0, process=process, stream="stdout", text=text)
 
 
 class Pipe:
@@ -512,3 +518,149 @@ async def test_all_who_wait_for_room_get_it() -> None:
     for process in "abcd":
         numbers = [int(line.split()[2]) for line in lines if line.startswith(f"{process} ")]
         assert numbers == list(range(3000))
+
+
+async def test_a_begun_line_is_visible_in_a_pipe_and_marked_as_one(pipe: Pipe) -> None:
+    printer = PlainPrinter(["api"], environ={}, stdout=pipe.writer)
+    async with running(printer):
+        printer.observe(begun("Name? "))
+        got = await pipe.read()
+        assert got.decode() == "api       … Name? \n"
+        printer.observe(begun("Name? A"))
+        await printer.write_line(line("Name? Ada"))
+        await printer.write_line(line("Bye"))
+        while not got.endswith(b"Bye\n"):
+            got += await pipe.read()
+    assert got.decode() == "api       … Name? \napi       | Name? Ada\napi       | Bye\n"
+
+
+async def test_a_begun_line_is_visible_though_something_else_is_just_being_written(pipe: Pipe) -> None:
+    printer = PlainPrinter(["api"], environ={}, stdout=pipe.writer)
+    async with running(printer):
+        printer.observe(READY)
+        printer.observe(begun("Name? "))
+        got = b""
+        with trio.move_on_after(5):
+            while b"Name? " not in got:
+                await trio.lowlevel.wait_readable(pipe.reader)
+                got += os.read(pipe.reader, 65536)
+    assert b"Name? " in got
+
+
+async def test_json_tells_nothing_of_begun_lines() -> None:
+    shown = await printed(lambda fd: JsonPrinter(stdout=fd), begun("Na"), line("Name"))
+    assert [json.loads(each)["text"] for each in shown] == ["Name"]
+
+
+class Terminal:
+    """A terminal of 40 columns to print to, and what it shows."""
+
+    def __init__(self) -> None:
+        self._controller, self.fd = os.openpty()
+        import termios
+
+        termios.tcsetwinsize(self.fd, (10, 40))
+        self._screen = pyte.Screen(40, 10)
+        self._stream = pyte.ByteStream(self._screen)
+
+    def close(self) -> None:
+        os.close(self._controller)
+        os.close(self.fd)
+
+    async def shows(self, *rows: str) -> None:
+        """Wait until it shows exactly these rows."""
+        while self.rows != list(rows):
+            with trio.move_on_after(5) as limit:
+                await trio.lowlevel.wait_readable(self._controller)
+            assert not limit.cancelled_caught, self.rows
+            self._stream.feed(os.read(self._controller, 65536))
+
+    @property
+    def rows(self) -> list[str]:
+        return [row.rstrip() for row in self._screen.display if row.strip()]
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+def on(terminal: Terminal) -> PlainPrinter:
+    return PlainPrinter(["api", "web"], environ={"NO_COLOR": "1"}, stdout=terminal.fd)
+
+
+async def test_on_a_terminal_a_begun_line_is_replaced_in_place(terminal: Terminal) -> None:
+    printer = on(terminal)
+    async with running(printer):
+        printer.observe(begun("10%"))
+        await terminal.shows("api       | 10%")
+        printer.observe(begun("9% again"))
+        await terminal.shows("api       | 9% again")
+        await printer.write_line(line("other", "web"))
+        await terminal.shows("web       | other", "api       | 9% again")
+        printer.observe(READY)
+        await printer.write_line(line("done"))
+        await terminal.shows(
+            "web       | other",
+            "orchestra | api is ready in 0.8 s at htt",
+            "p://127.0.0.1:5001",
+            "api       | done",
+        )
+
+
+async def test_on_a_terminal_a_begun_line_that_is_taken_back_is_gone(terminal: Terminal) -> None:
+    printer = on(terminal)
+    async with running(printer):
+        printer.observe(begun("10%"))
+        await terminal.shows("api       | 10%")
+        printer.observe(begun(""))
+        await printer.write_line(line("other", "web"))
+        await terminal.shows("web       | other")
+
+
+async def test_on_a_terminal_a_begun_line_that_becomes_a_blank_one_is_gone(terminal: Terminal) -> None:
+    """A progress bar that clears itself, after a blank line: which is the second one, and not shown."""
+    printer = on(terminal)
+    async with running(printer):
+        await printer.write_line(line(""))
+        printer.observe(begun("10%"))
+        await terminal.shows("api       |", "api       | 10%")
+        await printer.write_line(line(""))
+        await printer.write_line(line("other", "web"))
+        await terminal.shows("api       |", "web       | other")
+
+
+async def test_on_a_terminal_nobody_takes_back_the_begun_line_of_another_one(terminal: Terminal) -> None:
+    printer = on(terminal)
+    async with running(printer):
+        printer.observe(begun("10%", "web"))
+        printer.observe(begun("Name? "))
+        await terminal.shows("api       | Name?")
+        printer.observe(begun("", "web"))
+        await printer.write_line(line("other", "web"))
+        await terminal.shows("web       | other", "api       | Name?")
+
+
+async def test_on_a_terminal_a_begun_line_that_is_too_long_is_cut_and_completed_whole(
+    terminal: Terminal,
+) -> None:
+    printer = on(terminal)
+    async with running(printer):
+        printer.observe(begun("x" * 100))
+        await terminal.shows(f"api       | {'x' * 27}")
+        await printer.write_line(line("x" * 30))
+        await terminal.shows(f"api       | {'x' * 28}", "xx")
+
+
+async def test_on_a_terminal_many_blank_lines_are_one_and_through_a_pipe_they_are_all(
+    terminal: Terminal,
+) -> None:
+    lines = [line("a"), *[line("") for _ in range(30)], line("b")]
+    assert len(await printed(plain("api"), *lines)) == 32
+    printer = on(terminal)
+    async with running(printer):
+        for each in lines:
+            await printer.write_line(each)
+        await terminal.shows("api       | a", "api       |", "api       | b")

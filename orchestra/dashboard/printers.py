@@ -56,6 +56,8 @@ _GIVE_UP = 5.0
 # would cost more than the line. Nobody sees 5 ms.
 _BREATH = 0.005
 _SMALL_BATCH = 16 * 1024
+# Stands where a whole line has its "|".
+_BEGUN = "…"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"
 # How long wall clock and trio's clock are taken to run alike; a laptop that slept, or NTP, sets them apart.
@@ -208,7 +210,8 @@ class PlainPrinter(_Buffered):
         self._has_timestamps = has_timestamps
         self._is_terminal = os.isatty(stdout)
         self._blank: set[str] = set()  # whose newest line is blank
-        # The beginning of a line that the output ends with now: whose it is, and how it was put.
+        self._told: set[tuple[str, str]] = set()  # whose line was begun, if that cannot be taken back
+        # The beginning of a line that the terminal ends with now: whose it is, and how it was put.
         self._begun: tuple[tuple[str, str], bytes] | None = None
         self._clock = _WallClock(wall)
 
@@ -227,12 +230,14 @@ class PlainPrinter(_Buffered):
         # has just waited for the bytes that the line is made of.
         if self._pending_bytes >= _HALF:
             await self._wait_for_room()
-        if self._is_terminal and self._is_repeated_blank(line):
-            return
         data = self._format(line.at, line.process, line.text)
-        if self._begun is not None:
-            data = self._complete(line, data)
-        self._put(data)
+        if self._is_terminal:
+            is_repeated = self._is_repeated_blank(line)
+            data = self._around(b"" if is_repeated else data, (line.process, line.stream))
+        elif self._told:
+            self._told.discard((line.process, line.stream))
+        if data:
+            self._put(data)
 
     def _is_repeated_blank(self, line: OutputLine) -> bool:
         if not is_blank(line.text):
@@ -243,44 +248,34 @@ class PlainPrinter(_Buffered):
         return is_repeated
 
     def _begin(self, event: OutputPaused) -> None:
-        """Show the beginning of a line, on a terminal in place of what was last shown of one.
+        """Show the beginning of a line: somebody may be waiting for just this prompt.
 
-        What reads a pipe cannot take anything back. There, a beginning is shown only when nothing else is on
-        its way: somebody may be waiting for just this prompt. Were it interrupted, it would be repeated.
+        On a terminal it stands at the end, and is replaced in place. What reads a pipe cannot take anything
+        back: there it is a line of its own, with a mark of its own, so that ``name | line`` is always whole.
         """
-        data = self._format(event.at, event.process, event.text, width=self._columns()).removesuffix(b"\n")
         whose = (event.process, event.stream)
-        if self._is_terminal:
-            erase = b"" if self._begun is None else _ERASE
-            self._begun = (whose, data) if event.text else None
-            self._put(erase + (data if event.text else b""))
-        elif self._begun is not None and self._begun[0] == whose and data.startswith(self._begun[1]):
-            self._put(data[len(self._begun[1]) :])
+        if not self._is_terminal:
+            if event.text and whose not in self._told:
+                self._told.add(whose)
+                self._put(self._format(event.at, event.process, event.text, sign=_BEGUN))
+            return
+        data = self._format(event.at, event.process, event.text, width=self._columns()).removesuffix(b"\n")
+        if event.text:
+            self._put(data if self._begun is None else _ERASE + data)
             self._begun = (whose, data)
-        elif self._begun is None and event.text and self._drained.is_set():
-            self._begun = (whose, data)
-            self._put(data)
+        elif self._begun is not None and self._begun[0] == whose:
+            self._put(_ERASE)
+            self._begun = None
 
-    def _complete(self, line: OutputLine, data: bytes) -> bytes:
-        """Put a whole line where the beginning of one stands; of its own it needs only the rest."""
-        assert self._begun is not None  # noqa: S101 - the caller has looked
-        whose, begun = self._begun
-        if whose != (line.process, line.stream):
-            return self._around(data)
-        self._begun = None
-        if self._is_terminal:
-            return _ERASE + data
-        return data[len(begun) :] if data.startswith(begun) else b"\n" + data
-
-    def _around(self, data: bytes) -> bytes:
-        """Put something else where the beginning of a line stands."""
+    def _around(self, data: bytes, whose: tuple[str, str] | None = None) -> bytes:
+        """Put a line where the beginning of one stands: in its place if it is its own, else before it."""
         if self._begun is None:
             return data
-        _, begun = self._begun
-        if self._is_terminal:
-            return _ERASE + data + begun
-        self._begun = None
-        return b"\n" + data
+        owner, begun = self._begun
+        if owner == whose:
+            self._begun = None
+            return _ERASE + data
+        return _ERASE + data + begun
 
     def _finish(self) -> None:
         if self._begun is not None:
@@ -294,20 +289,20 @@ class PlainPrinter(_Buffered):
             return max(os.get_terminal_size(self._stdout).columns - self._width - 4, 1)
         return None
 
-    def _format(self, at: float, name: str, text: str, *, width: int | None = None) -> bytes:
+    def _format(self, at: float, name: str, text: str, *, width: int | None = None, sign: str = "|") -> bytes:
         if width is not None:
             text = without_colours(text)[:width]
-        margin = self._margins.get(name)
+        margin = self._margins.get(name + sign)
         if margin is None:
-            margin = self._margins[name] = self._margin(name)
+            margin = self._margins[name + sign] = self._margin(name, sign)
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
             text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
         when = self._clock.time_of_day(at) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
-    def _margin(self, name: str) -> str:
-        margin = f"{name:<{self._width}} | "
+    def _margin(self, name: str, sign: str) -> str:
+        margin = f"{name:<{self._width}} {sign} "
         if not self._has_colours:
             return margin
         if name == OURSELVES and name not in self._index:
