@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 # What a process gets by default when orchestra itself stops it.
 PATIENCE = 5.0
-# Whoever forks while it is being killed is found in the next round. After so many rounds, something is wrong
-# that we cannot mend.
+# Whoever forks while it is being killed is found in the next round, and so is whoever was just being spawned.
+# After so many rounds, something is wrong that we cannot mend.
 ROUNDS = 100
 PAUSE = 0.05
 
@@ -107,8 +107,20 @@ def clean_up(leaders: dict[int, str], mark: bytes) -> None:
                 break
             time.sleep(PAUSE)
         else:
-            return
+            if not is_held():
+                return
         time.sleep(PAUSE)
+
+
+def is_held() -> bool:
+    """Say whether somebody still holds the other end of the pipe.
+
+    After orchestra's end that is a child between fork and exec: it has no mark yet, and was not reported.
+    """
+    while select.select([0], [], [], 0)[0]:
+        if not os.read(0, 65536):
+            return False
+    return True
 
 
 def survivors(leaders: dict[int, str], mark: bytes) -> dict[int, str]:
