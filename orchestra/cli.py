@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -160,7 +160,8 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
         nursery.start_soon(_follow_job_control, screen)
         await stack.run()
         nursery.cancel_scope.cancel()
-    click.echo(farewell(model), nl=False)
+    with suppress(OSError):  # the terminal may be what has ended
+        os.write(1, farewell(model).encode("utf-8", "replace"))
     return _exit_code(stack)
 
 
@@ -347,4 +348,5 @@ def _complain(message: str, hint: str) -> None:
     lines = [click.style("error: ", fg="red", bold=True) + message]
     if hint:
         lines.append(click.style(" hint: ", fg="cyan") + hint)
-    click.echo("\n".join(lines), err=True, color=is_coloured)
+    with suppress(OSError):
+        click.echo("\n".join(lines), err=True, color=is_coloured)
