@@ -9,6 +9,7 @@ from orchestra.dashboard.model import PALETTE, Model, Phase, colour_number, sent
 from orchestra.events import (
     Notice,
     OutputLine,
+    OutputPaused,
     RequestFinished,
     RunEnded,
     RunStarted,
@@ -59,6 +60,10 @@ READY = StateChanged(
 
 def line(text: str, process: str = "vite") -> OutputLine:
     return OutputLine(at=11.0, process=process, stream="stdout", text=text)
+
+
+def begun(text: str, process: str = "vite") -> OutputPaused:
+    return OutputPaused(at=11.0, process=process, stream="stdout", text=text)
 
 
 def model_of(*events: Event) -> Model:
@@ -267,3 +272,32 @@ def test_the_colours_of_processes_can_be_read_on_white_and_on_a_dark_background(
 
 def test_colours_repeat_when_there_are_more_processes() -> None:
     assert colour_number(0) == colour_number(len(PALETTE)) != colour_number(1)
+
+
+def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
+    model = model_of(STARTED, begun("10%"), begun("Name? ", "api"), begun("20%"))
+    assert [each.text for each in model.paused.values()] == ["Name? ", "20%"]
+    model.apply(line("Name? Ada", "api"))
+    assert [each.text for each in model.paused.values()] == ["20%"]
+    model.apply(begun(""))
+    assert not model.paused
+    assert [each.text for each in model.log if isinstance(each, OutputLine)] == ["Name? Ada"]
+
+
+def test_a_begun_line_of_one_stream_is_not_completed_by_the_other_one() -> None:
+    model = model_of(STARTED, begun("Name? "), replace(line("a warning"), stream="stderr"))
+    assert [each.text for each in model.paused.values()] == ["Name? "]
+
+
+def test_a_begun_line_that_becomes_a_blank_one_is_gone() -> None:
+    """A progress bar that clears itself, after a blank line: which is the second one, and not kept."""
+    model = model_of(STARTED, line(""), begun("10%"), line(""))
+    assert not model.paused
+
+
+def test_of_many_blank_lines_one_is_shown() -> None:
+    blank = [line(""), line("  \t"), line("\x1b[2m\x1b[0m")]
+    model = model_of(STARTED, line("a"), *blank, line("b"), line("", "api"), *blank)
+    shown = [(each.process, each.text) for each in model.log if isinstance(each, OutputLine)]
+    assert shown == [("vite", "a"), ("vite", ""), ("vite", "b"), ("api", ""), ("vite", "")]
+    assert model.line_count == 9

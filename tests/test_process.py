@@ -178,3 +178,86 @@ async def test_many_children_leave_no_descriptor_behind() -> None:
     for _ in range(20):
         await Recorder().run("true")
     assert open_files() == before
+
+
+async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebody_was_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestra.process._AFTER_KILL", 0.1)
+    may_read = trio.Event()
+    received: list[str] = []
+
+    async def slowly(_name: StreamName, lines: Sequence[str], _partial: str | None) -> None:
+        await may_read.wait()
+        received.extend(lines)
+
+    async def run() -> None:
+        # The background job has to be stopped: that begins what used to end in giving up.
+        await run_child(
+            "sleep 1000 & seq 1 5000",
+            cwd=Path("/"),
+            env=ENV,
+            on_spawn=lambda _child: None,
+            on_output=slowly,
+            stop_timeout=0.1,
+        )
+        ended.set()
+
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        with trio.move_on_after(1.0):  # far more than both timeouts together
+            await ended.wait()
+        may_read.set()
+    assert received == [str(number) for number in range(1, 5001)]
+
+
+async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number of its group may belong to somebody else by then."""
+    monkeypatch.setattr("orchestra.process._AFTER_KILL", 0.1)
+    reading, may_read, ended = trio.Event(), trio.Event(), trio.Event()
+    signalled: list[tuple[int, int]] = []
+    recorder = Recorder()
+
+    async def slowly(_name: StreamName, _lines: Sequence[str], _partial: str | None) -> None:
+        reading.set()
+        await may_read.wait()
+
+    async def run() -> None:
+        await run_child(
+            "echo up",
+            cwd=Path("/"),
+            env=ENV,
+            on_spawn=recorder.on_spawn,
+            on_output=slowly,
+            stop_timeout=0.1,
+        )
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await reading.wait()
+        while Path(f"/proc/{recorder.session}").exists():  # noqa: ASYNC110, ASYNC240 - nobody tells us
+            await trio.sleep(0.01)
+        await trio.sleep(0.2)  # for it to see that all are gone
+        monkeypatch.setattr(os, "killpg", lambda *what: signalled.append(what))
+        assert recorder.child is not None
+        recorder.child.stop()
+        with trio.move_on_after(0.5):
+            await ended.wait()
+        may_read.set()
+    assert signalled == []
+
+
+async def test_to_cancel_leaves_nobody_even_of_a_large_family() -> None:
+    for _ in range(10):
+        recorder = Recorder()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                jobs = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done"
+                nursery.start_soon(recorder.run, f"trap '' TERM; {jobs}; echo up; wait")
+                await recorder.heard.wait()
+                scope.cancel()
+        assert recorder.survivors() == set()

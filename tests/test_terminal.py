@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit import COMMAND, get
+from tests.process_kit import Mark, linux_only, until
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
@@ -82,3 +85,171 @@ def test_a_wrong_procfile_does_not_touch_the_terminal(tmp_path: Path) -> None:
         assert b"\x1b[?1049h" not in terminal.written
         assert b"Procfile:1" in terminal.written
         assert terminal.settings() == terminal.before
+
+
+RUN = shlex.join([*COMMAND, "run"])
+
+
+def shell(folder: Path, *, env: Mapping[str, str] | None = None) -> Terminal:
+    """An interactive shell with job control, at its prompt."""
+    folder = project(folder)
+    terminal = Terminal(
+        "bash", "--norc", "--noprofile", "-i", cwd=folder, env={"PS1": "prompt> ", **(env or {})}
+    )
+    terminal.until(lambda text: "prompt>" in text)
+    return terminal
+
+
+def is_dashboard(text: str) -> bool:
+    return "q quit" in text and text.count("ready") >= 2
+
+
+def modes(terminal: Terminal, folder: Path) -> str:
+    """The terminal's modes as a command finds them: at its prompt, a shell has some of its own."""
+    found = folder / "modes"
+    found.unlink(missing_ok=True)
+    terminal.send("stty -g >modes.new; mv modes.new modes\n")
+    until(found.exists, lambda: terminal.text)
+    return found.read_text()
+
+
+def is_at_prompt_after_stop(text: str) -> bool:
+    # The emulator knows no alternate screen: what was drawn there still stands around it.
+    return "prompt>" in text.partition("Stopped")[2]
+
+
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back(tmp_path: Path) -> None:
+    with shell(tmp_path) as terminal:
+        own = modes(terminal, tmp_path)
+        terminal.send(f"{RUN}\n")
+        terminal.until(is_dashboard)
+        for turn in range(2):
+            terminal.send("\x1a")
+            terminal.until(is_at_prompt_after_stop)
+            terminal.send(f"echo answer $((40 + {turn}))\n")
+            terminal.until(lambda text, turn=turn: f"answer {40 + turn}" in text)  # type: ignore[misc]
+            assert modes(terminal, tmp_path) == own
+            assert terminal.foreground() == terminal.pid
+            terminal.send("clear; fg\n")
+            terminal.until(is_dashboard)
+        terminal.send("q")
+        terminal.until(lambda text: "prompt>" in text.partition("ran for")[2])
+        terminal.send("code=$?\n")
+        assert modes(terminal, tmp_path) == own
+        terminal.send("clear; echo code $code; exit\n")
+        terminal.until(lambda text: "code 0" in text)
+        terminal.wait()
+
+
+def test_bg_leaves_the_terminal_alone_until_fg(tmp_path: Path) -> None:
+    with shell(tmp_path) as terminal:
+        own = modes(terminal, tmp_path)
+        terminal.send(f"{RUN}\n")
+        terminal.until(is_dashboard)
+        terminal.send("\x1a")
+        terminal.until(is_at_prompt_after_stop)
+        terminal.send("clear; bg; jobs\n")
+        terminal.until(lambda text: "Running" in text)
+        assert modes(terminal, tmp_path) == own
+        terminal.send("clear; fg\n")
+        terminal.until(is_dashboard)
+        terminal.send("\x03")
+        terminal.until(lambda text: "prompt>" in text.partition("ran for")[2])
+        terminal.send("code=$?\n")
+        assert modes(terminal, tmp_path) == own
+        terminal.send("clear; echo code $code; exit\n")
+        terminal.until(lambda text: "code 130" in text)
+        terminal.wait()
+
+
+@linux_only
+def test_a_job_that_is_killed_while_it_is_stopped_leaves_nothing_and_the_terminal_as_it_was(
+    tmp_path: Path,
+) -> None:
+    mark = Mark()
+    with shell(tmp_path, env=mark.env) as terminal:
+        own = modes(terminal, tmp_path)
+        terminal.send(f"{RUN}\n")
+        terminal.until(is_dashboard)
+        terminal.send("\x1a")
+        terminal.until(is_at_prompt_after_stop)
+        terminal.send("clear; kill %1\n")  # bash continues what it has killed
+        terminal.until(lambda text: "SIGTERM" in text)
+        terminal.send("clear; wait; jobs; echo code $?\n")
+        terminal.until(lambda text: "code 0" in text and "Running" not in text)
+        assert modes(terminal, tmp_path) == own
+        assert [line for line in mark.living() if "bash" not in line] == []
+        terminal.send("exit\n")
+        terminal.wait()
+
+
+@linux_only
+def test_started_in_the_background_it_prints_and_does_not_touch_the_terminal(tmp_path: Path) -> None:
+    mark = Mark()
+    with shell(tmp_path, env=mark.env) as terminal:
+        own = modes(terminal, tmp_path)
+        terminal.send(f"{RUN} &\n")
+        terminal.until(lambda text: "worker    | [bold]working[/bold]" in text)
+        assert modes(terminal, tmp_path) == own
+        assert b"\x1b[?1049h" not in terminal.written
+        terminal.send("fg\n")
+        terminal.until(lambda text: "fg" in text)
+        terminal.send("\x03")
+        terminal.until(lambda text: "SIGINT" in text)
+        terminal.send("echo code $?\n")
+        terminal.until(lambda text: "code 130" in text)
+        assert [line for line in mark.living() if "bash" not in line] == []
+        terminal.send("exit\n")
+        terminal.wait()
+
+
+@linux_only
+@pytest.mark.parametrize("output", ["dashboard", "plain"])
+def test_a_closed_window_ends_everything_with_129_and_no_complaint(tmp_path: Path, output: str) -> None:
+    mark = Mark()
+    env = {**mark.env, "TMPDIR": str(tmp_path)}
+    with Terminal(*COMMAND, "run", "--output", output, cwd=project(tmp_path), env=env) as terminal:
+        terminal.until(lambda text: text.count("ready") >= 2)
+        terminal.close()
+        assert terminal.wait() == 129
+        assert mark.living() == []
+    # Where a bug leaves its traceback.
+    assert list(tmp_path.glob("orchestra-*.txt")) == []
+
+
+@linux_only
+def test_nohup_survives_the_window_and_sigterm_ends_it(tmp_path: Path) -> None:
+    mark = Mark()
+    with shell(tmp_path, env=mark.env) as terminal:
+        terminal.send(f"nohup {RUN} >out.txt 2>&1 & echo pid $!.\n")
+        text = terminal.until(lambda text: "pid " in text.replace("echo pid", ""))
+        pid = int(next(line for line in text.splitlines() if line.startswith("pid "))[4:].rstrip("."))
+        out = tmp_path / "out.txt"
+        until(lambda: out.exists() and "working" in out.read_text(), mark.living)
+        terminal.close()
+        terminal.wait()
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGTERM)
+        mark.until_none_is_left()
+        assert "SIGTERM" in out.read_text()
+
+
+def test_children_have_the_size_of_the_terminal_and_follow_it(tmp_path: Path) -> None:
+    project(tmp_path)
+    script = (
+        "import os, signal, sys\n"
+        "show = lambda *_: print('size', *os.get_terminal_size(0), all(map(os.isatty, (0, 1, 2))))\n"
+        "signal.signal(signal.SIGWINCH, show)\n"
+        "show()\n"
+        "while True: signal.pause()\n"
+    )
+    (tmp_path / "size.py").write_text(script)
+    (tmp_path / "Procfile").write_text(f"a: exec {sys.executable} -S size.py\n")
+    (tmp_path / "orchestra.toml").unlink()
+    for output in ("plain", "dashboard"):
+        with Terminal(*COMMAND, "run", "--output", output, cwd=tmp_path) as terminal:
+            terminal.until(lambda text: "size 87 30 True" in text)  # but for `orchestra | ` and a column
+            terminal.resize(80, 20)
+            terminal.until(lambda text: "size 67 20 True" in text)
+            terminal.send("\x03")
+            assert terminal.wait() == 130

@@ -1,0 +1,145 @@
+"""A terminal with an emulator at its other end, and a command in it as a user has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import termios
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pyte
+import pytest
+
+from tests.kit import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+class Terminal:
+    """A terminal of 100 x 30 in which a command is the foreground job.
+
+    Args:
+        argv: The command. It leads the terminal's session.
+        cwd: Where it starts.
+        env: What its environment has beside ours.
+    """
+
+    def __init__(
+        self,
+        *argv: str,
+        cwd: Path,
+        columns: int = 100,
+        lines: int = 30,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self.written = b""
+        self._stream = pyte.ByteStream(self.screen)
+        self._status: int | None = None
+        controller, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (lines, columns))
+        self.before = termios.tcgetattr(terminal)
+        self._controller, self._terminal = controller, terminal
+        self._is_closed = False
+        environ = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        # A shell makes the terminal its controlling one by opening it as a session leader.
+        name = os.ttyname(terminal)
+        self.pid = os.posix_spawn(
+            "/bin/sh",
+            ["/bin/sh", "-c", f'exec <{name} >{name} 2>&1; cd "$0"; exec "$@"', str(cwd), *argv],
+            environ,
+            setsid=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._status is None:
+            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, signal.SIGHUP)  # an interactive shell does not heed SIGTERM
+            self.wait()
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    @property
+    def rows(self) -> list[str]:
+        return self.text.splitlines()
+
+    def send(self, keys: str) -> None:
+        os.write(self._controller, keys.encode())
+
+    def settings(self) -> list[Any]:
+        return termios.tcgetattr(self._terminal)
+
+    def foreground(self) -> int:
+        """The process group that has the terminal."""
+        return os.tcgetpgrp(self._controller)
+
+    def resize(self, columns: int, lines: int) -> None:
+        termios.tcsetwinsize(self._controller, (lines, columns))
+        self.screen.resize(lines, columns)
+
+    def close(self) -> None:
+        """Close the window."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._terminal)
+            os.close(self._controller)
+
+    def until(self, is_it: Callable[[str], bool]) -> str:
+        deadline = time.monotonic() + PATIENCE
+        while not is_it(self.text):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not on the screen:\n{self.text}")
+            self._read(0.1)
+        return self.text
+
+    def until_settings(self, is_it: Callable[[list[Any]], bool]) -> None:
+        """Read on until the terminal is in a mode that is meant."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_it(self.settings()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not in that mode: {self.settings()}\n{self.text}")
+            self._read(0.1)
+
+    def wait(self) -> int:
+        """Read to the end; returns the exit code."""
+        deadline = time.monotonic() + PATIENCE
+        while self._status is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                pytest.fail(f"it does not end:\n{self.text}")
+            self._read(0.05)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        while self._read(0.05):
+            pass
+        return self._status
+
+    def _read(self, patience: float) -> bool:
+        if self._is_closed:
+            time.sleep(patience)
+            return False
+        if not select.select([self._controller], [], [], patience)[0]:
+            return False
+        with contextlib.suppress(OSError):
+            chunk = os.read(self._controller, 65536)
+            self.written += chunk
+            self._stream.feed(chunk)
+        return True
+
+    def is_restored(self) -> bool:
+        shown = self.written.rfind(b"\x1b[?25h") > self.written.rfind(b"\x1b[?25l")
+        main_screen = self.written.rfind(b"\x1b[?1049l") > self.written.rfind(b"\x1b[?1049h")
+        return shown and main_screen and self.settings() == self.before

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from orchestra import census
+from tests.process_kit import linux_only
+
+pytestmark = pytest.mark.real
+
+
+def entry_of(pid: int) -> census.Entry:
+    (entry,) = [each for each in census.take() if each.pid == pid]
+    return entry
+
+
+def test_we_are_in_the_table() -> None:
+    entry = entry_of(os.getpid())
+    assert (entry.parent, entry.session, entry.is_zombie) == (os.getppid(), os.getsid(0), False)
+
+
+def test_a_process_is_known_by_its_number_and_by_when_it_has_started() -> None:
+    entry = entry_of(os.getpid())
+    assert census.is_still_there(entry)
+    assert not census.is_still_there(replace(entry, started=entry.started - 1))
+
+
+def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        entry = entry_of(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert entry_of(process.pid).is_zombie
+        assert not census.is_still_there(entry)
+        assert census.members([entry_of(process.pid)], os.getsid(0)) == []
+    assert not census.is_still_there(entry)
+
+
+def test_a_name_with_blanks_and_parentheses_is_no_riddle() -> None:
+    name = "a) R 1 (b"
+    with subprocess.Popen(["bash", "-c", f"exec -a '{name}' sleep 1000"]) as process:
+        try:
+            assert entry_of(process.pid).parent == os.getpid()
+        finally:
+            process.kill()
+
+
+@linux_only
+def test_marks_are_whole_variables() -> None:
+    environ = {"ORCHESTRA_RUN": "abc", "ORCHESTRA_PROCESS": "web"}
+    with subprocess.Popen(["/bin/sleep", "1000"], env=environ) as process:
+        try:
+            found = []
+            for marks in (environ, {"ORCHESTRA_RUN": "abc"}, {"ORCHESTRA_RUN": "ab"}, {**environ, "X": "1"}):
+                pids = [entry.pid for entry in census.marked(census.take(), marks)]
+                found.append(process.pid in pids)
+            assert found == [True, True, False, False]
+        finally:
+            process.kill()
