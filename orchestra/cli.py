@@ -184,7 +184,7 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
     return _exit_code(stack)
 
 
-async def _write(
+async def _write(  # noqa: ASYNC128 - handed on
     printer: Printer, stack: Stack, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Print, and end the run if nobody reads any more; what ends both anyway is told by its signal."""
@@ -193,7 +193,7 @@ async def _write(
     except OrchestraError:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await stack.until_stopping()
+            await stack.until_stopping()  # noqa: ASYNC120 - then it ends anyway
         if not stack.is_stopping:
             raise
 

@@ -127,16 +127,27 @@ class Child:
         self._stopping.set()
         self._killing.set()
 
-    async def _descend_the_ladder(self) -> None:
+    async def _descend_the_ladder(self) -> bool:
+        """Once asked to, ask, wait, kill; return whether that has worked."""
         await self._stopping.wait()
         if not self._killing.is_set():
             await self._signal(self._stop_signal)
             with trio.move_on_after(self._stop_timeout):
                 await self._killing.wait()
         with trio.move_on_after(_AFTER_KILL):
-            while True:  # who forks while being killed is found the next time
-                await self._signal(signal.SIGKILL)
-                await trio.sleep(_AFTER_KILL / 10)
+            await self._kill_all()
+            return True
+        return False
+
+    async def _kill_all(self) -> None:
+        """Kill until nobody is left: who forks while being killed is found the next time."""
+        pause = 0.01
+        while True:
+            await self._signal(signal.SIGKILL)
+            await trio.sleep(pause)
+            if await trio.to_thread.run_sync(self._is_alone):
+                return
+            pause = min(pause * 2, 0.2)
 
     async def _signal(self, number: int) -> None:
         """Signal the group, and whoever else is of the family."""
@@ -214,10 +225,12 @@ async def run_child(
     is_empty = False  # once it is, its number may belong to somebody else, and is never signalled again
     try:
         async with trio.open_nursery() as nursery:
+            ladder = trio.CancelScope()
 
             async def descend() -> None:
-                await child._descend_the_ladder()  # noqa: SLF001 - this function is Child's other half
-                nursery.cancel_scope.cancel()  # it did not even heed SIGKILL: wait no longer
+                with ladder:
+                    if not await child._descend_the_ladder():  # noqa: SLF001 - we are Child's other half
+                        nursery.cancel_scope.cancel()  # not even SIGKILL was heeded: wait no longer
 
             nursery.start_soon(descend)
             pumps = await nursery.start(_pump_all, streams, on_output)
@@ -225,12 +238,13 @@ async def run_child(
             await process.wait()
             await child._empty()  # noqa: SLF001
             is_empty = True
+            ladder.cancel()
             await pumps.drain()
             nursery.cancel_scope.cancel()
     finally:
         if not is_empty:
             with trio.move_on_after(_AFTER_KILL, shield=True):
-                await child._signal(signal.SIGKILL)  # noqa: SLF001
+                await child._kill_all()  # noqa: SLF001
                 await process.wait()
         with trio.move_on_after(_AFTER_KILL, shield=True):
             await streams.aclose(window)

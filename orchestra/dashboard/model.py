@@ -236,14 +236,14 @@ class Model:
         if len(event.text) > _LINE_CHARACTERS:
             event = replace(event, text=event.text[:_LINE_CHARACTERS])
         self.line_count += 1
+        if self.paused:
+            self.paused.pop((event.process, event.stream), None)
         process = self._process(event.process)
         if process.is_after_blank and is_blank(event.text):
             return
         process.is_after_blank = is_blank(event.text)
         self.log.append(event)
         process.tail.append(event)
-        if self.paused:
-            self.paused.pop((event.process, event.stream), None)
 
     def _pause(self, event: OutputPaused) -> None:
         # Taken out first, so that the newest is the last.
