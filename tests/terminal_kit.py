@@ -81,10 +81,6 @@ class Terminal:
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._terminal)
 
-    def foreground(self) -> int:
-        """The process group that has the terminal."""
-        return os.tcgetpgrp(self._controller)
-
     def resize(self, columns: int, lines: int) -> None:
         termios.tcsetwinsize(self._controller, (lines, columns))
         self.screen.resize(lines, columns)

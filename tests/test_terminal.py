@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import COMMAND, get
+from tests.kit import COMMAND, free_port, get
 from tests.process_kit import Mark, linux_only, until
 from tests.terminal_kit import Terminal
 
@@ -26,6 +26,8 @@ SERVE = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
 def project(folder: Path, *, web: str = SERVE, worker: str = "echo [bold]working[/bold]; sleep 1000") -> Path:
     (folder / "Procfile").write_text(f"front: {SERVE}\nweb: {web}\nworker: {worker}\n")
     (folder / "orchestra.toml").write_text(
+        # Ports of its own: another run may be looking for some at this very moment.
+        f"run.base_port = {free_port() % 50000 + 10000}\n"
         '[proxy]\nlisten = "127.0.0.1:0"\nfrontend = "front"\nbackend = "web"\n'
         '[process.web]\nrestart = "never"\n'
     )
@@ -113,6 +115,14 @@ def modes(terminal: Terminal, folder: Path) -> str:
     return found.read_text()
 
 
+def continue_it(terminal: Terminal) -> None:
+    """Bring the job to the foreground, when nothing of what it had drawn is left on the screen."""
+    terminal.send("clear\n")
+    terminal.until(lambda text: "q quit" not in text)
+    terminal.send("fg\n")
+    terminal.until(is_dashboard)
+
+
 def is_at_prompt_after_stop(text: str) -> bool:
     # The emulator knows no alternate screen: what was drawn there still stands around it.
     return "prompt>" in text.partition("Stopped")[2]
@@ -129,9 +139,7 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back(tmp_path: P
             terminal.send(f"echo answer $((40 + {turn}))\n")
             terminal.until(lambda text, turn=turn: f"answer {40 + turn}" in text)  # type: ignore[misc]
             assert modes(terminal, tmp_path) == own
-            assert terminal.foreground() == terminal.pid
-            terminal.send("clear; fg\n")
-            terminal.until(is_dashboard)
+            continue_it(terminal)
         terminal.send("q")
         terminal.until(lambda text: "prompt>" in text.partition("ran for")[2])
         terminal.send("code=$?\n")
@@ -151,8 +159,7 @@ def test_bg_leaves_the_terminal_alone_until_fg(tmp_path: Path) -> None:
         terminal.send("clear; bg; jobs\n")
         terminal.until(lambda text: "Running" in text)
         assert modes(terminal, tmp_path) == own
-        terminal.send("clear; fg\n")
-        terminal.until(is_dashboard)
+        continue_it(terminal)
         terminal.send("\x03")
         terminal.until(lambda text: "prompt>" in text.partition("ran for")[2])
         terminal.send("code=$?\n")
