@@ -175,6 +175,7 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
     stack.subscribe(printer.observe)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, printer, stack)
+        nursery.start_soon(_watch_reader, printer, stack)
         nursery.start_soon(_obey, signals, stack)
         if window is not None:
             nursery.start_soon(_follow_size, window, plan)
@@ -208,6 +209,12 @@ async def _obey(signals: AsyncIterator[int], stack: Stack) -> None:
             if not is_stopping:
                 is_stopping = True
                 nursery.start_soon(_stop, stack, number)
+
+
+async def _watch_reader(printer: Printer, stack: Stack) -> None:
+    """Do not let somebody who reads no more keep a run that is to end."""
+    await stack.until_stopping()
+    await printer.watch_reader()
 
 
 async def _silence() -> AsyncIterator[int]:

@@ -96,6 +96,7 @@ def clean_up(leaders: dict[int, str], mark: bytes) -> None:
     """End all that is left: ask first, insist after `PATIENCE`."""
     asked: set[tuple[int, str]] = set()
     deadline = time.monotonic() + PATIENCE
+    is_last = False
     for _ in range(ROUNDS):
         while left := survivors(leaders, mark):
             is_late = time.monotonic() >= deadline
@@ -107,8 +108,10 @@ def clean_up(leaders: dict[int, str], mark: bytes) -> None:
                 break
             time.sleep(PAUSE)
         else:
-            if not is_held():
+            if is_last:
                 return
+            # Whoever has let go of the pipe has its mark a moment later: one more round.
+            is_last = not is_held()
         time.sleep(PAUSE)
 
 

@@ -147,7 +147,6 @@ def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: 
     write(tmp_path, settings, a="exec seq 1 100000000", b="exec seq 1 100000000")
     with Plain(tmp_path, env=dict(mark.env)) as plain:
         plain.until(b"a         | 1\n")
-        # It is stuck when its children are, in their writes.
         until(lambda: _is_blocked(mark), mark.living)
         plain.process.terminate()
         assert plain.process.wait(PATIENCE) == 143
@@ -155,14 +154,18 @@ def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: 
 
 
 def _is_blocked(mark: Mark) -> bool:
-    stuck = 0
-    for line in mark.living():
-        pid, _, command = line.partition(": ")
-        if command.startswith("seq"):
-            before = Path(f"/proc/{pid}/stat").read_text().split()[13:15]
-            time.sleep(0.1)  # whether it computes is to be seen over some time only
-            stuck += before == Path(f"/proc/{pid}/stat").read_text().split()[13:15]
-    return stuck == 2
+    """Whether nobody has anything to do any more: neither the children nor orchestra."""
+    before = _computed(mark)
+    time.sleep(0.3)  # whether somebody computes is to be seen over some time only
+    return sum("seq" in line for line in before) == 2 and before == _computed(mark)
+
+
+def _computed(mark: Mark) -> dict[str, list[str]]:
+    """The processor time of everybody, by command line."""
+    return {
+        line: Path(f"/proc/{line.partition(':')[0]}/stat").read_text().rpartition(")")[2].split()[11:13]
+        for line in mark.living()
+    }
 
 
 PROMPTS = [

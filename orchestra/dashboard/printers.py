@@ -90,6 +90,9 @@ class Printer(Protocol):
             OrchestraError: Standard output cannot be written to (a full disk).
         """
 
+    async def watch_reader(self) -> None:
+        """Keep an eye on the reader: when it makes no progress any more, the rest is dropped. For the end."""
+
     async def aclose(self) -> None:
         """Wait until all is written, for as long as the reader makes progress."""
 
@@ -151,6 +154,15 @@ class _Buffered:
             if self._written_bytes == before:
                 break
         await trio.lowlevel.checkpoint()
+
+    async def watch_reader(self) -> None:
+        while not self._is_over:
+            before = self._written_bytes
+            await trio.sleep(_GIVE_UP)
+            if self._written_bytes == before and not self._drained.is_set():
+                self._is_over = True
+                self._room.set()
+                self._drained.set()
 
     def _finish(self) -> None:
         """Put what has to stand at the end."""
