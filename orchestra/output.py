@@ -54,6 +54,7 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self._partial: list[bytes] = []
+        self._size = 0  # of all of it: a child may write byte by byte
 
     def feed(self, chunk: bytes) -> list[str]:
         """Take the next bytes; return the lines that they have completed, without their ends."""
@@ -61,19 +62,22 @@ class LineSplitter:
         if whole and self._partial:
             whole[0] = b"".join((*self._partial, whole[0]))
             self._partial.clear()
+            self._size = 0
         if rest:
             self._partial.append(rest)
+            self._size += len(rest)
         return [_decode(line) for line in whole]
 
     def partial(self) -> str:
         """Return the beginning of the line that has no end yet; nothing if it is too long to be a prompt."""
-        if sum(map(len, self._partial)) > _LONGEST_PARTIAL:
+        if self._size > _LONGEST_PARTIAL:
             return ""
-        return _decode(b"".join(self._partial))
+        self._partial = [b"".join(self._partial)] if self._partial else []
+        return _decode(self._partial[0]) if self._partial else ""
 
     def close(self) -> list[str]:
         """Return what is left: the last line, if it had no end."""
-        rest, self._partial = b"".join(self._partial), []
+        rest, self._partial, self._size = b"".join(self._partial), [], 0
         return [_decode(rest)] if rest else []
 
 

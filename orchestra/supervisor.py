@@ -269,6 +269,7 @@ class _Keeper:
         self._child: Child | None = None
         self._listening: ports.Listening | None = None
         self._backing_off: trio.CancelScope | None = None
+        self._is_killed = False
         self._at = 0.0  # when something about it was last said
         self._logfile: LogFile | None = None
         if plan.log is not None:
@@ -320,6 +321,7 @@ class _Keeper:
                 self._backing_off.cancel()
 
     def kill(self) -> None:
+        self._is_killed = True
         self.stop()
         if self._child is not None:
             self._child.kill()
@@ -390,7 +392,7 @@ class _Keeper:
                 self._child = child
                 self.tell(Spawned())
                 if self.life.state is State.STOPPING:  # asked for while it was being spawned
-                    child.stop()
+                    child.kill() if self._is_killed else child.stop()
                     return
                 if self.life.state is State.STARTING:
                     self._publish(State.STARTING)  # it has a pid now

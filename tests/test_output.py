@@ -74,6 +74,23 @@ def test_nothing_that_is_left_controls_a_terminal(line: str) -> None:
     assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", without_colours(left))
 
 
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_the_beginning_of_a_line_is_what_has_come_since_the_last_end(chunks: list[bytes]) -> None:
+    splitter = LineSplitter()
+    for index, chunk in enumerate(chunks):
+        splitter.feed(chunk)
+        so_far = b"".join(chunks[: index + 1]).rpartition(b"\n")[2]
+        assert [splitter.partial()] == (lines_of(so_far) or [""])
+
+
+def test_the_beginning_of_a_line_that_is_no_prompt_is_not_shown() -> None:
+    splitter = LineSplitter()
+    splitter.feed(b"x" * 10_000)
+    assert splitter.partial() == ""
+    splitter.feed(b"\nPassword: ")
+    assert splitter.partial() == "Password: "
+
+
 def test_a_very_long_line_stays_whole() -> None:
     chunks = [b"x" * 65536] * 160
     (line,) = lines_of(*chunks, b"\n")
