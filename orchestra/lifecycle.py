@@ -6,7 +6,8 @@ there is, and `step` takes no other.
 
 Failures in a row are counted so that something that is broken comes to rest: back-off doubles from 0.5 s to
 10 s; ten seconds of running wipe the slate clean; after `max_quick_failures` restarts it has failed. A
-command that does not exist (127) or cannot be executed (126) will not mend itself, and fails at once.
+command that does not exist (127) or cannot be executed (126) will not mend itself, and fails at once. A
+frontend or backend that has served and then ends, with whatever code, has failed: it was to go on.
 
 Never here: time, tasks, signals; `now` is an argument, in seconds.
 """
@@ -230,7 +231,10 @@ def _after_end(life: Life, now: float) -> tuple[Life, Order | None]:
         return _enter(life, State.STOPPED), None
     how, plan = life.exit, life.plan
     assert how is not None  # noqa: S101 - set by the caller, one line above
-    succeeded = how.code in plan.success_exit_codes
+    # A server is never done, and some (Hypercorn's master) say 0 even if their workers were killed.
+    has_served = plan.role is not Role.OTHER and life.ready_after is not None
+    is_missed = has_served and plan.restart is Restart.ON_FAILURE
+    succeeded = how.code in plan.success_exit_codes and not is_missed
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None
     if how.code == 127:

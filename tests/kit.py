@@ -72,6 +72,11 @@ def free_port() -> int:
         return port
 
 
+def base_port() -> int:
+    """A `PORT` to count from that no other run is likely to count from."""
+    return free_port() % 50000 + 10000
+
+
 def needed(program: str, *others: str) -> str:
     """Find a program; without it a developer's test is skipped, and a test in CI fails."""
     for name in (program, *others):
@@ -102,7 +107,7 @@ class Run:
         self.process = subprocess.Popen(
             [*COMMAND, "run", *arguments, "--output", "json"],
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PORT": str(base_port()), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -230,6 +230,21 @@ def test_a_killed_backend_comes_back_and_the_page_s_next_call_works(page: Page, 
     page.wait_for_function("document.querySelector('#ws-echo').textContent.includes('again')")
 
 
+def test_a_backend_whose_listening_process_is_killed_comes_back(notes: Run) -> None:
+    since = len(notes.events)
+    ready = notes.state("api", "ready")
+    shown = [event["port"] for event in notes.events if event.get("process") == "api" and event.get("port")]
+    (listener,) = {
+        each.pid
+        for each in psutil.net_connections("tcp4")
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == shown[-1]
+    }
+    assert listener is not None
+    os.kill(listener, signal.SIGKILL)
+    assert get(notes.url + "/api/notes").status == 200
+    assert notes.state("api", "ready", since=since)["pid"] != ready["pid"]
+
+
 def test_after_ctrl_c_no_process_of_the_run_is_left(notes: Run) -> None:
     run_id = notes.run_id
     assert len(marked(run_id)) >= 3

@@ -74,6 +74,22 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
 
 
+@pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.CANDIDATE])
+def test_a_server_that_has_served_and_ends_with_success_is_started_again(role: Role) -> None:
+    plan = replace(SERVER, role=role)
+    life, order = lived(plan, Go(), Spawned(), Answered(), Ended(Exit(code=0)))
+    assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
+    once = replace(plan, restart=Restart.NEVER)
+    assert lived(once, Go(), Spawned(), Answered(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(plan, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+
+
+def test_a_server_that_ends_with_success_again_and_again_has_failed() -> None:
+    once: list[Fact] = [Spawned(), Answered(), Ended(Exit(code=0)), BackedOff()]
+    life, _ = lived(SERVER, Go(), *once * 5, *once[:3])
+    assert (life.state, life.reason) == (State.FAILED, "exit code 0; given up after 5 restarts")
+
+
 def test_a_success_completes() -> None:
     assert lived(PLAIN, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
     plan = replace(PLAIN, success_exit_codes=frozenset({0, 3}))

@@ -165,9 +165,9 @@ async def test_candidates_that_run_on_without_answering_are_no_upstream(
     start = trio.current_time()
     report(gate, State.COMPLETED, process="worker", at=start)
     report(gate, State.RUNNING, at=start)
-    hold = Hold(start + 15)
+    hold = Hold(start + 20)
     assert await gate.wait_ready(hold) is Standing.ABSENT
-    assert hold.seconds == pytest.approx(5)
+    assert hold.seconds == pytest.approx(15)
     assert await gate.wait_ready(hold) is Standing.ABSENT
     (notice,) = events
     assert isinstance(notice, Notice)
@@ -179,10 +179,10 @@ def test_a_candidate_that_answers_late_is_still_adopted() -> None:
     gate, _ = a_gate(CANDIDATES)
     report(gate, State.RUNNING, at=0)
     report(gate, State.RUNNING, process="worker", at=0)
-    assert gate.standing(4.9) is Standing.HOLD
-    assert gate.standing(5) is Standing.ABSENT
-    report(gate, State.READY, at=9, url=URL)
-    assert gate.standing(9) is Standing.READY
+    assert gate.standing(14.9) is Standing.HOLD
+    assert gate.standing(15) is Standing.ABSENT
+    report(gate, State.READY, at=19, url=URL)
+    assert gate.standing(19) is Standing.READY
 
 
 def test_a_candidate_that_dies_early_is_shown_when_nobody_else_can_come() -> None:

@@ -340,6 +340,24 @@ async def test_bodiless_answers_keep_their_length_and_the_connection(
         assert on.dials == [BACKEND_PORT]
 
 
+async def test_a_connection_on_which_a_stream_may_go_on_after_head_is_not_used_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/events", method=b"HEAD"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await client.hears_head()
+        await client.says(get())
+        assert await backend.hears_end() == b""
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+
+
 async def test_a_304_without_a_length_gets_none(autojump_clock: trio.testing.MockClock) -> None:
     async with stage() as on:
         client = on.client()
@@ -549,6 +567,45 @@ async def test_an_upstream_that_dies_without_an_answer_is_502(
         await backend.hears_head()
         await backend.says(PAGE)
         assert (await answer(client))[1] == b"page"
+
+
+async def test_a_request_that_meets_its_upstreams_death_is_held_and_sent_once_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        await backend.hears_head()
+        backend.breaks()
+        # The system closes connections a moment before anybody hears of the death.
+        await trio.sleep(0.02)
+        on.reports("api", State.BACKING_OFF)
+        await trio.sleep(1)
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        # Again: it may well be this request that does it.
+        on.reports("api", State.BACKING_OFF)
+        backend.breaks()
+        head, _ = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT] * 2
+        assert (await on.finished()).held == pytest.approx(1, abs=0.1)
+
+
+async def test_a_request_that_may_not_be_repeated_meets_its_upstreams_death_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
+        backend = await on.backend()
+        await backend.hears_head()
+        on.reports("api", State.BACKING_OFF)
+        backend.breaks()
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT]
 
 
 @pytest.mark.parametrize(
@@ -836,9 +893,55 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
             await vite.hears_head()
             await vite.says(PAGE)
             assert (await answer(client))[1] == b"page"
-        assert (await on.finished(1)).held == pytest.approx(5)
+        assert (await on.finished(1)).held == pytest.approx(15)
         assert (await on.finished(2)).held == 0
         assert [event.code for event in on.events if isinstance(event, Notice)] == ["no-backend"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "from_vite", "status", "who"),
+    [
+        pytest.param(get(b"/api/notes", NAVIGATES), PAGE, b"502", b"orchestra", id="an-api-has-no-page"),
+        pytest.param(get(b"/notes"), PAGE, b"502", b"orchestra", id="data-is-no-page"),
+        pytest.param(get(b"/x.ts"), SCRIPT, b"200", b"frontend", id="a-module"),
+        pytest.param(
+            get(b"/api/notes"),
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            b"404",
+            b"frontend",
+            id="a-404-is-honest",
+        ),
+    ],
+)
+async def test_without_any_backend_nobody_takes_vites_page_for_data(
+    request_: bytes, from_vite: bytes, status: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(ready=("vite",), backend=AnyOf(names=("worker",))) as on:
+        on.reports("worker", State.COMPLETED)
+        client = on.client()
+        await client.says(request_)
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(from_vite)
+        head, body = await answer(client)
+        assert (head.split()[1], header(head, b"x-orchestra-upstream")) == (status, who)
+        if who == b"orchestra":
+            assert b"worker" in body
+
+
+async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("vite",), backend=AnyOf(names=("api",))) as on:
+        on.reports("api", State.RUNNING)
+        client = on.client()
+        await client.says(get(b"/api/notes"))
+        await trio.sleep(12)
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
 
 
 async def test_vites_ping_is_reset_while_vite_is_down(autojump_clock: trio.testing.MockClock) -> None:

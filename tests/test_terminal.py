@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import COMMAND, free_port, get
+from tests.kit import COMMAND, base_port, get
 from tests.process_kit import Mark, linux_only, until
 from tests.terminal_kit import Terminal
 
@@ -27,7 +27,7 @@ def project(folder: Path, *, web: str = SERVE, worker: str = "echo [bold]working
     (folder / "Procfile").write_text(f"front: {SERVE}\nweb: {web}\nworker: {worker}\n")
     (folder / "orchestra.toml").write_text(
         # Ports of its own: another run may be looking for some at this very moment.
-        f"run.base_port = {free_port() % 50000 + 10000}\n"
+        f"run.base_port = {base_port()}\n"
         '[proxy]\nlisten = "127.0.0.1:0"\nfrontend = "front"\nbackend = "web"\n'
         '[process.web]\nrestart = "never"\n'
     )

@@ -36,8 +36,6 @@ __all__ = ["Address", "Gate", "Hold", "Refusal"]
 
 # Enough for a Python traceback's end, little enough for a page.
 TAIL_LINES = 20
-# A server that has run for so long without answering HTTP is none (frameworks answer within 1 to 3 s).
-ABSENT_AFTER = 5.0
 
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 
@@ -119,11 +117,11 @@ class _Life:
         found = standing(self.state, died_early=self.died_early)
         return Standing.HOLD if found is Standing.READY and self.url is None else found
 
-    def is_hopeless(self, now: float) -> bool:
+    def is_hopeless(self, now: float, absent_after: float) -> bool:
         """Whether it is not going to be an HTTP server any more."""
         if self.state is None:
             return False
-        return self.state.is_ended or (self.state is State.RUNNING and now - self.since >= ABSENT_AFTER)
+        return self.state.is_ended or (self.state is State.RUNNING and now - self.since >= absent_after)
 
 
 class Gate:
@@ -134,6 +132,7 @@ class Gate:
         plan: What is behind it.
         emit: Who is told that there is none.
         max_waiting: So many requests may wait here at once.
+        absent_after: A candidate that has run for so many seconds without answering HTTP is no server.
     """
 
     def __init__(
@@ -143,10 +142,12 @@ class Gate:
         *,
         emit: Callable[[Event], object],
         max_waiting: int = 256,
+        absent_after: float = 15.0,
     ) -> None:
         self.name = name
         self._emit = emit
         self._max_waiting = max_waiting
+        self._absent_after = absent_after
         self._waiting = 0
         self._fixed: Address | None = None
         self._adopted: str | None = None
@@ -209,10 +210,10 @@ class Gate:
         if self._adopted is not None:
             return self._lives[self._adopted].standing
         lives = self._lives.values()
-        if all(life.is_hopeless(now) for life in lives):
+        if all(life.is_hopeless(now, self._absent_after) for life in lives):
             self._tell_absence(now)
             return Standing.ABSENT
-        if all(life.is_hopeless(now) or life.died_early for life in lives):
+        if all(life.is_hopeless(now, self._absent_after) or life.died_early for life in lives):
             return Standing.FAIL
         return Standing.HOLD
 
@@ -269,7 +270,8 @@ class Gate:
 
     def _next_absence(self, now: float) -> float:
         """When time alone may turn the next candidate into a hopeless one."""
-        moments = [life.since + ABSENT_AFTER for life in self._lives.values() if life.state is State.RUNNING]
+        running = [life.since for life in self._lives.values() if life.state is State.RUNNING]
+        moments = [since + self._absent_after for since in running]
         return min((moment for moment in moments if moment > now), default=inf)
 
     def _tell_absence(self, now: float) -> None:

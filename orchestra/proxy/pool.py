@@ -189,6 +189,14 @@ class Upstream:
             side = UpstreamSide(transport, label=label, max_head=self._max_head)
             return Lease(side, is_reused=False, generation=generation)
 
+    async def has_died(self, lease: Lease) -> bool:
+        """Say whether the process behind a broken connection is gone; news of it may be on their way."""
+        if self.gate.is_supervised and lease.generation == self._generation:
+            deadline = trio.current_time() + NEWS_DELAY
+            while lease.generation == self._generation and trio.current_time() < deadline:
+                await self.gate.wait_change(deadline)
+        return lease.generation != self._generation
+
     def give_back(self, lease: Lease) -> None:
         """Take a connection back after its exchange; it is kept if another one can follow, else closed."""
         if lease.side.is_reusable() and lease.generation == self._generation:

@@ -6,8 +6,9 @@ awaited, and `await send` is all the flow control there is. Only a request whose
 needs a second task; everything else is one straight line in the connection's own task.
 
 What may be tried again: a request that was sent over a connection which had been idle, and which died before
-the first byte of an answer, if the request may be repeated (RFC 9110 9.2.2) and is still at hand. What may
-not be pretended: an answer whose upstream dies in the middle ends with the client's connection being aborted.
+the first byte of an answer, if the request may be repeated (RFC 9110 9.2.2) and is still at hand; and once
+if the process behind a fresh connection turns out to have died. What may not be pretended: an answer whose
+upstream dies in the middle ends with the client's connection being aborted.
 
 Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
 upstreams are either given back or aborted on the way out, at once and without waiting.
@@ -46,6 +47,7 @@ from orchestra.proxy.route import (
     after_backend,
     after_early_frontend,
     after_frontend,
+    after_frontend_alone,
     is_asset,
     is_websocket,
     route_request,
@@ -291,14 +293,23 @@ class Exchange:
         except Unavailable as exc:
             if exc.standing is not Standing.ABSENT:
                 raise
-            self._reason = "no backend"
-            await self._pass_on(await self._ask(frontend), self._reason)
+            await self._without_backend(route, exc)
             return
         verdict, reason = after_backend(route, reply.head)
         if verdict is Verdict.ANSWER:
             await self._pass_on(reply, reason)
         else:
             await self._fall_back(route, reply)
+
+    async def _without_backend(self, route: Route, exc: Unavailable) -> None:
+        """Ask the frontend alone; its page is no answer to somebody who asked for data."""
+        self._reason = "no backend"
+        reply = await self._ask(self._relay.frontend)
+        if after_frontend_alone(route, reply.head) is Verdict.ANSWER:
+            await self._pass_on(reply, self._reason)
+            return
+        await self._discard(reply)
+        raise exc
 
     async def _early_asset(self) -> bool:
         """Ask the frontend for an asset while the backend is away; return whether that was the answer."""
@@ -337,15 +348,22 @@ class Exchange:
         """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on."""
         head = forwarded_request(self._head, self._peer)
         is_repeatable = self._body is not None and head.method in _REPEATABLE
+        has_met_a_death = False
         while True:
             lease = await upstream.connect(self._hold, fresh=self._body is None)
             try:
                 return _Reply(upstream, lease, await self._send_and_wait(lease.side, head))
             except UpstreamGone as exc:
                 lease.side.abort()
-                # Each turn uses up one idle connection; the last turn is one with a fresh one.
-                if not (lease.is_reused and is_repeatable and not exc.has_begun):
+                if not is_repeatable or exc.has_begun:
                     raise
+                if lease.is_reused:
+                    # Each turn uses up one idle connection; the last turn is one with a fresh one.
+                    continue
+                # A request that kills whoever gets it is sent twice at most.
+                if has_met_a_death or not await upstream.has_died(lease):  # noqa: ASYNC120 - if so, it matters no more
+                    raise
+                has_met_a_death = True
             except BaseException:
                 lease.side.abort()
                 raise

@@ -36,6 +36,7 @@ __all__ = [
     "after_backend",
     "after_early_frontend",
     "after_frontend",
+    "after_frontend_alone",
     "is_asset",
     "is_navigation",
     "is_websocket",
@@ -186,6 +187,16 @@ def after_early_frontend(answer: ResponseHead) -> Verdict:
     """Decide whether what the frontend says to an asset counts while the backend cannot be asked."""
     is_success = 200 <= answer.status < 300 or answer.status == 304
     return Verdict.ANSWER if is_success and answer.media_type not in _HTML else Verdict.PASS_OVER
+
+
+def after_frontend_alone(route: Route, answer: ResponseHead) -> Verdict:
+    """Decide whether the frontend's answer counts when there is no backend at all.
+
+    An API's caller does not get a page; everything else of Vite's does count, such as what its own proxy
+    brings.
+    """
+    may_be_page = route.is_navigation and route.may_fall_back
+    return Verdict.PASS_OVER if answer.media_type in _HTML and not may_be_page else Verdict.ANSWER
 
 
 def standing(state: State | None, *, died_early: bool) -> Standing:

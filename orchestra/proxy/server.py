@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,10 @@ class Proxy:
     ) -> None:
         self._plan = plan
         self._listeners = list(listeners)
+        gate = partial(Gate, emit=emit, max_waiting=plan.hold_requests, absent_after=plan.hold)
         self._backend, self._frontend = (
-            Upstream(gate, dial=dial, pool_size=plan.pool, max_head=plan.max_head)
-            for gate in (
-                Gate("backend", plan.backend, emit=emit, max_waiting=plan.hold_requests),
-                Gate("frontend", plan.frontend, emit=emit, max_waiting=plan.hold_requests),
-            )
+            Upstream(each, dial=dial, pool_size=plan.pool, max_head=plan.max_head)
+            for each in (gate("backend", plan.backend), gate("frontend", plan.frontend))
         )
         self._relay = Relay(plan, backend=self._backend, frontend=self._frontend, emit=emit)
         self._connections: set[_Connection] = set()

@@ -279,6 +279,7 @@ class UpstreamSide:
         self._h11 = h11.Connection(h11.CLIENT)
         self._method = b"GET"
         self._has_begun = False
+        self._may_stream_on = False
 
     def __repr__(self) -> str:
         return f"<UpstreamSide {self.transport!r} {self._h11.states}>"
@@ -288,6 +289,7 @@ class UpstreamSide:
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._max_head)
         self._method = head.method
         self._has_begun = False
+        self._may_stream_on = False
         # For its state only: h11 would put Host first.
         self._h11.send(h11.Request(method=head.method, target=head.target, headers=head.headers))
         lines = [b"%s %s HTTP/1.1\r\n" % (head.method, head.target)]
@@ -338,9 +340,12 @@ class UpstreamSide:
             self._h11.next_event()
         except (BadMessage, h11.RemoteProtocolError) as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-        if not head.is_informational and self._buffer and not is_bodiless(self._method, head.status):
-            self._h11.receive_data(bytes(self._buffer))
-            self._buffer.clear()
+        if not head.is_informational:
+            # Servers have been seen to send a stream's body to HEAD, and to answer nobody else until its end.
+            self._may_stream_on = self._method == b"HEAD" and head.length is None
+            if self._buffer and not is_bodiless(self._method, head.status):
+                self._h11.receive_data(bytes(self._buffer))
+                self._buffer.clear()
         return head
 
     def next_event(self) -> BodyEvent | None:
@@ -372,7 +377,7 @@ class UpstreamSide:
         return (
             self._h11.our_state is h11.DONE
             and self._h11.their_state is h11.DONE
-            and not (rest or is_closed or self._buffer)
+            and not (rest or is_closed or self._buffer or self._may_stream_on)
         )
 
     async def receive_raw(self, max_bytes: int | None = None) -> bytes:
