@@ -227,10 +227,10 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
 
 
 def _after_end(life: Life, now: float) -> tuple[Life, Order | None]:
-    if life.state is State.STOPPING:
-        return _enter(life, State.STOPPED), None
     how, plan = life.exit, life.plan
     assert how is not None  # noqa: S101 - set by the caller, one line above
+    if life.state is State.STOPPING:
+        return _enter(life, State.STOPPED, reason=str(how) if how.signal == signal.SIGKILL else ""), None
     # A server is never done, and some (Hypercorn's master) say 0 even if their workers were killed.
     has_served = plan.role is not Role.OTHER and life.ready_after is not None
     is_missed = has_served and plan.restart is Restart.ON_FAILURE

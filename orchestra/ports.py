@@ -24,6 +24,7 @@ import trio
 
 from orchestra import census
 from orchestra.errors import ConfigError
+from orchestra.output import clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
@@ -72,10 +73,8 @@ def is_free(port: int) -> bool:
     for host in LOOPBACK:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                # Where SO_REUSEADDR lets a bind beside a wildcard listener pass (BSD), only a dial shows it.
-                if trial.connect_ex((host, port)) == 0:
-                    return False
+            if _is_answered(family, host, port):
+                return False
             with socket.socket(family, socket.SOCK_STREAM) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 trial.bind((host, port))
@@ -103,8 +102,10 @@ def bind(host: str, port: int) -> list[socket.socket]:
     try:
         listeners.append(_listen(host, port))
         if host == "127.0.0.1":
+            port = listeners[0].getsockname()[1]
+            host = "::1"
             with contextlib.suppress(_NoSuchAddressError):
-                listeners.append(_listen("::1", listeners[0].getsockname()[1]))
+                listeners.append(_listen(host, port))
     except _NoSuchAddressError as exc:
         _close(listeners)
         raise ConfigError(
@@ -169,10 +170,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if sys.platform != "linux":  # elsewhere SO_REUSEADDR would let us share a wildcard listener's port
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                if port and trial.connect_ex((host, port)) == 0:
-                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
+        if port and _is_answered(family, host, port):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
@@ -185,13 +184,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
+    """Whether somebody listens on a wildcard beside which a bind would pass, as it does outside Linux."""
+    if sys.platform == "linux":
+        return False
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        return trial.connect_ex((host, port)) == 0
+
+
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if exc.errno == errno.EADDRINUSE:
         by = holder(port)
         return ConfigError(
             f"port {port} is taken{' by ' + by if by else ''}: cannot listen on {where}",
-            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port)}",
+            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
         )
     if exc.errno == errno.EACCES:
         return ConfigError(
@@ -202,7 +209,7 @@ def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
 
 
 def _next_free(port: int) -> int:
-    return next((other for other in range(port + 1, min(port + 100, 65535)) if is_free(other)), 0)
+    return next((other for other in range(port, min(port + 100, 65535)) if is_free(other)), 0)
 
 
 def _close(listeners: Collection[socket.socket]) -> None:
@@ -246,4 +253,5 @@ def _command_of(pid: int) -> str:
         command = " ".join(psutil.Process(pid).cmdline())
     except (psutil.Error, OSError):
         return "unknown"
+    command = " ".join(clean(command).replace("\x1b", "").split())
     return command if len(command) <= 80 else command[:77] + "..."

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import sysconfig
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, assert_never
 
 import trio
 
 from orchestra import config, ports
+from orchestra.config.plan import AnyOf, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, StateChanged
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import culprit, run_exit_code
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config import Overrides
-    from orchestra.config.plan import Plan
+    from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
     from orchestra.process import Window
     from orchestra.supervisor import Sink
@@ -218,7 +219,8 @@ class Stack:
             processes=tuple(process.name for process in self.plan.processes),
         )
         self._bus.emit(self._started)
-        for note in self.plan.notes:
+        who_is_who = (_who_is_who(self.plan.proxy),) if self.plan.proxy is not None else ()
+        for note in (*who_is_who, *self.plan.notes):
             self._bus.emit(Notice(at=trio.current_time(), level="info", code="plan", text=note))
 
     def _finish(self) -> None:
@@ -240,3 +242,22 @@ class Stack:
         if self._started is not None:
             yield self._started
             yield from self.supervisor.snapshot().values()
+
+
+def _who_is_who(proxy: ProxyPlan) -> str:
+    """Say who is asked for what, and why that one: a wrong guess of ours is seen at once."""
+
+    def said(upstream: UpstreamPlan, reason: str) -> str:
+        match upstream:
+            case FromProcess(name=name):
+                who = name
+            case AtUrl():
+                who = ports.Listening(upstream.host, upstream.port).url
+            case AnyOf(names=names):
+                who = " or ".join(names)
+            case _:
+                assert_never(upstream)
+        return f"{who} ({reason})" if reason else who
+
+    backend = said(proxy.backend, proxy.backend_reason)
+    return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"

@@ -55,6 +55,31 @@ def test_wrong_input_is_said_in_one_line_and_exits_with_2(
     assert len(err.splitlines()) <= 5
 
 
+def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir {gone} && exec {sys.executable} -P -m orchestra run"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=gone, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the current folder does not exist any more\n")
+
+
+def test_it_is_said_who_is_frontend_and_who_is_backend_and_why(tmp_path: Path) -> None:
+    server = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
+    write(tmp_path, f"ui: {server}\nmail: {server}\nother: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nfrontend = "ui"\n')
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run:
+        said = run.until(lambda event: event["type"] == "notice" and event["code"] == "plan")["text"]
+        assert said == (
+            "backend: mail or other (the first of the others that answers HTTP);"
+            " frontend: ui (set by proxy.frontend)"
+        )
+        found = run.until(lambda event: event["type"] == "notice" and event["code"] == "backend-found")
+        assert found["text"] == "the backend is mail: it was the first to answer HTTP"
+
+
 def test_a_taken_port_is_an_error_with_its_holder_and_nothing_is_started(tmp_path: Path) -> None:
     write(tmp_path, "frontend: touch started-a; sleep 100\napi: touch started-b; sleep 100\n")
     (tmp_path / "orchestra.toml").write_text('[proxy]\nbackend = "api"\nfrontend = "frontend"\n')

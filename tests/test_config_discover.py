@@ -210,6 +210,29 @@ def test_what_has_to_be_on_path_is_named_where_it_is_sure(
     assert read(command, cwd=root, root=root).needs == needs
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"{", "package.json:1: not JSON: "),
+        (b"[]", "package.json: not a JSON object"),
+        (b'{"\xff": 1}', "package.json: not UTF-8"),
+        (b"[" * 100_000, "package.json: too large or too deep to be read"),
+        (b'\xef\xbb\xbf{"scripts": {"dev": "vite"}}', None),
+    ],
+)
+def test_a_package_json_that_no_manager_can_read_is_a_fault(
+    tmp_path: Path, content: bytes, fault: str | None
+) -> None:
+    (tmp_path / "package.json").write_bytes(content)
+    reading = read("npm run dev", cwd=tmp_path, root=tmp_path)
+    assert reading.runs_vite is (fault is None)
+    if fault is None:
+        assert reading.fault is None
+    else:
+        assert str(reading.fault).startswith(f"{tmp_path}/{fault}")
+    assert read("npm install", cwd=tmp_path, root=tmp_path).fault is None
+
+
 def test_a_folder_that_is_missing_is_named_where_it_is_sure(root: Path) -> None:
     def missing(command: str) -> Path | None:
         return read(command, cwd=root, root=root, env={"HOME": str(root)}).missing

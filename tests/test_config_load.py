@@ -214,10 +214,10 @@ def test_processes_are_chosen_by_name_and_keep_order_and_port(project: Project) 
     assert ports_of(project.load(text, only=["c", "a"])) == {"a": 5000, "c": 5200}
     assert ports_of(project.load(text, left_out=["a"])) == {"b": 5100, "c": 5200}
     assert project.error(text, only=["bb"]) == (
-        "there is no process bb",
+        "Procfile: there is no process bb",
         "Did you mean b? There are a, b, c.",
     )
-    assert project.error(text, left_out=["zzz"]) == ("there is no process zzz", "There are a, b, c.")
+    assert project.error(text, left_out=["zzz"]) == ("Procfile: there is no process zzz", "There are a, b, c.")
     assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "no process is left to run"
 
 
@@ -380,6 +380,21 @@ def test_without_both_there_is_no_proxy(
     assert (plan.proxy, plan.notes) == (None, notes)
 
 
+def test_a_proxy_that_was_asked_for_and_switched_off_is_missed(project: Project) -> None:
+    plan = project.load(TWO, "proxy.backend = false", overrides=Overrides(listen=":9000"))
+    assert (plan.proxy, plan.notes) == (
+        None,
+        ("no proxy: it needs both, and the settings say proxy.backend = false",),
+    )
+
+
+def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> None:
+    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"},\n}\n')
+    message, hint = project.error()
+    assert message.startswith("ui/package.json:3: not JSON: ")
+    assert "column 1" in hint
+
+
 def test_a_side_that_is_not_chosen_is_missed(project: Project) -> None:
     plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
     assert plan.proxy is None
@@ -423,7 +438,7 @@ def test_an_address_to_listen_on_is_read(text: str, expected: tuple[str, int]) -
         ("[127.0.0.1]:8000", "cannot listen on '[127.0.0.1]:8000': the host is not an address"),
         (":65536", "cannot listen on ':65536': the highest port is 65535"),
         (":6000", "cannot listen on ':6000': browsers refuse to open port 6000"),
-        ("http://x:1", "cannot listen on 'http://x:1': an IPv6 address stands in brackets"),
+        ("http://x:8000", "cannot listen on 'http://x:8000': it is a URL"),
         ("8000\n", "cannot listen on '8000\\n': it is not HOST:PORT"),
         ("٨٠٠٠", "cannot listen on '٨٠٠٠': it is not HOST:PORT"),
     ],

@@ -355,6 +355,23 @@ def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> No
     ]
 
 
+def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> None:
+    model = model_of(
+        line("done"),
+        line("sent 3 mails", "api"),
+        change(State.COMPLETED),
+        change(State.COMPLETED, "api"),
+        RunEnded(at=2.0, exit_code=0, reason="all completed", duration=2.0),
+    )
+    assert drawn(Farewell(model), 80) == [
+        "orchestra ran for 2.0 s, all completed",
+        " ✓ vite  completed",
+        "   │ done",
+        " ✓ api   completed",
+        "   │ sent 3 mails",
+    ]
+
+
 def test_the_picture_is_the_same_every_time() -> None:
     model, now = sample()
     picture = export_svg(model, now=now, width=80, height=24, title="orchestra run")

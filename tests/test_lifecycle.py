@@ -140,6 +140,12 @@ def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
         assert step(life, killed, 1.0)[0].state is State.STOPPED
 
 
+def test_who_had_to_be_killed_is_told() -> None:
+    asked = (Go(), Spawned(), StopAsked())
+    assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGTERM)))[0].reason == ""
+    assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGKILL)))[0].reason == "killed by SIGKILL"
+
+
 def test_what_waits_is_stopped_at_once() -> None:
     assert lived(PLAIN, StopAsked())[0].state is State.STOPPED
     assert lived(PLAIN, Go(), Spawned(), FAILURE, StopAsked())[0].state is State.STOPPED

@@ -87,11 +87,24 @@ def test_a_taken_port_is_an_error_that_names_its_holder_and_a_free_one() -> None
     assert "--listen 127.0.0.1:" in caught.value.hint
 
 
+def test_a_holder_s_command_is_one_line_without_control_characters() -> None:
+    script = f"{SERVER}\n# \x1b[31mred\x1b[0m"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "127.0.0.1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        said = ports.holder(int(process.stdout.readline()))
+        process.communicate()
+    assert said.startswith(f"pid {process.pid} (")
+    assert said.isprintable()
+
+
 def test_half_an_address_is_not_kept() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as caught:
             ports.bind("127.0.0.1", port)
+        assert f"cannot listen on [::1]:{port}" in str(caught.value)
         with socket.create_server(("127.0.0.1", port)):
             pass
 

@@ -147,13 +147,16 @@ CANDIDATES = AnyOf(names=("worker", "api"))
 
 
 def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
-    gate, _ = a_gate(CANDIDATES)
+    gate, events = a_gate(CANDIDATES)
     assert gate.standing(0) is Standing.HOLD
     assert gate.process is None
     report(gate, State.READY, url=URL)
     report(gate, State.READY, process="worker", url="http://127.0.0.1:9")
     assert gate.process == "api"
     assert gate.address == Address("::1", 5173)
+    (notice,) = events
+    assert isinstance(notice, Notice)
+    assert notice.text == "the backend is api: it was the first to answer HTTP"
     report(gate, State.BACKING_OFF)
     assert gate.standing(0) is Standing.HOLD
 

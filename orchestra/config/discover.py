@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.config.plan import Install
 from orchestra.config.procfile import is_file, is_folder
+from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -150,6 +151,7 @@ class Reading:
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         why: How Vite was found, for people: "`npm run dev` in frontend runs vite".
+        fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
     """
 
     runs_vite: bool
@@ -158,6 +160,7 @@ class Reading:
     manager: str | None = None
     missing: Path | None = None
     why: str = ""
+    fault: ConfigError | None = None
 
 
 @dataclass(slots=True)
@@ -192,6 +195,7 @@ class _Found:
     is_sure: bool = True
     installs_itself: bool = False
     missing: Path | None = None
+    fault: ConfigError | None = None
 
 
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
@@ -214,6 +218,7 @@ def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None =
         manager=None if found.installs_itself else found.manager,
         missing=found.missing,
         why=f"`{found.via}`{_within(folder, root)} runs vite" if found.vite is not None else "",
+        fault=found.fault,
     )
 
 
@@ -565,6 +570,8 @@ def _installed_program(name: str, args: list[str], shell: _Shell, *, via: str) -
 def _script(name: str, extra: list[str], shell: _Shell, *, via: str, or_program: bool = False) -> None:
     """Follow a script of the nearest `package.json`; some managers take the name of a program, too."""
     folder = None if shell.cwd is None else _package_folder(shell.cwd, shell.root)
+    if folder is not None and shell.found.fault is None:
+        shell.found.fault = _fault(folder / "package.json")
     scripts = _package(folder).get("scripts") if folder is not None else None
     text = scripts.get(name) if isinstance(scripts, dict) else None
     if isinstance(text, str):
@@ -591,10 +598,32 @@ def _uses(shell: _Shell, manager: str) -> None:
 def _package(folder: Path) -> _Json:
     """The `package.json` of a folder; empty if there is none, or none that can be understood."""
     try:
-        data = json.loads((folder / "package.json").read_bytes())
+        data = _json(folder / "package.json")
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _fault(path: Path) -> ConfigError | None:
+    """Say why no package manager can read a `package.json`, if none can."""
+    try:
+        data = _json(path)
+    except json.JSONDecodeError as exc:
+        hint = f"Look at column {exc.colno}; JSON has neither comments nor commas at the end."
+        return ConfigError(f"not JSON: {exc.msg}", path=path, line=exc.lineno, hint=hint)
+    except UnicodeDecodeError:
+        return ConfigError("not UTF-8", path=path, hint="Save the file as UTF-8.")
+    except OSError as exc:
+        return ConfigError(f"cannot be read: {exc.strerror}", path=path, hint="Check its permissions.")
+    except (ValueError, RecursionError):
+        return ConfigError("too large or too deep to be read", path=path, hint="Restore the file.")
+    if not isinstance(data, dict):
+        return ConfigError("not a JSON object", path=path, hint='Write `{"scripts": {"dev": "vite"}}`.')
+    return None
+
+
+def _json(path: Path) -> object:
+    return json.loads(path.read_bytes().decode("utf-8-sig"))
 
 
 def _package_folder(folder: Path, root: Path) -> Path | None:

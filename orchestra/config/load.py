@@ -146,7 +146,7 @@ def load(
     processes = _processes(path, root, entries, loaded)
     _refuse_collisions(processes)
     _refuse_shared_logs(processes, loaded, root)
-    chosen = _choose(processes, only, left_out)
+    chosen = _choose(path, processes, only, left_out)
     env, written = _environments(path.parent, loaded, overrides, environ)
     listen = _listen(loaded, overrides)
     ports, moved = _ports(
@@ -170,7 +170,10 @@ def load(
                 f"there is no folder {each.cwd}",
                 hint="Create it, or correct cwd.",
             )
-        readings[each.name] = discover.read(each.command, cwd=each.cwd, root=root, env=children[each.name])
+        reading = discover.read(each.command, cwd=each.cwd, root=root, env=children[each.name])
+        if reading.fault is not None:
+            raise reading.fault
+        readings[each.name] = reading
     proxy, roles, notes = _proxy(readings, [each.name for each in processes], listen, loaded, overrides)
     plans = []
     for each in chosen:
@@ -248,6 +251,9 @@ def parse_listen(text: str) -> tuple[str, int]:
     def wrong(why: str, hint: str = _LISTEN_FORM) -> ConfigError:
         return ConfigError(f"cannot listen on {text!r}: {why}", hint=hint)
 
+    if "://" in text:
+        bare = text.partition("://")[2].rstrip("/")
+        raise wrong("it is a URL", f"Write the address alone: {bare}.")
     found = re.fullmatch(r"(?:(?:\[(?P<six>[^\[\]]*)\]|(?P<four>[^:\[\]]*)):)?(?P<port>[0-9]{1,5})", text)
     if found is None:
         raise wrong("an IPv6 address stands in brackets" if text.count(":") > 1 else "it is not HOST:PORT")
@@ -363,14 +369,16 @@ def _refuse_collisions(processes: Sequence[_Process]) -> None:
     )
 
 
-def _choose(processes: Sequence[_Process], only: Sequence[str], left_out: Sequence[str]) -> list[_Process]:
+def _choose(
+    path: Path, processes: Sequence[_Process], only: Sequence[str], left_out: Sequence[str]
+) -> list[_Process]:
     names = [each.name for each in processes]
     for name in (*only, *left_out):
         if name not in names:
-            raise ConfigError(f"there is no process {name}", hint=_did_you_mean(name, names))
+            raise ConfigError(f"there is no process {name}", path=path, hint=_did_you_mean(name, names))
     chosen = [each for each in processes if (not only or each.name in only) and each.name not in left_out]
     if not chosen:
-        raise ConfigError("no process is left to run", hint=f"There are {', '.join(names)}.")
+        raise ConfigError("no process is left to run", path=path, hint=_there_are(names))
     return chosen
 
 
@@ -387,8 +395,11 @@ def _exit_on(chosen: Sequence[_Process], loaded: Loaded, overrides: Overrides) -
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:
     near = settings_files.nearest(name, names)
-    listed = f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
-    return f"Did you mean {near}? {listed}" if near else listed
+    return f"Did you mean {near}? {_there_are(names)}" if near else _there_are(names)
+
+
+def _there_are(names: Sequence[str]) -> str:
+    return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
 
 
 # --- Environment, ports ------------------------------------------------------------------------------------
@@ -578,7 +589,10 @@ def _proxy(
         return None, roles, notes
     if frontend is None or backend is None:
         asked = overrides.listen is not None or given["frontend"] is not None or given["backend"] is not None
-        if table.frontend is not False and table.backend is not False and (asked or frontend is not None):
+        switched_off = [key for key in ("frontend", "backend") if getattr(table, key) is False]
+        if switched_off and asked:
+            notes.append(f"no proxy: it needs both, and the settings say proxy.{switched_off[0]} = false")
+        elif not switched_off and (asked or frontend is not None):
             notes.append(_why_no_proxy(frontend, backend, missing))
         return None, roles, notes
     if isinstance(backend, AnyOf):

@@ -70,8 +70,14 @@ def find(folder: Path) -> Path:
         path = folder / name
         if path.exists():
             return path
+    try:
+        where = folder.absolute()
+    except OSError as exc:
+        raise ConfigError(
+            "the current folder does not exist any more", hint="Change to a folder that does: `cd`."
+        ) from exc
     raise ConfigError(
-        f"no Procfile in {folder.absolute()}: looked for {' and '.join(DEFAULT_NAMES)}",
+        f"no Procfile in {where}: looked for {' and '.join(DEFAULT_NAMES)}",
         hint=_similar(folder) or "Write a file named Procfile with lines such as `web: python app.py`.",
     )
 

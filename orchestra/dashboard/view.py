@@ -422,7 +422,8 @@ class Footer:
 class Farewell:
     """What stays on the normal screen when the dashboard has gone: how each process ended, and why.
 
-    Of a process that failed, its last lines are repeated: the log has gone with the dashboard.
+    Of a process that failed, or that ended by itself with all others, its last lines are repeated: the log
+    has gone with the dashboard.
     """
 
     model: Model
@@ -434,6 +435,9 @@ class Farewell:
             reason = f", {_line(model.ended.reason)}" if model.ended.reason else ""
             yield _fit(Text.assemble((OURSELVES, STRONG), (f" ran for {lasted}{reason}", QUIET)), width)
         names = min(max((cell_len(_line(name)) for name in model.processes), default=0), _LONGEST_NAME)
+        ended_by_themselves = all(
+            process.state in (State.COMPLETED, State.FAILED) for process in model.processes.values()
+        )
         for process in model.processes.values():
             symbol, style = LOOK[process.state]
             row = Text.assemble(" ", (symbol, style), " ")
@@ -445,7 +449,7 @@ class Farewell:
             if process.restarts:
                 row.append(f"  (restarts: {process.restarts})", QUIET)
             yield _fit(row, width)
-            if process.state is State.FAILED:
+            if process.state is State.FAILED or ended_by_themselves:
                 for line in process.tail:
                     for part in _decode(line.text, max(width - 5, 4)):
                         yield _fit(Text.assemble(("   │ ", QUIET), part), width)

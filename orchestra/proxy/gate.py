@@ -200,6 +200,8 @@ class Gate:
             life.apply(event)
             if self._adopted is None and life.standing is Standing.READY:
                 self._adopted = event.process
+                if len(self._lives) > 1:
+                    self._tell_adoption(event)
             self._changed.set()
             self._changed = trio.Event()
 
@@ -273,6 +275,11 @@ class Gate:
         running = [life.since for life in self._lives.values() if life.state is State.RUNNING]
         moments = [since + self._absent_after for since in running]
         return min((moment for moment in moments if moment > now), default=inf)
+
+    def _tell_adoption(self, event: StateChanged) -> None:
+        text = f"the {self.name} is {event.process}: it was the first to answer HTTP"
+        hint = f"If that is wrong, set [proxy] {self.name}."
+        self._emit(Notice(at=event.at, level="info", code=f"{self.name}-found", text=text, hint=hint))
 
     def _tell_absence(self, now: float) -> None:
         if self._has_told_absence:
