@@ -217,8 +217,11 @@ def test_processes_are_chosen_by_name_and_keep_order_and_port(project: Project) 
         "Procfile: there is no process bb",
         "Did you mean b? There are a, b, c.",
     )
-    assert project.error(text, left_out=["zzz"]) == ("Procfile: there is no process zzz", "There are a, b, c.")
-    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "no process is left to run"
+    assert project.error(text, left_out=["zzz"]) == (
+        "Procfile: there is no process zzz",
+        "There are a, b, c.",
+    )
+    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "Procfile: no process is left to run"
 
 
 @pytest.mark.parametrize(
