@@ -31,6 +31,7 @@ __all__ = [
     "TRANSITIONS",
     "Answered",
     "BackedOff",
+    "Blocked",
     "Ended",
     "Exit",
     "Fact",
@@ -107,6 +108,13 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """It has to wait for others; for whom and what, in words."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Installed:
     """The installation is over; with what went wrong, if anything did."""
 
@@ -147,7 +155,7 @@ class StopAsked:
     """Somebody wants it to end."""
 
 
-Fact: TypeAlias = Go | Installed | Spawned | NotSpawned | Answered | Ended | BackedOff | StopAsked
+Fact: TypeAlias = Go | Blocked | Installed | Spawned | NotSpawned | Answered | Ended | BackedOff | StopAsked
 
 
 class Order(Enum):
@@ -195,6 +203,8 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             if life.plan.install is not None:
                 return _enter(life, State.INSTALLING, reason=" ".join(life.plan.install.argv)), Order.INSTALL
             return _enter(life, State.STARTING), Order.SPAWN
+        case Blocked(reason) if state is State.WAITING:
+            return replace(life, reason=reason), None
         case Installed(error) if state is State.INSTALLING:
             if error:
                 return _enter(life, State.FAILED, reason=error), None
@@ -203,8 +213,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _enter(life, State.STOPPED), None
         case Spawned() if state is State.STARTING:
             life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
-            is_awaited = life.plan.ready is not None and life.plan.role is not Role.CANDIDATE
-            return (life if is_awaited else _enter(life, State.RUNNING)), None
+            return (life if life.plan.is_awaited else _enter(life, State.RUNNING)), None
         case Spawned() if state is State.STOPPING:
             return replace(life, is_alive=True, spawned_at=now), None
         case NotSpawned(error) if state is State.STARTING and not life.is_alive:
@@ -220,7 +229,9 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _enter(life, State.STOPPED), Order.STOP
         case StopAsked() if state in (State.INSTALLING, State.STARTING, State.RUNNING, State.READY):
             return _enter(life, State.STOPPING), Order.STOP
-        case Go() | Installed() | Spawned() | NotSpawned() | Answered() | BackedOff() | StopAsked():
+        case (
+            Go() | Blocked() | Installed() | Spawned() | NotSpawned() | Answered() | BackedOff() | StopAsked()
+        ):
             return life, None
         case _:
             assert_never(fact)

@@ -29,7 +29,7 @@ from orchestra.output import clean
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 
-__all__ = ["Listening", "Scout", "bind", "holder", "in_order_of_preference", "is_free", "scan"]
+__all__ = ["LOOPBACK", "Listening", "Scout", "bind", "holder", "in_order_of_preference", "is_free", "scan"]
 
 LOOPBACK = ("127.0.0.1", "::1")
 # Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.

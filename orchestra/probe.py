@@ -1,37 +1,60 @@
 """One question to one process: are you there? An attempt either succeeds or says why it did not.
 
-The HTTP question is one plain ``GET /`` on a connection of its own, and any answer will do, ``500``
-included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn --reload``
-accepts connections while its app cannot even be imported).
+The HTTP question is one plain ``GET`` on a connection of its own. Where nothing else is asked for, any answer
+will do, ``500`` included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn
+--reload`` accepts connections while its app cannot even be imported).
 
-Never here: how often, and what follows from it.
+Never here: how often, and what follows from it (`readiness.py`).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+from contextlib import suppress
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import TYPE_CHECKING
+
 import trio
 
-__all__ = ["HTTP_TIMEOUT", "http_answer"]
+from orchestra.config.readiness import HttpCheck
+from orchestra.output import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "tcp_answer"]
 
 # Long, because the question is asked one at a time: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
+_TCP_TIMEOUT = 1.0
+_EXEC_TIMEOUT = 10.0
 _MANNERS = 0.2
+# Bytes that are kept of what a command says: its last line is quoted.
+_SAID = 2048
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
+# A status line is complete with its first blank behind the status.
+_ENOUGH = len(b"HTTP/1.1 200 ")
+_ANY = HttpCheck()
 
 
-async def http_answer(host: str, port: int, *, within: float = HTTP_TIMEOUT) -> str:
-    """Ask for ``/`` and wait for the beginning of an answer.
+async def http_answer(host: str, port: int, *, check: HttpCheck = _ANY, within: float = HTTP_TIMEOUT) -> str:
+    """Ask for a path and wait for the beginning of an answer.
 
     Args:
         host: A literal address.
         port: Its port.
+        check: What is asked for, and which answers will do.
         within: Seconds for all of it.
 
     Returns:
-        An empty string after an answer of any status, else what was wrong, in words.
+        An empty string after an answer that will do, else what was wrong, in words.
     """
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     request = (
-        f"GET / HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: orchestra-probe\r\n"
+        f"GET {check.path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: orchestra-probe\r\n"
         "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""
@@ -42,7 +65,7 @@ async def http_answer(host: str, port: int, *, within: float = HTTP_TIMEOUT) -> 
                 await dialled.connect((host, port))
                 stream = trio.SocketStream(dialled)
                 await stream.send_all(request.encode("ascii"))
-                while len(received) < len(b"HTTP/1.") and (chunk := await stream.receive_some(4096)):
+                while len(received) < _ENOUGH and (chunk := await stream.receive_some(4096)):
                     received += chunk
                 # Hear it out, if it is short: a client that hangs up early is logged as one.
                 with trio.move_on_after(_MANNERS):
@@ -52,6 +75,62 @@ async def http_answer(host: str, port: int, *, within: float = HTTP_TIMEOUT) -> 
             return f"port {port}: {exc.__cause__ or exc}"
     if limit.cancelled_caught:
         return f"port {port} is open, HTTP times out"
-    if not received.startswith(b"HTTP/1."):
+    found = _STATUS_LINE.match(received)
+    if found is None:
         return f"port {port} is open, but does not speak HTTP"
+    status = int(found[1])
+    if not check.accepts(status):
+        wanted = "below 500" if check.status is None else str(check.status)
+        return f"port {port} answers {check.path} with {status}, not {wanted}"
     return ""
+
+
+async def tcp_answer(host: str, port: int) -> str:
+    """Connect, and hang up; return what was wrong, in words."""
+    with trio.move_on_after(_TCP_TIMEOUT):
+        try:
+            with trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET) as dialled:
+                await dialled.connect((host, port))
+                return ""
+        except OSError as exc:
+            return f"port {port}: {exc}"
+    return f"port {port} times out"
+
+
+async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
+    """Run a command for ``/bin/sh -c`` to its end; return what was wrong, in words, with its last line.
+
+    Whatever it has started is ended with it, if it stays in its process group.
+    """
+    try:
+        process = await trio.lowlevel.open_process(
+            ["/bin/sh", "-c", command],
+            cwd=cwd,
+            env=dict(env),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        return f"`{command}` cannot be run: {exc.strerror}"
+    said = b""
+    try:
+        with trio.move_on_after(_EXEC_TIMEOUT) as limit:
+            assert process.stdout is not None  # noqa: S101 - asked for
+            async for chunk in process.stdout:
+                said = (said + chunk)[-_SAID:]
+            await process.wait()
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
+    if limit.cancelled_caught:
+        return f"`{command}` takes longer than {_EXEC_TIMEOUT:g} s"
+    if process.returncode == 0:
+        return ""
+    last = clean(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
+    return f"`{command}` ends with {process.returncode}" + (f": {last}" if last else "")

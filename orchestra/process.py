@@ -213,7 +213,8 @@ async def run_child(
     try:
         streams = await _spawn(argv, cwd, env, window)
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte
-        raise SpawnError(f"cannot be started in {cwd}: {exc}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise SpawnError(f"cannot be started in {cwd}: {reason}") from exc
     process = streams.process
     marks = {name: env[name] for name in _MARKS if name in env}
     child = Child(

@@ -39,6 +39,8 @@ __all__ = ["Stack", "load"]
 
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
+# What the end may take beyond the stop timeouts; the supervisor's own is shorter.
+_GRACE = 20.0
 
 
 def load(
@@ -101,7 +103,9 @@ class Stack:
         self.url: str | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._snapshot)
-        self.supervisor = Supervisor(plan, sinks=sinks, bus=self._bus, window=window)
+        self.supervisor = Supervisor(
+            plan, sinks=sinks, bus=self._bus, window=window, is_kept_open=is_kept_open
+        )
         self._is_kept_open = is_kept_open
         self._started: RunStarted | None = None
         self._stop_asked = trio.Event()
@@ -128,7 +132,7 @@ class Stack:
         """
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
         try:
-            await run_gracefully(partial(self._run, task_status), grace=lambda: longest + 15.0)
+            await run_gracefully(partial(self._run, task_status), grace=lambda: 2 * longest + _GRACE)
         finally:
             self._stopped.set()
 

@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Self, TypeAlias, assert_never
 
 import trio
 
-from orchestra import ports, probe
-from orchestra.config.plan import Role
-from orchestra.errors import StartError
+from orchestra import ports
+from orchestra.config.graph import circle, stop_levels
+from orchestra.config.plan import Condition, Role
+from orchestra.config.readiness import FORMS, parse_checks
+from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, StateChanged
 from orchestra.graceful import run_gracefully
 from orchestra.guard import guarded
 from orchestra.lifecycle import (
     Answered,
     BackedOff,
+    Blocked,
     Ended,
     Go,
     Installed,
@@ -42,11 +45,12 @@ from orchestra.lifecycle import (
 from orchestra.logfile import LogFile
 from orchestra.output import without_colours
 from orchestra.process import SpawnError, Window, run_child
+from orchestra.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from orchestra.config.plan import Install, Plan, ProcessPlan
+    from orchestra.config.plan import Dependency, Install, Plan, ProcessPlan
     from orchestra.events import Observer, StreamName
     from orchestra.guard import Guard
     from orchestra.lifecycle import Fact
@@ -56,8 +60,6 @@ __all__ = ["Sink", "Supervisor"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
 
-# When `ready_timeout` is almost over there is still a fair chance for one answer.
-_SHORTEST_PROBE = 0.1
 # Removing half-installed packages: a second or so; the end of the run does not wait for a dead disk.
 _DISCARD_TIMEOUT = 5.0
 # What a terminal has when nobody knows better.
@@ -66,6 +68,10 @@ _USUAL_SIZE = (80, 24)
 _AT_A_TIME = 500
 # What is quoted of a process that did not come up.
 _TAIL = 20
+# At the end, a sink that has taken nothing for so long is not waited for.
+_DEAF_AFTER = 5.0
+# What the end may take beyond the stop timeouts: the last lines, SIGKILL, and sinks that are deaf.
+_GRACE = 15.0
 
 
 class Supervisor:
@@ -103,6 +109,12 @@ class Supervisor:
         sinks: Awaited with every line of output, in order, before its process may go on writing.
         bus: Where events go; its own by default.
         window: The size of the terminals of the processes; without it they have pipes.
+        is_kept_open: Whether processes that wait for one that has failed go on waiting when nothing else
+            runs any more; otherwise they are stopped then.
+
+    Raises:
+        ConfigError: A process waits for one that the plan does not have, or for itself in the end; a check
+            of its readiness is none.
 
     Attributes:
         ends: The lives of the processes that have ended by themselves, for good, in that order.
@@ -115,11 +127,16 @@ class Supervisor:
         sinks: Iterable[Sink] = (),
         bus: Bus | None = None,
         window: Window | None = None,
+        is_kept_open: bool = False,
     ) -> None:
         self.plan = plan
+        waits_for = _waits_for(plan)
+        self._levels = stop_levels(waits_for)
+        self._is_kept_open = is_kept_open
         self.bus = Bus(lambda: self.snapshot().values()) if bus is None else bus
         self._shared = _Shared(self.bus, sinks, window)
         self._keepers = {each.name: _Keeper(self._shared, each) for each in plan.processes}
+        self._shared.keepers = self._keepers
         for keeper in self._keepers.values():
             if (install := keeper.life.plan.install) is not None:
                 self._shared.installations.setdefault(install, _Installation(install, keeper))
@@ -138,12 +155,16 @@ class Supervisor:
         """
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
         try:
-            await run_gracefully(partial(self._run, task_status), grace=lambda: longest + 10.0)
+            await run_gracefully(partial(self._run, task_status), grace=lambda: 2 * longest + _GRACE)
         finally:
             self._stopped.set()
 
     async def stop(self) -> None:
-        """Stop all processes at once, and wait until none is left and `run` is about to return."""
+        """Stop all processes, and wait until none is left and `run` is about to return.
+
+        Whoever waits for others goes before them. It takes twice the longest `stop_timeout` at most, and some
+        seconds more if a sink does not return.
+        """
         self._stop_asked.set()
         await self._stopped.wait()
 
@@ -184,23 +205,76 @@ class Supervisor:
             watchers.start_soon(self._stop_when, cancelled)
             watchers.start_soon(self._stop_when, self._stop_asked)
             watchers.start_soon(self._shared.scout.run)
+            watchers.start_soon(self._end_waiting_in_vain)
             async with (
                 guarded(self._shared.run_id) as self._shared.guard,
                 trio.open_nursery() as self._shared.nursery,
             ):
                 for keeper in self._keepers.values():
                     # trio shuffles what it starts: what is said is said here, in the order of the plan.
-                    self._shared.nursery.start_soon(keeper.run, keeper.tell(Go()))
+                    self._shared.nursery.start_soon(keeper.run, keeper.begin())
                 task_status.started(self)
             watchers.cancel_scope.cancel()
 
     async def _stop_when(self, event: trio.Event) -> None:
         await event.wait()
+        if self._shared.is_stopping:
+            return
+        self._shared.is_stopping = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._shared.give_up_deaf_sinks)
+            await self._stop_in_order()
+
+    async def _stop_in_order(self) -> None:
+        """Stop level by level; who takes too long does not keep the others waiting, who then go together."""
+        for installation in self._shared.installations.values():
+            installation.stop()
+        for keeper in self._keepers.values():
+            if not keeper.life.is_alive:
+                keeper.stop()
+        longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
+        with trio.move_on_after(longest):
+            for names in self._levels:
+                level = [self._keepers[name] for name in names]
+                for keeper in level:
+                    keeper.stop()
+                with trio.move_on_after(max(each.life.plan.stop_timeout for each in level)) as patience:
+                    while not all(each.life.state.is_ended for each in level):
+                        await self._shared.changed.wait()
+                if patience.cancelled_caught:
+                    break
         for each in self._everything():
             each.stop()
 
+    async def _end_waiting_in_vain(self) -> None:
+        """When all the others have ended, stop those that wait for something that will never be."""
+        keepers = self._keepers.values()
+        while not self._is_kept_open:
+            if all(keeper.is_hopeless() for keeper in keepers):
+                for keeper in keepers:
+                    keeper.stop()
+            await self._shared.changed.wait()
+
     def _everything(self) -> list[_Keeper | _Installation]:
         return [*self._keepers.values(), *self._shared.installations.values()]
+
+
+def _waits_for(plan: Plan) -> dict[str, list[str]]:
+    """Say who waits for whom, by name; refuse what cannot work."""
+    waits_for = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
+    for name, others in waits_for.items():
+        for other in others:
+            if other not in waits_for:
+                hint = f"There are {', '.join(waits_for)}."
+                raise ConfigError(f"{name} depends on {other}, which is no process of the plan", hint=hint)
+    if found := circle(waits_for):
+        raise ConfigError(f"they depend on each other: {' -> '.join(found)}", hint="Take one of them out.")
+    for each in plan.processes:
+        try:
+            parse_checks(each.ready)
+        except ValueError as exc:
+            raise ConfigError(f"{each.name}: ready: {exc}", hint=f"It can be {FORMS}.") from exc
+    return waits_for
 
 
 class _Shared:
@@ -215,8 +289,12 @@ class _Shared:
         self.ends: list[Life] = []
         self.installations: dict[Install, _Installation] = {}
         self.nursery: trio.Nursery
+        self.keepers: Mapping[str, _Keeper] = {}
+        self.is_stopping = False
         self._bus = bus
         self._sinks = tuple(sinks)
+        self._delivering: set[trio.CancelScope] = set()
+        self._delivered = 0
 
     def publish(self, keeper: _Keeper, previous: State) -> None:
         """Say that a process has changed."""
@@ -232,11 +310,25 @@ class _Shared:
             # One chunk can hold thousands of lines: who waits for an answer must not wait for all of them.
             await trio.lowlevel.checkpoint()
             at = trio.current_time()
-            for text in lines[start : start + _AT_A_TIME]:
-                line = OutputLine(at=at, process=process, stream=stream, text=text)
-                for sink in self._sinks:
-                    await sink(line)
-                self._bus.emit(line)
+            with trio.CancelScope() as scope:
+                self._delivering.add(scope)
+                for text in lines[start : start + _AT_A_TIME]:
+                    line = OutputLine(at=at, process=process, stream=stream, text=text)
+                    for sink in self._sinks:
+                        await sink(line)
+                    self._delivered += 1
+                    self._bus.emit(line)
+            self._delivering.discard(scope)
+
+    async def give_up_deaf_sinks(self) -> None:
+        """At the end, wait for sinks only for as long as they take something now and then."""
+        while True:
+            before = self._delivered
+            await trio.sleep(_DEAF_AFTER)
+            if self._delivering and self._delivered == before:
+                self._sinks = ()
+                for scope in self._delivering:
+                    scope.cancel()
 
     def pause(self, process: str, stream: StreamName, text: str) -> None:
         """Say that a line has been begun."""
@@ -270,6 +362,7 @@ class _Keeper:
         self._listening: ports.Listening | None = None
         self._backing_off: trio.CancelScope | None = None
         self._is_killed = False
+        self._readiness: Readiness | None = None
         self._at = 0.0  # when something about it was last said
         self._logfile: LogFile | None = None
         if plan.log is not None:
@@ -281,7 +374,14 @@ class _Keeper:
             "ORCHESTRA_RUN": shared.run_id,
         }
 
+    def begin(self) -> Order | None:
+        """Begin, or wait for others; return what to do first."""
+        return None if self._look_at_others() else self.tell(Go())
+
     async def run(self, order: Order | None) -> None:
+        while order is None and self.life.state is State.WAITING:
+            await self._shared.changed.wait()
+            order = None if self._look_at_others() else self.tell(Go())
         while order is not None:
             match order:
                 case Order.INSTALL:
@@ -294,6 +394,8 @@ class _Keeper:
                     raise AssertionError("an order to stop follows only from being asked to")
                 case _:
                     assert_never(order)
+            if self._shared.is_stopping:
+                self.stop()  # whoever ends now, though it is not its turn yet, is not started again
             order = self.tell(fact)
         if self._logfile is not None:
             self._logfile.close()
@@ -326,14 +428,64 @@ class _Keeper:
         if self._child is not None:
             self._child.kill()
 
+    def is_hopeless(self) -> bool:
+        """Whether it is never going to be more than it is now."""
+        return self.life.state.is_ended or self.is_stuck()
+
+    def is_stuck(self) -> bool:
+        """Whether it waits for something that will never be."""
+        others = [self._shared.keepers[each.name] for each in self._plan.depends_on if not self._is_met(each)]
+        return self.life.state is State.WAITING and any(other.is_hopeless() for other in others)
+
+    def _look_at_others(self) -> bool:
+        """Say whether it has to wait for others, and for what."""
+        unmet = [each for each in self._plan.depends_on if not self._is_met(each)]
+        if self.life.state is State.WAITING:
+            reason = "; ".join(self._in_words(each) for each in unmet)
+            if reason != self.life.reason:
+                self.tell(Blocked(reason))
+                if reason:
+                    self._publish(State.WAITING)
+        return bool(unmet)
+
+    def _is_met(self, dependency: Dependency) -> bool:
+        other = self._shared.keepers[dependency.name].life
+        match dependency.condition:
+            case Condition.READY:
+                return other.state in (State.READY, State.UNHEALTHY)
+            case Condition.STARTED:
+                return other.spawned_at is not None
+            case Condition.COMPLETED:
+                return other.state is State.COMPLETED
+            case _:
+                assert_never(dependency.condition)
+
+    def _in_words(self, dependency: Dependency) -> str:
+        name, other = dependency.name, self._shared.keepers[dependency.name]
+        if other.is_stuck():
+            return f"{name} waits in vain"
+        if other.life.state.is_ended:
+            return f"{name} has {other.life.state.value}"
+        match dependency.condition:
+            case Condition.READY:
+                return f"waits for {name} to be ready"
+            case Condition.STARTED:
+                return f"waits for {name} to start"
+            case Condition.COMPLETED:
+                return f"waits for {name} to complete"
+            case _:
+                assert_never(dependency.condition)
+
     def is_up(self) -> bool:
         """Whether it is as far as it gets; raises StartError if it will not get there."""
         state = self.life.state
         if state in (State.FAILED, State.STOPPED):
             reason = f": {self.life.reason}" if self.life.reason else ""
             raise StartError(self._plan.name, f"has {state.value}{reason}", tail=self.tail)
+        if self.is_stuck():
+            raise StartError(self._plan.name, f"cannot be started: {self.life.reason}", tail=self.tail)
         if state is State.RUNNING:
-            return self._plan.ready is None or self._plan.role is Role.CANDIDATE
+            return not self._plan.is_awaited
         return state in (State.READY, State.COMPLETED)
 
     def describe(self, previous: State | None = None) -> StateChanged:
@@ -360,6 +512,8 @@ class _Keeper:
     async def deliver(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
         if lines:
             self.tail.extend(without_colours(line) for line in lines[-_TAIL:])
+            if self._readiness is not None and self._readiness.reads:
+                self._readiness.see(without_colours(line) for line in lines)
             await self._log(lines)
             await self._shared.deliver(self._plan.name, stream, lines)
         if partial is not None:
@@ -385,6 +539,9 @@ class _Keeper:
 
     async def _run_child(self) -> Fact:
         plan = self._plan
+        if plan.ready is not None:
+            is_upstream = plan.role in (Role.FRONTEND, Role.BACKEND)
+            self._readiness = Readiness(plan, env=self.env, needs_address=is_upstream)
         async with trio.open_nursery() as nursery:
 
             def spawned(child: Child) -> None:
@@ -396,8 +553,8 @@ class _Keeper:
                     return
                 if self.life.state is State.STARTING:
                     self._publish(State.STARTING)  # it has a pid now
-                if plan.ready is not None:
-                    nursery.start_soon(self._await_readiness, child.pid)
+                if self._readiness is not None:
+                    nursery.start_soon(self._await_readiness, self._readiness, child.pid)
 
             fact: Fact
             try:
@@ -430,27 +587,19 @@ class _Keeper:
             case False:
                 return None
 
-    async def _await_readiness(self, leader: int) -> None:
-        plan = self._plan
-        missing = "it listens nowhere"
-        has_complained = plan.role is Role.CANDIDATE
-        give_up = trio.current_time() + plan.ready_timeout
-        async with self._shared.scout.looking_at(leader) as newest_sockets:
-            while True:
-                candidates = ports.in_order_of_preference(await newest_sockets(), plan.port)
-                for candidate in candidates:
-                    timeout = probe.HTTP_TIMEOUT / len(candidates)
-                    if not has_complained:
-                        timeout = min(timeout, max(give_up - trio.current_time(), _SHORTEST_PROBE))
-                    missing = await probe.http_answer(candidate.host, candidate.port, within=timeout)
-                    if not missing:
-                        self._listening = candidate
-                        self.tell(Answered())
-                        return
-                if trio.current_time() >= give_up and not has_complained:
-                    has_complained = True
-                    text = f"not ready after {plan.ready_timeout:g} s: {missing}"
-                    self._shared.notice(plan.name, "not-ready", text)
+    async def _await_readiness(self, readiness: Readiness, leader: int) -> None:
+        async with trio.open_nursery() as nursery:
+            if self._plan.is_awaited:
+                nursery.start_soon(self._complain_in_time, readiness)
+            await readiness.wait(leader, self._shared.scout)
+            nursery.cancel_scope.cancel()
+        self._listening = readiness.listening
+        self.tell(Answered())
+
+    async def _complain_in_time(self, readiness: Readiness) -> None:
+        await trio.sleep(self._plan.ready_timeout)
+        text = f"not ready after {self._plan.ready_timeout:g} s: {readiness.in_words()}"
+        self._shared.notice(self._plan.name, "not-ready", text)
 
 
 class _Installation:
@@ -462,6 +611,7 @@ class _Installation:
         self._keeper = keeper
         self._child: Child | None = None
         self._is_stopped = False
+        self._is_killed = False
         self.error = ""
         self.done = trio.Event()
 
@@ -500,6 +650,7 @@ class _Installation:
             self._child.stop()
 
     def kill(self) -> None:
+        self._is_killed = True
         self.stop()
         if self._child is not None:
             self._child.kill()
@@ -507,5 +658,5 @@ class _Installation:
     def _spawned(self, child: Child) -> None:
         self._keeper.guard.spawned(child.pid)
         self._child = child
-        if self._is_stopped:
-            child.stop()
+        if self._is_stopped:  # asked for while it was being spawned
+            child.kill() if self._is_killed else child.stop()

@@ -27,6 +27,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "errors": (0, 0),
     "events": (0, 0),
     "config.plan": (1, 0),
+    "config.graph": (1, 0),
+    "config.readiness": (1, 0),
     "config.procfile": (1, 1),
     "config.environment": (1, 2),  # both read text as `procfile` does
     "config.settings": (1, 2),
@@ -51,6 +53,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "watch": (3, 0),
     "proxy.transport": (3, 0),
     "probe": (4, 0),
+    "readiness": (4, 1),  # asks by `probe`
     "proxy.gate": (4, 0),
     "proxy.wire": (4, 0),
     "proxy.pool": (4, 1),
@@ -95,6 +98,7 @@ ROOMS: dict[str, set[str]] = {
         "ports",
         "probe",
         "process",
+        "readiness",
         "proxy.gate",
         "proxy.pool",
         "proxy.relay",

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "IMPLIED_READY",
     "AnyOf",
     "AtUrl",
+    "Condition",
+    "Dependency",
     "FromProcess",
     "Install",
     "Log",
@@ -47,6 +50,30 @@ class Restart(Enum):
     NEVER = "never"
     ON_FAILURE = "on-failure"
     ALWAYS = "always"
+
+
+class Condition(Enum):
+    """What a process waits for before it is started."""
+
+    READY = "ready"
+    STARTED = "started"
+    COMPLETED = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """That a process waits for another one.
+
+    Attributes:
+        name: Of the other process.
+        condition: What it has to be, or to have been, once.
+    """
+
+    name: str
+    condition: Condition = Condition.READY
+
+    def __str__(self) -> str:
+        return self.name if self.condition is Condition.READY else f"{self.name}:{self.condition.value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +126,13 @@ class ProcessPlan:
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
         role: What it is to the proxy.
-        ready: ``"http"``: ready when a socket of its process tree listens and has given one HTTP answer
-            of any status. ``None``: `State.RUNNING` is its last state.
+        ready: What it has to show before it is ready, all of it: ``"http"`` (a socket of its process tree
+            listens and has given one HTTP answer of any status), ``"http:/path"`` (one below 500),
+            ``"http:/path=204"``, ``"tcp"``, ``"log:REGEX"``, ``"exec:COMMAND"``, ``"delay:2"``. ``None``:
+            `State.RUNNING` is its last state.
         ready_timeout: After so many seconds without readiness a notice says what is missing.
         install: To be run first.
+        depends_on: The processes that it waits for before that.
         restart: When it is started again after it has ended.
         max_quick_failures: `State.FAILED` after so many failures in a row.
         success_exit_codes: What counts as `State.COMPLETED`.
@@ -119,9 +149,10 @@ class ProcessPlan:
     env: Mapping[str, str] | None = None
     port: int | None = None
     role: Role = Role.OTHER
-    ready: Literal["http"] | None = None
+    ready: str | tuple[str, ...] | None = None
     ready_timeout: float = 60.0
     install: Install | None = None
+    depends_on: tuple[Dependency, ...] = ()
     restart: Restart = Restart.ON_FAILURE
     max_quick_failures: int = 5
     success_exit_codes: frozenset[int] = frozenset({0})
@@ -130,6 +161,15 @@ class ProcessPlan:
     pty: Literal["auto"] | bool = "auto"
     log: Log | None = None
     source: Source | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is not up before it is ready; a candidate may never be, and is up as it is."""
+        return self.ready is not None and (self.role is not Role.CANDIDATE or self.ready != IMPLIED_READY)
+
+
+IMPLIED_READY = "http"
+"""What frontends, backends, and candidates for that are asked unless the settings say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,138 @@
+"""What `ready` says: words such as ``"http:/health"`` -> checks, each of them one question to a process.
+
+Never here: asking (`orchestra.probe`), how often and for how long (`orchestra.readiness`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+from typing import TypeAlias
+
+__all__ = [
+    "FORMS",
+    "Check",
+    "DelayCheck",
+    "ExecCheck",
+    "HttpCheck",
+    "LogCheck",
+    "TcpCheck",
+    "parse_checks",
+]
+
+FORMS = '"tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2"'
+"""All there are, for people."""
+
+_HTTP = re.compile(r"(?P<path>/[!-~]*?)(?:=(?P<status>[1-5][0-9]{2}))?")
+_LONGEST_DELAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class TcpCheck:
+    """A socket of its process tree listens, or its own port is answered (by a container, say)."""
+
+    def __str__(self) -> str:
+        return "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    """A socket of its process tree listens, and answers ``GET path``.
+
+    Attributes:
+        status: The status that counts; ``None``: any below `below`.
+        below: 600 means any at all.
+    """
+
+    path: str = "/"
+    status: int | None = None
+    below: int = 600
+
+    def __str__(self) -> str:
+        return f"http:{self.path}" + (f"={self.status}" if self.status is not None else "")
+
+    def accepts(self, status: int) -> bool:
+        """Whether an answer of this status is the one that is waited for."""
+        return status < self.below if self.status is None else status == self.status
+
+
+@dataclass(frozen=True, slots=True)
+class LogCheck:
+    """It has written a line in which `pattern` is found; colours do not count."""
+
+    pattern: re.Pattern[str]
+
+    def __str__(self) -> str:
+        return f"log:{self.pattern.pattern}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecCheck:
+    """A command, run in its folder and environment, ends with 0."""
+
+    command: str
+
+    def __str__(self) -> str:
+        return f"exec:{self.command}"
+
+
+@dataclass(frozen=True, slots=True)
+class DelayCheck:
+    """So many seconds have passed since it was spawned."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"delay:{self.seconds:g}"
+
+
+Check: TypeAlias = TcpCheck | HttpCheck | LogCheck | ExecCheck | DelayCheck
+
+
+def parse_checks(ready: str | tuple[str, ...] | None) -> tuple[Check, ...]:
+    """Read all checks of a process; none means that it has no readiness.
+
+    Raises:
+        ValueError: One of them has no form that there is; the text says which and why.
+    """
+    words = () if ready is None else (ready,) if isinstance(ready, str) else ready
+    return tuple(_parse(each) for each in words)
+
+
+def _parse(text: str) -> Check:
+    kind, colon, value = text.partition(":")
+    if text == "tcp":
+        return TcpCheck()
+    if text == "http":
+        return HttpCheck()
+    if not colon or kind not in ("http", "log", "exec", "delay"):
+        raise ValueError(f"{text!r} is no check")
+    if not value.strip():
+        raise ValueError(f"there is nothing after the colon of {text!r}")
+    match kind:
+        case "http":
+            found = _HTTP.fullmatch(value)
+            if found is None:
+                raise ValueError(f"{value!r} is no path that begins with / (nor one with =STATUS behind it)")
+            status = None if found["status"] is None else int(found["status"])
+            return HttpCheck(found["path"], status, below=500)
+        case "log":
+            try:
+                return LogCheck(re.compile(value))
+            except re.error as exc:
+                raise ValueError(f"{value!r} is no regular expression: {exc}") from exc
+        case "exec":
+            return ExecCheck(value.strip())
+        case _:
+            return DelayCheck(_seconds(value))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not isfinite(seconds) or not 0 <= seconds <= _LONGEST_DELAY:
+        raise ValueError(f"{text!r} is no number of seconds from 0 to {_LONGEST_DELAY:g}")
+    return seconds
