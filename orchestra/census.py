@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Entry", "is_still_there", "marked", "members", "take", "tree"]
+__all__ = ["Entry", "family", "is_still_there", "take", "tree"]
+
+# A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
+_ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +42,38 @@ class Entry:
 
 def take() -> list[Entry]:
     """Read the whole process table. Blocks for some milliseconds on a busy machine."""
-    return _take_from_proc() if sys.platform == "linux" else _take_from_psutil()
+    if sys.platform != "linux":
+        return _take_from_psutil()
+    return [entry for entry in map(_read_stat, _all_pids()) if entry is not None]
 
 
-def members(entries: Iterable[Entry], session: int) -> list[Entry]:
-    """The living processes of a session."""
-    return [entry for entry in entries if entry.session == session and not entry.is_zombie]
+def family(
+    session: int, marks: Mapping[str, str], *, on_found: Callable[[Entry], object] = lambda _: None
+) -> list[Entry]:
+    """Find the living processes of a session, and those that had certain variables when they were executed.
 
+    Blocks for some milliseconds. Variables only Linux tells.
 
-def marked(entries: Iterable[Entry], marks: Mapping[str, str]) -> list[Entry]:
-    """The living processes that had all of these variables in their environment when they were executed.
-
-    Only Linux tells; elsewhere there are none. Blocks for longer than `take` does.
+    Args:
+        session: The number of its leader.
+        marks: All of them have to be there; none: only the session counts.
+        on_found: Called with each as soon as it is seen: who forks and ends again and again is not there any
+            more when the whole table has been read.
     """
     if sys.platform != "linux":
-        return []
+        found = [each for each in _take_from_psutil() if each.session == session and not each.is_zombie]
+        for entry in found:
+            on_found(entry)
+        return found
     wanted = {f"{name}={value}".encode() for name, value in marks.items()}
-    return [entry for entry in entries if not entry.is_zombie and wanted <= _environment(entry.pid)]
+    found = []
+    for entry in map(_read_stat, _all_pids()):
+        if entry is None or entry.is_zombie:
+            continue
+        if entry.session == session or (wanted and wanted <= _environment(entry.pid)):
+            on_found(entry)
+            found.append(entry)
+    return found
 
 
 def is_still_there(entry: Entry) -> bool:
@@ -91,9 +109,18 @@ def tree(entries: Iterable[Entry], leader: int) -> set[int]:
     return found
 
 
-def _take_from_proc() -> list[Entry]:
-    names = filter(str.isdigit, os.listdir("/proc"))  # noqa: PTH208 - three times as fast, and this is polled
-    return [entry for entry in map(_read_stat, names) if entry is not None]
+def _all_pids() -> Iterator[str]:
+    """All process ids, and those that appear while they are looked at.
+
+    So nobody is missed by being born behind our back: who is alive at the end has been seen.
+    """
+    seen: set[str] = set()
+    for _ in range(_ROUNDS):
+        new = {name for name in os.listdir("/proc") if name.isdigit()} - seen  # noqa: PTH208 - much faster
+        if not new:
+            return
+        seen |= new
+        yield from sorted(new, key=int)
 
 
 def _read_stat(pid: str) -> Entry | None:

@@ -28,7 +28,7 @@ from orchestra.stack import Stack, load
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from orchestra.config.plan import Plan
     from orchestra.dashboard.printers import Printer
@@ -50,6 +50,7 @@ _PYTHON_S_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
+    _open_what_is_closed()
     try:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
     except click.ClickException as exc:
@@ -153,7 +154,13 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
         def on_quit() -> None:
             nursery.start_soon(_quit, stack)
 
-        screen = Screen(model, on_quit=on_quit, on_suspend=_stop_ourselves, environ=os.environ)
+        screen = Screen(
+            model,
+            on_quit=on_quit,
+            on_suspend=_stop_ourselves,
+            on_taken=stack.supervisor.on_screen,
+            environ=os.environ,
+        )
         await nursery.start(screen.run)
         nursery.start_soon(_obey, signals, stack)
         nursery.start_soon(_follow_size, window, plan)
@@ -176,7 +183,7 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, printer, stack)
         nursery.start_soon(_watch_reader, printer, stack)
-        nursery.start_soon(_obey, signals, stack)
+        nursery.start_soon(partial(_obey, on_hurry=printer.give_up), signals, stack)
         if window is not None:
             nursery.start_soon(_follow_size, window, plan)
         await stack.run()
@@ -199,16 +206,16 @@ async def _write(  # noqa: ASYNC128 - handed on
             raise
 
 
-async def _obey(signals: AsyncIterator[int], stack: Stack) -> None:
-    """Stop at the first signal, kill at the second one (and at once for SIGQUIT)."""
+async def _obey(
+    signals: AsyncIterator[int], stack: Stack, *, on_hurry: Callable[[], object] = lambda: None
+) -> None:
+    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT."""
     async with trio.open_nursery() as nursery:
-        is_stopping = False
         async for number in signals:
-            if is_stopping or number == signal.SIGQUIT:
+            if stack.is_stopping or number == signal.SIGQUIT:
                 stack.kill()
-            if not is_stopping:
-                is_stopping = True
-                nursery.start_soon(_stop, stack, number)
+                on_hurry()
+            nursery.start_soon(_stop, stack, number)
 
 
 async def _watch_reader(printer: Printer, stack: Stack) -> None:
@@ -279,6 +286,15 @@ def _is_in_foreground() -> bool:
 
 def _exit_code(stack: Stack) -> int:
     return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
+
+
+def _open_what_is_closed() -> None:
+    """Have 0, 1 and 2 open, come what may: otherwise a file of ours would get such a number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
 
 
 def _heeded_signals() -> list[signal.Signals]:

@@ -39,6 +39,10 @@ class Guard:
         """Nothing is left of a child's session, and its number means nothing any more."""
         self._say(f"- {pid}")
 
+    def on_screen(self, terminal: str | None) -> None:
+        """A terminal shows the dashboard, or none does any more."""
+        self._say(f"screen {terminal or ''}")
+
     def _say(self, report: str) -> None:
         with suppress(OSError):
             os.write(self._pipe, f"{report}\n".encode())

@@ -2,7 +2,8 @@
 
 It is started before the first child, in a session of its own, and is told of each child on its standard
 input, one line each: ``+ PID`` when one was spawned, ``- PID`` when nothing is left of its session, ``bye``
-at a proper end. When orchestra is gone without that (its end of the pipe is closed, or the process itself has
+at a proper end; ``screen PATH`` while a terminal shows the dashboard, ``screen`` when it has been given back.
+When orchestra is gone without that (its end of the pipe is closed, or the process itself has
 ended, whichever is seen first), every session that is left gets SIGTERM, and after `PATIENCE` SIGKILL. On
 Linux so does whatever carries the run's mark in its environment: that finds processes that have left their
 session, and children that were spawned but not reported any more.
@@ -24,8 +25,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+# To end a synchronized update, colours, the dashboard's switches, and the alternate screen.
+LEAVE_SCREEN = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 # What a process gets by default when orchestra itself stops it.
 PATIENCE = 5.0
 # Whoever forks while it is being killed is found in the next round, and so is whoever was just being spawned.
@@ -39,18 +42,22 @@ def main() -> None:
     run_id, parent = sys.argv[1], int(sys.argv[2])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    leaders = watch(parent)
-    if leaders is not None:
+    leaders: dict[int, str] = {}
+    terminals: set[bytes] = set()
+    if not watch(parent, leaders, terminals):
+        for terminal in terminals:
+            give_back(terminal)
         clean_up(leaders, f"ORCHESTRA_RUN={run_id}".encode())
 
 
-def watch(parent: int) -> dict[int, str] | None:
-    """Follow the reports until orchestra is gone.
+def watch(parent: int, leaders: dict[int, str], terminals: set[bytes]) -> bool:
+    """Follow the reports until orchestra is gone; return whether that was a proper end.
 
-    Returns:
-        The leaders of the sessions that are left, and when each has started; ``None`` after a proper end.
+    Args:
+        parent: Its process id.
+        leaders: Is kept to be the leaders of the sessions that are left, and when each has started.
+        terminals: Is kept to be the terminals that show the dashboard.
     """
-    leaders: dict[int, str] = {}
     unread = b""
     is_gone = wait_for(parent)
     while True:
@@ -58,7 +65,7 @@ def watch(parent: int) -> dict[int, str] | None:
         while select.select([0], [], [], 0)[0]:
             chunk = os.read(0, 65536)
             if not chunk:
-                return leaders
+                return False
             *reports, unread = (unread + chunk).split(b"\n")
             for report in reports:
                 match report.split():
@@ -66,12 +73,15 @@ def watch(parent: int) -> dict[int, str] | None:
                         leaders[int(pid)] = started(int(pid))
                     case [b"-", pid]:
                         leaders.pop(int(pid), None)
+                    case [b"screen", *paths]:
+                        terminals.clear()
+                        terminals.update(paths)
                     case [b"bye"]:
-                        return None
+                        return True
                     case _:
                         pass
         if is_over:
-            return leaders
+            return False
 
 
 def wait_for(parent: int) -> Callable[[], bool]:
@@ -92,22 +102,32 @@ def wait_for(parent: int) -> Callable[[], bool]:
     return lambda: not select.select([0], [], [])[0]
 
 
+def give_back(path: bytes) -> None:
+    """Show a terminal's own screen and cursor again; its shell mends its modes by itself."""
+    with suppress(OSError):
+        terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        os.write(terminal, LEAVE_SCREEN)
+        os.close(terminal)
+
+
 def clean_up(leaders: dict[int, str], mark: bytes) -> None:
     """End all that is left: ask first, insist after `PATIENCE`."""
     asked: set[tuple[int, str]] = set()
     deadline = time.monotonic() + PATIENCE
     is_last = False
     for _ in range(ROUNDS):
-        while left := survivors(leaders, mark):
+        while True:
             is_late = time.monotonic() >= deadline
-            for pid, since in left.items():
+            is_empty = True
+            for pid, since in survivors(leaders, mark):
+                is_empty = False
                 if is_late or (pid, since) not in asked:
                     asked.add((pid, since))
                     send(pid, since, signal.SIGKILL if is_late else signal.SIGTERM)
-            if is_late:
+            if is_late or is_empty:
                 break
             time.sleep(PAUSE)
-        else:
+        if is_empty:
             if is_last:
                 return
             # Whoever has let go of the pipe has its mark a moment later: one more round.
@@ -126,9 +146,11 @@ def is_held() -> bool:
     return True
 
 
-def survivors(leaders: dict[int, str], mark: bytes) -> dict[int, str]:
-    """Find who is left of our sessions, or carries our mark: process ids, and when each has started."""
-    left = {}
+def survivors(leaders: dict[int, str], mark: bytes) -> Iterator[tuple[int, str]]:
+    """Find who is left of our sessions, or carries our mark: process ids, and when each has started.
+
+    One by one, as soon as each is seen: who forks and ends again and again is not there for long.
+    """
     for pid in process_ids():
         if pid == os.getpid():
             continue
@@ -141,8 +163,7 @@ def survivors(leaders: dict[int, str], mark: bytes) -> dict[int, str]:
         # that number, it is its leader, and has to be the one that we know.
         is_ours = session in leaders and started(session) in ("", leaders[session])
         if since and (is_ours or has_mark(pid, mark)):
-            left[pid] = since
-    return left
+            yield pid, since
 
 
 def send(pid: int, since: str, number: int) -> None:
@@ -159,11 +180,18 @@ def send(pid: int, since: str, number: int) -> None:
             os.kill(pid, number)
 
 
-def process_ids() -> list[int]:
-    """All of them."""
-    if sys.platform == "linux":
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - no pathlib here
-    return [int(pid) for pid in ask("-A", "-o", "pid=").split()]
+def process_ids() -> Iterator[int]:
+    """All of them; on Linux also those that appear meanwhile: who is alive at the end has been seen."""
+    if sys.platform != "linux":
+        yield from map(int, ask("-A", "-o", "pid=").split())
+        return
+    seen: set[str] = set()
+    for _ in range(ROUNDS):
+        new = {name for name in os.listdir("/proc") if name.isdigit()} - seen  # noqa: PTH208 - no pathlib here
+        if not new:
+            return
+        seen |= new
+        yield from sorted(map(int, new))
 
 
 def started(pid: int) -> str:

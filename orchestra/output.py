@@ -10,6 +10,7 @@ Pure: bytes in, text out.
 
 from __future__ import annotations
 
+import codecs
 import re
 
 __all__ = ["LineSplitter", "clean", "without_colours"]
@@ -73,7 +74,11 @@ class LineSplitter:
         if self._size > _LONGEST_PARTIAL:
             return ""
         self._partial = [b"".join(self._partial)] if self._partial else []
-        return _decode(self._partial[0]) if self._partial else ""
+        if not self._partial:
+            return ""
+        # A character of which only some bytes have come is not wrong: it is not shown yet.
+        text, _ = codecs.utf_8_decode(self._partial[0].removesuffix(b"\r"), "replace", False)
+        return clean(text)
 
     def close(self) -> list[str]:
         """Return what is left: the last line, if it had no end."""

@@ -23,6 +23,7 @@ import os
 import signal
 import termios
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from subprocess import PIPE
 from typing import TYPE_CHECKING, TypeAlias
@@ -153,22 +154,19 @@ class Child:
         """Signal the group, and whoever else is of the family."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self.pid, number)
-        for entry in await trio.to_thread.run_sync(self._family):
+
+        def signal_if_outside(entry: census.Entry) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getpgid(entry.pid) != self.pid and census.is_still_there(entry):
                     os.kill(entry.pid, number)
 
-    def _family(self) -> list[census.Entry]:
-        entries = census.take()
-        session = census.members(entries, self.pid)
-        return session + [each for each in self._marked(entries) if each not in session]
+        await trio.to_thread.run_sync(partial(self._family, on_found=signal_if_outside))
+
+    def _family(self, *, on_found: Callable[[census.Entry], object] = lambda _: None) -> list[census.Entry]:
+        return census.family(self.pid, self._marks, on_found=on_found)
 
     def _is_alone(self) -> bool:
-        entries = census.take()
-        return not census.members(entries, self.pid) and not self._marked(entries)
-
-    def _marked(self, entries: list[census.Entry]) -> list[census.Entry]:
-        return census.marked(entries, self._marks) if self._marks else []
+        return not self._family()
 
     async def _empty(self) -> None:
         """Wait until nobody of the family lives; begin to stop what the leader has left behind."""

@@ -69,7 +69,7 @@ class Readiness:
 
     def in_words(self) -> str:
         """Say what is missing."""
-        return "; ".join(self.missing.values())
+        return "; ".join(self.missing[check] for check in self.checks if check in self.missing)
 
     @property
     def reads(self) -> bool:

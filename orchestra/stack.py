@@ -140,10 +140,11 @@ class Stack:
         """Stop everything and wait until nothing is left.
 
         Args:
-            exit_code: What `RunEnded` is to say; by default it follows from how the processes ended.
+            exit_code: What `RunEnded` is to say; by default it follows from how the processes ended. Who asks
+                first is heard, unless that was for 0.
             reason: Likewise.
         """
-        if not self._stop_asked.is_set():
+        if not self._stop_asked.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
             self._stop_asked.set()
         await self._stopped.wait()

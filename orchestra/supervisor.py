@@ -174,6 +174,16 @@ class Supervisor:
         for each in self._everything():
             each.kill()
 
+    def on_screen(self, terminal: str | None) -> None:
+        """Have a terminal's own screen shown again should we be killed.
+
+        Args:
+            terminal: The device of the one that shows the alternate screen; ``None``: none does any more.
+        """
+        self._shared.terminal = terminal
+        if self._shared.guard is not None:
+            self._shared.guard.on_screen(terminal)
+
     @property
     def ends(self) -> Sequence[Life]:  # noqa: D102 - among the attributes
         return tuple(self._shared.ends)
@@ -207,9 +217,11 @@ class Supervisor:
             watchers.start_soon(self._shared.scout.run)
             watchers.start_soon(self._end_waiting_in_vain)
             async with (
-                guarded(self._shared.run_id) as self._shared.guard,
+                guarded(self._shared.run_id) as guard,
                 trio.open_nursery() as self._shared.nursery,
             ):
+                self._shared.guard = guard
+                guard.on_screen(self._shared.terminal)
                 for keeper in self._keepers.values():
                     # trio shuffles what it starts: what is said is said here, in the order of the plan.
                     self._shared.nursery.start_soon(keeper.run, keeper.begin())
@@ -282,7 +294,8 @@ class _Shared:
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink], window: Window | None) -> None:
         self.window = window
-        self.guard: Guard
+        self.guard: Guard | None = None
+        self.terminal: str | None = None
         self.run_id = secrets.token_hex(8)
         self.scout = ports.Scout()
         self.changed = trio.Event()
@@ -403,6 +416,7 @@ class _Keeper:
     @property
     def guard(self) -> Guard:
         """Who has to know of children."""
+        assert self._shared.guard is not None  # noqa: S101 - before there are any
         return self._shared.guard
 
     def tell(self, fact: Fact) -> Order | None:

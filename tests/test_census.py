@@ -35,7 +35,7 @@ def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert entry_of(process.pid).is_zombie
         assert not census.is_still_there(entry)
-        assert census.members([entry_of(process.pid)], os.getsid(0)) == []
+        assert process.pid not in [each.pid for each in census.family(os.getsid(0), {})]
     assert not census.is_still_there(entry)
 
 
@@ -55,7 +55,7 @@ def test_marks_are_whole_variables() -> None:
         try:
             found = []
             for marks in (environ, {"ORCHESTRA_RUN": "abc"}, {"ORCHESTRA_RUN": "ab"}, {**environ, "X": "1"}):
-                pids = [entry.pid for entry in census.marked(census.take(), marks)]
+                pids = [entry.pid for entry in census.family(-1, marks)]
                 found.append(process.pid in pids)
             assert found == [True, True, False, False]
         finally:

@@ -213,6 +213,45 @@ def test_a_reader_that_goes_away_ends_the_run_with_141(tmp_path: Path) -> None:
         assert "Traceback" not in process.stderr.read()
 
 
+def test_a_reader_that_goes_away_is_noticed_by_a_run_that_has_nothing_to_say(tmp_path: Path) -> None:
+    write(tmp_path, "a: sleep 1000\n")
+    with subprocess.Popen(
+        [*COMMAND, "run", "--output", "plain"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        while b"a runs" not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 141
+
+
+def test_standard_streams_that_are_closed_are_replaced(tmp_path: Path) -> None:
+    write(tmp_path, "a: echo up > up; exit 3\n")
+    (tmp_path / "orchestra.toml").write_text('[process.a]\nrestart = "never"\n')
+    command = f"exec {sys.executable} -m orchestra run --output plain <&- >&- 2>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, timeout=PATIENCE, check=False)
+    assert (done.returncode, (tmp_path / "up").read_text()) == (3, "up\n")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("only Linux has a disk that is always full")
+    write(tmp_path, "a: sleep 1000\n")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "run", "--output", "plain"],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output cannot be written to: No space left")
+
+
 def test_two_upstreams_elsewhere_need_no_process_for_them(tmp_path: Path) -> None:
     port = free_port()
     write(tmp_path, "other: sleep 1000\n")

@@ -25,6 +25,7 @@ from orchestra.config.plan import (
     Role,
     Source,
 )
+from orchestra.config.readiness import FORMS
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -221,7 +222,83 @@ def test_processes_are_chosen_by_name_and_keep_order_and_port(project: Project) 
         "Procfile: there is no process zzz",
         "There are a, b, c.",
     )
-    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "Procfile: no process is left to run"
+    assert project.error("a: x\n", left_out=["a"])[0] == "Procfile: no process is left to run"
+    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "a is named, and left out by -x, too"
+
+
+def waits_of(plan: Plan) -> dict[str, list[str]]:
+    return {process.name: [str(each) for each in process.depends_on] for process in plan.processes}
+
+
+CHAIN = "db: run\nmigrate: run\napi: run\nworker: run\nother: run\n"
+CHAINED = """
+[process.db]
+ready = "tcp"
+[process.migrate]
+depends_on = ["db"]
+[process.api]
+depends_on = ["migrate:completed", "db:ready"]
+[process.worker]
+depends_on = ["api:started"]
+"""
+
+
+def test_processes_can_wait_for_others_which_are_then_run_too(project: Project) -> None:
+    plan = project.load(CHAIN, CHAINED)
+    assert waits_of(plan) == {
+        "db": [],
+        "migrate": ["db"],
+        "api": ["migrate:completed", "db"],
+        "worker": ["api:started"],
+        "other": [],
+    }
+    assert [each.ready for each in plan.processes] == ["tcp", None, None, None, None]
+    assert list(waits_of(project.load(CHAIN, only=["api"]))) == ["db", "migrate", "api"]
+    # Who leaves one out says that it is there anyway.
+    without = waits_of(project.load(CHAIN, only=["api"], left_out=["db"]))
+    assert without == {"migrate": [], "api": ["migrate:completed"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        (
+            '[process.web]\ndepends_on = ["dv"]',
+            "orchestra.toml:2: process.web.depends_on: there is no process dv",
+            "Did you mean db? There are web, db.",
+        ),
+        (
+            '[process.web]\ndepends_on = ["db"]',
+            "orchestra.toml:2: process.web.depends_on: nobody knows when db is ready",
+            'Set process.db.ready, such as "tcp", or depend on "db:started".',
+        ),
+        (
+            '[process.web]\ndepends_on = ["db:started"]\n[process.db]\ndepends_on = ["web:started"]',
+            "orchestra.toml:2: process.web.depends_on: they wait for each other: web -> db -> web",
+            "Take one of them out.",
+        ),
+        (
+            '[process.web]\nready = "http:health"',
+            "orchestra.toml:2: process.web.ready: 'health' is no path that begins with /",
+            f"It can be {FORMS}.",
+        ),
+    ],
+)
+def test_what_cannot_be_waited_for_is_an_error(
+    project: Project, settings: str, message: str, hint: str
+) -> None:
+    assert project.error("web: run\ndb: run\n", settings) == (message, hint)
+
+
+def test_who_completes_or_is_ready_without_http_is_not_taken_for_the_backend(project: Project) -> None:
+    procfile = "vite: cd ui && npm run dev\ndb: run\nmigrate: run\nnotes: run\n"
+    settings = (
+        'process.db.ready = "tcp"\nprocess.notes.depends_on = ["migrate:completed"]\n'
+        'process.notes.ready = "http:/health"\n'
+    )
+    plan = project.load(procfile, settings)
+    assert proxy_of(plan).backend == AnyOf(names=("notes",))
+    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.OTHER, Role.OTHER, Role.CANDIDATE]
 
 
 @pytest.mark.parametrize(

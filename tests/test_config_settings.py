@@ -11,6 +11,7 @@ from hypothesis import example, given, strategies as st
 
 from orchestra.config import settings
 from orchestra.config.plan import ProxyPlan, Restart
+from orchestra.config.readiness import FORMS
 from orchestra.config.settings import ProcessSettings, ProxySettings, RunSettings, Settings
 from orchestra.errors import ConfigError
 
@@ -54,6 +55,8 @@ port = 0
 restart = "always"
 max_quick_failures = 0
 success_exit_codes = [0, 130]
+depends_on = ["db", "migrate:completed"]
+ready = ["tcp", "log:up"]
 ready_timeout = 0
 stop_signal = "INT"
 stop_timeout = 0.5
@@ -142,6 +145,12 @@ def test_an_error_has_file_line_key_path_cause_and_fix(text: str, message: str |
 @pytest.mark.parametrize(
     ("table", "line", "expected"),
     [
+        (
+            "process.web",
+            'depends_on = ["db:done"]',
+            'a list of processes such as ["db", "redis:started", "migrate:completed"]',
+        ),
+        ("process.web", "ready = 1", f"{FORMS}, or a list of these"),
         ("run", "base_port = 0", "a port from 1 to 65535"),
         ("run", "base_port = 65536", "a port from 1 to 65535"),
         ("run", "install = 1", "true or false"),

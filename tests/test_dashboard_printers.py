@@ -429,6 +429,39 @@ async def test_a_full_disk_is_said_in_words() -> None:
     assert str(failure) == "standard output cannot be written to: No space left on device"
 
 
+async def test_a_reader_that_goes_away_is_noticed_though_there_is_nothing_to_say(pipe: Pipe) -> None:
+    printer = PlainPrinter(["api"], environ={}, stdout=pipe.writer)
+
+    async def leave() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        pipe.close_reader()
+
+    assert isinstance(await failure_of(printer, leave), ReaderGone)
+
+
+async def test_who_is_in_a_hurry_does_not_wait_for_the_reader(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(printers, "_GIVE_UP", 1000.0)
+    printer = PlainPrinter(["api"], environ={}, stdout=pipe.writer)
+    async with running(printer):
+        await printer.write_line(line("x" * 1_000_000))
+        printer.give_up()
+        await printer.write_line(line("dropped"))
+        await printer.aclose()
+
+
+async def test_what_comes_from_standard_error_has_a_red_bar(pipe: Pipe) -> None:
+    printer = PlainPrinter(["api"], environ={"FORCE_COLOR": "1"}, stdout=pipe.writer)
+    async with running(printer):
+        await printer.write_line(line("fine"))
+        await printer.write_line(OutputLine(at=0.0, process="api", stream="stderr", text="oh no"))
+        await printer.aclose()
+    fine, bad = (await pipe.read()).decode().splitlines()
+    assert fine == "\x1b[38;5;33mapi       | \x1b[0mfine"
+    assert bad == "\x1b[38;5;33mapi       \x1b[31m| \x1b[0moh no"
+
+
 async def test_closing_waits_for_a_reader_that_makes_progress(pipe: Pipe) -> None:
     printer = PlainPrinter(["api"], environ={}, stdout=pipe.writer)
     got = b""

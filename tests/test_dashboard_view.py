@@ -255,6 +255,12 @@ def test_a_process_keeps_its_colour_everywhere() -> None:
     assert "\x1b[38;5;134mapi" in coloured(Log(model))
 
 
+def test_the_bar_before_what_came_from_standard_error_is_red() -> None:
+    model = model_of(line("fine"), OutputLine(at=1.0, process="vite", stream="stderr", text="oh no"))
+    bars = [row.count("\x1b[31m │") for row in coloured(Log(model)).splitlines() if "│" in row]
+    assert bars[-2:] == [0, 1]
+
+
 def test_the_header_says_where_and_how() -> None:
     assert drawn(Header(model_of()), 60) == [" orchestra  http://127.0.0.1:8000            ◐ starting 0/2"]
     assert drawn(Header(model_of()), 40) == [" http://127.0.0.1:8000   ◐ starting 0/2"]

@@ -218,8 +218,8 @@ def test_a_session_whose_number_was_used_again_is_not_ours() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
         since = guardian.started(child.pid)
-        assert child.pid in guardian.survivors({child.pid: since}, b"none")
-        assert guardian.survivors({child.pid: f"{since}0"}, b"none") == {}
+        assert child.pid in dict(guardian.survivors({child.pid: since}, b"none"))
+        assert dict(guardian.survivors({child.pid: f"{since}0"}, b"none")) == {}
 
 
 def test_the_session_of_a_leader_that_has_ended_is_still_ours() -> None:
@@ -227,7 +227,7 @@ def test_the_session_of_a_leader_that_has_ended_is_still_ours() -> None:
         # The sleep holds the pipe that the leader's line comes by, and goes on.
         leader = guarded.child("sleep 1000 & echo $!; exit 0")
         leader.wait(PATIENCE)
-        (left,) = guardian.survivors({leader.pid: ""}, b"none")
+        (left,) = dict(guardian.survivors({leader.pid: ""}, b"none"))
         assert os.getsid(left) == leader.pid
         os.kill(left, signal.SIGKILL)
 

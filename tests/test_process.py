@@ -60,7 +60,7 @@ class Recorder:
         return self.child.pid
 
     def survivors(self) -> set[int]:
-        return {entry.pid for entry in census.members(census.take(), self.session)}
+        return {entry.pid for entry in census.family(self.session, {})}
 
 
 async def test_both_streams_are_read_and_told_apart_to_the_last_line_without_an_end() -> None:

@@ -4,14 +4,15 @@ import doctest
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
-from orchestra.config.plan import Install, Role
+from orchestra.config.plan import Condition, Dependency, Install, Role
+from orchestra.errors import ConfigError
 from orchestra.events import Notice, OutputLine, StateChanged
 
 if TYPE_CHECKING:
@@ -282,3 +283,196 @@ async def test_a_new_observer_first_learns_how_things_stand() -> None:
     assert [(event.process, event.state) for event in late.events if isinstance(event, StateChanged)] == [
         ("a", State.COMPLETED)
     ]
+
+
+# --- Waiting for others ---
+
+
+def waiting(name: str, *others: str, command: str = "echo up; sleep 1000", **more: Any) -> ProcessPlan:
+    """A process that depends on others, which are given as in the settings."""
+    dependencies = []
+    for other in others:
+        of, _, condition = other.partition(":")
+        dependencies.append(Dependency(of, Condition(condition or "ready")))
+    return ProcessPlan(name=name, command=command, depends_on=tuple(dependencies), **more)
+
+
+async def test_processes_wait_for_what_they_depend_on_and_say_so() -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("api", "migrate:completed", "db"),
+                waiting("migrate", "db", command="true"),
+                waiting("db", command="sleep 0.1; echo open; sleep 1000", ready="log:open"),
+                waiting("worker", "api:started"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        assert {name: event.reason for name, event in supervisor.snapshot().items()} == {
+            "api": "waits for migrate to complete; waits for db to be ready",
+            "migrate": "waits for db to be ready",
+            "db": "",
+            "worker": "waits for api to start",
+        }
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    begun = [
+        (event.process, event.state)
+        for event in watcher.events
+        if isinstance(event, StateChanged) and event.state is not event.previous
+    ]
+    order = [
+        ("db", State.READY),
+        ("migrate", State.STARTING),
+        ("migrate", State.COMPLETED),
+        ("api", State.STARTING),
+        ("api", State.RUNNING),
+        ("worker", State.STARTING),
+        ("worker", State.STOPPED),
+        ("api", State.STOPPED),
+        ("db", State.STOPPED),
+    ]
+    assert [each for each in begun if each in order] == order
+
+
+async def test_a_dependency_that_comes_back_does_not_start_anybody_again() -> None:
+    supervisor = Supervisor(
+        Plan(processes=(waiting("db", command=SERVE + " 0", ready="http"), waiting("api", "db")))
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        pid = supervisor.snapshot()["db"].pid
+        assert pid is not None
+        os.kill(pid, 9)
+        await watcher.until_state("db", State.READY, restarts=1)
+        await supervisor.stop()
+    assert watcher.states("api") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
+
+
+async def test_who_waits_for_something_that_failed_ends_with_the_rest() -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("db", command="exit 3", restart=Restart.NEVER),
+                waiting("api", "db:completed"),
+                waiting("worker", "api"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        with pytest.raises(StartError, match=r"worker: (cannot be started: api waits in vain|has stopped)"):
+            await supervisor.wait_ready(["worker"])
+    assert watcher.states("api") == watcher.states("worker") == [State.STOPPED]
+    (reason,) = {
+        event.reason
+        for event in watcher.events
+        if isinstance(event, StateChanged) and event.process == "api" and "failed" in event.reason
+    }
+    assert reason == "db has failed"
+
+
+async def test_a_run_that_is_kept_open_goes_on_waiting() -> None:
+    plan = Plan(
+        processes=(waiting("db", command="exit 3", restart=Restart.NEVER), waiting("api", "db:completed"))
+    )
+    supervisor = Supervisor(plan, is_kept_open=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        with pytest.raises(StartError, match="api: cannot be started: db has failed"):
+            await supervisor.wait_ready(["api"])
+        assert supervisor.snapshot()["api"].state is State.WAITING
+        await supervisor.stop()
+        assert supervisor.snapshot()["api"].state is State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("processes", "message"),
+    [
+        ((waiting("a", "b"),), "a depends on b, which is no process of the plan"),
+        ((waiting("a", "b"), waiting("b", "a")), "they depend on each other: a -> b -> a"),
+        ((waiting("a", ready="udp"),), "a: ready: 'udp' is no check"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(processes: tuple[ProcessPlan, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Supervisor(Plan(processes=processes))
+    assert str(caught.value) == message
+    assert caught.value.hint
+
+
+TAKES_LONG = "trap 'echo asked' TERM; echo up; while :; do sleep 0.01; done"
+
+
+async def test_who_takes_too_long_to_stop_is_killed_and_the_rest_is_asked_at_once() -> None:
+    # The three levels below `slow` would never get their turn: each would take all of its time.
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("d", command=TAKES_LONG, stop_timeout=1),
+                waiting("c", "d:started", command=TAKES_LONG, stop_timeout=1),
+                waiting("b", "c:started", command=TAKES_LONG, stop_timeout=1),
+                waiting("slow", "b:started", command=TAKES_LONG, stop_timeout=1),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        for name in ("d", "c", "b", "slow"):
+            await watcher.until(
+                lambda event, name=name: isinstance(event, OutputLine) and event.process == name  # type: ignore[misc]
+            )
+        await supervisor.stop()
+    changes = [
+        (event.process, event.state)
+        for event in watcher.events
+        if isinstance(event, StateChanged) and event.state in (State.STOPPING, State.STOPPED)
+    ]
+    assert changes[0] == ("slow", State.STOPPING)
+    # All are asked before any of them is gone.
+    assert {name for name, state in changes[1:4] if state is State.STOPPING} == {"b", "c", "d"}
+    assert [event.signal for event in supervisor.snapshot().values()] == ["SIGKILL"] * 4
+
+
+async def test_who_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    farewell = f"trap 'echo > {go}; sleep 0.2; exit 0' TERM; echo up; sleep 1000 & wait"
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("db", command=f"echo up; read line < {go}; exit 1", ready="log:up"),
+                waiting("api", "db", command=farewell),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.process == "api")
+        await supervisor.stop()
+    assert watcher.states("db") == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
+    assert supervisor.snapshot()["db"].exit_code == 1
+
+
+async def test_a_sink_that_never_returns_does_not_keep_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestra.supervisor, "_DEAF_AFTER", 0.1)
+    called = trio.Event()
+
+    async def sink(_line: OutputLine) -> None:
+        called.set()
+        await trio.sleep_forever()
+
+    supervisor = Supervisor(Plan(processes=(waiting("a"),)), sinks=[sink])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await called.wait()
+        await supervisor.stop()
+    assert supervisor.snapshot()["a"].state is State.STOPPED

@@ -63,6 +63,44 @@ def test_no_kind_of_child_survives_a_signal_to_orchestra(
         assert run.errors == ""
 
 
+# Forks, lets its parent end, and begins a session of its own, again and again: a photograph misses it.
+RUNAWAY = """
+import os, signal, time
+for number in (1, 2, 15):
+    signal.signal(number, signal.SIG_IGN)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    time.sleep(0.02)
+    open("alive", "a").close()
+    os.utime("alive")
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
+
+
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_runs_away_all_the_time_is_caught(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "runaway.py").write_text(RUNAWAY)
+    write(tmp_path, runaway="python3 runaway.py & echo up; sleep 1000")
+    alive = tmp_path / "alive"
+    with Run(cwd=tmp_path) as run:
+        run.line("runaway", "up")
+        until(alive.exists, lambda: "it never ran")
+        assert run.stop(number) == (143 if number is signal.SIGTERM else -signal.SIGKILL)
+
+    def is_still() -> bool:
+        before = alive.stat().st_mtime_ns
+        time.sleep(0.5)
+        return alive.stat().st_mtime_ns == before
+
+    if number is signal.SIGTERM:
+        assert is_still()
+    else:
+        until(is_still, lambda: "it is still running away")
+
+
 @linux_only
 def test_a_daemon_that_has_left_its_session_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
     mark = Mark()

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.kit import COMMAND, base_port, get
@@ -126,6 +127,36 @@ def continue_it(terminal: Terminal) -> None:
 def is_at_prompt_after_stop(text: str) -> bool:
     # The emulator knows no alternate screen: what was drawn there still stands around it.
     return "prompt>" in text.partition("Stopped")[2]
+
+
+def test_ctrl_c_after_q_is_in_a_hurry(tmp_path: Path) -> None:
+    stubborn = "trap '' TERM; echo [bold]working[/bold]; while :; do sleep 1000; done"
+    project(tmp_path, worker=stubborn)
+    settings = tmp_path / "orchestra.toml"
+    settings.write_text(settings.read_text() + "[process.worker]\nstop_timeout = 10000\n")
+    with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
+        terminal.until(lambda text: "[bold]working[/bold]" in text and "running" in text)
+        terminal.send("q")
+        terminal.until(lambda text: "stopping" in text)
+        terminal.send("\x03")
+        assert terminal.wait() == 130
+        assert "killed by SIGKILL" in terminal.text
+
+
+@linux_only
+def test_after_sigkill_the_guardian_gives_the_screen_back(tmp_path: Path) -> None:
+    with shell(tmp_path) as terminal:
+        own = modes(terminal, tmp_path)
+        terminal.send(f"{RUN}\n")
+        terminal.until(is_dashboard)
+        (job,) = psutil.Process(terminal.pid).children()
+        job.kill()
+        terminal.until(lambda text: "Killed" in text and "prompt>" in text)
+        assert terminal.written.rindex(b"\x1b[?1049l") > terminal.written.rindex(b"\x1b[?1049h")
+        assert terminal.written.rindex(b"\x1b[?25h") > terminal.written.rindex(b"\x1b[?25l")
+        assert modes(terminal, tmp_path) == own
+        terminal.send("exit\n")
+        terminal.wait()
 
 
 def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back(tmp_path: Path) -> None:

@@ -23,10 +23,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 from urllib.parse import urlsplit
 
 from orchestra.config import discover, environment, procfile as procfiles, settings as settings_files
+from orchestra.config.graph import circle, closure
 from orchestra.config.plan import (
+    IMPLIED_READY,
     VITE_PATHS,
     AnyOf,
     AtUrl,
+    Condition,
+    Dependency,
     FromProcess,
     Log,
     Plan,
@@ -35,6 +39,7 @@ from orchestra.config.plan import (
     Role,
     Source,
 )
+from orchestra.config.readiness import FORMS, HttpCheck, parse_checks
 from orchestra.config.settings import ProcessSettings
 from orchestra.errors import ConfigError
 
@@ -146,7 +151,8 @@ def load(
     processes = _processes(path, root, entries, loaded)
     _refuse_collisions(processes)
     _refuse_shared_logs(processes, loaded, root)
-    chosen = _choose(path, processes, only, left_out)
+    waits_for = _dependencies(processes, loaded)
+    chosen = _choose(path, processes, only, left_out, waits_for)
     env, written = _environments(path.parent, loaded, overrides, environ)
     listen = _listen(loaded, overrides)
     ports, moved = _ports(
@@ -174,7 +180,11 @@ def load(
         if reading.fault is not None:
             raise reading.fault
         readings[each.name] = reading
-    proxy, roles, notes = _proxy(readings, [each.name for each in processes], listen, loaded, overrides)
+    ready = {each.name: _ready(each, loaded) for each in chosen}
+    no_servers = _no_servers(ready, waits_for)
+    proxy, roles, notes = _proxy(
+        readings, [each.name for each in processes], listen, loaded, overrides, no_servers=no_servers
+    )
     plans = []
     for each in chosen:
         reading = readings[each.name]
@@ -187,6 +197,7 @@ def load(
             if other.name != each.name and (other.settings.port or environment.mentions_port(other.command))
         }
         role = roles.get(each.name, Role.OTHER)
+        implied = None if role is Role.OTHER else IMPLIED_READY
         plans.append(
             ProcessPlan(
                 name=each.name,
@@ -199,9 +210,10 @@ def load(
                 ),
                 port=ports[each.name],
                 role=role,
-                ready=None if role is Role.OTHER else "http",
+                ready=ready[each.name] or implied,
                 ready_timeout=each.settings.ready_timeout,
                 install=install,
+                depends_on=tuple(other for other in waits_for[each.name] if other.name in readings),
                 restart=each.settings.restart,
                 max_quick_failures=each.settings.max_quick_failures,
                 success_exit_codes=frozenset(each.settings.success_exit_codes),
@@ -212,6 +224,7 @@ def load(
                 source=each.source,
             )
         )
+    _refuse_waiting_for_what_has_no_readiness(plans, loaded)
     quiet = {name for name, reading in readings.items() if reading.runs_vite}  # Vite asks no PORT
     return Plan(
         processes=tuple(plans),
@@ -370,16 +383,97 @@ def _refuse_collisions(processes: Sequence[_Process]) -> None:
 
 
 def _choose(
-    path: Path, processes: Sequence[_Process], only: Sequence[str], left_out: Sequence[str]
+    path: Path,
+    processes: Sequence[_Process],
+    only: Sequence[str],
+    left_out: Sequence[str],
+    waits_for: Mapping[str, Sequence[Dependency]],
 ) -> list[_Process]:
+    """Find those that are to be run: those that are named, with all that they wait for."""
     names = [each.name for each in processes]
     for name in (*only, *left_out):
         if name not in names:
             raise ConfigError(f"there is no process {name}", path=path, hint=_did_you_mean(name, names))
-    chosen = [each for each in processes if (not only or each.name in only) and each.name not in left_out]
+    for name in only:
+        if name in left_out:
+            raise ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two.")
+    offered = {
+        name: [each.name for each in others if each.name not in left_out]
+        for name, others in waits_for.items()
+    }
+    wanted = closure(only or (name for name in names if name not in left_out), offered)
+    chosen = [each for each in processes if each.name in wanted]
     if not chosen:
         raise ConfigError("no process is left to run", path=path, hint=_there_are(names))
     return chosen
+
+
+def _dependencies(processes: Sequence[_Process], loaded: Loaded) -> dict[str, tuple[Dependency, ...]]:
+    """Say who waits for whom; refuse what cannot work."""
+    names = [each.name for each in processes]
+    found: dict[str, tuple[Dependency, ...]] = {}
+    for each in processes:
+        dependencies = []
+        for written in each.settings.depends_on:
+            name, _, condition = written.partition(":")
+            if name not in names:
+                raise loaded.error(
+                    ("process", each.name, "depends_on"),
+                    f"there is no process {name}",
+                    hint=_did_you_mean(name, names),
+                )
+            dependencies.append(Dependency(name, Condition(condition or "ready")))
+        found[each.name] = tuple(dict.fromkeys(dependencies))
+    if in_circle := circle(_names_only(found)):
+        raise loaded.error(
+            ("process", in_circle[0], "depends_on"),
+            f"they wait for each other: {' -> '.join(in_circle)}",
+            hint="Take one of them out.",
+        )
+    return found
+
+
+def _ready(process: _Process, loaded: Loaded) -> str | tuple[str, ...] | None:
+    """Give the checks that the settings ask for; refuse what is none."""
+    ready = process.settings.ready
+    checks = tuple(ready) if isinstance(ready, list) else ready
+    try:
+        parse_checks(checks)
+    except ValueError as exc:
+        raise loaded.error(("process", process.name, "ready"), str(exc), hint=f"It can be {FORMS}.") from exc
+    return checks or None
+
+
+def _no_servers(
+    ready: Mapping[str, str | tuple[str, ...] | None], waits_for: Mapping[str, Sequence[Dependency]]
+) -> set[str]:
+    """Find those that cannot be a backend: they end by design, or are ready without a word of HTTP."""
+    completed = {
+        each.name for others in waits_for.values() for each in others if each.condition is Condition.COMPLETED
+    }
+    silent = {
+        name
+        for name, checks in ready.items()
+        if checks and not any(isinstance(check, HttpCheck) for check in parse_checks(checks))
+    }
+    return completed | silent
+
+
+def _names_only(dependencies: Mapping[str, Sequence[Dependency]]) -> dict[str, list[str]]:
+    return {name: [each.name for each in others] for name, others in dependencies.items()}
+
+
+def _refuse_waiting_for_what_has_no_readiness(plans: Sequence[ProcessPlan], loaded: Loaded) -> None:
+    """Only what is asked for its readiness can ever be ready."""
+    by_name = {each.name: each for each in plans}
+    for plan in plans:
+        for each in plan.depends_on:
+            if each.condition is Condition.READY and by_name[each.name].ready is None:
+                raise loaded.error(
+                    ("process", plan.name, "depends_on"),
+                    f"nobody knows when {each.name} is ready",
+                    hint=f'Set process.{each.name}.ready, such as "tcp", or depend on "{each.name}:started".',
+                )
 
 
 def _exit_on(chosen: Sequence[_Process], loaded: Loaded, overrides: Overrides) -> str:
@@ -387,7 +481,8 @@ def _exit_on(chosen: Sequence[_Process], loaded: Loaded, overrides: Overrides) -
     known = ["all", "any", "failure", *(each.name for each in chosen)]
     if wanted in known:
         return wanted
-    hint = f'There are "all", "any", "failure" and the processes that are run. {_did_you_mean(wanted, known)}'
+    near = settings_files.nearest(wanted, known)
+    hint = f"{f'Did you mean {near}? ' if near else ''}There are {', '.join(known)}."
     if overrides.exit_on is None:
         raise loaded.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
     raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)
@@ -559,6 +654,8 @@ def _proxy(
     listen: tuple[str, int],
     loaded: Loaded,
     overrides: Overrides,
+    *,
+    no_servers: Collection[str],
 ) -> tuple[ProxyPlan | None, dict[str, Role], list[str]]:
     """Decide who stands behind the one address; without a backend and a frontend there is none."""
     table = loaded.settings.proxy
@@ -576,7 +673,9 @@ def _proxy(
         each.name for each in given.values() if isinstance(each, FromProcess) and each.name not in readings
     ]
     frontend, frontend_reason = _frontend(given["frontend"], given["backend"], readings, value=table.frontend)
-    backend, backend_reason = _backend(given["backend"], frontend, readings, value=table.backend)
+    backend, backend_reason = _backend(
+        given["backend"], frontend, readings, value=table.backend, no_servers=no_servers
+    )
     is_wanted = table.enabled and not overrides.no_proxy
 
     roles: dict[str, Role] = {}
@@ -673,6 +772,7 @@ def _backend(
     readings: Mapping[str, discover.Reading],
     *,
     value: str | bool | None,
+    no_servers: Collection[str],
 ) -> tuple[UpstreamPlan | None, str]:
     if isinstance(given, FromProcess) and given.name not in readings:
         return None, ""
@@ -687,6 +787,7 @@ def _backend(
         for name in others:
             if name.lower() == wanted:
                 return FromProcess(name=name), f"it is called {name}"
+    others = [name for name in others if name not in no_servers]
     if not others or frontend is None:
         return None, ""
     if len(others) == 1:

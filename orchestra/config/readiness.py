@@ -114,7 +114,7 @@ def _parse(text: str) -> Check:
         case "http":
             found = _HTTP.fullmatch(value)
             if found is None:
-                raise ValueError(f"{value!r} is no path that begins with / (nor one with =STATUS behind it)")
+                raise ValueError(f"{value!r} is no path that begins with /")
             status = None if found["status"] is None else int(found["status"])
             return HttpCheck(found["path"], status, below=500)
         case "log":

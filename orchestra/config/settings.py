@@ -26,6 +26,7 @@ from msgspec import Meta, Struct, field
 
 from orchestra.config.plan import Restart
 from orchestra.config.procfile import read_text
+from orchestra.config.readiness import FORMS
 from orchestra.errors import ConfigError
 
 __all__ = [
@@ -71,6 +72,7 @@ _StopSignal = Annotated[
     Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL"],
     Meta(description='"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"'),
 ]
+_Dependency = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(:(ready|started|completed))?\Z")]
 _ExitCode = Annotated[int, Meta(ge=0, le=255)]
 
 
@@ -121,6 +123,11 @@ class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         default_factory=dict
     )
     port: _Port | None = None
+    depends_on: Annotated[
+        list[_Dependency],
+        Meta(description='a list of processes such as ["db", "redis:started", "migrate:completed"]'),
+    ] = field(default_factory=list)
+    ready: Annotated[str | list[str], Meta(description=f"{FORMS}, or a list of these")] | None = None
     restart: Annotated[Restart, Meta(description='"on-failure", "never" or "always"')] = Restart.ON_FAILURE
     max_quick_failures: _Count = 5
     success_exit_codes: Annotated[list[_ExitCode], Meta(description="a list of exit codes from 0 to 255")] = (

@@ -9,10 +9,12 @@ Never here: trio, buffers, what is written.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import stat
 
-__all__ = ["is_writable", "write_some"]
+__all__ = ["is_hung_up", "is_writable", "tells_hangup", "write_some"]
 
 
 def write_some(fd: int, data: bytes | memoryview) -> int:
@@ -39,3 +41,19 @@ def is_writable(fd: int, *, within: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if within is None else within * 1000))
+
+
+def tells_hangup(fd: int) -> bool:
+    """Whether it is a pipe to write to: when its reader ends, whoever waits to read from it is woken."""
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        return is_pipe and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except OSError:
+        return False
+
+
+def is_hung_up(fd: int) -> bool:
+    """Whether nobody reads any more."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import trio
 
-from orchestra.dashboard.descriptor import write_some
+from orchestra.dashboard.descriptor import is_hung_up, tells_hangup, write_some
 from orchestra.dashboard.model import OURSELVES, colour_number, is_blank, sentence
 from orchestra.errors import OrchestraError
 from orchestra.events import (
@@ -58,10 +58,18 @@ _BREATH = 0.005
 _SMALL_BATCH = 16 * 1024
 # Stands where a whole line has its "|".
 _BEGUN = "…"
+# The colour of that sign before what was written to standard error.
+_RED = "\x1b[31m"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"
 # How long wall clock and trio's clock are taken to run alike; a laptop that slept, or NTP, sets them apart.
 _SAME_CLOCK = 1.0
+
+
+class _Unwritable(OrchestraError):  # noqa: N818 - as below
+    """Standard output cannot be written to: a full disk."""
+
+    exit_code = 2
 
 
 class ReaderGone(OrchestraError):  # noqa: N818 - not an error of anybody
@@ -93,6 +101,9 @@ class Printer(Protocol):
     async def watch_reader(self) -> None:
         """Keep an eye on the reader: when it makes no progress any more, the rest is dropped. For the end."""
 
+    def give_up(self) -> None:
+        """Drop what has not been written yet: somebody is in a hurry."""
+
     async def aclose(self) -> None:
         """Wait until all is written, for as long as the reader makes progress."""
 
@@ -115,15 +126,39 @@ class _Buffered:
         self._drained.set()
         self._is_closing = False
         self._is_over = False
+        self._is_hung_up = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {self._pending_bytes} bytes to write>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        fault: OrchestraError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_for_hangup)
+            try:
+                task_status.started()
+                await self._write_all()
+            except OrchestraError as exc:
+                # Out of the nursery, before it wraps it into a group.
+                fault = exc
+            nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+
+    async def _watch_for_hangup(self) -> None:
+        """Notice that nobody reads any more, though there is nothing to write just now."""
+        while tells_hangup(self._stdout) and not self._is_hung_up:
+            await trio.lowlevel.wait_readable(self._stdout)
+            self._is_hung_up = is_hung_up(self._stdout)
+            self._more.set()
+            await trio.sleep(_BREATH)
+
+    async def _write_all(self) -> None:
         try:
-            task_status.started()
             while True:
                 await self._more.wait()
+                if self._is_hung_up:
+                    raise ReaderGone
                 batch = b"".join(self._pending)
                 self._pending.clear()
                 self._pending_bytes = 0
@@ -138,7 +173,8 @@ class _Buffered:
         except BrokenPipeError as exc:
             raise ReaderGone from exc
         except OSError as exc:
-            raise OrchestraError(f"standard output cannot be written to: {exc.strerror}") from exc
+            text = f"standard output cannot be written to: {exc.strerror}"
+            raise _Unwritable(text, hint="Make room, or send it elsewhere.") from exc
         finally:
             self._is_over = True
             self._room.set()
@@ -160,9 +196,12 @@ class _Buffered:
             before = self._written_bytes
             await trio.sleep(_GIVE_UP)
             if self._written_bytes == before and not self._drained.is_set():
-                self._is_over = True
-                self._room.set()
-                self._drained.set()
+                self.give_up()
+
+    def give_up(self) -> None:
+        self._is_over = True
+        self._room.set()
+        self._drained.set()
 
     def _finish(self) -> None:
         """Put what has to stand at the end."""
@@ -195,7 +234,8 @@ class _Buffered:
 class PlainPrinter(_Buffered):
     """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
 
-    Requests are not printed: backend and frontend have access logs of their own.
+    Requests are not printed: backend and frontend have access logs of their own. Where there are colours, the
+    bar before what was written to standard error is red.
 
     Args:
         names: The processes, in the order of the Procfile: it decides their colours, the longest the margin.
@@ -218,7 +258,7 @@ class PlainPrinter(_Buffered):
         self._width = max(len(name) for name in (OURSELVES, *names))
         self._has_colours = wants_colours(environ, stdout)
         self._index = {name: index for index, name in enumerate(names)}
-        self._margins: dict[str, str] = {}
+        self._margins: dict[tuple[str, str, bool], str] = {}
         self._has_timestamps = has_timestamps
         self._is_terminal = os.isatty(stdout)
         self._blank: set[str] = set()  # whose newest line is blank
@@ -242,7 +282,7 @@ class PlainPrinter(_Buffered):
         # has just waited for the bytes that the line is made of.
         if self._pending_bytes >= _HALF:
             await self._wait_for_room()
-        data = self._format(line.at, line.process, line.text)
+        data = self._format(line.at, line.process, line.text, is_stderr=line.stream == "stderr")
         if self._is_terminal:
             is_repeated = self._is_repeated_blank(line)
             data = self._around(b"" if is_repeated else data, (line.process, line.stream))
@@ -271,7 +311,13 @@ class PlainPrinter(_Buffered):
                 self._told.add(whose)
                 self._put(self._format(event.at, event.process, event.text, sign=_BEGUN))
             return
-        data = self._format(event.at, event.process, event.text, width=self._columns()).removesuffix(b"\n")
+        data = self._format(
+            event.at,
+            event.process,
+            event.text,
+            width=self._columns(),
+            is_stderr=event.stream == "stderr",
+        ).removesuffix(b"\n")
         if event.text:
             self._put(data if self._begun is None else _ERASE + data)
             self._begun = (whose, data)
@@ -301,22 +347,33 @@ class PlainPrinter(_Buffered):
             return max(os.get_terminal_size(self._stdout).columns - self._width - 4, 1)
         return None
 
-    def _format(self, at: float, name: str, text: str, *, width: int | None = None, sign: str = "|") -> bytes:
+    def _format(
+        self,
+        at: float,
+        name: str,
+        text: str,
+        *,
+        width: int | None = None,
+        sign: str = "|",
+        is_stderr: bool = False,
+    ) -> bytes:
         if width is not None:
             text = without_colours(text)[:width]
-        margin = self._margins.get(name + sign)
+        margin = self._margins.get((name, sign, is_stderr))
         if margin is None:
-            margin = self._margins[name + sign] = self._margin(name, sign)
+            margin = self._margins[name, sign, is_stderr] = self._margin(name, sign, is_stderr=is_stderr)
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
             text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
         when = self._clock.time_of_day(at) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
-    def _margin(self, name: str, sign: str) -> str:
+    def _margin(self, name: str, sign: str, *, is_stderr: bool) -> str:
         margin = f"{name:<{self._width}} {sign} "
         if not self._has_colours:
             return margin
+        if is_stderr:
+            margin = f"{name:<{self._width}} {_RED}{sign} "
         if name == OURSELVES and name not in self._index:
             return f"\x1b[1m{margin}\x1b[0m"
         number = colour_number(self._index.setdefault(name, len(self._index)))

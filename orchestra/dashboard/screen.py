@@ -35,6 +35,7 @@ from rich.segment import Segment
 
 from orchestra.dashboard.descriptor import is_writable, write_some
 from orchestra.dashboard.view import Dashboard, Farewell
+from orchestra.guardian import LEAVE_SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,7 +57,6 @@ _PATIENCE = 0.5
 # The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
 # than we do.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
-_LEAVE = "\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 _COLOUR_SYSTEMS = {
@@ -80,6 +80,7 @@ class Screen:
         model: What to draw; it may change at any time.
         on_quit: Called when the user asks to end the run.
         on_suspend: Called for Ctrl-Z; to stop the process, and to call `suspend` and `resume`, is left to it.
+        on_taken: Called with the terminal's device when it is taken, with ``None`` when it is given back.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
@@ -91,6 +92,7 @@ class Screen:
         *,
         on_quit: Callable[[], object],
         on_suspend: Callable[[], object] = lambda: None,
+        on_taken: Callable[[str | None], object] = lambda _: None,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
@@ -98,6 +100,7 @@ class Screen:
         self._model = model
         self._on_quit = on_quit
         self._on_suspend = on_suspend
+        self._on_taken = on_taken
         self._stdin = stdin
         self._stdout = stdout
         self._environ = environ
@@ -148,7 +151,7 @@ class Screen:
             try:
                 if is_writable(self._stdout, within=_PATIENCE):
                     with suppress(OSError):
-                        os.write(self._stdout, _LEAVE.encode())
+                        os.write(self._stdout, LEAVE_SCREEN)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
@@ -157,6 +160,7 @@ class Screen:
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             if self._mode is not None:
                 termios.tcsetattr(self._stdin, termios.TCSANOW, self._mode)
+        self._on_taken(None)
 
     @contextmanager
     def _terminal(self) -> Iterator[None]:
@@ -172,6 +176,8 @@ class Screen:
         self._mode = termios.tcgetattr(self._stdin)
         self._is_ours = True
         atexit.register(self.restore)
+        with suppress(OSError):
+            self._on_taken(os.ttyname(self._stdout))
         self._lines, self._drawn = [], None
         disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
         termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled))

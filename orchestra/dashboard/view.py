@@ -338,8 +338,10 @@ class Log:
 
     def _draw(self, entry: LogEntry | OutputPaused, margin: int, width: int) -> list[Text]:
         tone: Style | None = None
+        bar = QUIET
         if isinstance(entry, OutputLine | OutputPaused):
             name, text = entry.process, entry.text
+            bar = BAD if entry.stream == "stderr" else QUIET
             process = self.model.processes.get(name)
             style = _colour(process.index) if process is not None else QUIET
         else:
@@ -353,7 +355,7 @@ class Log:
                 part = part.copy()  # noqa: PLW2901 - what is remembered must not be changed
                 part.style = tone
             label = _sized("" if index else name, margin)
-            rows.append(Text.assemble(" ", (label, style), (" │ ", QUIET), part))
+            rows.append(Text.assemble(" ", (label, style), (" │ ", bar), part))
         return rows
 
 

@@ -1,0 +1,82 @@
+"""The words of `ready`."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, strategies as st
+
+from orchestra.config.readiness import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("tcp", TcpCheck()),
+        ("http", HttpCheck("/", None, below=600)),
+        ("http:/", HttpCheck("/", None, below=500)),
+        ("http:/health?deep=1", HttpCheck("/health?deep=1", None, below=500)),
+        ("http:/health=204", HttpCheck("/health", 204, below=500)),
+        ("exec: pg_isready -q ", ExecCheck("pg_isready -q")),
+        ("delay:2", DelayCheck(2.0)),
+        ("delay:0.5", DelayCheck(0.5)),
+    ],
+)
+def test_each_kind_has_its_form(text: str, check: object) -> None:
+    assert parse_checks(text) == (check,)
+
+
+def test_a_pattern_is_looked_for_as_it_is_written() -> None:
+    (check,) = parse_checks("log:ready: [0-9]+ms$")
+    assert isinstance(check, LogCheck)
+    assert check.pattern.search("now ready: 12ms")
+    assert str(check) == "log:ready: [0-9]+ms$"
+
+
+def test_a_list_means_all() -> None:
+    assert parse_checks(("tcp", "delay:1")) == (TcpCheck(), DelayCheck(1.0))
+    assert parse_checks(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("check", "status", "is_accepted"),
+    [
+        (HttpCheck(), 500, True),
+        (HttpCheck("/", None, below=500), 499, True),
+        (HttpCheck("/", None, below=500), 500, False),
+        (HttpCheck("/", 204), 204, True),
+        (HttpCheck("/", 204), 200, False),
+    ],
+)
+def test_which_status_will_do(check: HttpCheck, status: int, *, is_accepted: bool) -> None:
+    assert check.accepts(status) is is_accepted
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("udp", "'udp' is no check"),
+        ("", "'' is no check"),
+        ("tcp:80", "'tcp:80' is no check"),
+        ("http:", "nothing after the colon"),
+        ("http:health", "'health' is no path that begins with /"),
+        ("http:/a b", "'/a b' is no path"),
+        ("log:(", "no regular expression: "),
+        ("exec:  ", "nothing after the colon"),
+        ("delay:soon", "'soon' is no number of seconds"),
+        ("delay:-1", "'-1' is no number of seconds"),
+        ("delay:nan", "'nan' is no number of seconds"),
+    ],
+)
+def test_everything_else_is_an_error_that_says_why(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        parse_checks(text)
+
+
+@given(st.text())
+def test_no_text_raises_anything_else(text: str) -> None:
+    for form in (text, f"http:{text}", f"log:{text}", f"delay:{text}", f"exec:{text}"):
+        with suppress(ValueError):
+            parse_checks(form)

@@ -1,0 +1,144 @@
+"""When is a real process ready? Each kind of check, and what is said when it is not."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from orchestra import Plan, ProcessPlan, State, Supervisor
+from orchestra.config.plan import Role
+from orchestra.events import Notice
+from tests.kit import free_port
+from tests.test_supervisor import SERVE, Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.real
+
+LISTEN = (
+    f'exec {sys.executable} -u -c \'import socket, time; s = socket.create_server(("127.0.0.1", %s));'
+    " time.sleep(1000)'"
+)
+
+
+async def ready(plan: ProcessPlan) -> tuple[Supervisor, Watcher]:
+    """Run it until it is ready, and stop it."""
+    supervisor = Supervisor(Plan(processes=(plan,)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    return supervisor, watcher
+
+
+async def missing(plan: ProcessPlan) -> str:
+    """Run it until its time is over; say what was missing."""
+    supervisor = Supervisor(Plan(processes=(plan,)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        notice = await watcher.until(lambda event: isinstance(event, Notice))
+        assert isinstance(notice, Notice)
+        assert supervisor.snapshot()["a"].state is State.STARTING
+        await supervisor.stop()
+    return notice.text
+
+
+@pytest.mark.parametrize(
+    ("command", "check"),
+    [
+        pytest.param(LISTEN % 0, "tcp", id="tcp"),
+        pytest.param(f"{SERVE} 0", "http:/", id="http"),
+        pytest.param(f"{SERVE} 0", "http:/nowhere=404", id="http-status"),
+        pytest.param("sleep 0.1; echo '\x1b[32mup\x1b[0m and running'; sleep 1000", "log:^up and", id="log"),
+        pytest.param("sleep 0.1; touch there; sleep 1000", "exec:test -e there", id="exec"),
+        pytest.param("sleep 1000", "delay:0.1", id="delay"),
+    ],
+)
+async def test_each_kind_of_check_makes_it_ready(tmp_path: Path, command: str, check: str) -> None:
+    plan = ProcessPlan(name="a", command=command, cwd=tmp_path, ready=check)
+    _, watcher = await ready(plan)
+    assert watcher.states("a")[:2] == [State.STARTING, State.READY]
+
+
+async def test_a_list_means_all_of_it(tmp_path: Path) -> None:
+    plan = ProcessPlan(
+        name="a",
+        command="sleep 1000",
+        cwd=tmp_path,
+        ready=("delay:0", "exec:test -e there", "log:up"),
+        ready_timeout=0.3,
+    )
+    text = await missing(plan)
+    assert text == ("not ready after 0.3 s: `test -e there` ends with 1; no line matches 'up'")
+
+
+@pytest.mark.parametrize(
+    ("command", "check", "text"),
+    [
+        ("sleep 1000", "tcp", "it listens nowhere"),
+        ("sleep 1000", "http:/", "it listens nowhere"),
+        (f"{SERVE} $PORT", "http:/nowhere", "port {port} answers /nowhere with 404, not 204"),
+        (LISTEN % "{port}", "http:/", "port {port} is open, HTTP does not answer"),
+        ("echo down", "log:up", "no line matches 'up'"),
+        ("sleep 1000", "exec:echo not yet; exit 3", "`echo not yet; exit 3` ends with 3: not yet"),
+        ("sleep 1000", "exec:sleep 1000", "`sleep 1000` has not ended yet"),
+        ("sleep 1000", "delay:60", "60 s are not over"),
+    ],
+)
+async def test_it_is_said_what_is_missing(tmp_path: Path, command: str, check: str, text: str) -> None:
+    port = free_port()
+    plan = ProcessPlan(
+        name="a",
+        command=command.replace("{port}", str(port)),
+        cwd=tmp_path,
+        port=port,
+        ready=f"{check}=204" if "nowhere" in check else check,
+        ready_timeout=1.5,
+        success_exit_codes=frozenset({99}),
+    )
+    if command == "echo down":
+        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=1.5)
+    assert await missing(plan) == f"not ready after 1.5 s: {text.replace('{port}', str(port))}"
+
+
+async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners: list[trio.SocketListener] = await nursery.start(trio.serve_tcp, serve, 0)
+        port = listeners[0].socket.getsockname()[1]
+        for check in ("tcp", "http:/"):
+            supervisor, _ = await ready(ProcessPlan(name="a", command="sleep 1000", port=port, ready=check))
+            assert supervisor.snapshot()["a"].state is State.STOPPED
+        nursery.cancel_scope.cancel()
+
+
+async def test_whoever_the_proxy_asks_is_ready_only_when_it_is_known_where_it_listens() -> None:
+    plan = ProcessPlan(name="a", command=f"echo up; {SERVE} 0", ready="log:up", role=Role.BACKEND)
+    _, watcher = await ready(plan)
+    assert (await watcher.until_state("a", State.READY)).url is not None
+
+
+async def test_a_command_that_asks_leaves_nothing_behind(tmp_path: Path) -> None:
+    from tests.process_kit import Mark
+
+    mark = Mark()
+    plan = ProcessPlan(
+        name="a",
+        command="sleep 1000",
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", **mark.env},
+        ready="exec:sleep 999 & touch asked; sleep 998",
+        ready_timeout=0.5,
+    )
+    await missing(plan)
+    assert (tmp_path / "asked").exists()
+    assert mark.living() == []
