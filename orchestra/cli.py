@@ -257,15 +257,12 @@ def _room_for_output(plan: Plan) -> tuple[int, int]:
 async def _follow_job_control(screen: Screen) -> None:
     """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
     with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
-        is_expected = False
         async for number in changes:
-            if number == signal.SIGCONT and is_expected:
-                is_expected = False
-                continue
             screen.suspend()
             if number == signal.SIGTSTP:
-                is_expected = True
-                os.kill(os.getpid(), signal.SIGSTOP)  # returns when we are continued
+                # We may run on for a moment: that we were stopped is known when we are continued.
+                os.kill(os.getpid(), signal.SIGSTOP)
+                continue
             # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
             while not _is_in_foreground():  # noqa: ASYNC110 - nobody tells us
                 await trio.sleep(_FOREGROUND_PAUSE)

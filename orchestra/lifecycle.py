@@ -152,7 +152,9 @@ class BackedOff:
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """Somebody wants it to end."""
+    """Somebody wants it to end; why, if that is worth a word."""
+
+    reason: str = ""
 
 
 Fact: TypeAlias = Go | Blocked | Installed | Spawned | NotSpawned | Answered | Ended | BackedOff | StopAsked
@@ -225,8 +227,8 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _after_end(replace(life, is_alive=False, exit=how), now)
         case BackedOff() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
-        case StopAsked() if state in (State.WAITING, State.BACKING_OFF):
-            return _enter(life, State.STOPPED), Order.STOP
+        case StopAsked(reason) if state in (State.WAITING, State.BACKING_OFF):
+            return _enter(life, State.STOPPED, reason=reason), Order.STOP
         case StopAsked() if state in (State.INSTALLING, State.STARTING, State.RUNNING, State.READY):
             return _enter(life, State.STOPPING), Order.STOP
         case (

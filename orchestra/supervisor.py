@@ -264,7 +264,7 @@ class Supervisor:
         while not self._is_kept_open:
             if all(keeper.is_hopeless() for keeper in keepers):
                 for keeper in keepers:
-                    keeper.stop()
+                    keeper.stop(keeper.waits_for())
             await self._shared.changed.wait()
 
     def _everything(self) -> list[_Keeper | _Installation]:
@@ -429,8 +429,8 @@ class _Keeper:
             self._publish(previous)
         return order
 
-    def stop(self) -> None:
-        if self.tell(StopAsked()) is Order.STOP:
+    def stop(self, reason: str = "") -> None:
+        if self.tell(StopAsked(reason)) is Order.STOP:
             if self._child is not None:
                 self._child.stop()
             if self._backing_off is not None:
@@ -451,16 +451,18 @@ class _Keeper:
         others = [self._shared.keepers[each.name] for each in self._plan.depends_on if not self._is_met(each)]
         return self.life.state is State.WAITING and any(other.is_hopeless() for other in others)
 
+    def waits_for(self) -> str:
+        """Say what it has to wait for; empty if for nothing."""
+        return "; ".join(self._in_words(each) for each in self._plan.depends_on if not self._is_met(each))
+
     def _look_at_others(self) -> bool:
-        """Say whether it has to wait for others, and for what."""
-        unmet = [each for each in self._plan.depends_on if not self._is_met(each)]
-        if self.life.state is State.WAITING:
-            reason = "; ".join(self._in_words(each) for each in unmet)
-            if reason != self.life.reason:
-                self.tell(Blocked(reason))
-                if reason:
-                    self._publish(State.WAITING)
-        return bool(unmet)
+        """Say whether it has to wait for others; what for is told."""
+        reason = self.waits_for()
+        if self.life.state is State.WAITING and reason != self.life.reason:
+            self.tell(Blocked(reason))
+            if reason:
+                self._publish(State.WAITING)
+        return bool(reason)
 
     def _is_met(self, dependency: Dependency) -> bool:
         other = self._shared.keepers[dependency.name].life
@@ -497,7 +499,7 @@ class _Keeper:
             reason = f": {self.life.reason}" if self.life.reason else ""
             raise StartError(self._plan.name, f"has {state.value}{reason}", tail=self.tail)
         if self.is_stuck():
-            raise StartError(self._plan.name, f"cannot be started: {self.life.reason}", tail=self.tail)
+            raise StartError(self._plan.name, f"cannot be started: {self.waits_for()}", tail=self.tail)
         if state is State.RUNNING:
             return not self._plan.is_awaited
         return state in (State.READY, State.COMPLETED)

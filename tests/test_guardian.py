@@ -169,6 +169,7 @@ def test_who_does_not_heed_sigterm_is_killed_and_the_others_need_not_be() -> Non
 @linux_only
 def test_who_was_stopped_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guardian, "PATIENCE", 0.1)
+    monkeypatch.setattr(guardian, "is_held", lambda: False)  # our standard input is no pipe of orchestra's
     with Guarded() as guarded:
         child = guarded.marked(UP)
         child.send_signal(signal.SIGSTOP)

@@ -133,6 +133,8 @@ async def test_ctrl_c_and_ctrl_z_reach_the_child_as_signals() -> None:
         await recorder.until("up")
         recorder.type(b"\x03")
         await recorder.until("interrupted")
+        recorder.type(b"\x1a")
+        await recorder.until("suspended")
         assert recorder.child is not None
         recorder.child.kill()
 
