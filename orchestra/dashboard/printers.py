@@ -52,6 +52,8 @@ _PIECE = 64 * 1024
 # At the end, progress has to be seen in smaller steps: a reader that takes 1 KiB a second is still reading.
 _LAST_PIECE = 4 * 1024
 _GIVE_UP = 5.0
+# How often it is looked at in the end.
+_LOOK = 0.25
 # A quiet moment before a small batch is followed by another: a line each way to the worker thread and back
 # would cost more than the line. Nobody sees 5 ms.
 _BREATH = 0.005
@@ -183,20 +185,26 @@ class _Buffered:
     async def aclose(self) -> None:
         self._is_closing = True
         self._finish()
-        while not self._drained.is_set():
-            before = self._written_bytes
-            with trio.move_on_after(_GIVE_UP):
-                await self._drained.wait()
-            if self._written_bytes == before:
-                break
-        await trio.lowlevel.checkpoint()
+        await self._drain()
 
     async def watch_reader(self) -> None:
         while not self._is_over:
-            before = self._written_bytes
-            await trio.sleep(_GIVE_UP)
-            if self._written_bytes == before and not self._drained.is_set():
+            if not await self._drain():
                 self.give_up()
+            await trio.sleep(_LOOK)
+
+    async def _drain(self) -> bool:
+        """Wait until all is written; ``False`` if there was no progress for too long."""
+        written, since = self._written_bytes, trio.current_time()
+        while not self._drained.is_set():
+            with trio.move_on_after(_LOOK):
+                await self._drained.wait()
+            if self._written_bytes != written:
+                written, since = self._written_bytes, trio.current_time()
+            elif trio.current_time() - since >= _GIVE_UP:
+                return False
+        await trio.lowlevel.checkpoint()
+        return True
 
     def give_up(self) -> None:
         self._is_over = True
