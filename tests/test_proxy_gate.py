@@ -34,11 +34,11 @@ def test_it_opens_when_the_process_is_ready_at_the_address_that_was_found() -> N
     gate, _ = a_gate()
     assert gate.standing(0) is Standing.HOLD
     report(gate, State.STARTING)
-    assert gate.address is None
+    assert gate.addresses() == {}
     report(gate, State.READY, url=URL)
     assert gate.standing(0) is Standing.READY
-    assert gate.address == Address("::1", 5173)
-    assert str(gate.address) == URL
+    assert gate.addresses() == {"api": Address("::1", 5173)}
+    assert str(gate.addresses()["api"]) == URL
 
 
 def test_events_of_other_processes_do_not_matter() -> None:
@@ -50,7 +50,7 @@ def test_events_of_other_processes_do_not_matter() -> None:
 def test_something_that_runs_elsewhere_is_always_there() -> None:
     gate, _ = a_gate(AtUrl(host="10.0.0.1", port=99))
     assert gate.standing(0) is Standing.READY
-    assert gate.address == Address("10.0.0.1", 99)
+    assert gate.addresses() == {None: Address("10.0.0.1", 99)}
     assert not gate.is_supervised
     assert "http://10.0.0.1:99" in gate.refusal(0).text
 
@@ -60,7 +60,7 @@ def test_who_died_after_it_was_ready_is_waited_for() -> None:
     for state in (State.STARTING, State.READY, State.BACKING_OFF):
         report(gate, state, url=URL)
     assert gate.standing(0) is Standing.HOLD
-    assert gate.address is None
+    assert gate.addresses() == {}
     report(gate, State.STARTING)
     assert gate.standing(0) is Standing.HOLD
 
@@ -149,11 +149,12 @@ CANDIDATES = AnyOf(names=("worker", "api"))
 def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
     gate, events = a_gate(CANDIDATES)
     assert gate.standing(0) is Standing.HOLD
-    assert gate.process is None
+    assert not gate.has("api")
     report(gate, State.READY, url=URL)
     report(gate, State.READY, process="worker", url="http://127.0.0.1:9")
-    assert gate.process == "api"
-    assert gate.address == Address("::1", 5173)
+    assert gate.has("api")
+    assert not gate.has("worker")
+    assert gate.addresses() == {"api": Address("::1", 5173)}
     (notice,) = events
     assert isinstance(notice, Notice)
     assert notice.text == "the backend is api: it was the first to answer HTTP"
@@ -196,6 +197,28 @@ def test_a_candidate_that_dies_early_is_shown_when_nobody_else_can_come() -> Non
     report(gate, State.COMPLETED, process="worker")
     assert gate.standing(0) is Standing.FAIL
     assert gate.refusal(0).process == "api"
+
+
+INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))
+
+
+def test_one_instance_that_is_ready_is_enough() -> None:
+    gate, _ = a_gate(INSTANCES)
+    assert gate.standing(0) is Standing.HOLD
+    report(gate, State.BACKING_OFF, process="api.1")
+    assert gate.standing(0) is Standing.HOLD
+    report(gate, State.READY, process="api.2", url=URL)
+    assert gate.standing(0) is Standing.READY
+    assert gate.addresses() == {"api.2": Address("::1", 5173)}
+    report(gate, State.FAILED, process="api.2")
+    assert gate.standing(0) is Standing.FAIL
+    assert gate.refusal(0).process == "api.1"
+
+
+def test_a_candidate_is_adopted_with_all_its_instances() -> None:
+    gate, _ = a_gate(AnyOf(names=("worker", "api.1", "api.2")))
+    report(gate, State.READY, process="api.2", url=URL)
+    assert [name for name in ("worker", "api.1", "api.2") if gate.has(name)] == ["api.1", "api.2"]
 
 
 def test_a_gate_says_what_it_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.config.plan import AnyOf
+from orchestra.config.plan import AnyOf, FromProcess
 from orchestra.events import Notice, State
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, elsewhere, header, headers_of, stage
 
@@ -750,6 +750,46 @@ async def test_connections_to_a_process_that_was_started_anew_are_not_used(
         on.reports("api", State.READY)
         await client.says(get())
         await (await on.backend()).hears_head()
+
+
+# --- instances ---
+
+
+async def test_requests_are_spread_over_the_instances_that_are_ready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("vite",), backend=FromProcess(name="api", instances=("api.1", "api.2"))) as on:
+        ports = {"api.1": BACKEND_PORT, "api.2": FRONTEND_PORT}
+        client = on.client()
+
+        async def ask(port: int) -> Talker:
+            await client.says(get(b"/api/x"))
+            there = await (on.backend() if port == BACKEND_PORT else on.frontend())
+            await there.hears_head()
+            return there
+
+        for process, port in ports.items():
+            on.reports(process, State.READY, url=f"http://127.0.0.1:{port}")
+        one = await ask(FRONTEND_PORT)
+        await one.says(PAGE)
+        await answer(client)
+        other = await ask(BACKEND_PORT)
+        await other.says(PAGE)
+        await answer(client)
+        # Both connections are kept, each for its own instance.
+        for there in (one, other, one):
+            await client.says(get(b"/api/x"))
+            await there.hears_head()
+            await there.says(PAGE)
+            await answer(client)
+        assert on.dials == [FRONTEND_PORT, BACKEND_PORT]
+        on.reports("api.2", State.BACKING_OFF)
+        assert await one.hears_end() == b""
+        for _ in range(2):
+            await client.says(get(b"/api/x"))
+            await other.hears_head()
+            await other.says(PAGE)
+            await answer(client)
 
 
 # --- being held ---

@@ -32,6 +32,7 @@ __all__ = [
     "Role",
     "Source",
     "UpstreamPlan",
+    "base_name",
 ]
 
 
@@ -168,15 +169,31 @@ class ProcessPlan:
         return self.ready is not None and (self.role is not Role.CANDIDATE or self.ready != IMPLIED_READY)
 
 
+def base_name(process: str) -> str:
+    """Give what a process is called in the Procfile: ``web`` for ``web.2``."""
+    return process.partition(".")[0]
+
+
 IMPLIED_READY = "http"
 """What frontends, backends, and candidates for that are asked unless the settings say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromProcess:
-    """An upstream that is a process of this run."""
+    """An upstream that is a process of this run.
+
+    Attributes:
+        name: As it is called in the Procfile.
+        instances: What its instances are called, if there are several: requests are spread over them.
+    """
 
     name: str
+    instances: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The processes behind it."""
+        return self.instances or (self.name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

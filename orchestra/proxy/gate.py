@@ -2,8 +2,9 @@
 
 Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
 known address, and not before, however likely it is that its port answers. `route.standing` says what a state
-means for those who wait; the gate adds whose state it is. With `AnyOf`, that is the first process that
-becomes ready; it is kept for the run. When none of them is going to, there is no such upstream (`ABSENT`).
+means for those who wait; the gate adds whose state it is. Several instances of a process are one upstream:
+one that is ready is enough. With `AnyOf`, it is the first process that becomes ready, for the whole run. When
+none of them is going to, there is no such upstream (`ABSENT`).
 
 A request brings its `Hold`, its patience over the whole of its way, so that two gates do not keep it twice as
 long. Whoever waits is woken by the next event, never by polling.
@@ -22,12 +23,12 @@ from urllib.parse import urlsplit
 
 import trio
 
-from orchestra.config.plan import AnyOf, AtUrl, FromProcess
+from orchestra.config.plan import AnyOf, AtUrl, FromProcess, base_name
 from orchestra.events import Notice, OutputLine, State, StateChanged
 from orchestra.proxy.route import Standing, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event, UpstreamName
@@ -150,7 +151,7 @@ class Gate:
         self._absent_after = absent_after
         self._waiting = 0
         self._fixed: Address | None = None
-        self._adopted: str | None = None
+        self._members: tuple[str, ...] = ()
         self._has_told_absence = False
         self._changed = trio.Event()
         match plan:
@@ -158,37 +159,37 @@ class Gate:
                 self._fixed = Address(plan.host, plan.port)
                 self._lives: dict[str, _Life] = {}
             case FromProcess():
-                self._adopted = plan.name
-                self._lives = {plan.name: _Life()}
+                self._members = plan.members
+                self._lives = {process: _Life() for process in plan.members}
             case AnyOf():
                 self._lives = {process: _Life() for process in plan.names}
             case _:
                 assert_never(plan)
 
     def __repr__(self) -> str:
-        who = self.process or self._fixed or "not known yet"
+        who = " and ".join(self._members) or self._fixed or "not known yet"
         return f"<Gate {self.name}: {who}, {self._waiting} waiting>"
 
-    @property
-    def process(self) -> str | None:
-        """The process behind it, once that is known; ``None`` for something that runs elsewhere."""
-        return self._adopted
+    def has(self, process: str) -> bool:
+        """Whether it is known to stand for this process."""
+        return process in self._members
 
     @property
     def is_supervised(self) -> bool:
         """Whether its coming and going is reported to us."""
         return self._fixed is None
 
-    @property
-    def address(self) -> Address | None:
-        """Where it listens, if it is ready."""
+    def addresses(self) -> dict[str | None, Address]:
+        """Say where it listens, by process, those that are ready; what runs elsewhere is called `None`."""
         if self._fixed is not None:
-            return self._fixed
-        life = self._lives[self._adopted] if self._adopted is not None else None
-        if life is None or life.standing is not Standing.READY or life.url is None:
-            return None
-        parts = urlsplit(life.url)
-        return Address(parts.hostname or "127.0.0.1", parts.port or 80)
+            return {None: self._fixed}
+        found: dict[str | None, Address] = {}
+        for process in self._members:
+            life = self._lives[process]
+            if life.standing is Standing.READY and life.url is not None:
+                parts = urlsplit(life.url)
+                found[process] = Address(parts.hostname or "127.0.0.1", parts.port or 80)
+        return found
 
     def observe(self, event: Event) -> None:
         """Take note of an event; others than those of its processes do not matter here."""
@@ -198,10 +199,11 @@ class Gate:
         elif isinstance(event, StateChanged) and event.process in self._lives:
             life = self._lives[event.process]
             life.apply(event)
-            if self._adopted is None and life.standing is Standing.READY:
-                self._adopted = event.process
-                if len(self._lives) > 1:
-                    self._tell_adoption(event)
+            if not self._members and life.standing is Standing.READY:
+                name = base_name(event.process)
+                self._members = tuple(each for each in self._lives if base_name(each) == name)
+                if len(self._lives) > len(self._members):
+                    self._tell_adoption(event.at, name)
             self._changed.set()
             self._changed = trio.Event()
 
@@ -209,8 +211,8 @@ class Gate:
         """Say what a request has to expect at `now`; that there is no such upstream is emitted, once."""
         if self._fixed is not None:
             return Standing.READY
-        if self._adopted is not None:
-            return self._lives[self._adopted].standing
+        if self._members:
+            return _best(self._lives[process].standing for process in self._members)
         lives = self._lives.values()
         if all(life.is_hopeless(now, self._absent_after) for life in lives):
             self._tell_absence(now)
@@ -251,7 +253,7 @@ class Gate:
         """Say why it cannot be asked."""
         if self._fixed is not None:
             return Refusal(process=None, text=f"nothing answers at {self._fixed}")
-        process = self._adopted or self._most_telling()
+        process = self._most_telling()
         if process is None:
             names = ", ".join(self._lives)
             return Refusal(process=None, text=f"none of these answers HTTP so far: {names}")
@@ -265,10 +267,10 @@ class Gate:
         return Refusal(process=process, text=text, tail=tuple(life.tail))
 
     def _most_telling(self) -> str | None:
-        """The candidate whose last lines explain best why there is no upstream."""
-        if len(self._lives) == 1:
-            return next(iter(self._lives))
-        return next((process for process, life in self._lives.items() if life.died_early), None)
+        """The process whose last lines explain best why there is no upstream."""
+        offered = self._members or tuple(self._lives)
+        died = [process for process in offered if self._lives[process].died_early]
+        return next(iter(died), offered[0] if self._members or len(offered) == 1 else None)
 
     def _next_absence(self, now: float) -> float:
         """When time alone may turn the next candidate into a hopeless one."""
@@ -276,10 +278,10 @@ class Gate:
         moments = [since + self._absent_after for since in running]
         return min((moment for moment in moments if moment > now), default=inf)
 
-    def _tell_adoption(self, event: StateChanged) -> None:
-        text = f"the {self.name} is {event.process}: it was the first to answer HTTP"
+    def _tell_adoption(self, at: float, process: str) -> None:
+        text = f"the {self.name} is {process}: it was the first to answer HTTP"
         hint = f"If that is wrong, set [proxy] {self.name}."
-        self._emit(Notice(at=event.at, level="info", code=f"{self.name}-found", text=text, hint=hint))
+        self._emit(Notice(at=at, level="info", code=f"{self.name}-found", text=text, hint=hint))
 
     def _tell_absence(self, now: float) -> None:
         if self._has_told_absence:
@@ -295,3 +297,9 @@ class Gate:
                 hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
             )
         )
+
+
+def _best(standings: Iterable[Standing]) -> Standing:
+    """Sum up the instances of an upstream: one that is ready is enough."""
+    found = set(standings)
+    return next(each for each in (Standing.READY, Standing.HOLD, Standing.FAIL) if each in found)

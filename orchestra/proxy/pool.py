@@ -1,5 +1,7 @@
 """Connections to one upstream: idle ones that are kept, and how a request gets one.
 
+An upstream may be in several places: the instances of a process take turns.
+
 Strategy. `Pool` is a stack of idle connections, newest first, with three reasons to drop one: it is too old
 (Vite closes after 5 s, so we do after 4), something can be read from it (its end, or bytes that nobody asked
 for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the upstream is
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from orchestra.errors import UpstreamError
+from orchestra.events import StateChanged
 from orchestra.proxy.route import Standing
 from orchestra.proxy.wire import UpstreamSide
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from orchestra.events import Event, UpstreamName
-    from orchestra.proxy.gate import Gate, Hold, Refusal
+    from orchestra.proxy.gate import Address, Gate, Hold, Refusal
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Lease", "Pool", "Unavailable", "Upstream"]
@@ -62,12 +65,19 @@ class Lease:
 
     Attributes:
         is_reused: It has been idle, so that it may have died without our knowing.
-        generation: Which life of the upstream it belongs to.
+        place: Whom it is to.
+        generation: Which life of that one it belongs to.
     """
 
     side: UpstreamSide
     is_reused: bool
+    place: _Place
     generation: int
+
+    @property
+    def process(self) -> str | None:
+        """Whom it is to, if that is a process of this run."""
+        return self.place.process
 
 
 @dataclass(slots=True)
@@ -124,38 +134,88 @@ class Pool:
         idle.side.close()
 
 
+class _Place:
+    """One process (or something elsewhere) that can be asked, in all its lives."""
+
+    def __init__(self, process: str | None, address: Address, pool: Pool) -> None:
+        self.process = process
+        self.address: Address | None = address
+        self.pool = pool
+        self.generation = 0
+
+    def __repr__(self) -> str:
+        return f"<_Place {self.process or self.address} in life {self.generation}, {self.pool!r}>"
+
+    def move(self, address: Address | None) -> None:
+        """Take note of where it is now; connections to where it was are dropped."""
+        if address != self.address:
+            self.address = address
+            self.generation += 1
+            self.pool.clear()
+
+
 class Upstream:
-    """One upstream: its gate, its pool, and the way to it.
+    """One upstream: its gate, its places with their pools, and the way to them.
 
     Args:
         dial: How to connect; raises `OSError`.
-        pool_size: Idle connections that are kept.
+        pool_size: Idle connections that are kept for each place.
         max_head: Bytes that the head of an answer may have.
     """
 
     def __init__(self, gate: Gate, *, dial: Dial, pool_size: int = 64, max_head: int = 65536) -> None:
         self.gate = gate
-        self.pool = Pool(pool_size)
         self._dial = dial
+        self._pool_size = pool_size
         self._max_head = max_head
-        self._generation = 0
-        self._last_address = gate.address
+        self._places: dict[str | None, _Place] = {}
+        self._turn = 0
+        self._look()
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.gate!r} {self.pool!r}>"
+        return f"<Upstream {self.gate!r} {[*self._places.values()]!r}>"
 
     @property
     def name(self) -> UpstreamName:
         """What it is to the proxy."""
         return self.gate.name
 
+    @property
+    def idle(self) -> int:
+        """How many idle connections are kept."""
+        return sum(len(place.pool) for place in self._places.values())
+
+    def sweep(self, now: float) -> None:
+        """Drop idle connections that are too old."""
+        for place in self._places.values():
+            place.pool.sweep(now)
+
+    def clear(self, process: str | None = None) -> None:
+        """Drop all idle connections, or those to one process."""
+        for place in self._places.values():
+            if process is None or place.process == process:
+                place.pool.clear()
+
     def observe(self, event: Event) -> None:
         """Pass an event on to the gate; connections to a process that is gone or has moved are dropped."""
         self.gate.observe(event)
-        if self.gate.address != self._last_address:
-            self._last_address = self.gate.address
-            self._generation += 1
-            self.pool.clear()
+        if isinstance(event, StateChanged):
+            self._look()
+
+    def _look(self) -> None:
+        addresses = self.gate.addresses()
+        for process, place in self._places.items():
+            place.move(addresses.pop(process, None))
+        for process, address in addresses.items():
+            self._places[process] = _Place(process, address, Pool(self._pool_size))
+
+    def _next_place(self) -> _Place | None:
+        """Give those that can be asked their turns."""
+        there = [place for place in self._places.values() if place.address is not None]
+        if not there:
+            return None
+        self._turn += 1
+        return there[self._turn % len(there)]
 
     async def connect(self, hold: Hold, *, fresh: bool = False) -> Lease:
         """Get a connection as soon as there can be one.
@@ -169,13 +229,13 @@ class Upstream:
         """
         while True:
             found = await self.gate.wait_ready(hold)
-            address = self.gate.address
+            place = self._next_place()
             now = trio.current_time()
-            if found is not Standing.READY or address is None:
+            if found is not Standing.READY or place is None or place.address is None:
                 raise Unavailable(self.name, found, self.gate.refusal(now))
-            if not fresh and (side := self.pool.take(now)) is not None:
-                return Lease(side, is_reused=True, generation=self._generation)
-            generation = self._generation
+            if not fresh and (side := place.pool.take(now)) is not None:
+                return Lease(side, is_reused=True, place=place, generation=place.generation)
+            generation, address = place.generation, place.address
             try:
                 transport = await self._dial(address.host, address.port)
             except OSError as exc:
@@ -185,21 +245,21 @@ class Upstream:
                 await self.gate.wait_change(min(now + NEWS_DELAY, hold.deadline))
                 hold.seconds += trio.current_time() - now
                 continue
-            label = self.gate.process or str(address)
-            side = UpstreamSide(transport, label=label, max_head=self._max_head)
-            return Lease(side, is_reused=False, generation=generation)
+            side = UpstreamSide(transport, label=place.process or str(address), max_head=self._max_head)
+            return Lease(side, is_reused=False, place=place, generation=generation)
 
     async def has_died(self, lease: Lease) -> bool:
         """Say whether the process behind a broken connection is gone; news of it may be on their way."""
-        if self.gate.is_supervised and lease.generation == self._generation:
+        place = lease.place
+        if self.gate.is_supervised and lease.generation == place.generation:
             deadline = trio.current_time() + NEWS_DELAY
-            while lease.generation == self._generation and trio.current_time() < deadline:
+            while lease.generation == place.generation and trio.current_time() < deadline:
                 await self.gate.wait_change(deadline)
-        return lease.generation != self._generation
+        return lease.generation != place.generation
 
     def give_back(self, lease: Lease) -> None:
         """Take a connection back after its exchange; it is kept if another one can follow, else closed."""
-        if lease.side.is_reusable() and lease.generation == self._generation:
-            self.pool.put(lease.side, trio.current_time())
+        if lease.side.is_reusable() and lease.generation == lease.place.generation:
+            lease.place.pool.put(lease.side, trio.current_time())
         else:
             lease.side.close()

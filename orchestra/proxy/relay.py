@@ -84,6 +84,7 @@ class Stream(Protocol):
     """Something that stays open until somebody closes it."""
 
     upstream: UpstreamName
+    process: str | None
 
     def close(self, code: int) -> None:
         """End it; WebSockets say `code`."""
@@ -161,6 +162,7 @@ class Exchange:
         self._is_told = False
         # What the events tell.
         self.upstream: UpstreamName = "orchestra"
+        self.process: str | None = None
         self._status: int | None = None
         self._reason = ""
         self._first_byte: float | None = None
@@ -431,6 +433,7 @@ class Exchange:
         try:
             out = self._begin_answer(forwarded_response(reply.head, self.upstream))
             if is_stream:
+                self.process = reply.lease.process
                 self._open_stream(side)
             await self._stream_body(side, out, read or [])
         except UpstreamError:
@@ -644,7 +647,7 @@ class Exchange:
         self._status = 101
         self._first_byte = trio.current_time() - self._begun
         self._tell()
-        opened = _Opened(self.upstream, tunnel)
+        opened = _Opened(self.upstream, reply.lease.process, tunnel)
         self._relay.streams.add(opened)
         self._emit_opened(kind)
         try:
@@ -715,8 +718,9 @@ class Exchange:
 class _Opened:
     """A tunnel in the list of open streams."""
 
-    def __init__(self, upstream: UpstreamName, tunnel: Tunnel) -> None:
+    def __init__(self, upstream: UpstreamName, process: str | None, tunnel: Tunnel) -> None:
         self.upstream = upstream
+        self.process = process
         self._tunnel = tunnel
 
     def close(self, code: int) -> None:

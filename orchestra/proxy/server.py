@@ -98,10 +98,9 @@ class Proxy:
     def observe(self, event: Event) -> None:
         """Take note of what the supervisor reports: who is ready, where, and what it said last."""
         for upstream in (self._backend, self._frontend):
-            is_ours = isinstance(event, StateChanged) and event.process == upstream.gate.process
             upstream.observe(event)
-            if is_ours and isinstance(event, StateChanged) and event.state is State.STOPPING:
-                self._close_streams(upstream, SERVICE_RESTART)
+        if isinstance(event, StateChanged) and event.state is State.STOPPING:
+            self._close_streams(SERVICE_RESTART, process=event.process)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
@@ -119,7 +118,7 @@ class Proxy:
                 connection.scope.cancel()
                 connection.transport.abort()
             for upstream in (self._backend, self._frontend):
-                upstream.pool.clear()
+                upstream.clear()
             hangups.close()
             self._has_ended.set()
 
@@ -163,8 +162,7 @@ class Proxy:
         """
         self._relay.is_closing = True
         self._accepting.cancel()
-        for upstream in (self._backend, self._frontend):
-            self._close_streams(upstream, GOING_AWAY)
+        self._close_streams(GOING_AWAY)
         for connection in tuple(self._connections):
             if not connection.is_busy:
                 connection.scope.cancel()
@@ -178,16 +176,16 @@ class Proxy:
     async def before_stop(self, process: str) -> None:
         """Let go of a process that is about to be stopped: its WebSockets are told 1012, its streams end."""
         for upstream in (self._backend, self._frontend):
-            if upstream.gate.process == process:
-                self._close_streams(upstream, SERVICE_RESTART)
-                upstream.pool.clear()
-                with trio.move_on_after(CLOSE_LIMIT):
-                    while any(stream.upstream == upstream.name for stream in self._relay.streams):
-                        await self._departures.park()
+            upstream.clear(process)
+        self._close_streams(SERVICE_RESTART, process=process)
+        with trio.move_on_after(CLOSE_LIMIT):
+            while any(stream.process == process for stream in self._relay.streams):
+                await self._departures.park()
 
-    def _close_streams(self, upstream: Upstream, code: int) -> None:
+    def _close_streams(self, code: int, *, process: str | None = None) -> None:
+        """Close all streams, or those of one process."""
         for stream in tuple(self._relay.streams):
-            if stream.upstream == upstream.name:
+            if process is None or stream.process == process:
                 stream.close(code)
 
     async def _converse(self, connection: _Connection, client: ClientSide, peer: Peer) -> None:
@@ -247,14 +245,14 @@ class Proxy:
     async def _sweep(self) -> None:
         """Keep all limits of time."""
         while True:
-            while self._connections or len(self._backend.pool) or len(self._frontend.pool):
+            while self._connections or self._backend.idle or self._frontend.idle:
                 await trio.sleep(SWEEP)
                 now = trio.current_time()
                 for connection in tuple(self._connections):
                     if connection.deadline <= now:
                         connection.expire()
                 for upstream in (self._backend, self._frontend):
-                    upstream.pool.sweep(now)
+                    upstream.sweep(now)
             self._work = trio.Event()
             await self._work.wait()
 
