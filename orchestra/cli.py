@@ -81,6 +81,7 @@ def _commands() -> None:
 @click.option(
     "-e", "--env-file", "env_files", multiple=True, metavar="FILE", help="Read in place of .env; repeatable."
 )
+@click.option("-m", "--formation", metavar="NAME=N,...", help="How many instances: web=2,worker=0,all=1.")
 @click.option(
     "-x", "--except", "left_out", multiple=True, metavar="NAME", help="Leave a process out; repeatable."
 )
@@ -101,6 +102,7 @@ def run(
     no_proxy: bool,
     base_port: int | None,
     env_files: tuple[str, ...],
+    formation: str | None,
     left_out: tuple[str, ...],
     exit_on: str | None,
     output: str | None,
@@ -116,6 +118,7 @@ def run(
             no_proxy=no_proxy,
             base_port=base_port,
             env_files=env_files,
+            formation=formation,
             exit_on=exit_on,
             output=output,
         ),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from orchestra.config.plan import Restart, Role
+from orchestra.config.plan import Restart, Role, base_name
 from orchestra.events import State
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
         case "failure":
             return next((life for life in ends if life.state is State.FAILED), None)
         case name:
-            return next((life for life in ends if life.plan.name == name), None)
+            return next((life for life in ends if name in (life.plan.name, base_name(life.plan.name))), None)
 
 
 def run_exit_code(exit_on: str, ends: Sequence[Life]) -> int:

@@ -383,7 +383,7 @@ class _Keeper:
         self.env = {
             **(os.environ if plan.env is None else plan.env),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
-            "ORCHESTRA_PROCESS": plan.name,
+            "ORCHESTRA_PROCESS": plan.name if "." in plan.name else f"{plan.name}.1",
             "ORCHESTRA_RUN": shared.run_id,
         }
 

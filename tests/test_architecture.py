@@ -26,6 +26,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "version": (0, 0),
     "errors": (0, 0),
     "events": (0, 0),
+    "config.faults": (1, 0),
     "config.plan": (1, 0),
     "config.graph": (1, 0),
     "config.readiness": (1, 0),
@@ -33,8 +34,11 @@ FLOORS: dict[str, tuple[int, int]] = {
     "config.environment": (1, 2),  # both read text as `procfile` does
     "config.settings": (1, 2),
     "config.discover": (1, 2),
-    "config.load": (1, 3),  # puts the others together
-    "config": (1, 4),
+    "config.processes": (1, 3),
+    "config.addresses": (1, 4),  # of processes
+    "config.upstreams": (1, 4),
+    "config.load": (1, 5),  # puts the others together
+    "config": (1, 6),
     "lifecycle": (1, 1),  # reads a ProcessPlan
     "output": (1, 0),
     "proxy.message": (2, 0),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestra.config import Overrides, load, parse_listen, split_arguments
-from orchestra.config.load import BLOCKED_PORTS
+from orchestra.config.addresses import BLOCKED_PORTS
 from orchestra.config.plan import (
     AnyOf,
     AtUrl,

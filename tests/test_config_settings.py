@@ -52,6 +52,7 @@ command = "run"
 cwd = "sub"
 env = { A = "1" }
 port = 0
+instances = 2
 restart = "always"
 max_quick_failures = 0
 success_exit_codes = [0, 130]

@@ -4,6 +4,7 @@
 makes is in `plan`. Every mistake of a user is a `ConfigError` that says where, what and what to do.
 """
 
-from orchestra.config.load import Overrides, load, parse_listen, split_arguments
+from orchestra.config.addresses import parse_listen
+from orchestra.config.load import Overrides, load, split_arguments
 
 __all__ = ["Overrides", "load", "parse_listen", "split_arguments"]

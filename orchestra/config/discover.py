@@ -97,6 +97,52 @@ _WORKSPACE_OPTIONS = frozenset({"-w", "--workspace", "--filter", "-F"})
 _RUN_WORDS = frozenset({"run", "run-script", "rum", "urn"})
 _EXEC_WORDS = frozenset({"exec", "x", "dlx"})
 _INSTALL_WORDS = frozenset({"install", "i", "ci", "clean-install", "install-clean", "add"})
+# ``uv run`` and its like run a command in a virtual environment; their options that take a value.
+_LAUNCHERS: Mapping[str, frozenset[str]] = {
+    "hatch": frozenset(),
+    "pdm": frozenset({"-p", "--project"}),
+    "pipenv": frozenset(),
+    "poetry": frozenset(),
+    "rye": frozenset(),
+    "uv": frozenset(
+        [
+            "--with",
+            "--extra",
+            "--group",
+            "--env-file",
+            "--package",
+            "--project",
+            "--directory",
+            "--python",
+            "-p",
+        ]
+    ),
+}
+_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+_PYTHON_VALUES = frozenset({"-W", "-X"})
+# Programs (and modules) that serve whatever they are told.
+_SERVERS = frozenset(
+    [
+        "daphne",
+        "granian",
+        "gunicorn",
+        "hypercorn",
+        "pserve",
+        "sanic",
+        "uvicorn",
+        "uvicorn-hmr",
+        "waitress-serve",
+    ]
+)
+# Programs that do many things, and the word that makes them serve.
+_SERVE_WORDS: Mapping[str, frozenset[str]] = {
+    "django-admin": frozenset({"runserver"}),
+    "fastapi": frozenset({"dev", "run"}),
+    "flask": frozenset({"run"}),
+    "litestar": frozenset({"run"}),
+    "manage.py": frozenset({"runserver", "runserver_plus"}),
+    "quart": frozenset({"run"}),
+}
 # What pnpm, yarn and bun do themselves: everything else is the name of a script or of a package's program.
 _BUILT_IN = frozenset(
     [
@@ -151,6 +197,7 @@ class Reading:
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         why: How Vite was found, for people: "`npm run dev` in frontend runs vite".
+        serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
         fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
     """
 
@@ -160,6 +207,7 @@ class Reading:
     manager: str | None = None
     missing: Path | None = None
     why: str = ""
+    serves: str = ""
     fault: ConfigError | None = None
 
 
@@ -196,6 +244,7 @@ class _Found:
     installs_itself: bool = False
     missing: Path | None = None
     fault: ConfigError | None = None
+    serves: str = ""
 
 
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
@@ -218,6 +267,7 @@ def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None =
         manager=None if found.installs_itself else found.manager,
         missing=found.missing,
         why=f"`{found.via}`{_within(folder, root)} runs vite" if found.vite is not None else "",
+        serves=found.serves,
         fault=found.fault,
     )
 
@@ -484,9 +534,32 @@ def _program(name: str, args: list[str], shell: _Shell, *, via: str) -> None:
         _needs(shell, "bun" if program == "bunx" else "node", program)
         _uses(shell, _RUNNERS[program])
         _execute(args, shell, via=via)
+    elif program in _LAUNCHERS and (words := _launched(program, args)):
+        _simple(words, shell.inner(shell.cwd), via=via, is_first=False)
+    elif _is_server(program, args):
+        shell.found.serves = shell.found.serves or shlex.join([program, *args])
     elif program in _MANAGERS:
         _needs(shell, *(() if program == "bun" else ("node",)), program)
         _manage(program, args, shell, via=via)
+
+
+def _launched(launcher: str, args: list[str]) -> list[str]:
+    """The command behind ``uv run`` and its like."""
+    if args[:1] != ["run"]:
+        return []
+    _, words = _options(args[1:], _LAUNCHERS[launcher])
+    return words
+
+
+def _is_server(program: str, args: list[str]) -> bool:
+    """Whether this runs one of the servers that Python's frameworks are served by."""
+    if _PYTHON.fullmatch(program):
+        while args and args[0].startswith("-") and args[0] != "-m":
+            args = args[1 + (args[0] in _PYTHON_VALUES) :]
+        args = args[args[:1] == ["-m"] :]
+        program, args = (args[0].rpartition("/")[2], args[1:]) if args else ("", [])
+    # Options of the program itself may stand before what it is to do: `flask --app notes run`.
+    return program in _SERVERS or not _SERVE_WORDS.get(program, frozenset()).isdisjoint(args)
 
 
 def _vite(args: list[str], shell: _Shell, *, via: str) -> None:

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestra.config.faults import Faults
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,8 +83,12 @@ def find(folder: Path) -> Path:
     )
 
 
-def read(path: Path) -> tuple[Entry, ...]:
+def read(path: Path, faults: Faults | None = None) -> tuple[Entry, ...]:
     """Read and parse the Procfile at `path`.
+
+    Args:
+        path: The file.
+        faults: Is told what is wrong with its lines; without it, the first of that is raised.
 
     Raises:
         ConfigError: It is not there, not a file, not readable, not UTF-8, or not a Procfile.
@@ -101,7 +106,7 @@ def read(path: Path) -> tuple[Entry, ...]:
             path=path,
             hint=f"Name the file: {inside}" if inside else "Name a file in it.",
         ) from exc
-    return parse(text, path)
+    return parse(text, path, faults)
 
 
 def read_text(path: Path) -> str:
@@ -152,17 +157,24 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def parse(text: str, path: Path | str = "Procfile") -> tuple[Entry, ...]:
-    """Parse the text of a Procfile; `path` is for messages.
+def parse(text: str, path: Path | str = "Procfile", faults: Faults | None = None) -> tuple[Entry, ...]:
+    """Parse the text of a Procfile.
+
+    Args:
+        text: All of it.
+        path: For messages.
+        faults: Is told what is wrong; without it, the first of that is raised.
 
     Raises:
         ConfigError: The first thing that is wrong with it.
     """
+    faults = faults or Faults()
     entries = []
     for found in diagnose(text, path):
         if isinstance(found, ConfigError):
-            raise found
-        entries.append(found)
+            faults.add(found)
+        else:
+            entries.append(found)
     return tuple(entries)
 
 

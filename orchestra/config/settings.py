@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct, field
 
+from orchestra.config.faults import Faults
 from orchestra.config.plan import Restart
 from orchestra.config.procfile import read_text
 from orchestra.config.readiness import FORMS
@@ -123,6 +124,7 @@ class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         default_factory=dict
     )
     port: _Port | None = None
+    instances: Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")] = 1
     depends_on: Annotated[
         list[_Dependency],
         Meta(description='a list of processes such as ["db", "redis:started", "migrate:completed"]'),
@@ -177,30 +179,43 @@ class Loaded:
         return _error(self.path, self.text, (*self.above, *keys), message, hint)
 
 
-def find(root: Path) -> Loaded:
+def find(root: Path, faults: Faults | None = None) -> Loaded:
     """Read the settings in `root`; all defaults if there are none.
+
+    Args:
+        root: A folder.
+        faults: Is told what is wrong, which is then left out; without it, the first of that is raised.
 
     Raises:
         ConfigError: Both files have settings, or one of them cannot be read, is no TOML, or does not fit.
     """
-    own = _read(root / OWN_FILE, ())
-    shared = _read(root / SHARED_FILE, ("tool", "orchestra"))
+    faults = faults or Faults()
+    own = shared = None
+    with faults.caught():
+        own = _read(root / OWN_FILE, (), faults)
+    with faults.caught():
+        shared = _read(root / SHARED_FILE, ("tool", "orchestra"), faults)
     if own is not None and shared is not None:
-        raise ConfigError(
-            f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}",
-            path=root / OWN_FILE,
-            hint="Keep one of the two, and move everything there.",
+        faults.add(
+            ConfigError(
+                f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}",
+                path=root / OWN_FILE,
+                hint="Keep one of the two, and move everything there.",
+            )
         )
     return own or shared or Loaded(settings=Settings())
 
 
-def parse(text: str, path: Path, *, above: tuple[str, ...] = ()) -> Loaded | None:
+def parse(
+    text: str, path: Path, *, above: tuple[str, ...] = (), faults: Faults | None = None
+) -> Loaded | None:
     """Parse the text of a settings file.
 
     Args:
         text: The whole file.
         path: For messages.
         above: The tables that ours are in.
+        faults: Is told what does not fit; without it, the first of that is raised.
 
     Returns:
         ``None`` if those tables are not there.
@@ -216,11 +231,17 @@ def parse(text: str, path: Path, *, above: tuple[str, ...] = ()) -> Loaded | Non
         if not isinstance(table, dict) or key not in table:
             return None
         table = table[key]
-    return Loaded(settings=from_table(table, path, above=above, text=text), path=path, above=above, text=text)
+    settings = from_table(table, path, above=above, text=text, faults=faults)
+    return Loaded(settings=settings, path=path, above=above, text=text)
 
 
 def from_table(
-    table: object, path: Path | None = None, *, above: tuple[str, ...] = (), text: str = ""
+    table: object,
+    path: Path | None = None,
+    *,
+    above: tuple[str, ...] = (),
+    text: str = "",
+    faults: Faults | None = None,
 ) -> Settings:
     """Check a table and make it `Settings`.
 
@@ -229,39 +250,44 @@ def from_table(
         path: For messages.
         above: The tables that it is in, for messages.
         text: The file's text, to find lines in.
+        faults: Is told what does not fit; without it, the first of that is raised.
 
     Raises:
         ConfigError: A key is not known, a value has not the type or range that is expected.
     """
+    reports = faults or Faults()
 
-    def wrong(keys: tuple[str, ...], message: str, hint: str) -> ConfigError:
-        return _error(path, text, (*above, *keys), message, hint)
+    def wrong(keys: tuple[str, ...], message: str, hint: str) -> None:
+        reports.add(_error(path, text, (*above, *keys), message, hint))
 
     def a_table(keys: tuple[str, ...], value: object) -> dict[str, object]:
         if isinstance(value, dict):
-            return value
+            return dict(value)
         header = ".".join((*above, *keys, *(("NAME",) if keys == ("process",) else ())))
-        raise wrong(keys, f"expected a table, got {_told(value)}", f"Write a table: [{header}].")
+        wrong(keys, f"expected a table, got {_told(value)}", f"Write a table: [{header}].")
+        return {}
 
     def checked(keys: tuple[str, ...], value: object, struct: type[_T]) -> _T:
         table = a_table(keys, value)
         known = struct.__struct_fields__
-        for key in table:
-            if key not in known:
-                raise wrong((*keys, key), "no such setting", _instead(key, known, keys, path))
-        for key, number in _not_finite(table):
-            raise wrong((*keys, key), f"expected {_expected(struct, key)}, got {number}", "Write a number.")
-        try:
-            return msgspec.convert(table, struct)
-        except (msgspec.ValidationError, OverflowError) as exc:
-            key = _key_at_fault(exc, table)
-            if key == "env" and isinstance(inner := table[key], dict):
-                name, odd = next((name, odd) for name, odd in inner.items() if not isinstance(odd, str))
-                hint = "Quote it."
-                raise wrong((*keys, key, name), f"expected a string, got {_told(odd)}", hint) from exc
-            message = f"expected {_expected(struct, key)}, got {_told(table.get(key))}"
-            hint = "Correct it, or delete it: then the default holds."
-            raise wrong((*keys, key), message, hint) from exc
+        for key in [key for key in table if key not in known]:
+            wrong((*keys, key), "no such setting", _instead(key, known, keys, path))
+            del table[key]
+        for key, number in list(_not_finite(table)):
+            wrong((*keys, key), f"expected {_expected(struct, key)}, got {number}", "Write a number.")
+            del table[key]
+        while True:
+            try:
+                return msgspec.convert(table, struct)
+            except (msgspec.ValidationError, OverflowError) as exc:
+                key = _key_at_fault(exc, table)
+                if key == "env" and isinstance(inner := table[key], dict):
+                    name, odd = next((name, odd) for name, odd in inner.items() if not isinstance(odd, str))
+                    wrong((*keys, key, name), f"expected a string, got {_told(odd)}", "Quote it.")
+                else:
+                    message = f"expected {_expected(struct, key)}, got {_told(table.get(key))}"
+                    wrong((*keys, key), message, "Correct it, or delete it: then the default holds.")
+                del table[key]
 
     tables = a_table((), table)
     known = {"run", "proxy", "process"}
@@ -286,14 +312,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 _T = TypeVar("_T", bound=Struct)
 
 
-def _read(path: Path, above: tuple[str, ...]) -> Loaded | None:
+def _read(path: Path, above: tuple[str, ...], faults: Faults) -> Loaded | None:
     try:
         text = read_text(path)
     except FileNotFoundError:
         return None
     except IsADirectoryError as exc:
         raise ConfigError("a folder, not a settings file", path=path, hint="Give it another name.") from exc
-    return parse(text, path, above=above)
+    return parse(text, path, above=above, faults=faults)
 
 
 def _no_toml(path: Path, text: str, exc: Exception) -> ConfigError:

@@ -1,0 +1,230 @@
+"""Addresses: where the proxy listens, and which port each process gets.
+
+Every process of the Procfile has a place of its own among the ports, chosen or not, so that it has the same
+one whoever else runs. A port that is taken is passed over and that is said; one that the user has fixed can
+only be had as it is.
+
+Never here: binding. Whether a port is free, and who holds it, comes in as functions.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestra.config.faults import Faults
+    from orchestra.config.processes import Written
+    from orchestra.config.settings import Loaded
+
+__all__ = [
+    "BLOCKED_PORTS",
+    "DEFAULT_BASE_PORT",
+    "DEFAULT_LISTEN",
+    "assign",
+    "base_port",
+    "listen_address",
+    "parse_listen",
+]
+
+DEFAULT_LISTEN = ("127.0.0.1", 8000)
+# foreman's convention, and everyone's since: 5000, 5100, 5200.
+DEFAULT_BASE_PORT = 5000
+PORTS_A_PROCESS = 100
+# AirPlay's receiver listens there on every newer Mac.
+_MACOS_PORTS = frozenset({5000, 7000})
+# Browsers refuse to open these: https://fetch.spec.whatwg.org/#port-blocking
+# fmt: off
+BLOCKED_PORTS = frozenset({
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104,
+    109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515,
+    526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049,
+    3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+})
+# fmt: on
+
+_LISTEN_FORM = "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone."
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Parse the address to listen on.
+
+    It is written as ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:8000``, ``:8000`` or ``8000``.
+
+    Returns:
+        A literal address, and a port; port 0 is any free one.
+
+    Raises:
+        ConfigError: It has another form, or a port that browsers refuse to open.
+    """
+
+    def wrong(why: str, hint: str = _LISTEN_FORM) -> ConfigError:
+        return ConfigError(f"cannot listen on {text!r}: {why}", hint=hint)
+
+    if "://" in text:
+        bare = text.partition("://")[2].rstrip("/")
+        raise wrong("it is a URL", f"Write the address alone: {bare}.")
+    found = re.fullmatch(r"(?:(?:\[(?P<six>[^\[\]]*)\]|(?P<four>[^:\[\]]*)):)?(?P<port>[0-9]{1,5})", text)
+    if found is None:
+        raise wrong("an IPv6 address stands in brackets" if text.count(":") > 1 else "it is not HOST:PORT")
+    port = int(found["port"])
+    if port > 65535:
+        raise wrong("the highest port is 65535")
+    if port in BLOCKED_PORTS:
+        raise wrong(f"browsers refuse to open port {port}", "Choose another port, such as 8000.")
+    try:
+        if found["six"] is not None:
+            return str(ipaddress.IPv6Address(found["six"])), port
+        if found["four"] in {None, "", "localhost"}:
+            return DEFAULT_LISTEN[0], port
+        return str(ipaddress.IPv4Address(found["four"])), port
+    except ValueError as exc:
+        raise wrong("the host is not an address") from exc
+
+
+def listen_address(loaded: Loaded, option: str | None) -> tuple[str, int]:
+    """Give the address to listen on: the option, else the settings, else the default."""
+    if option is not None:
+        return parse_listen(option)
+    if (written := loaded.settings.proxy.listen) is None:
+        return DEFAULT_LISTEN
+    try:
+        return parse_listen(written)
+    except ConfigError as exc:
+        raise loaded.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
+
+
+def base_port(
+    loaded: Loaded, option: int | None, written: Mapping[str, str], environ: Mapping[str, str]
+) -> int:
+    """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's."""
+    if option is not None:
+        if not 1 <= option <= 65535:
+            raise ConfigError(f"--base-port {option}: no such port", hint="Give a port from 1 to 65535.")
+        return option
+    if loaded.settings.run.base_port is not None:
+        return loaded.settings.run.base_port
+    text = written.get("PORT") or environ.get("PORT") or str(DEFAULT_BASE_PORT)
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        where = "in the env file" if written.get("PORT") else "in the environment"
+        raise ConfigError(
+            f"PORT is {text!r} {where}: not a port",
+            hint="Set it to a number from 1 to 65535, or unset it: then processes get 5000, 5100, ...",
+        )
+    return int(text)
+
+
+def assign(
+    processes: Sequence[Written],
+    instances: Mapping[str, Sequence[str]],
+    *,
+    listen_port: int,
+    base: int,
+    loaded: Loaded,
+    is_free: Callable[[int], bool],
+    holder: Callable[[int], str],
+    faults: Faults,
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Give each instance its port, of those that are run a free one; and say who was moved, and why.
+
+    Args:
+        processes: All of them: each has its place, whether it is run or not.
+        instances: By process, what its instances are called; none: it is not run.
+        listen_port: The proxy's.
+        base: The first process's port.
+        loaded: The settings.
+        is_free: Whether a port could be listened on now.
+        holder: Who listens on a port.
+        faults: Is told of ports that were fixed and cannot be had.
+
+    Returns:
+        Ports by instance (and by process, for those that are not run); and by process, what is to be said.
+    """
+    ports = _fixed_ports(
+        processes,
+        instances,
+        listen_port=listen_port,
+        loaded=loaded,
+        is_free=is_free,
+        holder=holder,
+        faults=faults,
+    )
+    unusable = BLOCKED_PORTS | {listen_port} | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
+
+    def first_from(port: int) -> int:
+        while port in unusable or port in ports.values():
+            port += 1
+        if port > 65535:
+            raise ConfigError(
+                f"no ports are left: they begin at {base}, and each process takes {PORTS_A_PROCESS}",
+                hint="Begin lower: --base-port 5000.",
+            )
+        return port
+
+    # First the wishes of all, then the moves: nobody is moved onto a port that another one wishes for.
+    for index, each in enumerate(processes):
+        for number, name in enumerate(instances[each.name] or [each.name]):
+            if name not in ports:
+                ports[name] = first_from(base + index * PORTS_A_PROCESS + number)
+    moved = []
+    for each in processes:
+        for name in instances[each.name]:
+            wished = port = ports[name]
+            while not each.settings.port and not is_free(port):
+                port = first_from(port + 1)
+            if port != wished:
+                ports[name] = port
+                by = holder(wished)
+                held = f"port {wished} is taken{' by ' + by if by else ''}"
+                moved.append((each.name, f"{name}: {held}; it gets {port}"))
+    return ports, moved
+
+
+def _fixed_ports(
+    processes: Sequence[Written],
+    instances: Mapping[str, Sequence[str]],
+    *,
+    listen_port: int,
+    loaded: Loaded,
+    is_free: Callable[[int], bool],
+    holder: Callable[[int], str],
+    faults: Faults,
+) -> dict[str, int]:
+    """The ports that the settings fix, of further instances the next ones; each can only be had as it is."""
+    fixed: dict[str, int] = {}
+
+    def fault(each: Written, port: int, *, is_run: bool) -> ConfigError | None:
+        keys = ("process", each.name, "port")
+        other = next((name for name, taken in fixed.items() if taken == port), None)
+        if port == listen_port:
+            text, hint = f"port {port} is orchestra's own", "Choose another one, or another --listen."
+        elif other is not None:
+            text, hint = f"{other} has port {port}, too", "Choose another one."
+        elif port > 65535:
+            text, hint = f"there is no port {port}", "Choose a lower one, or fewer instances."
+        elif is_run and not is_free(port):
+            by = holder(port)
+            text = f"port {port} is taken{' by ' + by if by else ''}"
+            hint = "Stop it, or set port = 0."
+        else:
+            return None
+        return loaded.error(keys, text, hint=hint)
+
+    for each in processes:
+        if not each.settings.port:
+            continue
+        names = instances[each.name]
+        for number, name in enumerate(names or [each.name]):
+            port = each.settings.port + number
+            wrong = fault(each, port, is_run=bool(names))
+            if wrong is None:
+                fixed[name] = port
+            else:
+                faults.add(wrong)
+    return fixed
