@@ -15,7 +15,7 @@ import traceback
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import trio
@@ -71,20 +71,50 @@ def _commands() -> None:
     """Bring up a Python backend and a Vite frontend as one thing, behind one address."""
 
 
+def _what_is_run(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that decide what is run, and where."""
+    for option in reversed(
+        (
+            click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+            click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
+            click.option("--no-proxy", is_flag=True, help="Run the processes only."),
+            click.option(
+                "-p",
+                "--base-port",
+                type=click.IntRange(1, 65535),
+                metavar="N",
+                help="The PORT of the first process.",
+            ),
+            click.option(
+                "-e",
+                "--env-file",
+                "env_files",
+                multiple=True,
+                metavar="FILE",
+                help="Read in place of .env; repeatable.",
+            ),
+            click.option(
+                "-m",
+                "--formation",
+                metavar="NAME=N,...",
+                help="How many instances: web=2,worker=0,all=1.",
+            ),
+            click.option(
+                "-x",
+                "--except",
+                "left_out",
+                multiple=True,
+                metavar="NAME",
+                help="Leave a process out; repeatable.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @_commands.command()
-@click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]...")
-@click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000")
-@click.option("--no-proxy", is_flag=True, help="Run the processes only.")
-@click.option(
-    "-p", "--base-port", type=click.IntRange(1, 65535), metavar="N", help="The PORT of the first process."
-)
-@click.option(
-    "-e", "--env-file", "env_files", multiple=True, metavar="FILE", help="Read in place of .env; repeatable."
-)
-@click.option("-m", "--formation", metavar="NAME=N,...", help="How many instances: web=2,worker=0,all=1.")
-@click.option(
-    "-x", "--except", "left_out", multiple=True, metavar="NAME", help="Leave a process out; repeatable."
-)
+@_what_is_run
 @click.option(
     "--exit-on",
     metavar="WHAT",
@@ -95,36 +125,27 @@ def _commands() -> None:
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
 )
-def run(
-    arguments: tuple[str, ...],
-    *,
-    listen: str | None,
-    no_proxy: bool,
-    base_port: int | None,
-    env_files: tuple[str, ...],
-    formation: str | None,
-    left_out: tuple[str, ...],
-    exit_on: str | None,
-    output: str | None,
-) -> int:
+def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     procfile, names = split_arguments(arguments)
-    plan = load(
-        procfile,
-        only=names,
-        left_out=left_out,
-        overrides=Overrides(
-            listen=listen,
-            no_proxy=no_proxy,
-            base_port=base_port,
-            env_files=env_files,
-            formation=formation,
-            exit_on=exit_on,
-            output=output,
-        ),
-    )
+    plan = load(procfile, only=names, left_out=left_out, overrides=Overrides(**options))
     mode = _output_mode(plan)
     return trio.run(_run, _with_colours(plan, mode), mode)
+
+
+@_commands.command()
+@_what_is_run
+def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
+    """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
+    from orchestra.check import check as look  # noqa: PLC0415 - not needed by a run
+
+    procfile, names = split_arguments(arguments)
+    report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
+    if report.understood:
+        click.echo("\n".join(report.understood))
+    for fault in report.faults:
+        _complain(str(fault), fault.hint)
+    return ConfigError.exit_code if report.faults else 0
 
 
 async def _run(plan: Plan, mode: str) -> int:

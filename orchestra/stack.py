@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config import Overrides
+    from orchestra.config.faults import Faults
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
     from orchestra.process import Window
@@ -50,6 +51,7 @@ def load(
     only: Sequence[str] = (),
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
+    faults: Faults | None = None,
 ) -> Plan:
     """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
 
@@ -59,6 +61,7 @@ def load(
         only: The processes to run; none means all.
         left_out: The processes not to run.
         overrides: What beats the settings.
+        faults: Is told of all that is wrong; without it, the first fault is raised.
 
     Raises:
         ConfigError: Anything is wrong: file and line, the cause, and the next step.
@@ -72,6 +75,7 @@ def load(
         scripts=sysconfig.get_path("scripts"),
         is_free=ports.is_free,
         holder=ports.holder,
+        faults=faults,
     )
 
 

@@ -73,6 +73,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "dashboard.screen": (7, 1),
     "dashboard": (7, 9),
     "stack": (8, 0),
+    "check": (8, 1),  # reads as `stack` does
     "__init__": (9, 0),
     "cli": (9, 1),
     "__main__": (9, 2),

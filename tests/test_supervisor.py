@@ -104,7 +104,7 @@ async def test_children_know_who_they_are_and_where_they_start(tmp_path: Path) -
     watcher = Watcher(supervisor)
     await supervisor.run()
     name, run_id, port, folder = watcher.output("a")[0].split()
-    assert (name, port, folder) == ("a", "5432", str(tmp_path))
+    assert (name, port, folder) == ("a.1", "5432", str(tmp_path))
     assert len(run_id) == 16
     assert watcher.output("b") == ["this"]
     assert supervisor.snapshot()["b"].state is State.COMPLETED

@@ -28,7 +28,7 @@ from orchestra.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Reading", "plan_install", "read"]
+__all__ = ["Reading", "installed_vite", "plan_install", "read"]
 
 # A script that calls a script that calls a script: more is a loop or a puzzle.
 _DEEPEST = 8
@@ -56,6 +56,38 @@ _WRAPPERS: Mapping[str, frozenset[str]] = {
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 # Commands that may change where programs are found: after them, nothing is known about PATH.
 _PATH_CHANGERS = frozenset({".", "source", "eval", "nvm", "fnm", "volta"})
+
+# Builtins after which everything is as it was, and those that are no programs.
+_HARMLESS = frozenset(
+    {"cd", "echo", "export", "printf", "set", "trap", "ulimit", "umask", "unset", ":", "true"}
+)
+_BUILT_INTO_SHELLS = frozenset(
+    [
+        "[",
+        "[[",
+        ".",
+        "alias",
+        "builtin",
+        "case",
+        "eval",
+        "exit",
+        "false",
+        "for",
+        "function",
+        "kill",
+        "pwd",
+        "read",
+        "return",
+        "select",
+        "shift",
+        "source",
+        "test",
+        "type",
+        "until",
+        "wait",
+        "while",
+    ]
+)
 
 # Options of `vite` that take a value; https://vite.dev/guide/cli
 _VITE_VALUES = frozenset(
@@ -197,6 +229,8 @@ class Reading:
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         why: How Vite was found, for people: "`npm run dev` in frontend runs vite".
+        program: What is sure to be executed first: a name, or a path; empty if that is not sure.
+        program_cwd: Where it is then.
         serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
         fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
     """
@@ -207,6 +241,8 @@ class Reading:
     manager: str | None = None
     missing: Path | None = None
     why: str = ""
+    program: str = ""
+    program_cwd: Path | None = None
     serves: str = ""
     fault: ConfigError | None = None
 
@@ -245,6 +281,8 @@ class _Found:
     missing: Path | None = None
     fault: ConfigError | None = None
     serves: str = ""
+    program: str | None = None
+    program_cwd: Path | None = None
 
 
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
@@ -267,6 +305,8 @@ def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None =
         manager=None if found.installs_itself else found.manager,
         missing=found.missing,
         why=f"`{found.via}`{_within(folder, root)} runs vite" if found.vite is not None else "",
+        program=found.program or "",
+        program_cwd=found.program_cwd,
         serves=found.serves,
         fault=found.fault,
     )
@@ -418,6 +458,11 @@ def _simple(words: list[str], shell: _Shell, *, via: str, is_first: bool) -> Non
     name, args = words[0], words[1:]
     program = name.rpartition("/")[2]
     found = shell.found
+    if shell.depth == 0 and found.program is None and name not in _HARMLESS:
+        # Whatever comes later may depend on how this one ends.
+        is_known = found.is_sure and name not in _BUILT_INTO_SHELLS and not re.search(r"[$`*?~=]", name)
+        found.program = name if is_known else ""
+        found.program_cwd = shell.cwd
     if program in _PATH_CHANGERS or (name == "export" and any(arg.startswith("PATH=") for arg in args)):
         found.is_sure = False
     elif name == "cd":
@@ -442,7 +487,11 @@ def _without_prefix(words: list[str], shell: _Shell) -> list[str]:
                 shell.found.is_sure = False
             words = words[1:]
         elif (takes_value := _WRAPPERS.get(words[0].rpartition("/")[2])) is not None:
+            wrapper = words[0]
             options, words = _options(words[1:], takes_value)
+            if wrapper == "command" and options:  # `command -v` only asks
+                shell.found.is_sure = False
+                return []
             if any(option in {"-C", "--chdir"} for option, _ in options):
                 return []
         else:
@@ -744,3 +793,14 @@ def _within(folder: Path, root: Path) -> str:
     if folder == root:
         return ""
     return f" in {folder.relative_to(root)}" if folder.is_relative_to(root) else f" in {folder}"
+
+
+def installed_vite(folder: Path, root: Path) -> tuple[str, str]:
+    """Give the version of the Vite that `folder` has, and the Node that it asks for; empty if unknown."""
+    for each in _upward(folder, root):
+        package = _package(each / "node_modules" / "vite")
+        if package:
+            engines = package.get("engines")
+            node = engines.get("node") if isinstance(engines, dict) else ""
+            return str(package.get("version", "")), str(node or "")
+    return "", ""
