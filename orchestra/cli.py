@@ -15,6 +15,7 @@ import traceback
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -53,8 +54,9 @@ def main() -> NoReturn:
     _open_what_is_closed()
     try:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
-    except click.ClickException as exc:
-        exc.show()
+    except click.UsageError as exc:
+        command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
+        _complain(exc.format_message(), f"{command} --help shows what there is.")
         code = exc.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = _EXIT_INTERRUPTED
@@ -146,6 +148,39 @@ def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: A
     for fault in report.faults:
         _complain(str(fault), fault.hint)
     return ConfigError.exit_code if report.faults else 0
+
+
+@_commands.command()
+def init() -> int:
+    """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
+    from orchestra.config.environment import with_tools  # noqa: PLC0415 - not needed by a run
+    from orchestra.config.initial import look  # noqa: PLC0415
+    from orchestra.config.procfile import DEFAULT_NAMES, render  # noqa: PLC0415
+
+    root = Path.cwd()
+    path = Path(DEFAULT_NAMES[0])
+    if os.path.lexists(path):
+        raise ConfigError("it is there already, and was not touched", path=path, hint="Run it: orchestra run")
+    env = with_tools(os.environ, root=root, scripts=None)
+    found, remarks = look(root, env=env)
+    for remark in remarks:
+        click.echo(remark, err=True)
+    if not found:
+        raise ConfigError(
+            "nothing was written",
+            hint=f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`.",
+        )
+    text = render(each.entry for each in found)
+    click.echo(text, nl=False)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as exc:
+        raise ConfigError(f"cannot be written: {exc.strerror}", path=path, hint="Check the folder.") from exc
+    for each in found:
+        click.echo(f"{each.entry.name}: {each.why}", err=True)
+    click.echo(f"{path} is written; run it: orchestra run", err=True)
+    return 0
 
 
 async def _run(plan: Plan, mode: str) -> int:

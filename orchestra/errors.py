@@ -7,11 +7,11 @@ line shows ``error: <str>`` and ``hint: <hint>``, an embedder gets the exception
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = ["ConfigError", "OrchestraError", "StartError", "UpstreamError"]
 
@@ -48,7 +48,7 @@ class ConfigError(OrchestraError):
     ) -> None:
         where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
         super().__init__(where + message, hint=hint)
-        self.path = path
+        self.path = None if path is None else Path(path)
         self.line = line
 
 

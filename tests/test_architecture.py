@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "config.processes": (1, 3),
     "config.addresses": (1, 4),  # of processes
     "config.upstreams": (1, 4),
+    "config.initial": (1, 3),  # reads package.json as `discover` does
     "config.load": (1, 5),  # puts the others together
     "config": (1, 6),
     "lifecycle": (1, 1),  # reads a ProcessPlan

@@ -28,7 +28,7 @@ from orchestra.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Reading", "installed_vite", "plan_install", "read"]
+__all__ = ["Reading", "installed_vite", "manager_of", "plan_install", "read"]
 
 # A script that calls a script that calls a script: more is a loop or a puzzle.
 _DEEPEST = 8
@@ -62,32 +62,8 @@ _HARMLESS = frozenset(
     {"cd", "echo", "export", "printf", "set", "trap", "ulimit", "umask", "unset", ":", "true"}
 )
 _BUILT_INTO_SHELLS = frozenset(
-    [
-        "[",
-        "[[",
-        ".",
-        "alias",
-        "builtin",
-        "case",
-        "eval",
-        "exit",
-        "false",
-        "for",
-        "function",
-        "kill",
-        "pwd",
-        "read",
-        "return",
-        "select",
-        "shift",
-        "source",
-        "test",
-        "type",
-        "until",
-        "wait",
-        "while",
-    ]
-)
+    {"[", "[[", ".", "alias", "builtin", "case", "eval", "exit", "false", "for", "function", "kill", "pwd"}
+) | {"read", "return", "select", "shift", "source", "test", "type", "until", "wait", "while"}
 
 # Options of `vite` that take a value; https://vite.dev/guide/cli
 _VITE_VALUES = frozenset(
@@ -328,16 +304,26 @@ def plan_install(reading: Reading, *, root: Path) -> Install | None:
     described = [_package(package), _package(folder)]
     if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
         return None
-    named = next((name for each in described if (name := _manager_named(each)) is not None), None)
-    locks = list(dict.fromkeys(manager for lock, manager in _LOCKS.items() if is_file(folder / lock)))
-    if named in locks or not locks:
-        manager = named or reading.manager
-    else:
-        manager = reading.manager if reading.manager in locks else locks[0]
+    manager, has_lock = _manager_of(folder, described, default=reading.manager)
     if _is_installed(folder, manager):
         return None
-    argv = _install_command(manager, folder, described, has_lock=manager in locks)
+    argv = _install_command(manager, folder, described, has_lock=has_lock)
     return Install(folder=folder, manager=manager, argv=argv)
+
+
+def manager_of(package: Path, root: Path) -> str:
+    """Say which package manager the folder of a `package.json` belongs to; npm if nothing tells."""
+    folder = _install_folder(package, root)
+    return _manager_of(folder, [_package(package), _package(folder)], default="npm")[0]
+
+
+def _manager_of(folder: Path, described: Sequence[_Json], *, default: str) -> tuple[str, bool]:
+    """The manager of a folder's packages, and whether it has a lock file of that."""
+    named = next((name for each in described if (name := _manager_named(each)) is not None), None)
+    locks = list(dict.fromkeys(manager for lock, manager in _LOCKS.items() if is_file(folder / lock)))
+    if not locks:
+        return named or default, False
+    return next(each for each in (named, default, *locks) if each in locks), True
 
 
 def _install_command(

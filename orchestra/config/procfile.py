@@ -79,7 +79,8 @@ def find(folder: Path) -> Path:
         ) from exc
     raise ConfigError(
         f"no Procfile in {where}: looked for {' and '.join(DEFAULT_NAMES)}",
-        hint=_similar(folder) or "Write a file named Procfile with lines such as `web: python app.py`.",
+        hint=_similar(folder)
+        or "Run `orchestra init`, or write one with lines such as `web: python app.py`.",
     )
 
 
@@ -231,13 +232,15 @@ def _entry(line: str, path: Path | str, number: int) -> Entry | ConfigError:
         first, _, rest = line.strip(_BLANKS).partition(" ")
         example = f"{first}: {rest.strip(_BLANKS)}" if is_name(first) and rest else "web: python app.py"
         return wrong(
-            f"no entry, there is no colon after the name: {_quoted(line)}", f"Write `{_shortened(example)}`."
+            f"no entry, there is no colon after the name (column {line.find(first) + len(first) + 1}):"
+            f" {_quoted(line)}",
+            f"Write `{_shortened(example)}`.",
         )
     if not name.strip(_BLANKS):
         return wrong("no name before the colon (column 1)", f"{_NAME_RULE}: `web: {_shortened(command)}`.")
     if name[0] in _BLANKS:
         return wrong(
-            f"the entry {_quoted(name.strip(_BLANKS))} is indented",
+            f"the entry {_quoted(name.strip(_BLANKS))} is indented (column {_column_of_first(line)})",
             "Begin it in column 1; if it continues the line above, make the two one line.",
         )
     bad = _NOT_NAME.search(name)
@@ -266,6 +269,10 @@ def _entry(line: str, path: Path | str, number: int) -> Entry | ConfigError:
             "Write the command on one line, or put it into a script.",
         )
     return Entry(name, command, number)
+
+
+def _column_of_first(line: str) -> int:
+    return len(line) - len(line.lstrip(_BLANKS)) + 1
 
 
 def _similar(folder: Path) -> str:

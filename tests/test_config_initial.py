@@ -1,0 +1,159 @@
+"""What `orchestra init` sees in a folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestra.config.initial import look
+from orchestra.config.procfile import parse, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENV = {"PATH": "/nowhere"}
+APP = "from fastapi import FastAPI\napp = FastAPI()\n"
+
+
+def commands(root: Path) -> dict[str, str]:
+    found, _ = look(root, env=ENV)
+    entries = [each.entry for each in found]
+    if not entries:
+        return {}
+    assert [(each.name, each.command) for each in parse(render(entries))] == [
+        (each.name, each.command) for each in entries
+    ]
+    return {entry.name: entry.command for entry in entries}
+
+
+VITE = json.dumps({"scripts": {"build": "vite build", "dev": "vite --host"}})
+
+
+def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
+    found, remarks = look(tmp_path, env=ENV)
+    assert found == []
+    assert "nothing was found" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"),
+    [
+        ("package-lock.json", "npm run dev"),
+        ("pnpm-lock.yaml", "pnpm run dev"),
+        ("yarn.lock", "yarn run dev"),
+        ("bun.lock", "bun run dev"),
+    ],
+)
+def test_a_frontend_is_run_by_its_own_manager(tmp_path: Path, lock: str, command: str) -> None:
+    (tmp_path / "package.json").write_text(VITE)
+    (tmp_path / lock).touch()
+    assert commands(tmp_path) == {"vite": command}
+
+
+@pytest.mark.parametrize(
+    ("scripts", "command"),
+    [
+        ({"start": "vite"}, "npm run start"),
+        ({"start": "node server.js", "watch": "vite"}, "npm run watch"),
+        ({"dev": "npm run watch", "watch": "vite dev"}, "npm run dev"),
+        ({"build": "vite build"}, "npx vite"),
+        ({}, "npx vite"),
+    ],
+)
+def test_the_script_that_runs_vite_is_taken(tmp_path: Path, scripts: dict[str, str], command: str) -> None:
+    package = {"scripts": scripts, "devDependencies": {"vite": "^8"}}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    assert commands(tmp_path) == {"vite": command}
+
+
+def test_a_folder_s_name_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "my ui").mkdir()
+    (tmp_path / "my ui" / "package.json").write_text(VITE)
+    assert commands(tmp_path) == {"vite": "cd 'my ui' && npm run dev"}
+
+
+def test_of_several_the_one_nearest_to_the_top_is_taken_and_the_others_are_named(tmp_path: Path) -> None:
+    for folder in ("b/deep", "a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "package.json").write_text(VITE)
+    found, remarks = look(tmp_path, env=ENV)
+    assert found[0].entry.command == "cd a && npm run dev"
+    assert remarks == ["not taken: `npm run dev` in b/deep runs vite"]
+
+
+def test_libraries_tests_and_hidden_folders_are_nobody_s_application(tmp_path: Path) -> None:
+    for folder in ("node_modules/x", ".venv/lib", "tests", "env/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "app.py").write_text(APP)
+        (tmp_path / folder / "package.json").write_text(VITE)
+    (tmp_path / "env" / "pyvenv.cfg").touch()
+    (tmp_path / "test_app.py").write_text(APP)
+    assert commands(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "command"),
+    [
+        ("main.py", APP, "uvicorn --reload --port $PORT main:app"),
+        ("src/pkg/api.py", APP, "cd src/pkg && uvicorn --reload --port $PORT api:app"),
+        (
+            "main.py",
+            "import fastapi\napplication: fastapi.FastAPI = fastapi.FastAPI(title='x')\n",
+            "uvicorn --reload --port $PORT main:application",
+        ),
+        (
+            "main.py",
+            "from starlette import *\ndef create_app(debug=False):\n    return Starlette()\n",
+            "uvicorn --reload --port $PORT --factory main:create_app",
+        ),
+        ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn --reload"),
+        ("app.py", "from flask import Flask\napp = Flask(__name__)\n", "flask --app app:app run --debug"),
+        ("manage.py", "", "python manage.py runserver 127.0.0.1:$PORT"),
+        ("site/manage.py", "", "cd site && python manage.py runserver 127.0.0.1:$PORT"),
+    ],
+)
+def test_an_application_is_found_without_being_imported(
+    tmp_path: Path, file: str, text: str, command: str
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    assert commands(tmp_path)["api"].startswith(command)
+
+
+def test_a_package_is_imported_from_the_folder_above_it(tmp_path: Path) -> None:
+    for folder in ("src/shop", "src/shop/web"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "src" / "shop" / "web" / "app.py").write_text(APP)
+    assert commands(tmp_path) == {"api": "cd src && uvicorn --reload --port $PORT shop.web.app:app"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["FastAPI(", "app = 1 # FastAPI()", "def create_app(settings):\n    return FastAPI()\n", "\0FastAPI"],
+)
+def test_what_is_no_application_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "main.py").write_text(text)
+    assert commands(tmp_path) == {}
+
+
+def test_the_server_that_the_project_names_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    (tmp_path / "requirements-dev.txt").write_text("granian>=1\n")
+    assert commands(tmp_path) == {"api": "granian --interface asgi --reload --port $PORT main:app"}
+
+
+def test_a_locked_project_is_run_by_its_tool_until_it_has_an_environment(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    (tmp_path / "uv.lock").touch()
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "uv").touch()
+    (tools / "uv").chmod(0o755)
+    env = {"PATH": str(tools)}
+    assert look(tmp_path, env=env)[0][0].entry.command == "uv run uvicorn --reload --port $PORT main:app"
+    (tmp_path / ".venv").mkdir()
+    assert look(tmp_path, env=env)[0][0].entry.command == "uvicorn --reload --port $PORT main:app"

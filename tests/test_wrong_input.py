@@ -1,0 +1,456 @@
+"""Every kind of wrong input, through the real command line: what is said, and that nothing begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit import orchestra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.real
+
+WEB = "web: touch started; sleep 1000\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        pytest.param(
+            {},
+            ["run"],
+            (
+                "error: no Procfile in HERE: looked for Procfile.dev and Procfile\n"
+                " hint: Run `orchestra init`, or write one with lines such as `web: python app.py`.\n"
+            ),
+            id="no-procfile",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "Procfile.dvv"],
+            (
+                "error: Procfile.dvv: no such file\n"
+                " hint: There is Procfile in that folder: name it on the command line.\n"
+            ),
+            id="a-procfile-that-is-not-there",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "sub/Procfile": WEB},
+            ["run", "sub/"],
+            ("error: sub: a folder, not a Procfile\n hint: Name the file: sub/Procfile\n"),
+            id="a-folder",
+        ),
+        pytest.param(
+            {"Procfile": "# nothing\n\n"},
+            ["run"],
+            (
+                "error: Procfile: no entries: nothing to run\n"
+                " hint: Add a line such as `web: python app.py`.\n"
+            ),
+            id="empty",
+        ),
+        pytest.param(
+            {"Procfile": b"web: a\nworker: \xff\n"},
+            ["run"],
+            (
+                "error: Procfile:2: not UTF-8: byte 0xff at byte 9 of the line\n"
+                " hint: Save the file as UTF-8.\n"
+            ),
+            id="not-utf-8",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "my worker: x\n"},
+            ["run"],
+            (
+                "error: Procfile:2: 'my worker' is not allowed as a name: a blank in column 3\n"
+                " hint: Names are made of letters, digits, _ and -, such as my-worker.\n"
+            ),
+            id="a-blank-in-a-name",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "worker : x\n"},
+            ["run"],
+            ("error: Procfile:2: a blank before the colon (column 7)\n hint: Write `worker: x`.\n"),
+            id="a-blank-before-the-colon",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "  worker: x\n"},
+            ["run"],
+            (
+                "error: Procfile:2: the entry 'worker' is indented (column 3)\n"
+                " hint: Begin it in column 1; if it continues the line above, make the two one line.\n"
+            ),
+            id="an-indented-name",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "web.1: x\n"},
+            ["run"],
+            (
+                "error: Procfile:2: 'web.1' is not allowed as a name: '.' in column 4\n"
+                " hint: Names are made of letters, digits, _ and -, such as web-1.\n"
+            ),
+            id="a-name-with-a-dot",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "worker:\n"},
+            ["run"],
+            (
+                "error: Procfile:2: worker has no command (column 8)\n"
+                " hint: Write one after the colon, or delete line 2.\n"
+            ),
+            id="no-command",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "worker: a \\\n  b\n"},
+            ["run"],
+            (
+                "error: Procfile:2: worker: a backslash at the end of the line (column 11), but an entry is one line\n"
+                " hint: Write the command on one line, or put it into a script.\n"
+            ),
+            id="a-backslash",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "worker python x.py\n"},
+            ["run"],
+            (
+                "error: Procfile:2: no entry, there is no colon after the name (column 7): 'worker python x.py'\n"
+                " hint: Write `worker: python x.py`.\n"
+            ),
+            id="no-colon",
+        ),
+        pytest.param(
+            {"Procfile": WEB + ": x\n"},
+            ["run"],
+            (
+                "error: Procfile:2: no name before the colon (column 1)\n"
+                " hint: Names are made of letters, digits, _ and -: `web: x`.\n"
+            ),
+            id="no-name",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "worker: x\nweb: y\n"},
+            ["run"],
+            (
+                "error: Procfile:3: web is already defined on line 1\n"
+                " hint: Give one of the two another name, or delete line 1 or 3.\n"
+            ),
+            id="a-duplicate",
+        ),
+        pytest.param(
+            {"Procfile": "SECRET=abc\nweb: touch started; sleep 1000\n"},
+            ["run"],
+            (
+                "error: Procfile:1: 'SECRET' is a variable, not an entry\n"
+                " hint: Put it into a file .env beside this.\n"
+            ),
+            id="a-variable",
+        ),
+        pytest.param(
+            {"Procfile": "a-b: x\na_b: y\n"},
+            ["run"],
+            (
+                "error: Procfile:2: a_b and a-b (Procfile:1) would both be ORCHESTRA_A_B_PORT\n"
+                " hint: Give one of them another name.\n"
+            ),
+            id="names-that-collide",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "wbe"],
+            ("error: Procfile: there is no process wbe\n hint: Did you mean web? There is only web.\n"),
+            id="an-unknown-process",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "-x", "wbe"],
+            ("error: Procfile: there is no process wbe\n hint: Did you mean web? There is only web.\n"),
+            id="an-unknown-process-left-out",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "-x", "web"],
+            ("error: Procfile: no process is left to run\n hint: There is only web.\n"),
+            id="nobody-left",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "b: x\n"},
+            ["run", "b", "-x", "b"],
+            ("error: b is named, and left out by -x, too\n hint: Do one of the two.\n"),
+            id="named-and-left-out",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "-m", "web=two"],
+            (
+                "error: --formation web=two: web=two is no NAME=NUMBER\n"
+                " hint: Write it as web=2,worker=0 or all=1.\n"
+            ),
+            id="a-formation-without-a-number",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "-m", "wbe=2"],
+            (
+                "error: --formation wbe=2: there is no process wbe\n"
+                " hint: Did you mean web? There are web, all.\n"
+            ),
+            id="a-formation-of-somebody-unknown",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "--listen", "localhost"],
+            (
+                "error: cannot listen on 'localhost': it is not HOST:PORT\n"
+                " hint: Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone.\n"
+            ),
+            id="a-listen-without-a-port",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "--listen", "http://localhost:8000"],
+            (
+                "error: cannot listen on 'http://localhost:8000': it is a URL\n"
+                " hint: Write the address alone: localhost:8000.\n"
+            ),
+            id="a-listen-that-is-a-url",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "--listen", ":6000"],
+            (
+                "error: cannot listen on ':6000': browsers refuse to open port 6000\n"
+                " hint: Choose another port, such as 8000.\n"
+            ),
+            id="a-listen-that-browsers-refuse",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "--output", "dashboard"],
+            (
+                "error: the dashboard needs a terminal, and this is none\n"
+                " hint: Use --output plain (or json), or leave it to --output auto.\n"
+            ),
+            id="a-dashboard-without-a-terminal",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "--exit-on", "wbe"],
+            (
+                "error: --exit-on wbe: no such process is run\n"
+                " hint: Did you mean web? There are all, any, failure, web.\n"
+            ),
+            id="an-exit-on-that-is-none",
+        ),
+        pytest.param(
+            {"Procfile": WEB},
+            ["run", "-e", "x.env"],
+            (
+                "error: x.env: no such env file\n"
+                " hint: Create it, or correct its name; it is looked for in the Procfile's folder.\n"
+            ),
+            id="an-env-file-that-is-missing",
+        ),
+        pytest.param(
+            {"Procfile": WEB, ".env": "A=1\nB='open\n"},
+            ["run"],
+            (
+                "error: .env:2: cannot be understood as NAME=value\n"
+                " hint: Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it.\n"
+            ),
+            id="an-env-line-that-cannot-be-read",
+        ),
+        pytest.param(
+            {"Procfile": WEB, ".env": "A=1\nB\n"},
+            ["run"],
+            ("error: .env:2: 'B' has no value\n hint: Write B=value, or B= for an empty value.\n"),
+            id="an-env-line-without-a-value",
+        ),
+        pytest.param(
+            {"Procfile": WEB, ".env": "PORT=http\n"},
+            ["run"],
+            (
+                "error: PORT is 'http' in the env file: not a port\n"
+                " hint: Set it to a number from 1 to 65535, or unset it: then processes get 5000, 5100, ...\n"
+            ),
+            id="a-port-in-the-env-file-that-is-none",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[run]\n", "pyproject.toml": "[tool.orchestra.run]\n"},
+            ["run"],
+            (
+                "error: orchestra.toml: settings are in orchestra.toml and in [tool.orchestra] of pyproject.toml\n"
+                " hint: Keep one of the two, and move everything there.\n"
+            ),
+            id="both-settings",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[run\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:1: no TOML: Expected ']' at the end of a table declaration (column 5)\n"
+                " hint: Correct it: https://toml.io says how.\n"
+            ),
+            id="no-toml",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[prxy]\nhold = 1\n"},
+            ["run"],
+            ("error: orchestra.toml:1: prxy: no such setting\n hint: Did you mean proxy?\n"),
+            id="an-unknown-table",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[proxy]\nlisten_on = 'x'\n"},
+            ["run"],
+            ("error: orchestra.toml:2: proxy.listen_on: no such setting\n hint: Did you mean listen?\n"),
+            id="an-unknown-key",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "pyproject.toml": "[tool.orchestra.process.web]\nportt = 1\n"},
+            ["run"],
+            (
+                "error: pyproject.toml:2: tool.orchestra.process.web.portt: no such setting\n"
+                " hint: Did you mean port?\n"
+            ),
+            id="a-key-of-pyproject",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.web]\nport = 'x'\n"},
+            ["run"],
+            (
+                'error: orchestra.toml:2: process.web.port: expected a port from 1 to 65535, or 0 for any, got "x"\n'
+                " hint: Correct it, or delete it: then the default holds.\n"
+            ),
+            id="a-value-of-the-wrong-type",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.wbe]\nport = 5001\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:1: process.wbe: there is no process wbe in Procfile, and no command here\n"
+                " hint: Did you mean web?\n"
+            ),
+            id="a-table-of-nobody",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.web]\ncommand = 'x'\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.command: web has a command in Procfile:1, too\n"
+                " hint: Delete one of the two.\n"
+            ),
+            id="two-commands",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.web]\ncwd = 'nowhere'\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.cwd: there is no folder HERE/nowhere\n"
+                " hint: Create it, or correct cwd.\n"
+            ),
+            id="a-folder-that-is-missing",
+        ),
+        pytest.param(
+            {"Procfile": "web: cd nowhere && touch started\n"},
+            ["run"],
+            (
+                "error: Procfile:1: web: cd to HERE/nowhere: there is no such folder\n"
+                " hint: Create it, or correct the command.\n"
+            ),
+            id="a-cd-to-nowhere",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.web]\ndepends_on = ['db']\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.depends_on: there is no process db\n"
+                " hint: There is only web.\n"
+            ),
+            id="an-unknown-dependency",
+        ),
+        pytest.param(
+            {
+                "Procfile": WEB + "b: x\n",
+                "orchestra.toml": "[process.web]\ndepends_on = ['b:started']\n[process.b]\ndepends_on = ['web:started']\n",
+            },
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.depends_on: they wait for each other: web -> b -> web\n"
+                " hint: Take one of them out.\n"
+            ),
+            id="a-circle",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "b: x\n", "orchestra.toml": "[process.web]\ndepends_on = ['b']\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.depends_on: nobody knows when b is ready\n"
+                ' hint: Set process.b.ready, such as "tcp", or depend on "b:started".\n'
+            ),
+            id="a-dependency-without-readiness",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[process.web]\nready = 'udp'\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: process.web.ready: 'udp' is no check\n"
+                ' hint: It can be "tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2".\n'
+            ),
+            id="a-check-that-is-none",
+        ),
+        pytest.param(
+            {
+                "Procfile": WEB + "b: x\n",
+                "orchestra.toml": "[process.web]\nport = 5999\n[process.b]\nport = 5999\n",
+            },
+            ["run"],
+            ("error: orchestra.toml:4: process.b.port: web has port 5999, too\n hint: Choose another one.\n"),
+            id="two-fixed-ports",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'wbe'\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: proxy.backend: there is no process wbe\n"
+                " hint: Did you mean web? There is only web.\n"
+            ),
+            id="an-upstream-that-is-nobody",
+        ),
+        pytest.param(
+            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'https://x'\n"},
+            ["run"],
+            (
+                "error: orchestra.toml:2: proxy.backend: https is not spoken to an upstream, only http\n"
+                " hint: Write http://HOST:PORT, such as http://127.0.0.1:5173.\n"
+            ),
+            id="an-upstream-with-https",
+        ),
+        pytest.param(
+            {"Procfile": WEB + "ui: npm run dev\n", "package.json": "{,}"},
+            ["run"],
+            (
+                "error: HERE/package.json:1: not JSON: Expecting property name enclosed in double quotes\n"
+                " hint: Look at column 2; JSON has neither comments nor commas at the end.\n"
+            ),
+            id="a-package-json-that-is-broken",
+        ),
+        pytest.param(
+            {"Procfile.dev": WEB},
+            ["init"],
+            ("error: Procfile.dev: it is there already, and was not touched\n hint: Run it: orchestra run\n"),
+            id="init-where-there-is-one",
+        ),
+    ],
+)
+def test_wrong_input_is_said_word_for_word(
+    tmp_path: Path, files: dict[str, str | bytes], arguments: list[str], said: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = orchestra(*arguments, cwd=tmp_path)
+    assert err.replace(str(tmp_path), "HERE") == said
+    assert (code, out) == (2, "")
+    assert not (tmp_path / "started").exists()
