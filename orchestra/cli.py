@@ -218,7 +218,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
             on_quit=on_quit,
             on_suspend=_stop_ourselves,
             on_taken=stack.supervisor.on_screen,
-            environ=os.environ,
+            environ=_environ(plan),
         )
         await nursery.start(screen.run)
         nursery.start_soon(_obey, signals, stack)
@@ -227,7 +227,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
         await stack.run()
         nursery.cancel_scope.cancel()
     with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, farewell(model).encode("utf-8", "replace"))
+        os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
     return _exit_code(stack)
 
 
@@ -235,7 +235,11 @@ async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -
     from orchestra.dashboard.printers import JsonPrinter, PlainPrinter  # noqa: PLC0415
 
     names = [process.name for process in plan.processes]
-    printer = JsonPrinter() if mode == "json" else PlainPrinter(names, environ=os.environ)
+    printer = (
+        JsonPrinter()
+        if mode == "json"
+        else PlainPrinter(names, environ=_environ(plan), has_timestamps=plan.timestamps)
+    )
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     stack = Stack(plan, sinks=[printer.write_line], window=window)
     stack.subscribe(printer.observe)
@@ -381,14 +385,24 @@ def _output_mode(plan: Plan) -> str:
     return "plain"
 
 
+def _environ(plan: Plan) -> dict[str, str]:
+    """The environment that decides whether we show colours."""
+    decided = {"always": {"FORCE_COLOR": "1", "NO_COLOR": ""}, "never": {"NO_COLOR": "1"}}
+    return {**os.environ, **decided.get(plan.color, {})}
+
+
 def _with_colours(plan: Plan, mode: str) -> Plan:
     """Tell children without a terminal to use colours if a person sees them, unless somebody has decided."""
     is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
-    if not is_wanted or {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
+    if plan.color != "auto":
+        is_wanted = plan.color == "always" and mode != "json"
+    elif {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
+        return plan
+    if not is_wanted:
         return plan
     forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
     processes = tuple(
-        replace(each, env={**forced, **(each.env or {})}) if each.pty is False else each
+        replace(each, env={**forced, **(each.env or {})}) if each.pty is False or not os.isatty(1) else each
         for each in plan.processes
     )
     return replace(plan, processes=processes)

@@ -10,6 +10,7 @@ stopped.
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 from functools import partial
 from typing import TYPE_CHECKING, Self, assert_never
@@ -18,7 +19,7 @@ import trio
 
 from orchestra import config, ports
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess
-from orchestra.events import Bus, Notice, RunEnded, RunStarted, StateChanged
+from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import culprit, run_exit_code
 from orchestra.supervisor import Supervisor
@@ -40,6 +41,8 @@ __all__ = ["Stack", "load"]
 
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
+# What servers say when a port is taken: Python's, Node's, and most others'.
+_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 # What the end may take beyond the stop timeouts; the supervisor's own is shorter.
 _GRACE = 20.0
 
@@ -115,6 +118,7 @@ class Stack:
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._culprit_found = trio.Event()
+        self._clashing: set[str] = set()
         self._exit_code: int | None = None
         self._reason = ""
 
@@ -171,6 +175,7 @@ class Stack:
         listeners = ports.bind(plan.host, plan.port) if plan else []
         self._begin(listeners)
         self._bus.subscribe(self._look_for_culprit)
+        self._bus.subscribe(self._look_for_clash)
         async with trio.open_nursery() as nursery:
             proxy = None
             if plan is not None:
@@ -215,6 +220,29 @@ class Stack:
         is_end = isinstance(event, StateChanged) and event.state.is_ended
         if is_end and culprit(self.plan.exit_on, self.supervisor.ends) is not None:
             self._culprit_found.set()
+
+    def _look_for_clash(self, event: Event) -> None:
+        """Say what to do if a process has died because it wants the port that is ours."""
+        if not isinstance(event, StateChanged) or event.state not in (State.BACKING_OFF, State.FAILED):
+            return
+        if self.plan.proxy is None or event.process in self._clashing:
+            return
+        port = self.plan.proxy.port
+        said = "\n".join(self.supervisor.tail(event.process))
+        if _IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said):
+            self._clashing.add(event.process)
+            text = f"it wants port {port}, which is orchestra's own"
+            hint = "Have it listen on $PORT, or give orchestra another address: --listen."
+            self._bus.emit(
+                Notice(
+                    at=event.at,
+                    level="warning",
+                    code="port-clash",
+                    text=text,
+                    hint=hint,
+                    process=event.process,
+                )
+            )
 
     def _begin(self, listeners: Sequence[socket.socket]) -> None:
         if self.plan.proxy is not None:

@@ -206,6 +206,10 @@ class Supervisor:
         """Return the newest state of every process, by name, in the order of the plan."""
         return {name: keeper.describe() for name, keeper in self._keepers.items()}
 
+    def tail(self, name: str) -> Sequence[str]:
+        """Return the last lines that a process wrote, oldest first, without colours."""
+        return tuple(self._keepers[name].tail)
+
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Call `observer` with every event from now on, after a snapshot; the result ends that."""
         return self.bus.subscribe(observer)

@@ -37,7 +37,10 @@ def write(folder: Path, procfile: str, **files: str) -> Path:
         ("web: true\n", ["run", "wbe"], r"wbe.*web"),
         ("web: true\n", ["run", "--listen", "nonsense:port"], r"nonsense:port.*HOST:PORT"),
         ("web: true\n", ["run", "--output", "dashboard"], r"terminal"),
-        ("web: true\n", ["run", "--no-such-option"], r"no-such-option"),
+        ("web: true\n", ["run", "--no-such-option"], r"^error: .*no-such-option.* hint: "),
+        ("web: true\n", ["run", "-p", "70000"], r"^error: .*base-port.*70000"),
+        ("web: true\n", ["run", "--output", "loud"], r"^error: .*output.*loud.*json"),
+        ("web: true\n", ["rnu"], r"^error: .*rnu.* hint: orchestra --help"),
         ("web: cd nowhere && true\n", ["run"], r"Procfile:1.*nowhere"),
         ("web: true\n", ["run", "-e", "missing.env"], r"missing\.env"),
         ("web: true\n", ["run", "--exit-on", "wbe"], r"wbe.*web"),
@@ -78,6 +81,21 @@ def test_it_is_said_who_is_frontend_and_who_is_backend_and_why(tmp_path: Path) -
         )
         found = run.until(lambda event: event["type"] == "notice" and event["code"] == "backend-found")
         assert found["text"] == "the backend is mail: it was the first to answer HTTP"
+
+
+def test_a_child_that_wants_our_port_gets_a_hint(tmp_path: Path) -> None:
+    port = free_port()
+    server = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1"
+    wants = f"echo 'error: [Errno 98] address already in use: 127.0.0.1:{port}'; exit 1"
+    write(tmp_path, f"ui: {server} $PORT\napi: {wants}\n")
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nfrontend = "ui"\n')
+    with Run("--listen", str(port), cwd=tmp_path) as run:
+        notice = run.until(lambda event: event["type"] == "notice" and event["code"] == "port-clash")
+        assert (notice["process"], notice["text"]) == (
+            "api",
+            f"it wants port {port}, which is orchestra's own",
+        )
+        assert "$PORT" in notice["hint"]
 
 
 def test_a_taken_port_is_an_error_with_its_holder_and_nothing_is_started(tmp_path: Path) -> None:

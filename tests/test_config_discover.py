@@ -233,6 +233,27 @@ def test_a_package_json_that_no_manager_can_read_is_a_fault(
     assert read("npm install", cwd=tmp_path, root=tmp_path).fault is None
 
 
+def test_a_script_that_npm_is_not_going_to_find_is_a_fault(tmp_path: Path) -> None:
+    def fault(command: str) -> str | None:
+        found = read(command, cwd=tmp_path, root=tmp_path).fault
+        return None if found is None else f"{found} {found.hint}".replace(str(tmp_path), "HERE")
+
+    assert fault("npm run dev") == (
+        "HERE/package.json: npm run dev: there is no package.json"
+        " Correct the command, or create one: npm create vite."
+    )
+    package(tmp_path, scripts={"start": "vite"})
+    assert fault("npm run dev") == "HERE/package.json: there is no script dev There are: start."
+    for command in (
+        "npm run start",
+        "npm run dev --if-present",
+        "pnpm run dev",
+        "npm test",
+        "x || npm run dev",
+    ):
+        assert fault(command) is None
+
+
 def test_a_folder_that_is_missing_is_named_where_it_is_sure(root: Path) -> None:
     def missing(command: str) -> Path | None:
         return read(command, cwd=root, root=root, env={"HOME": str(root)}).missing

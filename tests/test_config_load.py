@@ -290,6 +290,58 @@ def test_what_cannot_be_waited_for_is_an_error(
     assert project.error("web: run\ndb: run\n", settings) == (message, hint)
 
 
+def test_an_app_is_served_by_hypercorn(project: Project) -> None:
+    plan = project.load("vite: cd ui && npm run dev\n", '[process.api]\napp = "notes.app:app"\n')
+    assert plan.processes[1].command.startswith("exec hypercorn ")
+    assert plan.processes[1].command.endswith("--bind 127.0.0.1:$PORT notes.app:app")
+    assert proxy_of(plan).backend == FromProcess(name="api")
+    message, _ = project.error("api: run\n", '[process.api]\napp = "notes.app:app"\n')
+    assert message == "orchestra.toml:2: process.api.app: api has a command in Procfile:1, too"
+
+
+def test_what_has_no_effect_yet_is_said(project: Project) -> None:
+    plan = project.load("web: run\n", '[process.web]\nwatch = ["*.py"]\n[reload]\npages = "all"\n')
+    assert plan.notes == ("reload.pages has no effect yet", "process.web.watch has no effect yet")
+
+
+def instances_of(plan: Plan) -> dict[str, int | None]:
+    return {process.name: process.port for process in plan.processes}
+
+
+def test_instances_are_processes_of_their_own(project: Project) -> None:
+    settings = """
+    [process.web]
+    instances = 2
+    log_file = "logs/web.log"
+    [process.worker]
+    depends_on = ["web"]
+    ready = "delay:1"
+    """
+    text = "vite: cd ui && npm run dev\nweb: run $PORT\nworker: run\nother: run\n"
+    plan = project.load(text, settings, overrides=Overrides(formation="other=0,worker=1"))
+    assert instances_of(plan) == {"vite": 5000, "web.1": 5100, "web.2": 5101, "worker": 5200}
+    assert proxy_of(plan).backend == FromProcess(name="web", instances=("web.1", "web.2"))
+    assert [each.log.path.name for each in plan.processes if each.log] == ["web.1.log", "web.2.log"]
+    assert waits_of(plan)["worker"] == ["web.1", "web.2"]
+    assert env_of(plan.processes[3])["ORCHESTRA_WEB_PORT"] == "5100"
+    assert project.load(text, overrides=Overrides(exit_on="web")).exit_on == "web"
+    assert project.load(text, overrides=Overrides(exit_on="web.2")).exit_on == "web.2"
+
+
+def test_a_port_that_is_fixed_is_that_of_the_first_instance(project: Project) -> None:
+    settings = "[process.web]\nport = 7000\ninstances = 2\n"
+    assert instances_of(project.load("web: run\n", settings)) == {"web.1": 7000, "web.2": 7001}
+    message, _ = project.error("web: run\nb: run\n", f"{settings}[process.b]\nport = 7001\n")
+    assert message == "orchestra.toml:5: process.b.port: web.2 has port 7001, too"
+
+
+def test_a_known_server_is_the_backend_before_all_that_might_be(project: Project) -> None:
+    text = "vite: cd ui && npm run dev\nflower: run\nsite: python manage.py runserver $PORT\n"
+    plan = project.load(text)
+    assert proxy_of(plan).backend == FromProcess(name="site")
+    assert proxy_of(plan).backend_reason == "`python manage.py runserver '$PORT'` is a server"
+
+
 def test_who_completes_or_is_ready_without_http_is_not_taken_for_the_backend(project: Project) -> None:
     procfile = "vite: cd ui && npm run dev\ndb: run\nmigrate: run\nnotes: run\n"
     settings = (
@@ -619,7 +671,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             "web: run\n",
             "[process.zzz]\nport = 1\n",
             "orchestra.toml:1: process.zzz: there is no process zzz in Procfile, and no command here",
-            'Add it to Procfile, or set command = "...".',
+            "Add it to Procfile, or set command or app.",
         ),
         (
             "web: run\n",

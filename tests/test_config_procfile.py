@@ -40,12 +40,12 @@ def test_entries_are_read(text: str, entries: list[tuple[str, str, int]]) -> Non
     [
         (
             "web python app.py",
-            "Procfile:1: no entry, there is no colon after the name: 'web python app.py'",
+            "Procfile:1: no entry, there is no colon after the name (column 4): 'web python app.py'",
             "Write `web: python app.py`.",
         ),
         (
             "web: a\n\n./run.sh",
-            "Procfile:3: no entry, there is no colon after the name: './run.sh'",
+            "Procfile:3: no entry, there is no colon after the name (column 9): './run.sh'",
             "Write `web: python app.py`.",
         ),
         (
@@ -66,7 +66,7 @@ def test_entries_are_read(text: str, entries: list[tuple[str, str, int]]) -> Non
         ("web : a", "Procfile:1: a blank before the colon (column 4)", "Write `web: a`."),
         (
             "a: b\n  web: a",
-            "Procfile:2: the entry 'web' is indented",
+            "Procfile:2: the entry 'web' is indented (column 3)",
             "Begin it in column 1; if it continues the line above, make the two one line.",
         ),
         ("web:", "Procfile:1: web has no command (column 5)", "Write one after the colon, or delete line 1."),

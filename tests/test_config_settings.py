@@ -27,6 +27,8 @@ exit_on = "failure"
 base_port = 7000
 env_files = ["a.env"]
 install = false
+color = "never"
+timestamps = true
 
 [proxy]
 enabled = true
@@ -34,7 +36,12 @@ listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
 api_prefix = "/rest"
+backend_prefixes = ["/live"]
 frontend_paths = ["/x/"]
+fallback_methods = ["GET"]
+replay_bytes = 0
+memo = false
+hold_bytes = 1
 frontend_websockets = ["/live"]
 hold = 3
 hold_requests = 0
@@ -47,8 +54,15 @@ idle_timeout = 2
 max_connections = 1
 pool = 0
 
+[reload]
+pages = "all"
+overlay = false
+console = true
+editor = "vim"
+
 [process.web]
 command = "run"
+app = "notes.app:app"
 cwd = "sub"
 env = { A = "1" }
 port = 0
@@ -59,6 +73,13 @@ success_exit_codes = [0, 130]
 depends_on = ["db", "migrate:completed"]
 ready = ["tcp", "log:up"]
 ready_timeout = 0
+liveness = true
+restart_unhealthy = true
+restart_mode = "overlap"
+watch = false
+ignore = ["*.txt"]
+before_restart = [{ command = "make", inputs = ["*.proto"] }]
+on_ready = "true"
 stop_signal = "INT"
 stop_timeout = 0.5
 pty = false
@@ -80,7 +101,7 @@ def test_every_key_is_read() -> None:
     assert found.proxy.frontend is False
     assert found.process["web"].restart is Restart.ALWAYS
     assert found.process["web"].env == {"A": "1"}
-    for table in (found.run, found.proxy, found.process["web"]):
+    for table in (found.run, found.proxy, found.reload, found.process["web"]):
         assert all(f"{key} =" in FULL for key in table.__struct_fields__)
 
 

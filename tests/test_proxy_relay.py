@@ -905,6 +905,50 @@ async def test_a_dead_backend_never_takes_the_frontend_down(
         assert (told.upstream, told.held) == ("frontend", 0.0)
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.FAILED])
+async def test_an_asset_waits_for_whichever_of_the_two_is_ready_first(
+    state: State, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(ready=()) as on:
+        on.reports("api", state)
+        on.reports("vite", State.STARTING)
+        client = on.client()
+        await client.says(get(b"/src/main.ts", ASSET))
+        await trio.sleep(2)
+        on.reports("vite", State.READY)
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        assert (await on.finished()).held == pytest.approx(2)
+        assert on.dials == [FRONTEND_PORT]
+
+
+async def test_an_asset_is_the_backend_s_if_that_is_ready_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=()) as on:
+        client = on.client()
+        await client.says(get(b"/src/main.ts", ASSET))
+        await trio.sleep(2)
+        on.reports("api", State.READY)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        assert (await on.finished()).held == pytest.approx(2)
+
+
+async def test_an_asset_is_not_held_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=()) as on:
+        on.reports("api", State.FAILED)
+        on.reports("vite", State.STARTING)
+        client = on.client()
+        await client.says(get(b"/src/main.ts", ASSET))
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert (await on.finished()).held == pytest.approx(15)
+
+
 async def test_an_asset_that_vite_does_not_know_waits_for_the_backend(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

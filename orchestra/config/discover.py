@@ -102,6 +102,7 @@ _MANAGER_VALUES: Mapping[str, frozenset[str]] = {
 _EXEC_VALUES = frozenset({"-p", "--package", "-c", "--call", "-w", "--workspace", "--prefix", "-C"})
 _FOLDER_OPTIONS = frozenset({"--prefix", "-C", "--dir", "--cwd"})
 _WORKSPACE_OPTIONS = frozenset({"-w", "--workspace", "--filter", "-F"})
+_MAY_BE_ABSENT = frozenset({"--if-present", "-w", "--workspace", "--workspaces", "-ws", "-h", "--help"})
 _RUN_WORDS = frozenset({"run", "run-script", "rum", "urn"})
 _EXEC_WORDS = frozenset({"exec", "x", "dlx"})
 _INSTALL_WORDS = frozenset({"install", "i", "ci", "clean-install", "install-clean", "add"})
@@ -349,8 +350,9 @@ def _is_installed(folder: Path, manager: str) -> bool:
     modules = folder / "node_modules"
     if not is_folder(modules):
         return is_file(folder / ".pnp.cjs")
-    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
-    return manager != "npm" or any(is_file(modules / mark) for mark in _DONE)
+    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one. The
+    # programs are linked when all packages are there, by whatever has put them there.
+    return manager != "npm" or any(is_file(modules / mark) for mark in (*_DONE, ".bin/vite"))
 
 
 def _install_folder(package: Path, root: Path) -> Path:
@@ -646,12 +648,35 @@ def _manage(manager: str, args: list[str], shell: _Shell, *, via: str) -> None:
         _execute(after, shell, via=via)
     elif words[0] in _RUN_WORDS:
         if len(words) > 1:
+            if manager == "npm" and not any(option in _MAY_BE_ABSENT for option, _ in options):
+                _refuse_missing_script(words[1], shell)
             _script(words[1], extra, shell, via=via, or_program=manager != "npm")
     elif manager == "npm":
         if words[0] in {"start", "test", "stop", "restart"}:
             _script(words[0], extra, shell, via=via)
     elif words[0] not in _BUILT_IN:
         _script(words[0], extra, shell, via=via, or_program=True)
+
+
+def _refuse_missing_script(name: str, shell: _Shell) -> None:
+    """Take note if npm is certain to find no such script: it looks upwards, beyond the Procfile's folder."""
+    found = shell.found
+    if shell.depth or not found.is_sure or found.fault is not None or shell.cwd is None:
+        return
+    if not is_folder(shell.cwd):
+        return
+    folder = next((each for each in (shell.cwd, *shell.cwd.parents) if is_file(each / "package.json")), None)
+    if folder is None:
+        hint = "Correct the command, or create one: npm create vite."
+        found.fault = ConfigError(
+            f"npm run {name}: there is no package.json", path=shell.cwd / "package.json", hint=hint
+        )
+        return
+    path = folder / "package.json"
+    scripts = _package(folder).get("scripts")
+    if _fault(path) is None and not (isinstance(scripts, dict) and isinstance(scripts.get(name), str)):
+        names = ", ".join(scripts) if isinstance(scripts, dict) and scripts else "none"
+        found.fault = ConfigError(f"there is no script {name}", path=path, hint=f"There are: {names}.")
 
 
 def _execute(args: list[str], shell: _Shell, *, via: str) -> None:

@@ -45,6 +45,7 @@ __all__ = [
 # What a child reads its port from: everyone's, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
 
@@ -108,7 +109,9 @@ def parse(text: str, path: Path | str = ".env", *, over: Mapping[str, str]) -> d
                 f"{key!r} has no value",
                 path=path,
                 line=line,
-                hint=f"Write {key}=value, or {key}= for an empty value.",
+                hint=f"Write {key}=value, or {key}= for an empty value."
+                if _NAME.fullmatch(key)
+                else "Write NAME=value.",
             )
         if "=" in key or "\0" in key + value:
             raise ConfigError(

@@ -218,7 +218,13 @@ def load(
         procfile=path.absolute(),
         output=output,
         exit_on=exit_on,
-        notes=(*(text for name, text in moved if name not in quiet), *notes),
+        color=loaded.settings.run.color,
+        timestamps=loaded.settings.run.timestamps,
+        notes=(
+            *(text for name, text in moved if name not in quiet),
+            *notes,
+            *(f"{key} has no effect yet" for key in loaded.without_effect()),
+        ),
     )
 
 

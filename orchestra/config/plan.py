@@ -279,6 +279,8 @@ class Plan:
         proxy: ``None`` for a run without one.
         procfile: Where it came from; ``None`` if it was written in code.
         output: How the command line shows the run.
+        color: Whether the command line shows colours; ``auto``: on a terminal.
+        timestamps: Whether its lines begin with the time of day.
         exit_on: What ends the run: ``all`` have ended, ``any`` has, the first ``failure``, or a process.
         notes: What was decided that the user may not expect, in words.
     """
@@ -287,5 +289,7 @@ class Plan:
     proxy: ProxyPlan | None = None
     procfile: Path | None = None
     output: Literal["auto", "dashboard", "plain", "json"] = "auto"
+    color: Literal["auto", "always", "never"] = "auto"
+    timestamps: bool = False
     exit_on: str = "all"
     notes: tuple[str, ...] = ()

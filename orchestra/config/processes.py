@@ -40,6 +40,8 @@ __all__ = [
 
 # So many ports each process has for its instances.
 MOST_INSTANCES = 100
+# What serves an `app`; without workers of its own, so that its exit code is true.
+_SERVE = "exec hypercorn --workers 0 --graceful-timeout 1 --access-logfile - --bind 127.0.0.1:$PORT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +64,13 @@ def gather(
     for entry in entries:
         table = tables.pop(entry.name, None) or ProcessSettings()
         with faults.caught():
-            if table.command is not None:
-                raise loaded.error(
-                    ("process", entry.name, "command"),
-                    f"{entry.name} has a command in {path}:{entry.line}, too",
-                    hint="Delete one of the two.",
-                )
+            for key in ("command", "app"):
+                if getattr(table, key) is not None:
+                    raise loaded.error(
+                        ("process", entry.name, key),
+                        f"{entry.name} has a command in {path}:{entry.line}, too",
+                        hint="Delete one of the two.",
+                    )
         with faults.caught():
             _check_table(entry.name, table, loaded)
         source = Source(path=path, line=entry.line)
@@ -91,12 +94,17 @@ def _only_in_settings(
     name: str, table: ProcessSettings, loaded: Loaded, *, path: Path, root: Path, others: Sequence[Written]
 ) -> Written:
     command = (table.command or "").strip()
+    if command and table.app is not None:
+        text = f"{name} has a command, too"
+        raise loaded.error(("process", name, "app"), text, hint="Delete one of the two.")
+    if table.app is not None:
+        command = f"{_SERVE} {table.app}"
     if not command:
         near = settings_files.nearest(name, [each.name for each in others])
         raise loaded.error(
             ("process", name),
             f"there is no process {name} in {path.name}, and no command here",
-            hint=f"Did you mean {near}?" if near else f'Add it to {path.name}, or set command = "...".',
+            hint=f"Did you mean {near}?" if near else f"Add it to {path.name}, or set command or app.",
         )
     if not procfiles.is_name(name):
         raise loaded.error(

@@ -34,6 +34,7 @@ __all__ = [
     "Loaded",
     "ProcessSettings",
     "ProxySettings",
+    "ReloadSettings",
     "RunSettings",
     "Settings",
     "find",
@@ -44,6 +45,11 @@ __all__ = [
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
+
+# What can be written down already, and is said to have no effect yet.
+_NOT_YET = frozenset(
+    {"backend_prefixes", "fallback_methods", "replay_bytes", "memo", "hold_bytes", "liveness", "on_ready"}
+) | {"restart_unhealthy", "restart_mode", "watch", "ignore", "before_restart"}
 
 _Output = Annotated[
     Literal["auto", "dashboard", "plain", "json"], Meta(description='"auto", "dashboard", "plain" or "json"')
@@ -74,6 +80,9 @@ _StopSignal = Annotated[
     Meta(description='"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"'),
 ]
 _Dependency = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(:(ready|started|completed))?\Z")]
+_Globs = Annotated[list[str], Meta(description='a list of globs such as ["src/**/*.py"]')]
+_Method = Annotated[str, Meta(pattern=r"^[A-Z]+\Z")]
+_Bytes = Annotated[int, Meta(ge=0, le=_MOST, description="a number of bytes, 0 or more")]
 _ExitCode = Annotated[int, Meta(ge=0, le=255)]
 
 
@@ -85,6 +94,10 @@ class RunSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     base_port: _BasePort | None = None
     env_files: Annotated[list[str], Meta(description="a list of file names")] | None = None
     install: _YesNo = True
+    color: Annotated[Literal["auto", "always", "never"], Meta(description='"auto", "always" or "never"')] = (
+        "auto"
+    )
+    timestamps: _YesNo = False
 
 
 class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,10 +110,17 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     api_prefix: Annotated[str, Meta(pattern=r"^/[^\s?#]*\Z", description='a path that begins with "/"')] = (
         "/api"
     )
+    backend_prefixes: _Paths = field(default_factory=lambda: ["/events", "/ws"])
     frontend_paths: _Paths | None = None
     frontend_websockets: _Paths = field(default_factory=list)
+    fallback_methods: Annotated[
+        list[_Method], Meta(description='a list of methods such as ["GET", "HEAD"]')
+    ] = field(default_factory=lambda: ["GET", "HEAD"])
+    replay_bytes: _Bytes = 1048576
+    memo: _YesNo = True
     hold: _Seconds = 15.0
     hold_requests: _Count = 256
+    hold_bytes: _Bytes = 8388608
     upgrade_timeout: _SomeSeconds = 5.0
     allowed_hosts: Annotated[
         list[_Host], Meta(description='a list of host names without port, such as ["dev.example"]')
@@ -115,10 +135,29 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pool: _Count = 64
 
 
+class ReloadSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[reload]``: what the browser is told."""
+
+    pages: Annotated[Literal["backend", "all", "none"], Meta(description='"backend", "all" or "none"')] = (
+        "backend"
+    )
+    overlay: _YesNo = True
+    console: _YesNo = False
+    editor: _Text = "auto"
+
+
+class Preparation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of ``before_restart``: a command, and the files that it depends on."""
+
+    command: str
+    inputs: list[str] = field(default_factory=list)
+
+
 class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[process.NAME]``: one process."""
 
     command: _Text | None = None
+    app: Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+\Z", description='"module:attribute"')] | None = None
     cwd: Annotated[str, Meta(description="a folder, relative to the Procfile's")] | None = None
     env: Annotated[dict[str, str], Meta(description='a table of strings, such as { DEBUG = "1" }')] = field(
         default_factory=dict
@@ -136,6 +175,23 @@ class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         field(default_factory=lambda: [0])
     )
     ready_timeout: _Seconds = 60.0
+    liveness: _YesNo = False
+    restart_unhealthy: _YesNo = False
+    restart_mode: Annotated[Literal["replace", "overlap"], Meta(description='"replace" or "overlap"')] = (
+        "replace"
+    )
+    watch: (
+        Annotated[
+            list[str] | Literal[False], Meta(description='a list of globs such as ["src/**/*.py"], or false')
+        ]
+        | None
+    ) = None
+    ignore: _Globs = field(default_factory=list)
+    before_restart: Annotated[
+        list[Preparation],
+        Meta(description='a list of tables such as { command = "make", inputs = ["*.proto"] }'),
+    ] = field(default_factory=list)
+    on_ready: _Text | None = None
     stop_signal: _StopSignal = "TERM"
     stop_timeout: _Seconds = 5.0
     pty: Annotated[Literal["auto"] | bool, Meta(description='"auto", true or false')] = "auto"
@@ -151,6 +207,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     run: RunSettings = field(default_factory=RunSettings)
     proxy: ProxySettings = field(default_factory=ProxySettings)
+    reload: ReloadSettings = field(default_factory=ReloadSettings)
     process: dict[str, ProcessSettings] = field(default_factory=dict)
 
 
@@ -169,6 +226,21 @@ class Loaded:
     path: Path | None = None
     above: tuple[str, ...] = ()
     text: str = ""
+
+    def without_effect(self) -> Iterator[str]:
+        """Name the keys that were set and that nothing heeds yet."""
+        tables = [
+            (("run",), self.settings.run),
+            (("proxy",), self.settings.proxy),
+            (("reload",), self.settings.reload),
+            *((("process", name), process) for name, process in self.settings.process.items()),
+        ]
+        for keys, table in tables:
+            defaults = type(table)()
+            for key in table.__struct_fields__:
+                is_unheeded = keys == ("reload",) or key in _NOT_YET
+                if is_unheeded and getattr(table, key) != getattr(defaults, key):
+                    yield ".".join((*keys, key))
 
     def line(self, *keys: str) -> int | None:
         """Find the line of a table or key such as ``("proxy", "listen")``; ``None`` if it is not certain."""
@@ -290,12 +362,13 @@ def from_table(
                 del table[key]
 
     tables = a_table((), table)
-    known = {"run", "proxy", "process"}
+    known = {"run", "proxy", "reload", "process"}
     checked((), {key: value for key, value in tables.items() if key not in known}, Settings)
     processes = a_table(("process",), tables.get("process", {}))
     return Settings(
         run=checked(("run",), tables.get("run", {}), RunSettings),
         proxy=checked(("proxy",), tables.get("proxy", {}), ProxySettings),
+        reload=checked(("reload",), tables.get("reload", {}), ReloadSettings),
         process={
             name: checked(("process", name), process, ProcessSettings) for name, process in processes.items()
         },

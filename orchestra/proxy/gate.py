@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event, UpstreamName
 
-__all__ = ["Address", "Gate", "Hold", "Refusal"]
+__all__ = ["Address", "Gate", "Hold", "Refusal", "wait_any_change"]
 
 # Enough for a Python traceback's end, little enough for a page.
 TAIL_LINES = 20
@@ -297,6 +297,18 @@ class Gate:
                 hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
             )
         )
+
+
+async def wait_any_change(gates: Iterable[Gate], deadline: float) -> None:
+    """Wait until something is reported to one of `gates`, at most until `deadline`."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(gate: Gate) -> None:
+            await gate.wait_change(deadline)
+            nursery.cancel_scope.cancel()
+
+        for gate in gates:
+            nursery.start_soon(wait, gate)
 
 
 def _best(standings: Iterable[Standing]) -> Standing:

@@ -28,7 +28,7 @@ from orchestra.errors import UpstreamError
 from orchestra.events import RequestFinished, StreamClosed, StreamOpened
 from orchestra.proxy import answers
 from orchestra.proxy.answers import Answer
-from orchestra.proxy.gate import Hold
+from orchestra.proxy.gate import Hold, wait_any_change
 from orchestra.proxy.message import (
     BadMessage,
     forwarded_request,
@@ -280,15 +280,8 @@ class Exchange:
         await self._pass_on(reply, route.reason)
 
     async def _backend_first(self, route: Route) -> None:
-        backend, frontend = self._relay.backend, self._relay.frontend
-        now = trio.current_time()
-        found = backend.gate.standing(now)
-        if (
-            found in (Standing.HOLD, Standing.FAIL)
-            and is_asset(self._head)
-            and frontend.gate.standing(now) is Standing.READY
-            and await self._early_asset()
-        ):
+        backend = self._relay.backend
+        if is_asset(self._head) and await self._is_frontend_first() and await self._early_asset():
             return
         try:
             reply = await self._ask(backend)
@@ -312,6 +305,22 @@ class Exchange:
             return
         await self._discard(reply)
         raise exc
+
+    async def _is_frontend_first(self) -> bool:
+        """Wait until either of the two can be asked; say whether it is the frontend, and it alone."""
+        gates = (self._relay.backend.gate, self._relay.frontend.gate)
+        begun = trio.current_time()
+        try:
+            while True:
+                now = trio.current_time()
+                backend, frontend = (gate.standing(now) for gate in gates)
+                if backend in (Standing.READY, Standing.ABSENT) or frontend is Standing.READY:
+                    return frontend is Standing.READY and backend in (Standing.HOLD, Standing.FAIL)
+                if frontend is not Standing.HOLD or now >= self._hold.deadline:
+                    return False
+                await wait_any_change(gates, self._hold.deadline)
+        finally:
+            self._hold.seconds += trio.current_time() - begun
 
     async def _early_asset(self) -> bool:
         """Ask the frontend for an asset while the backend is away; return whether that was the answer."""
