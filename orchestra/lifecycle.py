@@ -9,6 +9,8 @@ Failures in a row are counted so that something that is broken comes to rest: ba
 command that does not exist (127) or cannot be executed (126) will not mend itself, and fails at once. A
 frontend or backend that has served and then ends, with whatever code, has failed: it was to go on.
 
+Whoever is asked to begin anew goes back to `WAITING`, so that its dependencies are looked at again.
+
 Never here: time, tasks, signals; `now` is an argument, in seconds.
 """
 
@@ -40,7 +42,10 @@ __all__ = [
     "Life",
     "NotSpawned",
     "Order",
+    "RestartAsked",
+    "Silent",
     "Spawned",
+    "StartAsked",
     "StopAsked",
     "culprit",
     "run_exit_code",
@@ -52,22 +57,21 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
+_OVER = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
+
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
-    State.STARTING: frozenset(
-        {State.RUNNING, State.READY, State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED}
-    ),
-    State.RUNNING: frozenset(
-        {State.READY, State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED},
-    ),
-    State.READY: frozenset({State.STOPPING, State.BACKING_OFF, State.COMPLETED, State.FAILED}),
-    State.UNHEALTHY: frozenset(),
-    State.STOPPING: frozenset({State.STOPPED}),
+    State.STARTING: frozenset({State.RUNNING, State.READY, State.STOPPING}) | _OVER,
+    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _OVER,
+    State.READY: frozenset({State.UNHEALTHY, State.STOPPING}) | _OVER,
+    State.UNHEALTHY: frozenset({State.READY, State.STOPPING}) | _OVER,
+    State.STOPPING: frozenset({State.STOPPED, State.WAITING}),
     State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
-    State.COMPLETED: frozenset(),
-    State.FAILED: frozenset(),
-    State.STOPPED: frozenset(),
+    # Only if somebody asks for it.
+    State.COMPLETED: frozenset({State.WAITING}),
+    State.FAILED: frozenset({State.WAITING}),
+    State.STOPPED: frozenset({State.WAITING}),
 }
 
 
@@ -139,10 +143,18 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent:
+    """It does not answer any more; what it lacks, in words."""
+
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """Its leader has ended, and nothing is left of its group."""
+    """Its leader has ended, and nothing is left of its group; with the last line that it wrote."""
 
     exit: Exit
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,30 @@ class StopAsked:
     reason: str = ""
 
 
-Fact: TypeAlias = Go | Blocked | Installed | Spawned | NotSpawned | Answered | Ended | BackedOff | StopAsked
+@dataclass(frozen=True, slots=True)
+class StartAsked:
+    """Somebody wants it to begin anew, if it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """Somebody wants a new one, whatever the old one does."""
+
+
+Fact: TypeAlias = (
+    Go
+    | Blocked
+    | Installed
+    | Spawned
+    | NotSpawned
+    | Answered
+    | Silent
+    | Ended
+    | BackedOff
+    | StopAsked
+    | StartAsked
+    | RestartAsked
+)
 
 
 class Order(Enum):
@@ -180,6 +215,7 @@ class Life:
         was_ready: Whether any of them ever was.
         failures: In a row, each within `STABLE_AFTER` of its start.
         back_off: Seconds to wait now.
+        wants_anew: Whether it is to begin anew when it has been stopped.
         exit: Of the newest one that ended.
         reason: Why it is in this state, in words.
     """
@@ -193,6 +229,7 @@ class Life:
     failures: int = 0
     restarts: int = 0
     back_off: float = 0.0
+    wants_anew: bool = False
     exit: Exit | None = None
     reason: str = ""
 
@@ -212,7 +249,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
                 return _enter(life, State.FAILED, reason=error), None
             return _enter(life, State.STARTING), Order.SPAWN
         case Installed() | NotSpawned() if state is State.STOPPING and not life.is_alive:
-            return _enter(life, State.STOPPED), None
+            return _stopped(life), None
         case Spawned() if state is State.STARTING:
             life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
             return (life if life.plan.is_awaited else _enter(life, State.RUNNING)), None
@@ -223,27 +260,56 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
         case Answered() if state in (State.STARTING, State.RUNNING) and life.is_alive:
             took = now - life.spawned_at if life.spawned_at is not None else None
             return _enter(replace(life, ready_after=took, was_ready=True), State.READY), None
-        case Ended(how):
-            return _after_end(replace(life, is_alive=False, exit=how), now)
+        case Answered() if state is State.UNHEALTHY:
+            return _enter(life, State.READY), None
+        case Silent(missing) if state is State.READY:
+            return _enter(life, State.UNHEALTHY, reason=missing), None
+        case Ended(how, said):
+            return _after_end(replace(life, is_alive=False, exit=how), said, now)
         case BackedOff() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
         case StopAsked(reason) if state in (State.WAITING, State.BACKING_OFF):
             return _enter(life, State.STOPPED, reason=reason), Order.STOP
-        case StopAsked() if state in (State.INSTALLING, State.STARTING, State.RUNNING, State.READY):
+        case StopAsked() if state is State.STOPPING:
+            return replace(life, wants_anew=False), None
+        case StopAsked() if State.STOPPING in TRANSITIONS[state]:
             return _enter(life, State.STOPPING), Order.STOP
+        case StartAsked() | RestartAsked() if state.is_ended:
+            return _anew(life), None
+        case RestartAsked() if state is State.STOPPING:
+            return replace(life, wants_anew=True), None
+        case RestartAsked() if life.is_alive:
+            return _enter(replace(life, wants_anew=True), State.STOPPING), Order.STOP
+        case StartAsked() | RestartAsked() if state is State.BACKING_OFF:
+            return replace(life, failures=0, back_off=0.0), None
         case (
             Go() | Blocked() | Installed() | Spawned() | NotSpawned() | Answered() | BackedOff() | StopAsked()
         ):
+            return life, None
+        case Silent() | StartAsked() | RestartAsked():
             return life, None
         case _:
             assert_never(fact)
 
 
-def _after_end(life: Life, now: float) -> tuple[Life, Order | None]:
+def _anew(life: Life) -> Life:
+    """Begin anew: what it has failed before does not count any more."""
+    life = replace(life, wants_anew=False, failures=0, restarts=life.restarts + 1, spawned_at=None)
+    return _enter(life, State.WAITING)
+
+
+def _stopped(life: Life) -> Life:
+    if life.wants_anew:
+        return _anew(life)
+    was_killed = life.exit is not None and life.exit.signal == signal.SIGKILL
+    return _enter(life, State.STOPPED, reason=str(life.exit) if was_killed else "")
+
+
+def _after_end(life: Life, said: str, now: float) -> tuple[Life, Order | None]:
     how, plan = life.exit, life.plan
     assert how is not None  # noqa: S101 - set by the caller, one line above
     if life.state is State.STOPPING:
-        return _enter(life, State.STOPPED, reason=str(how) if how.signal == signal.SIGKILL else ""), None
+        return _stopped(life), None
     # A server is never done, and some (Hypercorn's master) say 0 even if their workers were killed.
     has_served = plan.role is not Role.OTHER and life.ready_after is not None
     is_missed = has_served and plan.restart is Restart.ON_FAILURE
@@ -251,9 +317,11 @@ def _after_end(life: Life, now: float) -> tuple[Life, Order | None]:
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None
     if how.code == 127:
-        return _enter(life, State.FAILED, reason="command not found (exit code 127)"), None
+        reason = f"command not found (exit code 127){f': {said}' if said else ''}"
+        return _enter(life, State.FAILED, reason=reason), None
     if how.code == 126:
-        return _enter(life, State.FAILED, reason="command is not executable (exit code 126)"), None
+        reason = f"command is not executable (exit code 126){f': {said}' if said else ''}"
+        return _enter(life, State.FAILED, reason=reason), None
     if plan.restart is Restart.NEVER:
         return _enter(life, State.FAILED, reason=str(how)), None
     ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER

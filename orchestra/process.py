@@ -115,6 +115,7 @@ class Child:
         self._stop_timeout = stop_timeout
         self._stopping = trio.Event()
         self._killing = trio.Event()
+        self._is_gone = False
 
     def __repr__(self) -> str:
         return f"<Child {self.pid}>"
@@ -122,6 +123,13 @@ class Child:
     def stop(self) -> None:
         """Begin to end it: its stop signal, and SIGKILL after the stop timeout. Does not wait."""
         self._stopping.set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its group, if there is still somebody in it."""
+        if self._is_gone:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, by SIGKILL. Does not wait."""
@@ -236,7 +244,7 @@ async def run_child(
             on_spawn(child)
             await process.wait()
             await child._empty()  # noqa: SLF001
-            is_empty = True
+            is_empty = child._is_gone = True  # noqa: SLF001
             ladder.cancel()
             await pumps.drain()
             nursery.cancel_scope.cancel()

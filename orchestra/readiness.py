@@ -94,6 +94,20 @@ class Readiness:
             for check in self.checks:
                 nursery.start_soon(self._pursue, check, leader, scout)
 
+    async def ask_again(self) -> str:
+        """Ask once more what can be asked again; return what was missing, in words."""
+        for check in self.checks:
+            lacking = ""
+            if isinstance(check, HttpCheck) and self.listening is not None:
+                lacking = await probe.http_answer(self.listening.host, self.listening.port, check=check)
+            elif isinstance(check, TcpCheck) and self.listening is not None:
+                lacking = await probe.tcp_answer(self.listening.host, self.listening.port)
+            elif isinstance(check, ExecCheck):
+                lacking = await probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
+            if lacking:
+                return lacking
+        return ""
+
     async def _pursue(self, check: Check, leader: int, scout: Scout) -> None:
         match check:
             case TcpCheck() | HttpCheck():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
     from orchestra.process import Window
+    from orchestra.proxy.server import Proxy
     from orchestra.supervisor import Sink
 
 __all__ = ["Stack", "load"]
@@ -111,9 +112,14 @@ class Stack:
         self.ended: RunEnded | None = None
         self._bus = Bus(self._snapshot)
         self.supervisor = Supervisor(
-            plan, sinks=sinks, bus=self._bus, window=window, is_kept_open=is_kept_open
+            plan,
+            sinks=sinks,
+            bus=self._bus,
+            window=window,
+            before_stop=self._before_stop,
+            is_kept_open=is_kept_open,
         )
-        self._is_kept_open = is_kept_open
+        self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
@@ -182,7 +188,7 @@ class Stack:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                proxy = Proxy(plan, listeners, emit=self._bus.emit)
+                proxy = self._proxy = Proxy(plan, listeners, emit=self._bus.emit)
                 self._bus.subscribe(proxy.observe)
                 await nursery.start(proxy.run)
             all_ended = trio.Event()
@@ -212,9 +218,11 @@ class Stack:
             nursery.start_soon(end_with, self._stop_asked)
             nursery.start_soon(end_with, self._culprit_found)
             await all_ended.wait()
-            if self._is_kept_open and culprit("failure", self.supervisor.ends) is not None:
-                await trio.sleep_forever()
             nursery.cancel_scope.cancel()
+
+    async def _before_stop(self, process: str) -> None:
+        if self._proxy is not None:
+            await self._proxy.before_stop(process)
 
     def _look_for_culprit(self, event: Event) -> None:
         is_end = isinstance(event, StateChanged) and event.state.is_ended

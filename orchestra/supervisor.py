@@ -12,10 +12,12 @@ Never here: signals to ourselves, the terminal, the proxy, exit codes of the run
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 from collections import deque
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Self, TypeAlias, assert_never
 
 import trio
@@ -38,7 +40,10 @@ from orchestra.lifecycle import (
     Life,
     NotSpawned,
     Order,
+    RestartAsked,
+    Silent,
     Spawned,
+    StartAsked,
     StopAsked,
     step,
 )
@@ -56,9 +61,10 @@ if TYPE_CHECKING:
     from orchestra.lifecycle import Fact
     from orchestra.process import Child
 
-__all__ = ["Sink", "Supervisor"]
+__all__ = ["BeforeStop", "Sink", "Supervisor"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
+BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
 # Removing half-installed packages: a second or so; the end of the run does not wait for a dead disk.
 _DISCARD_TIMEOUT = 5.0
@@ -70,6 +76,13 @@ _AT_A_TIME = 500
 _TAIL = 20
 # At the end, a sink that has taken nothing for so long is not waited for.
 _DEAF_AFTER = 5.0
+# As long as the proxy gives requests in flight.
+_HOOK_LIMIT = 2.0
+# How often somebody who is ready is asked whether it still is, and how often in a row it may fail to be.
+_HEALTH_PAUSE = 2.0
+_MOST_SILENCES = 3
+# Processes that died together do not come back in the same instant.
+_JITTER = 0.1
 # What the end may take beyond the stop timeouts: the last lines, SIGKILL, and sinks that are deaf.
 _GRACE = 15.0
 
@@ -109,8 +122,10 @@ class Supervisor:
         sinks: Awaited with every line of output, in order, before its process may go on writing.
         bus: Where events go; its own by default.
         window: The size of the terminals of the processes; without it they have pipes.
-        is_kept_open: Whether processes that wait for one that has failed go on waiting when nothing else
-            runs any more; otherwise they are stopped then.
+        before_stop: Awaited with the name of a process before that is stopped, for 2 s at most; the proxy
+            lets go of it then.
+        is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
+            it can be started again.
 
     Raises:
         ConfigError: A process waits for one that the plan does not have, or for itself in the end; a check
@@ -127,6 +142,7 @@ class Supervisor:
         sinks: Iterable[Sink] = (),
         bus: Bus | None = None,
         window: Window | None = None,
+        before_stop: BeforeStop | None = None,
         is_kept_open: bool = False,
     ) -> None:
         self.plan = plan
@@ -134,7 +150,7 @@ class Supervisor:
         self._levels = stop_levels(waits_for)
         self._is_kept_open = is_kept_open
         self.bus = Bus(lambda: self.snapshot().values()) if bus is None else bus
-        self._shared = _Shared(self.bus, sinks, window)
+        self._shared = _Shared(self.bus, sinks, window, before_stop)
         self._keepers = {each.name: _Keeper(self._shared, each) for each in plan.processes}
         self._shared.keepers = self._keepers
         for keeper in self._keepers.values():
@@ -159,14 +175,55 @@ class Supervisor:
         finally:
             self._stopped.set()
 
-    async def stop(self) -> None:
-        """Stop all processes, and wait until none is left and `run` is about to return.
+    async def stop(self, name: str | None = None) -> None:
+        """Stop a process, or all of them, and wait until nothing of that is left.
 
-        Whoever waits for others goes before them. It takes twice the longest `stop_timeout` at most, and some
-        seconds more if a sink does not return.
+        Whoever waits for others goes before them. All of them take twice the longest `stop_timeout` at most,
+        and some seconds more if a sink does not return; `run` is then about to return.
+
+        Raises:
+            KeyError: There is no process of that name.
         """
-        self._stop_asked.set()
-        await self._stopped.wait()
+        if name is None:
+            self._stop_asked.set()
+            await self._stopped.wait()
+            return
+        keeper = self._keepers[name]
+        keeper.stop()
+        await self._until(lambda: keeper.life.state.is_ended)
+
+    def start(self, name: str) -> None:
+        """Start a process anew if it has ended, with a clean slate. Does not wait: `wait_ready` does.
+
+        Raises:
+            KeyError: There is no process of that name.
+        """
+        self._keepers[name].start()
+
+    async def restart(self, name: str) -> None:
+        """Stop a process if it runs, and start it anew; wait until the old one is gone.
+
+        One that waits for others goes on waiting. Its dependents are left alone.
+
+        Raises:
+            KeyError: There is no process of that name.
+        """
+        keeper = self._keepers[name]
+        keeper.restart()
+        await self._until(lambda: keeper.life.state is not State.STOPPING)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process and all that is in its group; to one that does not run, nothing.
+
+        Raises:
+            KeyError: There is no process of that name.
+        """
+        self._keepers[name].signal(number)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so() and not self._stopped.is_set():
+            await self._shared.changed.wait()
+        await trio.lowlevel.checkpoint()
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
@@ -188,19 +245,26 @@ class Supervisor:
     def ends(self) -> Sequence[Life]:  # noqa: D102 - among the attributes
         return tuple(self._shared.ends)
 
-    async def wait_ready(self, names: Iterable[str] | None = None) -> None:
+    async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get: ready, or running where readiness is not asked for.
 
         Args:
             names: Of the processes to wait for; all by default.
+            timeout: Seconds after which that has failed.
 
         Raises:
-            StartError: One of them has failed or was stopped.
+            StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
             KeyError: There is no process of that name.
         """
         keepers = [self._keepers[name] for name in (self._keepers if names is None else names)]
-        while not all(keeper.is_up() for keeper in keepers):
-            await self._shared.changed.wait()
+        with trio.move_on_after(timeout):
+            while not all(keeper.is_up() for keeper in keepers):
+                await self._shared.changed.wait()
+            return
+        late = next(keeper for keeper in keepers if not keeper.is_up())
+        raise StartError(
+            late.life.plan.name, f"is not ready after {timeout:g} s: {late.missing()}", tail=late.tail
+        )
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process, by name, in the order of the plan."""
@@ -219,7 +283,7 @@ class Supervisor:
             watchers.start_soon(self._stop_when, cancelled)
             watchers.start_soon(self._stop_when, self._stop_asked)
             watchers.start_soon(self._shared.scout.run)
-            watchers.start_soon(self._end_waiting_in_vain)
+            watchers.start_soon(self._end_when_over)
             async with (
                 guarded(self._shared.run_id) as guard,
                 trio.open_nursery() as self._shared.nursery,
@@ -262,14 +326,19 @@ class Supervisor:
         for each in self._everything():
             each.stop()
 
-    async def _end_waiting_in_vain(self) -> None:
-        """When all the others have ended, stop those that wait for something that will never be."""
+    async def _end_when_over(self) -> None:
+        """When nothing runs any more, let all keepers go; who still waits has waited in vain."""
         keepers = self._keepers.values()
-        while not self._is_kept_open:
+        while True:
             if all(keeper.is_hopeless() for keeper in keepers):
-                for keeper in keepers:
-                    keeper.stop(keeper.waits_for())
+                has_failed = any(each.is_stuck() or each.life.state is State.FAILED for each in keepers)
+                if self._shared.is_stopping or not (self._is_kept_open and has_failed):
+                    break
             await self._shared.changed.wait()
+        for keeper in keepers:
+            keeper.stop(keeper.waits_for())
+        self._shared.is_over = True
+        self._shared.wake()
 
     def _everything(self) -> list[_Keeper | _Installation]:
         return [*self._keepers.values(), *self._shared.installations.values()]
@@ -296,7 +365,9 @@ def _waits_for(plan: Plan) -> dict[str, list[str]]:
 class _Shared:
     """What all keepers of a run have in common: who listens, who installs, who scans."""
 
-    def __init__(self, bus: Bus, sinks: Iterable[Sink], window: Window | None) -> None:
+    def __init__(
+        self, bus: Bus, sinks: Iterable[Sink], window: Window | None, before_stop: BeforeStop | None
+    ) -> None:
         self.window = window
         self.guard: Guard | None = None
         self.terminal: str | None = None
@@ -308,6 +379,8 @@ class _Shared:
         self.nursery: trio.Nursery
         self.keepers: Mapping[str, _Keeper] = {}
         self.is_stopping = False
+        self.is_over = False
+        self.before_stop = before_stop
         self._bus = bus
         self._sinks = tuple(sinks)
         self._delivering: set[trio.CancelScope] = set()
@@ -317,7 +390,13 @@ class _Shared:
         """Say that a process has changed."""
         if keeper.life.state in (State.COMPLETED, State.FAILED):
             self.ends.append(keeper.life)
+        elif previous is not keeper.life.state and previous in (State.COMPLETED, State.FAILED):
+            self.ends = [life for life in self.ends if life.plan is not keeper.life.plan]
         self._bus.emit(keeper.describe(previous))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have all who wait for a change look again."""
         self.changed.set()
         self.changed = trio.Event()
 
@@ -360,6 +439,8 @@ class _Shared:
     async def install(self, install: Install) -> str:
         """Wait until a folder's packages are installed; return what went wrong."""
         installation = self.installations[install]
+        if installation.done.is_set() and installation.error:
+            installation = self.installations[install] = installation.anew()
         if not installation.is_begun:
             installation.is_begun = True
             self.nursery.start_soon(installation.run)
@@ -396,26 +477,36 @@ class _Keeper:
         return None if self._look_at_others() else self.tell(Go())
 
     async def run(self, order: Order | None) -> None:
-        while order is None and self.life.state is State.WAITING:
-            await self._shared.changed.wait()
-            order = None if self._look_at_others() else self.tell(Go())
-        while order is not None:
-            match order:
-                case Order.INSTALL:
-                    fact = await self._install()
-                case Order.SPAWN:
-                    fact = await self._run_child()
-                case Order.BACK_OFF:
-                    fact = await self._back_off()
-                case Order.STOP:
-                    raise AssertionError("an order to stop follows only from being asked to")
-                case _:
-                    assert_never(order)
+        """Follow orders; in between, wait for others, or for somebody who wants it to begin anew."""
+        while True:
+            while order is None:
+                if self.life.state is State.WAITING:
+                    order = self.begin()
+                elif self._shared.is_over:
+                    break
+                if order is None:
+                    await self._shared.changed.wait()
+            if order is None:
+                break
+            fact = await self._follow(order)
             if self._shared.is_stopping:
                 self.stop()  # whoever ends now, though it is not its turn yet, is not started again
             order = self.tell(fact)
         if self._logfile is not None:
             self._logfile.close()
+
+    async def _follow(self, order: Order) -> Fact:
+        match order:
+            case Order.INSTALL:
+                return await self._install()
+            case Order.SPAWN:
+                return await self._run_child()
+            case Order.BACK_OFF:
+                return await self._back_off()
+            case Order.STOP:
+                raise AssertionError("an order to stop follows only from being asked to")
+            case _:
+                assert_never(order)
 
     @property
     def guard(self) -> Guard:
@@ -435,16 +526,58 @@ class _Keeper:
 
     def stop(self, reason: str = "") -> None:
         if self.tell(StopAsked(reason)) is Order.STOP:
-            if self._child is not None:
-                self._child.stop()
-            if self._backing_off is not None:
-                self._backing_off.cancel()
+            self._end()
+
+    def start(self) -> None:
+        if not self._shared.is_stopping:
+            self.tell(StartAsked())
+            self._hurry()
+
+    def restart(self) -> None:
+        if not self._shared.is_stopping:
+            if self.tell(RestartAsked()) is Order.STOP:
+                self._end()
+            else:
+                self._hurry()
+
+    def signal(self, number: int) -> None:
+        if self._child is not None:
+            self._child.signal(number)
 
     def kill(self) -> None:
         self._is_killed = True
         self.stop()
         if self._child is not None:
             self._child.kill()
+
+    def _end(self) -> None:
+        """End whatever is under way."""
+        self._hurry()
+        if self._child is not None:
+            self._shared.nursery.start_soon(self._stop_gently, self._child)
+
+    def _hurry(self) -> None:
+        if self._backing_off is not None:
+            self._backing_off.cancel()
+
+    async def _stop_gently(self, child: Child) -> None:
+        """Let go of a child, then ask it to end."""
+        hook = self._shared.before_stop
+        if hook is not None:
+            with trio.move_on_after(_HOOK_LIMIT):
+                try:
+                    await hook(self._plan.name)
+                except Exception as exc:  # noqa: BLE001 - an embedder's mistake must not keep a child alive
+                    text = f"before_stop failed: {type(exc).__name__}: {exc}"
+                    self._shared.notice(self._plan.name, "hook-failed", text)
+        child.stop()
+
+    def missing(self) -> str:
+        """Say why it is not up, in words."""
+        if self.life.state is State.WAITING:
+            return self.waits_for()
+        lacking = self._readiness.in_words() if self._readiness is not None else ""
+        return f"it is {self.life.state.value}" + (f", {lacking}" if lacking else "")
 
     def is_hopeless(self) -> bool:
         """Whether it is never going to be more than it is now."""
@@ -553,7 +686,8 @@ class _Keeper:
 
     async def _back_off(self) -> Fact:
         with trio.CancelScope() as self._backing_off:
-            await trio.sleep(self.life.back_off)
+            jitter = 1 + random.random() * _JITTER  # noqa: S311 - nobody has to guess it
+            await trio.sleep(self.life.back_off * jitter)
         self._backing_off = None
         return BackedOff()
 
@@ -588,7 +722,7 @@ class _Keeper:
                     stop_signal=plan.stop_signal,
                     window=self._window(),
                 )
-                fact = Ended(how)
+                fact = Ended(how, self.tail[-1] if self.tail else "")
             except SpawnError as exc:
                 fact = NotSpawned(exc.message)
             finally:
@@ -615,6 +749,22 @@ class _Keeper:
             nursery.cancel_scope.cancel()
         self._listening = readiness.listening
         self.tell(Answered())
+        if self._plan.liveness:
+            await self._watch_health(readiness)
+
+    async def _watch_health(self, readiness: Readiness) -> None:
+        """Ask again and again; three times without an answer are an illness."""
+        silences = 0
+        while True:
+            await trio.sleep(_HEALTH_PAUSE)
+            lacking = await readiness.ask_again()
+            silences = silences + 1 if lacking else 0
+            if not lacking:
+                self.tell(Answered())
+            elif silences == _MOST_SILENCES:
+                self.tell(Silent(lacking))
+                if self._plan.restart_unhealthy:
+                    self.restart()
 
     async def _complain_in_time(self, readiness: Readiness) -> None:
         await trio.sleep(self._plan.ready_timeout)
@@ -634,6 +784,10 @@ class _Installation:
         self._is_killed = False
         self.error = ""
         self.done = trio.Event()
+
+    def anew(self) -> _Installation:
+        """Give another try."""
+        return _Installation(self._install, self._keeper)
 
     async def run(self) -> None:
         """Install; afterwards `error` says what went wrong, if anything did."""

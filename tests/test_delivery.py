@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -60,6 +61,8 @@ class Plain:
         self.process.communicate()
 
     def read(self) -> bytes:
+        if not select.select([self._stdout], [], [], PATIENCE)[0]:
+            pytest.fail(f"nothing more came: {self.output[-2000:]!r}")
         chunk = os.read(self._stdout.fileno(), 65536)
         self.output += chunk
         return chunk
@@ -228,7 +231,7 @@ def valves(tmp_path: Path) -> Callable[[str], None]:
 
 
 # Defines the command `w`.
-WAITS = "n=0; w() { n=$((n+1)); while [ ! -e $ORCHESTRA_PROCESS.$n ]; do sleep 0.02; done; }; "
+WAITS = "n=0; w() { n=$((n+1)); while [ ! -e ${ORCHESTRA_PROCESS%.1}.$n ]; do sleep 0.02; done; }; "
 
 
 def test_a_begun_line_is_completed_whole_through_a_pipe(

@@ -15,6 +15,7 @@ from orchestra.lifecycle import (
     TRANSITIONS,
     Answered,
     BackedOff,
+    Blocked,
     Ended,
     Exit,
     Go,
@@ -22,7 +23,10 @@ from orchestra.lifecycle import (
     Life,
     NotSpawned,
     Order,
+    RestartAsked,
+    Silent,
     Spawned,
+    StartAsked,
     StopAsked,
     culprit,
     run_exit_code,
@@ -162,7 +166,11 @@ FACTS: list[Fact] = [
     Ended(Exit(code=0)),
     Ended(Exit(signal=9)),
     BackedOff(),
+    Blocked("waits"),
+    Silent("no answer"),
     StopAsked(),
+    StartAsked(),
+    RestartAsked(),
 ]
 
 
@@ -191,6 +199,65 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
         if life.state.is_ended:
             assert not alive
             assert order in (None, Order.STOP)
+
+
+@pytest.mark.parametrize("asked", [StartAsked(), RestartAsked()])
+@pytest.mark.parametrize(
+    "how",
+    [
+        (Go(), Spawned(), Ended(Exit(code=127))),
+        (Go(), Spawned(), Ended(Exit(code=0))),
+        (Go(), Spawned(), StopAsked(), Ended(Exit(signal=15))),
+        (StopAsked(),),
+    ],
+)
+def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple[Fact, ...]) -> None:
+    life, order = lived(PLAIN, *how, asked)
+    assert (life.state, order, life.failures, life.restarts) == (State.WAITING, None, 0, 1)
+    assert step(life, Go(), 0)[1] is Order.SPAWN
+
+
+def test_who_runs_is_stopped_first_and_then_begins_anew() -> None:
+    life, order = lived(PLAIN, Go(), Spawned(), RestartAsked())
+    assert (life.state, order) == (State.STOPPING, Order.STOP)
+    assert step(life, RestartAsked(), 0) == (life, None)
+    life, order = step(life, Ended(Exit(signal=15)), 0)
+    assert (life.state, order, life.wants_anew) == (State.WAITING, None, False)
+    assert lived(PLAIN, Go(), Spawned(), StartAsked())[0].state is State.RUNNING
+
+
+def test_whoever_stops_it_has_the_last_word() -> None:
+    asked = (Go(), Spawned(), RestartAsked(), StopAsked())
+    assert lived(PLAIN, *asked, Ended(Exit(signal=15)))[0].state is State.STOPPED
+    assert lived(PLAIN, *asked, RestartAsked(), Ended(Exit(signal=15)))[0].state is State.WAITING
+
+
+@pytest.mark.parametrize("asked", [StartAsked(), RestartAsked()])
+def test_who_waits_goes_on_waiting_and_is_not_started_twice(asked: Fact) -> None:
+    assert lived(PLAIN, asked) == lived(PLAIN)
+    life, order = lived(PLAIN, Go(), Spawned(), FAILURE, asked)
+    assert (life.state, order, life.failures) == (State.BACKING_OFF, None, 0)
+    life, order = lived(replace(PLAIN, install=INSTALL), Go(), asked)
+    assert (life.state, order) == (State.INSTALLING, None)
+
+
+def test_who_falls_silent_is_unhealthy_until_it_answers() -> None:
+    life, _ = lived(SERVER, Go(), Spawned(), Answered(), Silent("port 80: refused"))
+    assert (life.state, life.reason) == (State.UNHEALTHY, "port 80: refused")
+    assert step(life, Answered(), 9)[0].state is State.READY
+    assert step(life, Answered(), 9)[0].ready_after == life.ready_after
+    assert step(life, FAILURE, 9)[0].state is State.BACKING_OFF
+    assert step(life, RestartAsked(), 9)[1] is Order.STOP
+
+
+@pytest.mark.parametrize(("code", "words"), [(127, "not found"), (126, "not executable")])
+def test_a_command_that_cannot_be_run_is_named(code: int, words: str) -> None:
+    life, _ = lived(PLAIN, Go(), Spawned(), Ended(Exit(code=code), "sh: 1: nosuch: not here"))
+    assert life.state is State.FAILED
+    assert (
+        life.reason
+        == f"command {'is ' if code == 126 else ''}{words} (exit code {code}): sh: 1: nosuch: not here"
+    )
 
 
 def test_exits_read_as_a_shell_reports_them() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -472,3 +473,172 @@ async def test_a_sink_that_never_returns_does_not_keep_the_end(monkeypatch: pyte
         await called.wait()
         await supervisor.stop()
     assert supervisor.snapshot()["a"].state is State.STOPPED
+
+
+# --- Stopping and starting one of them ---
+
+
+async def test_one_can_be_restarted_and_the_others_go_on() -> None:
+    supervisor = Supervisor(
+        Plan(processes=(waiting("db", command=SERVE + " 0", ready="http"), waiting("api", "db")))
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        before = supervisor.snapshot()
+        await supervisor.restart("db")
+        assert supervisor.snapshot()["db"].state in (State.WAITING, State.STARTING)
+        await supervisor.wait_ready(["db"])
+        after = supervisor.snapshot()
+        assert after["db"].pid not in (None, before["db"].pid)
+        assert after["db"].restarts == 1
+        assert after["api"].pid == before["api"].pid
+        await supervisor.stop()
+    assert watcher.states("db") == [
+        State.STARTING,
+        State.READY,
+        State.STOPPING,
+        State.WAITING,
+        State.STARTING,
+        State.READY,
+        State.STOPPING,
+        State.STOPPED,
+    ]
+
+
+async def test_one_that_was_stopped_stays_so_until_it_is_started() -> None:
+    supervisor = Supervisor(Plan(processes=(waiting("a"), waiting("b"))))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        await supervisor.stop("a")
+        assert supervisor.snapshot()["a"].state is State.STOPPED
+        with pytest.raises(StartError, match="a: has stopped"):
+            await supervisor.wait_ready()
+        supervisor.start("a")
+        await supervisor.wait_ready()
+        await supervisor.stop()
+
+
+async def test_who_waits_can_be_restarted_stopped_and_started_and_runs_once(tmp_path: Path) -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting(
+                    "db",
+                    command=f"while ! test -e {tmp_path}/go; do sleep 0.02; done; echo up; sleep 1000",
+                    ready="log:up",
+                ),
+                waiting("api", "db", command=f"echo x >> {tmp_path}/runs; sleep 1000"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.restart("api")
+        supervisor.start("api")
+        await supervisor.stop("api")
+        assert supervisor.snapshot()["api"].state is State.STOPPED
+        await supervisor.restart("api")
+        assert supervisor.snapshot()["api"].state is State.WAITING
+        (tmp_path / "go").touch()
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    assert (tmp_path / "runs").read_text() == "x\n"
+    assert watcher.states("api").count(State.STARTING) == 1
+
+
+async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
+    plan = Plan(
+        processes=(
+            waiting("db", command=f"test -e {tmp_path}/mended", restart=Restart.NEVER),
+            waiting("api", "db:completed"),
+        )
+    )
+    supervisor = Supervisor(plan, is_kept_open=True)
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until_state("db", State.FAILED)
+        assert [life.plan.name for life in supervisor.ends] == ["db"]
+        (tmp_path / "mended").touch()
+        supervisor.start("db")
+        await supervisor.wait_ready()
+        assert supervisor.snapshot()["api"].state is State.RUNNING
+        await supervisor.stop()
+    assert [life.state for life in supervisor.ends] == [State.COMPLETED]
+
+
+async def test_a_signal_reaches_the_group() -> None:
+    command = "trap 'echo got it' USR1; echo up; while :; do sleep 0.01; done"
+    supervisor = Supervisor(Plan(processes=(waiting("a", command=command), waiting("b", command="true"))))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.text == "up")
+        supervisor.signal("a", 10)
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.text == "got it")
+        await watcher.until_state("b", State.COMPLETED)
+        supervisor.signal("b", 10)
+        await supervisor.stop()
+
+
+async def test_before_a_stop_somebody_may_let_go() -> None:
+    asked: list[tuple[str, State]] = []
+
+    async def let_go(name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append((name, supervisor.snapshot()[name].state))
+        if name == "b":
+            raise RuntimeError("oh no")
+
+    supervisor = Supervisor(Plan(processes=(waiting("a"), waiting("b"))), before_stop=let_go)
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        await supervisor.restart("a")
+        await supervisor.stop("b")
+        await supervisor.stop()
+    assert asked == [("a", State.STOPPING), ("b", State.STOPPING), ("a", State.STOPPING)]
+    notice = await watcher.until(lambda event: isinstance(event, Notice))
+    assert isinstance(notice, Notice)
+    assert notice.text == "before_stop failed: RuntimeError: oh no"
+
+
+async def test_who_is_not_ready_in_time_is_told_with_what_is_missing() -> None:
+    supervisor = Supervisor(Plan(processes=(waiting("a", ready="log:never"),)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        with pytest.raises(StartError) as caught:
+            await supervisor.wait_ready(timeout=0.2)
+        assert "a: is not ready after 0.2 s: it is starting, no line matches 'never'" in str(caught.value)
+        await supervisor.stop()
+
+
+async def test_who_falls_silent_is_unhealthy_and_restarted_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(orchestra.supervisor, "_HEALTH_PAUSE", 0.05)
+    plan = waiting("a", ready=f"exec:test -e {tmp_path}/well", liveness=True)
+    supervisor = Supervisor(Plan(processes=(plan, replace(plan, name="b", restart_unhealthy=True))))
+    watcher = Watcher(supervisor)
+    (tmp_path / "well").touch()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        (tmp_path / "well").unlink()
+        ill = await watcher.until_state("a", State.UNHEALTHY)
+        assert "ends with 1" in ill.reason
+        await watcher.until_state("b", State.WAITING, restarts=1)
+        (tmp_path / "well").touch()
+        await watcher.until(
+            lambda event: (
+                isinstance(event, StateChanged)
+                and (event.process, event.state, event.previous) == ("a", State.READY, State.UNHEALTHY)
+            )
+        )
+        await supervisor.wait_ready()
+        await supervisor.stop()

@@ -194,6 +194,8 @@ def load(
                     role=roles.get(each.name, Role.OTHER),
                     ready=ready[each.name],
                     ready_timeout=each.settings.ready_timeout,
+                    liveness=each.settings.liveness,
+                    restart_unhealthy=each.settings.restart_unhealthy,
                     install=install,
                     depends_on=_on_instances(waits_for[each.name], instances),
                     restart=each.settings.restart,

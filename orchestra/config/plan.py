@@ -132,6 +132,8 @@ class ProcessPlan:
             ``"http:/path=204"``, ``"tcp"``, ``"log:REGEX"``, ``"exec:COMMAND"``, ``"delay:2"``. ``None``:
             `State.RUNNING` is its last state.
         ready_timeout: After so many seconds without readiness a notice says what is missing.
+        liveness: Whether it is asked again and again once it is ready; three silences make it unhealthy.
+        restart_unhealthy: Whether it is then restarted.
         install: To be run first.
         depends_on: The processes that it waits for before that.
         restart: When it is started again after it has ended.
@@ -152,6 +154,8 @@ class ProcessPlan:
     role: Role = Role.OTHER
     ready: str | tuple[str, ...] | None = None
     ready_timeout: float = 60.0
+    liveness: bool = False
+    restart_unhealthy: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
     restart: Restart = Restart.ON_FAILURE
