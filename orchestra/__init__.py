@@ -1,23 +1,42 @@
 """One command, one address: a Python backend and a Vite frontend, supervised and served together.
 
-The public names are those of this module: write a `Plan` down or `load` one, give it to a `Supervisor`.
+The public names are those of this module: write a `Plan` down or `load` one, give it to a `Supervisor`, or to
+a `Stack`, which has the proxy, too; without trio, use `running` or `running_async`.
 """
 
-from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, Restart, Role
-from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
-from orchestra.events import State
-from orchestra.stack import Stack, load
-from orchestra.supervisor import Supervisor
-from orchestra.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestra.config.load import Overrides
+    from orchestra.config.plan import (
+        Condition,
+        Dependency,
+        Plan,
+        ProcessPlan,
+        ProxyPlan,
+        Restart,
+        Role,
+    )
+    from orchestra.embedding import Running, running, running_async
+    from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
+    from orchestra.events import State
+    from orchestra.stack import Stack, load
+    from orchestra.supervisor import Supervisor
+    from orchestra.version import __version__
 
 __all__ = [
+    "Condition",
     "ConfigError",
+    "Dependency",
     "OrchestraError",
+    "Overrides",
     "Plan",
     "ProcessPlan",
     "ProxyPlan",
     "Restart",
     "Role",
+    "Running",
     "Stack",
     "StartError",
     "State",
@@ -25,4 +44,37 @@ __all__ = [
     "UpstreamError",
     "__version__",
     "load",
+    "running",
+    "running_async",
 ]
+
+# Imported when they are used: pytest imports us for its plugin, and should not pay for trio and all the rest.
+_HOMES = {
+    "orchestra.config.load": ("Overrides",),
+    "orchestra.config.plan": (
+        "Condition",
+        "Dependency",
+        "Plan",
+        "ProcessPlan",
+        "ProxyPlan",
+        "Restart",
+        "Role",
+    ),
+    "orchestra.embedding": ("Running", "running", "running_async"),
+    "orchestra.errors": ("ConfigError", "OrchestraError", "StartError", "UpstreamError"),
+    "orchestra.events": ("State",),
+    "orchestra.stack": ("Stack", "load"),
+    "orchestra.supervisor": ("Supervisor",),
+    "orchestra.version": ("__version__",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -216,6 +216,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
         screen = Screen(
             model,
             on_quit=on_quit,
+            on_restart=stack.start_failed,
             on_suspend=_stop_ourselves,
             on_taken=stack.supervisor.on_screen,
             environ=_environ(plan),

@@ -13,6 +13,7 @@ import os
 import re
 import sysconfig
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Self, assert_never
 
 import trio
@@ -20,6 +21,7 @@ import trio
 from orchestra import config, ports
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import culprit, run_exit_code
 from orchestra.supervisor import Supervisor
@@ -27,7 +29,7 @@ from orchestra.version import __version__
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config import Overrides
@@ -150,14 +152,54 @@ class Stack:
         finally:
             self._stopped.set()
 
-    async def stop(self, *, exit_code: int | None = None, reason: str = "stopped") -> None:
-        """Stop everything and wait until nothing is left.
+    def events(self, *, limit: int = LIMIT) -> AsyncGenerator[Event, None]:
+        """Give all events from now on, after a snapshot: ``async for event in stack.events()``.
 
         Args:
+            limit: So many may wait to be read; then the oldest is lost, and a `Notice` says how many were.
+        """
+        return feed(self._bus, self._stopped, limit=limit)
+
+    def start(self, name: str) -> None:
+        """Start a process anew if it has ended; see `Supervisor.start`."""
+        self.supervisor.start(name)
+
+    def start_failed(self) -> None:
+        """Start again whatever has failed."""
+        for name, event in self.snapshot().items():
+            if event.state is State.FAILED:
+                self.start(name)
+
+    async def restart(self, name: str) -> None:
+        """Stop a process if it runs, and start it anew; see `Supervisor.restart`."""
+        await self.supervisor.restart(name)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process; see `Supervisor.signal`."""
+        self.supervisor.signal(name, number)
+
+    async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
+        """Wait until processes are ready; see `Supervisor.wait_ready`."""
+        await self.supervisor.wait_ready(names, timeout)
+
+    def snapshot(self) -> Mapping[str, StateChanged]:
+        """Return the newest state of every process, by name."""
+        return self.supervisor.snapshot()
+
+    async def stop(
+        self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
+    ) -> None:
+        """Stop everything, or one process, and wait until nothing is left of that.
+
+        Args:
+            name: The process; by default all of them, and the run with them.
             exit_code: What `RunEnded` is to say; by default it follows from how the processes ended. Who asks
                 first is heard, unless that was for 0.
             reason: Likewise.
         """
+        if name is not None:
+            await self.supervisor.stop(name)
+            return
         if not self._stop_asked.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
             self._stop_asked.set()

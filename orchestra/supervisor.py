@@ -28,6 +28,7 @@ from orchestra.config.plan import Condition, Role
 from orchestra.config.readiness import FORMS, parse_checks
 from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, StateChanged
+from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.guard import guarded
 from orchestra.lifecycle import (
@@ -53,10 +54,10 @@ from orchestra.process import SpawnError, Window, run_child
 from orchestra.readiness import Readiness
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Dependency, Install, Plan, ProcessPlan
-    from orchestra.events import Observer, StreamName
+    from orchestra.events import Event, Observer, StreamName
     from orchestra.guard import Guard
     from orchestra.lifecycle import Fact
     from orchestra.process import Child
@@ -274,6 +275,14 @@ class Supervisor:
         """Return the last lines that a process wrote, oldest first, without colours."""
         return tuple(self._keepers[name].tail)
 
+    def events(self, *, limit: int = LIMIT) -> AsyncGenerator[Event, None]:
+        """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
+
+        Args:
+            limit: So many may wait to be read; then the oldest is lost, and a `Notice` says how many were.
+        """
+        return feed(self.bus, self._stopped, limit=limit)
+
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Call `observer` with every event from now on, after a snapshot; the result ends that."""
         return self.bus.subscribe(observer)
@@ -301,6 +310,7 @@ class Supervisor:
         if self._shared.is_stopping:
             return
         self._shared.is_stopping = True
+        self._shared.wake()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._shared.give_up_deaf_sinks)
             await self._stop_in_order()

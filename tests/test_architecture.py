@@ -49,6 +49,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "dashboard.model": (2, 0),
     "census": (2, 0),
     "graceful": (3, 0),
+    "feed": (3, 0),
     "guard": (3, 0),
     "guardian": (3, 0),  # a script, run as a process of its own: it imports nothing of ours
     "logfile": (3, 0),
@@ -74,6 +75,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "dashboard.screen": (7, 1),
     "dashboard": (7, 9),
     "stack": (8, 0),
+    "embedding": (8, 1),
+    "pytest_plugin": (8, 2),
     "check": (8, 1),  # reads as `stack` does
     "__init__": (9, 0),
     "cli": (9, 1),
@@ -90,6 +93,7 @@ ROOMS: dict[str, set[str]] = {
     "hypercorn": {"control"},
     "msgspec": {"config.settings"},
     "psutil": {"census", "ports"},
+    "pytest": {"pytest_plugin"},
     "rich": {"dashboard.view", "dashboard.screen"},
     "starlette": {"control"},
     "trio": {
@@ -97,6 +101,8 @@ ROOMS: dict[str, set[str]] = {
         "control",
         "dashboard.printers",
         "dashboard.screen",
+        "embedding",
+        "feed",
         "graceful",
         "guard",
         "logfile",

@@ -128,7 +128,7 @@ GOLDEN = {
  204  DELETE    4 ms  backend    /api/notes/3
  200  GET       9 ms  backend    /about
 
- q quit                      warning: port 5000 was taken, vite listens on 5173
+ q quit   r retry            warning: port 5000 was taken, vite listens on 5173
 """,
     (120, 40): """
  orchestra  http://127.0.0.1:8000                                                                       ✗ worker failed
@@ -170,7 +170,7 @@ GOLDEN = {
  204  DELETE    4 ms  backend    /api/notes/3
  200  GET       9 ms  backend    /about
 
- q quit                                                              warning: port 5000 was taken, vite listens on 5173
+ q quit   r retry                                                    warning: port 5000 was taken, vite listens on 5173
 """,
     (40, 10): """
  http://127.0.0.1:8000  ✗ worker failed
@@ -182,7 +182,7 @@ GOLDEN = {
           │ 1.1" 200
  vite     │ 10:12:31 [vite] (client)
           │ hmr update /src/style.css
- q quit   warning: port 5000 was taken…
+ q quit   r retry   warning: port 5000…
 """,
 }
 

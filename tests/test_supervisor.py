@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
@@ -569,6 +570,18 @@ async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
         assert supervisor.snapshot()["api"].state is State.RUNNING
         await supervisor.stop()
     assert [life.state for life in supervisor.ends] == [State.COMPLETED]
+
+
+async def test_a_run_that_is_kept_open_ends_when_it_is_stopped_though_nothing_runs() -> None:
+    plan = Plan(processes=(waiting("a", command="exit 1", restart=Restart.NEVER),))
+    supervisor = Supervisor(plan, is_kept_open=True)
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until_state("a", State.FAILED)
+        await trio.testing.wait_all_tasks_blocked()
+        await supervisor.stop()
+    assert supervisor.snapshot()["a"].state is State.FAILED
 
 
 async def test_a_signal_reaches_the_group() -> None:

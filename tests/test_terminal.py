@@ -129,6 +129,19 @@ def is_at_prompt_after_stop(text: str) -> bool:
     return "prompt>" in text.partition("Stopped")[2]
 
 
+def test_what_has_failed_can_be_started_again(tmp_path: Path) -> None:
+    project(tmp_path, worker="test -e mended && echo [bold]working[/bold] && sleep 1000")
+    settings = tmp_path / "orchestra.toml"
+    settings.write_text(settings.read_text() + '[process.worker]\nrestart = "never"\n')
+    with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
+        terminal.until(lambda text: "worker failed" in text and "r retry" in text)
+        (tmp_path / "mended").touch()
+        terminal.send("r")
+        terminal.until(lambda text: "[bold]working[/bold]" in text and "r retry" not in text)
+        terminal.send("q")
+        assert terminal.wait() == 0
+
+
 def test_ctrl_c_after_q_is_in_a_hurry(tmp_path: Path) -> None:
     stubborn = "trap '' TERM; echo [bold]working[/bold]; while :; do sleep 1000; done"
     project(tmp_path, worker=stubborn)

@@ -79,6 +79,7 @@ class Screen:
     Args:
         model: What to draw; it may change at any time.
         on_quit: Called when the user asks to end the run.
+        on_restart: Called when the user asks to start again what has failed.
         on_suspend: Called for Ctrl-Z; to stop the process, and to call `suspend` and `resume`, is left to it.
         on_taken: Called with the terminal's device when it is taken, with ``None`` when it is given back.
         stdin: A terminal's file descriptor, for its mode and its keys.
@@ -91,6 +92,7 @@ class Screen:
         model: Model,
         *,
         on_quit: Callable[[], object],
+        on_restart: Callable[[], object] = lambda: None,
         on_suspend: Callable[[], object] = lambda: None,
         on_taken: Callable[[str | None], object] = lambda _: None,
         stdin: int = 0,
@@ -99,6 +101,7 @@ class Screen:
     ) -> None:
         self._model = model
         self._on_quit = on_quit
+        self._on_restart = on_restart
         self._on_suspend = on_suspend
         self._on_taken = on_taken
         self._stdin = stdin
@@ -238,6 +241,8 @@ class Screen:
     def _press(self, key: str) -> None:
         if key == "q":
             self._on_quit()
+        elif key == "r":
+            self._on_restart()
         elif key == _SUSPEND:
             self._on_suspend()
         elif key == _REDRAW:

@@ -102,6 +102,8 @@ PHASES: dict[Phase, tuple[str, Style]] = {
     Phase.ENDED: ("■", QUIET),
 }
 KEYS = (("q", "quit"),)
+# While something has failed.
+KEYS_OF_FAILURE = (("r", "retry"),)
 
 # From here on requests stand beside the log: both still get lines of a readable length.
 _WIDE = 140
@@ -408,7 +410,8 @@ class Footer:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         keys = Text(" ")
-        for key, meaning in KEYS:
+        has_failed = any(each.state is State.FAILED for each in self.model.processes.values())
+        for key, meaning in (*KEYS, *(KEYS_OF_FAILURE if has_failed and self.model.ended is None else ())):
             keys.append(key, STRONG)
             keys.append(f" {meaning}   ", QUIET)
         notice = next(iter(reversed(self.model.notices)), None)

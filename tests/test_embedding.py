@@ -1,0 +1,303 @@
+"""Stacks in other people's programs: the README's examples, and every way in which a block can end."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+import orchestra.embedding
+from orchestra import OrchestraError, Plan, ProcessPlan, Restart, Stack, StartError, State, Supervisor
+from orchestra.events import Notice, OutputLine, RunEnded, RunStarted, StateChanged
+from tests.kit import PATIENCE, ROOT, base_port, get, needed
+from tests.process_kit import Mark, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestra.events import Event
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
+
+SERVER = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"<!doctype html><title>Notes</title>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "server.py").write_text(SERVER)
+    serve = f"exec {sys.executable} server.py"
+    (tmp_path / "Procfile.dev").write_text(f"ui: {serve}\napi: {serve}\n")
+    (tmp_path / "orchestra.toml").write_text(
+        f'[run]\nbase_port = {base_port()}\n[proxy]\nfrontend = "ui"\nlisten = "127.0.0.1:0"\n'
+    )
+    return tmp_path
+
+
+def examples() -> list[str]:
+    """The examples of the README, in its order."""
+    chapter = (ROOT / "README.md").read_text().partition("## Embedding")[2].partition("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("index", "marker"), [(0, "import trio"), (1, "urllib"), (2, "import asyncio")])
+def test_the_examples_of_the_readme_work(project: Path, index: int, marker: str) -> None:
+    (project / "example.py").write_text(examples()[index])
+    assert marker in examples()[index]
+    mark = Mark()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=project,
+        env={**os.environ, **mark.env},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(("http://127.0.0.1:", "200"))
+    assert mark.living() == []
+
+
+CONFTEST = """
+import pytest
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args():
+    return {"executable_path": %r, "args": ["--no-sandbox", "--disable-dev-shm-usage"]}
+"""
+
+
+@pytest.mark.browser
+def test_the_example_with_a_browser_works(project: Path) -> None:
+    chromium = needed("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    (project / "test_example.py").write_text(examples()[3])
+    assert "orchestra_stack" in examples()[3]
+    (project / "conftest.py").write_text(CONFTEST % chromium)
+    mark = Mark()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(project)],
+        cwd=project,
+        env={**os.environ, **mark.env},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert mark.living() == []
+
+
+def test_the_plugin_costs_nothing_that_is_not_used() -> None:
+    script = "import sys, orchestra.pytest_plugin; print('trio' in sys.modules, 'msgspec' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_the_example_in_the_docstring_works() -> None:
+    failed, attempted = doctest.testmod(orchestra.embedding)
+    assert (failed, attempted) == (0, 3)
+
+
+def test_plain_code_gets_a_stack_that_is_ready_and_leaves_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = Mark()
+    for name, value in mark.env.items():
+        monkeypatch.setenv(name, value)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    handlers = [signal.getsignal(number) for number in numbers]
+    environ = dict(os.environ)
+    with orchestra.running(project / "Procfile.dev") as stack:
+        assert stack.url is not None
+        assert get(stack.url).upstream == "backend"
+        states = [event.state for event in stack.snapshot().values()]
+        assert states == [State.READY, State.READY]
+        first = stack.snapshot()["api"].pid
+        stack.restart("api")
+        stack.wait_ready()
+        assert stack.snapshot()["api"].pid != first
+        stack.stop("api")
+        assert stack.snapshot()["api"].state is State.STOPPED
+        stack.start("api")
+        stack.wait_ready(["api"])
+        assert get(stack.url).status == 200
+        with pytest.raises(KeyError):
+            stack.restart("nobody")
+        assert mark.living() != []
+    assert mark.living() == []
+    assert [
+        signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    ] == handlers
+    assert dict(os.environ) == environ
+    with pytest.raises(OrchestraError, match="does not run any more"):
+        stack.snapshot()
+
+
+def sleeping(command: str = "echo up; sleep 1000", **more: object) -> Plan:
+    env = {**os.environ, **MARK.env}
+    return Plan(processes=(ProcessPlan(name="a", command=command, env=env, **more),))  # type: ignore[arg-type]
+
+
+MARK = Mark()
+
+
+def test_an_exception_in_the_block_comes_out_of_it() -> None:
+    def fail() -> None:
+        with orchestra.running(sleeping()):
+            assert MARK.living() != []
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert MARK.living() == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "asyncio"])
+def test_a_start_that_fails_is_told_with_the_last_lines(kind: str) -> None:
+    plan = sleeping("echo one; echo two; exit 3", restart=Restart.NEVER, ready="log:never")
+
+    async def with_asyncio() -> None:
+        async with orchestra.running_async(plan):
+            raise AssertionError("it is not ready")
+
+    def without() -> None:
+        with orchestra.running(plan):
+            raise AssertionError("it is not ready")
+
+    with pytest.raises(StartError) as caught:
+        asyncio.run(with_asyncio()) if kind == "asyncio" else without()
+    assert str(caught.value) == "a: has failed: exit code 3"
+    assert caught.value.tail == ("one", "two")
+    assert caught.value.__notes__ == ["the last lines of a:\none\ntwo"]
+    assert MARK.living() == []
+
+
+def test_a_start_that_takes_too_long_is_told() -> None:
+    with (
+        pytest.raises(
+            StartError, match=r"is not ready after 0\.3 s: it is starting, no line matches 'never'"
+        ),
+        orchestra.running(sleeping(ready="log:never"), timeout=0.3),
+    ):
+        raise AssertionError("it is not ready")
+    assert MARK.living() == []
+
+
+def test_an_address_that_is_taken_is_told(project: Path) -> None:
+    with orchestra.running(project / "Procfile.dev") as stack:
+        assert stack.url is not None
+        port = stack.url.rpartition(":")[2]
+        overrides = orchestra.Overrides(listen=port, base_port=base_port())
+        with (
+            pytest.raises(orchestra.ConfigError, match=f"port {port} is taken"),
+            orchestra.running(project / "Procfile.dev", overrides=overrides),
+        ):
+            raise AssertionError("there cannot be two")
+
+
+def test_ctrl_c_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+    mark = Mark()
+    script = """
+        import time
+        import orchestra
+        plan = orchestra.Plan(processes=(orchestra.ProcessPlan(name="a", command="sleep 1000"),))
+        try:
+            with orchestra.running(plan):
+                print("up", flush=True)
+                time.sleep(1000)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    with subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, **mark.env},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        until(lambda: mark.count("sleep 1000") > 0, mark.living)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert process.wait(PATIENCE) == 0
+    assert mark.living() == []
+
+
+def test_asyncio_code_gets_a_stack_and_may_be_cancelled(project: Path) -> None:
+    async def main() -> str:
+        async with orchestra.running_async(project / "Procfile.dev") as stack:
+            await asyncio.to_thread(stack.restart, "api")
+            await asyncio.to_thread(stack.wait_ready)
+            raise TimeoutError(stack.url)
+
+    with pytest.raises(TimeoutError, match=r"http://127\.0\.0\.1:"):
+        asyncio.run(main())
+
+    async def cancelled() -> None:
+        async with asyncio.timeout(2), orchestra.running_async(sleeping()):
+            await asyncio.sleep(1000)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancelled())
+    assert MARK.living() == []
+
+
+# --- events to iterate over ---
+
+
+async def test_events_can_be_iterated_over_until_the_end() -> None:
+    stack = Stack(sleeping("echo hello"))
+    seen: list[Event] = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def read() -> None:
+            seen.extend([event async for event in stack.events()])
+
+        await trio.testing.wait_all_tasks_blocked()
+        await stack.run()
+    kinds = [type(event) for event in seen]
+    assert (kinds[0], kinds[-1]) == (RunStarted, RunEnded)
+    assert [event.text for event in seen if isinstance(event, OutputLine)] == ["hello"]
+
+
+async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
+    supervisor = Supervisor(sleeping("seq 1 100"))
+    events = supervisor.events(limit=10)
+    first = await anext(events)
+    assert isinstance(first, StateChanged)
+    await supervisor.run()
+    lost, *rest = [event async for event in events]
+    assert isinstance(lost, Notice)
+    assert lost.code == "events-lost"
+    assert len(rest) == 10
+    assert int(lost.text.split()[0]) > 80
+    last = rest[-1]
+    assert isinstance(last, StateChanged)
+    assert (last.process, last.state) == ("a", State.COMPLETED)
