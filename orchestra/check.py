@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -110,6 +111,10 @@ def _program_faults(
 
     path = (process.env or environ).get("PATH", os.defpath)
     program, cwd = reading.program, reading.program_cwd
+    if _has_open_quote(process.command):
+        yield wrong("a quote is opened and not closed", "Close it.")
+    if process.install is not None and "node_modules/" in program:
+        program = ""  # it is going to be installed
     if program and program not in reading.needs:
         if "/" not in program:
             if shutil.which(program, path=path) is None:
@@ -127,6 +132,14 @@ def _program_faults(
                 f"Vite {vite} needs Node.js {wanted}, and this is {'.'.join(map(str, found))}",
                 "Install a newer one: https://nodejs.org",
             )
+
+
+def _has_open_quote(command: str) -> bool:
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:
+        return True
+    return False
 
 
 def _node_version(path: str) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: A
     procfile, names = split_arguments(arguments)
     report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
     if report.understood:
-        click.echo("\n".join(report.understood))
+        _say("\n".join(report.understood))
     for fault in report.faults:
         _complain(str(fault), fault.hint)
     return ConfigError.exit_code if report.faults else 0
@@ -155,9 +155,9 @@ def init() -> int:
     """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
     from orchestra.config.environment import with_tools  # noqa: PLC0415 - not needed by a run
     from orchestra.config.initial import look  # noqa: PLC0415
-    from orchestra.config.procfile import DEFAULT_NAMES, render  # noqa: PLC0415
+    from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
 
-    root = Path.cwd()
+    root = current_folder()
     path = Path(DEFAULT_NAMES[0])
     if os.path.lexists(path):
         raise ConfigError("it is there already, and was not touched", path=path, hint="Run it: orchestra run")
@@ -171,7 +171,7 @@ def init() -> int:
             hint=f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`.",
         )
     text = render(each.entry for each in found)
-    click.echo(text, nl=False)
+    _say(text.rstrip("\n"))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -435,6 +435,30 @@ def _show(exc: BaseException) -> int:
         traceback.print_exception(exc, file=file)
     _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {file.name}.")
     return _EXIT_BUG
+
+
+def _say(text: str) -> None:
+    """Print to standard output, now."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(exc, BrokenPipeError):
+            raise _ReaderGone from exc
+        raise ConfigError(
+            f"standard output cannot be written to: {exc.strerror}", hint="Make room, or send it elsewhere."
+        ) from exc
+
+
+class _ReaderGone(OrchestraError):  # noqa: N818 - nobody's error
+    """Nobody reads any more: that is no news to the user."""
+
+    exit_code = 141
+
+    def __init__(self) -> None:
+        super().__init__("")
 
 
 def _complain(message: str, hint: str) -> None:

@@ -220,7 +220,8 @@ async def run_child(
         streams = await _spawn(argv, cwd, env, window)
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        raise SpawnError(f"cannot be started in {cwd}: {reason}") from exc
+        what = "cannot" if isinstance(command, str) else f"{argv[0]} cannot"
+        raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
     process = streams.process
     marks = {name: env[name] for name in _MARKS if name in env}
     child = Child(

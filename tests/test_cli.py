@@ -69,6 +69,27 @@ def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: the current folder does not exist any more\n")
 
 
+@pytest.mark.parametrize("command", ["check", "init"])
+def test_output_that_cannot_be_written_is_said(tmp_path: Path, command: str) -> None:
+    (tmp_path / "manage.py").touch()
+    if command == "check":
+        write(tmp_path, "a: sleep 1\n")
+    reader, closed = os.pipe()
+    os.close(reader)
+    outputs = [(closed, 141, "")]
+    if Path("/dev/full").exists():
+        outputs.append((os.open("/dev/full", os.O_WRONLY), 2, "No space left"))
+    for output, code, said in outputs:
+        done = subprocess.run(
+            [*COMMAND, command], cwd=tmp_path, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+        os.close(output)
+        assert done.returncode == code
+        assert said in done.stderr
+        assert "bug" not in done.stderr
+    assert not (tmp_path / "Procfile.dev").exists()
+
+
 def test_it_is_said_who_is_frontend_and_who_is_backend_and_why(tmp_path: Path) -> None:
     server = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
     write(tmp_path, f"ui: {server}\nmail: {server}\nother: sleep 1000\n")

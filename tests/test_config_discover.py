@@ -201,7 +201,9 @@ def test_it_is_said_how_vite_was_found(root: Path, command: str, why: str) -> No
         ("export PATH=/opt/node/bin:$PATH; npm run dev", ()),
         ("pnpm dev || npm run dev", ()),
         ("if true; then npm run dev; fi", ()),
-        ("sh -c 'npm run dev'", ()),
+        # a shell finds what we find, and so does a launcher
+        ("sh -c 'cd ui && npm run dev'", ("node", "npm")),
+        ("uv run npm run dev", ("node", "npm")),
     ],
 )
 def test_what_has_to_be_on_path_is_named_where_it_is_sure(
@@ -252,6 +254,65 @@ def test_a_script_that_npm_is_not_going_to_find_is_a_fault(tmp_path: Path) -> No
         "x || npm run dev",
     ):
         assert fault(command) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("npm run dev 2>&1 | cat", "`npm run dev` runs vite"),
+        ("npm run dev # the frontend", "`npm run dev` runs vite"),
+        ("while true; do npm run dev; done", "`npm run dev` runs vite"),
+        ("timeout 100 npm run dev", "`timeout 100 npm run dev` runs vite"),
+        ("env -C ui npm run dev", "`env -C ui npm run dev` in ui runs vite"),
+        ("yarn workspace @x/shop run dev", "`yarn workspace @x/shop run dev` in apps/shop runs vite"),
+        ("npx concurrently 'npm:x' 'vite'", ""),
+        ("concurrently -n a,b 'tsc --watch' 'vite'", "`concurrently -n a,b 'tsc --watch' vite` runs vite"),
+        ("$(npm bin)/vite", ""),
+        ("`npm bin`/vite", ""),
+        ("pushd ui && npm run dev", ""),
+    ],
+)
+def test_what_surrounds_a_command_is_read_or_left_alone(root: Path, command: str, why: str) -> None:
+    reading = read(command, cwd=root, root=root)
+    assert (reading.why, reading.fault) == (why, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "serves"),
+    [
+        ("uvicorn app:app --reload", "uvicorn app:app --reload"),
+        ("python -m uvicorn app:app", "python -m uvicorn app:app"),
+        ("python3.12 -X dev -m flask --app notes run", "python3.12 -X dev -m flask --app notes run"),
+        ("uv run --with x manage.py runserver 8000", "manage.py runserver 8000"),
+        ("cd api && exec poetry run fastapi dev main.py", "fastapi dev main.py"),
+        ("sh -c 'hypercorn app:app'", "hypercorn app:app"),
+        ("flask --app notes db upgrade", ""),
+        ("python manage.py migrate", ""),
+        ("python worker.py", ""),
+        ("celery -A app worker", ""),
+    ],
+)
+def test_known_servers_are_recognised(root: Path, command: str, serves: str) -> None:
+    assert read(command, cwd=root, root=root).serves == serves
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        ("celery -A app worker", "celery"),
+        ("cd ui && ./run.sh", "./run.sh"),
+        ("A=1 exec nosuch x", "nosuch"),
+        ("sh -c 'nosuch x'", "nosuch"),
+        ("sh run.sh", "sh"),
+        ("command -v x && y", ""),
+        ("test -e x || y", ""),
+        (". venv/bin/activate && x", ""),
+        ("$EDITOR x", ""),
+        ("echo hello", ""),
+    ],
+)
+def test_the_program_that_is_sure_to_be_executed_is_known(root: Path, command: str, program: str) -> None:
+    assert read(command, cwd=root, root=root).program == program
 
 
 def test_a_folder_that_is_missing_is_named_where_it_is_sure(root: Path) -> None:

@@ -80,7 +80,7 @@ def test_of_several_the_one_nearest_to_the_top_is_taken_and_the_others_are_named
         (tmp_path / folder / "package.json").write_text(VITE)
     found, remarks = look(tmp_path, env=ENV)
     assert found[0].entry.command == "cd a && npm run dev"
-    assert remarks == ["not taken: `npm run dev` in b/deep runs vite"]
+    assert remarks[0] == "not taken: `npm run dev` in b/deep runs vite"
 
 
 def test_libraries_tests_and_hidden_folders_are_nobody_s_application(tmp_path: Path) -> None:
@@ -138,6 +138,42 @@ def test_a_package_is_imported_from_the_folder_above_it(tmp_path: Path) -> None:
 def test_what_is_no_application_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "main.py").write_text(text)
     assert commands(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "command"),
+    [
+        ("backend/app/main.py", "from app.routes import r\n" + APP, "cd backend && uvicorn {} app.main:app"),
+        ("backend/app/main.py", "from .routes import r\n" + APP, "cd backend && uvicorn {} app.main:app"),
+        ("backend/main.py", "import backend.x\n" + APP, "uvicorn {} backend.main:app"),
+        ("a/b/main.py", "from ..x import y\n" + APP, "uvicorn {} a.b.main:app"),
+        ("api/main.py", "import api_client\nimport os\n" + APP, "cd api && uvicorn {} main:app"),
+    ],
+)
+def test_a_module_s_own_imports_tell_where_it_is_imported_from(
+    tmp_path: Path, file: str, text: str, command: str
+) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert commands(tmp_path) == {"api": command.format("--reload --port $PORT")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import fastapi\nif True:\n    app = fastapi.FastAPI()\n",
+        "from fastapi import FastAPI as F\napp = F()\n",
+        "try:\n    from fastapi import FastAPI\n    app = FastAPI()\nexcept ImportError:\n    raise\n",
+    ],
+)
+def test_an_application_may_be_made_in_other_ways(tmp_path: Path, text: str) -> None:
+    (tmp_path / "main.py").write_text(text)
+    assert commands(tmp_path) == {"api": "uvicorn --reload --port $PORT main:app"}
+
+
+def test_it_is_said_what_was_not_found(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    assert look(tmp_path, env=ENV)[1] == ["no frontend was found: add a line for it, if there is one"]
 
 
 def test_the_server_that_the_project_names_is_taken(tmp_path: Path) -> None:

@@ -394,7 +394,10 @@ def test_the_first_port_is_the_option_s_else_the_settings_s_else_the_env_file_s_
 def test_ports_that_cannot_be_used_are_left_out(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a: run\nb: run\n"
     assert ports_of(project.load(text, overrides=Overrides(base_port=6665))) == {"a": 6670, "b": 6765}
-    assert ports_of(project.load(text, overrides=Overrides(base_port=8000))) == {"a": 8001, "b": 8100}
+    assert ports_of(project.load(text, overrides=Overrides(base_port=8000))) == {"a": 8000, "b": 8100}
+    plan = project.load(TWO, overrides=Overrides(base_port=7900))
+    assert ports_of(plan) == {"vite": 7900, "api": 8001}
+    assert plan.notes == ("api: port 8000 is orchestra's own; it gets 8001",)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert ports_of(project.load(text)) == {"a": 5001, "b": 5100}
     assert project.load(text, "process.b.port = 5001").processes[0].port == 5002
@@ -415,8 +418,22 @@ def test_a_port_that_is_taken_is_left_to_its_holder_and_that_is_said(project: Pr
     assert env_of(plan.processes[0])["ORCHESTRA_C_PORT"] == "5102"
     quiet = project.load(TWO, "run.install = false", is_free=lambda port: port != 5000)
     assert quiet.notes == ()  # Vite does not ask for PORT
-    with pytest.raises(ConfigError, match="no ports are left"):
+    with pytest.raises(ConfigError, match="no port is left for a: they begin at 5000"):
         project.load("a: run\n", is_free=lambda _: False)
+
+
+def test_without_a_proxy_its_port_is_free_for_all(project: Project) -> None:
+    alone = project.load(TWO, overrides=Overrides(base_port=8000, no_proxy=True))
+    assert ports_of(alone) == {"vite": 8000, "api": 8100}
+    assert ports_of(project.load("web: run\n", "[process.web]\nport = 8000\n")) == {"web": 8000}
+
+
+def test_who_is_not_run_needs_no_port(project: Project) -> None:
+    text = "a: run\nb: run\nc: run\n"
+    plan = project.load(text, only=["a"], overrides=Overrides(base_port=65400))
+    assert ports_of(plan) == {"a": 65400}
+    message, _ = project.error(text, overrides=Overrides(base_port=65400))
+    assert message == "no port is left for c: they begin at 65400, 100 for each process"
 
 
 def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
@@ -692,9 +709,9 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             "Set process.web.port = 8000 instead.",
         ),
         (
-            "web: run\n",
-            "[process.web]\nport = 8000\n",
-            "orchestra.toml:2: process.web.port: port 8000 is orchestra's own",
+            TWO,
+            "[process.api]\nport = 8000\n",
+            "orchestra.toml:2: process.api.port: port 8000 is orchestra's own",
             "Choose another one, or another --listen.",
         ),
         (

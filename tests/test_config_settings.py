@@ -145,7 +145,7 @@ def test_defaults_are_those_of_the_plan() -> None:
         ),
         (
             "[process.web]\nenv = { A = 1 }",
-            " process.web.env.A: expected a string, got 1",
+            "2: process.web.env.A: expected a string, got 1",
             "Quote it.",
         ),
         (

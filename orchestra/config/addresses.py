@@ -124,7 +124,7 @@ def assign(
     processes: Sequence[Written],
     instances: Mapping[str, Sequence[str]],
     *,
-    listen_port: int,
+    listen_port: int | None,
     base: int,
     loaded: Loaded,
     is_free: Callable[[int], bool],
@@ -136,7 +136,7 @@ def assign(
     Args:
         processes: All of them: each has its place, whether it is run or not.
         instances: By process, what its instances are called; none: it is not run.
-        listen_port: The proxy's.
+        listen_port: The proxy's, if there is one.
         base: The first process's port.
         loaded: The settings.
         is_free: Whether a port could be listened on now.
@@ -155,42 +155,62 @@ def assign(
         holder=holder,
         faults=faults,
     )
-    unusable = BLOCKED_PORTS | {listen_port} | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
+    own = frozenset() if listen_port is None else {listen_port}
+    unusable = BLOCKED_PORTS | own | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
 
-    def first_from(port: int) -> int:
+    def first_from(port: int) -> int | None:
         while port in unusable or port in ports.values():
             port += 1
-        if port > 65535:
-            raise ConfigError(
-                f"no ports are left: they begin at {base}, and each process takes {PORTS_A_PROCESS}",
-                hint="Begin lower: --base-port 5000.",
-            )
-        return port
+        return port if port <= 65535 else None
+
+    def why(port: int) -> str:
+        if port in own:
+            return f"port {port} is orchestra's own"
+        if port in unusable:
+            return f"port {port} cannot be used"
+        other = next((name for name, taken in ports.items() if taken == port), None)
+        if other is not None:
+            return f"port {port} is {other}'s"
+        return _taken(port, holder)
 
     # First the wishes of all, then the moves: nobody is moved onto a port that another one wishes for.
+    wishes: dict[str, tuple[int, str]] = {}
     for index, each in enumerate(processes):
         for number, name in enumerate(instances[each.name] or [each.name]):
+            wish = base + index * PORTS_A_PROCESS + number
+            port = ports.get(name) or first_from(wish)
             if name not in ports:
-                ports[name] = first_from(base + index * PORTS_A_PROCESS + number)
+                wishes[name] = (wish, "" if port == wish else why(wish))
+            if port is not None:
+                ports[name] = port
     moved = []
     for each in processes:
         for name in instances[each.name]:
-            wished = port = ports[name]
-            while not each.settings.port and not is_free(port):
-                port = first_from(port + 1)
-            if port != wished:
-                ports[name] = port
-                by = holder(wished)
-                held = f"port {wished} is taken{' by ' + by if by else ''}"
-                moved.append((each.name, f"{name}: {held}; it gets {port}"))
+            wish, reason = wishes.get(name, (0, ""))
+            found = ports.get(name)
+            while found is not None and name in wishes and not is_free(found):
+                reason = reason or _taken(found, holder)
+                found = first_from(found + 1)
+            if found is None:
+                text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} for each process"
+                faults.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
+            else:
+                ports[name] = found
+                if name in wishes and found != wish:
+                    moved.append((each.name, f"{name}: {reason}; it gets {found}"))
     return ports, moved
+
+
+def _taken(port: int, holder: Callable[[int], str]) -> str:
+    by = holder(port)
+    return f"port {port} is taken{' by ' + by if by else ''}"
 
 
 def _fixed_ports(
     processes: Sequence[Written],
     instances: Mapping[str, Sequence[str]],
     *,
-    listen_port: int,
+    listen_port: int | None,
     loaded: Loaded,
     is_free: Callable[[int], bool],
     holder: Callable[[int], str],
@@ -209,8 +229,7 @@ def _fixed_ports(
         elif port > 65535:
             text, hint = f"there is no port {port}", "Choose a lower one, or fewer instances."
         elif is_run and not is_free(port):
-            by = holder(port)
-            text = f"port {port} is taken{' by ' + by if by else ''}"
+            text = _taken(port, holder)
             hint = "Stop it, or set port = 0."
         else:
             return None

@@ -13,6 +13,7 @@ Never here: starting anything, the network, `os.environ`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -37,6 +38,7 @@ _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
 
 _PUNCTUATION = frozenset("();<>|&")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+_SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _OPTION = re.compile(r"-(?!\d)")  # `nice -n -5` has a value that begins like one
 # Words of the shell's grammar that stand before a command.
 _KEYWORDS = frozenset(
@@ -52,7 +54,10 @@ _WRAPPERS: Mapping[str, frozenset[str]] = {
     "nohup": frozenset(),
     "setsid": frozenset(),
     "stdbuf": frozenset({"-i", "-o", "-e"}),
+    "timeout": frozenset({"-k", "--kill-after", "-s", "--signal"}),
 }
+# What stands before the command.
+_POSITIONALS: Mapping[str, int] = {"timeout": 1}
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 # Commands that may change where programs are found: after them, nothing is known about PATH.
 _PATH_CHANGERS = frozenset({".", "source", "eval", "nvm", "fnm", "volta"})
@@ -127,6 +132,9 @@ _LAUNCHERS: Mapping[str, frozenset[str]] = {
         ]
     ),
 }
+_CONCURRENTLY_VALUES = frozenset(
+    {"-n", "--names", "-c", "--prefix-colors", "-p", "--prefix", "-m", "-l", "-s"}
+)
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")
 _PYTHON_VALUES = frozenset({"-W", "-X"})
 # Programs (and modules) that serve whatever they are told.
@@ -232,16 +240,18 @@ class _Shell:
         cwd: Where it is; `None` if that depends on something.
         root: The highest folder that is looked at for a `package.json`.
         depth: How many scripts and shells it is in.
+        is_script: Whether one of these is a script of a package: there the manager has changed PATH.
     """
 
     cwd: Path | None
     root: Path
     env: Mapping[str, str]
     depth: int = 0
+    is_script: bool = False
     found: _Found = field(default_factory=lambda: _Found())  # noqa: PLW0108 - defined below
 
-    def inner(self, cwd: Path | None) -> _Shell:
-        return _Shell(cwd=cwd, root=self.root, env=self.env, depth=self.depth + 1, found=self.found)
+    def inner(self, cwd: Path | None, *, is_script: bool = False) -> _Shell:
+        return replace(self, cwd=cwd, depth=self.depth + 1, is_script=self.is_script or is_script)
 
 
 @dataclass(slots=True)
@@ -408,6 +418,7 @@ def _run(command: str, shell: _Shell, *, via: str = "") -> None:
 def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
     """Split into simple commands, each with the operator that ends it; a bracket is one without words."""
     one_line = command.replace("\\\n", " ").replace("\n", " ; ")
+    one_line = _SUBSTITUTION.sub("$UNKNOWN", one_line)
     lexer = shlex.shlex(one_line, posix=True, punctuation_chars=True)
     lexer.commenters = ""
     lexer.whitespace_split = True
@@ -420,10 +431,14 @@ def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
     for token in tokens:
         if skip:
             skip = False
+        elif token.startswith("#"):
+            break  # a comment
         elif not token or not set(token) <= _PUNCTUATION:
             words.append(token)
         elif set(token) & {"<", ">"}:
-            skip = True  # a redirection: its file is no argument
+            skip = True  # a redirection: its file is no argument, and neither is its number
+            if words and len(words) > 1 and re.fullmatch("[0-9]", words[-1]):
+                words.pop()
         else:
             for operator in re.findall(r"[()]|[^()]+", token):
                 if words and operator in {"(", ")"}:
@@ -439,20 +454,26 @@ def _simple(words: list[str], shell: _Shell, *, via: str, is_first: bool) -> Non
     """Follow one simple command."""
     if shell.depth > _DEEPEST:
         return
-    written = shlex.join(words)
+    written = shlex.join(itertools.dropwhile(_KEYWORDS.__contains__, words))
     words = _without_prefix(words, shell)
     if not words:
+        return
+    if "$" in words[0] or "`" in words[0]:  # nobody knows which program this is
+        shell.found.is_sure = False
         return
     name, args = words[0], words[1:]
     program = name.rpartition("/")[2]
     found = shell.found
-    if shell.depth == 0 and found.program is None and name not in _HARMLESS:
+    is_outermost = not shell.is_script and not (program in _SHELLS and "-c" in args)
+    if is_outermost and found.program is None and name not in _HARMLESS:
         # Whatever comes later may depend on how this one ends.
         is_known = found.is_sure and name not in _BUILT_INTO_SHELLS and not re.search(r"[$`*?~=]", name)
         found.program = name if is_known else ""
         found.program_cwd = shell.cwd
     if program in _PATH_CHANGERS or (name == "export" and any(arg.startswith("PATH=") for arg in args)):
         found.is_sure = False
+    elif name in {"pushd", "popd"}:  # not every shell has them
+        shell.cwd = None
     elif name == "cd":
         _cd([arg for arg in args if arg != "--"], shell, is_first=is_first)
     elif program in _SHELLS:
@@ -477,11 +498,13 @@ def _without_prefix(words: list[str], shell: _Shell) -> list[str]:
         elif (takes_value := _WRAPPERS.get(words[0].rpartition("/")[2])) is not None:
             wrapper = words[0]
             options, words = _options(words[1:], takes_value)
+            words = words[_POSITIONALS.get(wrapper, 0) :]
             if wrapper == "command" and options:  # `command -v` only asks
                 shell.found.is_sure = False
                 return []
-            if any(option in {"-C", "--chdir"} for option, _ in options):
-                return []
+            for option, value in options:
+                if option in {"-C", "--chdir"}:
+                    shell.cwd = _folder(value, shell)
         else:
             break
     return words
@@ -556,7 +579,7 @@ def _program(name: str, args: list[str], shell: _Shell, *, via: str) -> None:
         _vite(args, shell, via=via)
     elif program == "corepack":
         _needs(shell, "node", program)
-        _simple(args, shell.inner(shell.cwd), via=via, is_first=False)
+        _simple(args, shell.inner(shell.cwd, is_script=True), via=via, is_first=False)
     elif program in {"node", "nodejs"}:
         _needs(shell, program)
         if args[:1] == ["--run"] and len(args) > 1:
@@ -571,6 +594,10 @@ def _program(name: str, args: list[str], shell: _Shell, *, via: str) -> None:
         _needs(shell, "bun" if program == "bunx" else "node", program)
         _uses(shell, _RUNNERS[program])
         _execute(args, shell, via=via)
+    elif program == "concurrently":
+        _, commands = _split(args, _CONCURRENTLY_VALUES)
+        for each in commands:
+            _run(each, shell.inner(shell.cwd, is_script=True), via=via)
     elif program in _LAUNCHERS and (words := _launched(program, args)):
         _simple(words, shell.inner(shell.cwd), via=via, is_first=False)
     elif _is_server(program, args):
@@ -638,6 +665,8 @@ def _manage(manager: str, args: list[str], shell: _Shell, *, via: str) -> None:
     if manager == "yarn" and words[:1] == ["workspace"] and len(words) > 2:
         shell = replace(shell, cwd=_workspace(words[1], shell))
         words = words[2:]
+        if words[0] in _RUN_WORDS | _EXEC_WORDS and extra:
+            words, extra = [words[0], extra[0]], extra[1:]
     _uses(shell, manager)
     if not words:
         shell.found.installs_itself |= manager == "yarn"
@@ -661,7 +690,7 @@ def _manage(manager: str, args: list[str], shell: _Shell, *, via: str) -> None:
 def _refuse_missing_script(name: str, shell: _Shell) -> None:
     """Take note if npm is certain to find no such script: it looks upwards, beyond the Procfile's folder."""
     found = shell.found
-    if shell.depth or not found.is_sure or found.fault is not None or shell.cwd is None:
+    if shell.is_script or not found.is_sure or found.fault is not None or shell.cwd is None:
         return
     if not is_folder(shell.cwd):
         return
@@ -686,7 +715,7 @@ def _execute(args: list[str], shell: _Shell, *, via: str) -> None:
         rest = rest[1:]
     for option, value in options:
         if option in {"-c", "--call"}:
-            _run(value, shell.inner(shell.cwd), via=via)
+            _run(value, shell.inner(shell.cwd, is_script=True), via=via)
             return
     if rest:
         _installed_program(rest[0], rest[1:], shell, via=via)
@@ -697,7 +726,7 @@ def _installed_program(name: str, args: list[str], shell: _Shell, *, via: str) -
     if _unversioned(name) == "vite":
         _vite(args, shell, via=via)
     elif _unversioned(name) == "cross-env":
-        _simple(["cross-env", *args], shell.inner(shell.cwd), via=via, is_first=False)
+        _simple(["cross-env", *args], shell.inner(shell.cwd, is_script=True), via=via, is_first=False)
 
 
 def _script(name: str, extra: list[str], shell: _Shell, *, via: str, or_program: bool = False) -> None:
@@ -708,14 +737,14 @@ def _script(name: str, extra: list[str], shell: _Shell, *, via: str, or_program:
     scripts = _package(folder).get("scripts") if folder is not None else None
     text = scripts.get(name) if isinstance(scripts, dict) else None
     if isinstance(text, str):
-        _run(f"{text} {shlex.join(extra)}".strip(), shell.inner(folder), via=via)
+        _run(f"{text} {shlex.join(extra)}".strip(), shell.inner(folder, is_script=True), via=via)
     elif or_program:
         _installed_program(name, extra, shell, via=via)
 
 
 def _needs(shell: _Shell, *programs: str) -> None:
     # Within a script the manager puts node_modules/.bin on PATH: only the outermost programs are looked for.
-    if shell.depth == 0 and shell.found.vite is None:
+    if not shell.is_script and shell.found.vite is None:
         shell.found.needs += programs
 
 

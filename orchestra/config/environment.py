@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from dotenv.parser import parse_stream
 from dotenv.variables import parse_variables
 
+from orchestra.config.faults import Faults
 from orchestra.config.procfile import is_file, read_text
 from orchestra.errors import ConfigError
 
@@ -49,12 +50,15 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
 
-def merge(environ: Mapping[str, str], files: Iterable[tuple[Path, bool]]) -> dict[str, str]:
+def merge(
+    environ: Mapping[str, str], files: Iterable[tuple[Path, bool]], faults: Faults | None = None
+) -> dict[str, str]:
     """Lay ``.env`` files over an environment.
 
     Args:
         environ: The environment below them.
         files: Paths in order, the later file wins; and whether each one has to be there.
+        faults: Is told of lines that cannot be understood; without it, the first is raised.
 
     Raises:
         ConfigError: A file that has to be there is not, or one cannot be read or understood.
@@ -73,17 +77,20 @@ def merge(environ: Mapping[str, str], files: Iterable[tuple[Path, bool]]) -> dic
         except IsADirectoryError as exc:
             raise ConfigError("a folder, not an env file", path=path, hint="Name a file in it.") from exc
         else:
-            merged.update(parse(text, path, over=merged))
+            merged.update(parse(text, path, over=merged, faults=faults))
     return merged
 
 
-def parse(text: str, path: Path | str = ".env", *, over: Mapping[str, str]) -> dict[str, str]:
+def parse(
+    text: str, path: Path | str = ".env", *, over: Mapping[str, str], faults: Faults | None = None
+) -> dict[str, str]:
     """Parse the text of one ``.env`` file.
 
     Args:
         text: The whole file.
         path: For messages.
         over: What ``${VAR}`` sees beside the variables that stand above it in the file.
+        faults: Is told of lines that cannot be understood; without it, the first is raised.
 
     Returns:
         The variables of the file alone.
@@ -92,37 +99,41 @@ def parse(text: str, path: Path | str = ".env", *, over: Mapping[str, str]) -> d
         ConfigError: A line cannot be understood; values never appear in the message, they may be secrets.
     """
     found: dict[str, str] = {}
+    faults = faults or Faults()
     for binding in parse_stream(io.StringIO(text.removeprefix("\ufeff"), newline="")):
-        line = _line_of(binding)
-        if binding.error:
-            raise ConfigError(
-                "cannot be understood as NAME=value",
-                path=path,
-                line=line,
-                hint="Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it.",
-            )
-        key, value = binding.key, binding.value
-        if key is None:  # a comment, or nothing
-            continue
-        if value is None:
-            raise ConfigError(
-                f"{key!r} has no value",
-                path=path,
-                line=line,
-                hint=f"Write {key}=value, or {key}= for an empty value."
-                if _NAME.fullmatch(key)
-                else "Write NAME=value.",
-            )
-        if "=" in key or "\0" in key + value:
-            raise ConfigError(
-                f"{key!r}: no variable can have {'=' if '=' in key else 'NUL'} in it",
-                path=path,
-                line=line,
-                hint="Delete that character.",
-            )
-        seen = {**over, **found}
-        found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
+        with faults.caught():
+            key, value = _checked(binding, path)
+            if key is not None:
+                seen = {**over, **found}
+                found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
     return found
+
+
+def _checked(binding: Binding, path: Path | str) -> tuple[str | None, str]:
+    """The name and the value of a line, not expanded yet; no name: it is a comment, or nothing."""
+    key, value = binding.key, binding.value
+
+    def wrong(message: str, hint: str) -> ConfigError:
+        return ConfigError(message, path=path, line=_line_of(binding), hint=hint)
+
+    if binding.error:
+        raise wrong(
+            "cannot be understood as NAME=value",
+            "Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it.",
+        )
+    if key is None:
+        return None, ""
+    if value is None:
+        hint = (
+            f"Write {key}=value, or {key}= for an empty value."
+            if _NAME.fullmatch(key)
+            else "Write NAME=value."
+        )
+        raise wrong(f"{key!r} has no value", hint)
+    if "=" in key or "\0" in key + value:
+        character = "=" if "=" in key else "NUL"
+        raise wrong(f"{key!r}: no variable can have {character} in it", "Delete that character.")
+    return key, value
 
 
 def with_tools(env: Mapping[str, str], *, root: Path, scripts: str | None) -> dict[str, str]:

@@ -102,12 +102,14 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
     """
     found: list[Found] = []
     remarks: list[str] = []
-    for candidates in (_frontends(root), _backends(root, env)):
-        if candidates:
+    for role, candidates in (("frontend", _frontends(root)), ("backend", _backends(root, env))):
+        if not candidates:
+            remarks.append(f"no {role} was found: add a line for it, if there is one")
+        else:
             found.append(candidates[0])
             remarks += [f"not taken: {other.why}" for other in candidates[1:]]
     if not found:
-        remarks.append("nothing was found that has Vite, nor a Python file that makes an application")
+        remarks = ["nothing was found that has Vite, nor a Python file that makes an application"]
     return found, remarks
 
 
@@ -234,26 +236,52 @@ def _apps(root: Path) -> Iterator[_App]:
             count += 1
             if count > _MOST_FILES:
                 return
-            found = _app_in(file)
-            if found is not None:
+            tree = _read(file)
+            found = None if tree is None else _app_in(tree)
+            if tree is not None and found is not None:
                 name, kind, is_factory = found
-                base, module = _module(file, root)
+                base, module = _module(file, tree, root)
                 yield _App(file, base, module, name, kind, is_factory)
 
 
-def _module(file: Path, root: Path) -> tuple[Path, str]:
-    """Where a file can be imported from: the nearest folder above it that is no package; and as what."""
+def _module(file: Path, tree: ast.Module, root: Path) -> tuple[Path, str]:
+    """Where a file can be imported from, and as what.
+
+    That is the nearest folder above it that is no package; unless its own imports tell that it is to be
+    imported from further above: ``from .routes import`` and ``from app.routes import`` in ``app/main.py``.
+    """
     folder, parts = file.parent, [file.stem]
     if file.stem == "__init__":
         folder, parts = file.parent.parent, [file.parent.name]
     while folder != root and is_file(folder / "__init__.py"):
         parts.insert(0, folder.name)
         folder = folder.parent
+    imported = _imported(tree)
+    above = [each for each in (folder, *folder.parents) if each != root and each.is_relative_to(root)]
+    for count, each in enumerate(above, 1):
+        is_meant = "." * (len(parts) + count - 1) in imported if len(parts) + count - 1 else False
+        if is_meant or (each.name in imported and each.name.isidentifier()):
+            parts = [one.name for one in reversed(above[:count])] + parts
+            return each.parent, ".".join(parts)
     return folder, ".".join(parts)
 
 
-def _app_in(file: Path) -> tuple[str, str, bool] | None:
-    """Find the application that a file makes: its name, its kind, and whether a function makes it."""
+def _imported(tree: ast.Module) -> set[str]:
+    """What a file imports: the first parts of absolute names, and as many dots as relative ones have."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=module, level=level):
+                found.add("." * level if level else (module or "").partition(".")[0])
+            case ast.Import(names=names):
+                found |= {alias.name.partition(".")[0] for alias in names}
+            case _:
+                pass
+    return found
+
+
+def _read(file: Path) -> ast.Module | None:
+    """Parse a file that may make an application."""
     try:
         if file.stat().st_size > _LARGEST:
             return None
@@ -262,43 +290,57 @@ def _app_in(file: Path) -> tuple[str, str, bool] | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            return ast.parse(text)
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return None
-    made = dict(_assigned(tree.body))
+
+
+def _app_in(tree: ast.Module) -> tuple[str, str, bool] | None:
+    """Find the application that a file makes: its name, its kind, and whether a function makes it."""
+    kinds = {kind: kind for kind in _APPLICATIONS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            kinds |= {
+                alias.asname: alias.name for alias in node.names if alias.asname and alias.name in kinds
+            }
+    made = dict(_assigned(tree.body, kinds))
     for name in (*_USUAL_NAMES, *made):
         if name in made:
             return name, made[name], False
     for statement in tree.body:
-        if (
-            isinstance(statement, ast.FunctionDef)
-            and statement.name in _FACTORIES
-            and not _needs_more(statement)
-        ):
-            kinds = [kind for node in ast.walk(statement) if (kind := _kind(node)) is not None]
-            if kinds:
-                return statement.name, kinds[0], True
+        is_factory = isinstance(statement, ast.FunctionDef) and statement.name in _FACTORIES
+        if is_factory and isinstance(statement, ast.FunctionDef) and not _needs_more(statement):
+            found = [kind for node in ast.walk(statement) if (kind := _kind(node, kinds)) is not None]
+            if found:
+                return statement.name, found[0], True
     return None
 
 
-def _assigned(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+def _assigned(body: Sequence[ast.stmt], kinds: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The applications that are made at the top of a module, also under a condition."""
     for statement in body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                kind = _kind(value)
+                kind = _kind(value, kinds)
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                kind = _kind(value)
+                kind = _kind(value, kinds)
+            case ast.If(body=inner, orelse=other) | ast.Try(body=inner, orelse=other):
+                yield from _assigned([*inner, *other], kinds)
+                continue
+            case ast.With(body=inner):
+                yield from _assigned(inner, kinds)
+                continue
             case _:
                 continue
         if kind is not None:
             yield name, kind
 
 
-def _kind(node: ast.AST) -> str | None:
+def _kind(node: ast.AST, kinds: Mapping[str, str]) -> str | None:
     """What a call makes: ``FastAPI(...)``, ``fastapi.FastAPI(...)``."""
     match node:
         case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
-            return name if name in _APPLICATIONS else None
+            return kinds.get(name)
         case _:
             return None
 

@@ -110,7 +110,9 @@ def load(
     overrides = overrides or Overrides()
     faults = faults or Faults()
     path = procfiles.find(Path()) if procfile is None else Path(procfile)
-    entries = procfiles.read(path, faults)
+    entries: tuple[procfiles.Entry, ...] = ()
+    with faults.caught():
+        entries = procfiles.read(path, faults)
     root = path.absolute().parent
     loaded = settings_files.find(path.parent, faults)
     processes = choosing.gather(path, root, entries, loaded, faults)
@@ -134,25 +136,13 @@ def load(
         listen = addresses.listen_address(loaded, overrides.listen)
     with faults.caught():
         base = addresses.base_port(loaded, overrides.base_port, written, environ)
-    ports, moved = addresses.assign(
-        processes,
-        instances,
-        listen_port=listen[1],
-        base=base,
-        loaded=loaded,
-        is_free=is_free,
-        holder=holder,
-        faults=faults,
-    )
     children = {
         each.name: environment.with_tools({**env, **each.settings.env}, root=root, scripts=scripts)
         for each in chosen
     }
     readings = {each.name: _read(each, root, children[each.name], loaded, faults) for each in chosen}
     ready: dict[str, str | tuple[str, ...] | None] = dict.fromkeys(readings)
-    for each in chosen:
-        with faults.caught():
-            ready[each.name] = choosing.ready_of(each, loaded)
+    ready.update((each.name, choosing.ready_of(each, loaded, faults)) for each in chosen)
     proxy, roles, notes = upstreams.decide(
         readings,
         instances,
@@ -163,6 +153,16 @@ def load(
         no_servers=choosing.no_servers(ready, waits_for),
         faults=faults,
     )
+    ports, moved = addresses.assign(
+        processes,
+        instances,
+        listen_port=None if proxy is None else proxy.port,
+        base=base,
+        loaded=loaded,
+        is_free=is_free,
+        holder=holder,
+        faults=faults,
+    )
     for name, role in roles.items():
         if role is not Role.OTHER:
             ready[name] = ready[name] or IMPLIED_READY
@@ -171,13 +171,16 @@ def load(
     for each in chosen:
         reading = readings[each.name]
         install = discover.plan_install(reading, root=root) if loaded.settings.run.install else None
+        # What is not sure of the command is not sure of its installation, either: PATH may change before it.
         needs = (*reading.needs, install.manager) if install is not None and reading.needs else reading.needs
         with faults.caught():
             _check(each, reading, needs, children[each.name])
         siblings = {
-            other.name: ports[(instances[other.name] or [other.name])[0]]
+            other.name: port
             for other in processes
-            if other.name != each.name and (other.settings.port or environment.mentions_port(other.command))
+            if other.name != each.name
+            and (other.settings.port or environment.mentions_port(other.command))
+            and (port := ports.get((instances[other.name] or [other.name])[0]))
         }
         for name in instances[each.name]:
             plans.append(  # noqa: PERF401 - as it stands, it can be read
@@ -265,6 +268,7 @@ def _read(
         keys = ("process", process.name, "cwd")
         text = f"there is no folder {process.cwd}"
         faults.add(loaded.error(keys, text, hint="Create it, or correct cwd."))
+        return discover.Reading(runs_vite=False, folder=process.cwd)
     reading = discover.read(process.command, cwd=process.cwd, root=root, env=env)
     if reading.fault is not None:
         faults.add(reading.fault)
@@ -309,7 +313,7 @@ def _environments(
     env = dict(environ)
     for file in files:
         with faults.caught():
-            env = environment.merge(env, [file])
+            env = environment.merge(env, [file], faults)
     return env, {name: value for name, value in env.items() if environ.get(name) != value}
 
 

@@ -242,7 +242,7 @@ def choose(
     asked = [name for name in only if name in names] if only else names
     wanted = closure((name for name in asked if name not in absent), offered)
     chosen = [each for each in processes if each.name in wanted]
-    if not chosen and processes:
+    if not chosen and processes and (not only or asked):
         faults.add(ConfigError("no process is left to run", path=path, hint=_there_are(names)))
     return chosen
 
@@ -276,15 +276,19 @@ def dependencies(
     return found
 
 
-def ready_of(process: Written, loaded: Loaded) -> str | tuple[str, ...] | None:
-    """Give the checks that the settings ask for; refuse what is none."""
+def ready_of(process: Written, loaded: Loaded, faults: Faults) -> str | tuple[str, ...] | None:
+    """Give the checks that the settings ask for; those that are none are left out."""
     ready = process.settings.ready
-    checks = tuple(ready) if isinstance(ready, list) else ready
-    try:
-        parse_checks(checks)
-    except ValueError as exc:
-        raise loaded.error(("process", process.name, "ready"), str(exc), hint=f"It can be {FORMS}.") from exc
-    return checks or None
+    checks = []
+    for check in ready if isinstance(ready, list) else [] if ready is None else [ready]:
+        try:
+            parse_checks(check)
+        except ValueError as exc:
+            keys = ("process", process.name, "ready")
+            faults.add(loaded.error(keys, str(exc), hint=f"It can be {FORMS}."))
+        else:
+            checks.append(check)
+    return (checks[0] if len(checks) == 1 else tuple(checks)) if checks else None
 
 
 def no_servers(

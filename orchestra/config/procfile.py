@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.config.faults import Faults
@@ -20,11 +21,11 @@ from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 __all__ = [
     "DEFAULT_NAMES",
     "Entry",
+    "current_folder",
     "diagnose",
     "find",
     "is_file",
@@ -71,17 +72,26 @@ def find(folder: Path) -> Path:
         path = folder / name
         if path.exists():
             return path
-    try:
-        where = folder.absolute()
-    except OSError as exc:
-        raise ConfigError(
-            "the current folder does not exist any more", hint="Change to a folder that does: `cd`."
-        ) from exc
+    where = current_folder() / folder
     raise ConfigError(
         f"no Procfile in {where}: looked for {' and '.join(DEFAULT_NAMES)}",
         hint=_similar(folder)
         or "Run `orchestra init`, or write one with lines such as `web: python app.py`.",
     )
+
+
+def current_folder() -> Path:
+    """Give the current folder.
+
+    Raises:
+        ConfigError: Somebody has deleted it.
+    """
+    try:
+        return Path.cwd()
+    except OSError as exc:
+        raise ConfigError(
+            "the current folder does not exist any more", hint="Change to a folder that does: `cd`."
+        ) from exc
 
 
 def read(path: Path, faults: Faults | None = None) -> tuple[Entry, ...]:

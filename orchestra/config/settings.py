@@ -354,8 +354,9 @@ def from_table(
             except (msgspec.ValidationError, OverflowError) as exc:
                 key = _key_at_fault(exc, table)
                 if key == "env" and isinstance(inner := table[key], dict):
-                    name, odd = next((name, odd) for name, odd in inner.items() if not isinstance(odd, str))
-                    wrong((*keys, key, name), f"expected a string, got {_told(odd)}", "Quote it.")
+                    for name, odd in inner.items():
+                        if not isinstance(odd, str):
+                            wrong((*keys, key, name), f"expected a string, got {_told(odd)}", "Quote it.")
                 else:
                     message = f"expected {_expected(struct, key)}, got {_told(table.get(key))}"
                     wrong((*keys, key), message, "Correct it, or delete it: then the default holds.")
@@ -410,9 +411,8 @@ def _no_toml(path: Path, text: str, exc: Exception) -> ConfigError:
 
 def _error(path: Path | None, text: str, keys: tuple[str, ...], message: str, hint: str) -> ConfigError:
     where = ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in keys)
-    return ConfigError(
-        f"{where}: {message}" if where else message, path=path, line=_line_of(text, keys), hint=hint
-    )
+    line = _line_of(text, keys) or (_line_of(text, keys[:-1]) if "env" in keys else None)
+    return ConfigError(f"{where}: {message}" if where else message, path=path, line=line, hint=hint)
 
 
 def _instead(key: str, known: tuple[str, ...], keys: tuple[str, ...], path: Path | None) -> str:
