@@ -719,6 +719,8 @@ class _Keeper:
                     self._publish(State.STARTING)  # it has a pid now
                 if self._readiness is not None:
                     nursery.start_soon(self._await_readiness, self._readiness, child.pid)
+                elif plan.on_ready is not None:
+                    nursery.start_soon(self._run_on_ready, plan.on_ready)
 
             fact: Fact
             try:
@@ -759,8 +761,30 @@ class _Keeper:
             nursery.cancel_scope.cancel()
         self._listening = readiness.listening
         self.tell(Answered())
-        if self._plan.liveness:
-            await self._watch_health(readiness)
+        async with trio.open_nursery() as nursery:
+            if self._plan.on_ready is not None:
+                nursery.start_soon(self._run_on_ready, self._plan.on_ready)
+            if self._plan.liveness:
+                nursery.start_soon(self._watch_health, readiness)
+
+    async def _run_on_ready(self, command: str) -> None:
+        """Run what is to be run now that it is up; it ends with the child at the latest."""
+        url = {"ORCHESTRA_READY_URL": self._listening.url} if self._listening is not None else {}
+        try:
+            how = await run_child(
+                command,
+                cwd=self._plan.cwd,
+                # Marks of its own: what it has started must not be taken for the child's family.
+                env={**self.env, **url, "ORCHESTRA_PROCESS": f"{self._plan.name}:on_ready"},
+                on_spawn=lambda child: self.guard.spawned(child.pid),
+                on_output=self.deliver,
+                stop_timeout=0.0,
+            )
+            wrong = "" if how.code == 0 else str(how)
+        except SpawnError as exc:
+            wrong = exc.message
+        if wrong:
+            self._shared.notice(self._plan.name, "on-ready-failed", f"on_ready `{command}`: {wrong}")
 
     async def _watch_health(self, readiness: Readiness) -> None:
         """Ask again and again; three times without an answer are an illness."""

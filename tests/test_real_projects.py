@@ -206,6 +206,21 @@ def test_a_uvicorn_without_a_port_gets_its_own(project: Path) -> None:
         answers(run)
 
 
+def test_a_uvicorn_that_cannot_import_its_app_is_not_ready_until_it_can(project: Path) -> None:
+    (project / "app.py").write_text("def broken(:\n")
+    (project / "Procfile").write_text("vite: cd ui && npm run dev\napi: uvicorn --reload app:app\n")
+    with Run("--listen", "127.0.0.1:0", cwd=project, env=ACTIVATED) as run:
+        run.line("api", "SyntaxError")
+        run.state("vite", "ready")
+        broken_until = len(run.events)
+        assert not [
+            event for event in run.events if event.get("state") == "ready" and event["process"] == "api"
+        ]
+        (project / "app.py").write_text(FASTAPI)
+        run.state("api", "ready", since=broken_until)
+        assert get(run.url + "/api/hello").status == 200
+
+
 def test_a_vite_that_listens_on_ipv6_only_is_found(project: Path, packages: Path) -> None:
     shutil.rmtree(project / "ui")
     frontend(project / "ui", packages, script="vite --host ::1")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
@@ -655,3 +656,135 @@ async def test_who_falls_silent_is_unhealthy_and_restarted_if_asked_for(
         )
         await supervisor.wait_ready()
         await supervisor.stop()
+
+
+async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("web", command=SERVE + " 0", ready="http", on_ready="echo at $ORCHESTRA_READY_URL"),
+                waiting("plain", on_ready="echo plain is up; exit 3"),
+                waiting("stuck", on_ready=f"touch {tmp_path}/begun; sleep 1000"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        ready = await watcher.until_state("web", State.READY)
+        said = f"at {ready.url}"
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.text == said)
+        notice = await watcher.until(lambda event: isinstance(event, Notice))
+        assert isinstance(notice, Notice)
+        assert (notice.process, notice.text) == (
+            "plain",
+            "on_ready `echo plain is up; exit 3`: exit code 3",
+        )
+        while not (tmp_path / "begun").exists():
+            await trio.sleep(0.01)
+        await supervisor.restart("web")
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    assert sum(line.startswith("at http") for line in watcher.output("web")) == 2
+    assert watcher.states("plain") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
+
+
+async def test_a_chain_as_projects_have_it(tmp_path: Path) -> None:
+    listen = (
+        f"sleep 0.2; exec {sys.executable} -u -c 'import socket, time;"
+        ' s = socket.create_server(("127.0.0.1", 0)); time.sleep(1000)\''
+    )
+    log = tmp_path / "log"
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting(
+                    "worker",
+                    "api",
+                    command=f"echo worker >> {log}; echo working; sleep 1000",
+                    ready="log:^work",
+                ),
+                waiting(
+                    "api", "db", "migrate:completed", command=f"echo api >> {log}; {SERVE} 0", ready="http:/"
+                ),
+                waiting("migrate", "db", command=f"echo migrate >> {log}; sleep 0.1"),
+                waiting("db", command=f"echo db >> {log}; {listen}", ready="tcp"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready(timeout=20)
+        await supervisor.stop()
+    assert log.read_text().split() == ["db", "migrate", "api", "worker"]
+    gone = [
+        event.process
+        for event in watcher.events
+        if isinstance(event, StateChanged) and event.state is State.STOPPED
+    ]
+    assert gone == ["worker", "api", "db"]
+
+
+# --- Any sequence of orders, on real processes ---
+
+ORDERS = st.lists(
+    st.tuples(st.sampled_from(["start", "stop", "restart", "kill", "wait", "yield"]), st.sampled_from("abc")),
+    max_size=8,
+)
+
+
+@pytest.mark.ceiling(300)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ORDERS)
+async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
+    orders: list[tuple[str, str]],
+) -> None:
+    living: dict[str, set[int]] = {"a": set(), "b": set(), "c": set()}
+    twice: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, StateChanged) and event.pid is not None:
+            living[event.process] = {pid for pid in living[event.process] if exists(pid)} | {event.pid}
+            if len(living[event.process]) > 1:
+                twice.append(event.process)
+
+    def exists(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("a", command="exec sleep 1000", stop_timeout=0.5),
+                waiting("b", "a:started", command="exec sleep 1000", stop_timeout=0.5),
+                waiting("c", "b:completed", command="exec sleep 1000", stop_timeout=0.5),
+            )
+        ),
+        is_kept_open=True,
+    )
+    supervisor.subscribe(watch)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        for order, name in orders:
+            match order:
+                case "start":
+                    supervisor.start(name)
+                case "stop":
+                    await supervisor.stop(name)
+                    assert supervisor.snapshot()[name].state.is_ended
+                case "restart":
+                    await supervisor.restart(name)
+                case "kill":
+                    supervisor.signal(name, 9)
+                case "wait":
+                    await trio.sleep(0.01)
+                case _:
+                    await trio.lowlevel.checkpoint()
+        await supervisor.stop()
+    assert twice == []
+    assert all(event.state.is_ended for event in supervisor.snapshot().values())
+    assert not any(exists(pid) for pids in living.values() for pid in pids)

@@ -200,6 +200,7 @@ def load(
                     liveness=each.settings.liveness,
                     restart_unhealthy=each.settings.restart_unhealthy,
                     install=install,
+                    on_ready=each.settings.on_ready,
                     depends_on=_on_instances(waits_for[each.name], instances),
                     restart=each.settings.restart,
                     max_quick_failures=each.settings.max_quick_failures,

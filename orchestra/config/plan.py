@@ -136,6 +136,7 @@ class ProcessPlan:
         restart_unhealthy: Whether it is then restarted.
         install: To be run first.
         depends_on: The processes that it waits for before that.
+        on_ready: A command for ``/bin/sh -c``, in its folder and environment, whenever it is up.
         restart: When it is started again after it has ended.
         max_quick_failures: `State.FAILED` after so many failures in a row.
         success_exit_codes: What counts as `State.COMPLETED`.
@@ -158,6 +159,7 @@ class ProcessPlan:
     restart_unhealthy: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
+    on_ready: str | None = None
     restart: Restart = Restart.ON_FAILURE
     max_quick_failures: int = 5
     success_exit_codes: frozenset[int] = frozenset({0})
