@@ -9,6 +9,7 @@ stopped.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import sysconfig
@@ -306,6 +307,12 @@ class Stack:
             processes=tuple(process.name for process in self.plan.processes),
         )
         self._bus.emit(self._started)
+        if self.plan.proxy is not None and not ipaddress.ip_address(self.plan.proxy.host).is_loopback:
+            text = f"{self.url} can be reached from other machines, and so can all that is behind it"
+            hint = "Give --listen 127.0.0.1:PORT if that is not meant."
+            self._bus.emit(
+                Notice(at=trio.current_time(), level="warning", code="not-loopback", text=text, hint=hint)
+            )
         who_is_who = (_who_is_who(self.plan.proxy),) if self.plan.proxy is not None else ()
         for note in (*who_is_who, *self.plan.notes):
             self._bus.emit(Notice(at=trio.current_time(), level="info", code="plan", text=note))

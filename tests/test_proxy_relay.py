@@ -14,7 +14,7 @@ from orchestra.events import Notice, State
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, elsewhere, header, headers_of, stage
 
 if TYPE_CHECKING:
-    from tests.proxy_kit import Talker
+    from tests.proxy_kit import Stage, Talker
 
 HOST = b"Host: localhost:8000\r\n"
 JSON_404 = b'HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n"no it"'
@@ -151,7 +151,7 @@ async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.
 async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
     request_: bytes, from_vite: bytes, heard: bytes, who: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with stage() as on:
+    async with stage(memo=False) as on:
         client = on.client()
         await client.says(request_)
         backend = await on.backend()
@@ -964,6 +964,101 @@ async def test_an_asset_that_vite_does_not_know_waits_for_the_backend(
         await backend.says(SCRIPT)
         head, body = await answer(client)
         assert (body, header(head, b"x-orchestra-upstream")) == (b"let a;", b"backend")
+
+
+async def teach(on: Stage, client: Talker, *, said: bytes = SCRIPT) -> tuple[Talker, Talker]:
+    """Have the proxy find out that /src/main.ts is Vite's."""
+    await client.says(get(b"/src/main.ts"))
+    backend = await on.backend()
+    await backend.hears_head()
+    await backend.says(JSON_404)
+    vite = await on.frontend()
+    await vite.hears_head()
+    await vite.says(said)
+    await answer(client)
+    return backend, vite
+
+
+async def test_what_turned_out_to_be_vites_goes_straight_to_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        _, vite = await teach(on, client)
+        await client.says(get(b"/src/main.ts?t=1"))
+        await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        assert (await on.finished(2)).reason == "asset, remembered"
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.FAILED])
+async def test_what_is_remembered_is_answered_without_the_backend(
+    state: State, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        _, vite = await teach(on, client)
+        on.reports("api", state)
+        await client.says(get(b"/src/main.ts"))
+        await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+
+
+async def test_a_backend_that_becomes_ready_is_asked_again(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await teach(on, client)
+        on.reports("api", State.STARTING)
+        on.reports("api", State.READY)
+        await client.says(get(b"/src/main.ts"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(SCRIPT)
+        assert header((await answer(client))[0], b"x-orchestra-upstream") == b"backend"
+
+
+@pytest.mark.parametrize(
+    ("memo", "said"), [(False, SCRIPT), (True, PAGE.replace(b"text/html", b"text/html; charset=utf-8"))]
+)
+async def test_pages_are_not_remembered_and_nothing_is_if_that_is_not_wanted(
+    *, memo: bool, said: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(memo=memo) as on:
+        client = on.client()
+        backend, _ = await teach(on, client, said=said)
+        await client.says(get(b"/src/main.ts"))
+        assert b"/src/main.ts" in await backend.hears_head()
+
+
+@pytest.mark.parametrize("said", [PAGE, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"])
+async def test_what_vite_has_no_more_is_forgotten(
+    said: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        backend, vite = await teach(on, client)
+        await client.says(get(b"/src/main.ts"))
+        await vite.hears_head()
+        await vite.says(said)
+        await backend.hears_head()
+        await backend.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+        await client.says(get(b"/src/main.ts"))
+        await backend.hears_head()
+
+
+def test_a_memo_is_bounded() -> None:
+    from orchestra.proxy.message import judge_request
+    from orchestra.proxy.relay import Memo
+
+    heads = [judge_request(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number) for number in range(4)]
+    memo = Memo(3)
+    for head in heads:
+        memo.learn(head)
+    assert [memo.knows(head) for head in heads] == [False, True, True, True]
+    assert repr(memo) == "<Memo of 3 paths>"
 
 
 async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.testing.MockClock) -> None:

@@ -243,6 +243,8 @@ class ProxyPlan:
         api_prefix: A 404 of the backend under it never falls back; WebSockets under it are the backend's.
         frontend_paths: Paths that go straight to the frontend.
         frontend_websockets: WebSocket paths, beside HMR's, that go to the frontend.
+        memo: Paths that turned out to be assets of the frontend go straight to it, until the backend becomes
+            ready anew.
         hold: Seconds that a request waits for an upstream that is about to be ready.
         hold_requests: So many may wait at once; one more is answered 503.
         upgrade_timeout: Seconds that an upstream may take to answer a WebSocket handshake.
@@ -264,6 +266,7 @@ class ProxyPlan:
     api_prefix: str = "/api"
     frontend_paths: tuple[str, ...] = VITE_PATHS
     frontend_websockets: tuple[str, ...] = ()
+    memo: bool = True
     hold: float = 15.0
     hold_requests: int = 256
     upgrade_timeout: float = 5.0

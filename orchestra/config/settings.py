@@ -47,7 +47,7 @@ OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
 # What can be written down already, and is said to have no effect yet.
-_NOT_YET = frozenset({"backend_prefixes", "fallback_methods", "replay_bytes", "memo", "hold_bytes"}) | {
+_NOT_YET = frozenset({"backend_prefixes", "fallback_methods", "replay_bytes", "hold_bytes"}) | {
     "restart_mode",
     "watch",
     "ignore",

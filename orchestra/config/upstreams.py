@@ -99,6 +99,7 @@ def decide(
         api_prefix=table.api_prefix.rstrip("/") or "/",
         frontend_paths=VITE_PATHS if table.frontend_paths is None else tuple(table.frontend_paths),
         frontend_websockets=tuple(table.frontend_websockets),
+        memo=table.memo,
         hold=table.hold,
         hold_requests=table.hold_requests,
         upgrade_timeout=table.upgrade_timeout,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import trio
 
 from orchestra.errors import UpstreamError
-from orchestra.events import RequestFinished, StreamClosed, StreamOpened
+from orchestra.events import Notice, RequestFinished, StreamClosed, StreamOpened
 from orchestra.proxy import answers
 from orchestra.proxy.answers import Answer
 from orchestra.proxy.gate import Hold, wait_any_change
@@ -49,6 +49,7 @@ from orchestra.proxy.route import (
     after_frontend,
     after_frontend_alone,
     is_asset,
+    is_memorable,
     is_websocket,
     route_request,
     route_websocket,
@@ -74,6 +75,10 @@ GATHER = 65536
 DISCARDED = 65536
 # It is there, or it is not: Vite sends its page in one piece.
 DISCARD_LIMIT = 0.5
+# Paths that are remembered: more than a page of the largest apps has.
+_MEMORY = 10_000
+# More of them are told by their answers alone.
+_MOST_ORIGINS = 100
 # What events tell of a target; data: URLs in queries have been seen to be megabytes.
 MAX_TARGET = 8192
 
@@ -91,11 +96,48 @@ class Stream(Protocol):
         ...
 
 
+class Memo:
+    """Paths that the backend did not know and that turned out to be assets of the frontend.
+
+    A page of a thousand modules would otherwise be a thousand 404s of the backend, each time. What that one
+    knows may have changed when it becomes ready anew: then all is forgotten.
+
+    Args:
+        limit: So many at most; the oldest goes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._paths: dict[str, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Memo of {len(self._paths)} paths>"
+
+    def knows(self, head: RequestHead) -> bool:
+        """Whether what is asked for is such a path."""
+        return head.path in self._paths and head.method in (b"GET", b"HEAD") and not head.has_body
+
+    def learn(self, head: RequestHead) -> None:
+        """Remember the path."""
+        self._paths[head.path] = None
+        if len(self._paths) > self._limit:
+            del self._paths[next(iter(self._paths))]
+
+    def forget(self, head: RequestHead) -> None:
+        """Forget the path."""
+        self._paths.pop(head.path, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._paths.clear()
+
+
 class Relay:
     """What all exchanges of a proxy share.
 
     Attributes:
         streams: All WebSockets and event streams that are open now.
+        memo: Which paths are assets of the frontend.
         is_closing: No connection is used for another request any more.
     """
 
@@ -107,11 +149,20 @@ class Relay:
         self.frontend = frontend
         self.emit = emit
         self.streams: set[Stream] = set()
+        self.memo = Memo(_MEMORY if plan.memo else 0)
         self.is_closing = False
         self._ids = itertools.count(1)
+        self._refused_origins: set[bytes | None] = set()
 
     def __repr__(self) -> str:
         return f"<Relay {self.backend!r} {self.frontend!r}, {len(self.streams)} streams>"
+
+    def report_origin(self, origin: bytes | None, refused: str) -> None:
+        """Say that a page of another origin was refused, once for each."""
+        if origin in self._refused_origins or len(self._refused_origins) >= _MOST_ORIGINS:
+            return
+        self._refused_origins.add(origin)
+        self.emit(Notice(at=trio.current_time(), level="warning", code="origin-refused", text=refused))
 
     def next_id(self) -> int:
         """Return a number for a request: they count from 1."""
@@ -281,6 +332,8 @@ class Exchange:
 
     async def _backend_first(self, route: Route) -> None:
         backend = self._relay.backend
+        if self._relay.memo.knows(self._head) and await self._remembered_asset():
+            return
         if is_asset(self._head) and await self._is_frontend_first() and await self._early_asset():
             return
         try:
@@ -322,14 +375,23 @@ class Exchange:
         finally:
             self._hold.seconds += trio.current_time() - begun
 
-    async def _early_asset(self) -> bool:
-        """Ask the frontend for an asset while the backend is away; return whether that was the answer."""
+    async def _remembered_asset(self) -> bool:
+        """Ask the frontend alone, as it had it before; return whether that was the answer."""
+        if self._relay.frontend.gate.standing(trio.current_time()) is not Standing.READY:
+            return False
+        if await self._early_asset("asset, remembered"):
+            return True
+        self._relay.memo.forget(self._head)
+        return False
+
+    async def _early_asset(self, reason: str = "asset, backend not ready") -> bool:
+        """Ask the frontend for an asset before the backend; return whether that was the answer."""
         try:
             reply = await self._ask(self._relay.frontend)
         except UpstreamError:
             return False
         if after_early_frontend(reply.head) is Verdict.ANSWER:
-            await self._pass_on(reply, "asset, backend not ready")
+            await self._pass_on(reply, reason)
             return True
         await self._discard(reply)
         return False
@@ -348,6 +410,8 @@ class Exchange:
             return
         verdict, reason = after_frontend(route, second.head)
         if verdict is Verdict.ANSWER:
+            if is_memorable(second.head):
+                self._relay.memo.learn(self._head)
             await self._pass_on(second, reason)
             return
         await self._give_kept(kept, reason, meanwhile=second)
@@ -600,6 +664,7 @@ class Exchange:
             origin = head.get(b"origin")
             refused = origin_refusal(origin, head.host, self._peer.port, plan.allowed_origins)
             if refused is not None:
+                self._relay.report_origin(origin, refused)
                 await self._say(Answer(status=403, title="Origin not allowed", text=f"{refused}."))
                 return
         if route.is_ping and upstream.gate.standing(trio.current_time()) is not Standing.READY:

@@ -38,6 +38,7 @@ __all__ = [
     "after_frontend",
     "after_frontend_alone",
     "is_asset",
+    "is_memorable",
     "is_navigation",
     "is_websocket",
     "route_request",
@@ -181,6 +182,11 @@ def after_frontend(route: Route, answer: ResponseHead) -> tuple[Verdict, str]:
     if answer.media_type in _HTML and not route.is_navigation:
         return Verdict.PASS_OVER, "backend 404, and no navigation"
     return Verdict.ANSWER, "backend 404"
+
+
+def is_memorable(answer: ResponseHead) -> bool:
+    """Whether the frontend's answer to what the backend does not know shows that this is an asset of its."""
+    return 200 <= answer.status < 300 and answer.media_type not in _HTML
 
 
 def after_early_frontend(answer: ResponseHead) -> Verdict:

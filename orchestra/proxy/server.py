@@ -99,6 +99,12 @@ class Proxy:
         """Take note of what the supervisor reports: who is ready, where, and what it said last."""
         for upstream in (self._backend, self._frontend):
             upstream.observe(event)
+        if (
+            isinstance(event, StateChanged)
+            and event.state is State.READY
+            and self._backend.gate.has(event.process)
+        ):
+            self._relay.memo.clear()
         if isinstance(event, StateChanged) and event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
 
