@@ -90,7 +90,7 @@ class Running:
 
         try:
             return trio.from_thread.run(answer, trio_token=token)
-        except (trio.RunFinishedError, trio.Cancelled) as exc:
+        except (trio.RunFinishedError, trio.Cancelled) as exc:  # noqa: ASYNC104 - this thread is not trio's
             raise OrchestraError("the stack does not run any more") from exc
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class Running:
     def _live(self) -> None:
         try:
             trio.run(self._run)
-        except BaseException as exc:  # noqa: BLE001 - it is raised in the caller's thread
+        except BaseException as exc:  # noqa: ASYNC103, BLE001 - it is raised in the caller's thread
             self._fault = _bare(exc)
         finally:
             self._begun.set()
@@ -191,4 +191,4 @@ async def running_async(
             await asyncio.to_thread(_wait_ready, stack, timeout)
             yield stack
     finally:
-        await asyncio.shield(asyncio.to_thread(stack.end))
+        await asyncio.shield(asyncio.to_thread(stack.end))  # noqa: ASYNC102 - this is asyncio's

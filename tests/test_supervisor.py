@@ -680,7 +680,7 @@ async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
             "plain",
             "on_ready `echo plain is up; exit 3`: exit code 3",
         )
-        while not (tmp_path / "begun").exists():
+        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - nobody tells us
             await trio.sleep(0.01)
         await supervisor.restart("web")
         await supervisor.wait_ready()

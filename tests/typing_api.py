@@ -56,11 +56,11 @@ def a_loaded_plan() -> Plan:
     return load("Procfile.dev", only=["api"], overrides=Overrides(listen="127.0.0.1:0", formation="api=2"))
 
 
-async def sink(line: OutputLine) -> None:
+async def sink(line: OutputLine) -> None:  # noqa: ASYNC124 - as it has to be
     assert_type(line.text, str)
 
 
-async def let_go(name: str) -> None:
+async def let_go(name: str) -> None:  # noqa: ASYNC124 - likewise
     assert_type(name, str)
 
 
