@@ -90,8 +90,8 @@ class Running:
 
         try:
             return trio.from_thread.run(answer, trio_token=token)
-        except (trio.RunFinishedError, trio.Cancelled) as exc:  # noqa: ASYNC104 - this thread is not trio's
-            raise OrchestraError("the stack does not run any more") from exc
+        except (trio.RunFinishedError, trio.Cancelled) as exc:
+            raise OrchestraError("the stack does not run any more") from exc  # noqa: ASYNC104 - not trio's thread
 
     def begin(self) -> None:
         """Start the thread, and wait until the processes are being started."""
