@@ -45,6 +45,8 @@ class Running:
         self._stack: Stack | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._begun = threading.Event()
+        self._lock = threading.Lock()
+        self._has_ended = False
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._live, name="orchestra", daemon=True)
 
@@ -95,12 +97,18 @@ class Running:
 
     def begin(self) -> None:
         """Start the thread, and wait until the processes are being started."""
-        self._thread.start()
+        with self._lock:
+            if self._has_ended:  # whoever wanted it has left before it began
+                return
+            self._thread.start()
         self._begun.wait()
 
     def end(self) -> None:
         """Stop everything, and wait until the thread has ended; raise what went wrong in it."""
+        with self._lock:
+            self._has_ended = True
         if self._thread.is_alive():
+            self._begun.wait()
             with suppress(OrchestraError):  # it has ended by itself meanwhile
                 self._ask(lambda stack: stack.stop())
             self._thread.join()
@@ -117,7 +125,7 @@ class Running:
             self._begun.set()
 
     async def _run(self) -> None:
-        stack = Stack(self.plan, is_kept_open=True)
+        stack = Stack(self.plan, is_kept_open="always")
         async with trio.open_nursery() as nursery:
             await nursery.start(stack.run)
             self._stack, self._token, self.url = stack, trio.lowlevel.current_trio_token(), stack.url
@@ -158,8 +166,8 @@ def running(
         StartError: A process has failed, or is not ready in time; with its last lines.
     """
     stack = Running(what if isinstance(what, Plan) else load(what, **options))
-    stack.begin()
     try:
+        stack.begin()
         if stack._fault is None:  # noqa: SLF001 - it is ours
             _wait_ready(stack, timeout)
             yield stack

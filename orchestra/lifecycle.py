@@ -276,7 +276,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _enter(life, State.STOPPING), Order.STOP
         case StartAsked() | RestartAsked() if state.is_ended:
             return _anew(life), None
-        case RestartAsked() if state is State.STOPPING:
+        case StartAsked() | RestartAsked() if state is State.STOPPING:
             return replace(life, wants_anew=True), None
         case RestartAsked() if life.is_alive:
             return _enter(replace(life, wants_anew=True), State.STOPPING), Order.STOP
@@ -329,7 +329,7 @@ def _after_end(life: Life, said: str, now: float) -> tuple[Life, Order | None]:
     if failures > plan.max_quick_failures:
         reason = f"{how}; given up after {plan.max_quick_failures} restarts"
         return _enter(replace(life, failures=failures), State.FAILED, reason=reason), None
-    back_off = min(FIRST_BACK_OFF * 2 ** (failures - 1), LONGEST_BACK_OFF)
+    back_off = min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
     life = replace(life, failures=failures, back_off=back_off)
     return _enter(life, State.BACKING_OFF, reason=f"{how}; again in {back_off:g} s"), Order.BACK_OFF
 

@@ -57,7 +57,7 @@ class Readiness:
     def __init__(self, plan: ProcessPlan, *, env: Mapping[str, str], needs_address: bool = False) -> None:
         self._plan = plan
         self._env = env
-        self.checks = parse_checks(plan.ready)
+        self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
         self.listening: Listening | None = None

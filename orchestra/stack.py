@@ -15,7 +15,7 @@ import re
 import sysconfig
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Self, assert_never
+from typing import TYPE_CHECKING, Literal, Self, assert_never
 
 import trio
 
@@ -95,7 +95,8 @@ class Stack:
         plan: What to run.
         sinks: Awaited with every line of output; see `Supervisor`.
         window: The size of the terminals of the processes; without it they have pipes.
-        is_kept_open: Whether a run with a failed process goes on when all have ended, until it is stopped.
+        is_kept_open: Whether a run with a failed process goes on when all have ended, until it is stopped;
+            ``"always"``: any run.
 
     Attributes:
         url: The one address; ``None`` without a proxy, or before `run` has bound it.
@@ -108,7 +109,7 @@ class Stack:
         *,
         sinks: Iterable[Sink] = (),
         window: Window | None = None,
-        is_kept_open: bool = False,
+        is_kept_open: bool | Literal["always"] = False,
     ) -> None:
         self.plan = plan
         self.url: str | None = None

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import shutil
 from collections import deque
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Self, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, assert_never
 
 import trio
 
@@ -79,6 +80,8 @@ _TAIL = 20
 _DEAF_AFTER = 5.0
 # As long as the proxy gives requests in flight.
 _HOOK_LIMIT = 2.0
+# What shells say when they cannot run a command.
+_NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
 # How often somebody who is ready is asked whether it still is, and how often in a row it may fail to be.
 _HEALTH_PAUSE = 2.0
 _MOST_SILENCES = 3
@@ -126,7 +129,7 @@ class Supervisor:
         before_stop: Awaited with the name of a process before that is stopped, for 2 s at most; the proxy
             lets go of it then.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
-            it can be started again.
+            it can be started again; ``"always"``: until it is stopped, whatever happens.
 
     Raises:
         ConfigError: A process waits for one that the plan does not have, or for itself in the end; a check
@@ -144,7 +147,7 @@ class Supervisor:
         bus: Bus | None = None,
         window: Window | None = None,
         before_stop: BeforeStop | None = None,
-        is_kept_open: bool = False,
+        is_kept_open: bool | Literal["always"] = False,
     ) -> None:
         self.plan = plan
         waits_for = _waits_for(plan)
@@ -157,6 +160,7 @@ class Supervisor:
         for keeper in self._keepers.values():
             if (install := keeper.life.plan.install) is not None:
                 self._shared.installations.setdefault(install, _Installation(install, keeper))
+        self._has_begun = False
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
 
@@ -170,6 +174,7 @@ class Supervisor:
         Args:
             task_status: `nursery.start` goes on as soon as all processes are about to be spawned.
         """
+        self._has_begun = True
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
         try:
             await run_gracefully(partial(self._run, task_status), grace=lambda: 2 * longest + _GRACE)
@@ -187,19 +192,25 @@ class Supervisor:
         """
         if name is None:
             self._stop_asked.set()
-            await self._stopped.wait()
+            if self._has_begun:
+                await self._stopped.wait()
+            await trio.lowlevel.checkpoint()
             return
         keeper = self._keepers[name]
         keeper.stop()
-        await self._until(lambda: keeper.life.state.is_ended)
+        # Not until it has ended: somebody may have it begin anew at once.
+        await self._until(lambda: keeper.life.state is not State.STOPPING)
 
     def start(self, name: str) -> None:
         """Start a process anew if it has ended, with a clean slate. Does not wait: `wait_ready` does.
 
         Raises:
             KeyError: There is no process of that name.
+            StartError: The run is over.
         """
-        self._keepers[name].start()
+        keeper = self._keepers[name]
+        self._refuse_if_over(name)
+        keeper.start()
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it anew; wait until the old one is gone.
@@ -208,8 +219,10 @@ class Supervisor:
 
         Raises:
             KeyError: There is no process of that name.
+            StartError: The run is over.
         """
         keeper = self._keepers[name]
+        self._refuse_if_over(name)
         keeper.restart()
         await self._until(lambda: keeper.life.state is not State.STOPPING)
 
@@ -220,6 +233,10 @@ class Supervisor:
             KeyError: There is no process of that name.
         """
         self._keepers[name].signal(number)
+
+    def _refuse_if_over(self, name: str) -> None:
+        if self._shared.is_over:
+            raise StartError(name, "cannot be started: the run is over", tail=())
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         while not is_so() and not self._stopped.is_set():
@@ -259,7 +276,8 @@ class Supervisor:
         """
         keepers = [self._keepers[name] for name in (self._keepers if names is None else names)]
         with trio.move_on_after(timeout):
-            while not all(keeper.is_up() for keeper in keepers):
+            # All of them are asked: one that has failed is not hidden by one that takes its time.
+            while not all([keeper.is_up() for keeper in keepers]):  # noqa: C419
                 await self._shared.changed.wait()
             return
         late = next(keeper for keeper in keepers if not keeper.is_up())
@@ -342,7 +360,8 @@ class Supervisor:
         while True:
             if all(keeper.is_hopeless() for keeper in keepers):
                 has_failed = any(each.is_stuck() or each.life.state is State.FAILED for each in keepers)
-                if self._shared.is_stopping or not (self._is_kept_open and has_failed):
+                is_kept_open = self._is_kept_open == "always" or (self._is_kept_open and has_failed)
+                if self._shared.is_stopping or not is_kept_open:
                     break
             await self._shared.changed.wait()
         for keeper in keepers:
@@ -356,6 +375,9 @@ class Supervisor:
 
 def _waits_for(plan: Plan) -> dict[str, list[str]]:
     """Say who waits for whom, by name; refuse what cannot work."""
+    by_name = {each.name: each for each in plan.processes}
+    if len(by_name) < len(plan.processes):
+        raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")
     waits_for = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
     for name, others in waits_for.items():
         for other in others:
@@ -365,6 +387,11 @@ def _waits_for(plan: Plan) -> dict[str, list[str]]:
     if found := circle(waits_for):
         raise ConfigError(f"they depend on each other: {' -> '.join(found)}", hint="Take one of them out.")
     for each in plan.processes:
+        for dependency in each.depends_on:
+            if dependency.condition is Condition.READY and by_name[dependency.name].ready is None:
+                text = f"{each.name} waits for {dependency.name} to be ready, and nobody knows when that is"
+                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
+                raise ConfigError(text, hint=hint)
         try:
             parse_checks(each.ready)
         except ValueError as exc:
@@ -446,16 +473,33 @@ class _Shared:
         at = trio.current_time()
         self._bus.emit(Notice(at=at, level="warning", code=code, text=text, process=process))
 
-    async def install(self, install: Install) -> str:
-        """Wait until a folder's packages are installed; return what went wrong."""
-        installation = self.installations[install]
-        if installation.done.is_set() and installation.error:
-            installation = self.installations[install] = installation.anew()
-        if not installation.is_begun:
-            installation.is_begun = True
-            self.nursery.start_soon(installation.run)
-        await installation.done.wait()
-        return installation.error
+    async def install(self, install: Install, keeper: _Keeper) -> str:
+        """Wait until a folder's packages are installed, or `keeper` does not want that any more.
+
+        Returns:
+            What went wrong.
+        """
+        while True:
+            installation = self.installations[install]
+            if installation.done.is_set() and (installation.error or installation.is_stopped):
+                installation = self.installations[install] = installation.anew()
+            if not installation.is_begun:
+                installation.is_begun = True
+                self.nursery.start_soon(installation.run)
+            await installation.done.wait()
+            if keeper.life.state is not State.INSTALLING or not installation.is_stopped:
+                return installation.error
+
+    def stop_installing(self, keeper: _Keeper) -> bool:
+        """Stop the installation that a process waits for, unless others do, too; say whether it was."""
+        install = keeper.life.plan.install
+        others = [
+            each for each in self.keepers.values() if each is not keeper and each.life.plan.install == install
+        ]
+        if install is None or any(each.life.state is State.INSTALLING for each in others):
+            return False
+        self.installations[install].stop()
+        return True
 
 
 class _Keeper:
@@ -469,6 +513,7 @@ class _Keeper:
         self._child: Child | None = None
         self._listening: ports.Listening | None = None
         self._backing_off: trio.CancelScope | None = None
+        self._installing: trio.CancelScope | None = None
         self._is_killed = False
         self._readiness: Readiness | None = None
         self._at = 0.0  # when something about it was last said
@@ -565,6 +610,9 @@ class _Keeper:
         self._hurry()
         if self._child is not None:
             self._shared.nursery.start_soon(self._stop_gently, self._child)
+
+        elif self._installing is not None and not self._shared.stop_installing(self):
+            self._installing.cancel()
 
     def _hurry(self) -> None:
         if self._backing_off is not None:
@@ -680,6 +728,8 @@ class _Keeper:
             await self._log(lines)
             await self._shared.deliver(self._plan.name, stream, lines)
         if partial is not None:
+            if partial and self._readiness is not None and self._readiness.reads:
+                self._readiness.see([without_colours(partial)])
             self._shared.pause(self._plan.name, stream, partial)
 
     async def _log(self, lines: Sequence[str]) -> None:
@@ -692,7 +742,9 @@ class _Keeper:
 
     async def _install(self) -> Fact:
         assert self._plan.install is not None  # noqa: S101 - nothing else leads here
-        return Installed(await self._shared.install(self._plan.install))
+        with trio.CancelScope() as self._installing:
+            return Installed(await self._shared.install(self._plan.install, self))
+        return Installed()
 
     async def _back_off(self) -> Fact:
         with trio.CancelScope() as self._backing_off:
@@ -705,7 +757,9 @@ class _Keeper:
         plan = self._plan
         if plan.ready is not None:
             is_upstream = plan.role in (Role.FRONTEND, Role.BACKEND)
-            self._readiness = Readiness(plan, env=self.env, needs_address=is_upstream)
+            # A command that asks is not of the child's family: nobody waits for it when the child has ended.
+            asking = {**self.env, "ORCHESTRA_PROCESS": f"{plan.name}:ready"}
+            self._readiness = Readiness(plan, env=asking, needs_address=is_upstream)
         async with trio.open_nursery() as nursery:
 
             def spawned(child: Child) -> None:
@@ -734,7 +788,7 @@ class _Keeper:
                     stop_signal=plan.stop_signal,
                     window=self._window(),
                 )
-                fact = Ended(how, self.tail[-1] if self.tail else "")
+                fact = Ended(how, next(filter(_NOT_RUN.search, reversed(self.tail)), ""))
             except SpawnError as exc:
                 fact = NotSpawned(exc.message)
             finally:
@@ -814,7 +868,7 @@ class _Installation:
         self._install = install
         self._keeper = keeper
         self._child: Child | None = None
-        self._is_stopped = False
+        self.is_stopped = False
         self._is_killed = False
         self.error = ""
         self.done = trio.Event()
@@ -842,7 +896,7 @@ class _Installation:
         except SpawnError as exc:
             self.error = exc.message
         finally:
-            if (self.error or self._is_stopped) and not had_packages:
+            if (self.error or self.is_stopped) and not had_packages:
                 # Half of the packages would look like all of them to the next run.
                 with trio.move_on_after(_DISCARD_TIMEOUT, shield=True):
                     discard = partial(shutil.rmtree, packages, ignore_errors=True)
@@ -853,7 +907,7 @@ class _Installation:
             self.done.set()
 
     def stop(self) -> None:
-        self._is_stopped = True
+        self.is_stopped = True
         if self._child is not None:
             self._child.stop()
 
@@ -866,5 +920,5 @@ class _Installation:
     def _spawned(self, child: Child) -> None:
         self._keeper.guard.spawned(child.pid)
         self._child = child
-        if self._is_stopped:  # asked for while it was being spawned
+        if self.is_stopped:  # asked for while it was being spawned
             child.kill() if self._is_killed else child.stop()

@@ -268,6 +268,26 @@ def test_asyncio_code_gets_a_stack_and_may_be_cancelled(project: Path) -> None:
     assert MARK.living() == []
 
 
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3])
+def test_asyncio_code_may_be_cancelled_while_the_stack_begins(after: float) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(after), orchestra.running_async(sleeping(ready="log:never")):
+            raise AssertionError("it is not ready")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert MARK.living() == []
+
+
+def test_a_stack_lives_until_its_block_ends_though_nothing_runs() -> None:
+    with orchestra.running(sleeping()) as stack:
+        stack.stop("a")
+        assert stack.snapshot()["a"].state is State.STOPPED
+        stack.start("a")
+        stack.wait_ready()
+    assert MARK.living() == []
+
+
 # --- events to iterate over ---
 
 

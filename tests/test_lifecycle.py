@@ -217,6 +217,12 @@ def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple
     assert step(life, Go(), 0)[1] is Order.SPAWN
 
 
+def test_back_off_has_a_limit_however_often_it_fails() -> None:
+    life = replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
+    life, _ = step(replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
+    assert life.back_off == 10
+
+
 def test_who_runs_is_stopped_first_and_then_begins_anew() -> None:
     life, order = lived(PLAIN, Go(), Spawned(), RestartAsked())
     assert (life.state, order) == (State.STOPPING, Order.STOP)

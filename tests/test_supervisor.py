@@ -362,7 +362,7 @@ async def test_who_waits_for_something_that_failed_ends_with_the_rest() -> None:
         Plan(
             processes=(
                 waiting("db", command="exit 3", restart=Restart.NEVER),
-                waiting("api", "db:completed"),
+                waiting("api", "db:completed", ready="log:up"),
                 waiting("worker", "api"),
             )
         )
@@ -395,6 +395,11 @@ async def test_a_run_that_is_kept_open_goes_on_waiting() -> None:
     ("processes", "message"),
     [
         ((waiting("a", "b"),), "a depends on b, which is no process of the plan"),
+        ((waiting("a"), waiting("a")), "two processes of the plan have the same name"),
+        (
+            (waiting("a", "b"), waiting("b")),
+            "a waits for b to be ready, and nobody knows when that is",
+        ),
         ((waiting("a", "b"), waiting("b", "a")), "they depend on each other: a -> b -> a"),
         ((waiting("a", ready="udp"),), "a: ready: 'udp' is no check"),
     ],
@@ -788,3 +793,101 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
     assert twice == []
     assert all(event.state.is_ended for event in supervisor.snapshot().values())
     assert not any(exists(pid) for pids in living.values() for pid in pids)
+
+
+async def test_a_failure_is_told_though_another_one_takes_its_time() -> None:
+    plan = Plan(
+        processes=(
+            waiting("slow", ready="log:never"),
+            waiting("bad", command="echo oops; exit 3", restart=Restart.NEVER, ready="log:never"),
+        )
+    )
+    supervisor = Supervisor(plan)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        with pytest.raises(StartError) as caught:
+            await supervisor.wait_ready()
+        assert (caught.value.name, caught.value.tail) == ("bad", ("oops",))
+        await supervisor.stop()
+
+
+async def test_who_stops_one_does_not_wait_for_ever_if_somebody_starts_it() -> None:
+    supervisor = Supervisor(
+        Plan(
+            processes=(
+                waiting("a", command="trap 'sleep 0.3; exit' TERM; echo up; sleep 1000 & wait"),
+                waiting("b"),
+            )
+        )
+    )
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.process == "a")
+        async with trio.open_nursery() as both:
+            both.start_soon(supervisor.stop, "a")
+            await watcher.until_state("a", State.STOPPING)
+            both.start_soon(supervisor.restart, "a")
+        await supervisor.wait_ready()
+        await supervisor.stop()
+
+
+async def test_one_that_is_being_installed_can_be_stopped_alone(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "echo installing; test -e done || sleep 1000")
+    plans = [waiting(name, cwd=tmp_path, install=install) for name in "ab"]
+    supervisor = Supervisor(Plan(processes=(*plans, waiting("c"))))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine) and event.text == "installing")
+        await supervisor.stop("a")
+        assert [event.state for event in supervisor.snapshot().values()][:2] == [
+            State.STOPPED,
+            State.INSTALLING,
+        ]
+        await supervisor.stop("b")
+        assert supervisor.snapshot()["b"].state is State.STOPPED
+        (tmp_path / "done").touch()
+        supervisor.start("a")
+        await supervisor.wait_ready(["a"])
+        await supervisor.stop()
+
+
+async def test_equal_checks_are_one_and_a_prompt_is_a_line() -> None:
+    plan = waiting("a", command="printf 'ready> '; sleep 1000", ready=("delay:0", "delay:0", "log:^ready>"))
+    supervisor = Supervisor(Plan(processes=(plan,)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
+        await supervisor.stop()
+
+
+async def test_a_run_that_is_over_cannot_be_started_again() -> None:
+    supervisor = Supervisor(Plan(processes=(waiting("a", command="true"),)))
+    await supervisor.stop()  # nothing runs: there is nothing to wait for
+    supervisor = Supervisor(Plan(processes=(waiting("a", command="true"),)))
+    await supervisor.run()
+    with pytest.raises(StartError, match="the run is over"):
+        supervisor.start("a")
+    with pytest.raises(StartError, match="the run is over"):
+        await supervisor.restart("a")
+
+
+async def test_a_stubborn_command_that_asks_does_not_keep_the_end() -> None:
+    asks = "exec:trap '' TERM; sleep 1000; false"
+    supervisor = Supervisor(Plan(processes=(waiting("a", ready=asks, stop_timeout=1000),)))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine))
+        await supervisor.stop()
+    assert supervisor.snapshot()["a"].signal == "SIGTERM"
+
+
+async def test_a_command_that_is_not_found_is_named_by_the_shell_s_words() -> None:
+    supervisor = Supervisor(Plan(processes=(waiting("a", command="echo hello; nosuchthing; exit 127"),)))
+    await supervisor.run()
+    assert "nosuchthing" in supervisor.snapshot()["a"].reason
+    supervisor = Supervisor(Plan(processes=(waiting("a", command="echo bye; exit 127"),)))
+    await supervisor.run()
+    assert supervisor.snapshot()["a"].reason == "command not found (exit code 127)"
