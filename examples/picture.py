@@ -41,9 +41,11 @@ def visit(url: str) -> None:
     """Ask for a page as a browser would."""
     request = urllib.request.Request(url, headers={"Accept": "text/html"})  # noqa: S310 - our own address
     try:
-        urllib.request.urlopen(request).close()  # noqa: S310 - likewise
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - likewise
+            answer.read()
     except urllib.error.HTTPError as error:
-        error.close()
+        with error:
+            error.read()
 
 
 if __name__ == "__main__":
