@@ -445,13 +445,15 @@ class _Shared:
             at = trio.current_time()
             with trio.CancelScope() as scope:
                 self._delivering.add(scope)
-                for text in lines[start : start + _AT_A_TIME]:
-                    line = OutputLine(at=at, process=process, stream=stream, text=text)
-                    for sink in self._sinks:
-                        await sink(line)
-                    self._delivered += 1
-                    self._bus.emit(line)
-            self._delivering.discard(scope)
+                try:
+                    for text in lines[start : start + _AT_A_TIME]:
+                        line = OutputLine(at=at, process=process, stream=stream, text=text)
+                        for sink in self._sinks:
+                            await sink(line)
+                        self._delivered += 1
+                        self._bus.emit(line)
+                finally:
+                    self._delivering.discard(scope)
 
     async def give_up_deaf_sinks(self) -> None:
         """At the end, wait for sinks only for as long as they take something now and then."""
@@ -610,7 +612,6 @@ class _Keeper:
         self._hurry()
         if self._child is not None:
             self._shared.nursery.start_soon(self._stop_gently, self._child)
-
         elif self._installing is not None and not self._shared.stop_installing(self):
             self._installing.cancel()
 
@@ -742,9 +743,11 @@ class _Keeper:
 
     async def _install(self) -> Fact:
         assert self._plan.install is not None  # noqa: S101 - nothing else leads here
+        error = ""
         with trio.CancelScope() as self._installing:
-            return Installed(await self._shared.install(self._plan.install, self))
-        return Installed()
+            error = await self._shared.install(self._plan.install, self)
+        self._installing = None
+        return Installed(error)
 
     async def _back_off(self) -> Fact:
         with trio.CancelScope() as self._backing_off:

@@ -172,6 +172,15 @@ def test_a_node_that_is_too_old_for_vite_is_told(project: Path) -> None:
     )
 
 
+def test_too_many_ports_do_not_hide_the_rest(project: Path) -> None:
+    (project / "Procfile").write_text("a: nosuch\nb: true\n")
+    code, out, err = checked(project, "-p", "65500")
+    assert code == 2
+    assert "no port is left for b" in err
+    assert "a: nosuch is not found on PATH" in err
+    assert "65500" in out
+
+
 def test_what_is_going_to_be_installed_is_not_missed(project: Path) -> None:
     (project / "Procfile").write_text("vite: cd ui && ./node_modules/.bin/vite\n")
     assert checked(project)[::2] == (0, "")

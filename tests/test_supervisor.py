@@ -853,6 +853,22 @@ async def test_one_that_is_being_installed_can_be_stopped_alone(tmp_path: Path) 
         await supervisor.stop()
 
 
+async def test_who_is_stopped_while_it_backs_off_is_not_installed_again(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "echo x >> count; mkdir node_modules")
+    plan = waiting("a", command="test -e mended && sleep 1000", cwd=tmp_path, install=install)
+    supervisor = Supervisor(Plan(processes=(plan, waiting("b"))))
+    watcher = Watcher(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await watcher.until_state("a", State.BACKING_OFF)
+        await supervisor.stop("a")
+        (tmp_path / "mended").touch()
+        supervisor.start("a")
+        await supervisor.wait_ready(["a"])
+        await supervisor.stop()
+    assert (tmp_path / "count").read_text() == "x\n"
+
+
 async def test_equal_checks_are_one_and_a_prompt_is_a_line() -> None:
     plan = waiting("a", command="printf 'ready> '; sleep 1000", ready=("delay:0", "delay:0", "log:^ready>"))
     supervisor = Supervisor(Plan(processes=(plan,)))

@@ -190,10 +190,10 @@ def load(
                     cwd=each.cwd,
                     env=environment.for_child(
                         children[each.name],
-                        port=ports[name],
+                        port=ports.get(name),
                         siblings=environment.sibling_variables(siblings),
                     ),
-                    port=ports[name],
+                    port=ports.get(name),
                     role=roles.get(each.name, Role.OTHER),
                     ready=ready[each.name],
                     ready_timeout=each.settings.ready_timeout,
