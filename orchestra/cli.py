@@ -443,22 +443,11 @@ def _say(text: str) -> None:
         click.echo(text)
         sys.stdout.flush()
     except OSError as exc:
+        from orchestra.dashboard.printers import ReaderGone, Unwritable  # noqa: PLC0415 - most often not needed
+
         # What is still in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(exc, BrokenPipeError):
-            raise _ReaderGone from exc
-        raise ConfigError(
-            f"standard output cannot be written to: {exc.strerror}", hint="Make room, or send it elsewhere."
-        ) from exc
-
-
-class _ReaderGone(OrchestraError):  # noqa: N818 - nobody's error
-    """Nobody reads any more: that is no news to the user."""
-
-    exit_code = 141
-
-    def __init__(self) -> None:
-        super().__init__("")
+        raise (ReaderGone() if isinstance(exc, BrokenPipeError) else Unwritable(exc)) from exc
 
 
 def _complain(message: str, hint: str) -> None:

@@ -283,10 +283,8 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
         case StartAsked() | RestartAsked() if state is State.BACKING_OFF:
             return replace(life, failures=0, back_off=0.0), None
         case (
-            Go() | Blocked() | Installed() | Spawned() | NotSpawned() | Answered() | BackedOff() | StopAsked()
-        ):
-            return life, None
-        case Silent() | StartAsked() | RestartAsked():
+            Go() | Blocked() | Installed() | Spawned() | NotSpawned() | Answered() | Silent() | BackedOff()
+        ) | (StopAsked() | StartAsked() | RestartAsked()):
             return life, None
         case _:
             assert_never(fact)

@@ -230,7 +230,6 @@ async def run_child(
         stop_signal=stop_signal,
         stop_timeout=stop_timeout,
     )
-    is_empty = False  # once it is, its number may belong to somebody else, and is never signalled again
     try:
         async with trio.open_nursery() as nursery:
             ladder = trio.CancelScope()
@@ -245,12 +244,12 @@ async def run_child(
             on_spawn(child)
             await process.wait()
             await child._empty()  # noqa: SLF001
-            is_empty = child._is_gone = True  # noqa: SLF001
+            child._is_gone = True  # noqa: SLF001 - its number may belong to somebody else from here on
             ladder.cancel()
             await pumps.drain()
             nursery.cancel_scope.cancel()
     finally:
-        if not is_empty:
+        if not child._is_gone:  # noqa: SLF001
             with trio.move_on_after(_AFTER_KILL, shield=True):
                 await child._kill_all()  # noqa: SLF001
                 await process.wait()

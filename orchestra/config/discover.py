@@ -29,7 +29,7 @@ from orchestra.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Reading", "installed_vite", "manager_of", "plan_install", "read"]
+__all__ = ["Reading", "installed_vite", "manager_of", "package_json", "plan_install", "read"]
 
 # A script that calls a script that calls a script: more is a loop or a puzzle.
 _DEEPEST = 8
@@ -312,7 +312,7 @@ def plan_install(reading: Reading, *, root: Path) -> Install | None:
     if package is None:
         return None
     folder = _install_folder(package, root)
-    described = [_package(package), _package(folder)]
+    described = [package_json(package), package_json(folder)]
     if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
         return None
     manager, has_lock = _manager_of(folder, described, default=reading.manager)
@@ -325,7 +325,7 @@ def plan_install(reading: Reading, *, root: Path) -> Install | None:
 def manager_of(package: Path, root: Path) -> str:
     """Say which package manager the folder of a `package.json` belongs to; npm if nothing tells."""
     folder = _install_folder(package, root)
-    return _manager_of(folder, [_package(package), _package(folder)], default="npm")[0]
+    return _manager_of(folder, [package_json(package), package_json(folder)], default="npm")[0]
 
 
 def _manager_of(folder: Path, described: Sequence[_Json], *, default: str) -> tuple[str, bool]:
@@ -370,7 +370,7 @@ def _install_folder(package: Path, root: Path) -> Path:
     if any(is_file(package / lock) for lock in _LOCKS):
         return package
     for folder in _upward(package.parent, root) if package != root else ():
-        patterns = _workspaces(_package(folder))
+        patterns = _workspaces(package_json(folder))
         inside = package.relative_to(folder).as_posix()
         if any(fnmatchcase(inside, pattern.removeprefix("./").rstrip("/")) for pattern in patterns):
             return folder
@@ -702,7 +702,7 @@ def _refuse_missing_script(name: str, shell: _Shell) -> None:
         )
         return
     path = folder / "package.json"
-    scripts = _package(folder).get("scripts")
+    scripts = package_json(folder).get("scripts")
     if _fault(path) is None and not (isinstance(scripts, dict) and isinstance(scripts.get(name), str)):
         names = ", ".join(scripts) if isinstance(scripts, dict) and scripts else "none"
         found.fault = ConfigError(f"there is no script {name}", path=path, hint=f"There are: {names}.")
@@ -734,7 +734,7 @@ def _script(name: str, extra: list[str], shell: _Shell, *, via: str, or_program:
     folder = None if shell.cwd is None else _package_folder(shell.cwd, shell.root)
     if folder is not None and shell.found.fault is None:
         shell.found.fault = _fault(folder / "package.json")
-    scripts = _package(folder).get("scripts") if folder is not None else None
+    scripts = package_json(folder).get("scripts") if folder is not None else None
     text = scripts.get(name) if isinstance(scripts, dict) else None
     if isinstance(text, str):
         _run(f"{text} {shlex.join(extra)}".strip(), shell.inner(folder, is_script=True), via=via)
@@ -757,7 +757,7 @@ def _uses(shell: _Shell, manager: str) -> None:
 # --- Reading package.json ----------------------------------------------------------------------------------
 
 
-def _package(folder: Path) -> _Json:
+def package_json(folder: Path) -> _Json:
     """The `package.json` of a folder; empty if there is none, or none that can be understood."""
     try:
         data = _json(folder / "package.json")
@@ -818,7 +818,7 @@ def _workspace(name: str, shell: _Shell) -> Path | None:
     base = _package_folder(shell.cwd, shell.root) or shell.cwd
     for pattern in _WORKSPACE_GLOBS:
         for path in sorted(base.glob(pattern)):
-            if "node_modules" not in path.parts and _package(path.parent).get("name") == name:
+            if "node_modules" not in path.parts and package_json(path.parent).get("name") == name:
                 return path.parent
     return None
 
@@ -838,7 +838,7 @@ def _within(folder: Path, root: Path) -> str:
 def installed_vite(folder: Path, root: Path) -> tuple[str, str]:
     """Give the version of the Vite that `folder` has, and the Node that it asks for; empty if unknown."""
     for each in _upward(folder, root):
-        package = _package(each / "node_modules" / "vite")
+        package = package_json(each / "node_modules" / "vite")
         if package:
             engines = package.get("engines")
             node = engines.get("node") if isinstance(engines, dict) else ""

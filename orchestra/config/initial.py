@@ -10,7 +10,6 @@ Never here: writing, and whether what is written works.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
 import shutil
@@ -152,9 +151,7 @@ def _in_folder(folder: Path, root: Path, command: str) -> str:
 def _frontends(root: Path) -> list[Found]:
     found = []
     for folder in _folders(root):
-        package = _package(folder)
-        if package is None:
-            continue
+        package = discover.package_json(folder)
         manager = discover.manager_of(folder, root)
         scripts = package.get("scripts")
         names = [name for name in scripts if isinstance(name, str)] if isinstance(scripts, dict) else []
@@ -172,14 +169,6 @@ def _frontends(root: Path) -> list[Found]:
                 why = f"{(folder / 'package.json').relative_to(root)} depends on vite"
                 found.append(Found(Entry("vite", _in_folder(folder, root, f"{runner} vite"), 0), why))
     return found
-
-
-def _package(folder: Path) -> Mapping[str, object] | None:
-    try:
-        data = json.loads((folder / "package.json").read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _depends_on_vite(package: Mapping[str, object]) -> bool:
@@ -259,8 +248,7 @@ def _module(file: Path, tree: ast.Module, root: Path) -> tuple[Path, str]:
     imported = _imported(tree)
     above = [each for each in (folder, *folder.parents) if each != root and each.is_relative_to(root)]
     for count, each in enumerate(above, 1):
-        is_meant = "." * (len(parts) + count - 1) in imported if len(parts) + count - 1 else False
-        if is_meant or (each.name in imported and each.name.isidentifier()):
+        if "." * (len(parts) + count - 1) in imported or (each.name in imported and each.name.isidentifier()):
             parts = [one.name for one in reversed(above[:count])] + parts
             return each.parent, ".".join(parts)
     return folder, ".".join(parts)

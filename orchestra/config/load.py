@@ -238,16 +238,10 @@ def _instances(
     processes: Sequence[Written], chosen: Sequence[Written], counts: Mapping[str, int]
 ) -> dict[str, list[str]]:
     """Say what the instances of each process are called: a single one is called as the process."""
-    run = {each.name for each in chosen}
-    names = [each.name for each in processes]
-    return {
-        name: []
-        if name not in run
-        else [name]
-        if counts[name] == 1
-        else [f"{name}.{number}" for number in range(1, counts[name] + 1)]
-        for name in names
-    }
+    instances: dict[str, list[str]] = {each.name: [] for each in processes}
+    for name, count in ((each.name, counts[each.name]) for each in chosen):
+        instances[name] = [name] if count == 1 else [f"{name}.{number}" for number in range(1, count + 1)]
+    return instances
 
 
 def _number(instance: str) -> str | None:
@@ -295,8 +289,7 @@ def _exit_on(plans: Sequence[ProcessPlan], loaded: Loaded, overrides: Overrides)
     known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]
     if wanted in known:
         return wanted
-    near = settings_files.nearest(wanted, known)
-    hint = f"{f'Did you mean {near}? ' if near else ''}There are {', '.join(known)}."
+    hint = choosing.did_you_mean(wanted, known)
     if overrides.exit_on is None:
         raise loaded.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
     raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from orchestra.events import Event
 
-__all__ = ["JsonPrinter", "PlainPrinter", "Printer", "ReaderGone", "wants_colours"]
+__all__ = ["JsonPrinter", "PlainPrinter", "Printer", "ReaderGone", "Unwritable", "wants_colours"]
 
 # 4 MiB are buffered: one half is being written while the other is filled.
 _HALF = 2 * 1024 * 1024
@@ -68,10 +68,14 @@ _ERASE = b"\r\x1b[K"
 _SAME_CLOCK = 1.0
 
 
-class _Unwritable(OrchestraError):  # noqa: N818 - as below
+class Unwritable(OrchestraError):  # noqa: N818 - as below
     """Standard output cannot be written to: a full disk."""
 
     exit_code = 2
+
+    def __init__(self, cause: OSError) -> None:
+        text = f"standard output cannot be written to: {cause.strerror}"
+        super().__init__(text, hint="Make room, or send it elsewhere.")
 
 
 class ReaderGone(OrchestraError):  # noqa: N818 - not an error of anybody
@@ -175,8 +179,7 @@ class _Buffered:
         except BrokenPipeError as exc:
             raise ReaderGone from exc
         except OSError as exc:
-            text = f"standard output cannot be written to: {exc.strerror}"
-            raise _Unwritable(text, hint="Make room, or send it elsewhere.") from exc
+            raise Unwritable(exc) from exc
         finally:
             self._is_over = True
             self._room.set()
