@@ -19,7 +19,7 @@ import shutil
 from collections import deque
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
 import trio
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Dependency, Install, Plan, ProcessPlan
     from orchestra.events import Event, Observer, StreamName
     from orchestra.guard import Guard
-    from orchestra.lifecycle import Fact
+    from orchestra.lifecycle import Exit, Fact
     from orchestra.process import Child
 
 __all__ = ["BeforeStop", "Sink", "Supervisor"]
@@ -432,6 +432,28 @@ class _Shared:
         self._bus.emit(keeper.describe(previous))
         self.wake()
 
+    async def run_child(
+        self,
+        command: str | Sequence[str],
+        *,
+        on_spawn: Callable[[Child], object] = lambda _: None,
+        **how: Any,
+    ) -> Exit:
+        """Run a child as `process.run_child` does; the guardian knows of it while anything of it is left."""
+        guard, pids = self.guard, []
+        assert guard is not None  # noqa: S101 - before there are any children
+
+        def spawned(child: Child) -> None:
+            guard.spawned(child.pid)
+            pids.append(child.pid)
+            on_spawn(child)
+
+        try:
+            return await run_child(command, on_spawn=spawned, **how)
+        finally:
+            for pid in pids:
+                guard.emptied(pid)
+
     def wake(self) -> None:
         """Have all who wait for a change look again."""
         self.changed.set()
@@ -511,7 +533,7 @@ class _Keeper:
         self.life = Life(plan=plan)
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self._plan = plan
-        self._shared = shared
+        self.shared = shared
         self._child: Child | None = None
         self._listening: ports.Listening | None = None
         self._backing_off: trio.CancelScope | None = None
@@ -539,14 +561,14 @@ class _Keeper:
             while order is None:
                 if self.life.state is State.WAITING:
                     order = self.begin()
-                elif self._shared.is_over:
+                elif self.shared.is_over:
                     break
                 if order is None:
-                    await self._shared.changed.wait()
+                    await self.shared.changed.wait()
             if order is None:
                 break
             fact = await self._follow(order)
-            if self._shared.is_stopping:
+            if self.shared.is_stopping:
                 self.stop()  # whoever ends now, though it is not its turn yet, is not started again
             order = self.tell(fact)
         if self._logfile is not None:
@@ -565,12 +587,6 @@ class _Keeper:
             case _:
                 assert_never(order)
 
-    @property
-    def guard(self) -> Guard:
-        """Who has to know of children."""
-        assert self._shared.guard is not None  # noqa: S101 - before there are any
-        return self._shared.guard
-
     def tell(self, fact: Fact) -> Order | None:
         """Take a fact into account, say so if it has changed the state, and return what to do next."""
         previous = self.life.state
@@ -586,12 +602,12 @@ class _Keeper:
             self._end()
 
     def start(self) -> None:
-        if not self._shared.is_stopping:
+        if not self.shared.is_stopping:
             self.tell(StartAsked())
             self._hurry()
 
     def restart(self) -> None:
-        if not self._shared.is_stopping:
+        if not self.shared.is_stopping:
             if self.tell(RestartAsked()) is Order.STOP:
                 self._end()
             else:
@@ -611,8 +627,8 @@ class _Keeper:
         """End whatever is under way."""
         self._hurry()
         if self._child is not None:
-            self._shared.nursery.start_soon(self._stop_gently, self._child)
-        elif self._installing is not None and not self._shared.stop_installing(self):
+            self.shared.nursery.start_soon(self._stop_gently, self._child)
+        elif self._installing is not None and not self.shared.stop_installing(self):
             self._installing.cancel()
 
     def _hurry(self) -> None:
@@ -621,14 +637,14 @@ class _Keeper:
 
     async def _stop_gently(self, child: Child) -> None:
         """Let go of a child, then ask it to end."""
-        hook = self._shared.before_stop
+        hook = self.shared.before_stop
         if hook is not None:
             with trio.move_on_after(_HOOK_LIMIT):
                 try:
                     await hook(self._plan.name)
                 except Exception as exc:  # noqa: BLE001 - an embedder's mistake must not keep a child alive
                     text = f"before_stop failed: {type(exc).__name__}: {exc}"
-                    self._shared.notice(self._plan.name, "hook-failed", text)
+                    self.shared.notice(self._plan.name, "hook-failed", text)
         child.stop()
 
     def missing(self) -> str:
@@ -644,7 +660,7 @@ class _Keeper:
 
     def is_stuck(self) -> bool:
         """Whether it waits for something that will never be."""
-        others = [self._shared.keepers[each.name] for each in self._plan.depends_on if not self._is_met(each)]
+        others = [self.shared.keepers[each.name] for each in self._plan.depends_on if not self._is_met(each)]
         return self.life.state is State.WAITING and any(other.is_hopeless() for other in others)
 
     def waits_for(self) -> str:
@@ -661,7 +677,7 @@ class _Keeper:
         return bool(reason)
 
     def _is_met(self, dependency: Dependency) -> bool:
-        other = self._shared.keepers[dependency.name].life
+        other = self.shared.keepers[dependency.name].life
         match dependency.condition:
             case Condition.READY:
                 return other.state in (State.READY, State.UNHEALTHY)
@@ -673,7 +689,7 @@ class _Keeper:
                 assert_never(dependency.condition)
 
     def _in_words(self, dependency: Dependency) -> str:
-        name, other = dependency.name, self._shared.keepers[dependency.name]
+        name, other = dependency.name, self.shared.keepers[dependency.name]
         if other.is_stuck():
             return f"{name} waits in vain"
         if other.life.state.is_ended:
@@ -719,7 +735,7 @@ class _Keeper:
 
     def _publish(self, previous: State) -> None:
         self._at = trio.current_time()
-        self._shared.publish(self, previous)
+        self.shared.publish(self, previous)
 
     async def deliver(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
         if lines:
@@ -727,11 +743,11 @@ class _Keeper:
             if self._readiness is not None and self._readiness.reads:
                 self._readiness.see(without_colours(line) for line in lines)
             await self._log(lines)
-            await self._shared.deliver(self._plan.name, stream, lines)
+            await self.shared.deliver(self._plan.name, stream, lines)
         if partial is not None:
             if partial and self._readiness is not None and self._readiness.reads:
                 self._readiness.see([without_colours(partial)])
-            self._shared.pause(self._plan.name, stream, partial)
+            self.shared.pause(self._plan.name, stream, partial)
 
     async def _log(self, lines: Sequence[str]) -> None:
         if self._logfile is not None:
@@ -739,13 +755,13 @@ class _Keeper:
                 await self._logfile.write(lines)
             except OSError as exc:
                 text = f"its log file is not written any more: {exc.filename or ''} {exc.strerror}"
-                self._shared.notice(self._plan.name, "log-broken", text)
+                self.shared.notice(self._plan.name, "log-broken", text)
 
     async def _install(self) -> Fact:
         assert self._plan.install is not None  # noqa: S101 - nothing else leads here
         error = ""
         with trio.CancelScope() as self._installing:
-            error = await self._shared.install(self._plan.install, self)
+            error = await self.shared.install(self._plan.install, self)
         self._installing = None
         return Installed(error)
 
@@ -766,7 +782,6 @@ class _Keeper:
         async with trio.open_nursery() as nursery:
 
             def spawned(child: Child) -> None:
-                self.guard.spawned(child.pid)
                 self._child = child
                 self.tell(Spawned())
                 if self.life.state is State.STOPPING:  # asked for while it was being spawned
@@ -781,7 +796,7 @@ class _Keeper:
 
             fact: Fact
             try:
-                how = await run_child(
+                how = await self.shared.run_child(
                     plan.command,
                     cwd=plan.cwd,
                     env=self.env,
@@ -795,8 +810,6 @@ class _Keeper:
             except SpawnError as exc:
                 fact = NotSpawned(exc.message)
             finally:
-                if self._child is not None:
-                    self.guard.emptied(self._child.pid)
                 self._child = None
             nursery.cancel_scope.cancel()
         return fact
@@ -804,9 +817,9 @@ class _Keeper:
     def _window(self) -> Window | None:
         match self._plan.pty:
             case "auto":
-                return self._shared.window
+                return self.shared.window
             case True:
-                return self._shared.window or Window(*_USUAL_SIZE)
+                return self.shared.window or Window(*_USUAL_SIZE)
             case False:
                 return None
 
@@ -814,7 +827,7 @@ class _Keeper:
         async with trio.open_nursery() as nursery:
             if self._plan.is_awaited:
                 nursery.start_soon(self._complain_in_time, readiness)
-            await readiness.wait(leader, self._shared.scout)
+            await readiness.wait(leader, self.shared.scout)
             nursery.cancel_scope.cancel()
         self._listening = readiness.listening
         self.tell(Answered())
@@ -828,12 +841,11 @@ class _Keeper:
         """Run what is to be run now that it is up; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self._listening.url} if self._listening is not None else {}
         try:
-            how = await run_child(
+            how = await self.shared.run_child(
                 command,
                 cwd=self._plan.cwd,
                 # Marks of its own: what it has started must not be taken for the child's family.
                 env={**self.env, **url, "ORCHESTRA_PROCESS": f"{self._plan.name}:on_ready"},
-                on_spawn=lambda child: self.guard.spawned(child.pid),
                 on_output=self.deliver,
                 stop_timeout=0.0,
             )
@@ -841,7 +853,7 @@ class _Keeper:
         except SpawnError as exc:
             wrong = exc.message
         if wrong:
-            self._shared.notice(self._plan.name, "on-ready-failed", f"on_ready `{command}`: {wrong}")
+            self.shared.notice(self._plan.name, "on-ready-failed", f"on_ready `{command}`: {wrong}")
 
     async def _watch_health(self, readiness: Readiness) -> None:
         """Ask again and again; three times without an answer are an illness."""
@@ -860,7 +872,7 @@ class _Keeper:
     async def _complain_in_time(self, readiness: Readiness) -> None:
         await trio.sleep(self._plan.ready_timeout)
         text = f"not ready after {self._plan.ready_timeout:g} s: {readiness.in_words()}"
-        self._shared.notice(self._plan.name, "not-ready", text)
+        self.shared.notice(self._plan.name, "not-ready", text)
 
 
 class _Installation:
@@ -886,7 +898,7 @@ class _Installation:
         packages = install.folder / "node_modules"
         had_packages = packages.exists()
         try:
-            how = await run_child(
+            how = await keeper.shared.run_child(
                 install.argv,
                 cwd=install.folder,
                 env={**keeper.env, "CI": "1"},  # package managers ask nothing there
@@ -904,8 +916,6 @@ class _Installation:
                 with trio.move_on_after(_DISCARD_TIMEOUT, shield=True):
                     discard = partial(shutil.rmtree, packages, ignore_errors=True)
                     await trio.to_thread.run_sync(discard, abandon_on_cancel=True)
-            if self._child is not None:
-                keeper.guard.emptied(self._child.pid)
             self._child = None
             self.done.set()
 
@@ -921,7 +931,6 @@ class _Installation:
             self._child.kill()
 
     def _spawned(self, child: Child) -> None:
-        self._keeper.guard.spawned(child.pid)
         self._child = child
         if self.is_stopped:  # asked for while it was being spawned
             child.kill() if self._is_killed else child.stop()

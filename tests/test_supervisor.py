@@ -769,7 +769,7 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
                 waiting("c", "b:completed", command="exec sleep 1000", stop_timeout=0.5),
             )
         ),
-        is_kept_open=True,
+        is_kept_open="always",
     )
     supervisor.subscribe(watch)
     async with trio.open_nursery() as nursery:
