@@ -537,7 +537,12 @@ async def test_who_waits_can_be_restarted_stopped_and_started_and_runs_once(tmp_
                     command=f"while ! test -e {tmp_path}/go; do sleep 0.02; done; echo up; sleep 1000",
                     ready="log:up",
                 ),
-                waiting("api", "db", command=f"echo x >> {tmp_path}/runs; sleep 1000"),
+                waiting(
+                    "api",
+                    "db",
+                    command=f"echo x >> {tmp_path}/runs; echo up; sleep 1000",
+                    ready="log:up",
+                ),
             )
         )
     )
