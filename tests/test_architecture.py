@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.message": (2, 0),
     "proxy.route": (2, 1),
     "proxy.answers": (2, 2),
+    "proxy.memo": (2, 2),
     "proxy.inject": (2, 2),
     "dashboard.model": (2, 0),
     "census": (2, 0),
@@ -64,6 +65,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.wire": (4, 0),
     "proxy.pool": (4, 1),
     "proxy.tunnel": (4, 1),
+    "proxy.upload": (4, 1),
     "proxy.relay": (4, 2),  # hands a WebSocket over to the tunnel
     "proxy.server": (5, 0),
     "proxy": (5, 1),
@@ -117,6 +119,7 @@ ROOMS: dict[str, set[str]] = {
         "proxy.server",
         "proxy.transport",
         "proxy.tunnel",
+        "proxy.upload",
         "proxy.wire",
         "stack",
         "supervisor",

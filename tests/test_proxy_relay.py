@@ -106,6 +106,8 @@ async def test_pipelined_requests_are_answered_in_order(autojump_clock: trio.tes
         )
         backend = await on.backend()
         for number in (b"1", b"2", b"3"):
+            if number == b"2":
+                backend = await on.backend()
             assert (b" /" + number + b" ") in await backend.hears_head()
             if number == b"2":
                 assert await backend.hears(1) == b"b"
@@ -178,7 +180,6 @@ async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
         (get(b"/api/notes/7", NAVIGATES), JSON_404),
         (get(b"/x", NAVIGATES, b"DELETE"), JSON_404),
         (get(b"/x", NAVIGATES), JSON_404.replace(b"Content-Type", b"X-Orchestra-Final: 1\r\nContent-Type")),
-        (b"GET /x HTTP/1.1\r\n" + HOST + NAVIGATES + b"Content-Length: 2\r\n\r\nhi", JSON_404),
     ],
 )
 async def test_some_404s_never_fall_back(
@@ -193,6 +194,100 @@ async def test_some_404s_never_fall_back(
         head, body = await answer(client)
         assert (body, header(head, b"x-orchestra-upstream")) == (b'"no it"', b"backend")
         assert on.dials == [BACKEND_PORT]
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+async def test_a_404_of_any_method_falls_back_with_its_body_if_that_is_wanted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(fallback_methods=("GET", "POST")) as on:
+        client = on.client()
+        await client.says(get(b"/x", b"Content-Length: 4\r\n", b"POST") + b"body")
+        backend = await on.backend()
+        assert (await backend.hears_until(b"\r\n\r\nbody")).startswith(b"POST /x ")
+        await backend.says(JSON_404)
+        vite = await on.frontend()
+        assert b"Content-Length: 4" in await vite.hears_until(b"\r\n\r\nbody")
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        # It was no question of GET's.
+        await client.says(get(b"/x"))
+        await (await on.backend()).hears_head() if len(on.dials) > 2 else await backend.hears_head()
+        assert (await on.finished()).bytes_in == 4
+
+
+async def test_a_body_that_is_still_on_its_way_goes_on_to_vite(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(fallback_methods=("POST",)) as on:
+        client = on.client()
+        await client.says(get(b"/x", CHUNKED, b"POST") + b"3\r\none\r\n")
+        backend = await on.backend()
+        await backend.hears_until(b"3\r\none\r\n")
+        await backend.says(JSON_404)
+        vite = await on.frontend()
+        await vite.hears_until(b"3\r\none\r\n")
+        await client.says(b"3\r\ntwo\r\n0\r\nX-Sum: 6\r\n\r\n")
+        assert await vite.hears_until(b"\r\n\r\n") == b"3\r\ntwo\r\n0\r\nX-Sum: 6\r\n\r\n"
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        # The backend, which has not heard all of it, is not used again.
+        assert await backend.hears_end() == b""
+        assert (await on.finished()).bytes_in == 6
+
+
+async def test_a_body_that_is_held_back_is_asked_for_by_vite(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(fallback_methods=("PUT",)) as on:
+        client = on.client()
+        await client.says(get(b"/x", b"Content-Length: 2\r\nExpect: 100-continue\r\n", b"PUT"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(JSON_404)
+        vite = await on.frontend()
+        assert header(await vite.hears_head(), b"expect") == b"100-continue"
+        await vite.says(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert (await client.hears_head()).startswith(b"HTTP/1.1 100 ")
+        await client.says(b"hi")
+        assert await vite.hears(2) == b"hi"
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+
+
+async def test_a_404_whose_body_vite_cannot_get_whole_stands(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(fallback_methods=("POST",), replay_bytes=4) as on:
+        client = on.client()
+        await client.says(get(b"/x", b"Content-Length: 5\r\n", b"POST") + b"bytes")
+        backend = await on.backend()
+        await backend.hears_until(b"bytes")
+        await backend.says(JSON_404)
+        assert (await answer(client))[1] == b'"no it"'
+        assert (await on.finished()).reason == "backend 404, body too long to be sent again"
+        await client.says(get(b"/x", CHUNKED, b"POST") + b"3\r\none\r\n")
+        backend = await on.backend()
+        await backend.hears_until(b"one\r\n")
+        await client.says(b"3\r\ntwo\r\n0\r\n\r\n")
+        await backend.hears_until(b"0\r\n\r\n")
+        await backend.says(JSON_404)
+        assert (await answer(client))[1] == b'"no it"'
+        assert FRONTEND_PORT not in on.dials
+
+
+async def test_a_body_that_vite_does_not_know_either_keeps_the_backends_404(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(fallback_methods=("POST",)) as on:
+        client = on.client()
+        await client.says(get(b"/x", CHUNKED, b"POST") + b"3\r\none\r\n")
+        backend = await on.backend()
+        await backend.hears_until(b"one\r\n")
+        await backend.says(JSON_404)
+        vite = await on.frontend()
+        await vite.hears_until(b"one\r\n")
+        await vite.says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        head, body = await answer(client)
+        assert (body, header(head, b"connection")) == (b'"no it"', b"close")
 
 
 async def test_a_404_of_head_falls_back_too(autojump_clock: trio.testing.MockClock) -> None:
@@ -551,12 +646,13 @@ async def test_an_upstream_that_dies_without_an_answer_is_502(
     async with stage() as on:
         client = on.client()
         await client.says(get())
-        backend = await on.backend()
-        await backend.hears_head()
-        if is_broken:
-            backend.breaks()
-        else:
-            backend.leaves()
+        for _ in range(2):
+            backend = await on.backend()
+            await backend.hears_head()
+            if is_broken:
+                backend.breaks()
+            else:
+                backend.leaves()
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 502 Bad Gateway")
         assert header(head, b"x-orchestra-upstream") == b"orchestra"
@@ -696,11 +792,32 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         await backend.hears_head()
         await backend.says(PAGE)
         await answer(client)
+        # Nor is it sent to somebody who may just be closing.
         await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
+        backend = await on.backend()
         await backend.hears_head()
         backend.leaves()
         assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
-        assert on.dials == [BACKEND_PORT]
+        assert on.dials == [BACKEND_PORT] * 2
+
+
+async def test_an_upload_that_may_be_repeated_begins_anew_after_its_upstreams_death(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(replay_bytes=8) as on:
+        client = on.client()
+        await client.says(get(method=b"PUT", fields=b"Content-Length: 9\r\n") + b"one")
+        backend = await on.backend()
+        await backend.hears_until(b"\r\n\r\none")
+        backend.breaks()
+        backend = await on.backend()
+        await backend.hears_until(b"\r\n\r\none")
+        await client.says(b"twotri")
+        assert await backend.hears(6) == b"twotri"
+        # Nine bytes are more than are kept.
+        backend.breaks()
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT] * 2
 
 
 async def test_an_answer_that_has_begun_is_not_asked_for_again(
@@ -1050,8 +1167,8 @@ async def test_what_vite_has_no_more_is_forgotten(
 
 
 def test_a_memo_is_bounded() -> None:
+    from orchestra.proxy.memo import Memo
     from orchestra.proxy.message import judge_request
-    from orchestra.proxy.relay import Memo
 
     heads = [judge_request(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number) for number in range(4)]
     memo = Memo(3)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from orchestra.proxy.message import Headers
 
 PLAN = ProxyPlan(
-    backend=FromProcess(name="api"), frontend=FromProcess(name="vite"), frontend_websockets=("/live/", "/one")
+    backend=FromProcess(name="api"),
+    frontend=FromProcess(name="vite"),
+    frontend_websockets=("/live/", "/one", "/ws/hot", "/api"),
 )
 HTML = [(b"Content-Type", b"text/html; charset=utf-8")]
 JSON = [(b"Content-Type", b"application/json")]
@@ -60,7 +62,7 @@ def head(
         (head(b"/x", method=b"HEAD"), "backend", True),
         (head(b"/x", method=b"POST"), "backend", False),
         (head(b"/x", method=b"DELETE"), "backend", False),
-        (head(b"/x", length=3), "backend", False),
+        (head(b"/x", length=3), "backend", True),
         (head(b"/x", length=0), "backend", True),
         (head(b"/api"), "backend", False),
         (head(b"/api?x"), "backend", False),
@@ -105,7 +107,12 @@ def test_vites_ping_is_known() -> None:
         (b"/ws", b"chat", "backend", "websocket"),
         (b"/live/a", b"chat", "frontend", "websocket"),
         (b"/one?x", b"", "frontend", "websocket"),
+        (b"/one/more", b"", "frontend", "websocket"),
         (b"/ones", b"", "backend", "websocket"),
+        (b"/live", b"", "backend", "websocket"),
+        (b"/ws/hot/x", b"", "frontend", "websocket"),
+        (b"/ws/hotter", b"", "backend", "websocket"),
+        (b"/api/x", b"", "frontend", "websocket"),
         (b"/__orchestra__/live", b"", "orchestra", None),
     ],
 )
@@ -115,6 +122,24 @@ def test_exactly_vites_subprotocols_go_to_vite(
     headers = [(b"Sec-WebSocket-Protocol", protocol)] if protocol else []
     route = route_websocket(head(target, headers), PLAN)
     assert (route.first, route.kind) == (first, kind)
+
+
+@pytest.mark.parametrize("target", [b"/api", b"/api/chat", b"/ws", b"/ws/1", b"/events"])
+def test_sockets_of_the_backend_stay_its_own_even_if_there_is_none(target: bytes) -> None:
+    plan = ProxyPlan(backend=FromProcess(name="api"), frontend=FromProcess(name="vite"))
+    assert not route_websocket(head(target), plan).may_fall_back
+    assert route_websocket(head(target + b"x"), plan).may_fall_back is (not target.count(b"/", 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [(b"GET", False), (b"POST", True), (b"PUT", False), (b"post", False)]
+)
+def test_the_methods_that_fall_back_are_the_users_to_choose(method: bytes, *, expected: bool) -> None:
+    plan = ProxyPlan(
+        backend=FromProcess(name="api"), frontend=FromProcess(name="vite"), fallback_methods=("POST",)
+    )
+    assert route_request(head(b"/x", method=method), plan).may_fall_back is expected
+    assert not route_request(head(b"/api/x", method=method), plan).may_fall_back
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestra.config.plan import AtUrl, ProxyPlan
-from orchestra.events import RequestFinished, StreamClosed
+from orchestra.events import RequestFinished, State, StreamClosed
 from orchestra.proxy import Proxy
 from orchestra.proxy.relay import Exchange
 from tests.proxy_kit import stage
@@ -75,7 +75,27 @@ async def test_more_requests_than_may_be_held_are_503_at_once(autojump_clock: tr
             await client.says(GET)
             await trio.testing.wait_all_tasks_blocked()
         assert (await clients[2].hears_head()).startswith(b"HTTP/1.1 503 ")
+        assert b"proxy.hold_requests" in await clients[2].hears_until(b"\n")
         assert (await on.finished()).held == 0
+
+
+async def test_more_bytes_than_may_be_held_are_503_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",), hold_bytes=5000) as on:
+        clients = [on.client() for _ in range(3)]
+        for client, size in zip(clients, (3000, 3000, 1000), strict=True):
+            await client.says(GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * size + b"\r\n\r\n"))
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await clients[1].hears_head()).startswith(b"HTTP/1.1 503 ")
+        assert b"proxy.hold_bytes" in await clients[1].hears_until(b"\n")
+        on.reports("api", State.READY)
+        # The others are not affected, and what they had in memory is free again.
+        for _ in range(2):
+            await (await on.backend()).hears_head()
+        on.reports("api", State.BACKING_OFF)
+        client = on.client()
+        await client.says(GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 4000 + b"\r\n\r\n"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(on.events) == 1
 
 
 # --- the way down ---

@@ -78,27 +78,3 @@ async def test_what_one_side_says_the_other_one_hears(
         assert head.headers[:2] == [(b"Set-Cookie", b"a"), (b"set-cookie", b"b")]
         assert await read_body(upstream) == (b"".join(answered), trailers)
     assert client.is_reusable() is upstream.is_reusable() is (framing != "until-close")
-
-
-async def test_a_body_that_came_with_its_head_is_had_without_waiting() -> None:
-    ours, theirs = memory_pair()
-    client = ClientSide(theirs)
-    await ours.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET")
-    assert await client.wait_for_request()
-    await client.read_head()
-    body = client.body_if_here()
-    assert body is not None
-    assert b"".join(body[0]) == b"abc"
-    assert client.is_body_read
-    assert await client.receive_raw() == b"GET"
-
-
-async def test_a_body_of_which_a_part_came_is_not_lost() -> None:
-    ours, theirs = memory_pair()
-    client = ClientSide(theirs)
-    await ours.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
-    await client.wait_for_request()
-    await client.read_head()
-    assert client.body_if_here() is None
-    await ours.send_all(b"def")
-    assert await read_body(client) == (b"abcdef", [])

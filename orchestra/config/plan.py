@@ -241,12 +241,16 @@ class ProxyPlan:
         frontend: Who is asked when the backend does not know.
         frontend_reason: Why that one, for people.
         api_prefix: A 404 of the backend under it never falls back; WebSockets under it are the backend's.
+        backend_prefixes: WebSockets under them are the backend's, too.
         frontend_paths: Paths that go straight to the frontend.
         frontend_websockets: WebSocket paths, beside HMR's, that go to the frontend.
+        fallback_methods: The backend's 404 to others than these stands.
+        replay_bytes: Bytes of a request's body that are kept, so that it can be sent a second time.
         memo: Paths that turned out to be assets of the frontend go straight to it, until the backend becomes
             ready anew.
         hold: Seconds that a request waits for an upstream that is about to be ready.
         hold_requests: So many may wait at once; one more is answered 503.
+        hold_bytes: Bytes that those who wait may have in memory together; beyond, one more is answered 503.
         upgrade_timeout: Seconds that an upstream may take to answer a WebSocket handshake.
         allowed_hosts: Names beside ``localhost``, ``*.localhost`` and addresses that ``Host`` may have.
         allowed_origins: Origins beside our own that may open a WebSocket to the frontend.
@@ -265,10 +269,14 @@ class ProxyPlan:
     frontend_reason: str = ""
     api_prefix: str = "/api"
     frontend_paths: tuple[str, ...] = VITE_PATHS
+    backend_prefixes: tuple[str, ...] = ("/events", "/ws")
     frontend_websockets: tuple[str, ...] = ()
+    fallback_methods: tuple[str, ...] = ("GET", "HEAD")
+    replay_bytes: int = 1048576
     memo: bool = True
     hold: float = 15.0
     hold_requests: int = 256
+    hold_bytes: int = 8388608
     upgrade_timeout: float = 5.0
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()

@@ -57,16 +57,20 @@ class Hold:
 
     Args:
         deadline: When it is used up, on trio's clock.
+        weigh: How many bytes the request has in memory.
 
     Attributes:
         seconds: How long the request has been held so far.
+        refused: Why it may not wait, if too many do already.
     """
 
-    __slots__ = ("deadline", "seconds")
+    __slots__ = ("deadline", "refused", "seconds", "weigh")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, *, weigh: Callable[[], int] = int) -> None:
         self.deadline = deadline
+        self.weigh = weigh
         self.seconds = 0.0
+        self.refused = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +137,7 @@ class Gate:
         plan: What is behind it.
         emit: Who is told that there is none.
         max_waiting: So many requests may wait here at once.
+        max_bytes: So many bytes may they have in memory together.
         absent_after: A candidate that has run for so many seconds without answering HTTP is no server.
     """
 
@@ -143,11 +148,14 @@ class Gate:
         *,
         emit: Callable[[Event], object],
         max_waiting: int = 256,
+        max_bytes: int = 8388608,
         absent_after: float = 15.0,
     ) -> None:
         self.name = name
         self._emit = emit
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._absent_after = absent_after
         self._waiting = 0
         self._fixed: Address | None = None
@@ -230,10 +238,15 @@ class Gate:
         """
         now = trio.current_time()
         found = self.standing(now)
-        if found is not Standing.HOLD or self._waiting >= self._max_waiting:
+        if found is not Standing.HOLD:
+            return found
+        weight = hold.weigh()
+        hold.refused = self._why_full(weight)
+        if hold.refused:
             return found
         begun = now
         self._waiting += 1
+        self._bytes += weight
         try:
             while found is Standing.HOLD and now < hold.deadline:
                 await self.wait_change(min(hold.deadline, self._next_absence(now)))
@@ -241,8 +254,16 @@ class Gate:
                 found = self.standing(now)
         finally:
             self._waiting -= 1
+            self._bytes -= weight
             hold.seconds += trio.current_time() - begun
         return found
+
+    def _why_full(self, weight: int) -> str:
+        if self._waiting >= self._max_waiting:
+            return f"{self._waiting} requests wait for it already (proxy.hold_requests)"
+        if self._bytes + weight > self._max_bytes:
+            return f"{self._bytes} bytes of requests wait for it already (proxy.hold_bytes)"
+        return ""
 
     async def wait_change(self, deadline: float) -> None:
         """Wait until something is reported, at most until `deadline`."""

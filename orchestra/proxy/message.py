@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "BODY_IN_MEMORY",
     "VIA",
     "BadMessage",
     "Headers",
@@ -55,8 +54,6 @@ Headers: TypeAlias = "list[tuple[bytes, bytes]]"
 VIA = b"1.1 orchestra"
 # Once is normal, twice may be two nested projects; five times the same name is a circle.
 MAX_VIA = 5
-# A request body up to this size that has arrived with its head is sent on with it, and may be sent again.
-BODY_IN_MEMORY = 65536
 # 2**63 has 19 digits: what is longer is no length but an attack on somebody's integer.
 _MAX_LENGTH_DIGITS = 18
 

@@ -52,8 +52,11 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
         refusal: The reason, for people.
     """
 
-    def __init__(self, name: UpstreamName, found: Standing, refusal: Refusal) -> None:
-        super().__init__(refusal.text, status_hint=503 if found is Standing.HOLD else 502)
+    def __init__(self, name: UpstreamName, found: Standing, refusal: Refusal, more: str = "") -> None:
+        super().__init__(
+            f"{refusal.text}; {more}" if more else refusal.text,
+            status_hint=503 if found is Standing.HOLD else 502,
+        )
         self.name = name
         self.standing = found
         self.refusal = refusal
@@ -232,7 +235,7 @@ class Upstream:
             place = self._next_place()
             now = trio.current_time()
             if found is not Standing.READY or place is None or place.address is None:
-                raise Unavailable(self.name, found, self.gate.refusal(now))
+                raise Unavailable(self.name, found, self.gate.refusal(now), hold.refused)
             if not fresh and (side := place.pool.take(now)) is not None:
                 return Lease(side, is_reused=True, place=place, generation=place.generation)
             generation, address = place.generation, place.address
@@ -248,14 +251,12 @@ class Upstream:
             side = UpstreamSide(transport, label=place.process or str(address), max_head=self._max_head)
             return Lease(side, is_reused=False, place=place, generation=generation)
 
-    async def has_died(self, lease: Lease) -> bool:
-        """Say whether the process behind a broken connection is gone; news of it may be on their way."""
-        place = lease.place
-        if self.gate.is_supervised and lease.generation == place.generation:
+    async def wait_for_news(self, lease: Lease) -> None:
+        """Wait a moment after a connection broke: that its process is gone may be about to be reported."""
+        if self.gate.is_supervised:
             deadline = trio.current_time() + NEWS_DELAY
-            while lease.generation == place.generation and trio.current_time() < deadline:
+            while lease.generation == lease.place.generation and trio.current_time() < deadline:
                 await self.gate.wait_change(deadline)
-        return lease.generation != place.generation
 
     def give_back(self, lease: Lease) -> None:
         """Take a connection back after its exchange; it is kept if another one can follow, else closed."""

@@ -5,10 +5,10 @@ and passes it on, keeps it, or asks the next one. Bodies stream: what has arrive
 awaited, and `await send` is all the flow control there is. Only a request whose body is still on its way
 needs a second task; everything else is one straight line in the connection's own task.
 
-What may be tried again: a request that was sent over a connection which had been idle, and which died before
-the first byte of an answer, if the request may be repeated (RFC 9110 9.2.2) and is still at hand; and once
-if the process behind a fresh connection turns out to have died. What may not be pretended: an answer whose
-upstream dies in the middle ends with the client's connection being aborted.
+What may be tried again: a request whose connection died before the first byte of an answer, if it may be
+repeated (RFC 9110 9.2.2) and is still at hand: over as many connections as had been idle, and once over a
+fresh one. What may not be repeated is never sent over a connection that has been idle. What may not be
+pretended: an answer whose upstream dies in the middle ends with the client's connection being aborted.
 
 Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
 upstreams are either given back or aborted on the way out, at once and without waiting.
@@ -29,6 +29,7 @@ from orchestra.events import Notice, RequestFinished, StreamClosed, StreamOpened
 from orchestra.proxy import answers
 from orchestra.proxy.answers import Answer
 from orchestra.proxy.gate import Hold, wait_any_change
+from orchestra.proxy.memo import Memo
 from orchestra.proxy.message import (
     BadMessage,
     forwarded_request,
@@ -55,6 +56,7 @@ from orchestra.proxy.route import (
     route_websocket,
 )
 from orchestra.proxy.tunnel import Tunnel, handshake_fault
+from orchestra.proxy.upload import Upload
 from orchestra.proxy.wire import BadResponse, ClientGone, End, UpstreamGone
 
 if TYPE_CHECKING:
@@ -94,42 +96,6 @@ class Stream(Protocol):
     def close(self, code: int) -> None:
         """End it; WebSockets say `code`."""
         ...
-
-
-class Memo:
-    """Paths that the backend did not know and that turned out to be assets of the frontend.
-
-    A page of a thousand modules would otherwise be a thousand 404s of the backend, each time. What that one
-    knows may have changed when it becomes ready anew: then all is forgotten.
-
-    Args:
-        limit: So many at most; the oldest goes.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._paths: dict[str, None] = {}
-
-    def __repr__(self) -> str:
-        return f"<Memo of {len(self._paths)} paths>"
-
-    def knows(self, head: RequestHead) -> bool:
-        """Whether what is asked for is such a path."""
-        return head.path in self._paths and head.method in (b"GET", b"HEAD") and not head.has_body
-
-    def learn(self, head: RequestHead) -> None:
-        """Remember the path."""
-        self._paths[head.path] = None
-        if len(self._paths) > self._limit:
-            del self._paths[next(iter(self._paths))]
-
-    def forget(self, head: RequestHead) -> None:
-        """Forget the path."""
-        self._paths.pop(head.path, None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._paths.clear()
 
 
 class Relay:
@@ -205,10 +171,12 @@ class Exchange:
         self._peer = peer
         self._id = relay.next_id()
         self._begun = trio.current_time()
-        self._hold = Hold(self._begun + relay.plan.hold)
+        self._hold = Hold(self._begun + relay.plan.hold, weigh=self._weigh)
         self._nursery: trio.Nursery | None = None
-        self._upload_fault: ClientGone | BadMessage | None = None
-        self._body: tuple[list[bytes], End] | None = None
+        may_send_again = head.method in _REPEATABLE or head.method.decode() in relay.plan.fallback_methods
+        self._upload = Upload(
+            client, is_empty=not head.has_body, limit=relay.plan.replay_bytes if may_send_again else 0
+        )
         self._has_answered = False
         self._is_told = False
         # What the events tell.
@@ -217,7 +185,6 @@ class Exchange:
         self._status: int | None = None
         self._reason = ""
         self._first_byte: float | None = None
-        self._bytes_in = 0
         self._bytes_out = 0
         self._outcome: Outcome = "complete"
         self._streaming: UpstreamSide | None = None
@@ -254,15 +221,9 @@ class Exchange:
             self._streaming.abort()
 
     async def _run_whole(self) -> None:
-        head = self._head
         try:
-            if not head.has_body:
-                self._body = ([], End())
-            else:
-                self._body = self._client.body_if_here()
-                if self._body is not None:
-                    self._bytes_in = sum(map(len, self._body[0]))
-            if self._body is not None:
+            self._upload.look()
+            if self._upload.is_complete:
                 await self._follow_route()
             else:
                 await self._run_with_upload()
@@ -285,7 +246,7 @@ class Exchange:
                 fault = exc
             nursery.cancel_scope.cancel()
         self._nursery = None
-        fault = self._upload_fault or fault
+        fault = self._upload.fault or fault
         if fault is not None:
             raise fault
 
@@ -398,8 +359,16 @@ class Exchange:
 
     async def _fall_back(self, route: Route, reply: _Reply) -> None:
         """Keep the backend's 404 and ask the frontend; one of the two is the answer."""
+        too_long = "backend 404, body too long to be sent again"
+        if (self._head.length or 0) > self._relay.plan.replay_bytes:
+            await self._pass_on(reply, too_long)
+            return
         kept = await self._keep(reply)
         if kept is None:
+            return
+        await self._upload.stop()
+        if not self._upload.can_begin:
+            await self._give_kept(kept, too_long)
             return
         try:
             second = await self._ask(self._relay.frontend)
@@ -410,7 +379,7 @@ class Exchange:
             return
         verdict, reason = after_frontend(route, second.head)
         if verdict is Verdict.ANSWER:
-            if is_memorable(second.head):
+            if is_memorable(self._head, second.head):
                 self._relay.memo.learn(self._head)
             await self._pass_on(second, reason)
             return
@@ -422,33 +391,33 @@ class Exchange:
     async def _ask(self, upstream: Upstream) -> _Reply:
         """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on."""
         head = forwarded_request(self._head, self._peer)
-        is_repeatable = self._body is not None and head.method in _REPEATABLE
+        is_repeatable = head.method in _REPEATABLE
+        # What must not be sent twice is not sent to somebody who may just be closing.
+        fresh = not (is_repeatable and self._upload.is_complete and self._upload.can_begin)
         has_met_a_death = False
         while True:
-            lease = await upstream.connect(self._hold, fresh=self._body is None)
+            lease = await upstream.connect(self._hold, fresh=fresh)
             try:
                 return _Reply(upstream, lease, await self._send_and_wait(lease.side, head))
             except UpstreamGone as exc:
                 lease.side.abort()
-                if not is_repeatable or exc.has_begun:
+                await self._upload.stop()  # noqa: ASYNC120 - nothing is lost if it is cancelled
+                if not is_repeatable or exc.has_begun or not self._upload.can_begin:
                     raise
                 if lease.is_reused:
                     # Each turn uses up one idle connection; the last turn is one with a fresh one.
                     continue
                 # A request that kills whoever gets it is sent twice at most.
-                if has_met_a_death or not await upstream.has_died(lease):  # noqa: ASYNC120 - if so, it matters no more
+                if has_met_a_death:
                     raise
+                await upstream.wait_for_news(lease)  # noqa: ASYNC120 - as above
                 has_met_a_death = True
             except BaseException:
                 lease.side.abort()
                 raise
 
     async def _send_and_wait(self, side: UpstreamSide, head: RequestHead) -> ResponseHead:
-        parts = [side.encode_request(head)]
-        if self._body is not None:
-            for part in self._body[0]:
-                parts += side.encode_data(part)
-            parts.append(side.encode_end(forwarded_trailers(self._body[1].trailers)))
+        parts = [side.encode_request(head), *self._upload.begin(side)]
         try:
             await side.send(b"".join(parts))
         except UpstreamGone:
@@ -456,8 +425,8 @@ class Exchange:
                 raise
             # It may have refused the body, and have said so before it closed.
         else:
-            if self._body is None and self._nursery is not None:
-                self._nursery.start_soon(self._upload, side)
+            if self._nursery is not None and not self._upload.is_complete:
+                self._upload.go_on(self._nursery, side)
         while True:
             answer = await side.read_head()
             if not answer.is_informational:
@@ -468,27 +437,6 @@ class Exchange:
                 await self._client.send(
                     self._client.encode_informational(forwarded_response(answer, self.upstream))
                 )
-
-    async def _upload(self, side: UpstreamSide) -> None:
-        """Send the body on as it comes. That the upstream stops reading is its answer's business."""
-        try:
-            while True:
-                event = self._client.next_event()
-                if event is None:
-                    await self._client.fill()
-                elif isinstance(event, End):
-                    await side.send(side.encode_end(forwarded_trailers(event.trailers)))
-                    return
-                else:
-                    self._bytes_in += len(event)
-                    await side.send(b"".join(side.encode_data(event)))
-        except UpstreamGone:
-            return
-        except (ClientGone, BadMessage) as exc:
-            self._upload_fault = exc
-            side.abort()
-            if self._nursery is not None:
-                self._nursery.cancel_scope.cancel()
 
     # --- Answering ---
 
@@ -658,7 +606,7 @@ class Exchange:
             await self._say(_own(head))
             return
         upstream = self._relay.frontend if route.first == "frontend" else self._relay.backend
-        if upstream.gate.standing(trio.current_time()) is Standing.ABSENT:
+        if route.may_fall_back and upstream.gate.standing(trio.current_time()) is Standing.ABSENT:
             upstream, self._reason = self._relay.frontend, "no backend"
         if upstream is self._relay.frontend:
             origin = head.get(b"origin")
@@ -735,6 +683,13 @@ class Exchange:
         self._relay.streams.add(self)
         self._emit_opened("event-stream")
 
+    def _weigh(self) -> int:
+        """Bytes that this request has in memory."""
+        head = self._head
+        return (
+            self._upload.size + len(head.target) + sum(len(name) + len(value) for name, value in head.headers)
+        )
+
     # --- Telling ---
 
     def _target(self) -> str:
@@ -757,13 +712,13 @@ class Exchange:
                 held=self._hold.seconds,
                 first_byte=self._first_byte,
                 duration=now - self._begun,
-                bytes_in=self._bytes_in,
+                bytes_in=self._upload.size,
                 bytes_out=self._bytes_out,
                 outcome=self._outcome,
             )
         )
         if self._streaming is not None:
-            self._emit_closed("event-stream", None, self._bytes_in, self._bytes_out)
+            self._emit_closed("event-stream", None, self._upload.size, self._bytes_out)
 
     def _emit_opened(self, kind: StreamKind) -> None:
         self._relay.emit(

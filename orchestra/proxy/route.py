@@ -23,6 +23,8 @@ from orchestra.events import State
 from orchestra.proxy.message import fields, has_token
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StreamKind, UpstreamName
     from orchestra.proxy.message import RequestHead, ResponseHead
@@ -80,7 +82,8 @@ class Route:
     Attributes:
         first: Who is asked first.
         reason: Why, in words for the dashboard.
-        may_fall_back: A 404 of the backend may fall to the frontend.
+        may_fall_back: A 404 of the backend may fall to the frontend; a WebSocket may go there if there is no
+            backend at all.
         is_ping: Vite's client asks whether Vite is alive; any answer counts as yes, so that while it is not
             the connection has to be reset.
         is_navigation: Somebody is going to look at the answer in a browser's window.
@@ -105,20 +108,19 @@ def route_request(head: RequestHead, plan: ProxyPlan) -> Route:
         return Route(first="orchestra", reason="about the server itself")
     if has_token(head.headers, b"accept", b"text/x-vite-ping"):
         return Route(first="frontend", reason="vite's ping", is_ping=True)
-    if any(_is_at(path, entry) for entry in plan.frontend_paths):
+    if _longest_match(path, plan.frontend_paths):
         return Route(first="frontend", reason="vite's own path", is_navigation=navigation)
     return Route(
         first="backend",
         reason="backend answered",
-        may_fall_back=head.method in (b"GET", b"HEAD")
-        and not head.has_body
+        may_fall_back=head.method.decode("ascii") in plan.fallback_methods
         and not _is_under(path, plan.api_prefix),
         is_navigation=navigation,
     )
 
 
 def route_websocket(head: RequestHead, plan: ProxyPlan) -> Route:
-    """Decide who is asked for a WebSocket."""
+    """Decide who is asked for a WebSocket: where prefixes of both match, the longer one tells."""
     if head.path.startswith(OWN_PREFIX):
         return Route(first="orchestra", reason="orchestra's own path")
     protocols = fields(head.headers, b"sec-websocket-protocol")
@@ -129,9 +131,11 @@ def route_websocket(head: RequestHead, plan: ProxyPlan) -> Route:
             is_ping=protocols[0] == b"vite-ping",
             kind="hmr",
         )
-    if any(_is_at(head.path, entry) for entry in plan.frontend_websockets):
+    to_frontend = _longest_match(head.path, plan.frontend_websockets)
+    to_backend = _longest_match(head.path, (plan.api_prefix, *plan.backend_prefixes))
+    if to_frontend and to_frontend >= to_backend:
         return Route(first="frontend", reason="frontend_websockets", kind="websocket")
-    return Route(first="backend", reason="backend answered", kind="websocket")
+    return Route(first="backend", reason="backend answered", kind="websocket", may_fall_back=not to_backend)
 
 
 def is_websocket(head: RequestHead) -> bool:
@@ -184,9 +188,10 @@ def after_frontend(route: Route, answer: ResponseHead) -> tuple[Verdict, str]:
     return Verdict.ANSWER, "backend 404"
 
 
-def is_memorable(answer: ResponseHead) -> bool:
+def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
     """Whether the frontend's answer to what the backend does not know shows that this is an asset of its."""
-    return 200 <= answer.status < 300 and answer.media_type not in _HTML
+    is_question = head.method in (b"GET", b"HEAD") and not head.has_body
+    return is_question and 200 <= answer.status < 300 and answer.media_type not in _HTML
 
 
 def after_early_frontend(answer: ResponseHead) -> Verdict:
@@ -222,11 +227,10 @@ def standing(state: State | None, *, died_early: bool) -> Standing:
 
 
 def _is_under(path: str, prefix: str) -> bool:
-    """Whether `path` lies under `prefix`, by whole segments."""
-    prefix = prefix.rstrip("/")
-    return path == prefix or path.startswith(prefix + "/")
+    """Whether `path` is `prefix` or lies below it, by whole segments; with a slash at its end: below it."""
+    return path == prefix or path.startswith(prefix if prefix.endswith("/") else prefix + "/")
 
 
-def _is_at(path: str, entry: str) -> bool:
-    """Whether `path` is `entry`, or lies below it if that ends in a slash."""
-    return path.startswith(entry) if entry.endswith("/") else path == entry
+def _longest_match(path: str, prefixes: Iterable[str]) -> int:
+    """Return the length of the longest prefix that `path` is under; 0 if there is none."""
+    return max((len(prefix.rstrip("/")) + 1 for prefix in prefixes if _is_under(path, prefix)), default=0)

@@ -78,7 +78,9 @@ class Proxy:
     ) -> None:
         self._plan = plan
         self._listeners = list(listeners)
-        gate = partial(Gate, emit=emit, max_waiting=plan.hold_requests, absent_after=plan.hold)
+        gate = partial(
+            Gate, emit=emit, max_waiting=plan.hold_requests, max_bytes=plan.hold_bytes, absent_after=plan.hold
+        )
         self._backend, self._frontend = (
             Upstream(each, dial=dial, pool_size=plan.pool, max_head=plan.max_head)
             for each in (gate("backend", plan.backend), gate("frontend", plan.frontend))

@@ -85,7 +85,6 @@ class ClientSide:
         self._max_head = max_head
         self._buffer = bytearray()
         self._h11 = h11.Connection(h11.SERVER)
-        self._early: list[BodyEvent] = []
         self._is_body_read = True
         self._has_trailers = False
 
@@ -117,7 +116,6 @@ class ClientSide:
         """
         # Chunk headers and trailers are all that it has to collect by itself.
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
-        self._early = []
         self._is_body_read = False
         searched, has_swallowed = 0, False
         while True:
@@ -147,24 +145,13 @@ class ClientSide:
             self.next_event()
         return head
 
-    def body_if_here(self) -> tuple[list[bytes], End] | None:
-        """Return the whole body if it has already arrived; otherwise nothing is lost."""
-        while (event := self._next_from_h11()) is not None:
-            self._early.append(event)
-            if isinstance(event, End):
-                body = [part for part in self._early if not isinstance(part, End)]
-                self._early = []
-                self._body_ends()
-                return body, event
-        return None
-
     def next_event(self) -> BodyEvent | None:
         """Return the next part of the body that is already here, `End` after the last one; else ``None``.
 
         Raises:
             BadMessage: The body is not framed as its head said.
         """
-        event = self._early.pop(0) if self._early else self._next_from_h11()
+        event = self._next_from_h11()
         if isinstance(event, End):
             self._body_ends()
         return event
