@@ -14,6 +14,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.proxy_kit import SocketWorld, Stage, World
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -54,3 +56,12 @@ def _under_trio(test: Callable[..., Awaitable[None]], ceiling: float) -> Callabl
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(params=[World, SocketWorld], ids=["memory", "sockets"])
+def clock_of_each_world(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> trio.testing.MockClock:
+    """Play a dialogue twice: with connections in memory, and over real sockets."""
+    monkeypatch.setattr(Stage, "world", request.param())
+    return trio.testing.MockClock(autojump_threshold=request.param.patience)

@@ -1,13 +1,16 @@
 """What the proxy's tests share: transports in memory, and a stage on which dialogues are played.
 
 On the `Stage` a proxy stands between clients and two origins; everybody is a `Talker`, who says bytes and
-hears bytes. Nothing touches the system, so that a test can run under the autojump clock.
+hears bytes. In memory nothing touches the system, so that a test can run under the autojump clock. The same
+dialogues are played again over real sockets (`world`): all ends of them are in this process, so that bytes
+are there as soon as they are sent, and the clock may jump when nothing has happened for a moment.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, TypeVar
+import socket
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 
@@ -22,12 +25,13 @@ from orchestra.events import (
 )
 from orchestra.proxy.message import Peer
 from orchestra.proxy.server import Proxy
+from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from orchestra.events import Event
-    from orchestra.proxy.transport import Buffer
+    from orchestra.proxy.transport import Buffer, Transport
 
 T = TypeVar("T")
 
@@ -139,7 +143,7 @@ def memory_pair(capacity: int = 65536) -> tuple[MemoryTransport, MemoryTransport
 class Talker:
     """Somebody who says bytes to the proxy and hears some from it."""
 
-    def __init__(self, transport: MemoryTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._heard = bytearray()
 
@@ -194,6 +198,35 @@ class Talker:
         self._heard += data
 
 
+class World:
+    """What connections are made of on a stage: nothing but memory.
+
+    Attributes:
+        patience: Real seconds in which nothing happens before a clock that jumps does.
+        slack: Bytes that fit in between somebody who sends and somebody who does not read.
+    """
+
+    patience = 0.0
+    slack = 400_000
+
+    def pair(self, _on: Stage) -> tuple[Transport, Transport]:
+        """Return a client's end and the proxy's end of a new connection."""
+        return memory_pair()
+
+
+class SocketWorld(World):
+    """Connections are TCP's."""
+
+    patience = 0.05
+    slack = 40_000_000
+
+    def pair(self, on: Stage) -> tuple[Transport, Transport]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            server, _ = listener.accept()
+        return SocketTransport(client), SocketTransport(server, on.proxy.hangups)
+
+
 class Stage:
     """A proxy, its clients and two origins.
 
@@ -201,12 +234,15 @@ class Stage:
         events: All that the proxy emitted.
     """
 
+    world: ClassVar[World] = World()
+
     def __init__(self, nursery: trio.Nursery, **settings: Any) -> None:
         settings.setdefault("backend", FromProcess(name="api"))
         settings.setdefault("frontend", FromProcess(name="vite"))
         self.events: list[Event] = []
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
+        self._transports: list[Transport] = []
         self._told = trio.lowlevel.ParkingLot()
         self._dialled = {
             port: trio.open_memory_channel[Talker](100) for port in (BACKEND_PORT, FRONTEND_PORT)
@@ -219,19 +255,29 @@ class Stage:
         self.events.append(event)
         self._told.unpark_all()
 
-    async def _dial(self, host: str, port: int) -> MemoryTransport:
+    async def _dial(self, host: str, port: int) -> Transport:
         assert host == "127.0.0.1"
         await trio.lowlevel.checkpoint()
         self.dials.append(port)
         if port in self.refusing:
             raise ConnectionRefusedError
-        ours, theirs = memory_pair()
+        ours, theirs = self._pair()
         self._dialled[port][0].send_nowait(Talker(theirs))
         return ours
 
+    def _pair(self) -> tuple[Transport, Transport]:
+        pair = self.world.pair(self)
+        self._transports += pair
+        return pair
+
+    def close(self) -> None:
+        """Close what a test has left open."""
+        for transport in self._transports:
+            transport.close()
+
     def client(self, address: str = "127.0.0.1") -> Talker:
         """A client connects."""
-        ours, theirs = memory_pair()
+        ours, theirs = self._pair()
         self._nursery.start_soon(self.proxy.serve, theirs, Peer(address, 8000))
         return Talker(ours)
 
@@ -278,7 +324,10 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
         for process in ready:
             made.reports(process, State.READY)
         await nursery.start(made.proxy.run)
-        yield made
+        try:
+            yield made
+        finally:
+            made.close()
         nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""WebSockets: handshakes, bytes both ways, and how they end."""
+"""WebSockets: handshakes, bytes both ways, and how they end; in memory, and again over real sockets."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ ACCEPTED = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n"
 )
+
+
+@pytest.fixture
+def autojump_clock(clock_of_each_world: trio.testing.MockClock) -> trio.testing.MockClock:
+    return clock_of_each_world
 
 
 def upgrade(target: bytes = b"/ws", fields: bytes = b"", host: bytes = b"localhost:8000") -> bytes:
@@ -106,9 +111,9 @@ async def test_bytes_pass_both_ways_with_those_that_came_with_the_handshake(
 
 @pytest.mark.ceiling(1000)
 async def test_a_silent_tunnel_stays_open(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage() as on:
+    async with stage(idle_timeout=3, header_timeout=3, upgrade_timeout=3) as on:
         client, backend = await a_tunnel(on)
-        await trio.sleep(900)
+        await trio.sleep(15)
         await client.says(b"still")
         assert await backend.hears(5) == b"still"
 

@@ -97,6 +97,11 @@ class Proxy:
     def __repr__(self) -> str:
         return f"<Proxy with {len(self._connections)} connections, {self._relay!r}>"
 
+    @property
+    def hangups(self) -> Hangups | None:
+        """Who notices that a client has left; there while `run` runs."""
+        return self._hangups
+
     def observe(self, event: Event) -> None:
         """Take note of what the supervisor reports: who is ready, where, and what it said last."""
         for upstream in (self._backend, self._frontend):
