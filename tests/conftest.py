@@ -54,6 +54,12 @@ def _under_trio(test: Callable[..., Awaitable[None]], ceiling: float) -> Callabl
 
 
 @pytest.fixture
+def clock_to_put_forward() -> trio.testing.MockClock:
+    """Goes like any clock, for real processes; where time has to pass, `jump` lets it pass at once."""
+    return trio.testing.MockClock(rate=1.0)
+
+
+@pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 

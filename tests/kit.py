@@ -185,10 +185,14 @@ class Run:
     def run_id(self) -> str:
         """The mark of the run, read off a process that it has spawned."""
         self.until(lambda event: bool(event["type"] == "process.state" and event["pid"]))
-        for event in reversed(self.events):
-            if event["type"] == "process.state" and event["pid"] and psutil.pid_exists(event["pid"]):
-                run_id: str = psutil.Process(event["pid"]).environ()["ORCHESTRA_RUN"]
-                return run_id
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for event in reversed(self.events):
+                # Who is just being executed has no environment yet, and a number may be used again.
+                with contextlib.suppress(psutil.Error, OSError, KeyError):
+                    if event["type"] == "process.state" and event["pid"]:
+                        return psutil.Process(event["pid"]).environ()["ORCHESTRA_RUN"]
+            time.sleep(0.05)
         pytest.fail(f"no process of it is alive: {self!r}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:

@@ -81,6 +81,10 @@ class Terminal:
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._terminal)
 
+    def foreground(self) -> int:
+        """The process group that has the terminal."""
+        return os.tcgetpgrp(self._controller)
+
     def resize(self, columns: int, lines: int) -> None:
         termios.tcsetwinsize(self._controller, (lines, columns))
         self.screen.resize(lines, columns)
@@ -135,7 +139,10 @@ class Terminal:
             self._stream.feed(chunk)
         return True
 
-    def is_restored(self) -> bool:
+    def has_its_own_screen(self) -> bool:
         shown = self.written.rfind(b"\x1b[?25h") > self.written.rfind(b"\x1b[?25l")
         main_screen = self.written.rfind(b"\x1b[?1049l") > self.written.rfind(b"\x1b[?1049h")
-        return shown and main_screen and self.settings() == self.before
+        return shown and main_screen
+
+    def is_restored(self) -> bool:
+        return self.has_its_own_screen() and self.settings() == self.before

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from orchestra import census
-from tests.process_kit import linux_only
+from tests.process_kit import linux_only, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.real
 
@@ -39,10 +45,16 @@ def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
     assert not census.is_still_there(entry)
 
 
-def test_a_name_with_blanks_and_parentheses_is_no_riddle() -> None:
-    name = "a) R 1 (b"
-    with subprocess.Popen(["bash", "-c", f"exec -a '{name}' sleep 1000"]) as process:
+def test_a_name_with_blanks_and_parentheses_is_no_riddle(tmp_path: Path) -> None:
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to(shutil.which("sh") or "/bin/sh")
+    with subprocess.Popen(
+        [program, "-c", "echo up; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         try:
+            assert psutil.Process(process.pid).name() == program.name
             assert entry_of(process.pid).parent == os.getpid()
         finally:
             process.kill()
@@ -53,6 +65,9 @@ def test_marks_are_whole_variables() -> None:
     environ = {"ORCHESTRA_RUN": "abc", "ORCHESTRA_PROCESS": "web"}
     with subprocess.Popen(["/bin/sleep", "1000"], env=environ) as process:
         try:
+            # Its environment is there a moment after it was executed.
+            environ_of = psutil.Process(process.pid).environ
+            until(lambda: environ_of() == environ, environ_of)
             found = []
             for marks in (environ, {"ORCHESTRA_RUN": "abc"}, {"ORCHESTRA_RUN": "ab"}, {**environ, "X": "1"}):
                 pids = [entry.pid for entry in census.family(-1, marks)]

@@ -181,9 +181,16 @@ def test_who_was_stopped_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_is_being_spawned_while_orchestra_is_killed_ends_too() -> None:
     """Between fork and exec a child has neither a mark nor was it reported, but it still holds the pipe."""
     with Guarded() as guarded:
-        executed = f"exec env ORCHESTRA_RUN={guarded.run_id} sleep 1000 {guarded.pipe}>&-"
+        # The pipe is let go of by being executed, as orchestra's is, and not a moment before it.
+        script = (
+            "import os, sys\n"
+            "sys.stdin.readline()\n"
+            f"os.set_inheritable({guarded.pipe}, False)\n"
+            f"environ = dict(os.environ, ORCHESTRA_RUN={guarded.run_id!r})\n"
+            "os.execvpe('sleep', ['sleep', '1000'], environ)"
+        )
         forked = subprocess.Popen(
-            ["bash", "-c", f"read line; {executed}"],
+            [sys.executable, "-S", "-c", script],
             stdin=subprocess.PIPE,
             pass_fds=[guarded.pipe],
             env={**os.environ, **guarded.mark.env},

@@ -72,23 +72,22 @@ def test_a_daemon_that_does_not_heed_sigterm_is_killed() -> None:
 
 def test_children_that_were_there_before_us_are_not_ours() -> None:
     mark = Mark()
+    before = ["sh -c sleep 2000; true", "sleep 1000", "sleep 2000"]
+
+    def commands() -> list[str]:
+        return sorted(line.partition(": ")[2] for line in mark.living())
+
     with program(
         mark,
         "true",
         before="exec 3>&1 >/dev/null; sleep 1000 3>&- & sh -c 'sleep 2000; true' 3>&- & exec >&3 3>&-",
     ) as adopter:
-        pass_on = mark.count("sleep 1000")
         assert adopter.stdout is not None
         adopter.stdout.readline()
-        assert pass_on <= 1
+        until(lambda: {*before} <= {*commands()}, mark.living)
         adopter.communicate("\n", timeout=PATIENCE)
         assert adopter.returncode == 0
-        left = mark.living()
-    assert sorted(line.partition(": ")[2] for line in left) == [
-        "sh -c sleep 2000; true",
-        "sleep 1000",
-        "sleep 2000",
-    ]
+    assert commands() == before
     mark.kill()
 
 
@@ -101,7 +100,7 @@ def test_what_has_ended_is_buried_while_the_others_live_on() -> None:
         assert adopter.stdout is not None
         adopter.stdout.readline()
         children = psutil.Process(adopter.pid).children
-        until(lambda: [each.name() for each in children()] == ["sleep"], children)
-        assert mark.count(": sleep 1000") == 1
+        until(lambda: len(children()) == 1, children)
+        until(lambda: mark.count(": sleep 1000") == 1, mark.living)
         adopter.communicate("\n", timeout=PATIENCE)
         assert mark.living() == []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from orchestra import census
 from orchestra.lifecycle import Exit
@@ -53,6 +54,10 @@ class Recorder:
             on_output=self.on_output,
             stop_timeout=stop_timeout,
         )
+
+    async def until_all_are_gone(self) -> None:
+        while self.child is None or not self.child._is_gone:  # noqa: ASYNC110 - nobody tells us
+            await trio.sleep(0.01)
 
     @property
     def session(self) -> int:
@@ -180,12 +185,20 @@ async def test_many_children_leave_no_descriptor_behind() -> None:
     assert open_files() == before
 
 
+async def let_all_timeouts_pass(clock: trio.testing.MockClock) -> None:
+    """Put the clock forward, and again for the timeouts that begin when others have passed."""
+    for _ in range(3):
+        clock.jump(6)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+
+
+@pytest.mark.ceiling(60)
 async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebody_was_left_behind(
-    monkeypatch: pytest.MonkeyPatch,
+    clock_to_put_forward: trio.testing.MockClock,
 ) -> None:
-    monkeypatch.setattr("orchestra.process._AFTER_KILL", 0.1)
     may_read = trio.Event()
     received: list[str] = []
+    recorder = Recorder()
 
     async def slowly(_name: StreamName, lines: Sequence[str], _partial: str | None) -> None:
         await may_read.wait()
@@ -197,27 +210,25 @@ async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebo
             "sleep 1000 & seq 1 5000",
             cwd=Path("/"),
             env=ENV,
-            on_spawn=lambda _child: None,
+            on_spawn=recorder.on_spawn,
             on_output=slowly,
-            stop_timeout=0.1,
+            stop_timeout=5,
         )
-        ended.set()
 
-    ended = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        with trio.move_on_after(1.0):  # far more than both timeouts together
-            await ended.wait()
+        await recorder.until_all_are_gone()
+        await let_all_timeouts_pass(clock_to_put_forward)
         may_read.set()
     assert received == [str(number) for number in range(1, 5001)]
 
 
+@pytest.mark.ceiling(60)
 async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock_to_put_forward: trio.testing.MockClock
 ) -> None:
     """The number of its group may belong to somebody else by then."""
-    monkeypatch.setattr("orchestra.process._AFTER_KILL", 0.1)
-    reading, may_read, ended = trio.Event(), trio.Event(), trio.Event()
+    reading, may_read = trio.Event(), trio.Event()
     signalled: list[tuple[int, int]] = []
     recorder = Recorder()
 
@@ -234,19 +245,15 @@ async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read
             on_output=slowly,
             stop_timeout=0.1,
         )
-        ended.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await reading.wait()
-        while Path(f"/proc/{recorder.session}").exists():  # noqa: ASYNC110, ASYNC240 - nobody tells us
-            await trio.sleep(0.01)
-        await trio.sleep(0.2)  # for it to see that all are gone
+        await recorder.until_all_are_gone()
         monkeypatch.setattr(os, "killpg", lambda *what: signalled.append(what))
         assert recorder.child is not None
         recorder.child.stop()
-        with trio.move_on_after(0.5):
-            await ended.wait()
+        await let_all_timeouts_pass(clock_to_put_forward)
         may_read.set()
     assert signalled == []
 

@@ -257,7 +257,6 @@ class Street:
         self.proxy = proxy
         self.events = events
         self.accepted = 0
-        self.is_connected = trio.Event()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -272,7 +271,6 @@ async def street(
 
         async def count(stream: trio.SocketStream) -> None:
             made.accepted += 1
-            made.is_connected.set()
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
                 async with stream:
                     await handler(stream)
@@ -366,10 +364,11 @@ async def test_big_bodies_stream_both_ways_at_once() -> None:
 
 @pytest.mark.real
 async def test_a_real_client_that_leaves_is_noticed_at_once() -> None:
-    gone = trio.Event()
+    asked, gone = trio.Event(), trio.Event()
 
     async def handler(stream: trio.SocketStream) -> None:
         await until(stream, b"\r\n\r\n")
+        asked.set()
         try:
             await stream.receive_some()
         except trio.BrokenResourceError:
@@ -379,7 +378,7 @@ async def test_a_real_client_that_leaves_is_noticed_at_once() -> None:
         client = await on.connect()
         await client.send_all(GET)
         with trio.fail_after(5):
-            await on.is_connected.wait()
+            await asked.wait()
             await client.aclose()
             await gone.wait()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.config.plan import Role
@@ -15,6 +16,7 @@ from tests.kit import free_port
 from tests.test_supervisor import SERVE, Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.real
@@ -36,17 +38,30 @@ async def ready(plan: ProcessPlan) -> tuple[Supervisor, Watcher]:
     return supervisor, watcher
 
 
-async def missing(plan: ProcessPlan) -> str:
-    """Run it until its time is over; say what was missing."""
+async def missing(
+    plan: ProcessPlan, clock: trio.testing.MockClock, is_so: Callable[[Supervisor], bool]
+) -> str:
+    """Run it until something is so, then until its time is over; say what was missing.
+
+    If it never is so, the time passes as it does, and what is missing then is not what is expected.
+    """
     supervisor = Supervisor(Plan(processes=(plan,)))
     watcher = Watcher(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
+        while not is_so(supervisor) and not any(isinstance(event, Notice) for event in watcher.events):
+            await trio.sleep(0.01)
+        clock.jump(plan.ready_timeout)
         notice = await watcher.until(lambda event: isinstance(event, Notice))
         assert isinstance(notice, Notice)
         assert supervisor.snapshot()["a"].state is State.STARTING
         await supervisor.stop()
     return notice.text
+
+
+def lacks(text: str) -> Callable[[Supervisor], bool]:
+    """That just this is missing: what has to be asked first takes its time."""
+    return lambda supervisor: supervisor._keepers["a"].missing() == f"it is starting, {text}"
 
 
 @pytest.mark.parametrize(
@@ -66,16 +81,16 @@ async def test_each_kind_of_check_makes_it_ready(tmp_path: Path, command: str, c
     assert watcher.states("a")[:2] == [State.STARTING, State.READY]
 
 
-async def test_a_list_means_all_of_it(tmp_path: Path) -> None:
+async def test_a_list_means_all_of_it(tmp_path: Path, clock_to_put_forward: trio.testing.MockClock) -> None:
     plan = ProcessPlan(
         name="a",
         command="sleep 1000",
         cwd=tmp_path,
         ready=("delay:0", "exec:test -e there", "log:up"),
-        ready_timeout=0.3,
+        ready_timeout=5,
     )
-    text = await missing(plan)
-    assert text == ("not ready after 0.3 s: `test -e there` ends with 1; no line matches 'up'")
+    text = "`test -e there` ends with 1; no line matches 'up'"
+    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 5 s: {text}"
 
 
 @pytest.mark.parametrize(
@@ -91,20 +106,23 @@ async def test_a_list_means_all_of_it(tmp_path: Path) -> None:
         ("sleep 1000", "delay:60", "60 s are not over"),
     ],
 )
-async def test_it_is_said_what_is_missing(tmp_path: Path, command: str, check: str, text: str) -> None:
+async def test_it_is_said_what_is_missing(
+    tmp_path: Path, command: str, check: str, text: str, clock_to_put_forward: trio.testing.MockClock
+) -> None:
     port = free_port()
+    text = text.replace("{port}", str(port))
     plan = ProcessPlan(
         name="a",
         command=command.replace("{port}", str(port)),
         cwd=tmp_path,
         port=port,
         ready=f"{check}=204" if "nowhere" in check else check,
-        ready_timeout=1.5,
+        ready_timeout=5,  # less than what a question may take
         success_exit_codes=frozenset({99}),
     )
     if command == "echo down":
-        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=1.5)
-    assert await missing(plan) == f"not ready after 1.5 s: {text.replace('{port}', str(port))}"
+        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=5)
+    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 5 s: {text}"
 
 
 async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> None:
@@ -127,7 +145,9 @@ async def test_whoever_the_proxy_asks_is_ready_only_when_it_is_known_where_it_li
     assert (await watcher.until_state("a", State.READY)).url is not None
 
 
-async def test_a_command_that_asks_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_command_that_asks_leaves_nothing_behind(
+    tmp_path: Path, clock_to_put_forward: trio.testing.MockClock
+) -> None:
     from tests.process_kit import Mark
 
     mark = Mark()
@@ -137,8 +157,8 @@ async def test_a_command_that_asks_leaves_nothing_behind(tmp_path: Path) -> None
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", **mark.env},
         ready="exec:sleep 999 & touch asked; sleep 998",
-        ready_timeout=0.5,
+        ready_timeout=5,
     )
-    await missing(plan)
+    await missing(plan, clock_to_put_forward, lambda _: mark.count(": sleep 99") == 2)
     assert (tmp_path / "asked").exists()
     assert mark.living() == []

@@ -448,12 +448,15 @@ async def test_who_takes_too_long_to_stop_is_killed_and_the_rest_is_asked_at_onc
 async def test_who_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
-    farewell = f"trap 'echo > {go}; sleep 0.2; exit 0' TERM; echo up; sleep 1000 & wait"
+    over = tmp_path / "over"
+    linger = f"while ! test -e {over}; do sleep 0.02; done"
+    # It starts nothing that a signal just before would not reach.
+    farewell = f"trap 'echo > {go}; {linger}; exit 0' TERM; echo up; {linger}; true"
     supervisor = Supervisor(
         Plan(
             processes=(
                 waiting("db", command=f"echo up; read line < {go}; exit 1", ready="log:up"),
-                waiting("api", "db", command=farewell),
+                waiting("api", "db", command=farewell, stop_timeout=1000),
             )
         )
     )
@@ -461,7 +464,16 @@ async def test_who_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> 
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await watcher.until(lambda event: isinstance(event, OutputLine) and event.process == "api")
-        await supervisor.stop()
+        nursery.start_soon(supervisor.stop)
+        # It is not its turn until `api` has ended.
+        await watcher.until(
+            lambda event: (
+                isinstance(event, StateChanged)
+                and (event.process, event.previous) == ("db", State.READY)
+                and event.state is not State.READY
+            )
+        )
+        over.touch()
     assert watcher.states("db") == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
     assert supervisor.snapshot()["db"].exit_code == 1
 
@@ -624,6 +636,7 @@ async def test_before_a_stop_somebody_may_let_go() -> None:
         await nursery.start(supervisor.run)
         await supervisor.wait_ready()
         await supervisor.restart("a")
+        await supervisor.wait_ready(["a"])  # who is only being spawned has nobody to let go of
         await supervisor.stop("b")
         await supervisor.stop()
     assert asked == [("a", State.STOPPING), ("b", State.STOPPING), ("a", State.STOPPING)]
@@ -634,8 +647,10 @@ async def test_before_a_stop_somebody_may_let_go() -> None:
 
 async def test_who_is_not_ready_in_time_is_told_with_what_is_missing() -> None:
     supervisor = Supervisor(Plan(processes=(waiting("a", ready="log:never"),)))
+    watcher = Watcher(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
+        await watcher.until(lambda event: isinstance(event, OutputLine))
         with pytest.raises(StartError) as caught:
             await supervisor.wait_ready(timeout=0.2)
         assert "a: is not ready after 0.2 s: it is starting, no line matches 'never'" in str(caught.value)
@@ -679,6 +694,10 @@ async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
         )
     )
     watcher = Watcher(supervisor)
+
+    def times_said() -> int:
+        return sum(line.startswith("at http") for line in watcher.output("web"))
+
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         ready = await watcher.until_state("web", State.READY)
@@ -694,8 +713,10 @@ async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
             await trio.sleep(0.01)
         await supervisor.restart("web")
         await supervisor.wait_ready()
+        # The command ends with its process at the latest: it has to be heard before that is stopped.
+        await watcher.until(lambda _: times_said() == 2)
         await supervisor.stop()
-    assert sum(line.startswith("at http") for line in watcher.output("web")) == 2
+    assert times_said() == 2
     assert watcher.states("plain") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
 
 
@@ -820,7 +841,7 @@ async def test_who_stops_one_does_not_wait_for_ever_if_somebody_starts_it() -> N
     supervisor = Supervisor(
         Plan(
             processes=(
-                waiting("a", command="trap 'sleep 0.3; exit' TERM; echo up; sleep 1000 & wait"),
+                waiting("a", command="trap 'sleep 0.3; exit' TERM; echo up; while :; do sleep 0.02; done"),
                 waiting("b"),
             )
         )
