@@ -49,7 +49,9 @@ async def missing(
     watcher = Watcher(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
-        while not is_so(supervisor) and not any(isinstance(event, Notice) for event in watcher.events):
+        while not is_so(supervisor) and not any(  # noqa: ASYNC110 - nobody tells us
+            isinstance(event, Notice) for event in watcher.events
+        ):
             await trio.sleep(0.01)
         clock.jump(plan.ready_timeout)
         notice = await watcher.until(lambda event: isinstance(event, Notice))
@@ -106,9 +108,18 @@ async def test_a_list_means_all_of_it(tmp_path: Path, clock_to_put_forward: trio
         ("sleep 1000", "delay:60", "60 s are not over"),
     ],
 )
+@pytest.mark.ceiling(60)
 async def test_it_is_said_what_is_missing(
-    tmp_path: Path, command: str, check: str, text: str, clock_to_put_forward: trio.testing.MockClock
+    tmp_path: Path,
+    command: str,
+    check: str,
+    text: str,
+    *,
+    clock_to_put_forward: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A question takes longer than the time for all of them, which is put forward.
+    monkeypatch.setattr("orchestra.probe.HTTP_TIMEOUT", 1000.0)
     port = free_port()
     text = text.replace("{port}", str(port))
     plan = ProcessPlan(
@@ -117,12 +128,12 @@ async def test_it_is_said_what_is_missing(
         cwd=tmp_path,
         port=port,
         ready=f"{check}=204" if "nowhere" in check else check,
-        ready_timeout=5,  # less than what a question may take
+        ready_timeout=20,
         success_exit_codes=frozenset({99}),
     )
     if command == "echo down":
-        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=5)
-    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 5 s: {text}"
+        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=20)
+    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 20 s: {text}"
 
 
 async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> None:
