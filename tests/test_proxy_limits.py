@@ -1,0 +1,63 @@
+"""What big bodies cost the proxy, and what visitors who leave in the middle leave behind: nothing.
+
+The short form of `benchmarks/limits.py`, over the same real sockets: its visitors, fewer of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks import limits
+from benchmarks.limits import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
+
+COUNT = 150
+# Blocks of memory; an exchange that is kept by mistake is some 50 of them. Scopes that are over stay in
+# trio's heap of deadlines until many can be taken out at once: up to some 2,000 blocks in all come and go.
+LEFT_BEHIND = COUNT * 20
+# Three times of what a body may cost, so that no proxy that keeps it whole would pass.
+BODY = 64 * MIB
+
+
+@pytest.fixture
+def _traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", limits.KINDS)
+async def test_those_who_leave_in_the_middle_leave_nothing_behind(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with limits.inside() as view:
+        # What is made once is made now.
+        await limits.abort(view.address, kind, COUNT)
+        assert await view.rest() == view.fresh
+        before = sys.getallocatedblocks()
+        await limits.abort(view.address, kind, COUNT)
+        assert await view.rest() == view.fresh
+        assert sys.getallocatedblocks() - before < LEFT_BEHIND
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "chunked"])
+@pytest.mark.parametrize("way", [limits.upload, limits.download])
+@pytest.mark.usefixtures("_traced")
+async def test_a_body_costs_the_same_however_long_it_is(way: limits.Way, *, is_chunked: bool) -> None:
+    async with limits.inside() as view:
+        gc.collect()
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        # What the origin and the client have of it at a time is counted in.
+        await way(view.address, BODY, is_chunked=is_chunked)
+        assert tracemalloc.get_traced_memory()[1] - before < limits.BODY_GROWTH
