@@ -177,10 +177,18 @@ class Child:
         return not self._family()
 
     async def _empty(self) -> None:
-        """Wait until nobody of the family lives; begin to stop what the leader has left behind."""
+        """Wait until nobody of the family lives; begin to stop what the leader has left behind.
+
+        Whoever was forked while the family was being asked has heard nothing: it is asked once the leader,
+        which may have been forking, is gone.
+        """
         pause = 0.01
+        has_been_asked = self._stopping.is_set()
         while not await trio.to_thread.run_sync(self._is_alone):
             self.stop()
+            if has_been_asked:
+                await self._signal(self._stop_signal)
+                has_been_asked = False
             await trio.sleep(pause)
             pause = min(pause * 2, 0.2)
 

@@ -260,14 +260,17 @@ class Proxy:
         while True:
             while self._connections or self._backend.idle or self._frontend.idle:
                 await trio.sleep(SWEEP)
-                now = trio.current_time()
-                for connection in tuple(self._connections):
-                    if connection.deadline <= now:
-                        connection.expire()
-                for upstream in (self._backend, self._frontend):
-                    upstream.sweep(now)
+                self._expire(trio.current_time())
             self._work = trio.Event()
             await self._work.wait()
+
+    def _expire(self, now: float) -> None:
+        """End what is too old; whoever waits for the next time remembers no connection."""
+        for connection in tuple(self._connections):
+            if connection.deadline <= now:
+                connection.expire()
+        for upstream in (self._backend, self._frontend):
+            upstream.sweep(now)
 
 
 class _Connection:
