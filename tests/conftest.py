@@ -7,17 +7,19 @@ once, because the ceiling is then reached without waiting. Works with Hypothesis
 from __future__ import annotations
 
 import inspect
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
 import trio.testing
 
+from tests.project_kit import install_vite
 from tests.proxy_kit import SocketWorld, Stage, World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 CEILING = 30.0
 
@@ -71,3 +73,14 @@ def clock_of_each_world(
     """Play a dialogue twice: with connections in memory, and over real sockets."""
     monkeypatch.setattr(Stage, "world", request.param())
     return trio.testing.MockClock(autojump_threshold=request.param.patience)
+
+
+@pytest.fixture(scope="session")
+def vite_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A `node_modules` with the newest Vite of a major version; each is installed once."""
+
+    @cache
+    def installed(major: int) -> Path:
+        return install_vite(tmp_path_factory.mktemp(f"vite-{major}"), f"^{major}.0.0")
+
+    return installed

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.kit import Run, copy_of_the_example, get, marked, needed
+from tests.project_kit import browser_without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,29 +42,10 @@ def folder(notes: Run) -> Path:
     return Path(str(notes.until(lambda event: event["type"] == "run.started")["procfile"])).parent
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    return needed("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
 @pytest.fixture
-def browser(notes: Run, chromium: str) -> Iterator[Browser]:
-    """A browser that cannot reach Vite's own port: whatever works, works through the proxy."""
-    from playwright.sync_api import sync_playwright
-
-    port = notes.state("vite", "ready")["port"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=chromium,
-            args=[
-                "--no-sandbox",
-                "--disable-dev-shm-usage",
-                "--disable-background-networking",
-                f"--host-resolver-rules=MAP *:{port} ~NOTFOUND",
-            ],
-        )
+def browser(notes: Run) -> Iterator[Browser]:
+    with browser_without([notes.state("vite", "ready")["port"]]) as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture

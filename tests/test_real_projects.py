@@ -9,23 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kit import ROOT, Run, base_port, free_port, get, marked, needed, orchestra
+from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
-
-# As if the virtual environment of the tests were activated.
-ACTIVATED = {
-    "VIRTUAL_ENV": sys.prefix,
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +33,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / "examples" / "notes" / "frontend" / name, folder)
     subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True)
     return folder / "node_modules"
-
-
-def frontend(folder: Path, packages: Path, *, script: str = "vite") -> None:
-    """What `npm create vite` writes, but for what it looks like."""
-    folder.mkdir(parents=True, exist_ok=True)
-    described = {
-        "name": "frontend",
-        "private": True,
-        "type": "module",
-        "scripts": {"dev": script, "build": "vite build", "preview": "vite preview"},
-        "devDependencies": {"vite": "^8.0.0"},
-    }
-    (folder / "package.json").write_text(json.dumps(described))
-    (folder / "index.html").write_text(
-        '<!doctype html><title>Vite App</title><div id="app"></div>'
-        '<script type="module" src="/src/main.js"></script>'
-    )
-    (folder / "src").mkdir(exist_ok=True)
-    (folder / "src" / "main.js").write_text("document.querySelector('#app').textContent = 'hello'\n")
-    (folder / "node_modules").symlink_to(packages)
 
 
 FASTAPI = """
