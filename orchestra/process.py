@@ -116,6 +116,8 @@ class Child:
         self._stopping = trio.Event()
         self._killing = trio.Event()
         self._is_gone = False
+        self._asked_at = inf
+        self._latecomers: set[tuple[int, float]] = set()
 
     def __repr__(self) -> str:
         return f"<Child {self.pid}>"
@@ -140,6 +142,7 @@ class Child:
         """Once asked to, ask, wait, kill; return whether that has worked."""
         await self._stopping.wait()
         if not self._killing.is_set():
+            self._asked_at = census.moment()
             await self._signal(self._stop_signal)
             with trio.move_on_after(self._stop_timeout):
                 await self._killing.wait()
@@ -177,20 +180,22 @@ class Child:
         return not self._family()
 
     async def _empty(self) -> None:
-        """Wait until nobody of the family lives; begin to stop what the leader has left behind.
-
-        Whoever was forked while the family was being asked has heard nothing: it is asked once the leader,
-        which may have been forking, is gone.
-        """
+        """Wait until nobody of the family lives; begin to stop what the leader has left behind."""
         pause = 0.01
-        has_been_asked = self._stopping.is_set()
-        while not await trio.to_thread.run_sync(self._is_alone):
+        while left := await trio.to_thread.run_sync(self._family):
             self.stop()
-            if has_been_asked:
-                await self._signal(self._stop_signal)
-                has_been_asked = False
+            self._ask_latecomers(left)
             await trio.sleep(pause)
             pause = min(pause * 2, 0.2)
+
+    def _ask_latecomers(self, left: Sequence[census.Entry]) -> None:
+        """Ask those to end, once, who were forked when all had just been asked: they have heard nothing."""
+        for entry in left:
+            who = (entry.pid, entry.started)
+            if entry.started >= self._asked_at and who not in self._latecomers:
+                self._latecomers.add(who)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(entry.pid, self._stop_signal)
 
 
 async def run_child(

@@ -110,6 +110,24 @@ async def test_stop_reaches_grandchildren_and_background_jobs_in_groups_of_their
     assert recorder.survivors() == set()
 
 
+async def test_who_is_forked_when_all_were_asked_is_asked_too() -> None:
+    # The shell forks on being asked, and ends; there is no other reason for the newcomer to end in time.
+    recorder = Recorder()
+    command = "trap 'sleep 1000 & exit 3' TERM; echo up; while :; do sleep 0.02; done"
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            ended.append(await recorder.run(command, stop_timeout=1000))
+
+        ended: list[Exit] = []
+        nursery.start_soon(run)
+        await recorder.heard.wait()
+        assert recorder.child is not None
+        recorder.child.stop()
+    assert [exit_.code for exit_ in ended] == [3]
+    assert not recorder.survivors()
+
+
 async def test_a_child_that_ignores_sigterm_is_killed_after_its_timeout() -> None:
     recorder = Recorder()
     ends = []

@@ -61,9 +61,9 @@ class Setup:
 
 
 SETUPS = [
-    setup
-    for major in MAJORS
-    for setup in (Setup(major), Setup(major, base="/x/"), Setup(major, options=" --host ::1"))
+    *map(Setup, MAJORS),
+    *(Setup(major, base="/x/") for major in MAJORS[::3]),
+    *(Setup(major, options=" --host ::1") for major in MAJORS[1::2]),
 ]
 
 
@@ -121,7 +121,7 @@ def wait_for_text(page: Page, text: str, *, limit: float = PATIENCE) -> None:
 
 
 def edit_until_seen(project: Path, page: Page, text: str) -> None:
-    """Save the module, and again if need be: Vite serves before it watches, and does not say when it does."""
+    """Save the module, and again if need be: whether Vite watches already when it serves, it does not say."""
     from playwright.sync_api import TimeoutError as NotSeen
 
     for _ in range(10):
