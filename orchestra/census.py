@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Entry", "family", "is_still_there", "moment", "take", "tree"]
+__all__ = ["Entry", "family", "is_still_there", "take", "tree"]
 
 # A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
 _ROUNDS = 100
@@ -75,14 +74,6 @@ def family(
             on_found(entry)
             found.append(entry)
     return found
-
-
-def moment() -> float:
-    """Return the present moment in the unit of `Entry.started`: who has started since has no less."""
-    if sys.platform != "linux":
-        return time.time()
-    ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
-    return float(int(ticks))
 
 
 def is_still_there(entry: Entry) -> bool:

@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.route": (2, 1),
     "proxy.answers": (2, 2),
     "proxy.memo": (2, 2),
+    "proxy.chunks": (2, 2),
     "proxy.inject": (2, 2),
     "dashboard.model": (2, 0),
     "census": (2, 0),

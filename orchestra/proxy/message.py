@@ -44,6 +44,7 @@ __all__ = [
     "is_obviously_no_request",
     "judge_request",
     "judge_response",
+    "judge_trailer",
     "origin_refusal",
     "websocket_fault",
     "without_hop_by_hop",
@@ -79,6 +80,9 @@ _FORBIDDEN_TRAILERS = _HOP_BY_HOP | {
     b"set-cookie",
     b"trailer",
 }
+
+# These are not dropped in silence: who sends them is up to something (RFC 9112 6.5).
+_FRAMING_TRAILERS = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -256,6 +260,17 @@ def judge_response(raw: bytes) -> ResponseHead:
             raise BadMessage("Content-Length together with Transfer-Encoding", status=502)
         _only_chunked(codings)
     return ResponseHead(int(status), headers, reason or b"", version, _length(lengths), bool(codings))
+
+
+def judge_trailer(line: bytes) -> None:
+    """Judge one trailer line, without its end.
+
+    Raises:
+        BadMessage: It is no field, or one that would change where a message ends or whom it is for.
+    """
+    name, _ = _field(line)
+    if name.lower() in _FRAMING_TRAILERS:
+        raise BadMessage(f"{name.decode('ascii')} in a trailer")
 
 
 def _lines(raw: bytes) -> list[bytes]:

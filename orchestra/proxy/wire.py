@@ -23,6 +23,7 @@ import h11
 import trio
 
 from orchestra.errors import UpstreamError
+from orchestra.proxy.chunks import ChunkJudge
 from orchestra.proxy.message import (
     BadMessage,
     end_of_head,
@@ -85,6 +86,7 @@ class ClientSide:
         self._max_head = max_head
         self._buffer = bytearray()
         self._h11 = h11.Connection(h11.SERVER)
+        self._chunks: ChunkJudge | None = None
         self._is_body_read = True
         self._has_trailers = False
 
@@ -138,6 +140,7 @@ class ClientSide:
         head = judge_request(raw)
         self._feed(raw)
         self._next_from_h11()
+        self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked else None
         if head.has_body:
             self._feed(bytes(self._buffer))
             self._buffer.clear()
@@ -157,7 +160,12 @@ class ClientSide:
         return event
 
     async def fill(self) -> None:
-        """Wait for more of the body."""
+        """Wait for more of the body.
+
+        Raises:
+            BadMessage: It is not framed as its head said.
+            ClientGone: It will never be complete.
+        """
         try:
             data = await self.transport.receive_some()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -235,6 +243,8 @@ class ClientSide:
 
     def _feed(self, data: bytes) -> None:
         if data:
+            if self._chunks is not None:
+                self._chunks.feed(data)
             self._h11.receive_data(data)
 
     def _next_from_h11(self) -> BodyEvent | None:
@@ -264,6 +274,7 @@ class UpstreamSide:
         self._max_head = max_head
         self._buffer = bytearray()
         self._h11 = h11.Connection(h11.CLIENT)
+        self._chunks: ChunkJudge | None = None
         self._method = b"GET"
         self._has_begun = False
         self._may_stream_on = False
@@ -330,8 +341,10 @@ class UpstreamSide:
         if not head.is_informational:
             # Servers have been seen to send a stream's body to HEAD, and to answer nobody else until its end.
             self._may_stream_on = self._method == b"HEAD" and head.length is None
-            if self._buffer and not is_bodiless(self._method, head.status):
-                self._h11.receive_data(bytes(self._buffer))
+            has_body = not is_bodiless(self._method, head.status)
+            self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked and has_body else None
+            if self._buffer and has_body:
+                self._feed(bytes(self._buffer))
                 self._buffer.clear()
         return head
 
@@ -351,12 +364,17 @@ class UpstreamSide:
         return _body_event(event)
 
     async def fill(self) -> None:
-        """Wait for more of the body, or for its end."""
+        """Wait for more of the body, or for its end.
+
+        Raises:
+            BadResponse: The body is not framed as its head said.
+            UpstreamGone: The connection broke.
+        """
         try:
             data = await self.transport.receive_some()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._gone() from exc
-        self._h11.receive_data(data)
+        self._feed(data)
 
     def is_reusable(self) -> bool:
         """Whether the exchange is complete, nothing is left over, and another request may be sent."""
@@ -385,6 +403,14 @@ class UpstreamSide:
     def abort(self) -> None:
         """Close the connection so that the upstream notices at once."""
         self.transport.abort()
+
+    def _feed(self, data: bytes) -> None:
+        if self._chunks is not None:
+            try:
+                self._chunks.feed(data)
+            except BadMessage as exc:
+                raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+        self._h11.receive_data(data)
 
     def _gone(self) -> UpstreamGone:
         when = "in the middle of its answer" if self._has_begun else "without an answer"
