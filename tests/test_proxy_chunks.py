@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.proxy.chunks import ChunkJudge
 from orchestra.proxy.message import BadMessage
+
+
+def watch(judge: ChunkJudge, body: bytes, pieces: list[int]) -> None:
+    for size in itertools.cycle(pieces):
+        if not body:
+            return
+        judge.feed(body[:size])
+        body = body[size:]
 
 
 @pytest.mark.parametrize(
@@ -23,11 +33,7 @@ from orchestra.proxy.message import BadMessage
 def test_what_is_strictly_chunked_passes_in_any_pieces_and_what_follows_is_not_looked_at(
     body: bytes, pieces: list[int]
 ) -> None:
-    judge, rest = ChunkJudge(), body + b"zzz\n\0"
-    while rest:
-        for size in pieces:
-            judge.feed(rest[:size])
-            rest = rest[size:]
+    watch(ChunkJudge(), body + b"zzz\n\0", pieces)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +62,5 @@ def test_what_is_strictly_chunked_passes_in_any_pieces_and_what_follows_is_not_l
 )
 @given(pieces=st.lists(st.integers(1, 20), min_size=1))
 def test_what_is_not_is_refused_in_any_pieces(body: bytes, message: str, pieces: list[int]) -> None:
-    judge, rest = ChunkJudge(max_line=100), body
     with pytest.raises(BadMessage, match=message):
-        while rest:
-            for size in pieces:
-                judge.feed(rest[:size])
-                rest = rest[size:]
+        watch(ChunkJudge(max_line=100), body, pieces)

@@ -18,11 +18,13 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestra.events import RequestFinished
-from tests.proxy_kit import Stage, Talker, stage
+from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from tests.proxy_kit import Talker
 
 HOST = b"Host: localhost:8000\r\n"
 REQUESTS = [
@@ -53,8 +55,8 @@ ANSWERS = [
 PIECES = [
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"0", b"3", b",", b";", b"#", b"\\", b"/", b"*",
     b"Content-Length: 3\r\n", b"Content-Length: 0, 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n\r\n",
-    b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding : chunked\r\n", b" folded\r\n", b"Host: other\r\n",
-    b"Connection: Content-Length\r\n", b"Expect: 100-continue\r\n", b"0\r\n\r\n", b"GET /x HTTP/1.1\r\n",
+    b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding : chunked\r\n", b" folded\r\n",
+    b"Host: other\r\n", b"Connection: Content-Length\r\n", b"Expect: 100-continue\r\n", b"0\r\n\r\n", b"GET /x HTTP/1.1\r\n",
     b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0", b"HTTP/2.0", b"CONNECT", b"Upgrade: h2c\r\n", b"ffffffffffffffff",
 ]  # fmt: skip
 edits = st.lists(
@@ -82,7 +84,11 @@ def in_pieces(said: bytes, places: Sequence[int]) -> list[bytes]:
 # --- a strict reader ---
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_FIELD = rb"(" + _TOKEN + rb"):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+_FIELD = (
+    rb"("
+    + _TOKEN
+    + rb"):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+)
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") (/[\x21\x22\x24-\x5b\x5d-\x7e]*|\*) HTTP/1\.1")
 _ANSWER = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [\t\x20-\x7e\x80-\xff]*")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[\t\x20-\x7e]*)?")

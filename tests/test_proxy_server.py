@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import socket
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestra.config.plan import AtUrl, ProxyPlan
 from orchestra.events import RequestFinished, State, StreamClosed
@@ -21,7 +19,7 @@ from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from orchestra.events import Event
 

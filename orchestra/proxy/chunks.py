@@ -1,8 +1,9 @@
 """Is a chunked body framed as RFC 9112 7.1 says, to the byte?
 
-Strategy. h11 reads chunks, but it takes bare line feeds, folded lines and control bytes in trailers, and control
-bytes in chunk extensions. `ChunkJudge` watches the bytes go by before h11 gets them: sizes are followed, data is
-skipped, lines are judged like those of a head. It holds nothing but a line that is not complete yet.
+Strategy. h11 reads chunks, but it takes bare line feeds, folded lines and control bytes in trailers, and
+control bytes in chunk extensions. `ChunkJudge` watches the bytes go by before h11 gets them: sizes are
+followed, data is skipped, lines are judged like those of a head. It holds nothing but a line that is not
+complete yet.
 
 Never here: what becomes of the body.
 """
