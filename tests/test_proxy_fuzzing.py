@@ -57,7 +57,8 @@ PIECES = [
     b"Content-Length: 3\r\n", b"Content-Length: 0, 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n\r\n",
     b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding : chunked\r\n", b" folded\r\n",
     b"Host: other\r\n", b"Connection: Content-Length\r\n", b"Expect: 100-continue\r\n", b"0\r\n\r\n",
-    b"GET /x HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0", b"HTTP/2.0", b"CONNECT", b"Upgrade: h2c\r\n", b"ffffffffffffffff",
+    b"GET /x HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0", b"HTTP/2.0", b"CONNECT",
+    b"Upgrade: h2c\r\n", b"ffffffffffffffff",
 ]  # fmt: skip
 edits = st.lists(
     st.tuples(
