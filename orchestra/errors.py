@@ -70,7 +70,7 @@ class UpstreamError(OrchestraError):
     """An upstream could not be reached, or did not speak HTTP to the end.
 
     Attributes:
-        status_hint: The HTTP status that tells the client best: 502, 503 or 504.
+        status_hint: The HTTP status that tells the client best: 502 or 504.
     """
 
     def __init__(self, message: str, *, status_hint: int = 502, hint: str = "") -> None:

@@ -26,6 +26,9 @@ __all__ = [
     "OutputLine",
     "OutputPaused",
     "RequestFinished",
+    "RequestHeld",
+    "RequestReleased",
+    "RequestReplayed",
     "RunEnded",
     "RunStarted",
     "State",
@@ -34,6 +37,7 @@ __all__ = [
     "StreamName",
     "StreamOpened",
     "UpstreamName",
+    "UpstreamSwitched",
 ]
 
 logger = logging.getLogger(__name__)
@@ -178,6 +182,67 @@ class RequestFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHeld:
+    """A request has begun to wait for an upstream.
+
+    Attributes:
+        id: As in `RequestFinished`.
+        reason: What it waits for: ``api is starting``.
+    """
+
+    at: float
+    id: int
+    method: str
+    target: str
+    upstream: UpstreamName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReleased:
+    """A request waits no longer.
+
+    Attributes:
+        held: Seconds that it has waited in all.
+        outcome: ``ready``: its upstream is; ``failed``: that is not going to be, or not in time;
+            ``client-gone``.
+    """
+
+    at: float
+    id: int
+    upstream: UpstreamName
+    held: float
+    outcome: Literal["ready", "failed", "client-gone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReplayed:
+    """A request whose upstream went away without a byte of an answer is sent again.
+
+    Attributes:
+        reason: What became of the first attempt.
+    """
+
+    at: float
+    id: int
+    method: str
+    target: str
+    upstream: UpstreamName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSwitched:
+    """A process that stayed ready all the time is asked at another address from now on."""
+
+    at: float
+    upstream: UpstreamName
+    process: str
+    url: str
+    previous: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
     """A WebSocket, an HMR socket or an event stream is open."""
 
@@ -241,6 +306,10 @@ Event: TypeAlias = (
     | OutputLine
     | OutputPaused
     | RequestFinished
+    | RequestHeld
+    | RequestReleased
+    | RequestReplayed
+    | UpstreamSwitched
     | StreamOpened
     | StreamClosed
     | Notice

@@ -67,7 +67,7 @@ def test_everybody_else_gets_text(head: RequestHead | None) -> None:
     )
 
 
-@pytest.mark.parametrize(("status", "retry"), [(400, []), (403, []), (502, [b"1"]), (503, [b"1"]), (508, [])])
+@pytest.mark.parametrize(("status", "retry"), [(400, []), (403, []), (502, [b"1"]), (504, []), (508, [])])
 def test_answers_are_never_cached_and_say_when_to_come_back(status: int, retry: list[bytes]) -> None:
     head, body = render(Answer(status=status, title="x", text="y"), NAVIGATES)
     assert fields(head.headers, b"cache-control") == [b"no-store"]

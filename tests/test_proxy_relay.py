@@ -377,17 +377,29 @@ async def test_chunks_and_trailers_pass_both_ways(autojump_clock: trio.testing.M
         head = await backend.hears_head()
         assert header(head, b"transfer-encoding") == b"chunked"
         assert await backend.hears(8) == b"3\r\nabc\r\n"
-        await client.says(b"2;ext=1\r\nde\r\n0\r\nX-Sum: 5\r\nHost: evil\r\n\r\n")
+        await client.says(b"2;ext=1\r\nde\r\n0\r\nX-Sum: 5\r\nCookie: evil\r\n\r\n")
         assert await backend.hears(7) == b"2\r\nde\r\n"
         assert await backend.hears_head() == b"0\r\nX-Sum: 5\r\n\r\n"
         await backend.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
         head = await client.hears_head()
         assert header(head, b"transfer-encoding") == b"chunked"
         assert await client.hears(7) == b"2\r\nhi\r\n"
-        await backend.says(b"0\r\nX-Time: 1\r\nContent-Length: 9\r\n\r\n")
+        await backend.says(b"0\r\nX-Time: 1\r\nSet-Cookie: a=b\r\n\r\n")
         assert await client.hears_head() == b"0\r\nX-Time: 1\r\n\r\n"
         told = await on.finished()
         assert (told.bytes_in, told.bytes_out) == (5, 2)
+
+
+@pytest.mark.parametrize("trailer", [b"Content-Length: 3", b"Host: evil", b"X: \x01", b" folded"])
+async def test_trailers_that_smuggle_are_400(trailer: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(fields=b"Transfer-Encoding: chunked\r\n", method=b"POST") + b"1\r\na\r\n")
+        backend = await on.backend()
+        await backend.hears_until(b"1\r\na\r\n")
+        await client.says(b"0\r\n" + trailer + b"\r\n\r\n")
+        assert (await client.hears_head()).startswith(b"HTTP/1.1 400 ")
+        await backend.hears_reset()
 
 
 async def test_an_answer_that_ends_with_its_connection_is_chunked_for_http_1_1(
@@ -934,14 +946,14 @@ async def test_a_request_is_held_until_the_backend_is_ready(autojump_clock: trio
         assert (await on.finished()).held == pytest.approx(3)
 
 
-async def test_a_request_that_was_held_too_long_is_503(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_request_that_was_held_too_long_is_502(autojump_clock: trio.testing.MockClock) -> None:
     async with stage(ready=("vite",), hold=15.0) as on:
         on.reports("api", State.STARTING)
         on.prints("api", "still importing")
         client = on.client()
         await client.says(get(b"/api/notes", b"Accept: application/json\r\n"))
         head, body = await answer(client)
-        assert head.startswith(b"HTTP/1.1 503 ")
+        assert head.startswith(b"HTTP/1.1 502 ")
         assert header(head, b"retry-after") == b"1"
         assert json.loads(body)["output"] == ["still importing"]
         told = await on.finished()

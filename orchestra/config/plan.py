@@ -249,8 +249,8 @@ class ProxyPlan:
         memo: Paths that turned out to be assets of the frontend go straight to it, until the backend becomes
             ready anew.
         hold: Seconds that a request waits for an upstream that is about to be ready.
-        hold_requests: So many may wait at once; one more is answered 503.
-        hold_bytes: Bytes that those who wait may have in memory together; beyond, one more is answered 503.
+        hold_requests: So many may wait at once; one more is answered 502.
+        hold_bytes: Bytes that those who wait may have in memory together; beyond, one more is answered 502.
         upgrade_timeout: Seconds that an upstream may take to answer a WebSocket handshake.
         allowed_hosts: Names beside ``localhost``, ``*.localhost`` and addresses that ``Host`` may have.
         allowed_origins: Origins beside our own that may open a WebSocket to the frontend.

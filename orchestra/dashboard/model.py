@@ -22,12 +22,16 @@ from orchestra.events import (
     OutputLine,
     OutputPaused,
     RequestFinished,
+    RequestHeld,
+    RequestReleased,
+    RequestReplayed,
     RunEnded,
     RunStarted,
     State,
     StateChanged,
     StreamClosed,
     StreamOpened,
+    UpstreamSwitched,
 )
 from orchestra.output import without_colours
 
@@ -69,7 +73,7 @@ _LINE_CHARACTERS = 4096
 _UP = frozenset({State.RUNNING, State.READY, State.COMPLETED})
 _RUNS = frozenset({State.STARTING, State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING})
 
-LogEntry: TypeAlias = OutputLine | Notice | StateChanged
+LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,6 +151,8 @@ class Model:
         paused: Lines that were begun and wait for their end, by process and stream; the newest last.
         log: What the children wrote and what happened to them, oldest first; the newest 2000.
         requests: The newest 200, oldest first.
+        held: Requests that wait for an upstream now, by id; the proxy bounds them.
+        replayed_count: Of all requests of the run that were sent again.
         streams: What is open, by id.
         notices: Warnings and errors, oldest first; the newest 20.
         line_count: Of all lines of the run.
@@ -163,6 +169,8 @@ class Model:
         self.log: deque[LogEntry] = deque(maxlen=_LINES)
         self.paused: dict[tuple[str, str], OutputPaused] = {}
         self.requests: deque[RequestFinished] = deque(maxlen=_REQUESTS)
+        self.held: dict[int, RequestHeld] = {}
+        self.replayed_count = 0
         self.streams: dict[int, StreamOpened] = {}
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         self.line_count = 0
@@ -192,6 +200,14 @@ class Model:
             case RequestFinished():
                 self.request_count += 1
                 self.requests.append(event)
+            case RequestHeld():
+                self.held[event.id] = event
+            case RequestReleased():
+                self.held.pop(event.id, None)
+            case RequestReplayed():
+                self.replayed_count += 1
+            case UpstreamSwitched():
+                self.log.append(event)
             case StreamOpened():
                 if len(self.streams) < _STREAMS:
                     self.streams[event.id] = event
@@ -297,7 +313,11 @@ def sentence(event: Event) -> str:
         case RunEnded():
             reason = f": {event.reason}" if event.reason else ""
             return f"ended after {short_seconds(event.duration)}{reason}"
+        case UpstreamSwitched():
+            return f"{event.process} is asked at {event.url} from now on"
         case OutputLine() | OutputPaused() | RequestFinished() | StreamOpened() | StreamClosed():
+            return ""
+        case RequestHeld() | RequestReleased() | RequestReplayed():
             return ""
         case _:
             assert_never(event)

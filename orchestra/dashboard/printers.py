@@ -30,11 +30,15 @@ from orchestra.events import (
     OutputLine,
     OutputPaused,
     RequestFinished,
+    RequestHeld,
+    RequestReleased,
+    RequestReplayed,
     RunEnded,
     RunStarted,
     StateChanged,
     StreamClosed,
     StreamOpened,
+    UpstreamSwitched,
 )
 from orchestra.output import without_colours
 
@@ -453,6 +457,14 @@ def _described(event: Event) -> tuple[str, dict[str, Any]]:
             return "request.finished", _keys(
                 event, "id", "method", "target", *answer, "bytes_in", "bytes_out", "outcome"
             )
+        case RequestHeld():
+            return "request.held", _keys(event, "id", "method", "target", "upstream", "reason")
+        case RequestReleased():
+            return "request.released", _keys(event, "id", "upstream", "held", "outcome")
+        case RequestReplayed():
+            return "request.replayed", _keys(event, "id", "method", "target", "upstream", "reason")
+        case UpstreamSwitched():
+            return "upstream.switched", _keys(event, "upstream", "process", "url", "previous")
         case StreamOpened():
             return "stream.opened", _keys(event, "id", "kind", "target", "upstream")
         case StreamClosed():

@@ -373,6 +373,8 @@ class Requests:
         title = int(height >= 2)
         if title:
             counts = [f"{model.request_count} so far"] if model.request_count else []
+            if model.held:
+                counts.append(f"{len(model.held)} held")
             if model.streams:
                 counts.append(f"{len(model.streams)} stream{'s' * (len(model.streams) > 1)} open")
             yield _rule("requests", ", ".join(counts), width)

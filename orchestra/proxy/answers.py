@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "render"]
 
-_RETRIED = (502, 503)
+_RETRIED = (502,)
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import trio
 
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess, base_name
-from orchestra.events import Notice, OutputLine, State, StateChanged
+from orchestra.events import Notice, OutputLine, State, StateChanged, UpstreamSwitched
 from orchestra.proxy.route import Standing, standing
 
 if TYPE_CHECKING:
@@ -58,17 +58,26 @@ class Hold:
     Args:
         deadline: When it is used up, on trio's clock.
         weigh: How many bytes the request has in memory.
+        tell: Called with the upstream's name and the reason when it begins to wait, and with what came of
+            that when it waits no longer.
 
     Attributes:
         seconds: How long the request has been held so far.
         refused: Why it may not wait, if too many do already.
     """
 
-    __slots__ = ("deadline", "refused", "seconds", "weigh")
+    __slots__ = ("deadline", "refused", "seconds", "tell", "weigh")
 
-    def __init__(self, deadline: float, *, weigh: Callable[[], int] = int) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        *,
+        weigh: Callable[[], int] = int,
+        tell: Callable[[UpstreamName, str | Standing | None], object] = lambda _name, _what: None,
+    ) -> None:
         self.deadline = deadline
         self.weigh = weigh
+        self.tell = tell
         self.seconds = 0.0
         self.refused = ""
 
@@ -120,7 +129,10 @@ class _Life:
     @property
     def standing(self) -> Standing:
         found = standing(self.state, died_early=self.died_early)
-        return Standing.HOLD if found is Standing.READY and self.url is None else found
+        if found is Standing.READY and self.url is None:
+            # One that lives and listens nowhere is broken, and somebody has to mend it first.
+            return Standing.FAIL if self.state is State.UNHEALTHY else Standing.HOLD
+        return found
 
     def is_hopeless(self, now: float, absent_after: float) -> bool:
         """Whether it is not going to be an HTTP server any more."""
@@ -206,7 +218,10 @@ class Gate:
                 self._lives[event.process].tail.append(_COLOURS.sub("", event.text))
         elif isinstance(event, StateChanged) and event.process in self._lives:
             life = self._lives[event.process]
+            before = life.url if life.state is State.READY else None
             life.apply(event)
+            if before and life.url and life.state is State.READY and life.url != before:
+                self._tell_switch(event, life.url, before)
             if not self._members and life.standing is Standing.READY:
                 name = base_name(event.process)
                 self._members = tuple(each for each in self._lives if base_name(each) == name)
@@ -247,15 +262,19 @@ class Gate:
         begun = now
         self._waiting += 1
         self._bytes += weight
+        hold.tell(self.name, self.refusal(now).text)
+        outcome: Standing | None = None
         try:
             while found is Standing.HOLD and now < hold.deadline:
                 await self.wait_change(min(hold.deadline, self._next_absence(now)))
                 now = trio.current_time()
                 found = self.standing(now)
+            outcome = found
         finally:
             self._waiting -= 1
             self._bytes -= weight
             hold.seconds += trio.current_time() - begun
+            hold.tell(self.name, outcome)
         return found
 
     def _why_full(self, weight: int) -> str:
@@ -303,6 +322,11 @@ class Gate:
         text = f"the {self.name} is {process}: it was the first to answer HTTP"
         hint = f"If that is wrong, set [proxy] {self.name}."
         self._emit(Notice(at=at, level="info", code=f"{self.name}-found", text=text, hint=hint))
+
+    def _tell_switch(self, event: StateChanged, url: str, before: str) -> None:
+        self._emit(
+            UpstreamSwitched(at=event.at, upstream=self.name, process=event.process, url=url, previous=before)
+        )
 
     def _tell_absence(self, now: float) -> None:
         if self._has_told_absence:

@@ -53,10 +53,7 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
     """
 
     def __init__(self, name: UpstreamName, found: Standing, refusal: Refusal, more: str = "") -> None:
-        super().__init__(
-            f"{refusal.text}; {more}" if more else refusal.text,
-            status_hint=503 if found is Standing.HOLD else 502,
-        )
+        super().__init__(f"{refusal.text}; {more}" if more else refusal.text)
         self.name = name
         self.standing = found
         self.refusal = refusal

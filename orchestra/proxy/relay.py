@@ -20,12 +20,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
 import trio
 
 from orchestra.errors import UpstreamError
-from orchestra.events import Notice, RequestFinished, StreamClosed, StreamOpened
+from orchestra.events import (
+    Notice,
+    RequestFinished,
+    RequestHeld,
+    RequestReleased,
+    RequestReplayed,
+    StreamClosed,
+    StreamOpened,
+)
 from orchestra.proxy import answers
 from orchestra.proxy.answers import Answer
 from orchestra.proxy.gate import Hold, wait_any_change
@@ -103,6 +111,8 @@ class Relay:
 
     Attributes:
         streams: All WebSockets and event streams that are open now.
+        asked: The exchanges that have asked somebody and are not over, with whom they have asked last.
+        departures: Where to wait for the end of an exchange or a connection.
         memo: Which paths are assets of the frontend.
         is_closing: No connection is used for another request any more.
     """
@@ -115,6 +125,8 @@ class Relay:
         self.frontend = frontend
         self.emit = emit
         self.streams: set[Stream] = set()
+        self.asked: dict[Exchange, Lease] = {}
+        self.departures = trio.lowlevel.ParkingLot()
         self.memo = Memo(_MEMORY if plan.memo else 0)
         self.is_closing = False
         self._ids = itertools.count(1)
@@ -171,7 +183,7 @@ class Exchange:
         self._peer = peer
         self._id = relay.next_id()
         self._begun = trio.current_time()
-        self._hold = Hold(self._begun + relay.plan.hold, weigh=self._weigh)
+        self._hold = Hold(self._begun + relay.plan.hold, weigh=self._weigh, tell=self._tell_hold)
         self._nursery: trio.Nursery | None = None
         may_send_again = head.method in _REPEATABLE or head.method.decode() in relay.plan.fallback_methods
         self._upload = Upload(
@@ -212,7 +224,15 @@ class Exchange:
             self._client.abort()
             raise
         finally:
+            self._relay.asked.pop(self, None)
+            self._relay.departures.unpark_all()
             self._tell()
+
+    def cut(self) -> None:
+        """Let go of whom was asked: an answer that has begun breaks off."""
+        lease = self._relay.asked.get(self)
+        if lease is not None:
+            lease.side.abort()
 
     def close(self, code: int) -> None:
         """End the event stream that this exchange has become; it has no words for `code`."""
@@ -397,6 +417,7 @@ class Exchange:
         has_met_a_death = False
         while True:
             lease = await upstream.connect(self._hold, fresh=fresh)
+            self._relay.asked[self] = lease
             try:
                 return _Reply(upstream, lease, await self._send_and_wait(lease.side, head))
             except UpstreamGone as exc:
@@ -411,6 +432,7 @@ class Exchange:
                 if has_met_a_death:
                     raise
                 await upstream.wait_for_news(lease)  # noqa: ASYNC120 - as above
+                self._tell_replay(upstream, exc)
                 has_met_a_death = True
             except BaseException:
                 lease.side.abort()
@@ -578,7 +600,7 @@ class Exchange:
             self._reason = "bad request"
             return Answer(status=exc.status, title="Bad request", text=f"{exc}.")
         if isinstance(exc, Unavailable):
-            state = "ready" if exc.status_hint == 503 else "there"
+            state = "ready" if exc.standing is Standing.HOLD else "there"
             self._reason = f"{exc.name} not {state}"
             return Answer(
                 status=exc.status_hint,
@@ -632,6 +654,7 @@ class Exchange:
         """Pass the handshake on; the answer is its 101, checked, or whatever else the upstream says."""
         head = forwarded_request(self._head, self._peer, upgrade=True)
         lease = await upstream.connect(self._hold, fresh=True)
+        self._relay.asked[self] = lease
         side = lease.side
         try:
             with trio.move_on_after(self._relay.plan.upgrade_timeout) as limit:
@@ -694,6 +717,38 @@ class Exchange:
 
     def _target(self) -> str:
         return self._head.target[:MAX_TARGET].decode("ascii")
+
+    def _tell_hold(self, upstream: UpstreamName, what: str | Standing | None) -> None:
+        now = trio.current_time()
+        if isinstance(what, str):
+            self._relay.emit(
+                RequestHeld(
+                    at=now,
+                    id=self._id,
+                    method=self._head.method.decode("ascii"),
+                    target=self._target(),
+                    upstream=upstream,
+                    reason=what,
+                )
+            )
+            return
+        outcome: Literal["ready", "failed", "client-gone"]
+        outcome = "client-gone" if what is None else "ready" if what is Standing.READY else "failed"
+        self._relay.emit(
+            RequestReleased(at=now, id=self._id, upstream=upstream, held=self._hold.seconds, outcome=outcome)
+        )
+
+    def _tell_replay(self, upstream: Upstream, exc: UpstreamGone) -> None:
+        self._relay.emit(
+            RequestReplayed(
+                at=trio.current_time(),
+                id=self._id,
+                method=self._head.method.decode("ascii"),
+                target=self._target(),
+                upstream=upstream.name,
+                reason=str(exc),
+            )
+        )
 
     def _tell(self) -> None:
         if self._is_told:

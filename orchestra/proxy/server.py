@@ -88,7 +88,7 @@ class Proxy:
         self._relay = Relay(plan, backend=self._backend, frontend=self._frontend, emit=emit)
         self._connections: set[_Connection] = set()
         self._hangups: Hangups | None = None
-        self._departures = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._work = trio.Event()
@@ -114,18 +114,22 @@ class Proxy:
             self._relay.memo.clear()
         if isinstance(event, StateChanged) and event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
+        if isinstance(event, StateChanged) and _reloads(event) and self._nursery is not None:
+            self._nursery.start_soon(self._let_go, event.process)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
         hangups = self._hangups = Hangups()
         try:
             with self._serving:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as self._nursery:
+                    nursery = self._nursery
                     nursery.start_soon(hangups.run)
                     nursery.start_soon(self._sweep)
                     nursery.start_soon(self._accept_all, nursery)
                     task_status.started()
         finally:
+            self._nursery = None
             self._close_listeners()
             for connection in tuple(self._connections):
                 connection.scope.cancel()
@@ -165,7 +169,7 @@ class Proxy:
         finally:
             transport.close()
             self._connections.discard(connection)
-            self._departures.unpark_all()
+            self._relay.departures.unpark_all()
 
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
@@ -181,19 +185,33 @@ class Proxy:
                 connection.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._connections:
-                await self._departures.park()
+                await self._relay.departures.park()
         self._serving.cancel()
         if self._hangups is not None:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
-        """Let go of a process that is about to be stopped: its WebSockets are told 1012, its streams end."""
+        """Let go of a process that is about to be stopped; requests in flight get 2 s.
+
+        Its WebSockets are told 1012, its event streams end.
+        """
         for upstream in (self._backend, self._frontend):
             upstream.clear(process)
         self._close_streams(SERVICE_RESTART, process=process)
         with trio.move_on_after(CLOSE_LIMIT):
-            while any(stream.process == process for stream in self._relay.streams):
-                await self._departures.park()
+            while self._asked_of(process):
+                await self._relay.departures.park()
+
+    async def _let_go(self, process: str) -> None:
+        """Let go of a process that reloads by itself: it waits for all whom it still serves."""
+        late = self._asked_of(process)
+        await self.before_stop(process)
+        for exchange in late & self._asked_of(process):
+            exchange.cut()
+
+    def _asked_of(self, process: str) -> set[Exchange]:
+        """The exchanges that a process has been asked in, and that are not over."""
+        return {exchange for exchange, lease in self._relay.asked.items() if lease.process == process}
 
     def _close_streams(self, code: int, *, process: str | None = None) -> None:
         """Close all streams, or those of one process."""
@@ -242,7 +260,7 @@ class Proxy:
         port = listener.getsockname()[1]
         while True:
             while len(self._connections) >= self._plan.max_connections:
-                await self._departures.park()
+                await self._relay.departures.park()
             try:
                 sock, (address, _) = await accept(listener)
             except OSError as exc:
@@ -271,6 +289,11 @@ class Proxy:
                 connection.expire()
         for upstream in (self._backend, self._frontend):
             upstream.sweep(now)
+
+
+def _reloads(event: StateChanged) -> bool:
+    """Whether a process that was ready makes itself ready anew."""
+    return event.state is State.STARTING and event.previous in (State.READY, State.UNHEALTHY)
 
 
 class _Connection:
