@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from orchestra.config.plan import AtUrl, ProxyPlan
-from orchestra.events import RequestHeld, State, StreamClosed
+from orchestra.events import RequestFinished, RequestHeld, State, StreamClosed
 from orchestra.proxy import Proxy
 from orchestra.proxy.relay import Exchange
 from tests.proxy_kit import stage
