@@ -34,6 +34,7 @@ __all__ = [
     "Answered",
     "BackedOff",
     "Blocked",
+    "Broken",
     "Ended",
     "Exit",
     "Fact",
@@ -42,6 +43,8 @@ __all__ = [
     "Life",
     "NotSpawned",
     "Order",
+    "Reloading",
+    "Replaced",
     "RestartAsked",
     "Silent",
     "Spawned",
@@ -62,10 +65,11 @@ _OVER = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
-    State.STARTING: frozenset({State.RUNNING, State.READY, State.STOPPING}) | _OVER,
+    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _OVER,
     State.RUNNING: frozenset({State.READY, State.STOPPING}) | _OVER,
-    State.READY: frozenset({State.UNHEALTHY, State.STOPPING}) | _OVER,
-    State.UNHEALTHY: frozenset({State.READY, State.STOPPING}) | _OVER,
+    # A server that reloads by itself starts again.
+    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _OVER,
+    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _OVER,
     State.STOPPING: frozenset({State.STOPPED, State.WAITING}),
     State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
     # Only if somebody asks for it.
@@ -150,6 +154,27 @@ class Silent:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloading:
+    """It begins anew by itself; what it said of that."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """It lives, and is not going to be ready before somebody mends it; why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another child has taken over, and is ready; after how many seconds."""
+
+    ready_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Its leader has ended, and nothing is left of its group; with the last line that it wrote."""
 
@@ -187,6 +212,9 @@ Fact: TypeAlias = (
     | NotSpawned
     | Answered
     | Silent
+    | Reloading
+    | Broken
+    | Replaced
     | Ended
     | BackedOff
     | StopAsked
@@ -257,11 +285,21 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return replace(life, is_alive=True, spawned_at=now), None
         case NotSpawned(error) if state is State.STARTING and not life.is_alive:
             return _enter(life, State.FAILED, reason=error), None
-        case Answered() if state in (State.STARTING, State.RUNNING) and life.is_alive:
+        case Answered() if state is State.UNHEALTHY and life.ready_after is not None:
+            return _enter(life, State.READY), None
+        case Answered() if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
             took = now - life.spawned_at if life.spawned_at is not None else None
             return _enter(replace(life, ready_after=took, was_ready=True), State.READY), None
-        case Answered() if state is State.UNHEALTHY:
-            return _enter(life, State.READY), None
+        case Reloading(reason) if state in (State.READY, State.UNHEALTHY):
+            anew = replace(life, spawned_at=now, ready_after=None, restarts=life.restarts + 1)
+            return _enter(anew, State.STARTING, reason=reason), None
+        case Broken(reason) if state is State.STARTING and life.is_alive:
+            return _enter(life, State.UNHEALTHY, reason=reason), None
+        case Replaced(took) if state in (State.READY, State.UNHEALTHY):
+            anew = replace(
+                life, is_alive=True, spawned_at=now - took, ready_after=took, restarts=life.restarts + 1
+            )
+            return (anew if state is State.READY else _enter(anew, State.READY)), None
         case Silent(missing) if state is State.READY:
             return _enter(life, State.UNHEALTHY, reason=missing), None
         case Ended(how, said):
@@ -284,7 +322,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return replace(life, failures=0, back_off=0.0), None
         case (
             Go() | Blocked() | Installed() | Spawned() | NotSpawned() | Answered() | Silent() | BackedOff()
-        ) | (StopAsked() | StartAsked() | RestartAsked()):
+        ) | (Reloading() | Broken() | Replaced() | StopAsked() | StartAsked() | RestartAsked()):
             return life, None
         case _:
             assert_never(fact)

@@ -29,7 +29,18 @@ from orchestra.output import clean
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 
-__all__ = ["LOOPBACK", "Listening", "Scout", "bind", "holder", "in_order_of_preference", "is_free", "scan"]
+__all__ = [
+    "LOOPBACK",
+    "Listening",
+    "Scout",
+    "another",
+    "bind",
+    "holder",
+    "in_order_of_preference",
+    "is_free",
+    "scan",
+    "servers",
+]
 
 LOOPBACK = ("127.0.0.1", "::1")
 # Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.
@@ -62,6 +73,23 @@ def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
     return {leader: _sockets_of(census.tree(entries, leader)) for leader in leaders}
 
 
+def servers(leader: int, port: int) -> frozenset[census.Entry]:
+    """Find who accepts connections at `port`: those of a tree who hold it and have passed it to nobody.
+
+    The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
+    milliseconds.
+    """
+    entries = census.take()
+    tree = census.tree(entries, leader)
+    holders = {
+        entry
+        for entry in entries
+        if entry.pid in tree and any(found.port == port for found in _sockets_of([entry.pid]))
+    }
+    parents = {entry.parent for entry in holders}
+    return frozenset(entry for entry in holders if entry.pid not in parents)
+
+
 def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> list[Listening]:
     """Sort sockets by how likely each is the server that is meant: its own `port` first, IPv4 before IPv6."""
     wanted = [found for found in sockets if found.port not in _DEBUGGER_PORTS or found.port == port]
@@ -82,6 +110,18 @@ def is_free(port: int) -> bool:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
     return True
+
+
+def another(wanted: int | None, *, besides: int | None) -> int:
+    """Return `wanted` if it is free and not `besides`, else any port that is free now."""
+    if wanted is not None and wanted != besides and is_free(wanted):
+        return wanted
+    while True:
+        with socket.socket() as trial:
+            trial.bind((LOOPBACK[0], 0))
+            port = int(trial.getsockname()[1])
+        if port != besides and is_free(port):
+            return port
 
 
 def holder(port: int) -> str:

@@ -59,6 +59,8 @@ _AFTER_KILL = 2.0
 _LAST_WORDS = 0.5
 # The variables that tell whose a process is.
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
+# Is there, too, if there may be two of a process at once.
+_EXTRA_MARK = "ORCHESTRA_CHILD"
 # $1 is the terminal's name. To open it makes it the controlling one; then the command takes over.
 _ON_TERMINAL = 'exec <>"$1" >&0 2>&0; shift; exec "$@"'
 
@@ -246,9 +248,13 @@ async def run_child(
         raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
     process = streams.process
     marks = {name: env[name] for name in _MARKS if name in env}
+    if len(marks) < len(_MARKS):
+        marks = {}
+    elif _EXTRA_MARK in env:
+        marks[_EXTRA_MARK] = env[_EXTRA_MARK]
     child = Child(
         process.pid,
-        marks=marks if len(marks) == len(_MARKS) else {},
+        marks=marks,
         stop_signal=stop_signal,
         stop_timeout=stop_timeout,
     )

@@ -47,6 +47,7 @@ class Readiness:
     Args:
         plan: Whose child it is.
         env: The child's environment, for commands.
+        port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
 
     Attributes:
@@ -54,9 +55,17 @@ class Readiness:
         missing: By check, what its last attempt lacked.
     """
 
-    def __init__(self, plan: ProcessPlan, *, env: Mapping[str, str], needs_address: bool = False) -> None:
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        *,
+        env: Mapping[str, str],
+        port: int | None = None,
+        needs_address: bool = False,
+    ) -> None:
         self._plan = plan
         self._env = env
+        self._port = port
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
@@ -129,7 +138,7 @@ class Readiness:
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scout: Scout) -> None:
         async with scout.looking_at(leader) as newest_sockets:
             while True:
-                found = ports.in_order_of_preference(await newest_sockets(), self._plan.port)
+                found = ports.in_order_of_preference(await newest_sockets(), self._port)
                 for candidate in found:
                     if isinstance(check, HttpCheck):
                         self.missing[check] = f"port {candidate.port} is open, HTTP does not answer"
@@ -150,15 +159,15 @@ class Readiness:
 
         Only for a check that somebody has written down: at the port, a stranger may answer.
         """
-        if self._plan.port is None or check == _IMPLIED:
+        if self._port is None or check == _IMPLIED:
             return False
         for host in ports.LOOPBACK:
             if isinstance(check, HttpCheck):
-                lacking = await probe.http_answer(host, self._plan.port, check=check)
+                lacking = await probe.http_answer(host, self._port, check=check)
             else:
-                lacking = await probe.tcp_answer(host, self._plan.port)
+                lacking = await probe.tcp_answer(host, self._port)
             if not lacking:
-                self.listening = Listening(host, self._plan.port)
+                self.listening = Listening(host, self._port)
                 return True
         return False
 

@@ -25,13 +25,14 @@ import trio
 
 from orchestra import ports
 from orchestra.config.graph import circle, stop_levels
-from orchestra.config.plan import Condition, Role
+from orchestra.config.plan import Condition
 from orchestra.config.readiness import FORMS, parse_checks
 from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.guard import guarded
+from orchestra.incarnation import Incarnation
 from orchestra.lifecycle import (
     Answered,
     BackedOff,
@@ -42,6 +43,8 @@ from orchestra.lifecycle import (
     Life,
     NotSpawned,
     Order,
+    Reloading,
+    Replaced,
     RestartAsked,
     Silent,
     Spawned,
@@ -52,7 +55,6 @@ from orchestra.lifecycle import (
 from orchestra.logfile import LogFile
 from orchestra.output import without_colours
 from orchestra.process import SpawnError, Window, run_child
-from orchestra.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -82,9 +84,14 @@ _DEAF_AFTER = 5.0
 _HOOK_LIMIT = 2.0
 # What shells say when they cannot run a command.
 _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
-# How often somebody who is ready is asked whether it still is, and how often in a row it may fail to be.
-_HEALTH_PAUSE = 2.0
-_MOST_SILENCES = 3
+# Nothing waits for an old child that has been replaced, but for those whom it still serves.
+_RETIRE_LIMIT = 30.0
+# For one that is stuck: requests are being held.
+_STUCK_MANNERS = 1.0
+# What tells a child its port.
+_PORTS = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
+# The states in which it is known where a process listens, if it does.
+_LISTENS = frozenset({State.READY, State.UNHEALTHY})
 # Processes that died together do not come back in the same instant.
 _JITTER = 0.1
 # What the end may take beyond the stop timeouts: the last lines, SIGKILL, and sinks that are deaf.
@@ -534,12 +541,13 @@ class _Keeper:
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self._plan = plan
         self.shared = shared
-        self._child: Child | None = None
-        self._listening: ports.Listening | None = None
+        self._now: Incarnation | None = None
+        self._next: Incarnation | None = None  # is to take over from that one
+        self._count = 0
+        self._bringing_up: trio.CancelScope | None = None
         self._backing_off: trio.CancelScope | None = None
         self._installing: trio.CancelScope | None = None
         self._is_killed = False
-        self._readiness: Readiness | None = None
         self._at = 0.0  # when something about it was last said
         self._logfile: LogFile | None = None
         if plan.log is not None:
@@ -592,8 +600,6 @@ class _Keeper:
         previous = self.life.state
         self.life, order = step(self.life, fact, trio.current_time())
         if self.life.state is not previous:
-            if self.life.state is not State.READY:
-                self._listening = None
             self._publish(previous)
         return order
 
@@ -607,11 +613,16 @@ class _Keeper:
             self._hurry()
 
     def restart(self) -> None:
-        if not self.shared.is_stopping:
-            if self.tell(RestartAsked()) is Order.STOP:
-                self._end()
-            else:
-                self._hurry()
+        if self.shared.is_stopping or self._overlaps():
+            return
+        if self.tell(RestartAsked()) is Order.STOP:
+            self._end()
+        else:
+            self._hurry()
+
+    @property
+    def _child(self) -> Child | None:
+        return self._now.child if self._now is not None else None
 
     def signal(self, number: int) -> None:
         if self._child is not None:
@@ -626,6 +637,10 @@ class _Keeper:
     def _end(self) -> None:
         """End whatever is under way."""
         self._hurry()
+        if self._next is not None:
+            successor, self._next = self._next, None
+            if successor.child is not None:
+                successor.child.stop()
         if self._child is not None:
             self.shared.nursery.start_soon(self._stop_gently, self._child)
         elif self._installing is not None and not self.shared.stop_installing(self):
@@ -637,21 +652,24 @@ class _Keeper:
 
     async def _stop_gently(self, child: Child) -> None:
         """Let go of a child, then ask it to end."""
+        await self._let_go(_HOOK_LIMIT)
+        child.stop()
+
+    async def _let_go(self, limit: float) -> None:
         hook = self.shared.before_stop
         if hook is not None:
-            with trio.move_on_after(_HOOK_LIMIT):
+            with trio.move_on_after(limit):
                 try:
                     await hook(self._plan.name)
                 except Exception as exc:  # noqa: BLE001 - an embedder's mistake must not keep a child alive
                     text = f"before_stop failed: {type(exc).__name__}: {exc}"
                     self.shared.notice(self._plan.name, "hook-failed", text)
-        child.stop()
 
     def missing(self) -> str:
         """Say why it is not up, in words."""
         if self.life.state is State.WAITING:
             return self.waits_for()
-        lacking = self._readiness.in_words() if self._readiness is not None else ""
+        lacking = self._now.missing() if self._now is not None else ""
         return f"it is {self.life.state.value}" + (f", {lacking}" if lacking else "")
 
     def is_hopeless(self) -> bool:
@@ -680,7 +698,10 @@ class _Keeper:
         other = self.shared.keepers[dependency.name].life
         match dependency.condition:
             case Condition.READY:
-                return other.state in (State.READY, State.UNHEALTHY)
+                # One that is ill has been ready; one that is broken has not.
+                return other.state is State.READY or (
+                    other.state is State.UNHEALTHY and other.ready_after is not None
+                )
             case Condition.STARTED:
                 return other.spawned_at is not None
             case Condition.COMPLETED:
@@ -717,7 +738,8 @@ class _Keeper:
         return state in (State.READY, State.COMPLETED)
 
     def describe(self, previous: State | None = None) -> StateChanged:
-        life, found = self.life, self._listening
+        life, now = self.life, self._now
+        found = now.listening if now is not None and life.state in _LISTENS else None
         return StateChanged(
             at=self._at,
             process=self._plan.name,
@@ -737,16 +759,22 @@ class _Keeper:
         self._at = trio.current_time()
         self.shared.publish(self, previous)
 
-    async def deliver(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
+    async def deliver(
+        self,
+        incarnation: Incarnation | None,
+        stream: StreamName,
+        lines: Sequence[str],
+        partial: str | None,
+    ) -> None:
         if lines:
             self.tail.extend(without_colours(line) for line in lines[-_TAIL:])
-            if self._readiness is not None and self._readiness.reads:
-                self._readiness.see(without_colours(line) for line in lines)
+            if incarnation is not None:
+                incarnation.see(without_colours(line) for line in lines)
             await self._log(lines)
             await self.shared.deliver(self._plan.name, stream, lines)
         if partial is not None:
-            if partial and self._readiness is not None and self._readiness.reads:
-                self._readiness.see([without_colours(partial)])
+            if partial and incarnation is not None:
+                incarnation.see([without_colours(partial)], is_partial=True)
             self.shared.pause(self._plan.name, stream, partial)
 
     async def _log(self, lines: Sequence[str]) -> None:
@@ -772,47 +800,130 @@ class _Keeper:
         self._backing_off = None
         return BackedOff()
 
+    def _incarnate(self, port: int | None) -> Incarnation:
+        """Make a child to be, whose ``PORT`` is `port`."""
+        plan, env = self._plan, dict(self.env)
+        if port != plan.port:
+            env |= {name: str(port) for name in _PORTS if env.get(name) == str(plan.port)}
+        if plan.restart_mode == "overlap":
+            # Two of them at once must not be taken for one family.
+            self._count += 1
+            env["ORCHESTRA_CHILD"] = str(self._count)
+        return Incarnation(
+            plan,
+            env=env,
+            port=port,
+            surroundings=self.shared,
+            on_output=lambda incarnation: partial(self.deliver, incarnation),
+            on_fact=self._learn,
+            on_stuck=self._unstick,
+        )
+
+    def _learn(self, incarnation: Incarnation, fact: Fact) -> bool:
+        """Take a fact about one child into account; return whether it may go on."""
+        if incarnation is self._next:
+            if isinstance(fact, Answered):
+                self._take_over(incarnation)
+            return True
+        if incarnation is not self._now:
+            return not isinstance(fact, Spawned)
+        if not isinstance(fact, Spawned):
+            self.tell(fact)
+            if isinstance(fact, Silent) and self._plan.restart_unhealthy:
+                self.restart()
+            return True
+        self.tell(fact)
+        child = incarnation.child
+        assert child is not None  # noqa: S101 - it has just been spawned
+        if self.life.state is State.STOPPING:  # asked for while it was being spawned
+            child.kill() if self._is_killed else child.stop()
+            return False
+        if self.life.state is State.STARTING:
+            self._publish(State.STARTING)  # it has a pid now
+        return True
+
     async def _run_child(self) -> Fact:
-        plan = self._plan
-        if plan.ready is not None:
-            is_upstream = plan.role in (Role.FRONTEND, Role.BACKEND)
-            # A command that asks is not of the child's family: nobody waits for it when the child has ended.
-            asking = {**self.env, "ORCHESTRA_PROCESS": f"{plan.name}:ready"}
-            self._readiness = Readiness(plan, env=asking, needs_address=is_upstream)
-        async with trio.open_nursery() as nursery:
+        now = self._now = self._incarnate(self._plan.port)
+        await now.run(window=self._window(), last_words=self._last_words)
+        # Another one may have taken over meanwhile, or may be about to.
+        while True:
+            if self._now is now and self._next is not None and self.life.state is not State.STOPPING:
+                self._now, self._next = self._next, None
+                self.tell(Reloading("the old one has ended before the new one was ready"))
+            if self._now is now:
+                break
+            now = self._now
+            await now.ended.wait()
+        self._now = None
+        assert now.end is not None  # noqa: S101 - it has ended
+        return now.end
 
-            def spawned(child: Child) -> None:
-                self._child = child
-                self.tell(Spawned())
-                if self.life.state is State.STOPPING:  # asked for while it was being spawned
-                    child.kill() if self._is_killed else child.stop()
-                    return
-                if self.life.state is State.STARTING:
-                    self._publish(State.STARTING)  # it has a pid now
-                if self._readiness is not None:
-                    nursery.start_soon(self._await_readiness, self._readiness, child.pid)
-                elif plan.on_ready is not None:
-                    nursery.start_soon(self._run_on_ready, plan.on_ready)
+    def _last_words(self) -> str:
+        return next(filter(_NOT_RUN.search, reversed(self.tail)), "")
 
-            fact: Fact
-            try:
-                how = await self.shared.run_child(
-                    plan.command,
-                    cwd=plan.cwd,
-                    env=self.env,
-                    on_spawn=spawned,
-                    on_output=self.deliver,
-                    stop_timeout=plan.stop_timeout,
-                    stop_signal=plan.stop_signal,
-                    window=self._window(),
-                )
-                fact = Ended(how, next(filter(_NOT_RUN.search, reversed(self.tail)), ""))
-            except SpawnError as exc:
-                fact = NotSpawned(exc.message)
-            finally:
-                self._child = None
-            nursery.cancel_scope.cancel()
-        return fact
+    # --- A new child beside the old one ---
+
+    def _overlaps(self) -> bool:
+        """Whether a restart keeps the old child until the new one is ready; that is then begun."""
+        if self._plan.restart_mode != "overlap" or self.life.state is not State.READY or self._now is None:
+            return False
+        if self._next is not None and self._next.child is not None:
+            self._next.child.kill()  # what it runs is old already
+        port = ports.another(self._plan.port, besides=self._now.port)
+        self._next = self._incarnate(port)
+        self.shared.nursery.start_soon(self._bring_up, self._next)
+        return True
+
+    async def _bring_up(self, incarnation: Incarnation) -> None:
+        """Run a new child beside the old one; if it does not come up, the old one goes on."""
+        if incarnation is not self._next:
+            return  # stopped before it was begun
+        with trio.CancelScope() as patience:
+            self._bringing_up = patience
+            patience.deadline = trio.current_time() + self._plan.ready_timeout
+            fact = await incarnation.run(window=self._window(), last_words=self._last_words)
+        if incarnation is not self._next:
+            return
+        self._next = None
+        if patience.cancelled_caught:
+            why = f"it is not ready after {self._plan.ready_timeout:g} s: {incarnation.missing()}"
+        elif isinstance(fact, NotSpawned):
+            why = fact.error
+        else:
+            why = str(fact.exit) if isinstance(fact, Ended) else "it has ended"
+        said = f": {self.tail[-1].strip()}" if self.tail else ""
+        text = f"the new version does not come up ({why}{said}); the old one goes on serving"
+        self.shared.notice(self._plan.name, "overlap-failed", text)
+
+    def _take_over(self, incarnation: Incarnation) -> None:
+        """Have a new child, which is ready, take the place of the old one."""
+        old, self._now, self._next = self._now, incarnation, None
+        if self._bringing_up is not None:
+            self._bringing_up.deadline = inf
+        now = trio.current_time()
+        self.tell(Replaced(now - incarnation.spawned_at))
+        self._publish(State.READY)
+        if old is not None:
+            self.shared.nursery.start_soon(self._retire, old)
+
+    async def _retire(self, old: Incarnation) -> None:
+        """End an old child when it has finished what it was asked."""
+        child = old.child
+        if child is not None:
+            await self._let_go(_RETIRE_LIMIT)
+            child.stop()
+
+    def _unstick(self, incarnation: Incarnation) -> None:
+        """Restart a child whose own reload does not end; it has had its time, and is not asked long."""
+        if incarnation is self._now and incarnation.child is not None and self.life.is_alive:
+            text = "it wanted to reload, and has not let go of its old self: it is restarted"
+            self.shared.notice(self._plan.name, "reload-stuck", text)
+            self.restart()
+            self.shared.nursery.start_soon(self._kill_soon, incarnation.child)
+
+    async def _kill_soon(self, child: Child) -> None:
+        await trio.sleep(_STUCK_MANNERS)
+        child.kill()
 
     def _window(self) -> Window | None:
         match self._plan.pty:
@@ -822,57 +933,6 @@ class _Keeper:
                 return self.shared.window or Window(*_USUAL_SIZE)
             case False:
                 return None
-
-    async def _await_readiness(self, readiness: Readiness, leader: int) -> None:
-        async with trio.open_nursery() as nursery:
-            if self._plan.is_awaited:
-                nursery.start_soon(self._complain_in_time, readiness)
-            await readiness.wait(leader, self.shared.scout)
-            nursery.cancel_scope.cancel()
-        self._listening = readiness.listening
-        self.tell(Answered())
-        async with trio.open_nursery() as nursery:
-            if self._plan.on_ready is not None:
-                nursery.start_soon(self._run_on_ready, self._plan.on_ready)
-            if self._plan.liveness:
-                nursery.start_soon(self._watch_health, readiness)
-
-    async def _run_on_ready(self, command: str) -> None:
-        """Run what is to be run now that it is up; it ends with the child at the latest."""
-        url = {"ORCHESTRA_READY_URL": self._listening.url} if self._listening is not None else {}
-        try:
-            how = await self.shared.run_child(
-                command,
-                cwd=self._plan.cwd,
-                # Marks of its own: what it has started must not be taken for the child's family.
-                env={**self.env, **url, "ORCHESTRA_PROCESS": f"{self._plan.name}:on_ready"},
-                on_output=self.deliver,
-                stop_timeout=0.0,
-            )
-            wrong = "" if how.code == 0 else str(how)
-        except SpawnError as exc:
-            wrong = exc.message
-        if wrong:
-            self.shared.notice(self._plan.name, "on-ready-failed", f"on_ready `{command}`: {wrong}")
-
-    async def _watch_health(self, readiness: Readiness) -> None:
-        """Ask again and again; three times without an answer are an illness."""
-        silences = 0
-        while True:
-            await trio.sleep(_HEALTH_PAUSE)
-            lacking = await readiness.ask_again()
-            silences = silences + 1 if lacking else 0
-            if not lacking:
-                self.tell(Answered())
-            elif silences == _MOST_SILENCES:
-                self.tell(Silent(lacking))
-                if self._plan.restart_unhealthy:
-                    self.restart()
-
-    async def _complain_in_time(self, readiness: Readiness) -> None:
-        await trio.sleep(self._plan.ready_timeout)
-        text = f"not ready after {self._plan.ready_timeout:g} s: {readiness.in_words()}"
-        self.shared.notice(self._plan.name, "not-ready", text)
 
 
 class _Installation:
@@ -903,7 +963,7 @@ class _Installation:
                 cwd=install.folder,
                 env={**keeper.env, "CI": "1"},  # package managers ask nothing there
                 on_spawn=self._spawned,
-                on_output=keeper.deliver,
+                on_output=partial(keeper.deliver, None),
                 stop_timeout=keeper.life.plan.stop_timeout,
             )
             if how.code != 0:

@@ -62,6 +62,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.transport": (3, 0),
     "probe": (4, 0),
     "readiness": (4, 1),  # asks by `probe`
+    "reloading": (1, 0),
+    "incarnation": (4, 2),  # waits for `readiness`
     "proxy.gate": (4, 0),
     "proxy.wire": (4, 0),
     "proxy.pool": (4, 1),
@@ -108,6 +110,7 @@ ROOMS: dict[str, set[str]] = {
         "feed",
         "graceful",
         "guard",
+        "incarnation",
         "logfile",
         "orphans",
         "ports",

@@ -344,6 +344,7 @@ async def test_sockets_are_told_1012_when_their_process_is_stopped(
 async def test_before_stop_returns_when_the_streams_are_gone(autojump_clock: trio.testing.MockClock) -> None:
     async with stage() as on:
         client, backend = await a_tunnel(on)
+        on.reports("api", State.STOPPING)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(on.proxy.before_stop, "vite")
             nursery.start_soon(on.proxy.before_stop, "api")
@@ -358,6 +359,7 @@ async def test_a_peer_that_does_not_say_goodbye_is_not_waited_for(
 ) -> None:
     async with stage() as on:
         await a_tunnel(on)
+        on.reports("api", State.STOPPING)
         await on.proxy.before_stop("api")
         assert (await on.closed()).duration == pytest.approx(1)
 

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+import orchestra.incarnation
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Condition, Dependency, Install, Role
@@ -660,7 +661,7 @@ async def test_who_is_not_ready_in_time_is_told_with_what_is_missing() -> None:
 async def test_who_falls_silent_is_unhealthy_and_restarted_if_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(orchestra.supervisor, "_HEALTH_PAUSE", 0.05)
+    monkeypatch.setattr(orchestra.incarnation, "_HEALTH_PAUSE", 0.05)
     plan = waiting("a", ready=f"exec:test -e {tmp_path}/well", liveness=True)
     supervisor = Supervisor(Plan(processes=(plan, replace(plan, name="b", restart_unhealthy=True))))
     watcher = Watcher(supervisor)

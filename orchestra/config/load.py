@@ -203,6 +203,7 @@ def load(
                     on_ready=each.settings.on_ready,
                     depends_on=_on_instances(waits_for[each.name], instances),
                     restart=each.settings.restart,
+                    restart_mode=each.settings.restart_mode,
                     max_quick_failures=each.settings.max_quick_failures,
                     success_exit_codes=frozenset(each.settings.success_exit_codes),
                     stop_signal=signal.Signals[f"SIG{each.settings.stop_signal}"],

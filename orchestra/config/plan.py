@@ -138,6 +138,7 @@ class ProcessPlan:
         depends_on: The processes that it waits for before that.
         on_ready: A command for ``/bin/sh -c``, in its folder and environment, whenever it is up.
         restart: When it is started again after it has ended.
+        restart_mode: ``"overlap"``: a restart keeps the old child until a new one, on another port, is ready.
         max_quick_failures: `State.FAILED` after so many failures in a row.
         success_exit_codes: What counts as `State.COMPLETED`.
         stop_signal: The number of the signal that asks it to end.
@@ -161,6 +162,7 @@ class ProcessPlan:
     depends_on: tuple[Dependency, ...] = ()
     on_ready: str | None = None
     restart: Restart = Restart.ON_FAILURE
+    restart_mode: Literal["replace", "overlap"] = "replace"
     max_quick_failures: int = 5
     success_exit_codes: frozenset[int] = frozenset({0})
     stop_signal: int = signal.SIGTERM

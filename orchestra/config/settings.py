@@ -47,7 +47,7 @@ OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
 # What can be written down already, and is said to have no effect yet.
-_NOT_YET = frozenset({"restart_mode", "watch", "ignore", "before_restart"})
+_NOT_YET = frozenset({"watch", "ignore", "before_restart"})
 
 _Output = Annotated[
     Literal["auto", "dashboard", "plain", "json"], Meta(description='"auto", "dashboard", "plain" or "json"')

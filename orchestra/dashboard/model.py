@@ -336,14 +336,15 @@ def _change_in_words(event: StateChanged) -> str:
         case State.INSTALLING:
             return f"{name} is being installed{reason}"
         case State.STARTING:
-            return f"{name} starts again" if event.restarts else f"{name} starts"
+            return f"{name} starts again{reason}" if event.restarts else f"{name} starts"
         case State.RUNNING:
             return f"{name} runs" + (f" (pid {event.pid})" if event.pid is not None else "")
         case State.READY:
             took = f" in {short_seconds(event.ready_after)}" if event.ready_after is not None else ""
             return f"{name} is ready{took}" + (f" at {event.url}" if event.url else "")
         case State.UNHEALTHY:
-            return f"{name} does not answer any more{reason}"
+            is_broken = event.previous is State.STARTING
+            return f"{name} {'does not come up' if is_broken else 'does not answer any more'}{reason}"
         case State.STOPPING:
             return f"{name} is being stopped{reason}"
         case State.BACKING_OFF:

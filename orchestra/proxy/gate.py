@@ -194,6 +194,10 @@ class Gate:
         """Whether it is known to stand for this process."""
         return process in self._members
 
+    def is_stopping(self, process: str | None) -> bool:
+        """Whether it has been asked to end, so that its connections break."""
+        return process in self._lives and self._lives[process].state is State.STOPPING
+
     @property
     def is_supervised(self) -> bool:
         """Whether its coming and going is reported to us."""

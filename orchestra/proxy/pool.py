@@ -75,6 +75,11 @@ class Lease:
     generation: int
 
     @property
+    def is_stale(self) -> bool:
+        """Whether it is to a life that is over, or about to be."""
+        return self.generation != self.place.generation
+
+    @property
     def process(self) -> str | None:
         """Whom it is to, if that is a process of this run."""
         return self.place.process
@@ -190,11 +195,10 @@ class Upstream:
         for place in self._places.values():
             place.pool.sweep(now)
 
-    def clear(self, process: str | None = None) -> None:
-        """Drop all idle connections, or those to one process."""
+    def clear(self) -> None:
+        """Drop all idle connections."""
         for place in self._places.values():
-            if process is None or place.process == process:
-                place.pool.clear()
+            place.pool.clear()
 
     def observe(self, event: Event) -> None:
         """Pass an event on to the gate; connections to a process that is gone or has moved are dropped."""

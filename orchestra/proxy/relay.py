@@ -99,7 +99,11 @@ class Stream(Protocol):
     """Something that stays open until somebody closes it."""
 
     upstream: UpstreamName
-    process: str | None
+
+    @property
+    def lease(self) -> Lease | None:
+        """Whom it comes from."""
+        ...
 
     def close(self, code: int) -> None:
         """End it; WebSockets say `code`."""
@@ -191,9 +195,10 @@ class Exchange:
         )
         self._has_answered = False
         self._is_told = False
+        self._is_cut = False
+        self._is_let_go = False
         # What the events tell.
         self.upstream: UpstreamName = "orchestra"
-        self.process: str | None = None
         self._status: int | None = None
         self._reason = ""
         self._first_byte: float | None = None
@@ -228,16 +233,23 @@ class Exchange:
             self._relay.departures.unpark_all()
             self._tell()
 
+    @property
+    def lease(self) -> Lease | None:
+        """Whom it has asked last."""
+        return self._relay.asked.get(self)
+
     def cut(self) -> None:
         """Let go of whom was asked: an answer that has begun breaks off."""
         lease = self._relay.asked.get(self)
         if lease is not None:
+            self._is_cut = True
             lease.side.abort()
 
     def close(self, code: int) -> None:
         """End the event stream that this exchange has become; it has no words for `code`."""
         del code
         if self._streaming is not None:
+            self._is_let_go = True
             self._streaming.abort()
 
     async def _run_whole(self) -> None:
@@ -425,15 +437,19 @@ class Exchange:
                 await self._upload.stop()  # noqa: ASYNC120 - nothing is lost if it is cancelled
                 if not is_repeatable or exc.has_begun or not self._upload.can_begin:
                     raise
-                if lease.is_reused:
+                # What an answer was waited for is no part of its patience: only being held is.
+                self._hold.deadline = trio.current_time() + self._relay.plan.hold - self._hold.seconds
+                if lease.is_reused and not lease.is_stale:
                     # Each turn uses up one idle connection; the last turn is one with a fresh one.
                     continue
-                # A request that kills whoever gets it is sent twice at most.
-                if has_met_a_death:
-                    raise
                 await upstream.wait_for_news(lease)  # noqa: ASYNC120 - as above
+                # A request that kills whoever gets it is sent twice at most; not everybody dies of it.
+                is_suspect = not (upstream.gate.is_stopping(lease.process) or self._is_cut)
+                if is_suspect and has_met_a_death:
+                    raise
                 self._tell_replay(upstream, exc)
-                has_met_a_death = True
+                self._is_cut = False
+                has_met_a_death = has_met_a_death or is_suspect
             except BaseException:
                 lease.side.abort()
                 raise
@@ -476,14 +492,17 @@ class Exchange:
         try:
             out = self._begin_answer(forwarded_response(reply.head, self.upstream))
             if is_stream:
-                self.process = reply.lease.process
                 self._open_stream(side)
             await self._stream_body(side, out, read or [])
         except UpstreamError:
-            # Nothing that could be taken for the whole answer.
-            self._outcome = "upstream-died"
             side.abort()
-            self._client.abort()
+            if self._is_let_go and reply.head.length is None:
+                # A stream of events has no end that could be missing.
+                await self._client.send(self._client.encode_end([]))
+            else:
+                # Nothing that could be taken for the whole answer.
+                self._outcome = "upstream-died"
+                self._client.abort()
         except BaseException:
             side.abort()
             raise
@@ -692,7 +711,7 @@ class Exchange:
         self._status = 101
         self._first_byte = trio.current_time() - self._begun
         self._tell()
-        opened = _Opened(self.upstream, reply.lease.process, tunnel)
+        opened = _Opened(self.upstream, reply.lease, tunnel)
         self._relay.streams.add(opened)
         self._emit_opened(kind)
         try:
@@ -802,9 +821,9 @@ class Exchange:
 class _Opened:
     """A tunnel in the list of open streams."""
 
-    def __init__(self, upstream: UpstreamName, process: str | None, tunnel: Tunnel) -> None:
+    def __init__(self, upstream: UpstreamName, lease: Lease, tunnel: Tunnel) -> None:
         self.upstream = upstream
-        self.process = process
+        self.lease = lease
         self._tunnel = tunnel
 
     def close(self, code: int) -> None:

@@ -191,32 +191,36 @@ class Proxy:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
-        """Let go of a process that is about to be stopped; requests in flight get 2 s.
+        """Let go of a child of a process that is about to be stopped: wait for the requests in flight.
 
-        Its WebSockets are told 1012, its event streams end.
+        Its WebSockets are told 1012, its event streams end. It is told apart from one that has replaced it by
+        what has been reported: this one is not ready any more, or not the one that is.
         """
-        for upstream in (self._backend, self._frontend):
-            upstream.clear(process)
         self._close_streams(SERVICE_RESTART, process=process)
-        with trio.move_on_after(CLOSE_LIMIT):
-            while self._asked_of(process):
-                await self._relay.departures.park()
+        while self._asked_of(process):
+            await self._relay.departures.park()
 
     async def _let_go(self, process: str) -> None:
         """Let go of a process that reloads by itself: it waits for all whom it still serves."""
         late = self._asked_of(process)
-        await self.before_stop(process)
+        with trio.move_on_after(CLOSE_LIMIT):
+            await self.before_stop(process)
         for exchange in late & self._asked_of(process):
             exchange.cut()
 
     def _asked_of(self, process: str) -> set[Exchange]:
-        """The exchanges that a process has been asked in, and that are not over."""
-        return {exchange for exchange, lease in self._relay.asked.items() if lease.process == process}
+        """The exchanges in which a child of a process was asked that is not asked any more."""
+        return {
+            exchange
+            for exchange, lease in self._relay.asked.items()
+            if lease.process == process and lease.is_stale
+        }
 
     def _close_streams(self, code: int, *, process: str | None = None) -> None:
-        """Close all streams, or those of one process."""
+        """Close all streams, or those of a child of a process that is not asked any more."""
         for stream in tuple(self._relay.streams):
-            if process is None or stream.process == process:
+            lease = stream.lease
+            if process is None or (lease is not None and lease.process == process and lease.is_stale):
                 stream.close(code)
 
     async def _converse(self, connection: _Connection, client: ClientSide, peer: Peer) -> None:
