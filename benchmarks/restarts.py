@@ -37,8 +37,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import count
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import h11
@@ -143,9 +144,9 @@ async def until_they_leave(receive):
         pass
 
 
-async def answer(send, body):
+async def answer(send, body, *, status=200):
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.start", "status": status, "headers": headers}})
     await send({{"type": "http.response.body", "body": body}})
 
 
@@ -180,6 +181,8 @@ async def http(scope, receive, send):
         case "/never":
             write_down("executed", query["id"])
             await asyncio.Event().wait()
+        case _:
+            await answer(send, b"not here", status=404)
 
 
 async def websocket(receive, send):
@@ -552,6 +555,12 @@ class Connection:
             self._h11.receive_data(await self._stream.receive_some())
         return event
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave."""
         if self._stream is not None:
@@ -578,13 +587,17 @@ class _Traffic:
 
     async def visit(self, name: str, method: _Method) -> None:
         """Ask again and again, until it is over."""
-        connection = Connection(self.address)
-        for number in count():
-            if self.is_over:
-                break
-            work = WORK[number % len(WORK)]
-            await self.ask(connection, method, f"{name}-{number}", work=work, is_slow=number % 3 == 2)
-        connection.close()
+        with Connection(self.address) as connection:
+            for number in count():
+                if self.is_over:
+                    break
+                work = WORK[number % len(WORK)]
+                await self.ask(connection, method, f"{name}-{number}", work=work, is_slow=number % 3 == 2)
+
+    async def ask_once(self, name: str, method: _Method) -> None:
+        """Ask a single time."""
+        with Connection(self.address) as connection:
+            await self.ask(connection, method, name, work=0.0, is_slow=False)
 
     async def ask(
         self, connection: Connection, method: _Method, name: str, *, work: float, is_slow: bool
@@ -614,12 +627,9 @@ class _Traffic:
     async def keep_stream(self) -> None:
         """Have an event stream, always."""
         while True:
-            connection = Connection(self.address)
             begun = trio.current_time()
-            try:
+            with Connection(self.address) as connection:
                 ending = await self._stream(connection)
-            finally:
-                connection.close()
             self.endings[f"event stream {ending}"] += 1
             if ending.startswith("refused"):
                 self.sent.append(Sent("GET", "events", ending, trio.current_time() - begun))
@@ -809,7 +819,9 @@ async def measure(server: Server, *, restarts: int, clients: int, start: float) 
                         await traffic.until_all_are_open(streams)
                         await trio.sleep(random.uniform(*PAUSE))  # noqa: S311 - nobody has to be surprised
                         reloads.append(await _reload(project, orchestra, traffic, number))
-                    if not server.is_held:
+                        if reloads[-1] > RELOAD_LIMIT:
+                            break  # it is stuck, and would be in all others
+                    if not server.is_held and max(reloads) <= RELOAD_LIMIT:
                         await traffic.until_all_are_open(streams)
                         broken = await _try_a_broken_one(project, orchestra, traffic, restarts + 2)
                     await traffic.until_all_are_open(streams)
@@ -831,15 +843,11 @@ async def _reload(project: _Project, orchestra: _Orchestra, traffic: _Traffic, v
     project.write(version)
     if not project.reloads_itself:
         await orchestra.restart()
-    connection = Connection(traffic.address)
-    try:
-        with trio.move_on_after(RELOAD_LIMIT):
-            while await traffic.version(connection) != version:  # noqa: ASYNC110 - nobody tells us
-                await trio.sleep(LOOK)
-            return trio.current_time() - begun
-    finally:
-        connection.close()
-    return float("inf")
+    with Connection(traffic.address) as connection, trio.move_on_after(RELOAD_LIMIT):
+        while await traffic.version(connection) != version:  # noqa: ASYNC110 - nobody tells us
+            await trio.sleep(LOOK)
+        return trio.current_time() - begun
+    return inf
 
 
 async def _try_a_broken_one(
@@ -847,21 +855,17 @@ async def _try_a_broken_one(
 ) -> str | None:
     """Offer a version that never starts, then one that does; say what was wrong with the answers."""
     before = len([sent for sent in traffic.sent if sent.failure])
-    connection = Connection(traffic.address)
     project.write(version, is_broken=True)
     await orchestra.restart()
     seen: Counter[int] = Counter()
-    try:
-        with trio.move_on_after(RELOAD_LIMIT) as limit:
-            while str(version) not in project.written_down("tried"):
-                seen[await traffic.version(connection)] += 1
-                await trio.sleep(LOOK)
-            # It has begun; whatever it is taken for, it is now.
-            for _ in range(20):
-                seen[await traffic.version(connection)] += 1
-                await trio.sleep(LOOK)
-    finally:
-        connection.close()
+    with Connection(traffic.address) as connection, trio.move_on_after(RELOAD_LIMIT) as limit:
+        while str(version) not in project.written_down("tried"):
+            seen[await traffic.version(connection)] += 1
+            await trio.sleep(LOOK)
+        # It has begun; whatever it is taken for, it is now.
+        for _ in range(20):
+            seen[await traffic.version(connection)] += 1
+            await trio.sleep(LOOK)
     if limit.cancelled_caught:
         return "the broken version was never tried"
     failed = len([sent for sent in traffic.sent if sent.failure]) - before
@@ -921,11 +925,13 @@ class Fault:
         server: The backend.
         happen: Has it happen, and says what was seen; raises `WentWrong` if that must not be seen.
         is_ready: Whether the backend is ready before.
+        is_long: It takes its time, however quickly the backend starts.
     """
 
     server: Server
     happen: Callable[[_Project, _Orchestra, _Address], Awaitable[str]]
     is_ready: bool = True
+    is_long: bool = False
 
     async def measure(self, *, start: float) -> str:
         """Have it happen.
@@ -948,11 +954,8 @@ class Fault:
 
 
 async def _ask_once(address: _Address, method: _Method, target: str, body: bytes = b"") -> bytes:
-    connection = Connection(address)
-    try:
+    with Connection(address) as connection:
         return await connection.ask(method, target, body)
-    finally:
-        connection.close()
 
 
 async def _cut(project: _Project, orchestra: _Orchestra, address: _Address, *, framing: str) -> str:
@@ -979,8 +982,7 @@ async def _stopped(project: _Project, orchestra: _Orchestra, address: _Address, 
     async with trio.open_nursery() as nursery:
         for number in range(8):
             method: _Method = "POST" if number % 2 else "GET"
-            ask = partial(traffic.ask, work=0.0, is_slow=False)
-            nursery.start_soon(ask, Connection(address), method, f"{method.lower()}-{number}")
+            nursery.start_soon(traffic.ask_once, f"{method.lower()}-{number}", method)
         if is_restarted:
             # Long enough for what is sent to a process that nothing can be seen of.
             await trio.sleep(max(PAUSE))
@@ -1049,7 +1051,7 @@ FAULTS = {
         replace(SERVERS["uvicorn"], settings="stop_timeout = 1\n"), partial(_stopped, is_restarted=True)
     ),
     "SIGSTOP, liveness": Fault(
-        replace(SERVERS["uvicorn"], settings=_UNATTENDED), partial(_stopped, is_restarted=False)
+        replace(SERVERS["uvicorn"], settings=_UNATTENDED), partial(_stopped, is_restarted=False), is_long=True
     ),
     "never answers": Fault(
         Server("exec python app.py", source=_MUTE, proxy="hold = 2\n"), _mute, is_ready=False
