@@ -78,7 +78,7 @@ WORK = (0.0, 0.005, 0.02, 0.1, 0.4)
 STREAMS = 4
 # Between two messages of a WebSocket.
 MESSAGES = 0.05
-# After a refusal, before a stream is tried again.
+# After a failure, before somebody asks for something else, or tries a stream again.
 REFUSED = 0.1
 # For the end of orchestra, and of all that it has started.
 STOP_LIMIT = 30.0
@@ -613,6 +613,8 @@ class _Traffic:
         except WentWrong as exc:
             failure = str(exc)
         self.sent.append(Sent(method, name, failure, trio.current_time() - begun))
+        if failure:
+            await trio.sleep(REFUSED)
 
     async def version(self, connection: Connection) -> int:
         """Ask for the version of the backend; 0 if that was not answered."""
@@ -820,11 +822,12 @@ async def measure(server: Server, *, restarts: int, clients: int, start: float) 
                         await trio.sleep(random.uniform(*PAUSE))  # noqa: S311 - nobody has to be surprised
                         reloads.append(await _reload(project, orchestra, traffic, number))
                         if reloads[-1] > RELOAD_LIMIT:
-                            break  # it is stuck, and would be in all others
-                    if not server.is_held and max(reloads) <= RELOAD_LIMIT:
-                        await traffic.until_all_are_open(streams)
-                        broken = await _try_a_broken_one(project, orchestra, traffic, restarts + 2)
+                            # It is stuck, and so is whoever waits for it.
+                            nursery.cancel_scope.cancel()
+                            await trio.lowlevel.checkpoint()
                     await traffic.until_all_are_open(streams)
+                    if not server.is_held:
+                        broken = await _try_a_broken_one(project, orchestra, traffic, restarts + 2)
                     traffic.is_over = True
                 nursery.cancel_scope.cancel()
         return _summed_up(
