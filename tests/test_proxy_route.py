@@ -164,12 +164,18 @@ def test_only_websocket_is_an_upgrade(value: bytes, *, expected: bool) -> None:
         (head(b"/", CURL), True),
         (head(b"/?x", FETCHES), True),
         (head(b"/about.html", CURL), True),
+        (head(b"/about.html", FETCHES), False),
+        (head(b"/about.html", NAVIGATES), True),
         (head(b"/a?b.html", CURL), False),
         (head(b"/", NAVIGATES, b"POST"), False),
     ],
 )
 def test_who_navigates(request_head: RequestHead, *, expected: bool) -> None:
     assert is_navigation(request_head) is expected
+
+
+def test_an_http_1_0_client_cannot_upgrade() -> None:
+    assert not is_websocket(RequestHead(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
 
 
 @pytest.mark.parametrize("dest", [b"script", b"style", b"font", b"image", b"worker", b"manifest"])

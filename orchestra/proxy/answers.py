@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from orchestra.proxy.message import ResponseHead, fields
-from orchestra.proxy.route import is_navigation
+from orchestra.proxy.route import is_for_a_window, is_navigation
 
 if TYPE_CHECKING:
     from orchestra.proxy.message import Headers, RequestHead
@@ -79,8 +79,10 @@ def render(answer: Answer, head: RequestHead | None, *, close: bool = False) -> 
         close: The connection is closed afterwards.
     """
     accepted = b"" if head is None else b",".join(fields(head.headers, b"accept")).lower()
-    if head is not None and b"text/html" in accepted and is_navigation(head):
-        media_type, body = b"text/html; charset=utf-8", _page(answer)
+    if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
+        # To look again would send a form anew, and nobody has asked for that.
+        looks_again = answer.status in _RETRIED and head.method in (b"GET", b"HEAD")
+        media_type, body = b"text/html; charset=utf-8", _page(answer, looks_again=looks_again)
     elif b"json" in accepted:
         media_type, body = b"application/json", _json(answer)
     else:
@@ -103,12 +105,12 @@ def render(answer: Answer, head: RequestHead | None, *, close: bool = False) -> 
     return ResponseHead(answer.status, headers, reason), content
 
 
-def _page(answer: Answer) -> str:
+def _page(answer: Answer, *, looks_again: bool) -> str:
     hint = f"<p><strong>{html.escape(answer.hint)}</strong></p>\n" if answer.hint else ""
     tail = f"<pre>{html.escape(chr(10).join(answer.tail))}</pre>\n" if answer.tail else ""
     return _PAGE.format(
-        refresh='<meta http-equiv="refresh" content="1">\n' if answer.status in _RETRIED else "",
-        again=" &middot; this page looks again each second" if answer.status in _RETRIED else "",
+        refresh='<meta http-equiv="refresh" content="1">\n' if looks_again else "",
+        again=" &middot; this page looks again each second" if looks_again else "",
         title=html.escape(answer.title),
         text=html.escape(answer.text),
         hint=hint,

@@ -43,7 +43,3 @@ class Memo:
     def forget(self, head: RequestHead) -> None:
         """Forget the path."""
         self._paths.pop(head.path, None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._paths.clear()

@@ -45,6 +45,7 @@ __all__ = [
     "judge_request",
     "judge_response",
     "judge_trailer",
+    "named_by_connection",
     "origin_refusal",
     "websocket_fault",
     "without_hop_by_hop",
@@ -92,7 +93,7 @@ _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{1,5}))?")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?")
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
@@ -370,10 +371,14 @@ def _only_chunked(values: Sequence[bytes]) -> None:
 # --- Passing on ----------------------------------------------------------------------------------------
 
 
+def named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """Return the names, in lower case, of the fields that are for this connection only, as it says."""
+    return frozenset(_tokens(fields(headers, b"connection"))) - _NEVER_HOP_BY_HOP
+
+
 def without_hop_by_hop(headers: Headers) -> Headers:
     """Return the fields that are meant for more than this one connection (RFC 9110 7.6.1), in their order."""
-    named = set(_tokens(fields(headers, b"connection"))) - _NEVER_HOP_BY_HOP
-    dropped = _HOP_BY_HOP | named
+    dropped = _HOP_BY_HOP | named_by_connection(headers)
     return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
@@ -430,6 +435,9 @@ def forwarded_response(head: ResponseHead, upstream: str, *, upgrade: bool = Fal
         for name, value in without_hop_by_hop(head.headers)
         if name.lower() != b"x-orchestra-upstream"
     ]
+    if head.is_informational:
+        # It has no body to have a length (RFC 9110 8.6).
+        headers = [field for field in headers if field[0].lower() != b"content-length"]
     if not head.is_informational or upgrade:
         headers.append((b"X-Orchestra-Upstream", upstream.encode("ascii")))
     if upgrade:

@@ -131,7 +131,9 @@ class Relay:
         self.streams: set[Stream] = set()
         self.asked: dict[Exchange, Lease] = {}
         self.departures = trio.lowlevel.ParkingLot()
-        self.memo = Memo(_MEMORY if plan.memo else 0)
+        # Nobody tells us that something elsewhere has begun anew.
+        self._memory = _MEMORY if plan.memo and backend.gate.is_supervised else 0
+        self.memo = Memo(self._memory)
         self.is_closing = False
         self._ids = itertools.count(1)
         self._refused_origins: set[bytes | None] = set()
@@ -139,11 +141,16 @@ class Relay:
     def __repr__(self) -> str:
         return f"<Relay {self.backend!r} {self.frontend!r}, {len(self.streams)} streams>"
 
+    def forget_assets(self) -> None:
+        """Begin a new memo; what is learned from questions that were asked before goes into the old one."""
+        self.memo = Memo(self._memory)
+
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""
-        if origin in self._refused_origins or len(self._refused_origins) >= _MOST_ORIGINS:
+        key = origin and origin.lower()
+        if key in self._refused_origins or len(self._refused_origins) >= _MOST_ORIGINS:
             return
-        self._refused_origins.add(origin)
+        self._refused_origins.add(key)
         self.emit(Notice(at=trio.current_time(), level="warning", code="origin-refused", text=refused))
 
     def next_id(self) -> int:
@@ -329,6 +336,7 @@ class Exchange:
             return
         if is_asset(self._head) and await self._is_frontend_first() and await self._early_asset():
             return
+        memo = self._relay.memo
         try:
             reply = await self._ask(backend)
         except Unavailable as exc:
@@ -340,7 +348,7 @@ class Exchange:
         if verdict is Verdict.ANSWER:
             await self._pass_on(reply, reason)
         else:
-            await self._fall_back(route, reply)
+            await self._fall_back(route, reply, memo)
 
     async def _without_backend(self, route: Route, exc: Unavailable) -> None:
         """Ask the frontend alone; its page is no answer to somebody who asked for data."""
@@ -389,7 +397,7 @@ class Exchange:
         await self._discard(reply)
         return False
 
-    async def _fall_back(self, route: Route, reply: _Reply) -> None:
+    async def _fall_back(self, route: Route, reply: _Reply, memo: Memo) -> None:
         """Keep the backend's 404 and ask the frontend; one of the two is the answer."""
         too_long = "backend 404, body too long to be sent again"
         if (self._head.length or 0) > self._relay.plan.replay_bytes:
@@ -412,7 +420,7 @@ class Exchange:
         verdict, reason = after_frontend(route, second.head)
         if verdict is Verdict.ANSWER:
             if is_memorable(self._head, second.head):
-                self._relay.memo.learn(self._head)
+                memo.learn(self._head)
             await self._pass_on(second, reason)
             return
         await self._give_kept(kept, reason, meanwhile=second)
@@ -643,10 +651,7 @@ class Exchange:
             return
         route = route_websocket(head, plan)
         self._reason = route.reason
-        if route.first == "orchestra":
-            await self._say(_own(head))
-            return
-        upstream = self._relay.frontend if route.first == "frontend" else self._relay.backend
+        upstream = self._relay.backend if route.first == "backend" else self._relay.frontend
         if route.may_fall_back and upstream.gate.standing(trio.current_time()) is Standing.ABSENT:
             upstream, self._reason = self._relay.frontend, "no backend"
         if upstream is self._relay.frontend:
@@ -656,6 +661,9 @@ class Exchange:
                 self._relay.report_origin(origin, refused)
                 await self._say(Answer(status=403, title="Origin not allowed", text=f"{refused}."))
                 return
+        if route.first == "orchestra":
+            await self._say(_own(head))
+            return
         if route.is_ping and upstream.gate.standing(trio.current_time()) is not Standing.READY:
             raise _Reset
         try:

@@ -40,6 +40,7 @@ __all__ = [
     "after_frontend",
     "after_frontend_alone",
     "is_asset",
+    "is_for_a_window",
     "is_memorable",
     "is_navigation",
     "is_websocket",
@@ -140,23 +141,27 @@ def route_websocket(head: RequestHead, plan: ProxyPlan) -> Route:
 
 def is_websocket(head: RequestHead) -> bool:
     """Whether the request asks for a WebSocket; no other upgrade exists here, its header is just dropped."""
-    return has_token(head.headers, b"upgrade", b"websocket")
+    return head.version == b"1.1" and has_token(head.headers, b"upgrade", b"websocket")
 
 
 def is_navigation(head: RequestHead) -> bool:
     """Whether somebody opens the target in a window or frame, as far as one can tell from the request.
 
-    Browsers say so (Fetch Metadata); of others those that ask for HTML by name count. ``/`` and ``*.html``
-    are pages whoever asks, so that ``curl /`` shows the app.
+    Browsers say so (Fetch Metadata); of others those that ask for HTML by name, or for ``*.html``, count.
+    ``/`` is a page whoever asks, so that ``curl /`` shows the app.
     """
     if head.method not in (b"GET", b"HEAD"):
         return False
-    if head.path == "/" or head.path.endswith(".html"):
-        return True
+    return head.path == "/" or is_for_a_window(head)
+
+
+def is_for_a_window(head: RequestHead) -> bool:
+    """Whether the answer is going to be looked at in a browser's window, be it one to a form."""
     mode, dest = head.get(b"sec-fetch-mode"), head.get(b"sec-fetch-dest")
     if mode is not None or dest is not None:
         return mode == b"navigate" or dest in _NAVIGATION_DEST
-    return any(b"text/html" in value.lower() for value in fields(head.headers, b"accept"))
+    accepts = any(b"text/html" in value.lower() for value in fields(head.headers, b"accept"))
+    return accepts or head.path.endswith(".html")
 
 
 def is_asset(head: RequestHead) -> bool:

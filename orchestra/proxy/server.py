@@ -111,7 +111,7 @@ class Proxy:
             and event.state is State.READY
             and self._backend.gate.has(event.process)
         ):
-            self._relay.memo.clear()
+            self._relay.forget_assets()
         if isinstance(event, StateChanged) and event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
         if isinstance(event, StateChanged) and _reloads(event) and self._nursery is not None:

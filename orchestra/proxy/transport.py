@@ -269,6 +269,9 @@ async def _addresses(host: str, port: int) -> list[tuple[int, tuple[object, ...]
         with contextlib.suppress(OSError):
             socket.inet_pton(family, host)
             return [(family, (host, port))]
+    if host == "localhost":
+        # Whatever the resolver says first: servers listen on either, often on one alone.
+        return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port))]
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
 

@@ -31,6 +31,7 @@ from orchestra.proxy.message import (
     is_obviously_no_request,
     judge_request,
     judge_response,
+    named_by_connection,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class ClientSide:
         self._buffer = bytearray()
         self._h11 = h11.Connection(h11.SERVER)
         self._chunks: ChunkJudge | None = None
+        self._hop_by_hop: frozenset[bytes] = frozenset()
+        self._has_swallowed = False
         self._is_body_read = True
         self._has_trailers = False
 
@@ -99,15 +102,24 @@ class ClientSide:
         return self._is_body_read
 
     async def wait_for_request(self) -> bool:
-        """Wait for the first byte of the next request; ``False`` if none will come."""
-        if self._buffer:
-            return True
-        try:
-            data = await self.transport.receive_some(_HEAD_RECEIVE)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            return False
-        self._buffer += data
-        return bool(data)
+        """Wait for the first byte of the next request; ``False`` if none will come.
+
+        One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
+        """
+        self._has_swallowed = False
+        while True:
+            if not self._has_swallowed and self._buffer.startswith(b"\r\n"):
+                del self._buffer[:2]
+                self._has_swallowed = True
+            if self._buffer and self._buffer != b"\r":
+                return True
+            try:
+                data = await self.transport.receive_some(_HEAD_RECEIVE)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+            if not data:
+                return False
+            self._buffer += data
 
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.
@@ -119,12 +131,8 @@ class ClientSide:
         # Chunk headers and trailers are all that it has to collect by itself.
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
         self._is_body_read = False
-        searched, has_swallowed = 0, False
+        searched = 0
         while True:
-            if not has_swallowed and self._buffer.startswith(b"\r\n"):
-                # RFC 9112 2.2: old clients send one more line end after a body.
-                del self._buffer[:2]
-                has_swallowed = True
             if is_obviously_no_request(self._buffer):
                 raise BadMessage("this is no HTTP request; is it meant for https?")
             end = end_of_head(self._buffer, searched)
@@ -141,6 +149,7 @@ class ClientSide:
         self._feed(raw)
         self._next_from_h11()
         self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked else None
+        self._hop_by_hop = named_by_connection(head.headers)
         if head.has_body:
             self._feed(bytes(self._buffer))
             self._buffer.clear()
@@ -252,7 +261,7 @@ class ClientSide:
             event = self._h11.next_event()
         except h11.RemoteProtocolError as exc:
             raise BadMessage(str(exc), status=501 if exc.error_status_hint == 501 else 400) from exc
-        return _body_event(event)
+        return _body_event(event, self._hop_by_hop)
 
     def _body_ends(self) -> None:
         self._is_body_read = True
@@ -275,6 +284,7 @@ class UpstreamSide:
         self._buffer = bytearray()
         self._h11 = h11.Connection(h11.CLIENT)
         self._chunks: ChunkJudge | None = None
+        self._hop_by_hop: frozenset[bytes] = frozenset()
         self._method = b"GET"
         self._has_begun = False
         self._may_stream_on = False
@@ -343,6 +353,7 @@ class UpstreamSide:
             self._may_stream_on = self._method == b"HEAD" and head.length is None
             has_body = not is_bodiless(self._method, head.status)
             self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked and has_body else None
+            self._hop_by_hop = named_by_connection(head.headers)
             if self._buffer and has_body:
                 self._feed(bytes(self._buffer))
                 self._buffer.clear()
@@ -361,7 +372,7 @@ class UpstreamSide:
             if self._h11.trailing_data[1]:
                 raise self._gone() from exc
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-        return _body_event(event)
+        return _body_event(event, self._hop_by_hop)
 
     async def fill(self) -> None:
         """Wait for more of the body, or for its end.
@@ -417,11 +428,12 @@ class UpstreamSide:
         return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
 
 
-def _body_event(event: object) -> BodyEvent | None:
+def _body_event(event: object, hop_by_hop: frozenset[bytes]) -> BodyEvent | None:
     match event:
         case h11.Data(data=data):
             return data
         case h11.EndOfMessage(headers=headers):
-            return End(headers.raw_items() if headers else [])
+            trailers = headers.raw_items() if headers else []
+            return End([field for field in trailers if field[0].lower() not in hop_by_hop])
         case _:
             return None
