@@ -262,7 +262,7 @@ class Server:
         settings: Further lines of its table of settings.
         proxy: Further lines of the proxy's.
         reloads_itself: It is restarted by a change of its source, else by us.
-        may_lose: It ends at once, with whatever it has received.
+        may_lose: It ends with whatever it has received: without waiting, or what it has not read yet.
         has_sockets: It knows WebSockets.
         is_held: Requests may be held while it is restarted.
     """
@@ -283,7 +283,7 @@ _UVICORN = "uvicorn app:app --port $PORT"
 SERVERS = {
     "hypercorn": Server("hypercorn app:app --bind 127.0.0.1:$PORT", packages=("hypercorn",)),
     "uvicorn": Server(_UVICORN),
-    "uvicorn --reload": Server(f"{_UVICORN} --reload", reloads_itself=True),
+    "uvicorn --reload": Server(f"{_UVICORN} --reload", reloads_itself=True, may_lose=True),
     "flask --debug": Server(
         "flask --app app run --debug --port $PORT",
         source=_FLASK,

@@ -249,6 +249,10 @@ class Upstream:
                 await self.gate.wait_change(min(now + NEWS_DELAY, hold.deadline))
                 hold.seconds += trio.current_time() - now
                 continue
+            if generation != place.generation:
+                # It has begun to go while we dialled; nothing has been sent to it yet.
+                transport.close()
+                continue
             side = UpstreamSide(transport, label=place.process or str(address), max_head=self._max_head)
             return Lease(side, is_reused=False, place=place, generation=generation)
 
