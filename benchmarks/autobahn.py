@@ -298,7 +298,12 @@ def _install(python2: str, folder: Path) -> None:
                 f" see {log}:\n{_tail(log)}"
             )
         # Whole or not at all: an installation that is interrupted is begun anew.
-        target.rename(folder)
+        try:
+            target.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            # Another run has been faster.
 
 
 # --- The servers ---
