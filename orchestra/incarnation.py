@@ -15,6 +15,8 @@ Never here: states and what follows from them (`lifecycle.py`), other processes 
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -24,7 +26,7 @@ from orchestra.config.plan import Role
 from orchestra.lifecycle import Answered, Broken, Ended, NotSpawned, Reloading, Silent, Spawned
 from orchestra.process import SpawnError
 from orchestra.readiness import Readiness
-from orchestra.reloading import Trouble, has_started_anew, reloads
+from orchestra.reloading import Trouble, has_started_anew, reloader, reloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from orchestra.ports import Scout
     from orchestra.process import Child, OnOutput, Window
 
-__all__ = ["Incarnation", "Surroundings"]
+__all__ = ["IN_USE", "Incarnation", "Surroundings"]
 
 # How often somebody who is ready is asked whether it still is, and how often in a row it may fail to be.
 _HEALTH_PAUSE = 2.0
@@ -49,6 +51,10 @@ _SERVERS_PAUSE = 0.25
 _LAST_MOMENT = 0.3
 # Somebody whose last words are an exception and who has been silent for so long is not going to come up.
 _SPEECHLESS = 0.7
+# What is kept of what it says.
+_TAIL = 20
+# What servers say when a port is taken: Python's, Node's, and most others'.
+IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 # One quick question; whoever is stuck does not answer it.
 _QUICK_ANSWER = 1.0
 
@@ -69,7 +75,7 @@ class Surroundings(Protocol):
         """Run a child to its end."""
         ...
 
-    def notice(self, process: str, code: str, text: str) -> None:
+    def notice(self, process: str, code: str, text: str, hint: str = "") -> None:
         """Say something about a process."""
         ...
 
@@ -123,6 +129,9 @@ class Incarnation:
         self._servers: frozenset[census.Entry] = frozenset()
         self._trouble = Trouble()
         self._last_line_at = 0.0
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._reloader: int | None = None
+        self._is_unannounced = False
         self._has_started_anew = False
         self._attending: trio.CancelScope | None = None
 
@@ -183,10 +192,13 @@ class Incarnation:
 
     def see(self, lines: Iterable[str], *, is_partial: bool = False) -> None:
         """Take note of what it wrote, without colours."""
+        lines = list(lines)
         if self._readiness.reads:
-            lines = list(lines)
             self._readiness.see(lines)
-        if is_partial or not self._may_reload:
+        if is_partial:
+            return
+        self._tail.extend(filter(None, map(str.strip, lines[-_TAIL:])))
+        if not self._may_reload:
             return
         self._last_line_at = trio.current_time()
         for line in lines:
@@ -194,10 +206,17 @@ class Incarnation:
                 self._reload(line.strip())
             elif has_started_anew(line):
                 self._has_started_anew = True
+            self._reloader = reloader(line) or self._reloader
             self._trouble.see(line)
 
-    def _reload(self, reason: str) -> None:
+    def last_words(self) -> str:
+        """Give the line that explains best why it did not come up; empty if there is none."""
+        in_use = next(filter(IN_USE.search, reversed(self._tail)), "")
+        return in_use or self._trouble.error or (self._tail[-1] if self._tail else "")
+
+    def _reload(self, reason: str, *, is_announced: bool = True) -> None:
         """Begin anew, as the child does."""
+        self._is_unannounced = not is_announced
         self._was_listening, self.listening = self.listening or self._was_listening, None
         self._readiness = self._new_readiness()
         self._has_started_anew = False
@@ -249,7 +268,7 @@ class Incarnation:
         begun = trio.current_time()
         servers, self._servers = self._servers, frozenset()
         while servers and all(map(census.is_still_there, servers)) and not self._has_started_anew:
-            if self._trouble.error:
+            if self._trouble.error and trio.current_time() - self._last_line_at >= _SPEECHLESS:
                 break  # it is over for now: nobody is there who could answer
             if trio.current_time() - begun >= _RELOAD_LIMIT:
                 if await self._is_silent():
@@ -264,11 +283,21 @@ class Incarnation:
         return found is None or bool(await probe.http_answer(found.host, found.port, within=_QUICK_ANSWER))
 
     async def _look_for_trouble(self) -> None:
-        """Say that it is broken when the last that was heard is an exception."""
+        """Say that it is broken when nobody is left who could come up, or the last word is an exception."""
+        begun = trio.current_time()
         while True:
             await trio.sleep(_SPEECHLESS / 3)
+            if trio.current_time() - max(begun, self._last_line_at) < _SPEECHLESS:
+                continue
             error = self._trouble.error
-            if error and trio.current_time() - self._last_line_at >= _SPEECHLESS:
+            if self._reloader is not None:
+                if await trio.to_thread.run_sync(ports.has_server, self._reloader):
+                    continue  # it takes its time, whatever it has said
+                if self._is_unannounced and not error:
+                    self._on_stuck(self)  # its server was killed, and it waits for a file to change
+                    return
+                error = error or self.last_words()
+            if error:
                 self._on_fact(self, Broken(error))
 
     async def _watch_servers(self, leader: int, port: int) -> None:
@@ -278,7 +307,7 @@ class Incarnation:
             await trio.sleep(_SERVERS_PAUSE)
             if not any(map(census.is_still_there, servers)):
                 await trio.sleep(_LAST_MOMENT)
-                self._reload("its server process has ended")
+                self._reload("its server process has ended", is_announced=False)
 
     async def _watch_health(self) -> None:
         """Ask again and again; three times without an answer are an illness."""

@@ -295,7 +295,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _enter(anew, State.STARTING, reason=reason), None
         case Broken(reason) if state is State.STARTING and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason), None
-        case Replaced(took) if state in (State.READY, State.UNHEALTHY):
+        case Replaced(took) if state in (State.STARTING, State.READY, State.UNHEALTHY):
             anew = replace(
                 life, is_alive=True, spawned_at=now - took, ready_after=took, restarts=life.restarts + 1
             )
@@ -347,7 +347,7 @@ def _after_end(life: Life, said: str, now: float) -> tuple[Life, Order | None]:
     if life.state is State.STOPPING:
         return _stopped(life), None
     # A server is never done, and some (Hypercorn's master) say 0 even if their workers were killed.
-    has_served = plan.role is not Role.OTHER and life.ready_after is not None
+    has_served = plan.role is not Role.OTHER and life.was_ready
     is_missed = has_served and plan.restart is Restart.ON_FAILURE
     succeeded = how.code in plan.success_exit_codes and not is_missed
     if succeeded and plan.restart is not Restart.ALWAYS:

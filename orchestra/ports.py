@@ -35,6 +35,7 @@ __all__ = [
     "Scout",
     "another",
     "bind",
+    "has_server",
     "holder",
     "in_order_of_preference",
     "is_free",
@@ -88,6 +89,17 @@ def servers(leader: int, port: int) -> frozenset[census.Entry]:
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
+
+
+def has_server(reloader: int) -> bool:
+    """Whether one that starts servers has one now; what multiprocessing adds is none."""
+    try:
+        for child in psutil.Process(reloader).children():
+            if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline()):
+                return True
+    except (psutil.Error, OSError):
+        return True  # it is just changing
+    return False
 
 
 def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> list[Listening]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Trouble", "has_started_anew", "reloads"]
+__all__ = ["Trouble", "has_started_anew", "reloader", "reloads"]
 
 # uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
 # server); Django; gunicorn.
@@ -24,14 +24,22 @@ _RELOADS = re.compile(
 )
 # What only a new server says; the old one has closed its sockets by then.
 _STARTED_ANEW = re.compile(r"Started server process \[\d+\]")
+# Who starts the servers, and outlives them.
+_RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
-# `SyntaxError: invalid syntax`, `app.errors.Broken`, `KeyboardInterrupt`: dotted names, then perhaps words.
-_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: .*)?")
+# `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?")
 
 
 def reloads(line: str) -> bool:
     """Whether a server says by `line`, which has no colours, that it begins to reload."""
     return "eload" in line and _RELOADS.search(line) is not None
+
+
+def reloader(line: str) -> int | None:
+    """Return the pid of who starts the servers that reload, if `line` tells it (uvicorn and who uses it)."""
+    found = _RELOADER.search(line) if "eloader" in line else None
+    return int(found[1]) if found else None
 
 
 def has_started_anew(line: str) -> bool:

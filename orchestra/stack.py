@@ -24,6 +24,7 @@ from orchestra.config.plan import AnyOf, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
+from orchestra.incarnation import IN_USE
 from orchestra.lifecycle import culprit, run_exit_code
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
@@ -45,8 +46,6 @@ __all__ = ["Stack", "load"]
 
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
-# What servers say when a port is taken: Python's, Node's, and most others'.
-_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 # What the end may take beyond the stop timeouts; the supervisor's own is shorter.
 _GRACE = 20.0
 
@@ -123,6 +122,7 @@ class Stack:
             before_stop=self._before_stop,
             is_kept_open=is_kept_open,
         )
+        self._port = 0
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._stop_asked = trio.Event()
@@ -279,9 +279,9 @@ class Stack:
             return
         if self.plan.proxy is None or event.process in self._clashing:
             return
-        port = self.plan.proxy.port
+        port = self._port
         said = "\n".join(self.supervisor.tail(event.process))
-        if _IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said):
+        if IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said):
             self._clashing.add(event.process)
             text = f"it wants port {port}, which is orchestra's own"
             hint = "Have it listen on $PORT, or give orchestra another address: --listen."
@@ -298,7 +298,8 @@ class Stack:
 
     def _begin(self, listeners: Sequence[socket.socket]) -> None:
         if self.plan.proxy is not None:
-            self.url = ports.Listening(self.plan.proxy.host, listeners[0].getsockname()[1]).url
+            self._port = listeners[0].getsockname()[1]
+            self.url = ports.Listening(self.plan.proxy.host, self._port).url
         self._started = RunStarted(
             at=trio.current_time(),
             version=__version__,

@@ -1,8 +1,8 @@
 """The nursery of processes: it carries out what `lifecycle.step` decides, for every process of a plan.
 
-Each process has a `_Keeper`, one task that follows orders until there is none left. A keeper owns at most
-one child at a time. What happens is said on the bus; output also goes to the sinks, which are awaited, so
-that a slow reader slows the child down and loses nothing.
+Each process has a `_Keeper`, one task that follows orders until there is none left. A keeper owns one child
+at a time, or two while one takes over from the other. What happens is said on the bus; output also goes to
+the sinks, which are awaited, so that a slow reader slows the child down and loses nothing.
 
 While processes are on their way to readiness, one task scans for listening sockets, for all of them together.
 
@@ -32,11 +32,12 @@ from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, State
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.guard import guarded
-from orchestra.incarnation import Incarnation
+from orchestra.incarnation import IN_USE, Incarnation
 from orchestra.lifecycle import (
     Answered,
     BackedOff,
     Blocked,
+    Broken,
     Ended,
     Go,
     Installed,
@@ -499,10 +500,10 @@ class _Shared:
         at = trio.current_time()
         self._bus.emit(OutputPaused(at=at, process=process, stream=stream, text=text))
 
-    def notice(self, process: str, code: str, text: str) -> None:
+    def notice(self, process: str, code: str, text: str, hint: str = "") -> None:
         """Say what is no change of state."""
         at = trio.current_time()
-        self._bus.emit(Notice(at=at, level="warning", code=code, text=text, process=process))
+        self._bus.emit(Notice(at=at, level="warning", code=code, text=text, hint=hint, process=process))
 
     async def install(self, install: Install, keeper: _Keeper) -> str:
         """Wait until a folder's packages are installed, or `keeper` does not want that any more.
@@ -543,6 +544,8 @@ class _Keeper:
         self.shared = shared
         self._now: Incarnation | None = None
         self._next: Incarnation | None = None  # is to take over from that one
+        self._living: set[Incarnation] = set()
+        self._retiring: set[trio.CancelScope] = set()
         self._count = 0
         self._bringing_up: trio.CancelScope | None = None
         self._backing_off: trio.CancelScope | None = None
@@ -631,20 +634,27 @@ class _Keeper:
     def kill(self) -> None:
         self._is_killed = True
         self.stop()
-        if self._child is not None:
-            self._child.kill()
+        for incarnation in self._living:
+            if incarnation.child is not None:
+                incarnation.child.kill()
 
     def _end(self) -> None:
         """End whatever is under way."""
         self._hurry()
-        if self._next is not None:
-            successor, self._next = self._next, None
-            if successor.child is not None:
-                successor.child.stop()
+        self._end_others()
         if self._child is not None:
             self.shared.nursery.start_soon(self._stop_gently, self._child)
         elif self._installing is not None and not self.shared.stop_installing(self):
             self._installing.cancel()
+
+    def _end_others(self) -> None:
+        """End all children but the one that counts: those to come, and those that have been replaced."""
+        self._next = None
+        for scope in self._retiring:
+            scope.cancel()
+        for incarnation in self._living:
+            if incarnation is not self._now and incarnation.child is not None:
+                incarnation.child.kill() if self._is_killed else incarnation.child.stop()
 
     def _hurry(self) -> None:
         if self._backing_off is not None:
@@ -805,6 +815,7 @@ class _Keeper:
         plan, env = self._plan, dict(self.env)
         if port != plan.port:
             env |= {name: str(port) for name in _PORTS if env.get(name) == str(plan.port)}
+            env["PORT"] = str(port)
         if plan.restart_mode == "overlap":
             # Two of them at once must not be taken for one family.
             self._count += 1
@@ -824,9 +835,14 @@ class _Keeper:
         if incarnation is self._next:
             if isinstance(fact, Answered):
                 self._take_over(incarnation)
+            elif isinstance(fact, Broken) and self._bringing_up is not None:
+                self._bringing_up.cancel()
             return True
         if incarnation is not self._now:
-            return not isinstance(fact, Spawned)
+            if isinstance(fact, Spawned) and incarnation.child is not None:
+                incarnation.child.kill()  # nobody has wanted it since it was begun
+                return False
+            return True
         if not isinstance(fact, Spawned):
             self.tell(fact)
             if isinstance(fact, Silent) and self._plan.restart_unhealthy:
@@ -843,20 +859,34 @@ class _Keeper:
         return True
 
     async def _run_child(self) -> Fact:
+        """Run a child to its end, or to that of whoever has taken over from it."""
         now = self._now = self._incarnate(self._plan.port)
-        await now.run(window=self._window(), last_words=self._last_words)
-        # Another one may have taken over meanwhile, or may be about to.
+        self.shared.nursery.start_soon(self._run_incarnation, now)
         while True:
-            if self._now is now and self._next is not None and self.life.state is not State.STOPPING:
-                self._now, self._next = self._next, None
-                self.tell(Reloading("the old one has ended before the new one was ready"))
-            if self._now is now:
-                break
             now = self._now
-            await now.ended.wait()
+            if not now.ended.is_set():
+                await self.shared.changed.wait()
+            elif self._next is not None and self.life.state is not State.STOPPING:
+                self._now, self._next = self._next, None
+                self._be_patient()
+                self.tell(Reloading("the old one has ended before the new one was ready"))
+            else:
+                break
+        # Those that it has replaced may hold the port that the next one wants.
+        self._end_others()
+        while self._living:
+            await self.shared.changed.wait()
         self._now = None
         assert now.end is not None  # noqa: S101 - it has ended
         return now.end
+
+    async def _run_incarnation(self, incarnation: Incarnation) -> Fact:
+        self._living.add(incarnation)
+        try:
+            return await incarnation.run(window=self._window(), last_words=self._last_words)
+        finally:
+            self._living.discard(incarnation)
+            self.shared.wake()
 
     def _last_words(self) -> str:
         return next(filter(_NOT_RUN.search, reversed(self.tail)), "")
@@ -881,42 +911,51 @@ class _Keeper:
         with trio.CancelScope() as patience:
             self._bringing_up = patience
             patience.deadline = trio.current_time() + self._plan.ready_timeout
-            fact = await incarnation.run(window=self._window(), last_words=self._last_words)
+            fact = await self._run_incarnation(incarnation)
         if incarnation is not self._next:
             return
         self._next = None
-        if patience.cancelled_caught:
-            why = f"it is not ready after {self._plan.ready_timeout:g} s: {incarnation.missing()}"
-        elif isinstance(fact, NotSpawned):
+        if isinstance(fact, Ended):
+            why = str(fact.exit)
+        elif isinstance(fact, NotSpawned) and not patience.cancelled_caught:
             why = fact.error
         else:
-            why = str(fact.exit) if isinstance(fact, Ended) else "it has ended"
-        said = f": {self.tail[-1].strip()}" if self.tail else ""
-        text = f"the new version does not come up ({why}{said}); the old one goes on serving"
-        self.shared.notice(self._plan.name, "overlap-failed", text)
+            why = incarnation.missing()
+        said = incarnation.last_words()
+        text = f"the new version does not come up: {why}{f': {said}' if said else ''}; the old one goes on"
+        hint = "Its command has to listen on $PORT." if IN_USE.search(said) else ""
+        self.shared.notice(self._plan.name, "overlap-failed", text, hint)
 
     def _take_over(self, incarnation: Incarnation) -> None:
         """Have a new child, which is ready, take the place of the old one."""
         old, self._now, self._next = self._now, incarnation, None
-        if self._bringing_up is not None:
-            self._bringing_up.deadline = inf
-        now = trio.current_time()
-        self.tell(Replaced(now - incarnation.spawned_at))
-        self._publish(State.READY)
+        self._be_patient()
+        was_ready = self.life.state is State.READY
+        self.tell(Replaced(trio.current_time() - incarnation.spawned_at))
+        if was_ready:
+            self._publish(State.READY)
         if old is not None:
             self.shared.nursery.start_soon(self._retire, old)
+
+    def _be_patient(self) -> None:
+        """Whoever was being brought up is the one now: its time is not limited any more."""
+        if self._bringing_up is not None:
+            self._bringing_up.deadline = inf
 
     async def _retire(self, old: Incarnation) -> None:
         """End an old child when it has finished what it was asked."""
         child = old.child
         if child is not None:
-            await self._let_go(_RETIRE_LIMIT)
+            with trio.CancelScope() as scope:
+                self._retiring.add(scope)
+                await self._let_go(_RETIRE_LIMIT)
+            self._retiring.discard(scope)
             child.stop()
 
     def _unstick(self, incarnation: Incarnation) -> None:
         """Restart a child whose own reload does not end; it has had its time, and is not asked long."""
         if incarnation is self._now and incarnation.child is not None and self.life.is_alive:
-            text = "it wanted to reload, and has not let go of its old self: it is restarted"
+            text = "its own reload does not end, or has not brought up a new server: it is restarted"
             self.shared.notice(self._plan.name, "reload-stuck", text)
             self.restart()
             self.shared.nursery.start_soon(self._kill_soon, incarnation.child)
