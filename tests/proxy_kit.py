@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 BACKEND_PORT = 8001
 FRONTEND_PORT = 5173
+# Where a backend listens that has taken over from another one.
+SUCCESSOR_PORT = 8002
 
 
 class _Pipe:
@@ -244,8 +246,10 @@ class Stage:
         self._nursery = nursery
         self._transports: list[Transport] = []
         self._told = trio.lowlevel.ParkingLot()
+        self._states: dict[str, State] = {}
         self._dialled = {
-            port: trio.open_memory_channel[Talker](100) for port in (BACKEND_PORT, FRONTEND_PORT)
+            port: trio.open_memory_channel[Talker](100)
+            for port in (BACKEND_PORT, FRONTEND_PORT, SUCCESSOR_PORT)
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
@@ -285,16 +289,22 @@ class Stage:
         """Wait until the proxy connects to the backend."""
         return await self._dialled[BACKEND_PORT][1].receive()
 
+    async def successor(self) -> Talker:
+        """Wait until the proxy connects to the backend that has taken over."""
+        return await self._dialled[SUCCESSOR_PORT][1].receive()
+
     async def frontend(self) -> Talker:
         """Wait until the proxy connects to the frontend."""
         return await self._dialled[FRONTEND_PORT][1].receive()
 
     def reports(self, process: str, state: State, **more: Any) -> None:
-        """The supervisor reports the state of a process."""
+        """The supervisor reports the state of a process, and what it was before."""
         if state is State.READY:
             more.setdefault("url", f"http://127.0.0.1:{BACKEND_PORT if process == 'api' else FRONTEND_PORT}")
+        previous = self._states.get(process, State.WAITING)
+        self._states[process] = state
         self.proxy.observe(
-            StateChanged(at=trio.current_time(), process=process, state=state, previous=State.WAITING, **more)
+            StateChanged(at=trio.current_time(), process=process, state=state, previous=previous, **more)
         )
 
     def prints(self, process: str, text: str) -> None:
