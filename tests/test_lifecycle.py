@@ -16,6 +16,7 @@ from orchestra.lifecycle import (
     Answered,
     BackedOff,
     Blocked,
+    Broken,
     Ended,
     Exit,
     Go,
@@ -23,6 +24,8 @@ from orchestra.lifecycle import (
     Life,
     NotSpawned,
     Order,
+    Reloading,
+    Replaced,
     RestartAsked,
     Silent,
     Spawned,
@@ -168,6 +171,9 @@ FACTS: list[Fact] = [
     BackedOff(),
     Blocked("waits"),
     Silent("no answer"),
+    Reloading("app.py has changed"),
+    Broken("SyntaxError: invalid syntax"),
+    Replaced(1.0),
     StopAsked(),
     StartAsked(),
     RestartAsked(),
@@ -254,6 +260,87 @@ def test_who_falls_silent_is_unhealthy_until_it_answers() -> None:
     assert step(life, Answered(), 9)[0].ready_after == life.ready_after
     assert step(life, FAILURE, 9)[0].state is State.BACKING_OFF
     assert step(life, RestartAsked(), 9)[1] is Order.STOP
+
+
+def test_a_server_that_reloads_by_itself_starts_again_though_it_lives() -> None:
+    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), seconds_each=2)
+    assert (life.state, order, life.reason, life.restarts) == (State.STARTING, None, "app.py changed", 1)
+    assert life.is_alive
+    assert life.ready_after is None
+    life, order = step(life, Answered(), 9)
+    assert (life.state, order, life.ready_after) == (State.READY, None, 3)
+
+
+def test_a_server_that_is_ill_or_broken_may_reload_and_be_well_again() -> None:
+    ill = (Go(), Spawned(), Answered(), Silent("times out"), Reloading("app.py changed"))
+    broken = (Go(), Spawned(), Broken("SyntaxError"), Reloading("app.py changed"))
+    for facts in (ill, broken):
+        life, order = lived(SERVER, *facts)
+        assert (life.state, order, life.reason) == (State.STARTING, None, "app.py changed")
+        assert step(life, Answered(), 9)[0].state is State.READY
+
+
+def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
+    life, _ = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"))
+    life, order = step(life, FAILURE, 1)
+    assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
+    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), RestartAsked())
+    assert (life.state, order) == (State.STOPPING, Order.STOP)
+
+
+def test_one_that_cannot_come_up_is_unhealthy_and_says_why_until_it_answers() -> None:
+    life, order = lived(SERVER, Go(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2)
+    assert (life.state, order, life.reason) == (State.UNHEALTHY, None, "SyntaxError: invalid syntax")
+    assert (life.is_alive, life.was_ready, life.ready_after) == (True, False, None)
+    life, _ = step(life, Answered(), 9)
+    assert (life.state, life.reason, life.was_ready, life.ready_after) == (State.READY, "", True, 7)
+
+
+def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
+    broken = (Go(), Spawned(), Broken("SyntaxError"))
+    assert lived(SERVER, *broken, StopAsked())[1] is Order.STOP
+    assert lived(SERVER, *broken, RestartAsked())[1] is Order.STOP
+    assert lived(SERVER, *broken, FAILURE)[0].state is State.BACKING_OFF
+    life, _ = lived(SERVER, *broken)
+    assert step(life, Broken("SyntaxError"), 1) == (life, None)
+
+
+def test_only_who_is_starting_can_be_broken() -> None:
+    for facts in (
+        (),
+        (Go(),),
+        (Go(), Spawned(), Answered()),
+        (Go(), Spawned(), Answered(), Silent("times out")),
+        (Go(), Spawned(), StopAsked()),
+        (Go(), Spawned(), FAILURE),
+    ):
+        life, _ = lived(SERVER, *facts)
+        assert step(life, Broken("SyntaxError"), 1) == (life, None)
+
+
+def test_another_child_takes_over_without_anybody_leaving_ready() -> None:
+    life, order = lived(SERVER, Go(), Spawned(), Answered(), Replaced(0.5), seconds_each=2)
+    assert (life.state, order, life.restarts, life.ready_after) == (State.READY, None, 1, 0.5)
+    assert (life.is_alive, life.spawned_at) == (True, 5.5)
+    ill, _ = lived(SERVER, Go(), Spawned(), Answered(), Silent("times out"))
+    life, order = step(ill, Replaced(0.5), 9)
+    assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
+
+
+@pytest.mark.parametrize("fact", [Reloading("app.py changed"), Replaced(0.5)])
+def test_who_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
+    for facts in (
+        (),
+        (Go(),),
+        (Go(), Spawned()),
+        (Go(), Spawned(), StopAsked()),
+        (Go(), Spawned(), FAILURE),
+        (Go(), Spawned(), Ended(Exit(code=127))),
+        (StopAsked(),),
+    ):
+        life, _ = lived(SERVER, *facts)
+        assert step(life, fact, 1) == (life, None)
+    assert lived(PLAIN, Go(), Spawned(), fact) == (lived(PLAIN, Go(), Spawned())[0], None)
 
 
 @pytest.mark.parametrize(("code", "words"), [(127, "not found"), (126, "not executable")])
