@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from orchestra.supervisor import BeforeStop
+
 pytestmark = [pytest.mark.real, linux_only]
 
 # Says who it is, and what has become of it. It comes up when no file says that it may not.
@@ -116,7 +118,9 @@ class Keeping:
 
 
 @asynccontextmanager
-async def kept(folder: Path, script: str = SERVER, **more: Any) -> AsyncIterator[Keeping]:
+async def kept(
+    folder: Path, script: str = SERVER, *, before_stop: BeforeStop | None = None, **more: Any
+) -> AsyncIterator[Keeping]:
     """Run a backend; in the end it is stopped."""
     (folder / "server.py").write_text(script)
     more.setdefault("port", free_port())
@@ -128,7 +132,7 @@ async def kept(folder: Path, script: str = SERVER, **more: Any) -> AsyncIterator
         role=Role.BACKEND,
         **more,
     )
-    supervisor = Supervisor(Plan(processes=(plan,)))
+    supervisor = Supervisor(Plan(processes=(plan,)), before_stop=before_stop)
     watcher = Watcher(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
@@ -276,9 +280,72 @@ async def test_to_stop_at_once_after_a_restart_leaves_nothing(tmp_path: Path, ma
     async with overlapping(tmp_path) as api:
         await api.ready()
         await api.supervisor.restart("api")
+        await trio.testing.wait_all_tasks_blocked()  # it is being spawned
         await api.supervisor.stop()
     assert mark.living() == []
     assert api.states == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
+
+
+async def test_of_two_restarts_at_once_nothing_is_left_of_the_first(tmp_path: Path, mark: Mark) -> None:
+    async with overlapping(tmp_path) as api:
+        await api.ready()
+        await api.supervisor.restart("api")
+        await trio.testing.wait_all_tasks_blocked()  # it is being spawned
+        await api.supervisor.restart("api")
+        await api.ready(restarts=1)
+        await api.says("bye")
+        answering = await api.answered_by()
+        for line in [line for line in api.watcher.output("api") if line.startswith("begins")]:
+            if (pid := int(line.split()[1])) != answering:
+                await until_gone(pid)
+        assert mark.count("server.py") == 1
+    assert mark.living() == []
+
+
+async def test_kill_does_not_wait_for_a_new_child_that_is_stubborn(tmp_path: Path, mark: Mark) -> None:
+    stubborn = SERVER.replace("signal.signal(signal.SIGTERM, bye)", "signal.signal(signal.SIGTERM, print)")
+    async with overlapping(tmp_path, script=stubborn, stop_timeout=1000) as api:
+        await api.ready()
+        (tmp_path / "wait").touch()
+        await api.supervisor.restart("api")
+        await api.begins(2)
+        api.supervisor.kill()
+    assert mark.living() == []
+
+
+async def never(_name: str) -> None:
+    """Go on serving somebody who does not come to an end."""
+    await trio.sleep_forever()
+
+
+async def test_a_new_child_that_dies_is_missed_though_the_old_one_still_serves_somebody(
+    tmp_path: Path, mark: Mark
+) -> None:
+    async with overlapping(tmp_path, before_stop=never) as api:
+        await api.ready()
+        await api.supervisor.restart("api")
+        new = await api.ready(restarts=1)
+        assert new.pid is not None
+        with trio.fail_after(20):
+            os.kill(new.pid, signal.SIGKILL)
+            again = await api.ready(restarts=2)
+            assert again.pid != new.pid
+        api.supervisor.kill()
+    assert mark.living() == []
+
+
+@pytest.mark.parametrize("name", ["api", None])
+async def test_to_stop_does_not_wait_for_whom_the_old_one_still_serves(
+    tmp_path: Path, mark: Mark, name: str | None
+) -> None:
+    async with overlapping(tmp_path, before_stop=never) as api:
+        await api.ready()
+        await api.supervisor.restart("api")
+        await api.ready(restarts=1)
+        with trio.fail_after(20):
+            await api.supervisor.stop(name)
+        assert api.now.state is State.STOPPED
+    assert mark.living() == []
 
 
 async def test_of_two_restarts_in_a_row_the_second_one_counts(tmp_path: Path, mark: Mark) -> None:

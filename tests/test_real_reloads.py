@@ -1,0 +1,119 @@
+"""Backends that reload by themselves and are broken for a while, as people start them, seen by a browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.kit import Answer, Run, free_port, get
+from tests.project_kit import ACTIVATED
+from tests.test_real_projects import DJANGO_URLS, FASTAPI
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
+
+BROKEN = "def broken(:\n"
+NAVIGATES = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+class Project:
+    """A backend whose source can be broken and mended.
+
+    Args:
+        source: What is broken.
+        whole: What it is when it is not.
+        command: Starts the backend.
+    """
+
+    def __init__(self, folder: Path, source: Path, whole: str, command: str) -> None:
+        self.folder = folder
+        self._source = source
+        self._whole = whole
+        source.write_text(whole)
+        # What there is to see is the backend's: nobody asks the frontend, which is elsewhere.
+        (folder / "Procfile").write_text(f"api: {command}\n")
+        settings = f'[proxy]\nbackend = "api"\nfrontend = "http://127.0.0.1:{free_port()}"\n'
+        (folder / "orchestra.toml").write_text(settings)
+
+    def breaks(self) -> None:
+        self._source.write_text(BROKEN)
+
+    def is_mended(self) -> None:
+        self._source.write_text(self._whole + "\n# mended\n")
+
+    def run(self) -> Run:
+        return Run("--listen", "127.0.0.1:0", cwd=self.folder, env=ACTIVATED)
+
+
+@pytest.fixture(params=["uvicorn", "django"])
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    if request.param == "uvicorn":
+        return Project(tmp_path, tmp_path / "app.py", FASTAPI, "uvicorn app:app --reload --port $PORT")
+    command = [sys.executable, "-m", "django", "startproject", "site1", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    serve = "python manage.py runserver 127.0.0.1:$PORT"
+    return Project(tmp_path, tmp_path / "site1" / "urls.py", DJANGO_URLS, serve)
+
+
+def navigate(run: Run) -> Answer:
+    return get(run.url + "/api/hello", headers=NAVIGATES)
+
+
+def is_broken(run: Run, *, since: int = 0) -> dict[str, Any]:
+    """See that it is told why, at once, whoever asks; return how its state was said."""
+    event = run.state("api", "unhealthy", since=since)
+    assert event["reason"].startswith("SyntaxError: "), event
+    assert event["url"] is None
+    page = navigate(run)
+    assert (page.status, page.upstream, page.headers["retry-after"]) == (502, "orchestra", "1")
+    assert "api is unhealthy: SyntaxError: " in page.text
+    assert "def broken(:" in page.text
+    assert '<meta http-equiv="refresh" content="1">' in page.text
+    called = get(run.url + "/api/hello", method="POST", body=b"x", headers={"Accept": "application/json"})
+    assert (called.status, called.headers["content-type"]) == (502, "application/json")
+    for method in ("GET", "POST"):
+        told = run.until(
+            lambda event, method=method: (
+                (event["type"], event.get("method"), event.get("status")) == ("request.finished", method, 502)
+            ),
+            since=since,
+        )
+        assert told["held"] == 0
+    return event
+
+
+def serves(run: Run) -> None:
+    answer = navigate(run)
+    assert (answer.status, answer.upstream) == (200, "backend"), answer
+    assert "world" in answer.text
+
+
+def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project: Project) -> None:
+    with project.run() as run:
+        pid = run.state("api", "ready")["pid"]
+        serves(run)
+        for _ in range(2):
+            since = len(run.events)
+            project.breaks()
+            assert is_broken(run, since=since)["pid"] == pid
+            since = len(run.events)
+            project.is_mended()
+            assert run.state("api", "ready", since=since)["pid"] == pid
+            serves(run)
+        assert run.stop() == 130
+
+
+def test_a_backend_that_is_broken_from_the_first_says_so_until_it_is_mended(project: Project) -> None:
+    project.breaks()
+    with project.run() as run:
+        pid = is_broken(run)["pid"]
+        since = len(run.events)
+        project.is_mended()
+        assert run.state("api", "ready", since=since)["pid"] == pid
+        serves(run)
+        assert run.stop() == 130
