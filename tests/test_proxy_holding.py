@@ -68,7 +68,8 @@ async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
         await backend.hears_reset()
         assert await client.hears(len(LAST_CHUNK)) == LAST_CHUNK
         told = await on.finished()
-        assert (told.outcome, told.duration) == ("complete", pytest.approx(0))
+        assert told.outcome == "complete"
+        assert told.duration == pytest.approx(0)
         assert (await on.closed()).kind == "event-stream"
         # The connection can be used for the next one, which comes at once, and is held.
         await client.says(get(b"/events"))
@@ -164,7 +165,8 @@ async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_onc
         await backend.says(PAGE)
         assert (await answer(client))[1] == b"page"
         told = await on.finished()
-        assert (told.outcome, told.held) == ("complete", pytest.approx(1, abs=0.2))
+        assert told.outcome == "complete"
+        assert told.held == pytest.approx(1, abs=0.2)
         assert on.dials == [BACKEND_PORT] * 2
 
 
@@ -197,7 +199,8 @@ async def test_what_may_not_be_repeated_is_cut_after_two_seconds_is_502_and_sent
         assert header(head, b"retry-after") == b"1"
         assert json.loads(body)["detail"]
         told = await on.finished()
-        assert (told.duration, told.held) == (pytest.approx(2, abs=0.2), 0)
+        assert told.duration == pytest.approx(2, abs=0.2)
+        assert told.held == 0
         on.reports("api", State.READY)
         await trio.sleep(1)
         assert on.dials == [BACKEND_PORT]
@@ -237,7 +240,8 @@ async def test_an_answer_that_is_still_coming_after_two_seconds_breaks_off(
         assert await client.hears(18) == b"4\r\npart\r\n4\r\nmore\r\n"
         await client.hears_reset()
         told = await on.finished()
-        assert (told.outcome, told.duration) == ("upstream-died", pytest.approx(2, abs=0.2))
+        assert told.outcome == "upstream-died"
+        assert told.duration == pytest.approx(2, abs=0.2)
 
 
 async def test_a_question_that_the_new_one_was_asked_is_not_cut_for_the_old_ones_sake(
@@ -309,7 +313,8 @@ async def test_a_client_that_leaves_while_it_is_held_is_said_to_have_gone(
         await trio.sleep(1)
         client.leaves()
         released = await on.told(RequestReleased)
-        assert (released.outcome, released.held) == ("client-gone", pytest.approx(1))
+        assert released.outcome == "client-gone"
+        assert released.held == pytest.approx(1)
         on.reports("api", State.READY)
         await trio.sleep(1)
         assert on.dials == []
@@ -324,7 +329,8 @@ async def test_who_was_held_for_too_long_is_said_to_have_failed(
         await client.says(get())
         assert (await client.hears_head()).startswith(b"HTTP/1.1 502 ")
         released = await on.told(RequestReleased)
-        assert (released.outcome, released.held) == ("failed", pytest.approx(7))
+        assert released.outcome == "failed"
+        assert released.held == pytest.approx(7)
 
 
 async def test_who_need_not_wait_is_not_said_to_have_been_held(
@@ -399,7 +405,8 @@ async def test_who_waits_for_a_backend_that_turns_out_to_be_broken_waits_no_long
         breaks(on)
         assert (await client.hears_head()).startswith(b"HTTP/1.1 502 ")
         released = await on.told(RequestReleased)
-        assert (released.outcome, released.held) == ("failed", pytest.approx(1))
+        assert released.outcome == "failed"
+        assert released.held == pytest.approx(1)
 
 
 async def test_a_backend_that_was_mended_is_asked_again(autojump_clock: trio.testing.MockClock) -> None:
@@ -424,12 +431,15 @@ async def test_a_broken_backend_does_not_take_the_frontend_down(
     async with stage() as on:
         breaks(on)
         client = on.client()
-        for target, fields in ((b"/@vite/client", b""), (b"/src/a.js", b"Sec-Fetch-Dest: script\r\n")):
-            await client.says(get(target, fields))
-            vite = await on.frontend() if target == b"/@vite/client" else vite
-            assert (b" " + target + b" ") in await vite.hears_head()
-            await vite.says(SCRIPT)
-            assert (await answer(client))[1] == b"let a;"
+        await client.says(get(b"/@vite/client"))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+        await client.says(get(b"/src/a.js", b"Sec-Fetch-Dest: script\r\n"))
+        assert b" /src/a.js " in await vite.hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
         assert on.dials == [FRONTEND_PORT]
 
 

@@ -8,7 +8,7 @@ from orchestra.reloading import Trouble, has_started_anew, reloads
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
-    "uvicorn, WatchFiles": "WARNING:  WatchFiles detected changes in 'app.py', 'views/notes.py'. Reloading...",
+    "uvicorn, WatchFiles": "WARNING:  WatchFiles detected changes in 'app.py', 'b.py'. Reloading...",
     "uvicorn-hmr": "Watchfiles detected changes in 'app.py'. Reloading...",
     "Werkzeug": " * Detected change in '/x/app.py', reloading",
     "Django": "/x/views.py changed, reloading.",
@@ -31,7 +31,7 @@ def test_a_server_that_reloads_says_so(line: str) -> None:
         " * Debugger is active!",
         "Watching for file changes with StatReloader",
         "[2026-11-21 16:44:52 +0000] [4711] [INFO] Booting worker with pid: 4712",
-        "INFO:     127.0.0.1:1234 - \"GET /api/reload?changed=1 HTTP/1.1\" 200 OK",
+        'INFO:     127.0.0.1:1234 - "GET /api/reload?changed=1 HTTP/1.1" 200 OK',
         "prices changed, reloading. Done in 3 s",
         "[vite] page reload src/main.js",
         "[vite] (client) hmr update /src/App.vue",
@@ -45,7 +45,12 @@ def test_other_words_are_not_taken_for_a_reload(line: str) -> None:
 
 def test_a_new_server_introduces_itself() -> None:
     assert has_started_anew("INFO:     Started server process [4711]")
-    for line in ("INFO:     Started reloader process [4711] using StatReload", "Started", "Started server", ""):
+    for line in (
+        "INFO:     Started reloader process [4711] using StatReload",
+        "Started",
+        "Started server",
+        "",
+    ):
         assert not has_started_anew(line)
     assert not has_started_anew("INFO:     Finished server process [4711]")
 

@@ -441,8 +441,7 @@ def serve():
         asking, _ = listener.accept()
         asking.recv(65536)
         body = str(os.getpid()).encode()
-        asking.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body))
-        asking.sendall(body)
+        asking.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + body)
         asking.close()
 
 if HOW != "workers":
