@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,11 +43,31 @@ class Project:
         settings = f'[proxy]\nbackend = "api"\nfrontend = "http://127.0.0.1:{free_port()}"\n'
         (folder / "orchestra.toml").write_text(settings)
 
-    def breaks(self) -> None:
-        self._source.write_text(BROKEN)
+    def breaks(self, run: Run | None = None) -> None:
+        self._save(BROKEN, run)
 
-    def is_mended(self) -> None:
-        self._source.write_text(self._whole + "\n# mended\n")
+    def is_mended(self, run: Run) -> None:
+        self._save(self._whole + "\n# mended\n", run)
+
+    def _save(self, text: str, run: Run | None) -> None:
+        """Save the source until it is noticed: Django overlooks what is saved before it has looked once."""
+        since = len(run.events) if run is not None else 0
+        self._source.write_text(text)
+        if run is None:
+            return
+        is_noticed = threading.Event()
+
+        def save_again() -> None:
+            while not is_noticed.wait(3):
+                self._source.touch()
+
+        again = threading.Thread(target=save_again)
+        again.start()
+        try:
+            run.line("api", "eloading", since=since)
+        finally:
+            is_noticed.set()
+            again.join()
 
     def run(self) -> Run:
         return Run("--listen", "127.0.0.1:0", cwd=self.folder, env=ACTIVATED)
@@ -96,10 +117,10 @@ def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project:
         serves(run)
         for _ in range(2):
             since = len(run.events)
-            project.breaks()
+            project.breaks(run)
             assert is_broken(run, since=since)["pid"] == pid
             since = len(run.events)
-            project.is_mended()
+            project.is_mended(run)
             assert run.state("api", "ready", since=since)["pid"] == pid
             serves(run)
         assert run.stop() == 130
@@ -110,7 +131,7 @@ def test_a_backend_that_is_broken_from_the_first_says_so_until_it_is_mended(proj
     with project.run() as run:
         pid = is_broken(run)["pid"]
         since = len(run.events)
-        project.is_mended()
+        project.is_mended(run)
         assert run.state("api", "ready", since=since)["pid"] == pid
         serves(run)
         assert run.stop() == 130
