@@ -212,7 +212,7 @@ class Incarnation:
     def last_words(self) -> str:
         """Give the line that explains best why it did not come up; empty if there is none."""
         in_use = next(filter(IN_USE.search, reversed(self._tail)), "")
-        return in_use or self._trouble.error or (self._tail[-1] if self._tail else "")
+        return in_use or self._trouble.last or (self._tail[-1] if self._tail else "")
 
     def _reload(self, reason: str, *, is_announced: bool = True) -> None:
         """Begin anew, as the child does."""

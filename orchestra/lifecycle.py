@@ -295,10 +295,8 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _enter(anew, State.STARTING, reason=reason), None
         case Broken(reason) if state is State.STARTING and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason), None
-        case Replaced(took) if state in (State.STARTING, State.READY, State.UNHEALTHY):
-            anew = replace(
-                life, is_alive=True, spawned_at=now - took, ready_after=took, restarts=life.restarts + 1
-            )
+        case Replaced(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
+            anew = replace(life, spawned_at=now - took, ready_after=took, restarts=life.restarts + 1)
             return (anew if state is State.READY else _enter(anew, State.READY)), None
         case Silent(missing) if state is State.READY:
             return _enter(life, State.UNHEALTHY, reason=missing), None

@@ -52,13 +52,15 @@ class Trouble:
 
     Attributes:
         error: The last line of the last traceback, if nothing was written after it.
+        last: The last line of the last traceback, whatever was written after it.
     """
 
-    __slots__ = ("_is_in_traceback", "error")
+    __slots__ = ("_is_in_traceback", "error", "last")
 
     def __init__(self) -> None:
         self._is_in_traceback = False
         self.error = ""
+        self.last = ""
 
     def __repr__(self) -> str:
         return f"<Trouble: {self.error or 'none'}>"
@@ -70,10 +72,10 @@ class Trouble:
                 self.error = ""
             self._is_in_traceback = _TRACEBACK.search(line) is not None
         elif _EXCEPTION.fullmatch(line):
-            self.error = line
+            self.error = self.last = line
             self._is_in_traceback = False
 
     def clear(self) -> None:
         """Begin anew."""
         self._is_in_traceback = False
-        self.error = ""
+        self.error = self.last = ""

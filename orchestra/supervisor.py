@@ -908,6 +908,7 @@ class _Keeper:
         """Run a new child beside the old one; if it does not come up, the old one goes on."""
         if incarnation is not self._next:
             return  # stopped before it was begun
+        fact: Fact | None = None
         with trio.CancelScope() as patience:
             self._bringing_up = patience
             patience.deadline = trio.current_time() + self._plan.ready_timeout
@@ -917,12 +918,15 @@ class _Keeper:
         self._next = None
         if isinstance(fact, Ended):
             why = str(fact.exit)
-        elif isinstance(fact, NotSpawned) and not patience.cancelled_caught:
+        elif isinstance(fact, NotSpawned):
             why = fact.error
+        elif trio.current_time() >= patience.deadline:
+            why = f"it is not ready after {self._plan.ready_timeout:g} s: {incarnation.missing()}"
         else:
-            why = incarnation.missing()
+            why = "it is broken"
         said = incarnation.last_words()
-        text = f"the new version does not come up: {why}{f': {said}' if said else ''}; the old one goes on"
+        why += f": {said}" if said else ""
+        text = f"the new version does not come up: {why}; the old one goes on serving"
         hint = "Its command has to listen on $PORT." if IN_USE.search(said) else ""
         self.shared.notice(self._plan.name, "overlap-failed", text, hint)
 

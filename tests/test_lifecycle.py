@@ -327,12 +327,16 @@ def test_another_child_takes_over_without_anybody_leaving_ready() -> None:
     assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
 
 
+def test_who_takes_over_from_one_that_reloads_is_ready() -> None:
+    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), Replaced(0.5))
+    assert (life.state, order, life.ready_after) == (State.READY, None, 0.5)
+
+
 @pytest.mark.parametrize("fact", [Reloading("app.py changed"), Replaced(0.5)])
 def test_who_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
     for facts in (
         (),
         (Go(),),
-        (Go(), Spawned()),
         (Go(), Spawned(), StopAsked()),
         (Go(), Spawned(), FAILURE),
         (Go(), Spawned(), Ended(Exit(code=127))),
