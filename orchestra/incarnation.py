@@ -26,7 +26,7 @@ from orchestra.config.plan import Role
 from orchestra.lifecycle import Answered, Broken, Ended, NotSpawned, Reloading, Silent, Spawned
 from orchestra.process import SpawnError
 from orchestra.readiness import Readiness
-from orchestra.reloading import Trouble, has_started_anew, reloader, reloads
+from orchestra.reloading import Trouble, has_started_anew, reloader, reloads, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -131,6 +131,7 @@ class Incarnation:
         self._last_line_at = 0.0
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._reloader: int | None = None
+        self._watches = "hmr" in plan.command
         self._is_unannounced = False
         self._has_started_anew = False
         self._attending: trio.CancelScope | None = None
@@ -203,7 +204,10 @@ class Incarnation:
         self._last_line_at = trio.current_time()
         for line in lines:
             if reloads(line):
+                self._watches = True
                 self._reload(line.strip())
+            elif not self._watches and watches(line):
+                self._watches = True
             elif has_started_anew(line):
                 self._has_started_anew = True
             self._reloader = reloader(line) or self._reloader
@@ -288,6 +292,8 @@ class Incarnation:
         while True:
             await trio.sleep(_SPEECHLESS / 3)
             if trio.current_time() - max(begun, self._last_line_at) < _SPEECHLESS:
+                continue
+            if not self._watches:
                 continue
             error = self._trouble.error
             if self._reloader is not None:

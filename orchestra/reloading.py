@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Trouble", "has_started_anew", "reloader", "reloads"]
+__all__ = ["Trouble", "has_started_anew", "reloader", "reloads", "watches"]
 
 # uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
 # server); Django; gunicorn.
@@ -24,6 +24,8 @@ _RELOADS = re.compile(
 )
 # What only a new server says; the old one has closed its sockets by then.
 _STARTED_ANEW = re.compile(r"Started server process \[\d+\]")
+# uvicorn, Werkzeug, Django. Whoever does not watch ends with its program, and needs no diagnosis.
+_WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")
 # Who starts the servers, and outlives them.
 _RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
@@ -40,6 +42,11 @@ def reloader(line: str) -> int | None:
     """Return the pid of who starts the servers that reload, if `line` tells it (uvicorn and who uses it)."""
     found = _RELOADER.search(line) if "eloader" in line else None
     return int(found[1]) if found else None
+
+
+def watches(line: str) -> bool:
+    """Whether a server says by `line` that it watches its files, and so outlives a broken program."""
+    return _WATCHES.search(line) is not None
 
 
 def has_started_anew(line: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.reloading import Trouble, has_started_anew, reloads
+from orchestra.reloading import Trouble, has_started_anew, reloader, reloads, watches
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -179,3 +179,32 @@ def test_trouble_can_begin_anew() -> None:
     begun.clear()
     begun.see("SyntaxError: invalid syntax")
     assert begun.error == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("INFO:     Will watch for changes in these directories: ['/x']", True),
+        (" * Restarting with stat", True),
+        (" * Restarting with watchdog (inotify)", True),
+        ("Watching for file changes with StatReloader", True),
+        ("INFO:     Started server process [12]", False),
+        ("Restarting the universe", False),
+    ],
+)
+def test_who_watches_its_files_outlives_a_broken_program(line: str, *, expected: bool) -> None:
+    assert watches(line) is expected
+
+
+def test_who_starts_the_servers_is_told() -> None:
+    assert reloader("INFO:     Started reloader process [4711] using WatchFiles") == 4711
+    assert reloader("INFO:     Started server process [4711]") is None
+
+
+def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:
+    trouble = Trouble()
+    for line in ("Traceback (most recent call last):", "socket.gaierror: [Errno -2] no such name", "bye"):
+        trouble.see(line)
+    assert (trouble.error, trouble.last) == ("", "socket.gaierror: [Errno -2] no such name")
+    trouble.clear()
+    assert trouble.last == ""

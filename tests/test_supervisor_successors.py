@@ -52,7 +52,7 @@ signal.signal(signal.SIGTERM, bye)
 helper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 print("begins", os.getpid(), helper.pid, flush=True)
 if pathlib.Path("broken").exists():
-    sys.exit("SyntaxError: it is broken")
+    sys.exit("Traceback (most recent call last):\\nSyntaxError: it is broken")
 while pathlib.Path("wait").exists():
     time.sleep(0.01)
 address = ("127.0.0.1", int(os.environ["PORT"]))
@@ -535,6 +535,7 @@ async def test_who_speaks_of_a_reload_and_goes_on_answering_is_ready_again(
 BROKEN = """
 import http.server, os, pathlib, time
 
+print("Watching for file changes with StatReloader", flush=True)
 print("Traceback (most recent call last):\\n  File \\"app.py\\", line 1\\n    def x(:", flush=True)
 print("SyntaxError: invalid syntax", flush=True)
 while not pathlib.Path("mended").exists():
@@ -558,12 +559,19 @@ async def test_one_that_lives_and_cannot_be_imported_is_unhealthy_until_it_is_me
     assert mark.living() == []
 
 
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        pytest.param("Traceback", "Tracks", id="no traceback"),
+        pytest.param("Watching for file changes", "Looking around", id="it would end with its program"),
+    ],
+)
 async def test_one_that_does_not_come_up_for_another_reason_is_not_called_broken(
-    tmp_path: Path, mark: Mark
+    said: str, instead: str, tmp_path: Path, mark: Mark
 ) -> None:
-    quiet = BROKEN.replace("SyntaxError: invalid syntax", "goes on").replace("Traceback", "Tracks")
+    quiet = BROKEN.replace("SyntaxError: invalid syntax", "goes: on").replace(said, instead)
     async with kept(tmp_path, quiet) as api:
-        await api.says("goes on")
+        await api.says("goes: on")
         await trio.sleep(1.5)
         (tmp_path / "mended").touch()
         await api.ready()
