@@ -19,7 +19,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Entry", "family", "is_still_there", "take", "tree"]
+__all__ = ["Entry", "family", "is_still_there", "is_suspended", "take", "tree"]
 
 # A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
 _ROUNDS = 100
@@ -83,6 +83,15 @@ def is_still_there(entry: Entry) -> bool:
         return now is not None and now.started == entry.started and not now.is_zombie
     try:
         return psutil.Process(entry.pid).create_time() == entry.started
+    except psutil.Error:
+        return False
+
+
+def is_suspended(entry: Entry) -> bool:
+    """Whether this very process has been stopped by a signal, and waits for SIGCONT; no debugger's doing."""
+    try:
+        process = psutil.Process(entry.pid)
+        return process.status() == psutil.STATUS_STOPPED and is_still_there(entry)
     except psutil.Error:
         return False
 

@@ -100,7 +100,17 @@ class Refusal:
 class _Life:
     """What has been reported of one process."""
 
-    __slots__ = ("died_early", "is_ready_now", "reason", "since", "state", "tail", "url")
+    __slots__ = (
+        "died_early",
+        "has_been_ready",
+        "has_been_ready",
+        "is_ready_now",
+        "reason",
+        "since",
+        "state",
+        "tail",
+        "url",
+    )
 
     def __init__(self) -> None:
         self.state: State | None = None
@@ -109,12 +119,14 @@ class _Life:
         self.reason = ""
         self.died_early = False
         self.is_ready_now = False
+        self.has_been_ready = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def apply(self, event: StateChanged) -> None:
         if event.state is not self.state:
             self.since = event.at
         self.state, self.reason = event.state, event.reason
+        self.has_been_ready = event.ready_after is not None
         self.url = event.url or (f"http://127.0.0.1:{event.port}" if event.port else None)
         match event.state:
             case State.READY:
@@ -130,8 +142,9 @@ class _Life:
     def standing(self) -> Standing:
         found = standing(self.state, died_early=self.died_early)
         if found is Standing.READY and self.url is None:
-            # One that lives and listens nowhere is broken, and somebody has to mend it first.
-            return Standing.FAIL if self.state is State.UNHEALTHY else Standing.HOLD
+            # One that lives and was never ready is broken, and somebody has to mend it first.
+            is_broken = self.state is State.UNHEALTHY and not self.has_been_ready
+            return Standing.FAIL if is_broken else Standing.HOLD
         return found
 
     def is_hopeless(self, now: float, absent_after: float) -> bool:

@@ -114,7 +114,7 @@ class Proxy:
             self._relay.forget_assets()
         if isinstance(event, StateChanged) and event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
-        if isinstance(event, StateChanged) and _reloads(event) and self._nursery is not None:
+        if isinstance(event, StateChanged) and _is_gone_for_now(event) and self._nursery is not None:
             self._nursery.start_soon(self._let_go, event.process)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -201,7 +201,7 @@ class Proxy:
             await self._relay.departures.park()
 
     async def _let_go(self, process: str) -> None:
-        """Let go of a process that reloads by itself: it waits for all whom it still serves."""
+        """Let go of a process that reloads by itself, and waits for all whom it still serves."""
         late = self._asked_of(process)
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
@@ -295,9 +295,11 @@ class Proxy:
             upstream.sweep(now)
 
 
-def _reloads(event: StateChanged) -> bool:
-    """Whether a process that was ready makes itself ready anew."""
-    return event.state is State.STARTING and event.previous in (State.READY, State.UNHEALTHY)
+def _is_gone_for_now(event: StateChanged) -> bool:
+    """Whether a process that was ready makes itself ready anew, or is suspended."""
+    was_ready = event.previous in (State.READY, State.UNHEALTHY) and event.state is not event.previous
+    is_suspended = event.state is State.UNHEALTHY and event.url is None
+    return was_ready and (event.state is State.STARTING or is_suspended)
 
 
 class _Connection:
