@@ -214,7 +214,11 @@ def test_the_end_says_its_reason() -> None:
         (replace(READY, state=State.COMPLETED), "vite completed"),
         (replace(READY, state=State.RUNNING), "vite runs (pid 7)"),
         (replace(READY, state=State.INSTALLING, reason="npm ci"), "vite is being installed: npm ci"),
-        (replace(READY, state=State.UNHEALTHY), "vite does not answer any more"),
+        (
+            replace(READY, state=State.UNHEALTHY, previous=State.READY),
+            "vite does not answer any more",
+        ),
+        (replace(READY, state=State.UNHEALTHY, reason="oh"), "vite does not come up: oh"),
         (replace(READY, state=State.STOPPING), "vite is being stopped"),
         (replace(READY, state=State.STOPPED), "vite stopped"),
         (replace(READY, state=State.WAITING), ""),
