@@ -15,7 +15,6 @@ Never here: states and what follows from them (`lifecycle.py`), other processes 
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +25,7 @@ from orchestra.config.plan import Role
 from orchestra.lifecycle import Answered, Broken, Ended, NotSpawned, Reloading, Silent, Spawned
 from orchestra.process import SpawnError
 from orchestra.readiness import Readiness
-from orchestra.reloading import Trouble, has_started_anew, reloader, reloads, watches
+from orchestra.reloading import IN_USE, Trouble, has_started_anew, reloader, reloads, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from orchestra.ports import Scout
     from orchestra.process import Child, OnOutput, Window
 
-__all__ = ["IN_USE", "Incarnation", "Surroundings"]
+__all__ = ["Incarnation", "Surroundings"]
 
 # How often somebody who is ready is asked whether it still is, and how often in a row it may fail to be.
 _HEALTH_PAUSE = 2.0
@@ -55,8 +54,6 @@ _LAST_MOMENT = 0.3
 _SPEECHLESS = 0.7
 # What is kept of what it says.
 _TAIL = 20
-# What servers say when a port is taken: Python's, Node's, and most others'.
-IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 # One quick question; whoever is stuck does not answer it.
 _QUICK_ANSWER = 1.0
 

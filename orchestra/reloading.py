@@ -1,4 +1,4 @@
-"""What a server's own output tells: that it reloads by itself, and that its program is broken.
+"""What a server's own output tells: that it reloads, that its program is broken, that its port is taken.
 
 The development servers of Python watch their files themselves. The process that we started then lives on,
 and only its output says at once that it is about to change: requests that arrive from then on can wait, and
@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Trouble", "has_started_anew", "reloader", "reloads", "watches"]
+__all__ = ["IN_USE", "Trouble", "has_started_anew", "reloader", "reloads", "watches"]
+
+IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
+"""What servers say when a port is taken: Python's, Node's, and most others'."""
 
 # uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
 # server); Django; gunicorn.

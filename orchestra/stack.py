@@ -24,8 +24,8 @@ from orchestra.config.plan import AnyOf, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
-from orchestra.incarnation import IN_USE
 from orchestra.lifecycle import culprit, run_exit_code
+from orchestra.reloading import IN_USE
 from orchestra.supervisor import Supervisor
 from orchestra.version import __version__
 

@@ -32,7 +32,7 @@ from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, State
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.guard import guarded
-from orchestra.incarnation import IN_USE, Incarnation
+from orchestra.incarnation import Incarnation
 from orchestra.lifecycle import (
     Answered,
     BackedOff,
@@ -56,6 +56,7 @@ from orchestra.lifecycle import (
 from orchestra.logfile import LogFile
 from orchestra.output import without_colours
 from orchestra.process import SpawnError, Window, run_child
+from orchestra.reloading import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence

@@ -103,7 +103,6 @@ class _Life:
     __slots__ = (
         "died_early",
         "has_been_ready",
-        "has_been_ready",
         "is_ready_now",
         "reason",
         "since",

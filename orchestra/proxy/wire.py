@@ -89,7 +89,6 @@ class ClientSide:
         self._h11 = h11.Connection(h11.SERVER)
         self._chunks: ChunkJudge | None = None
         self._hop_by_hop: frozenset[bytes] = frozenset()
-        self._has_swallowed = False
         self._is_body_read = True
         self._has_trailers = False
 
@@ -106,11 +105,11 @@ class ClientSide:
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
         """
-        self._has_swallowed = False
+        has_swallowed = False
         while True:
-            if not self._has_swallowed and self._buffer.startswith(b"\r\n"):
+            if not has_swallowed and self._buffer.startswith(b"\r\n"):
                 del self._buffer[:2]
-                self._has_swallowed = True
+                has_swallowed = True
             if self._buffer and self._buffer != b"\r":
                 return True
             try:
@@ -148,8 +147,10 @@ class ClientSide:
         head = judge_request(raw)
         self._feed(raw)
         self._next_from_h11()
-        self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked else None
-        self._hop_by_hop = named_by_connection(head.headers)
+        self._chunks = None
+        if head.is_chunked:
+            self._chunks = ChunkJudge(max_line=self._max_head)
+            self._hop_by_hop = named_by_connection(head.headers)
         if head.has_body:
             self._feed(bytes(self._buffer))
             self._buffer.clear()
@@ -352,8 +353,10 @@ class UpstreamSide:
             # Servers have been seen to send a stream's body to HEAD, and to answer nobody else until its end.
             self._may_stream_on = self._method == b"HEAD" and head.length is None
             has_body = not is_bodiless(self._method, head.status)
-            self._chunks = ChunkJudge(max_line=self._max_head) if head.is_chunked and has_body else None
-            self._hop_by_hop = named_by_connection(head.headers)
+            self._chunks = None
+            if head.is_chunked and has_body:
+                self._chunks = ChunkJudge(max_line=self._max_head)
+                self._hop_by_hop = named_by_connection(head.headers)
             if self._buffer and has_body:
                 self._feed(bytes(self._buffer))
                 self._buffer.clear()
