@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestra.config.plan import ProcessPlan
-    from orchestra.lifecycle import Exit, Fact
+    from orchestra.events import Exit
+    from orchestra.lifecycle import Fact
     from orchestra.ports import Scout
     from orchestra.process import Child, OnOutput, Window
 

@@ -34,7 +34,7 @@ import trio
 
 from orchestra import census
 from orchestra.errors import OrchestraError
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 from orchestra.output import LineSplitter
 
 if TYPE_CHECKING:

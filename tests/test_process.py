@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from orchestra import census
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 from orchestra.process import SpawnError, run_child
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from orchestra import Plan, ProcessPlan, Restart, State, Supervisor, lifecycle
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 from orchestra.process import SpawnError, Window, run_child
 from tests.process_kit import linux_only, open_files
 
