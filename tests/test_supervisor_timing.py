@@ -11,10 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, probe, readiness, supervisor
+from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, supervisor
+from orchestra.child import probe, readiness
+from orchestra.child.sockets import Listening, SocketScanner
 from orchestra.events import Notice, StateChanged
 from orchestra.lifecycle import Exit
-from orchestra.ports import Listening, Scout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -119,7 +120,7 @@ async def _unguarded(_run_id: str) -> AsyncIterator[_Guard]:
     yield _Guard()
 
 
-class _Scout(Scout):
+class _Scout(SocketScanner):
     """Looks at a world, at once."""
 
     world: World
@@ -147,7 +148,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     for kind in ("http_answer", "tcp_answer", "exec_answer"):
         monkeypatch.setattr(probe, kind, made.answer)
     monkeypatch.setattr(_Scout, "world", made, raising=False)
-    monkeypatch.setattr("orchestra.ports.Scout", _Scout)
+    monkeypatch.setattr("orchestra.child.sockets.SocketScanner", _Scout)
     return made
 
 

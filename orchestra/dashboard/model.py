@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
+from orchestra.child.lines import without_colours
 from orchestra.events import (
     Notice,
     OutputLine,
@@ -33,7 +34,6 @@ from orchestra.events import (
     StreamOpened,
     UpstreamSwitched,
 )
-from orchestra.output import without_colours
 
 if TYPE_CHECKING:
     from orchestra.events import Event

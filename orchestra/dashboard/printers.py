@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import trio
 
+from orchestra.child.lines import without_colours
 from orchestra.dashboard.descriptor import is_hung_up, tells_hangup, write_some
 from orchestra.dashboard.model import OURSELVES, colour_number, is_blank, sentence
 from orchestra.errors import OrchestraError
@@ -40,7 +41,6 @@ from orchestra.events import (
     StreamOpened,
     UpstreamSwitched,
 )
-from orchestra.output import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
