@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, Self, assert_never
 
 import trio
 
-from orchestra import config, ports
+from orchestra import config
+from orchestra.child import sockets
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess
 from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
 from orchestra.feed import LIMIT, feed
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.faults import Faults
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
-    from orchestra.process import Window
     from orchestra.proxy.server import Proxy
     from orchestra.supervisor import Sink
 
@@ -79,8 +80,8 @@ def load(
         left_out=left_out,
         overrides=overrides,
         scripts=sysconfig.get_path("scripts"),
-        is_free=ports.is_free,
-        holder=ports.holder,
+        is_free=sockets.is_free,
+        holder=sockets.holder,
         faults=faults,
     )
 
@@ -223,7 +224,7 @@ class Stack:
 
     async def _run(self, task_status: trio.TaskStatus[Self], cancelled: trio.Event) -> None:
         plan = self.plan.proxy
-        listeners = ports.bind(plan.host, plan.port) if plan else []
+        listeners = sockets.bind(plan.host, plan.port) if plan else []
         self._begin(listeners)
         self._bus.subscribe(self._look_for_culprit)
         self._bus.subscribe(self._look_for_clash)
@@ -291,7 +292,7 @@ class Stack:
     def _begin(self, listeners: Sequence[socket.socket]) -> None:
         if self.plan.proxy is not None:
             self._port = listeners[0].getsockname()[1]
-            self.url = ports.Listening(self.plan.proxy.host, self._port).url
+            self.url = sockets.Listening(self.plan.proxy.host, self._port).url
         started = RunStarted(
             version=__version__,
             pid=os.getpid(),
@@ -337,7 +338,7 @@ def _who_is_who(proxy: ProxyPlan) -> str:
             case FromProcess(name=name):
                 who = name
             case AtUrl():
-                who = ports.Listening(upstream.host, upstream.port).url
+                who = sockets.Listening(upstream.host, upstream.port).url
             case AnyOf(names=names):
                 who = " or ".join(names)
             case _:

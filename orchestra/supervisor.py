@@ -24,7 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 import trio
 from msgspec import structs
 
-from orchestra import ports
+from orchestra.child import sockets
+from orchestra.child.guard import guarded
+from orchestra.child.lines import without_colours
+from orchestra.child.logfile import LogFile
+from orchestra.child.spawn import SpawnError, Window, run_child
 from orchestra.config.graph import circle, stop_levels
 from orchestra.config.plan import Condition
 from orchestra.config.readiness import FORMS, parse_checks
@@ -32,7 +36,6 @@ from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, OutputLine, OutputPaused, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
-from orchestra.guard import guarded
 from orchestra.incarnation import Incarnation
 from orchestra.lifecycle import (
     Answered,
@@ -54,19 +57,16 @@ from orchestra.lifecycle import (
     StopAsked,
     step,
 )
-from orchestra.logfile import LogFile
-from orchestra.output import without_colours
-from orchestra.process import SpawnError, Window, run_child
 from orchestra.reloading import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from orchestra.child.guard import Guard
+    from orchestra.child.spawn import Child
     from orchestra.config.plan import Dependency, Install, Plan, ProcessPlan
     from orchestra.events import Event, Exit, Observer, StreamName
-    from orchestra.guard import Guard
     from orchestra.lifecycle import Fact
-    from orchestra.process import Child
 
 __all__ = ["BeforeStop", "Sink", "Supervisor"]
 
@@ -319,7 +319,7 @@ class Supervisor:
         async with trio.open_nursery() as watchers:
             watchers.start_soon(self._stop_when, cancelled)
             watchers.start_soon(self._stop_when, self._stop_asked)
-            watchers.start_soon(self._shared.scout.run)
+            watchers.start_soon(self._shared.scanner.run)
             watchers.start_soon(self._end_when_over)
             async with (
                 guarded(self._shared.run_id) as guard,
@@ -419,7 +419,7 @@ class _Shared:
         self.guard: Guard | None = None
         self.terminal: str | None = None
         self.run_id = secrets.token_hex(8)
-        self.scout = ports.Scout()
+        self.scanner = sockets.SocketScanner()
         self.changed = trio.Event()
         self.ends: list[Life] = []
         self.installations: dict[Install, _Installation] = {}
@@ -903,7 +903,7 @@ class _Keeper:
             return False
         if self._next is not None and self._next.child is not None:
             self._next.child.kill()  # what it runs is old already
-        port = ports.another(self._plan.port, besides=self._now.port)
+        port = sockets.another(self._plan.port, besides=self._now.port)
         self._next = self._incarnate(port)
         self.shared.nursery.start_soon(self._bring_up, self._next)
         return True

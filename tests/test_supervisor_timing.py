@@ -12,9 +12,10 @@ import trio
 import trio.testing
 from msgspec import structs
 
-from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, probe, readiness, supervisor
+from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, supervisor
+from orchestra.child import probe, readiness
+from orchestra.child.sockets import Listening, SocketScanner
 from orchestra.events import Exit, Notice, StateChanged
-from orchestra.ports import Listening, Scout
 from tests.events_kit import trio_clock
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ async def _unguarded(_run_id: str) -> AsyncIterator[_Guard]:
     yield _Guard()
 
 
-class _Scout(Scout):
+class _Scout(SocketScanner):
     """Looks at a world, at once."""
 
     world: World
@@ -151,7 +152,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     for kind in ("http_answer", "tcp_answer", "exec_answer"):
         monkeypatch.setattr(probe, kind, made.answer)
     monkeypatch.setattr(_Scout, "world", made, raising=False)
-    monkeypatch.setattr("orchestra.ports.Scout", _Scout)
+    monkeypatch.setattr("orchestra.child.sockets.SocketScanner", _Scout)
     return made
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from msgspec import structs
 
+from orchestra.child.lines import without_colours
 from orchestra.events import (
     Notice,
     OutputLine,
@@ -35,7 +36,6 @@ from orchestra.events import (
     StreamOpened,
     UpstreamSwitched,
 )
-from orchestra.output import without_colours
 
 if TYPE_CHECKING:
     from orchestra.events import Event

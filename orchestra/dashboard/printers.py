@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from msgspec import structs
 
+from orchestra.child.lines import without_colours
 from orchestra.dashboard.descriptor import is_hung_up, tells_hangup, write_some
 from orchestra.dashboard.model import OURSELVES, colour_number, is_blank, sentence
 from orchestra.errors import OrchestraError
 from orchestra.events import OutputLine, OutputPaused, encode
-from orchestra.output import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

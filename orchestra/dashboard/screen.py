@@ -34,9 +34,9 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 
+from orchestra.child.guardian import LEAVE_SCREEN
 from orchestra.dashboard.descriptor import is_writable, write_some
 from orchestra.dashboard.view import Dashboard, Farewell
-from orchestra.guardian import LEAVE_SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

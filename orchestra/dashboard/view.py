@@ -31,6 +31,7 @@ from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from orchestra.child.lines import clean
 from orchestra.dashboard.model import (
     OURSELVES,
     Model,
@@ -49,7 +50,6 @@ from orchestra.events import (
     StateChanged,
     StreamOpened,
 )
-from orchestra.output import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
