@@ -399,7 +399,7 @@ async def test_trailers_that_smuggle_are_400(trailer: bytes, autojump_clock: tri
         await backend.hears_until(b"1\r\na\r\n")
         await client.says(b"0\r\n" + trailer + b"\r\n\r\n")
         assert (await client.hears_head()).startswith(b"HTTP/1.1 400 ")
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_an_answer_that_ends_with_its_connection_is_chunked_for_http_1_1(
@@ -586,7 +586,7 @@ async def test_events_are_passed_on_one_by_one(autojump_clock: trio.testing.Mock
             await backend.says(event)
             assert await client.hears(len(event)) == event
         client.leaves()
-        await backend.hears_reset()
+        await backend.hears_end()
         closed = await on.closed()
         assert (closed.id, closed.kind, closed.code, closed.bytes_out) == (
             opened.id,
@@ -609,7 +609,7 @@ async def test_a_client_that_leaves_while_it_waits_takes_its_request_along(
         backend = await on.backend()
         await backend.hears_head()
         client.leaves()
-        await backend.hears_reset()
+        await backend.hears_end()
         told = await on.finished()
         assert (told.status, told.outcome, told.first_byte) == (None, "client-gone", None)
 
@@ -742,7 +742,7 @@ async def test_an_ambiguous_answer_is_502(said: bytes, autojump_clock: trio.test
         await backend.hears_head()
         await backend.says(said)
         assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
@@ -754,7 +754,7 @@ async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
         backend = await on.backend()
         await backend.hears_head()
         await client.says(b"zz\r\n")
-        await backend.hears_reset()
+        await backend.hears_end()
         head, _ = await answer(client)
         assert head.startswith(b"HTTP/1.1 400 ")
         assert await client.hears_end() == b""
@@ -1187,8 +1187,8 @@ async def test_what_vite_has_no_more_is_forgotten(
 
 
 def test_a_memo_is_bounded() -> None:
-    from orchestra.proxy.memo import Memo
-    from orchestra.proxy.message import judge_request
+    from orchestra.proxy.head import judge_request
+    from orchestra.proxy.route import Memo
 
     heads = [judge_request(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number) for number in range(4)]
     memo = Memo(3)

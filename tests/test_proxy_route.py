@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.events import State
-from orchestra.proxy.message import RequestHead, ResponseHead
+from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.route import (
     Route,
     Standing,
@@ -26,7 +26,7 @@ from orchestra.proxy.route import (
 )
 
 if TYPE_CHECKING:
-    from orchestra.proxy.message import Headers
+    from orchestra.proxy.head import Headers
 
 PLAN = ProxyPlan(
     backend=FromProcess(name="api"),
@@ -51,7 +51,7 @@ AXIOS: Headers = [(b"Accept", b"application/json, text/plain, */*")]
 def head(
     target: bytes, headers: Headers | None = None, method: bytes = b"GET", length: int | None = None
 ) -> RequestHead:
-    return RequestHead(method, target, headers or [], length=length)
+    return RequestHead.of(method, target, headers or [], length=length)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_who_navigates(request_head: RequestHead, *, expected: bool) -> None:
 
 
 def test_an_http_1_0_client_cannot_upgrade() -> None:
-    assert not is_websocket(RequestHead(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
+    assert not is_websocket(RequestHead.of(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
 
 
 @pytest.mark.parametrize("dest", [b"script", b"style", b"font", b"image", b"worker", b"manifest"])
@@ -200,18 +200,18 @@ NAVIGATION = Route(first="backend", reason="", may_fall_back=True, is_navigation
 @pytest.mark.parametrize(
     ("route", "answer", "verdict"),
     [
-        (FALLS, ResponseHead(200, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, JSON), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(404, JSON), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(410, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(405, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(500, HTML), Verdict.ANSWER),
-        (STAYS, ResponseHead(404, JSON), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"x-orchestra-final", b"1")]), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"X-Orchestra-Final", b"0")]), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(404, JSON, length=262144), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(404, JSON, length=262145), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"Content-Type", b"text/event-stream")]), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(200, HTML), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(404, JSON), Verdict.PASS_OVER),
+        (NAVIGATION, ResponseHead.of(404, JSON), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(410, HTML), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(405, HTML), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(500, HTML), Verdict.ANSWER),
+        (STAYS, ResponseHead.of(404, JSON), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(404, [(b"x-orchestra-final", b"1")]), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(404, [(b"X-Orchestra-Final", b"0")]), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(404, JSON, length=262144), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(404, JSON, length=262145), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(404, [(b"Content-Type", b"text/event-stream")]), Verdict.ANSWER),
     ],
 )
 def test_only_a_404_falls_back(route: Route, answer: ResponseHead, verdict: Verdict) -> None:
@@ -221,16 +221,16 @@ def test_only_a_404_falls_back(route: Route, answer: ResponseHead, verdict: Verd
 @pytest.mark.parametrize(
     ("route", "answer", "verdict"),
     [
-        (FALLS, ResponseHead(200, JS), Verdict.ANSWER),
-        (FALLS, ResponseHead(304, []), Verdict.ANSWER),
-        (FALLS, ResponseHead(504, [], b"Outdated Optimize Dep"), Verdict.ANSWER),
-        (FALLS, ResponseHead(500, HTML), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(200, HTML), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(200, HTML), Verdict.ANSWER),
-        (NAVIGATION, ResponseHead(302, []), Verdict.ANSWER),
-        (NAVIGATION, ResponseHead(404, HTML), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(405, []), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(501, []), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(200, JS), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(304, []), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(504, [], b"Outdated Optimize Dep"), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(500, HTML), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(200, HTML), Verdict.PASS_OVER),
+        (NAVIGATION, ResponseHead.of(200, HTML), Verdict.ANSWER),
+        (NAVIGATION, ResponseHead.of(302, []), Verdict.ANSWER),
+        (NAVIGATION, ResponseHead.of(404, HTML), Verdict.PASS_OVER),
+        (NAVIGATION, ResponseHead.of(405, []), Verdict.PASS_OVER),
+        (NAVIGATION, ResponseHead.of(501, []), Verdict.PASS_OVER),
     ],
 )
 def test_vites_page_only_answers_who_navigates(route: Route, answer: ResponseHead, verdict: Verdict) -> None:
@@ -240,19 +240,19 @@ def test_vites_page_only_answers_who_navigates(route: Route, answer: ResponseHea
 @pytest.mark.parametrize("headers", [NAVIGATES, FETCHES, OLD_BROWSER, CURL, AXIOS, []])
 def test_an_honest_api_404_stays_one_whoever_asks(headers: Headers) -> None:
     route = route_request(head(b"/api/notes/7", headers), PLAN)
-    assert after_backend(route, ResponseHead(404, JSON))[0] is Verdict.ANSWER
+    assert after_backend(route, ResponseHead.of(404, JSON))[0] is Verdict.ANSWER
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (ResponseHead(200, JS), Verdict.ANSWER),
-        (ResponseHead(206, JS), Verdict.ANSWER),
-        (ResponseHead(304, []), Verdict.ANSWER),
-        (ResponseHead(200, HTML), Verdict.PASS_OVER),
-        (ResponseHead(302, []), Verdict.PASS_OVER),
-        (ResponseHead(404, []), Verdict.PASS_OVER),
-        (ResponseHead(500, JS), Verdict.PASS_OVER),
+        (ResponseHead.of(200, JS), Verdict.ANSWER),
+        (ResponseHead.of(206, JS), Verdict.ANSWER),
+        (ResponseHead.of(304, []), Verdict.ANSWER),
+        (ResponseHead.of(200, HTML), Verdict.PASS_OVER),
+        (ResponseHead.of(302, []), Verdict.PASS_OVER),
+        (ResponseHead.of(404, []), Verdict.PASS_OVER),
+        (ResponseHead.of(500, JS), Verdict.PASS_OVER),
     ],
 )
 def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, verdict: Verdict) -> None:

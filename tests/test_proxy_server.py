@@ -14,7 +14,8 @@ import trio.testing
 from orchestra.config.plan import AtUrl, ProxyPlan
 from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
 from orchestra.proxy import Proxy
-from orchestra.proxy.relay import Exchange
+from orchestra.proxy import gate, server
+from orchestra.proxy.exchange import Exchange
 from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
 
@@ -126,7 +127,7 @@ async def test_closing_waits_two_seconds_at_most(autojump_clock: trio.testing.Mo
         with trio.fail_after(2.5):
             await on.proxy.close()
         await client.hears_reset()
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_closing_ends_streams_with_1001(autojump_clock: trio.testing.MockClock) -> None:
