@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.config.plan import Install
-from orchestra.config.procfile import is_file, is_folder
+from orchestra.config.files import is_file, is_folder
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
