@@ -16,7 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestra import ports
+from orchestra.child import sockets
 from orchestra.config import discover
 from orchestra.config.faults import Faults
 from orchestra.config.plan import AnyOf, AtUrl, Condition, FromProcess, base_name
@@ -71,7 +71,7 @@ def check(
             faults.add(fault)
     if plan.proxy is not None:
         with faults.caught():
-            for listener in ports.bind(plan.proxy.host, plan.proxy.port):
+            for listener in sockets.bind(plan.proxy.host, plan.proxy.port):
                 listener.close()
     return Report(_in_order(faults.found, plan), tuple(_understood(plan, readings)))
 
@@ -175,7 +175,7 @@ def _understood(plan: Plan, readings: Mapping[str, Reading]) -> Iterator[str]:
     yield str(plan.procfile or "")
     yield ""
     if plan.proxy is not None:
-        yield f"{ports.Listening(plan.proxy.host, plan.proxy.port).url} asks"
+        yield f"{sockets.Listening(plan.proxy.host, plan.proxy.port).url} asks"
         yield f"  backend   {_named(plan.proxy.backend)}: {plan.proxy.backend_reason}"
         yield f"  frontend  {_named(plan.proxy.frontend)}: {plan.proxy.frontend_reason}"
     else:
@@ -216,7 +216,7 @@ def _named(upstream: UpstreamPlan) -> str:
         case FromProcess():
             return " and ".join(upstream.members)
         case AtUrl():
-            return ports.Listening(upstream.host, upstream.port).url
+            return sockets.Listening(upstream.host, upstream.port).url
         case AnyOf(names=names):
             return " or ".join(names)
 

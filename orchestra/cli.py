@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import trio
 
+from orchestra.child.orphans import Orphans
+from orchestra.child.spawn import Window
 from orchestra.config import Overrides, split_arguments
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.orphans import Orphans
-from orchestra.process import Window
 from orchestra.stack import Stack, load
 from orchestra.version import __version__
 

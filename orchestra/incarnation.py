@@ -20,20 +20,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from orchestra import census, ports, probe
+from orchestra.child import probe, sockets, table
+from orchestra.child.readiness import Readiness
+from orchestra.child.spawn import SpawnError
 from orchestra.config.plan import Role
 from orchestra.lifecycle import Answered, Broken, Ended, NotSpawned, Reloading, Silent, Spawned
-from orchestra.process import SpawnError
-from orchestra.readiness import Readiness
 from orchestra.reloading import IN_USE, Trouble, has_started_anew, reloader, reloads, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from orchestra.child.sockets import SocketScanner
+    from orchestra.child.spawn import Child, OnOutput, Window
     from orchestra.config.plan import ProcessPlan
-    from orchestra.lifecycle import Exit, Fact
-    from orchestra.ports import Scout
-    from orchestra.process import Child, OnOutput, Window
+    from orchestra.events import Exit
+    from orchestra.lifecycle import Fact
 
 __all__ = ["Incarnation", "Surroundings"]
 
@@ -61,7 +62,7 @@ _QUICK_ANSWER = 1.0
 class Surroundings(Protocol):
     """What an incarnation is surrounded by."""
 
-    scout: Scout
+    scanner: SocketScanner
 
     async def run_child(
         self,
@@ -114,7 +115,7 @@ class Incarnation:
         self.port = port
         self.child: Child | None = None
         self.spawned_at = 0.0
-        self.listening: ports.Listening | None = None
+        self.listening: sockets.Listening | None = None
         self.end: Fact | None = None
         self.ended = trio.Event()
         self._env = env
@@ -124,8 +125,8 @@ class Incarnation:
         self._on_stuck = on_stuck
         # What it writes counts from its first line on.
         self._readiness = self._new_readiness()
-        self._was_listening: ports.Listening | None = None
-        self._servers: frozenset[census.Entry] = frozenset()
+        self._was_listening: sockets.Listening | None = None
+        self._servers: frozenset[table.Entry] = frozenset()
         self._trouble = Trouble()
         self._last_line_at = 0.0
         self._tail: deque[str] = deque(maxlen=_TAIL)
@@ -250,7 +251,7 @@ class Incarnation:
                 nursery.start_soon(self._complain_in_time, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
-            await readiness.wait(leader, self._surroundings.scout)
+            await readiness.wait(leader, self._surroundings.scanner)
             nursery.cancel_scope.cancel()
         self.listening = readiness.listening
         self._on_fact(self, Answered())
@@ -270,7 +271,7 @@ class Incarnation:
         """Wait until a reload has turned from the old server to the new one; ``False`` if it never does."""
         begun = trio.current_time()
         servers, self._servers = self._servers, frozenset()
-        while servers and all(map(census.is_still_there, servers)) and not self._has_started_anew:
+        while servers and all(map(table.is_still_there, servers)) and not self._has_started_anew:
             if self._trouble.error and trio.current_time() - self._last_line_at >= _SPEECHLESS:
                 break  # it is over for now: nobody is there who could answer
             if trio.current_time() - begun >= _RELOAD_LIMIT:
@@ -296,7 +297,7 @@ class Incarnation:
                 continue
             error = self._trouble.error
             if self._reloader is not None:
-                if await trio.to_thread.run_sync(ports.has_server, self._reloader):
+                if await trio.to_thread.run_sync(sockets.has_server, self._reloader):
                     continue  # it takes its time, whatever it has said
                 if self._is_unannounced and not error:
                     self._on_stuck(self)  # its server was killed, and it waits for a file to change
@@ -307,18 +308,18 @@ class Incarnation:
 
     async def _watch_servers(self, leader: int, port: int) -> None:
         """Notice what nobody announces: those who held the listening socket have ended, or are suspended."""
-        servers = self._servers = await trio.to_thread.run_sync(ports.servers, leader, port)
+        servers = self._servers = await trio.to_thread.run_sync(sockets.servers, leader, port)
         looks = 0
         while servers:
             await trio.sleep(_SERVERS_PAUSE)
-            looks = looks + 1 if all(map(census.is_suspended, servers)) else 0
+            looks = looks + 1 if all(map(table.is_suspended, servers)) else 0
             if looks == _MOST_LOOKS:
                 self._was_listening, self.listening = self.listening, None
                 self._on_fact(self, Silent("it is suspended (SIGSTOP), until SIGCONT"))
             elif not looks and self.listening is None:
                 self.listening = self._was_listening
                 self._on_fact(self, Answered())
-            if not any(map(census.is_still_there, servers)):
+            if not any(map(table.is_still_there, servers)):
                 await trio.sleep(_LAST_MOMENT)
                 self._reload("its server process has ended", is_announced=False)
 

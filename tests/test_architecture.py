@@ -41,7 +41,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "config.load": (1, 5),  # puts the others together
     "config": (1, 6),
     "lifecycle": (1, 1),  # reads a ProcessPlan
-    "output": (1, 0),
+    "child": (1, 0),
+    "child.lines": (1, 0),
     "proxy.message": (2, 0),
     "proxy.route": (2, 1),
     "proxy.answers": (2, 2),
@@ -49,21 +50,21 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.chunks": (2, 2),
     "proxy.inject": (2, 2),
     "dashboard.model": (2, 0),
-    "census": (2, 0),
+    "child.table": (2, 0),
     "graceful": (3, 0),
     "feed": (3, 0),
-    "guard": (3, 0),
-    "guardian": (3, 0),  # a script, run as a process of its own: it imports nothing of ours
-    "logfile": (3, 0),
-    "orphans": (3, 0),
-    "process": (3, 0),
-    "ports": (3, 0),
+    "child.guard": (3, 0),
+    "child.guardian": (3, 0),  # a script, run as a process of its own: it imports nothing of ours
+    "child.logfile": (3, 0),
+    "child.orphans": (3, 0),
+    "child.spawn": (3, 0),
+    "child.sockets": (3, 0),
     "watch": (3, 0),
     "proxy.transport": (3, 0),
-    "probe": (4, 0),
-    "readiness": (4, 1),  # asks by `probe`
+    "child.probe": (4, 0),
+    "child.readiness": (4, 1),  # asks by `child.probe`
     "reloading": (1, 0),
-    "incarnation": (4, 2),  # waits for `readiness`
+    "incarnation": (4, 2),  # waits for `child.readiness`
     "proxy.gate": (4, 0),
     "proxy.wire": (4, 0),
     "proxy.pool": (4, 1),
@@ -96,8 +97,8 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.environment"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"config.settings"},
-    "psutil": {"census", "ports"},
+    "msgspec": {"config.settings", "dashboard", "events", "supervisor"},
+    "psutil": {"child.table", "child.sockets"},
     "pytest": {"pytest_plugin"},
     "rich": {"dashboard.view", "dashboard.screen"},
     "starlette": {"control"},
@@ -109,14 +110,14 @@ ROOMS: dict[str, set[str]] = {
         "embedding",
         "feed",
         "graceful",
-        "guard",
+        "child.guard",
         "incarnation",
-        "logfile",
-        "orphans",
-        "ports",
-        "probe",
-        "process",
-        "readiness",
+        "child.logfile",
+        "child.orphans",
+        "child.sockets",
+        "child.probe",
+        "child.spawn",
+        "child.readiness",
         "proxy.gate",
         "proxy.pool",
         "proxy.relay",
@@ -136,8 +137,8 @@ ROOMS: dict[str, set[str]] = {
 # Floors 0 to 2 decide and do nothing: `now` is an argument, and so is whatever only the machine knows.
 IMPURE = {"asyncio", "os", "select", "socket", "subprocess", "threading", "time", "trio"}
 HIGHEST_PURE_FLOOR = 2
-# Reading files is what config is for; reading the process table is what census is for.
-MAY_IMPORT_OS = {"config.environment", "census"}
+# Reading files is what config is for; reading the process table is what child.table is for.
+MAY_IMPORT_OS = {"config.environment", "child.table"}
 
 
 class Import(NamedTuple):

@@ -11,15 +11,15 @@ import pytest
 import trio
 
 from orchestra import Plan, ProcessPlan, Restart, State, Supervisor, lifecycle
-from orchestra.lifecycle import Exit
-from orchestra.process import SpawnError, Window, run_child
+from orchestra.child.spawn import SpawnError, Window, run_child
+from orchestra.events import Exit
 from tests.process_kit import linux_only, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestra.child.spawn import Child
     from orchestra.events import Event, StreamName
-    from orchestra.process import Child
 
 pytestmark = pytest.mark.real
 

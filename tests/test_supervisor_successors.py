@@ -14,7 +14,8 @@ import trio
 import trio.testing
 
 import orchestra.incarnation
-from orchestra import Plan, ProcessPlan, State, Supervisor, ports
+from orchestra import Plan, ProcessPlan, State, Supervisor
+from orchestra.child import sockets
 from orchestra.config.plan import Role
 from orchestra.events import Notice, OutputLine, StateChanged
 from tests.kit import free_port, get
@@ -459,14 +460,14 @@ while True:
 @pytest.fixture
 def is_watched(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """Is set when it is known who serves, so that their end is noticed."""
-    event, find = trio.Event(), ports.servers
+    event, find = trio.Event(), sockets.servers
 
     def servers(leader: int, port: int) -> Any:
         found = find(leader, port)
         trio.from_thread.run_sync(event.set)
         return found
 
-    monkeypatch.setattr(ports, "servers", servers)
+    monkeypatch.setattr(sockets, "servers", servers)
     return event
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from msgspec import structs
 
-from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, probe, readiness, supervisor
-from orchestra.events import Notice, StateChanged
-from orchestra.lifecycle import Exit
-from orchestra.ports import Listening, Scout
+from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, supervisor
+from orchestra.child import probe, readiness
+from orchestra.child.sockets import Listening, SocketScanner
+from orchestra.events import Exit, Notice, StateChanged
+from tests.events_kit import trio_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -88,6 +90,9 @@ class World:
         self.asked.append(trio.current_time())
         return self.lacking
 
+    def record(self, event: Event) -> None:
+        self.events.append(structs.replace(event, time=trio_clock()))
+
     def when(self, process: str, state: State, *, nth: int = 0) -> float:
         return [
             event.at
@@ -119,7 +124,7 @@ async def _unguarded(_run_id: str) -> AsyncIterator[_Guard]:
     yield _Guard()
 
 
-class _Scout(Scout):
+class _Scout(SocketScanner):
     """Looks at a world, at once."""
 
     world: World
@@ -147,13 +152,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     for kind in ("http_answer", "tcp_answer", "exec_answer"):
         monkeypatch.setattr(probe, kind, made.answer)
     monkeypatch.setattr(_Scout, "world", made, raising=False)
-    monkeypatch.setattr("orchestra.ports.Scout", _Scout)
+    monkeypatch.setattr("orchestra.child.sockets.SocketScanner", _Scout)
     return made
 
 
 def supervised(world: World, *plans: ProcessPlan, **more: Any) -> Supervisor:
     made = Supervisor(Plan(processes=plans), **more)
-    made.subscribe(world.events.append)
+    made.subscribe(world.record)
     return made
 
 

@@ -1,6 +1,6 @@
 """What `ready` says: words such as ``"http:/health"`` -> checks, each of them one question to a process.
 
-Never here: asking (`orchestra.probe`), how often and for how long (`orchestra.readiness`).
+Never here: asking (`child.probe`), how often and for how long (`child.readiness`).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import trio
 
-from orchestra import guardian
-from orchestra.guard import guarded
+from orchestra.child import guardian
+from orchestra.child.guard import guarded
 from tests.kit import PATIENCE
 from tests.process_kit import Mark, linux_only
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 import trio
 
-from orchestra import census
+from orchestra.child import table
 
 __all__ = ["Orphans"]
 
@@ -41,7 +41,7 @@ class Orphans:
 
     def __init__(self) -> None:
         # Who execs orchestra may have children already; they and theirs are not ours.
-        self._strangers = frozenset(_below(census.take(), os.getpid()))
+        self._strangers = frozenset(_below(table.take(), os.getpid()))
         self.are_adopted = _become_subreaper()
 
     async def bury(self) -> None:
@@ -69,31 +69,31 @@ class Orphans:
                 return
 
     async def _end_by(self, number: int) -> None:
-        asked: set[census.Entry] = set()
+        asked: set[table.Entry] = set()
         pause = 0.01
         while left := await trio.to_thread.run_sync(self._living):
             for entry in left:
-                if entry not in asked and census.is_still_there(entry):
+                if entry not in asked and table.is_still_there(entry):
                     asked.add(entry)
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(entry.pid, number)
             await trio.sleep(pause)
             pause = min(pause * 2, 0.2)
 
-    def _living(self) -> list[census.Entry]:
-        entries = census.take()
+    def _living(self) -> list[table.Entry]:
+        entries = table.take()
         ours = _below(entries, os.getpid())
         for stranger in self._strangers & ours:
             ours -= _below(entries, stranger) | {stranger}
         return [entry for entry in entries if entry.pid in ours]
 
     def _zombies(self) -> set[int]:
-        dead = {each.pid for each in census.take() if each.is_zombie and each.parent == os.getpid()}
+        dead = {each.pid for each in table.take() if each.is_zombie and each.parent == os.getpid()}
         return dead - self._strangers
 
 
-def _below(entries: list[census.Entry], pid: int) -> set[int]:
-    return census.tree(entries, pid) - {pid}
+def _below(entries: list[table.Entry], pid: int) -> set[int]:
+    return table.tree(entries, pid) - {pid}
 
 
 def _become_subreaper() -> bool:

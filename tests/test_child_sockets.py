@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from orchestra import ports
+from orchestra.child import sockets
+from orchestra.child.sockets import Listening
 from orchestra.errors import ConfigError
-from orchestra.ports import Listening
 
 pytestmark = pytest.mark.real
 
@@ -32,7 +32,7 @@ def test_the_sockets_of_a_process_tree_are_found_in_both_families(address: str, 
     ) as leader:
         assert leader.stdout is not None
         port = int(leader.stdout.readline())
-        assert ports.scan([leader.pid]) == {leader.pid: frozenset({Listening(host, port)})}
+        assert sockets.scan([leader.pid]) == {leader.pid: frozenset({Listening(host, port)})}
         leader.communicate()
 
 
@@ -43,13 +43,13 @@ def test_a_grandchild_in_a_session_of_its_own_is_found_too() -> None:
     ) as leader:
         assert leader.stdout is not None
         port = int(leader.stdout.readline())
-        assert ports.scan([leader.pid])[leader.pid] == {Listening("127.0.0.1", port)}
+        assert sockets.scan([leader.pid])[leader.pid] == {Listening("127.0.0.1", port)}
         leader.communicate()
 
 
 def test_a_process_s_own_port_comes_first_and_a_debugger_s_never() -> None:
-    sockets = {Listening("::1", 5173), Listening("127.0.0.1", 5173), Listening("127.0.0.1", 3000)}
-    found = ports.in_order_of_preference({*sockets, Listening("127.0.0.1", 9229)}, 5173)
+    given = {Listening("::1", 5173), Listening("127.0.0.1", 5173), Listening("127.0.0.1", 3000)}
+    found = sockets.in_order_of_preference({*given, Listening("127.0.0.1", 9229)}, 5173)
     assert found == [Listening("127.0.0.1", 5173), Listening("::1", 5173), Listening("127.0.0.1", 3000)]
 
 
@@ -60,15 +60,15 @@ def test_a_url_has_the_family_that_was_found() -> None:
 
 def test_a_port_that_somebody_listens_on_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert not ports.is_free(taken.getsockname()[1])
+        assert not sockets.is_free(taken.getsockname()[1])
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
-        assert not ports.is_free(port)
-    assert ports.is_free(port)
+        assert not sockets.is_free(port)
+    assert sockets.is_free(port)
 
 
 def test_the_one_address_is_on_both_loopback_addresses() -> None:
-    listeners = ports.bind("127.0.0.1", 0)
+    listeners = sockets.bind("127.0.0.1", 0)
     try:
         names = [listener.getsockname()[:2] for listener in listeners]
         assert [host for host, _port in names] == ["127.0.0.1", "::1"]
@@ -82,7 +82,7 @@ def test_a_taken_port_is_an_error_that_names_its_holder_and_a_free_one() -> None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
-            ports.bind("127.0.0.1", port)
+            sockets.bind("127.0.0.1", port)
     assert f"port {port} is taken by pid {os.getpid()} (" in str(caught.value)
     assert "--listen 127.0.0.1:" in caught.value.hint
 
@@ -93,7 +93,7 @@ def test_a_holder_s_command_is_one_line_without_control_characters() -> None:
         [sys.executable, "-c", script, "127.0.0.1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        said = ports.holder(int(process.stdout.readline()))
+        said = sockets.holder(int(process.stdout.readline()))
         process.communicate()
     assert said.startswith(f"pid {process.pid} (")
     assert said.isprintable()
@@ -103,7 +103,7 @@ def test_half_an_address_is_not_kept() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
-            ports.bind("127.0.0.1", port)
+            sockets.bind("127.0.0.1", port)
         assert f"cannot listen on [::1]:{port}" in str(caught.value)
         with socket.create_server(("127.0.0.1", port)):
             pass
@@ -111,4 +111,4 @@ def test_half_an_address_is_not_kept() -> None:
 
 def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no address of this machine"):
-        ports.bind("203.0.113.7", 8000)
+        sockets.bind("203.0.113.7", 8000)

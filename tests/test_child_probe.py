@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import trio
 
-from orchestra.probe import http_answer
+from orchestra.child.probe import http_answer
 
 pytestmark = pytest.mark.real
 

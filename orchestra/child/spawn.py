@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from orchestra import census
+from orchestra.child import table
+from orchestra.child.lines import LineSplitter
 from orchestra.errors import OrchestraError
-from orchestra.lifecycle import Exit
-from orchestra.output import LineSplitter
+from orchestra.events import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -170,15 +170,15 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self.pid, number)
 
-        def signal_if_outside(entry: census.Entry) -> None:
+        def signal_if_outside(entry: table.Entry) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(entry.pid) != self.pid and census.is_still_there(entry):
+                if os.getpgid(entry.pid) != self.pid and table.is_still_there(entry):
                     os.kill(entry.pid, number)
 
         await trio.to_thread.run_sync(partial(self._family, on_found=signal_if_outside))
 
-    def _family(self, *, on_found: Callable[[census.Entry], object] = lambda _: None) -> list[census.Entry]:
-        return census.family(self.pid, self._marks, on_found=on_found)
+    def _family(self, *, on_found: Callable[[table.Entry], object] = lambda _: None) -> list[table.Entry]:
+        return table.family(self.pid, self._marks, on_found=on_found)
 
     def _is_alone(self) -> bool:
         return not self._family()
@@ -192,7 +192,7 @@ class Child:
             await trio.sleep(pause)
             pause = min(pause * 2, 0.2)
 
-    def _ask_latecomers(self, left: Sequence[census.Entry]) -> None:
+    def _ask_latecomers(self, left: Sequence[table.Entry]) -> None:
         """Ask those to end, once, who were forked when all had just been asked: they have heard nothing."""
         for entry in left:
             who = (entry.pid, entry.started)
@@ -203,7 +203,7 @@ class Child:
 
 
 def _moment() -> float:
-    """The present moment in the unit of `census.Entry.started`: who has started since has no less."""
+    """The present moment in the unit of `table.Entry.started`: who has started since has no less."""
     if sys.platform != "linux":
         return time.time()
     return float(int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")))

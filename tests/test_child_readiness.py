@@ -119,7 +119,7 @@ async def test_it_is_said_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A question takes longer than the time for all of them, which is put forward.
-    monkeypatch.setattr("orchestra.probe.HTTP_TIMEOUT", 1000.0)
+    monkeypatch.setattr("orchestra.child.probe.HTTP_TIMEOUT", 1000.0)
     port = free_port()
     text = text.replace("{port}", str(port))
     plan = ProcessPlan(

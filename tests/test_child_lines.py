@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.output import LineSplitter, clean, without_colours
+from orchestra.child.lines import LineSplitter, clean, without_colours
 
 
 def lines_of(*chunks: bytes) -> list[str]:

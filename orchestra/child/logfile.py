@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.output import without_colours
+from orchestra.child.lines import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.real, linux_only]
 
 PROGRAM = """
 import os, subprocess, sys, trio
-from orchestra.orphans import Orphans
+from orchestra.child.orphans import Orphans
 
 async def main():
     orphans = Orphans()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from orchestra import census
+from orchestra.child import table
 from tests.process_kit import linux_only, until
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real
 
 
-def entry_of(pid: int) -> census.Entry:
-    (entry,) = [each for each in census.take() if each.pid == pid]
+def entry_of(pid: int) -> table.Entry:
+    (entry,) = [each for each in table.take() if each.pid == pid]
     return entry
 
 
@@ -30,8 +30,8 @@ def test_we_are_in_the_table() -> None:
 
 def test_a_process_is_known_by_its_number_and_by_when_it_has_started() -> None:
     entry = entry_of(os.getpid())
-    assert census.is_still_there(entry)
-    assert not census.is_still_there(replace(entry, started=entry.started - 1))
+    assert table.is_still_there(entry)
+    assert not table.is_still_there(replace(entry, started=entry.started - 1))
 
 
 def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
@@ -40,9 +40,9 @@ def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert entry_of(process.pid).is_zombie
-        assert not census.is_still_there(entry)
-        assert process.pid not in [each.pid for each in census.family(os.getsid(0), {})]
-    assert not census.is_still_there(entry)
+        assert not table.is_still_there(entry)
+        assert process.pid not in [each.pid for each in table.family(os.getsid(0), {})]
+    assert not table.is_still_there(entry)
 
 
 def test_a_name_with_blanks_and_parentheses_is_no_riddle(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_marks_are_whole_variables() -> None:
             until(lambda: environ_of() == environ, environ_of)
             found = []
             for marks in (environ, {"ORCHESTRA_RUN": "abc"}, {"ORCHESTRA_RUN": "ab"}, {**environ, "X": "1"}):
-                pids = [entry.pid for entry in census.family(-1, marks)]
+                pids = [entry.pid for entry in table.family(-1, marks)]
                 found.append(process.pid in pids)
             assert found == [True, True, False, False]
         finally:

@@ -9,15 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra import census
-from orchestra.lifecycle import Exit
-from orchestra.process import SpawnError, run_child
+from orchestra.child import table
+from orchestra.child.spawn import SpawnError, run_child
+from orchestra.events import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestra.child.spawn import Child
     from orchestra.events import StreamName
-    from orchestra.process import Child
 
 pytestmark = pytest.mark.real
 
@@ -65,7 +65,7 @@ class Recorder:
         return self.child.pid
 
     def survivors(self) -> set[int]:
-        return {entry.pid for entry in census.family(self.session, {})}
+        return {entry.pid for entry in table.family(self.session, {})}
 
 
 async def test_both_streams_are_read_and_told_apart_to_the_last_line_without_an_end() -> None:

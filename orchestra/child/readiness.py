@@ -1,8 +1,9 @@
 """When is a process ready? All of its checks are pursued at once, each with one question in flight.
 
-Strategy. Sockets are found by the `Scout`, which looks for all processes together, often at first and once a
-second in the end; each look is followed by at most one question. Commands are asked at the same pace. Lines
-are handed in as they are written. A check that has passed has passed; when all have, the process is ready.
+Strategy. Sockets are found by the `SocketScanner`, which looks for all processes together, often at first and
+once a second in the end; each look is followed by at most one question. Commands are asked at the same pace.
+Lines are handed in as they are written. A check that has passed has passed; when all have, the process is
+ready.
 
 What is still missing is known at any time, in words: it is what a user needs when nothing happens.
 
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from orchestra import ports, probe
+from orchestra.child import probe, sockets
+from orchestra.child.sockets import Listening
 from orchestra.config.readiness import (
     DelayCheck,
     ExecCheck,
@@ -24,14 +26,13 @@ from orchestra.config.readiness import (
     TcpCheck,
     parse_checks,
 )
-from orchestra.ports import Listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from orchestra.child.sockets import SocketScanner
     from orchestra.config.plan import ProcessPlan
     from orchestra.config.readiness import Check
-    from orchestra.ports import Scout
 
 __all__ = ["Readiness"]
 
@@ -92,16 +93,16 @@ class Readiness:
             if not event.is_set() and any(check.pattern.search(line) for line in lines):
                 event.set()
 
-    async def wait(self, leader: int, scout: Scout) -> None:
+    async def wait(self, leader: int, scanner: SocketScanner) -> None:
         """Wait until all checks have passed.
 
         Args:
             leader: The pid of the child.
-            scout: Looks for sockets.
+            scanner: Looks for sockets.
         """
         async with trio.open_nursery() as nursery:
             for check in self.checks:
-                nursery.start_soon(self._pursue, check, leader, scout)
+                nursery.start_soon(self._pursue, check, leader, scanner)
 
     async def ask_again(self) -> str:
         """Ask once more what can be asked again; return what was missing, in words."""
@@ -117,11 +118,11 @@ class Readiness:
                 return lacking
         return ""
 
-    async def _pursue(self, check: Check, leader: int, scout: Scout) -> None:
+    async def _pursue(self, check: Check, leader: int, scanner: SocketScanner) -> None:
         match check:
             case TcpCheck() | HttpCheck():
                 self.missing[check] = "it listens nowhere"
-                await self._ask_sockets(check, leader, scout)
+                await self._ask_sockets(check, leader, scanner)
             case LogCheck():
                 self.missing[check] = f"no line matches {check.pattern.pattern!r}"
                 await self._seen[check].wait()
@@ -135,10 +136,10 @@ class Readiness:
                 assert_never(check)
         del self.missing[check]
 
-    async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scout: Scout) -> None:
-        async with scout.looking_at(leader) as newest_sockets:
+    async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
+        async with scanner.looking_at(leader) as newest_sockets:
             while True:
-                found = ports.in_order_of_preference(await newest_sockets(), self._port)
+                found = sockets.in_order_of_preference(await newest_sockets(), self._port)
                 for candidate in found:
                     if isinstance(check, HttpCheck):
                         self.missing[check] = f"port {candidate.port} is open, HTTP does not answer"
@@ -161,7 +162,7 @@ class Readiness:
         """
         if self._port is None or check == _IMPLIED:
             return False
-        for host in ports.LOOPBACK:
+        for host in sockets.LOOPBACK:
             if isinstance(check, HttpCheck):
                 lacking = await probe.http_answer(host, self._port, check=check)
             else:

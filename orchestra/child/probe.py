@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.lines import clean
 from orchestra.config.readiness import HttpCheck
-from orchestra.output import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.logfile import LogFile
+from orchestra.child.logfile import LogFile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import psutil
 import trio
 
-from orchestra import census
+from orchestra.child import table
+from orchestra.child.lines import clean
 from orchestra.errors import ConfigError
-from orchestra.output import clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOOPBACK",
     "Listening",
-    "Scout",
+    "SocketScanner",
     "another",
     "bind",
     "has_server",
@@ -70,18 +70,18 @@ class Listening:
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
     """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
-    entries = census.take()
-    return {leader: _sockets_of(census.tree(entries, leader)) for leader in leaders}
+    entries = table.take()
+    return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
 
-def servers(leader: int, port: int) -> frozenset[census.Entry]:
+def servers(leader: int, port: int) -> frozenset[table.Entry]:
     """Find who accepts connections at `port`: those of a tree who hold it and have passed it to nobody.
 
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
     milliseconds.
     """
-    entries = census.take()
-    tree = census.tree(entries, leader)
+    entries = table.take()
+    tree = table.tree(entries, leader)
     holders = {
         entry
         for entry in entries
@@ -170,7 +170,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
-class Scout:
+class SocketScanner:
     """Scans for listening sockets while somebody wants to know, once for all of them."""
 
     def __init__(self) -> None:
