@@ -52,7 +52,7 @@ class ConfigError(OrchestraError):
         self.line = line
 
 
-class ConfigErrors(ConfigError):
+class ConfigErrors(ConfigError):  # noqa: N818 - it is several
     """Everything that is wrong with what the user wrote, together; its text has one problem a line.
 
     `path`, `line` and `hint` are those of the first one.

@@ -14,12 +14,25 @@ Looking at files is all that happens here. Not here: starting, binding, printing
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
-from orchestra.config import addresses, discover, dotenv, environment, procfile as procfiles, roles, select, toml
+from msgspec.structs import replace
+
+from orchestra.config import (
+    addresses,
+    discover,
+    dotenv,
+    environment,
+    procfile as procfiles,
+    roles,
+    select,
+    toml,
+)
 from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
@@ -38,7 +51,7 @@ from orchestra.config.schema import ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from msgspec import Struct
 
@@ -94,12 +107,14 @@ class Machine:
         scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
         is_free: Whether a port could be listened on now.
         holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
+        try_listen: Raises `ConfigError` if an address cannot be listened on now.
     """
 
     environ: Mapping[str, str]
     scripts: str | None = None
     is_free: Callable[[int], bool] = lambda _: True
     holder: Callable[[int], str] = lambda _: ""
+    try_listen: Callable[[str, int], None] = lambda _host, _port: None
 
 
 def load(
@@ -117,7 +132,8 @@ def load(
     """
     plan, problems = examine(procfile, machine, only=only, left_out=left_out, overrides=overrides)
     problems.raise_all(first=plan.procfile)
-    return plan
+    warnings = [Note(str(each), each.hint, "warning") for each in problems.warnings]
+    return replace(plan, notes=(*plan.notes, *warnings))
 
 
 def examine(
@@ -144,7 +160,14 @@ def examine(
         path = procfiles.find(Path()) if procfile is None else Path(procfile)
         entries = procfiles.read(path, problems)
     file = toml.find(path.parent, problems)
-    reader = _Reader(path, entries, file, machine, overrides or Overrides(), problems)
+    reader = _Reader(
+        path,
+        file,
+        entries=entries,
+        machine=machine,
+        overrides=overrides or Overrides(),
+        problems=problems,
+    )
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -152,13 +175,14 @@ def examine(
 
 
 class _Reader:
-    """Goes from what was written to the plan, one step after the other, each on what the steps before found."""
+    """Goes from what was written to the plan, step by step."""
 
     def __init__(
         self,
         path: Path,
-        entries: Sequence[procfiles.Entry],
         file: SettingsFile,
+        *,
+        entries: Sequence[procfiles.Entry],
         machine: Machine,
         overrides: Overrides,
         problems: Problems,
@@ -194,7 +218,11 @@ class _Reader:
         """Find the environment of each process, and what the env files alone say."""
         environ = self.machine.environ
         named = self.overrides.env_files or self.settings.run.env_files
-        files = [(self.path.parent / ".env", False)] if named is None else [(self.path.parent / n, True) for n in named]
+        files = (
+            [(self.path.parent / ".env", False)]
+            if named is None
+            else [(self.path.parent / n, True) for n in named]
+        )
         env = dotenv.merge(environ, files, self.problems)
         self.from_files = {name: value for name, value in env.items() if environ.get(name) != value}
         self.env = {
@@ -215,15 +243,15 @@ class _Reader:
             manager = (install.manager,) if install is not None and reading.needs else ()
             with self.problems.caught():
                 _check(each, reading, (*reading.needs, *manager), self.env[each.name])
+            for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
+                self.problems.warn(warning)
 
     def _read(self, process: Written) -> discover.Reading:
         if not is_folder(process.cwd):
             keys, text = ("process", process.name, "cwd"), f"there is no folder {process.cwd}"
             self.problems.add(self.file.error(keys, text, hint="Create it, or correct cwd."))
             return discover.Reading(runs_vite=False, folder=process.cwd)
-        reading = discover.read(
-            process.command, cwd=process.cwd, root=self.root, env=self.env[process.name]
-        )
+        reading = discover.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
         if reading.fault is not None:
             self.problems.add(reading.fault)
         return reading
@@ -271,9 +299,13 @@ class _Reader:
         if self.overrides.no_proxy or not table.enabled:
             return None
         if decided.frontend in (None, UNDECIDED) or decided.backend is None:
-            self.notes.append(Note("no proxy: it needs a backend and a frontend"))
+            asked = self.overrides.listen or table.backend or table.frontend
+            if asked or decided.frontend not in (None, UNDECIDED):
+                self.notes.append(Note("no proxy: it needs a backend and a frontend"))
             return None
         shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
+        with self.problems.caught():
+            self.machine.try_listen(host, port)
         undecided = tuple(name for each in decided.to_ask for name in self.instances[each])
         return ProxyPlan(
             **shared,
@@ -293,7 +325,10 @@ class _Reader:
         proxy = self.plan_proxy(decided)
         given = {each.name: decided.of(each.name) for each in self.chosen}
         if proxy is None:
-            given = {name: Role.OTHER if role is Role.UNDECIDED else role for name, role in given.items()}
+            # A plain Procfile runner asks nothing.
+            is_plain = decided.frontend in (None, UNDECIDED) and not self.settings.proxy.backend
+            plain = {Role.UNDECIDED, Role.BACKEND} if is_plain else {Role.UNDECIDED}
+            given = {name: Role.OTHER if role in plain else role for name, role in given.items()}
         for name, role in given.items():
             if role is not Role.OTHER:
                 self.ready[name] = self.ready[name] or IMPLIED_READY
@@ -408,21 +443,43 @@ def split_arguments(
 
 
 def _check(process: Written, reading: discover.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what cannot start: a folder or a program that is not there."""
-
-    def wrong(message: str, hint: str) -> ConfigError:
-        path, line = process.source.path, process.source.line
-        return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
-
+    """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
     if reading.missing is not None:
-        raise wrong(f"cd to {reading.missing}: there is no such folder", "Create it, or correct the command.")
+        hint = "Create it, or correct the command."
+        raise _wrong(process, f"cd to {reading.missing}: there is no such folder", hint)
     for program in needs:
         if shutil.which(program, path=env.get("PATH")) is None:
             all_needs = " and ".join(dict.fromkeys(needs))
-            raise wrong(
+            raise _wrong(
+                process,
                 f"it needs {all_needs}, but {program} is not found on PATH",
                 f"{_NEXT_STEPS.get(program, _NODE)}.",
             )
+
+
+def _missing(
+    process: Written, reading: discover.Reading, env: Mapping[str, str], *, is_installed: bool
+) -> Iterator[ConfigError]:
+    """Say what a command is going to fail by, unless something puts it there in time: a program."""
+    try:
+        shlex.split(process.command, comments=True)
+    except ValueError:
+        yield _wrong(process, "a quote is opened and not closed", "Close it.")
+    program, cwd, correct = reading.program, reading.program_cwd, "or correct the command."
+    if not program or program in reading.needs or ("node_modules/" in program and not is_installed):
+        return
+    if "/" not in program:
+        if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+            yield _wrong(process, f"{program} is not found on PATH", f"Install it, {correct}")
+    elif cwd is not None and not (cwd / program).exists():
+        yield _wrong(process, f"there is no {cwd / program}", f"Create it, {correct}")
+    elif cwd is not None and not os.access(cwd / program, os.X_OK):
+        yield _wrong(process, f"{cwd / program} is not executable", f"Make it so: chmod +x {cwd / program}")
+
+
+def _wrong(process: Written, message: str, hint: str) -> ConfigError:
+    path, line = process.source.path, process.source.line
+    return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
 
 
 def _output(text: str) -> Output:

@@ -125,12 +125,15 @@ def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
         problems: Is told what is wrong, line by line.
     """
     entries: dict[str, Entry] = {}
-    is_empty = True
+    is_empty, is_continued = True, False
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.rstrip(_BLANKS)
         if not line or line.lstrip(_BLANKS).startswith("#"):
             continue
-        is_empty = False
+        is_empty, was_continued = False, is_continued
+        is_continued = _ends_in_backslash(line)
+        if was_continued:
+            continue  # said of the line before
         with problems.caught():
             entry = _entry(line, path, number)
             first = entries.setdefault(entry.name, entry).line
@@ -174,8 +177,7 @@ def _entry(line: str, path: Path, number: int) -> Entry:
         first, _, rest = line.strip(_BLANKS).partition(" ")
         example = f"{first}: {rest.strip(_BLANKS)}" if is_name(first) and rest else "web: python app.py"
         raise wrong(
-            f"there is no colon after the name (column {line.find(first) + len(first) + 1}):"
-            f" {_quoted(line)}",
+            f"there is no colon after the name (column {line.find(first) + len(first) + 1}): {_quoted(line)}",
             f"Write `{_shortened(example)}`.",
         )
     if not name.strip(_BLANKS):
@@ -205,12 +207,17 @@ def _entry(line: str, path: Path, number: int) -> Entry:
     if "\0" in command:
         column = line.index("\0") + 1
         raise wrong(f"{name}: a NUL character in column {column}", "Delete it: no command can contain one.")
-    if (len(command) - len(command.rstrip("\\"))) % 2:
+    if _ends_in_backslash(command):
         raise wrong(
             f"{name}: a backslash at the end of the line (column {len(line)}), but an entry is one line",
             "Write the command on one line, or put it into a script.",
         )
     return Entry(name, command, number)
+
+
+def _ends_in_backslash(line: str) -> bool:
+    """Whether a shell would go on reading in the next line."""
+    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
 def _column_of_first(line: str) -> int:

@@ -49,7 +49,17 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Plan, UpstreamPlan
     from orchestra.config.toml import SettingsFile
 
-__all__ = ["NOT_HTTP", "SILENT_AFTER", "Facts", "ProcessFacts", "Roles", "Seen", "decide", "facts_of", "given"]
+__all__ = [
+    "NOT_HTTP",
+    "SILENT_AFTER",
+    "Facts",
+    "ProcessFacts",
+    "Roles",
+    "Seen",
+    "decide",
+    "facts_of",
+    "given",
+]
 
 # Names of processes that are the backend, in the order of preference.
 BACKEND_NAMES = ("backend", "api", "web", "server", "app")
@@ -169,13 +179,19 @@ class Roles(Struct, frozen=True, kw_only=True):
 
 def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
-    frontend, frontend_reason = _frontend_before_start(facts)
-    backend, backend_reason = _backend_before_start(facts, frontend)
+    frontend: UpstreamPlan
+    backend: UpstreamPlan
+    frontend, frontend_reason = known_frontend = _frontend_before_start(facts)
+    backend, backend_reason = _backend_before_start(facts, known_frontend[0])
     taken = {each.name for each in (frontend, backend) if isinstance(each, FromProcess)}
-    left = [each for each in facts.processes if each.name not in taken and not each.runs_vite and each.may_be_asked]
+    left = [
+        each
+        for each in facts.processes
+        if each.name not in taken and not each.runs_vite and each.may_be_asked
+    ]
     is_open = any(each.seen is Seen.NOTHING for each in left)
-    wants_frontend = frontend is None and facts.frontend is not False
-    wants_backend = backend is None and facts.backend is not False
+    wants_frontend = frontend is None and facts.frontend is None
+    wants_backend = backend is None and facts.backend is None
     if wants_frontend:
         found = [each for each in left if each.seen is Seen.VITE]
         frontend = found[0].upstream if found else UNDECIDED if is_open else None
@@ -209,18 +225,22 @@ def facts_of(plan: Plan) -> Facts:
         for name, instances in names.items()
     ]
     upstreams = (None, None) if plan.proxy is None else (plan.proxy.frontend, plan.proxy.backend)
-    frontend, backend = (None if each is UNDECIDED else each or False for each in upstreams)
+    frontend, backend = map(_given_by_plan, upstreams)
     return Facts(processes=tuple(processes), frontend=frontend, backend=backend)
 
 
-def given(key: str, value: str | bool | None, names: Sequence[str], file: SettingsFile) -> Given:
+def _given_by_plan(upstream: UpstreamPlan) -> Given:
+    return None if upstream is UNDECIDED else upstream or False
+
+
+def given(key: str, value: str | Literal[False] | None, names: Sequence[str], file: SettingsFile) -> Given:
     """Read what ``proxy.backend`` or ``proxy.frontend`` says.
 
     Raises:
         ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
     """
-    if value is None or isinstance(value, bool):
-        return None if value is None else False
+    if value is None or value is False:
+        return value
     keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
     if "://" not in value:
         if value not in names:

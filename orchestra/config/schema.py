@@ -86,7 +86,7 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
 
     output: Annotated[
         Literal["auto", "dashboard", "plain", "json"],
-        Meta(description='"auto" (the dashboard on a terminal, else plain), "dashboard", "plain" or "json"'),
+        Meta(description='"auto" (dashboard on a terminal, else plain), "dashboard", "plain", "json"'),
     ] = "auto"
     exit_on: Annotated[
         str, Meta(description='what ends the run: "all", "any", "failure" or the name of a process')
@@ -170,9 +170,7 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
     enabled: Annotated[bool, Meta(description="false: run the processes only")] = True
     listen: Annotated[
         str | None,
-        Meta(
-            description='the one address, such as "127.0.0.1:8000"', extra={"default": '"127.0.0.1:8000"'}
-        ),
+        Meta(description='the one address, such as "127.0.0.1:8000"', extra={"default": '"127.0.0.1:8000"'}),
     ] = None
     backend: Annotated[
         str | Literal[False] | None,
@@ -275,9 +273,9 @@ class ProcessSettings(ProcessPolicy, frozen=True, kw_only=True, forbid_unknown_f
             extra={"default": "the Procfile's folder"},
         ),
     ] = None
-    env: Annotated[
-        Mapping[str, str], Meta(description='variables of its own, such as { DEBUG = "1" }')
-    ] = field(default_factory=dict)
+    env: Annotated[Mapping[str, str], Meta(description='variables of its own, such as { DEBUG = "1" }')] = (
+        field(default_factory=dict)
+    )
     port: Annotated[
         Port | None, Meta(description="its PORT, 0 for any that is free", extra={"default": "by position"})
     ] = None

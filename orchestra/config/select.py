@@ -9,7 +9,7 @@ Not here: ports, roles, what a command does.
 from __future__ import annotations
 
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - a field of a struct
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -226,7 +226,9 @@ def choose(
     names = [each.name for each in processes]
     for name in (*only, *left_out):
         if name not in names:
-            problems.add(ConfigError(f"there is no process {name}", path=path, hint=did_you_mean(name, names)))
+            problems.add(
+                ConfigError(f"there is no process {name}", path=path, hint=did_you_mean(name, names))
+            )
         elif name in only and name in left_out:
             problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
     absent = {name for name in names if name in left_out or not counts[name]}

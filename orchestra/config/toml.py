@@ -24,7 +24,14 @@ import msgspec
 
 from orchestra.config.files import read_text
 from orchestra.config.plan import Note
-from orchestra.config.schema import CONSTANTS, ProcessSettings, ProxySettings, RunSettings, Settings, documented
+from orchestra.config.schema import (
+    CONSTANTS,
+    ProcessSettings,
+    ProxySettings,
+    RunSettings,
+    Settings,
+    documented,
+)
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +43,6 @@ __all__ = ["SettingsFile", "find", "nearest", "parse"]
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
-TABLES = {"run": RunSettings, "proxy": ProxySettings}
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -65,7 +71,7 @@ class SettingsFile:
 
     def error(self, keys: tuple[str, ...], message: str, *, hint: str) -> ConfigError:
         """Make an error about the key at `keys`: file, line, key path, then `message`."""
-        return _error(self.path, self.text, (*self.above, *keys), message, hint)
+        return _error(self.path, self.text, (*self.above, *keys), message, hint=hint)
 
 
 def find(root: Path, problems: Problems) -> SettingsFile:
@@ -109,12 +115,12 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
         if not isinstance(table, dict) or key not in table:
             return None
         table = table[key]
-    settings, notes = _Decoder(path, text, above, problems).settings(table)
+    settings, notes = Decoder(path, text, above, problems).settings(table)
     return SettingsFile(settings=settings, path=path, above=above, text=text, notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoder:
+class Decoder:
     """Decodes the tables of one file, and reports what does not fit."""
 
     path: Path
@@ -124,17 +130,21 @@ class _Decoder:
 
     def settings(self, value: object) -> tuple[Settings, tuple[Note, ...]]:
         tables = dict(value) if isinstance(value, dict) else {}
-        decoded = {key: self.table((key,), tables.pop(key, {}), kind) for key, kind in TABLES.items()}
+        run = self.table(("run",), tables.pop("run", {}), RunSettings)
+        proxy = self.table(("proxy",), tables.pop("proxy", {}), ProxySettings)
         processes = tables.pop("process", {})
         if not isinstance(processes, dict):
             self.table(("process",), processes, ProcessSettings)  # says what is wrong
             processes = {}
-        by_name = {name: self.table(("process", name), each, ProcessSettings) for name, each in processes.items()}
+        by_name = {
+            name: self.table(("process", name), each, ProcessSettings) for name, each in processes.items()
+        }
+        by_name = {name: each for name, each in by_name.items() if isinstance(processes[name], dict)}
         # What is left of the tables is unknown, or the value is not a table at all.
         self.table((), tables if isinstance(value, dict) else value, Settings)
         constants = value.get("proxy", {}) if isinstance(value, dict) else {}
         notes = [self.constant(key) for key in CONSTANTS if isinstance(constants, dict) and key in constants]
-        return Settings(**decoded, process=by_name), tuple(notes)  # type: ignore[arg-type] # by TABLES
+        return Settings(run=run, proxy=proxy, process=by_name), tuple(notes)
 
     def table(self, keys: tuple[str, ...], value: object, kind: type[_T]) -> _T:
         """Decode one table: what does not fit is reported, and has its default."""
@@ -153,11 +163,11 @@ class _Decoder:
                 del value[key]
 
     def report(self, keys: tuple[str, ...], message: str, hint: str, place: str = "") -> None:
-        self.problems.add(_error(self.path, self.text, (*self.above, *keys), message, hint, place))
+        self.problems.add(_error(self.path, self.text, (*self.above, *keys), message, hint=hint, place=place))
 
     def constant(self, key: str) -> Note:
         keys = (*self.above, "proxy", key)
-        text = str(_error(self.path, self.text, keys, f"has no effect: it is always {CONSTANTS[key]}", ""))
+        text = str(_error(self.path, self.text, keys, f"has no effect: it is always {CONSTANTS[key]}"))
         return Note(text, hint="Delete it.", level="warning")
 
 
@@ -175,7 +185,7 @@ def _custom(kind: type, value: object) -> object:
 
 
 def _understood(message: str) -> tuple[str, str, str]:
-    """Split what msgspec says: ``Expected `int`, got `str` - at `$.key[0]` `` -> text, key, what follows it."""
+    """Split what msgspec says: ``Expected `int` - at `$.key[0]` `` -> text, key, what follows."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         return "no such setting", unknown[1], ""
     if found := re.fullmatch(r"(.*) - at `\$\.(\w+)([^`]*)`", message, re.DOTALL):
@@ -186,7 +196,7 @@ def _understood(message: str) -> tuple[str, str, str]:
 def _hint(key: str, kind: type[msgspec.Struct]) -> str:
     known = documented(kind)
     if key in known:
-        return f"{key}: {known[key].text}. The default is {known[key].default}."
+        return f"{key}: {known[key].text} (default: {known[key].default})."
     near = nearest(key, known)
     return f"Did you mean {near}?" if near else f"Known are: {', '.join(known)}."
 
@@ -215,7 +225,7 @@ def _invalid_toml(path: Path, text: str, exc: Exception) -> ConfigError:
 
 
 def _error(
-    path: Path | None, text: str, keys: tuple[str, ...], message: str, hint: str, place: str = ""
+    path: Path | None, text: str, keys: tuple[str, ...], message: str, *, hint: str = "", place: str = ""
 ) -> ConfigError:
     where = ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in keys) + place
     line = _line_of(text, keys) or (_line_of(text, keys[:-1]) if "env" in keys else None)
