@@ -60,6 +60,8 @@ _STALL_TIMEOUT = 0.5
 # The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
 # than we do.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
+# Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
+_CLEAR = b"\x1b[0m\x1b[2J"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 _COLOUR_SYSTEMS = {
@@ -147,7 +149,7 @@ class Screen:
             try:
                 if is_writable(self._stdout, within=_STALL_TIMEOUT):
                     with suppress(OSError):
-                        os.write(self._stdout, LEAVE_SCREEN)
+                        os.write(self._stdout, _CLEAR + LEAVE_SCREEN)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
