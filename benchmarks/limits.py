@@ -45,6 +45,7 @@ import trio.testing
 from wsproto.utilities import generate_accept_token
 
 from orchestra.config.plan import AtUrl, ProxyPlan
+from orchestra.events import Bus
 from orchestra.proxy import Proxy
 from orchestra.proxy.relay import Exchange
 from orchestra.proxy.server import _Connection
@@ -508,7 +509,7 @@ async def inside() -> AsyncIterator[Inside]:
         origin = AtUrl(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
         ours = socket.create_server(("127.0.0.1", 0), backlog=WIDTH)
         address = ours.getsockname()
-        proxy = Proxy(ProxyPlan(backend=origin, frontend=origin), [ours], emit=lambda _: None)
+        proxy = Proxy(ProxyPlan(backend=origin, frontend=origin), [ours], bus=Bus())
         await nursery.start(proxy.run)
         # So that all tasks that there are going to be have begun.
         await trio.testing.wait_all_tasks_blocked()

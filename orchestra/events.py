@@ -1,26 +1,34 @@
-"""The one language that all rooms speak: frozen events in the past tense, and the bus that carries them.
+"""What happens in a run, as frozen events, and the bus that carries them.
 
-An event says what happened and when (`at`, seconds of `trio.current_time`). The `Bus` hands each one to its
-observers, synchronously and in order. Observers read, they never write; they never make the sender wait, and
-one that raises is dropped and reported, as trio does with its instruments. Child output that must not be lost
-does not travel by the bus alone: the supervisor awaits its sinks (see `supervisor.py`).
+An event is a msgspec struct in the past tense. Its tag is the `type` of the JSON lines, its fields are their
+keys: `msgspec.json.encode` writes an event, and `decode` reads any recorded line again.
 
-Never here: input or output, tasks, anything but the standard library.
+Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`seq`), and hands the event to
+its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
+logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
+(`supervision/delivery`).
+
+Not here: input or output, tasks, what an event leads to.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+
+from msgspec import Struct, json, structs, to_builtins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 __all__ = [
     "Bus",
     "Event",
+    "Exit",
     "Notice",
     "Observer",
     "OutputLine",
@@ -38,6 +46,8 @@ __all__ = [
     "StreamOpened",
     "UpstreamName",
     "UpstreamSwitched",
+    "decode",
+    "encode",
 ]
 
 logger = logging.getLogger(__name__)
@@ -46,6 +56,10 @@ StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
 UpstreamName: TypeAlias = Literal["backend", "frontend", "orchestra"]
 StreamKind: TypeAlias = Literal["websocket", "event-stream", "hmr"]
 Outcome: TypeAlias = Literal["complete", "client-gone", "upstream-died"]
+Level: TypeAlias = Literal["info", "warning", "error"]
+
+# The time of an event that no bus has stamped yet.
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class State(Enum):
@@ -72,8 +86,61 @@ class State(Enum):
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.STOPPED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted:
+class Exit(Struct, frozen=True):
+    """How a child ended: by itself with a status, or by a signal.
+
+    Attributes:
+        code: The exit status, 0 to 255; ``None`` if a signal ended it.
+        signal: The signal's number.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+
+    @classmethod
+    def from_returncode(cls, returncode: int) -> Exit:
+        """Read the return code of `subprocess`: negative for a signal."""
+        return cls(signal=-returncode) if returncode < 0 else cls(code=returncode)
+
+    @property
+    def signal_name(self) -> str | None:
+        """``SIGKILL``; ``signal 40`` for a real-time signal."""
+        if self.signal is None:
+            return None
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return f"signal {self.signal}"
+
+    @property
+    def shell_code(self) -> int:
+        """The exit status that a shell reports: 128 + the signal's number."""
+        return 128 + self.signal if self.signal is not None else self.code or 0
+
+    def __str__(self) -> str:
+        return f"killed by {self.signal_name}" if self.signal is not None else f"exit code {self.code}"
+
+
+class _Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all events have; the bus sets it.
+
+    Attributes:
+        v: The version of the format.
+        seq: Counts the events of a run from 1.
+        time: When it happened, in UTC.
+    """
+
+    v: Literal[1] = 1
+    seq: int = 0
+    time: datetime = _EPOCH
+
+    @property
+    def at(self) -> float:
+        """When it happened, in seconds since the epoch."""
+        return self.time.timestamp()
+
+
+class RunStarted(_Stamped, frozen=True, kw_only=True, tag="run.started"):
     """The run has begun; nothing has been spawned yet.
 
     Attributes:
@@ -81,7 +148,6 @@ class RunStarted:
         url: The one address, ``None`` without a proxy.
     """
 
-    at: float
     version: str
     pid: int
     procfile: str
@@ -89,8 +155,7 @@ class RunStarted:
     processes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChanged:
+class StateChanged(_Stamped, frozen=True, kw_only=True, tag="process.state"):
     """A process entered a state, or learned something about itself while in it (`state == previous`).
 
     Attributes:
@@ -102,9 +167,10 @@ class StateChanged:
         signal: The name of the signal that ended it (``SIGKILL``).
         reason: Why, in words for the dashboard; may be empty.
         ready_after: Seconds from the spawn to readiness, from `READY` on.
+        ended_before_ready: Whether the newest child has ended without having been ready.
+        last_lines: What it wrote last, oldest first, without colours, if it has failed or is unhealthy.
     """
 
-    at: float
     process: str
     state: State
     previous: State
@@ -116,24 +182,23 @@ class StateChanged:
     signal: str | None = None
     reason: str = ""
     ready_after: float | None = None
+    ended_before_ready: bool = False
+    last_lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputLine:
+class OutputLine(_Stamped, frozen=True, kw_only=True, tag="process.output"):
     """A process wrote one whole line.
 
     Attributes:
         text: Without its line end; of all control sequences only colours (SGR) are left.
     """
 
-    at: float
     process: str
     stream: StreamName
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputPaused:
+class OutputPaused(_Stamped, frozen=True, kw_only=True, tag="process.output.partial"):
     """A process wrote the beginning of a line and has paused there: a prompt, or a progress bar.
 
     A later one of the same stream replaces it, and so does its next whole line, which is then complete: what
@@ -143,14 +208,12 @@ class OutputPaused:
         text: What there is of the line; as in `OutputLine`. Empty if it was taken back.
     """
 
-    at: float
     process: str
     stream: StreamName
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFinished:
+class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished"):
     """The proxy is done with a request, whatever became of it.
 
     Attributes:
@@ -166,7 +229,6 @@ class RequestFinished:
         bytes_out: Of the answer's body.
     """
 
-    at: float
     id: int
     method: str
     target: str
@@ -181,8 +243,7 @@ class RequestFinished:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestHeld:
+class RequestHeld(_Stamped, frozen=True, kw_only=True, tag="request.held"):
     """A request has begun to wait for an upstream.
 
     Attributes:
@@ -190,7 +251,6 @@ class RequestHeld:
         reason: What it waits for: ``api is starting``.
     """
 
-    at: float
     id: int
     method: str
     target: str
@@ -198,8 +258,7 @@ class RequestHeld:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestReleased:
+class RequestReleased(_Stamped, frozen=True, kw_only=True, tag="request.released"):
     """A request waits no longer.
 
     Attributes:
@@ -208,22 +267,19 @@ class RequestReleased:
             ``client-gone``.
     """
 
-    at: float
     id: int
     upstream: UpstreamName
     held: float
     outcome: Literal["ready", "failed", "client-gone"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestReplayed:
+class RequestReplayed(_Stamped, frozen=True, kw_only=True, tag="request.replayed"):
     """A request whose upstream went away without a byte of an answer is sent again.
 
     Attributes:
         reason: What became of the first attempt.
     """
 
-    at: float
     id: int
     method: str
     target: str
@@ -231,37 +287,31 @@ class RequestReplayed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamSwitched:
+class UpstreamSwitched(_Stamped, frozen=True, kw_only=True, tag="upstream.switched"):
     """A process that stayed ready all the time is asked at another address from now on."""
 
-    at: float
     upstream: UpstreamName
     process: str
     url: str
     previous: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOpened:
+class StreamOpened(_Stamped, frozen=True, kw_only=True, tag="stream.opened"):
     """A WebSocket, an HMR socket or an event stream is open."""
 
-    at: float
     id: int
     kind: StreamKind
     target: str
     upstream: UpstreamName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamClosed:
+class StreamClosed(_Stamped, frozen=True, kw_only=True, tag="stream.closed"):
     """A stream has ended.
 
     Attributes:
         code: The WebSocket close code that was seen first; ``None`` if none was, or it is an event stream.
     """
 
-    at: float
     id: int
     kind: StreamKind
     target: str
@@ -272,8 +322,7 @@ class StreamClosed:
     bytes_out: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
     """Something that the user should know and that is no output of a process.
 
     Attributes:
@@ -282,19 +331,16 @@ class Notice:
         process: Whom it is about, if it is about one.
     """
 
-    at: float
-    level: Literal["info", "warning", "error"]
+    level: Level
     code: str
     text: str
     hint: str = ""
     process: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded:
+class RunEnded(_Stamped, frozen=True, kw_only=True, tag="run.ended"):
     """Everything is over: no process of the run is left."""
 
-    at: float
     exit_code: int
     reason: str
     duration: float
@@ -315,49 +361,121 @@ Event: TypeAlias = (
     | Notice
     | RunEnded
 )
-Observer: TypeAlias = "Callable[[Event], object]"
+Observer: TypeAlias = Callable[[Event], object]
+_E = TypeVar("_E", bound=_Stamped)
 
 
-def _nothing() -> Iterable[Event]:
-    return ()
+def encode(event: Event) -> bytes:
+    """Write an event as one JSON object, without a line end."""
+    try:
+        return json.encode(event)
+    except UnicodeEncodeError:  # a path that is not UTF-8
+        return json.encode(_printable(to_builtins(event)))
+
+
+def _printable(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {key: _printable(each) for key, each in value.items()}
+        case list():
+            return [_printable(each) for each in value]
+        case _:
+            return value
+
+
+def decode(line: bytes | str) -> Event:
+    """Read one recorded JSON line as the event that it was.
+
+    Raises:
+        msgspec.ValidationError: It is not an event, or its type is not known.
+        msgspec.DecodeError: It is not JSON.
+    """
+    return cast("Event", json.decode(line, type=Event))
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Bus:
-    """Hands every event to every observer, in order, without ever waiting or raising.
+    """Stamps every event and hands it to the observers that asked for its kind, without waiting or raising.
 
     Args:
-        snapshot: Gives the events that bring a new observer up to date. They are replayed to it in the same
-            synchronous step in which it is added, so that it misses nothing and sees nothing twice.
+        snapshot: Gives the events, stamped already, that bring a new observer up to date. They are replayed
+            to it in the same synchronous step in which it is added, so that it misses nothing and sees
+            nothing twice.
+        clock: Gives the present time, in UTC.
     """
 
-    def __init__(self, snapshot: Callable[[], Iterable[Event]] = _nothing) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Iterable[Event]] = tuple,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
         self._snapshot = snapshot
-        self._observers: list[Observer] = []
+        self._clock = clock
+        self._seq = 0
+        # Each observer with the kinds that it asked for; none means all of them.
+        self._observers: list[tuple[Observer, tuple[type[_Stamped], ...]]] = []
 
     def __repr__(self) -> str:
         return f"<Bus with {len(self._observers)} observers>"
 
-    def subscribe(self, observer: Observer) -> Callable[[], None]:
-        """Add `observer` after replaying the snapshot to it; the returned function removes it again."""
-        self._observers.append(observer)
+    def subscribe(self, observer: Observer, *kinds: type[_Stamped]) -> Callable[[], None]:
+        """Add an observer after replaying the snapshot to it.
+
+        Args:
+            observer: Called with every event from now on.
+            *kinds: The types of event that it is called with; all by default.
+
+        Returns:
+            A function that removes it again.
+        """
+        entry = (observer, kinds)
+        self._observers.append(entry)
         for event in self._snapshot():
-            self._hand(observer, event)
+            if not kinds or isinstance(event, kinds):
+                self._hand(entry, event)
 
         def unsubscribe() -> None:
-            if observer in self._observers:
-                self._observers.remove(observer)
+            if entry in self._observers:
+                self._observers.remove(entry)
 
         return unsubscribe
 
-    def emit(self, event: Event) -> None:
-        """Hand `event` to all observers. One that raises is dropped, and the log says so."""
-        for observer in tuple(self._observers):
-            self._hand(observer, event)
+    def wants(self, kind: type[_Stamped]) -> bool:
+        """Whether an event of this kind has an observer; one without need not be built."""
+        return any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
 
-    def _hand(self, observer: Observer, event: Event) -> None:
+    def emit(self, event: _E) -> _E:
+        """Stamp an event, publish it, and return the stamped one."""
+        stamped = self.stamp(event)
+        self.publish(stamped)
+        return stamped
+
+    def stamp(self, event: _E) -> _E:
+        """Return an event with its number and time; `publish` it afterwards."""
+        self._seq += 1
+        return structs.replace(event, seq=self._seq, time=self._clock())
+
+    def publish(self, event: _Stamped) -> None:
+        """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
+        for entry in tuple(self._observers):
+            if not entry[1] or isinstance(event, entry[1]):
+                self._hand(entry, event)
+
+    def notice(
+        self, code: str, text: str, *, level: Level = "warning", hint: str = "", process: str | None = None
+    ) -> None:
+        """Emit a `Notice`."""
+        self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
+
+    def _hand(self, entry: tuple[Observer, tuple[type[_Stamped], ...]], event: _Stamped) -> None:
         try:
-            observer(event)
+            entry[0](cast("Event", event))  # every _Stamped is one of the union
         except Exception:
-            if observer in self._observers:
-                self._observers.remove(observer)
-            logger.exception("An observer of orchestra's events failed and was dropped: %r", observer)
+            if entry in self._observers:
+                self._observers.remove(entry)
+            logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

@@ -52,7 +52,7 @@ async def feed(bus: Bus, is_over: trio.Event, *, limit: int = LIMIT) -> AsyncGen
             if lost:
                 text, count = f"{lost} events were lost: they were not read in time", lost
                 lost -= count
-                yield Notice(at=trio.current_time(), level="warning", code="events-lost", text=text)
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
             if waiting:
                 yield waiting.popleft()
                 continue

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from orchestra.child.sockets import SocketScanner
     from orchestra.child.spawn import Child, OnOutput, Window
     from orchestra.config.plan import ProcessPlan
-    from orchestra.lifecycle import Exit, Fact
+    from orchestra.events import Exit
+    from orchestra.lifecycle import Fact
 
 __all__ = ["Incarnation", "Surroundings"]
 

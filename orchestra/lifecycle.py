@@ -22,7 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from orchestra.config.plan import Restart, Role, base_name
-from orchestra.events import State
+from orchestra.events import Exit, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,37 +77,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.FAILED: frozenset({State.WAITING}),
     State.STOPPED: frozenset({State.WAITING}),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended: by itself with a code, or by a signal."""
-
-    code: int | None = None
-    signal: int | None = None
-
-    @classmethod
-    def from_returncode(cls, returncode: int) -> Exit:
-        """Read what `subprocess` calls a return code: negative for a signal."""
-        return cls(signal=-returncode) if returncode < 0 else cls(code=returncode)
-
-    @property
-    def signal_name(self) -> str | None:
-        """``SIGKILL``; the bare number for a real-time signal."""
-        if self.signal is None:
-            return None
-        try:
-            return signal.Signals(self.signal).name
-        except ValueError:
-            return f"signal {self.signal}"
-
-    @property
-    def shell_code(self) -> int:
-        """What a shell would report: 128 + the signal's number."""
-        return 128 + self.signal if self.signal is not None else self.code or 0
-
-    def __str__(self) -> str:
-        return f"killed by {self.signal_name}" if self.signal is not None else f"exit code {self.code}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import trio
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess
-from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.lifecycle import culprit, run_exit_code
@@ -126,6 +126,7 @@ class Stack:
         self._port = 0
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
+        self._started_at = 0.0
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._culprit_found = trio.Event()
@@ -233,7 +234,7 @@ class Stack:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                proxy = self._proxy = Proxy(plan, listeners, emit=self._bus.emit)
+                proxy = self._proxy = Proxy(plan, listeners, bus=self._bus)
                 self._bus.subscribe(proxy.observe)
                 await nursery.start(proxy.run)
             all_ended = trio.Event()
@@ -286,39 +287,28 @@ class Stack:
             self._clashing.add(event.process)
             text = f"it wants port {port}, which is orchestra's own"
             hint = "Have it listen on $PORT, or give orchestra another address: --listen."
-            self._bus.emit(
-                Notice(
-                    at=event.at,
-                    level="warning",
-                    code="port-clash",
-                    text=text,
-                    hint=hint,
-                    process=event.process,
-                )
-            )
+            self._bus.notice("port-clash", text, hint=hint, process=event.process)
 
     def _begin(self, listeners: Sequence[socket.socket]) -> None:
         if self.plan.proxy is not None:
             self._port = listeners[0].getsockname()[1]
             self.url = sockets.Listening(self.plan.proxy.host, self._port).url
-        self._started = RunStarted(
-            at=trio.current_time(),
+        started = RunStarted(
             version=__version__,
             pid=os.getpid(),
             procfile=str(self.plan.procfile or ""),
             url=self.url,
             processes=tuple(process.name for process in self.plan.processes),
         )
-        self._bus.emit(self._started)
+        self._started_at = trio.current_time()
+        self._started = self._bus.emit(started)
         if self.plan.proxy is not None and not ipaddress.ip_address(self.plan.proxy.host).is_loopback:
             text = f"{self.url} can be reached from other machines, and so can all that is behind it"
             hint = "Give --listen 127.0.0.1:PORT if that is not meant."
-            self._bus.emit(
-                Notice(at=trio.current_time(), level="warning", code="not-loopback", text=text, hint=hint)
-            )
+            self._bus.notice("not-loopback", text, hint=hint)
         who_is_who = (_who_is_who(self.plan.proxy),) if self.plan.proxy is not None else ()
         for note in (*who_is_who, *self.plan.notes):
-            self._bus.emit(Notice(at=trio.current_time(), level="info", code="plan", text=note))
+            self._bus.notice("plan", note, level="info")
 
     def _finish(self) -> None:
         assert self._started is not None  # noqa: S101 - by _begin
@@ -331,9 +321,8 @@ class Stack:
             reason = f"{life.plan.name} {life.state.value}: {life.reason}"
         if not reason:
             reason = "all completed" if len(ends) == len(self.plan.processes) else "cancelled"
-        now = trio.current_time()
-        self.ended = RunEnded(at=now, exit_code=exit_code, reason=reason, duration=now - self._started.at)
-        self._bus.emit(self.ended)
+        duration = trio.current_time() - self._started_at
+        self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 
     def _snapshot(self) -> Iterator[Event]:
         if self._started is not None:

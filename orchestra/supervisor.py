@@ -22,6 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
 import trio
+from msgspec import structs
 
 from orchestra.child import sockets
 from orchestra.child.guard import guarded
@@ -32,7 +33,7 @@ from orchestra.config.graph import circle, stop_levels
 from orchestra.config.plan import Condition
 from orchestra.config.readiness import FORMS, parse_checks
 from orchestra.errors import ConfigError, StartError
-from orchestra.events import Bus, Notice, OutputLine, OutputPaused, State, StateChanged
+from orchestra.events import Bus, OutputLine, OutputPaused, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
 from orchestra.incarnation import Incarnation
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
     from orchestra.child.guard import Guard
     from orchestra.child.spawn import Child
     from orchestra.config.plan import Dependency, Install, Plan, ProcessPlan
-    from orchestra.events import Event, Observer, StreamName
-    from orchestra.lifecycle import Exit, Fact
+    from orchestra.events import Event, Exit, Observer, StreamName
+    from orchestra.lifecycle import Fact
 
 __all__ = ["BeforeStop", "Sink", "Supervisor"]
 
@@ -296,7 +297,7 @@ class Supervisor:
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process, by name, in the order of the plan."""
-        return {name: keeper.describe() for name, keeper in self._keepers.items()}
+        return {name: keeper.newest() for name, keeper in self._keepers.items()}
 
     def tail(self, name: str) -> Sequence[str]:
         """Return the last lines that a process wrote, oldest first, without colours."""
@@ -438,7 +439,7 @@ class _Shared:
             self.ends.append(keeper.life)
         elif previous is not keeper.life.state and previous in (State.COMPLETED, State.FAILED):
             self.ends = [life for life in self.ends if life.plan is not keeper.life.plan]
-        self._bus.emit(keeper.describe(previous))
+        keeper.told = self._bus.emit(keeper.describe(previous))
         self.wake()
 
     async def run_child(
@@ -473,16 +474,15 @@ class _Shared:
         for start in range(0, len(lines), _AT_A_TIME):
             # One chunk can hold thousands of lines: who waits for an answer must not wait for all of them.
             await trio.lowlevel.checkpoint()
-            at = trio.current_time()
             with trio.CancelScope() as scope:
                 self._delivering.add(scope)
                 try:
                     for text in lines[start : start + _AT_A_TIME]:
-                        line = OutputLine(at=at, process=process, stream=stream, text=text)
+                        line = self._bus.stamp(OutputLine(process=process, stream=stream, text=text))
                         for sink in self._sinks:
                             await sink(line)
                         self._delivered += 1
-                        self._bus.emit(line)
+                        self._bus.publish(line)
                 finally:
                     self._delivering.discard(scope)
 
@@ -498,13 +498,11 @@ class _Shared:
 
     def pause(self, process: str, stream: StreamName, text: str) -> None:
         """Say that a line has been begun."""
-        at = trio.current_time()
-        self._bus.emit(OutputPaused(at=at, process=process, stream=stream, text=text))
+        self._bus.emit(OutputPaused(process=process, stream=stream, text=text))
 
     def notice(self, process: str, code: str, text: str, hint: str = "") -> None:
         """Say what is no change of state."""
-        at = trio.current_time()
-        self._bus.emit(Notice(at=at, level="warning", code=code, text=text, hint=hint, process=process))
+        self._bus.notice(code, text, hint=hint, process=process)
 
     async def install(self, install: Install, keeper: _Keeper) -> str:
         """Wait until a folder's packages are installed, or `keeper` does not want that any more.
@@ -552,7 +550,8 @@ class _Keeper:
         self._backing_off: trio.CancelScope | None = None
         self._installing: trio.CancelScope | None = None
         self._is_killed = False
-        self._at = 0.0  # when something about it was last said
+        # The newest that was said about it.
+        self.told: StateChanged | None = None
         self._logfile: LogFile | None = None
         if plan.log is not None:
             self._logfile = LogFile(plan.log.path, max_bytes=plan.log.max_bytes, backups=plan.log.backups)
@@ -748,11 +747,16 @@ class _Keeper:
             return not self._plan.is_awaited
         return state in (State.READY, State.COMPLETED)
 
+    def newest(self) -> StateChanged:
+        """What is known of it now, with the time at which something was last said."""
+        said = self.told
+        known = self.describe()
+        return known if said is None else structs.replace(known, seq=said.seq, time=said.time)
+
     def describe(self, previous: State | None = None) -> StateChanged:
         life, now = self.life, self._now
         found = now.listening if now is not None and life.state in _LISTENS else None
         return StateChanged(
-            at=self._at,
             process=self._plan.name,
             state=life.state,
             previous=life.state if previous is None else previous,
@@ -767,7 +771,6 @@ class _Keeper:
         )
 
     def _publish(self, previous: State) -> None:
-        self._at = trio.current_time()
         self.shared.publish(self, previous)
 
     async def deliver(

@@ -16,6 +16,7 @@ import trio
 
 from orchestra.config.plan import AtUrl, FromProcess, ProxyPlan
 from orchestra.events import (
+    Bus,
     OutputLine,
     RequestFinished,
     State,
@@ -242,6 +243,8 @@ class Stage:
         settings.setdefault("backend", FromProcess(name="api"))
         settings.setdefault("frontend", FromProcess(name="vite"))
         self.events: list[Event] = []
+        self.bus = Bus()
+        self.bus.subscribe(self._emit)
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
@@ -253,7 +256,7 @@ class Stage:
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
-        self.proxy = Proxy(self.plan, [], emit=self._emit, dial=self._dial)
+        self.proxy = Proxy(self.plan, [], bus=self.bus, dial=self._dial)
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)
@@ -303,12 +306,10 @@ class Stage:
             more.setdefault("url", f"http://127.0.0.1:{BACKEND_PORT if process == 'api' else FRONTEND_PORT}")
         previous = self._states.get(process, State.WAITING)
         self._states[process] = state
-        self.proxy.observe(
-            StateChanged(at=trio.current_time(), process=process, state=state, previous=previous, **more)
-        )
+        self.proxy.observe(StateChanged(process=process, state=state, previous=previous, **more))
 
     def prints(self, process: str, text: str) -> None:
-        self.proxy.observe(OutputLine(at=trio.current_time(), process=process, stream="stderr", text=text))
+        self.proxy.observe(OutputLine(process=process, stream="stderr", text=text))
 
     async def told(self, kind: type[T], count: int = 1) -> T:
         """Wait until `count` events of a kind have been emitted; return the last of them."""

@@ -97,7 +97,7 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.environment"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"config.settings"},
+    "msgspec": {"config.settings", "dashboard", "events", "supervisor"},
     "psutil": {"child.table", "child.sockets"},
     "pytest": {"pytest_plugin"},
     "rich": {"dashboard.view", "dashboard.screen"},

@@ -11,7 +11,7 @@ import trio.testing
 
 from orchestra.child import table
 from orchestra.child.spawn import SpawnError, run_child
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from orchestra.dashboard.model import PALETTE, Model, Phase, colour_number, sentence, short_seconds
 from orchestra.events import (
@@ -18,12 +18,13 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from tests.events_kit import moment
 
 if TYPE_CHECKING:
     from orchestra.events import Event
 
 STARTED = RunStarted(
-    at=10.0,
+    time=moment(10.0),
     version="1",
     pid=1,
     procfile="Procfile",
@@ -31,7 +32,7 @@ STARTED = RunStarted(
     processes=("vite", "api"),
 )
 REQUEST = RequestFinished(
-    at=12.0,
+    time=moment(12.0),
     id=1,
     method="GET",
     target="/",
@@ -45,9 +46,9 @@ REQUEST = RequestFinished(
     bytes_out=1,
     outcome="complete",
 )
-STARTING = StateChanged(at=10.0, process="vite", state=State.STARTING, previous=State.WAITING)
+STARTING = StateChanged(time=moment(10.0), process="vite", state=State.STARTING, previous=State.WAITING)
 READY = StateChanged(
-    at=11.5,
+    time=moment(11.5),
     process="vite",
     state=State.READY,
     previous=State.STARTING,
@@ -59,11 +60,11 @@ READY = StateChanged(
 
 
 def line(text: str, process: str = "vite") -> OutputLine:
-    return OutputLine(at=11.0, process=process, stream="stdout", text=text)
+    return OutputLine(time=moment(11.0), process=process, stream="stdout", text=text)
 
 
 def begun(text: str, process: str = "vite") -> OutputPaused:
-    return OutputPaused(at=11.0, process=process, stream="stdout", text=text)
+    return OutputPaused(time=moment(11.0), process=process, stream="stdout", text=text)
 
 
 def model_of(*events: Event) -> Model:
@@ -83,7 +84,9 @@ def test_processes_are_in_the_order_of_the_procfile_and_wait_at_first() -> None:
 
 
 def test_a_process_counts_its_uptime_from_the_spawn_and_its_state_from_the_change() -> None:
-    model = model_of(STARTED, STARTING, replace(STARTING, at=10.25, previous=State.STARTING, pid=7), READY)
+    model = model_of(
+        STARTED, STARTING, replace(STARTING, time=moment(10.25), previous=State.STARTING, pid=7), READY
+    )
     vite = model.processes["vite"]
     assert (vite.pid, vite.port, vite.url, vite.ready_after) == (7, 5173, "http://[::1]:5173", 1.5)
     assert (vite.started_at, vite.since) == (10.25, 11.5)
@@ -96,14 +99,14 @@ def test_a_process_that_was_ready_before_we_came_tells_its_uptime() -> None:
 
 
 def test_a_process_that_has_ended_has_no_uptime_and_says_why() -> None:
-    failed = replace(READY, at=13.0, state=State.FAILED, pid=None, port=None, url=None, exit_code=3)
+    failed = replace(READY, time=moment(13.0), state=State.FAILED, pid=None, port=None, url=None, exit_code=3)
     vite = model_of(STARTED, READY, failed).processes["vite"]
     assert vite.uptime(20.0) is None
     assert vite.outcome() == "exit code 3"
 
 
 def test_a_restart_begins_a_new_uptime() -> None:
-    again = replace(STARTING, at=20.0, previous=State.BACKING_OFF, pid=8, restarts=1)
+    again = replace(STARTING, time=moment(20.0), previous=State.BACKING_OFF, pid=8, restarts=1)
     vite = model_of(STARTED, READY, again).processes["vite"]
     assert (vite.started_at, vite.restarts, vite.ready_after) == (20.0, 1, None)
 
@@ -123,8 +126,8 @@ def test_memory_is_bounded() -> None:
     for index in range(3000):
         model.apply(line("x" * 10_000 if index > 2990 else str(index)))
         model.apply(replace(REQUEST, id=index))
-        model.apply(Notice(at=1.0, level="error", code="c", text=str(index)))
-        model.apply(StreamOpened(at=1.0, id=index, kind="hmr", target="/", upstream="frontend"))
+        model.apply(Notice(time=moment(1.0), level="error", code="c", text=str(index)))
+        model.apply(StreamOpened(time=moment(1.0), id=index, kind="hmr", target="/", upstream="frontend"))
     assert (len(model.log), len(model.requests), len(model.notices)) == (2000, 200, 20)
     assert len(model.streams) == 1000
     assert (model.line_count, model.request_count) == (3000, 3000)
@@ -137,9 +140,9 @@ def test_a_loud_process_does_not_push_out_the_last_words_of_another_one() -> Non
 
 
 def test_streams_are_known_while_they_are_open() -> None:
-    opened = StreamOpened(at=1.0, id=4, kind="websocket", target="/ws", upstream="backend")
+    opened = StreamOpened(time=moment(1.0), id=4, kind="websocket", target="/ws", upstream="backend")
     closed = StreamClosed(
-        at=2.0,
+        time=moment(2.0),
         id=4,
         kind="websocket",
         target="/ws",
@@ -154,7 +157,7 @@ def test_streams_are_known_while_they_are_open() -> None:
 
 
 def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
-    notice = Notice(at=1.0, level="info", code="c", text="t")
+    notice = Notice(time=moment(1.0), level="info", code="c", text="t")
     model = model_of(STARTED, STARTING, line("a"), notice, READY)
     assert list(model.log) == [STARTING, line("a"), notice, READY]
     assert not model.notices  # an info needs no attention
@@ -184,15 +187,15 @@ def test_the_run_is_as_well_as_its_worst_process(vite: State, api: State, phase:
 
 
 def test_the_time_to_readiness_is_that_of_the_first_time() -> None:
-    model = model_of(STARTED, READY, replace(READY, process="api", at=12.0))
-    model.apply(replace(READY, at=30.0, state=State.STARTING, previous=State.BACKING_OFF))
+    model = model_of(STARTED, READY, replace(READY, process="api", time=moment(12.0)))
+    model.apply(replace(READY, time=moment(30.0), state=State.STARTING, previous=State.BACKING_OFF))
     assert model.overall().text == "restarting 1/2"
-    model.apply(replace(READY, at=31.0))
+    model.apply(replace(READY, time=moment(31.0)))
     assert model.overall().text == "ready in 2.0 s"
 
 
 def test_the_end_says_its_reason() -> None:
-    model = model_of(STARTED, RunEnded(at=20.0, exit_code=0, reason="all completed", duration=10.0))
+    model = model_of(STARTED, RunEnded(time=moment(20.0), exit_code=0, reason="all completed", duration=10.0))
     assert (model.overall().phase, model.overall().text) == (Phase.ENDED, "all completed")
 
 
@@ -223,10 +226,10 @@ def test_the_end_says_its_reason() -> None:
         (replace(READY, state=State.STOPPED), "vite stopped"),
         (replace(READY, state=State.WAITING), ""),
         (
-            Notice(at=1.0, level="warning", code="c", text="slow", process="api", hint="wait"),
+            Notice(time=moment(1.0), level="warning", code="c", text="slow", process="api", hint="wait"),
             "warning: api: slow (wait)",
         ),
-        (RunEnded(at=1.0, exit_code=0, reason="quit", duration=5.21), "ended after 5.2 s: quit"),
+        (RunEnded(time=moment(1.0), exit_code=0, reason="quit", duration=5.21), "ended after 5.2 s: quit"),
         (line("x"), ""),
         (REQUEST, ""),
     ],

@@ -16,6 +16,7 @@ from hypothesis import given, strategies as st
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.screen import KeyDecoder, Screen, farewell
 from orchestra.events import OutputLine, RunEnded, RunStarted, State, StateChanged
+from tests.events_kit import moment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -86,14 +87,19 @@ def model_of(*names: str) -> Model:
     at = 0.0
     model.apply(
         RunStarted(
-            at=at, version="1", pid=1, procfile="Procfile", url="http://127.0.0.1:8000", processes=names
+            time=moment(at),
+            version="1",
+            pid=1,
+            procfile="Procfile",
+            url="http://127.0.0.1:8000",
+            processes=names,
         )
     )
     return model
 
 
 def line(text: str) -> OutputLine:
-    return OutputLine(at=0.0, process="api", stream="stdout", text=text)
+    return OutputLine(time=moment(0.0), process="api", stream="stdout", text=text)
 
 
 def nobody_quits() -> None:
@@ -107,7 +113,14 @@ def screen_on(
     on_quit: Callable[[], object] = nobody_quits,
     environ: dict[str, str] = ENVIRON,
 ) -> Screen:
-    return Screen(model, on_quit=on_quit, stdin=terminal.fd, stdout=terminal.fd, environ=environ)
+    return Screen(
+        model,
+        on_quit=on_quit,
+        stdin=terminal.fd,
+        stdout=terminal.fd,
+        environ=environ,
+        clock=trio.current_time,
+    )
 
 
 @asynccontextmanager
@@ -322,8 +335,8 @@ async def test_a_terminal_without_a_size_is_taken_to_be_80_by_24() -> None:
 def test_the_farewell_is_coloured_text_for_the_normal_screen(terminal: Terminal) -> None:
     model = model_of("api")
     model.apply(line("boom"))
-    model.apply(StateChanged(at=0.0, process="api", state=State.FAILED, previous=State.READY, exit_code=1))
-    model.apply(RunEnded(at=2.0, exit_code=1, reason="api failed", duration=2.0))
+    model.apply(StateChanged(process="api", state=State.FAILED, previous=State.READY, exit_code=1))
+    model.apply(RunEnded(time=moment(2.0), exit_code=1, reason="api failed", duration=2.0))
     assert farewell(model, stdout=terminal.fd, environ={"TERM": "xterm", "NO_COLOR": "1"}).splitlines() == [
         "\x1b[1morchestra\x1b[0m ran for 2.0 s, api failed",
         " \x1b[1m✗\x1b[0m api  \x1b[1mfailed\x1b[0m  exit code 1",

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -33,6 +33,7 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from tests.events_kit import moment
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,7 +71,12 @@ def model_of(*events: Event, names: tuple[str, ...] = ("vite", "api")) -> Model:
     model = Model()
     model.apply(
         RunStarted(
-            at=0.0, version="1", pid=1, procfile="Procfile", url="http://127.0.0.1:8000", processes=names
+            time=moment(0.0),
+            version="1",
+            pid=1,
+            procfile="Procfile",
+            url="http://127.0.0.1:8000",
+            processes=names,
         )
     )
     for event in events:
@@ -79,15 +85,17 @@ def model_of(*events: Event, names: tuple[str, ...] = ("vite", "api")) -> Model:
 
 
 def line(text: str, process: str = "vite") -> OutputLine:
-    return OutputLine(at=1.0, process=process, stream="stdout", text=text)
+    return OutputLine(time=moment(1.0), process=process, stream="stdout", text=text)
 
 
 def change(state: State, process: str = "vite", *, reason: str = "", pid: int | None = None) -> StateChanged:
-    return StateChanged(at=1.0, process=process, state=state, previous=State.WAITING, reason=reason, pid=pid)
+    return StateChanged(
+        time=moment(1.0), process=process, state=state, previous=State.WAITING, reason=reason, pid=pid
+    )
 
 
 REQUEST = RequestFinished(
-    at=1.0,
+    time=moment(1.0),
     id=1,
     method="GET",
     target="/about",
@@ -256,7 +264,9 @@ def test_a_process_keeps_its_colour_everywhere() -> None:
 
 
 def test_the_bar_before_what_came_from_standard_error_is_red() -> None:
-    model = model_of(line("fine"), OutputLine(at=1.0, process="vite", stream="stderr", text="oh no"))
+    model = model_of(
+        line("fine"), OutputLine(time=moment(1.0), process="vite", stream="stderr", text="oh no")
+    )
     bars = [row.count("\x1b[31m │") for row in coloured(Log(model)).splitlines() if "│" in row]
     assert bars[-2:] == [0, 1]
 
@@ -340,7 +350,7 @@ def test_a_status_is_coloured_by_its_class(status: int | None, colour: str) -> N
 
 
 def test_a_warning_stays_in_the_footer_for_a_while() -> None:
-    model = model_of(Notice(at=5.0, level="warning", code="c", text="careful"))
+    model = model_of(Notice(time=moment(5.0), level="warning", code="c", text="careful"))
     assert drawn(Footer(model, 6.0), 40) == [" q quit                warning: careful"]
     assert drawn(Footer(model, 60.0), 40) == [" q quit"]
 
@@ -351,7 +361,7 @@ def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> No
         line("\x1b[31mboom\x1b[0m", "api"),
         change(State.STOPPED),
         replace(change(State.FAILED, "api", reason="exit code 1; given up after 5 restarts"), restarts=5),
-        RunEnded(at=9.0, exit_code=1, reason="api failed: exit code 1", duration=9.0),
+        RunEnded(time=moment(9.0), exit_code=1, reason="api failed: exit code 1", duration=9.0),
     )
     assert drawn(Farewell(model), 80) == [
         "orchestra ran for 9.0 s, api failed: exit code 1",
@@ -367,7 +377,7 @@ def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> 
         line("sent 3 mails", "api"),
         change(State.COMPLETED),
         change(State.COMPLETED, "api"),
-        RunEnded(at=2.0, exit_code=0, reason="all completed", duration=2.0),
+        RunEnded(time=moment(2.0), exit_code=0, reason="all completed", duration=2.0),
     )
     assert drawn(Farewell(model), 80) == [
         "orchestra ran for 2.0 s, all completed",
@@ -393,11 +403,12 @@ TEXTS = st.text(max_size=300) | st.lists(
     )
 ).map("".join)
 SECONDS = st.floats(-1e3, 1e9)
+MOMENTS = SECONDS.map(moment)
 EVENTS = st.one_of(
-    st.builds(OutputLine, at=SECONDS, process=NAMES, stream=st.just("pty"), text=TEXTS),
+    st.builds(OutputLine, time=MOMENTS, process=NAMES, stream=st.just("pty"), text=TEXTS),
     st.builds(
         StateChanged,
-        at=SECONDS,
+        time=MOMENTS,
         process=NAMES,
         state=st.sampled_from(State),
         previous=st.sampled_from(State),
@@ -412,7 +423,7 @@ EVENTS = st.one_of(
     ),
     st.builds(
         RequestFinished,
-        at=SECONDS,
+        time=MOMENTS,
         id=st.integers(1),
         method=TEXTS,
         target=TEXTS,
@@ -428,7 +439,7 @@ EVENTS = st.one_of(
     ),
     st.builds(
         StreamOpened,
-        at=SECONDS,
+        time=MOMENTS,
         id=st.integers(1, 9),
         kind=st.just("hmr"),
         target=TEXTS,
@@ -436,7 +447,7 @@ EVENTS = st.one_of(
     ),
     st.builds(
         StreamClosed,
-        at=SECONDS,
+        time=MOMENTS,
         id=st.integers(1, 9),
         kind=st.just("hmr"),
         target=TEXTS,
@@ -448,17 +459,17 @@ EVENTS = st.one_of(
     ),
     st.builds(
         Notice,
-        at=SECONDS,
+        time=MOMENTS,
         level=st.sampled_from(["info", "warning", "error"]),
         code=st.just("c"),
         text=TEXTS,
         hint=TEXTS,
         process=st.none() | NAMES,
     ),
-    st.builds(RunEnded, at=SECONDS, exit_code=st.integers(0, 255), reason=TEXTS, duration=SECONDS),
+    st.builds(RunEnded, time=MOMENTS, exit_code=st.integers(0, 255), reason=TEXTS, duration=SECONDS),
     st.builds(
         RunStarted,
-        at=SECONDS,
+        time=MOMENTS,
         version=st.just("1"),
         pid=st.just(1),
         procfile=TEXTS,

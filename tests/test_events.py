@@ -1,25 +1,34 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
-from orchestra.events import Bus, Event, Notice
+import pytest
+from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    import pytest
+from orchestra.events import (
+    Bus,
+    Event,
+    Notice,
+    OutputLine,
+    RunEnded,
+    RunStarted,
+    State,
+    StateChanged,
+    decode,
+    encode,
+)
+from tests.events_kit import moment
 
 
 def a_notice(text: str) -> Notice:
-    return Notice(at=0.0, level="info", code="test", text=text)
+    return Notice(level="info", code="test", text=text)
 
 
 def test_every_observer_sees_every_event_in_order() -> None:
     bus, first, second = Bus(), list[Event](), list[Event]()
     bus.subscribe(first.append)
     bus.subscribe(second.append)
-    events = [a_notice("a"), a_notice("b")]
-    for event in events:
-        bus.emit(event)
+    events = [bus.emit(a_notice("a")), bus.emit(a_notice("b"))]
     assert first == second == events
 
 
@@ -27,11 +36,11 @@ def test_a_new_observer_is_brought_up_to_date_before_it_sees_anything_new() -> N
     seen: list[Event] = []
     bus = Bus(lambda: [a_notice("so far")])
     bus.subscribe(seen.append)
-    bus.emit(a_notice("new"))
-    assert seen == [a_notice("so far"), a_notice("new")]
+    new = bus.emit(a_notice("new"))
+    assert seen == [a_notice("so far"), new]
 
 
-def test_an_observer_that_raises_is_dropped_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_raises_is_removed_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     bus, seen, calls = Bus(), list[Event](), list[Event]()
 
     def broken(event: Event) -> None:
@@ -45,7 +54,7 @@ def test_an_observer_that_raises_is_dropped_and_the_others_go_on(caplog: pytest.
         bus.emit(a_notice("b"))
     assert len(calls) == 1
     assert len(seen) == 2
-    assert "dropped" in caplog.text
+    assert "removed" in caplog.text
 
 
 def test_unsubscribing_twice_does_no_harm() -> None:
@@ -55,3 +64,46 @@ def test_unsubscribing_twice_does_no_harm() -> None:
     unsubscribe()
     bus.emit(a_notice("a"))
     assert seen == []
+
+
+def test_the_bus_stamps_the_number_and_the_time() -> None:
+    bus = Bus(clock=lambda: moment(7))
+    bus.emit(a_notice("a"))
+    event = bus.emit(a_notice("b"))
+    assert (event.seq, event.time, event.at) == (2, moment(7), 7.0)
+
+
+def test_an_observer_may_ask_for_some_kinds_only() -> None:
+    bus, seen = Bus(), list[Event]()
+    assert not bus.wants(Notice)
+    bus.subscribe(seen.append, RunEnded)
+    assert not bus.wants(Notice)
+    assert bus.wants(RunEnded)
+    bus.emit(a_notice("a"))
+    ended = bus.emit(RunEnded(exit_code=0, reason="quit", duration=1.0))
+    assert seen == [ended]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        RunStarted(version="1", pid=2, procfile="/p/Procfile", url=None, processes=("a", "b")),
+        StateChanged(
+            process="a", state=State.BACKING_OFF, previous=State.STARTING, exit_code=1, last_lines=("x", "y")
+        ),
+        OutputLine(process="a", stream="stderr", text="naïve ✓ \u2028"),
+        Notice(level="error", code="c", text="t", hint="h", process="a"),
+        RunEnded(exit_code=3, reason="r", duration=1.5),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_recorded_line_reads_as_the_event_that_it_was(event: Event) -> None:
+    stamped = Bus().stamp(event)
+    line = encode(stamped)
+    assert b"\n" not in line
+    assert decode(line) == stamped
+
+
+def test_a_path_that_is_not_utf_8_can_be_recorded() -> None:
+    event = RunStarted(version="1", pid=2, procfile="/p/\udcff", url=None, processes=())
+    assert decode(encode(event)) == replace(event, procfile="/p/?")

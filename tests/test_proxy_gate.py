@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess
-from orchestra.events import Notice, OutputLine, State, StateChanged
+from orchestra.events import Bus, Notice, OutputLine, State, StateChanged
 from orchestra.proxy.gate import Address, Gate, Hold
 from orchestra.proxy.route import Standing
 
@@ -23,11 +23,14 @@ URL = "http://[::1]:5173"
 
 def a_gate(plan: UpstreamPlan = API, **settings: Any) -> tuple[Gate, list[Event]]:
     events: list[Event] = []
-    return Gate("backend", plan, emit=events.append, **settings), events
+    bus = Bus()
+    bus.subscribe(events.append)
+    settings.setdefault("clock", lambda: 0.0)
+    return Gate("backend", plan, bus=bus, **settings), events
 
 
-def report(gate: Gate, state: State, *, process: str = "api", at: float = 0.0, **more: Any) -> None:
-    gate.observe(StateChanged(at=at, process=process, state=state, previous=State.WAITING, **more))
+def report(gate: Gate, state: State, *, process: str = "api", **more: Any) -> None:
+    gate.observe(StateChanged(process=process, state=state, previous=State.WAITING, **more))
 
 
 def test_it_opens_when_the_process_is_ready_at_the_address_that_was_found() -> None:
@@ -80,8 +83,8 @@ def test_a_refusal_names_the_process_its_state_and_its_last_lines_without_colour
     gate, _ = a_gate()
     for number in range(30):
         line = f"\x1b[31mline {number}\x1b[0m"
-        gate.observe(OutputLine(at=0, process="api", stream="stderr", text=line))
-    gate.observe(OutputLine(at=0, process="vite", stream="stderr", text="other"))
+        gate.observe(OutputLine(process="api", stream="stderr", text=line))
+    gate.observe(OutputLine(process="vite", stream="stderr", text="other"))
     report(gate, State.FAILED, reason="exit code 3")
     refusal = gate.refusal(0)
     assert refusal.process == "api"
@@ -165,10 +168,10 @@ def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
 async def test_candidates_that_run_on_without_answering_are_no_upstream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    gate, events = a_gate(CANDIDATES)
+    gate, events = a_gate(CANDIDATES, clock=trio.current_time)
     start = trio.current_time()
-    report(gate, State.COMPLETED, process="worker", at=start)
-    report(gate, State.RUNNING, at=start)
+    report(gate, State.COMPLETED, process="worker")
+    report(gate, State.RUNNING)
     hold = Hold(start + 20)
     assert await gate.wait_ready(hold) is Standing.ABSENT
     assert hold.seconds == pytest.approx(15)
@@ -181,11 +184,11 @@ async def test_candidates_that_run_on_without_answering_are_no_upstream(
 
 def test_a_candidate_that_answers_late_is_still_adopted() -> None:
     gate, _ = a_gate(CANDIDATES)
-    report(gate, State.RUNNING, at=0)
-    report(gate, State.RUNNING, process="worker", at=0)
+    report(gate, State.RUNNING)
+    report(gate, State.RUNNING, process="worker")
     assert gate.standing(14.9) is Standing.HOLD
     assert gate.standing(15) is Standing.ABSENT
-    report(gate, State.READY, at=19, url=URL)
+    report(gate, State.READY, url=URL)
     assert gate.standing(19) is Standing.READY
 
 

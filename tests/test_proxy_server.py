@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from orchestra.config.plan import AtUrl, ProxyPlan
-from orchestra.events import RequestFinished, RequestHeld, State, StreamClosed
+from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
 from orchestra.proxy import Proxy
 from orchestra.proxy.relay import Exchange
 from tests.proxy_kit import stage
@@ -206,7 +206,9 @@ async def street(
         plan = ProxyPlan(
             backend=AtUrl(host="127.0.0.1", port=port), frontend=AtUrl(host="127.0.0.1", port=port)
         )
-        proxy = Proxy(plan, [ours], emit=events.append)
+        bus = Bus()
+        bus.subscribe(events.append)
+        proxy = Proxy(plan, [ours], bus=bus)
         made = Street(ours.getsockname()[1], proxy, events)
         await nursery.start(proxy.run)
         yield made
@@ -398,7 +400,7 @@ async def test_a_cancelled_proxy_leaves_nothing_open() -> None:
         addresses = [listener.getsockname() for listener in ours]
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
-                proxy = Proxy(ProxyPlan(backend=upstream, frontend=upstream), ours, emit=lambda _: None)
+                proxy = Proxy(ProxyPlan(backend=upstream, frontend=upstream), ours, bus=Bus())
                 await inner.start(proxy.run)
                 clients = [await trio.open_tcp_stream(*address) for address in addresses]
                 for client in clients:
@@ -431,7 +433,7 @@ async def test_more_connections_than_allowed_wait_outside() -> None:
     address = listener.getsockname()
     async with trio.open_nursery() as nursery:
         plan = ProxyPlan(backend=upstream, frontend=upstream, max_connections=1)
-        await nursery.start(Proxy(plan, [listener], emit=lambda _: None).run)
+        await nursery.start(Proxy(plan, [listener], bus=Bus()).run)
         first, second = [await trio.open_tcp_stream(*address) for _ in range(2)]
         await first.send_all(GET)
         await until(first, b"502")

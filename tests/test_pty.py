@@ -12,7 +12,7 @@ import trio
 
 from orchestra import Plan, ProcessPlan, Restart, State, Supervisor, lifecycle
 from orchestra.child.spawn import SpawnError, Window, run_child
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 from tests.process_kit import linux_only, open_files
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from msgspec import structs
 
 from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor, supervisor
 from orchestra.child import probe, readiness
 from orchestra.child.sockets import Listening, SocketScanner
-from orchestra.events import Notice, StateChanged
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit, Notice, StateChanged
+from tests.events_kit import trio_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -89,6 +90,9 @@ class World:
         self.asked.append(trio.current_time())
         return self.lacking
 
+    def record(self, event: Event) -> None:
+        self.events.append(structs.replace(event, time=trio_clock()))
+
     def when(self, process: str, state: State, *, nth: int = 0) -> float:
         return [
             event.at
@@ -154,7 +158,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def supervised(world: World, *plans: ProcessPlan, **more: Any) -> Supervisor:
     made = Supervisor(Plan(processes=plans), **more)
-    made.subscribe(world.events.append)
+    made.subscribe(world.record)
     return made
 
 

@@ -35,7 +35,7 @@ import trio
 from orchestra.child import table
 from orchestra.child.lines import LineSplitter
 from orchestra.errors import OrchestraError
-from orchestra.lifecycle import Exit
+from orchestra.events import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

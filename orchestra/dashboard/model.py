@@ -7,15 +7,17 @@ looks at `Model.version`, which counts the events, and draws only what the model
 `sentence` puts an event into words. The plain printer and the dashboard's log say the same thing the same
 way.
 
-Never here: time, tasks, the terminal, rich. `now` is an argument, in seconds on the clock of `Event.at`.
+Never here: time, tasks, the terminal, rich. `now` is an argument, in seconds since the epoch.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from msgspec import structs
 
 from orchestra.child.lines import without_colours
 from orchestra.events import (
@@ -250,7 +252,7 @@ class Model:
 
     def _write(self, event: OutputLine) -> None:
         if len(event.text) > _LINE_CHARACTERS:
-            event = replace(event, text=event.text[:_LINE_CHARACTERS])
+            event = structs.replace(event, text=event.text[:_LINE_CHARACTERS])
         self.line_count += 1
         if self.paused:
             self.paused.pop((event.process, event.stream), None)

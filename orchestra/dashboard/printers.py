@@ -15,35 +15,21 @@ Never here: rich (plain output must start fast), what the events mean (`model.se
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol
 
 import trio
+from msgspec import structs
 
 from orchestra.child.lines import without_colours
 from orchestra.dashboard.descriptor import is_hung_up, tells_hangup, write_some
 from orchestra.dashboard.model import OURSELVES, colour_number, is_blank, sentence
 from orchestra.errors import OrchestraError
-from orchestra.events import (
-    Notice,
-    OutputLine,
-    OutputPaused,
-    RequestFinished,
-    RequestHeld,
-    RequestReleased,
-    RequestReplayed,
-    RunEnded,
-    RunStarted,
-    StateChanged,
-    StreamClosed,
-    StreamOpened,
-    UpstreamSwitched,
-)
+from orchestra.events import OutputLine, OutputPaused, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestra.events import Event
 
@@ -68,8 +54,6 @@ _BEGUN = "…"
 _RED = "\x1b[31m"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"
-# How long wall clock and trio's clock are taken to run alike; a laptop that slept, or NTP, sets them apart.
-_SAME_CLOCK = 1.0
 
 
 class Unwritable(OrchestraError):  # noqa: N818 - as below
@@ -125,7 +109,7 @@ class _Buffered:
     so that an orderly shutdown never waits for a reader that is gone.
     """
 
-    def __init__(self, stdout: int) -> None:
+    def __init__(self, stdout: int = 1) -> None:
         self._stdout = stdout
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -257,7 +241,6 @@ class PlainPrinter(_Buffered):
         environ: For ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM``.
         has_timestamps: Whether lines begin with the time of day.
         stdout: The file descriptor to write to.
-        wall: Seconds since the epoch.
     """
 
     def __init__(
@@ -267,7 +250,6 @@ class PlainPrinter(_Buffered):
         environ: Mapping[str, str],
         has_timestamps: bool = False,
         stdout: int = 1,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(stdout)
         self._width = max(len(name) for name in (OURSELVES, *names))
@@ -280,7 +262,7 @@ class PlainPrinter(_Buffered):
         self._told: set[tuple[str, str]] = set()  # whose line was begun, if that cannot be taken back
         # The beginning of a line that the terminal ends with now: whose it is, and how it was put.
         self._begun: tuple[tuple[str, str], bytes] | None = None
-        self._clock = _WallClock(wall)
+        self._time_of_day = _TimeOfDay()
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
@@ -380,7 +362,7 @@ class PlainPrinter(_Buffered):
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
             text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
-        when = self._clock.time_of_day(at) if self._has_timestamps else ""
+        when = self._time_of_day(at) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, sign: str, *, is_stderr: bool) -> str:
@@ -398,33 +380,31 @@ class PlainPrinter(_Buffered):
 class JsonPrinter(_Buffered):
     """Prints every event as one JSON object a line; the keys are those of the contract.
 
+    Lines are numbered as they are written: a line of output that had to wait for room comes after events that
+    the bus stamped later.
+
     Args:
         stdout: The file descriptor to write to.
-        wall: Seconds since the epoch.
     """
 
-    def __init__(self, *, stdout: int = 1, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, stdout: int = 1) -> None:
         super().__init__(stdout)
-        self._sequence = 0
-        self._clock = _WallClock(wall)
-        self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        self._count = 0
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus, unless it is child output: a line is told when it is whole."""
         if not isinstance(event, OutputLine | OutputPaused):
-            self._put(self._format(event))
+            self._number(event)
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
         if self._pending_bytes >= _HALF:
             await self._wait_for_room()
-        self._put(self._format(line))
+        self._number(structs.replace(line, text=without_colours(line.text)))
 
-    def _format(self, event: Event) -> bytes:
-        self._sequence += 1
-        kind, keys = _described(event)
-        line = {"v": 1, "seq": self._sequence, "time": self._clock.rfc3339(event.at), "type": kind, **keys}
-        return f"{self._encode(line)}\n".encode("utf-8", "replace")
+    def _number(self, event: Event) -> None:
+        self._count += 1
+        self._put(encode(structs.replace(event, seq=self._count)) + b"\n")
 
 
 def wants_colours(environ: Mapping[str, str], stdout: int) -> bool:
@@ -436,77 +416,15 @@ def wants_colours(environ: Mapping[str, str], stdout: int) -> bool:
     return os.isatty(stdout) and environ.get("TERM") != "dumb"
 
 
-def _described(event: Event) -> tuple[str, dict[str, Any]]:
-    """Give an event's type and keys as in the contract; the values are whatever JSON can hold."""
-    match event:
-        case OutputLine() | OutputPaused():
-            text = without_colours(event.text)
-            return "process.output", {"process": event.process, "stream": event.stream, "text": text}
-        case RunStarted():
-            return "run.started", _keys(event, "version", "pid", "procfile", "url")
-        case StateChanged():
-            states = {
-                "process": event.process,
-                "state": event.state.value,
-                "previous": event.previous.value,
-            }
-            known = ("pid", "port", "url", "restarts", "exit_code", "signal", "reason", "ready_after")
-            return "process.state", states | _keys(event, *known)
-        case RequestFinished():
-            answer = ("status", "upstream", "reason", "held", "first_byte", "duration")
-            return "request.finished", _keys(
-                event, "id", "method", "target", *answer, "bytes_in", "bytes_out", "outcome"
-            )
-        case RequestHeld():
-            return "request.held", _keys(event, "id", "method", "target", "upstream", "reason")
-        case RequestReleased():
-            return "request.released", _keys(event, "id", "upstream", "held", "outcome")
-        case RequestReplayed():
-            return "request.replayed", _keys(event, "id", "method", "target", "upstream", "reason")
-        case UpstreamSwitched():
-            return "upstream.switched", _keys(event, "upstream", "process", "url", "previous")
-        case StreamOpened():
-            return "stream.opened", _keys(event, "id", "kind", "target", "upstream")
-        case StreamClosed():
-            became = ("code", "duration", "bytes_in", "bytes_out")
-            return "stream.closed", _keys(event, "id", "kind", "target", "upstream", *became)
-        case Notice():
-            return "notice", _keys(event, "level", "code", "text", "hint", "process")
-        case RunEnded():
-            return "run.ended", _keys(event, "exit_code", "reason", "duration")
-        case _:
-            assert_never(event)
+class _TimeOfDay:
+    """Formats times of day, in local time; the text of a second is made once."""
 
-
-def _keys(event: Event, *names: str) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in names}
-
-
-class _WallClock:
-    """Tells the wall-clock time of an event, whose `at` is on trio's clock."""
-
-    def __init__(self, wall: Callable[[], float]) -> None:
-        self._wall = wall
-        self._offset = 0.0
-        self._good_until = float("-inf")
+    def __init__(self) -> None:
         self._second: int | None = None
         self._text = ""
 
-    def rfc3339(self, at: float) -> str:
-        second, millisecond = self._split(at)
-        if second != self._second:
-            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{millisecond:03}Z"
-
-    def time_of_day(self, at: float) -> str:
-        second, _ = self._split(at)
+    def __call__(self, at: float) -> str:
+        second = int(at)
         if second != self._second:
             self._second, self._text = second, time.strftime("%H:%M:%S ", time.localtime(second))
         return self._text
-
-    def _split(self, at: float) -> tuple[int, int]:
-        if at >= self._good_until:
-            self._offset = self._wall() - trio.current_time()
-            self._good_until = at + _SAME_CLOCK
-        second, millisecond = divmod(int((at + self._offset) * 1000), 1000)
-        return second, millisecond

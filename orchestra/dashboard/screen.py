@@ -25,6 +25,7 @@ import os
 import re
 import termios
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -98,6 +99,7 @@ class Screen:
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
         self._on_quit = on_quit
@@ -107,6 +109,7 @@ class Screen:
         self._stdin = stdin
         self._stdout = stdout
         self._environ = environ
+        self._clock = clock
         self._mode: _Mode | None = None
         self._is_ours = False
         self._lock = threading.Lock()
@@ -187,7 +190,7 @@ class Screen:
 
     async def _draw(self) -> None:
         """Draw a frame if something that it shows may have changed."""
-        now = trio.current_time()
+        now = self._clock()
         size = self._size()
         state = (self._model.version, int(now), size)
         if not self._is_ours or state == self._drawn:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -469,7 +470,7 @@ def export_svg(
 
     Args:
         model: What to draw.
-        now: Seconds on the clock of the model's events.
+        now: Seconds since the epoch.
         width: In cells.
         height: In cells.
         title: Of the window.
@@ -611,12 +612,21 @@ def sample() -> tuple[Model, float]:
     names = ("vite", "api", "worker", "mail")
     model.apply(
         RunStarted(
-            at=at, version="0.1", pid=41230, procfile="Procfile", url="http://127.0.0.1:8000", processes=names
+            time=_moment(at),
+            version="0.1",
+            pid=41230,
+            procfile="Procfile",
+            url="http://127.0.0.1:8000",
+            processes=names,
         )
     )
     for event in _sample_events(at):
         model.apply(event)
     return model, at + 187.0
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
 
 
 def _sample_events(
@@ -625,10 +635,10 @@ def _sample_events(
     waiting, starting, running, ready = State.WAITING, State.STARTING, State.RUNNING, State.READY
 
     def change(after: float, name: str, state: State, previous: State, **more: Any) -> StateChanged:
-        return StateChanged(at=at + after, process=name, state=state, previous=previous, **more)
+        return StateChanged(time=_moment(at + after), process=name, state=state, previous=previous, **more)
 
     def line(after: float, name: str, text: str) -> OutputLine:
-        return OutputLine(at=at + after, process=name, stream="stdout", text=text)
+        return OutputLine(time=_moment(at + after), process=name, stream="stdout", text=text)
 
     for pid, name in enumerate(("vite", "api", "worker", "mail"), 41232):
         yield change(0.0, name, starting, waiting, pid=pid)
@@ -662,10 +672,13 @@ def _sample_events(
         ready_after=1.2,
     )
     yield Notice(
-        at=at + 170, level="warning", code="port-moved", text="port 5000 was taken, vite listens on 5173"
+        time=_moment(at + 170),
+        level="warning",
+        code="port-moved",
+        text="port 5000 was taken, vite listens on 5173",
     )
-    yield StreamOpened(at=at + 3, id=7, kind="hmr", target="/", upstream="frontend")
-    yield StreamOpened(at=at + 3, id=8, kind="event-stream", target="/events", upstream="backend")
+    yield StreamOpened(time=_moment(at + 3), id=7, kind="hmr", target="/", upstream="frontend")
+    yield StreamOpened(time=_moment(at + 3), id=8, kind="event-stream", target="/events", upstream="backend")
     asked: tuple[tuple[str, str, int, UpstreamName, float, float], ...] = (
         ("GET", "/", 200, "frontend", 0.0042, 0.0),
         ("GET", "/src/main.ts", 200, "frontend", 0.0113, 0.0),
@@ -681,7 +694,7 @@ def _sample_events(
         if upstream == "backend":
             yield line(3.0 + number, "api", f'127.0.0.1 - "{method} {target} 1.1" {status}')
         yield RequestFinished(
-            at=at + 3 + number,
+            time=_moment(at + 3 + number),
             id=number,
             method=method,
             target=target,

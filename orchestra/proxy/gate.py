@@ -24,14 +24,14 @@ from urllib.parse import urlsplit
 import trio
 
 from orchestra.config.plan import AnyOf, AtUrl, FromProcess, base_name
-from orchestra.events import Notice, OutputLine, State, StateChanged, UpstreamSwitched
+from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
 from orchestra.proxy.route import Standing, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import Event, UpstreamName
+    from orchestra.events import Bus, Event, UpstreamName
 
 __all__ = ["Address", "Gate", "Hold", "Refusal", "wait_any_change"]
 
@@ -121,9 +121,9 @@ class _Life:
         self.has_been_ready = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
-    def apply(self, event: StateChanged) -> None:
+    def apply(self, event: StateChanged, now: float) -> None:
         if event.state is not self.state:
-            self.since = event.at
+            self.since = now
         self.state, self.reason = event.state, event.reason
         self.has_been_ready = event.ready_after is not None
         self.url = event.url or (f"http://127.0.0.1:{event.port}" if event.port else None)
@@ -159,10 +159,11 @@ class Gate:
     Args:
         name: What it is to the proxy.
         plan: What is behind it.
-        emit: Who is told that there is none.
+        bus: Where it is said that there is none.
         max_waiting: So many requests may wait here at once.
         max_bytes: So many bytes may they have in memory together.
         absent_after: A candidate that has run for so many seconds without answering HTTP is no server.
+        clock: The present time, in seconds.
     """
 
     def __init__(
@@ -170,13 +171,15 @@ class Gate:
         name: UpstreamName,
         plan: UpstreamPlan,
         *,
-        emit: Callable[[Event], object],
+        bus: Bus,
         max_waiting: int = 256,
         max_bytes: int = 8388608,
         absent_after: float = 15.0,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.name = name
-        self._emit = emit
+        self._bus = bus
+        self._clock = clock
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -235,14 +238,14 @@ class Gate:
         elif isinstance(event, StateChanged) and event.process in self._lives:
             life = self._lives[event.process]
             before = life.url if life.state is State.READY else None
-            life.apply(event)
+            life.apply(event, self._clock())
             if before and life.url and life.state is State.READY and life.url != before:
                 self._tell_switch(event, life.url, before)
             if not self._members and life.standing is Standing.READY:
                 name = base_name(event.process)
                 self._members = tuple(each for each in self._lives if base_name(each) == name)
                 if len(self._lives) > len(self._members):
-                    self._tell_adoption(event.at, name)
+                    self._tell_adoption(name)
             self._changed.set()
             self._changed = trio.Event()
 
@@ -254,7 +257,7 @@ class Gate:
             return _best(self._lives[process].standing for process in self._members)
         lives = self._lives.values()
         if all(life.is_hopeless(now, self._absent_after) for life in lives):
-            self._tell_absence(now)
+            self._tell_absence()
             return Standing.ABSENT
         if all(life.is_hopeless(now, self._absent_after) or life.died_early for life in lives):
             return Standing.FAIL
@@ -334,29 +337,23 @@ class Gate:
         moments = [since + self._absent_after for since in running]
         return min((moment for moment in moments if moment > now), default=inf)
 
-    def _tell_adoption(self, at: float, process: str) -> None:
+    def _tell_adoption(self, process: str) -> None:
         text = f"the {self.name} is {process}: it was the first to answer HTTP"
         hint = f"If that is wrong, set [proxy] {self.name}."
-        self._emit(Notice(at=at, level="info", code=f"{self.name}-found", text=text, hint=hint))
+        self._bus.notice(f"{self.name}-found", text, level="info", hint=hint)
 
     def _tell_switch(self, event: StateChanged, url: str, before: str) -> None:
-        self._emit(
-            UpstreamSwitched(at=event.at, upstream=self.name, process=event.process, url=url, previous=before)
-        )
+        self._bus.emit(UpstreamSwitched(upstream=self.name, process=event.process, url=url, previous=before))
 
-    def _tell_absence(self, now: float) -> None:
+    def _tell_absence(self) -> None:
         if self._has_told_absence:
             return
         self._has_told_absence = True
-        self._emit(
-            Notice(
-                at=now,
-                level="warning",
-                code=f"no-{self.name}",
-                text=f"No {self.name}: none of {', '.join(self._lives)} answers HTTP, so everything goes to"
-                f" the {'frontend' if self.name == 'backend' else 'backend'}.",
-                hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
-            )
+        self._bus.notice(
+            f"no-{self.name}",
+            f"No {self.name}: none of {', '.join(self._lives)} answers HTTP, so everything goes to"
+            f" the {'frontend' if self.name == 'backend' else 'backend'}.",
+            hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
         )
 
 

@@ -26,7 +26,6 @@ import trio
 
 from orchestra.errors import UpstreamError
 from orchestra.events import (
-    Notice,
     RequestFinished,
     RequestHeld,
     RequestReleased,
@@ -68,10 +67,8 @@ from orchestra.proxy.upload import Upload
 from orchestra.proxy.wire import BadResponse, ClientGone, End, UpstreamGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import Event, Outcome, StreamKind, UpstreamName
+    from orchestra.events import Bus, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.message import Headers, Peer, RequestHead, ResponseHead
     from orchestra.proxy.pool import Lease, Upstream
     from orchestra.proxy.route import Route
@@ -121,13 +118,11 @@ class Relay:
         is_closing: No connection is used for another request any more.
     """
 
-    def __init__(
-        self, plan: ProxyPlan, *, backend: Upstream, frontend: Upstream, emit: Callable[[Event], object]
-    ) -> None:
+    def __init__(self, plan: ProxyPlan, *, backend: Upstream, frontend: Upstream, bus: Bus) -> None:
         self.plan = plan
         self.backend = backend
         self.frontend = frontend
-        self.emit = emit
+        self.bus = bus
         self.streams: set[Stream] = set()
         self.asked: dict[Exchange, Lease] = {}
         self.departures = trio.lowlevel.ParkingLot()
@@ -151,7 +146,7 @@ class Relay:
         if key in self._refused_origins or len(self._refused_origins) >= _MOST_ORIGINS:
             return
         self._refused_origins.add(key)
-        self.emit(Notice(at=trio.current_time(), level="warning", code="origin-refused", text=refused))
+        self.bus.notice("origin-refused", refused)
 
     def next_id(self) -> int:
         """Return a number for a request: they count from 1."""
@@ -746,11 +741,9 @@ class Exchange:
         return self._head.target[:MAX_TARGET].decode("ascii")
 
     def _tell_hold(self, upstream: UpstreamName, what: str | Standing | None) -> None:
-        now = trio.current_time()
         if isinstance(what, str):
-            self._relay.emit(
+            self._relay.bus.emit(
                 RequestHeld(
-                    at=now,
                     id=self._id,
                     method=self._head.method.decode("ascii"),
                     target=self._target(),
@@ -761,14 +754,13 @@ class Exchange:
             return
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if what is None else "ready" if what is Standing.READY else "failed"
-        self._relay.emit(
-            RequestReleased(at=now, id=self._id, upstream=upstream, held=self._hold.seconds, outcome=outcome)
+        self._relay.bus.emit(
+            RequestReleased(id=self._id, upstream=upstream, held=self._hold.seconds, outcome=outcome)
         )
 
     def _tell_replay(self, upstream: Upstream, exc: UpstreamGone) -> None:
-        self._relay.emit(
+        self._relay.bus.emit(
             RequestReplayed(
-                at=trio.current_time(),
                 id=self._id,
                 method=self._head.method.decode("ascii"),
                 target=self._target(),
@@ -782,9 +774,8 @@ class Exchange:
             return
         self._is_told = True
         now = trio.current_time()
-        self._relay.emit(
+        self._relay.bus.emit(
             RequestFinished(
-                at=now,
                 id=self._id,
                 method=self._head.method.decode("ascii"),
                 target=self._target(),
@@ -803,17 +794,14 @@ class Exchange:
             self._emit_closed("event-stream", None, self._upload.size, self._bytes_out)
 
     def _emit_opened(self, kind: StreamKind) -> None:
-        self._relay.emit(
-            StreamOpened(
-                at=trio.current_time(), id=self._id, kind=kind, target=self._target(), upstream=self.upstream
-            )
+        self._relay.bus.emit(
+            StreamOpened(id=self._id, kind=kind, target=self._target(), upstream=self.upstream)
         )
 
     def _emit_closed(self, kind: StreamKind, code: int | None, bytes_in: int, bytes_out: int) -> None:
         now = trio.current_time()
-        self._relay.emit(
+        self._relay.bus.emit(
             StreamClosed(
-                at=now,
                 id=self._id,
                 kind=kind,
                 target=self._target(),

@@ -37,10 +37,10 @@ from orchestra.proxy.wire import ClientGone, ClientSide
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import Event
+    from orchestra.events import Bus, Event
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.transport import Transport
 
@@ -64,7 +64,7 @@ class Proxy:
 
     Args:
         listeners: Sockets that are bound and listen, of any family; they become ours.
-        emit: Who is told of requests, streams and notices. It must neither wait nor raise.
+        bus: Where requests, streams and notices are emitted.
         dial: How to connect to an upstream; tests bring their own.
     """
 
@@ -73,19 +73,19 @@ class Proxy:
         plan: ProxyPlan,
         listeners: Sequence[socket.socket],
         *,
-        emit: Callable[[Event], object],
+        bus: Bus,
         dial: Dial = dial_tcp,
     ) -> None:
         self._plan = plan
         self._listeners = list(listeners)
         gate = partial(
-            Gate, emit=emit, max_waiting=plan.hold_requests, max_bytes=plan.hold_bytes, absent_after=plan.hold
+            Gate, bus=bus, max_waiting=plan.hold_requests, max_bytes=plan.hold_bytes, absent_after=plan.hold
         )
         self._backend, self._frontend = (
             Upstream(each, dial=dial, pool_size=plan.pool, max_head=plan.max_head)
             for each in (gate("backend", plan.backend), gate("frontend", plan.frontend))
         )
-        self._relay = Relay(plan, backend=self._backend, frontend=self._frontend, emit=emit)
+        self._relay = Relay(plan, backend=self._backend, frontend=self._frontend, bus=bus)
         self._connections: set[_Connection] = set()
         self._hangups: Hangups | None = None
         self._nursery: trio.Nursery | None = None
