@@ -136,7 +136,9 @@ def versions() -> str:
         command = [str(installed_pip() / "python"), "-m", "pip", "list", "--format=json"]
         wanted = {re.split(r"\W", name)[0] for name in PIP}
         found |= {
-            each["name"]: each["version"] for each in json.loads(checked(command)) if each["name"] in wanted
+            each["name"]: each["version"]
+            for each in json.loads(checked(command))
+            if each["name"].lower() in wanted
         }
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
