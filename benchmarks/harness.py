@@ -93,6 +93,7 @@ class Running:
         cwd: Where.
         env: In addition to ours.
         output: Where its standard output goes; a log in `cwd` by default.
+        terminal: The terminal that it has, for all its input and output.
         is_alone: Its children are not counted (orchestra's are the servers that it proxies).
     """
 
@@ -103,6 +104,7 @@ class Running:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         output: int | None = None,
+        terminal: int | None = None,
         is_alone: bool = False,
     ) -> None:
         self.log = cwd / "log"
@@ -110,13 +112,14 @@ class Running:
         self._is_alone = is_alone
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                # A session's first terminal is its own.
+                command if terminal is None else ["setsid", "--ctty", *command],
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=log if output is None else output,
-                stderr=log,
-                start_new_session=True,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
+                stdout=terminal or output or log,
+                stderr=terminal or log,
+                start_new_session=terminal is None,
             )
 
     def __enter__(self) -> Self:

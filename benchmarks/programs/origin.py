@@ -24,7 +24,7 @@ class Origin(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._left = 0  # bytes of an upload that are still to come
+        self._left = 0  # bytes of an upload or a message that are still to come
         self._is_chunked = self._is_websocket = False
         self._size = 0
         self._can_write = asyncio.Event()
@@ -122,27 +122,26 @@ class Origin(asyncio.Protocol):
             await asyncio.sleep(interval or 3600)
 
     def _echo(self, data: bytes) -> None:
-        """Send back all whole messages, without their mask: nobody looks at what they say."""
+        """Send messages back as they come, without their mask: what they say does not matter."""
         data = self._buffer + data if self._buffer else data
         at, end, parts = 0, len(data), []
-        while at + 2 <= end:
+        while True:
+            taken = min(self._left, end - at)
+            parts.append(data[at : at + taken])
+            at += taken
+            self._left -= taken
+            if at + 2 > end:
+                break
             size, head = data[at + 1] & 127, at + 2
             if size == 126:
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
             elif size == 127:
                 size, head = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
-            body = head + 4
-            if body + size > end:
+            if head + 4 > end:
                 break
-            parts += [
-                data[at : at + 1],
-                bytes([data[at + 1] & 127]),
-                data[at + 2 : head],
-                data[body : body + size],
-            ]
-            at = body + size
-        if parts:
-            self._write(b"".join(parts))
+            parts += [data[at : at + 1], bytes([data[at + 1] & 127]), data[at + 2 : head]]
+            self._left, at = size, head + 4
+        self._write(b"".join(parts))
         self._buffer = data[at:]
 
     def _write(self, data: bytes) -> None:
