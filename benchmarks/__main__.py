@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import page, rates, restarts, results, runners, soak, transfer
+from benchmarks import autobahn, limits, page, rates, restarts, results, runners, soak, transfer
 from benchmarks.harness import Failed, Options
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ PARTS: Mapping[str, Callable[[Options], Report]] = {
     "memory": runners.memory,
     "stop": runners.stop,
     "restarts": restarts.restarts,
+    "limits": limits.limits,
+    "autobahn": autobahn.autobahn,
 }
 
 
