@@ -14,6 +14,7 @@ from msgspec import Struct
 from orchestra.child.sockets import Listening
 from orchestra.config import examine
 from orchestra.config.plan import AtUrl, Condition, FromProcess
+from orchestra.errors import ConfigError
 from orchestra.stack import this_machine
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, UpstreamPlan
-    from orchestra.errors import ConfigError
 
 __all__ = ["Report", "check"]
 
@@ -48,9 +48,12 @@ def check(
     overrides: Overrides | None = None,
 ) -> Report:
     """Look at everything that a run would need; the arguments are those of `load`."""
-    plan, problems = examine(
-        procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides
-    )
+    try:
+        plan, problems = examine(
+            procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides
+        )
+    except ConfigError as exc:
+        return Report((exc,), ())
     understood = tuple(_understood(plan)) if plan.processes else ()
     return Report(problems.in_order(first=plan.procfile), understood)
 

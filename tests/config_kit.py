@@ -39,7 +39,7 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.environ = {"PATH": str(root / "bin"), "HOME": str(root)}
-        for program in ("node", "npm", "run", "serve", "python"):
+        for program in ("node", "npm", "run", "serve", "python", "work"):
             self.program(program)
         (root / "ui").mkdir()
         (root / "ui" / "package.json").write_text(json.dumps({"scripts": {"dev": "vite"}}))

@@ -50,7 +50,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.memo": (2, 2),
     "proxy.chunks": (2, 2),
     "proxy.inject": (2, 2),
-    "dashboard.model": (2, 0),
+    "dashboard.words": (2, 0),
+    "dashboard.model": (2, 1),
     "child.table": (2, 0),
     "graceful": (3, 0),
     "feed": (3, 0),
@@ -76,18 +77,21 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy": (5, 1),
     "supervisor": (5, 0),
     "control": (6, 9),
-    "dashboard.descriptor": (7, 0),
-    "dashboard.view": (7, 0),
-    "dashboard.printers": (7, 1),
-    "dashboard.screen": (7, 1),
+    "dashboard.text": (7, 0),
+    "dashboard.writer": (7, 0),
+    "dashboard.view": (7, 1),
+    "dashboard.plain": (7, 1),
+    "dashboard.jsonl": (7, 1),
+    "dashboard.screen": (7, 2),
     "dashboard": (7, 9),
     "stack": (8, 0),
     "embedding": (8, 1),
     "pytest_plugin": (8, 2),
     "check": (8, 1),  # reads as `stack` does
     "__init__": (9, 0),
-    "cli": (9, 1),
-    "__main__": (9, 2),
+    "foreground": (9, 1),
+    "cli": (9, 2),
+    "__main__": (9, 3),
 }
 # All of control/ is one floor; its modules get places when they come.
 FLOOR_OF_CONTROL = (6, 0)
@@ -98,15 +102,15 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.dotenv"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"check", "cli", "config", "dashboard", "events", "supervisor"},
+    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervisor"},
     "psutil": {"child.table", "child.sockets"},
     "pytest": {"pytest_plugin"},
-    "rich": {"dashboard.view", "dashboard.screen"},
+    "rich": {"dashboard.text", "dashboard.view", "dashboard.screen"},
     "starlette": {"control"},
     "trio": {
-        "cli",
+        "foreground",
         "control",
-        "dashboard.printers",
+        "dashboard.writer",
         "dashboard.screen",
         "embedding",
         "feed",
@@ -139,7 +143,7 @@ ROOMS: dict[str, set[str]] = {
 IMPURE = {"asyncio", "os", "select", "socket", "subprocess", "threading", "time", "trio"}
 HIGHEST_PURE_FLOOR = 2
 # Reading files is what config is for; reading the process table is what child.table is for.
-MAY_IMPORT_OS = {"config.environment", "child.table"}
+MAY_IMPORT_OS = {"config.load", "config.environment", "child.table"}
 
 
 class Import(NamedTuple):

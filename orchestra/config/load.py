@@ -128,6 +128,7 @@ def load(
     """Read everything and decide what a run is going to do; the arguments are those of `examine`.
 
     Raises:
+        ConfigError: There is no Procfile to look at.
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
     plan, problems = examine(procfile, machine, only=only, left_out=left_out, overrides=overrides)
@@ -152,12 +153,15 @@ def examine(
         only: The processes to run; none means all.
         left_out: The processes not to run.
         overrides: Options.
+
+    Raises:
+        ConfigError: There is no Procfile to look at.
     """
+    procfiles.current_folder()  # everything is relative to it
+    path = procfiles.find(Path()) if procfile is None else Path(procfile)
     problems = Problems()
-    path = Path(procfiles.DEFAULT_NAMES[0])
     entries: tuple[procfiles.Entry, ...] = ()
     with problems.caught():
-        path = procfiles.find(Path()) if procfile is None else Path(procfile)
         entries = procfiles.read(path, problems)
     file = toml.find(path.parent, problems)
     reader = _Reader(

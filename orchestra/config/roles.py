@@ -196,10 +196,14 @@ def decide(facts: Facts) -> Roles:
         found = [each for each in left if each.seen is Seen.VITE]
         frontend = found[0].upstream if found else UNDECIDED if is_open else None
         frontend_reason = _and_others("it answers /@vite/client", found)
+        if frontend is UNDECIDED:
+            frontend_reason = "the first that answers /@vite/client"
     if wants_backend:
         found = [each for each in left if each.seen is Seen.HTTP]
         backend = found[0].upstream if found else UNDECIDED if is_open else None
         backend_reason = _and_others("it answers HTTP", found)
+        if backend is UNDECIDED:
+            backend_reason = "the first that answers HTTP"
     to_ask = left if wants_frontend or wants_backend else []
     return Roles(
         frontend=frontend,
