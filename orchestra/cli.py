@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import trio
 
-from orchestra.child.orphans import Orphans
 from orchestra.child.spawn import Window
 from orchestra.config import Overrides, split_arguments
 from orchestra.errors import ConfigError, OrchestraError
@@ -39,8 +38,6 @@ __all__ = ["main"]
 
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT
-# A little more than it takes to ask and to insist.
-_ORPHANS_GRACE = 7.0
 _FOREGROUND_PAUSE = 0.2
 # Between the end of our reader and the signal that ended it, if one did.
 _SIGNAL_GRACE = 0.1
@@ -184,18 +181,16 @@ def init() -> int:
 
 
 async def _run(plan: Plan, mode: str) -> int:
-    orphans = Orphans()
     heeded = _heeded_signals()
     # trio wants at least one signal to wait for; there may be none left.
     with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(orphans.bury)
+            if os.getpid() == 1:
+                from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
+
+                nursery.start_soon(reap_orphans)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            try:
-                code = await run_it(plan, signals)
-            finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ORPHANS_GRACE):
-                    await orphans.end()
+            code = await run_it(plan, signals)
             nursery.cancel_scope.cancel()
     return code
 

@@ -34,7 +34,6 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 
-from orchestra.child.guardian import LEAVE_SCREEN
 from orchestra.dashboard.descriptor import is_writable, write_some
 from orchestra.dashboard.view import Dashboard, Farewell
 
@@ -57,6 +56,8 @@ _PATIENCE = 0.5
 
 # The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
 # than we do.
+# To end a synchronized update, colours, our switches, and the alternate screen.
+_LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
@@ -82,7 +83,8 @@ class Screen:
         on_quit: Called when the user asks to end the run.
         on_restart: Called when the user asks to start again what has failed.
         on_suspend: Called for Ctrl-Z; to stop the process, and to call `suspend` and `resume`, is left to it.
-        on_taken: Called with the terminal's device when it is taken, with ``None`` when it is given back.
+        on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
+            written there; with ``None`` when it is given back.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
@@ -95,7 +97,7 @@ class Screen:
         on_quit: Callable[[], object],
         on_restart: Callable[[], object] = lambda: None,
         on_suspend: Callable[[], object] = lambda: None,
-        on_taken: Callable[[str | None], object] = lambda _: None,
+        on_taken: Callable[[str | None, bytes], object] = lambda *_: None,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
@@ -157,7 +159,7 @@ class Screen:
             try:
                 if is_writable(self._stdout, within=_PATIENCE):
                     with suppress(OSError):
-                        os.write(self._stdout, LEAVE_SCREEN)
+                        os.write(self._stdout, _LEAVE)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
@@ -166,7 +168,7 @@ class Screen:
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             if self._mode is not None:
                 termios.tcsetattr(self._stdin, termios.TCSANOW, self._mode)
-        self._on_taken(None)
+        self._on_taken(None, b"")
 
     @contextmanager
     def _terminal(self) -> Iterator[None]:
@@ -183,7 +185,7 @@ class Screen:
         self._is_ours = True
         atexit.register(self.restore)
         with suppress(OSError):
-            self._on_taken(os.ttyname(self._stdout))
+            self._on_taken(os.ttyname(self._stdout), _LEAVE)
         self._lines, self._drawn = [], None
         disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
         termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled))
