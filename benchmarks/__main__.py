@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import page, rates, results, runners, soak, transfer
+from benchmarks import autobahn, limits, page, rates, restarts, results, runners, soak, transfer
 from benchmarks.harness import Failed, Options
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ PARTS: Mapping[str, Callable[[Options], Report]] = {
     "start": runners.start,
     "memory": runners.memory,
     "stop": runners.stop,
+    "restarts": restarts.restarts,
+    "limits": limits.limits,
+    "autobahn": autobahn.autobahn,
 }
 
 

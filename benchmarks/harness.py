@@ -205,7 +205,13 @@ def wait_until(condition: Callable[[], bool], limit: float, *, every: float = 0.
     return True
 
 
-def checked(command: Sequence[str], *, cwd: Path | None = None, limit: float = 600.0) -> str:
+def checked(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    limit: float = 600.0,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a command to its end and return what it wrote.
 
     Raises:
@@ -213,7 +219,14 @@ def checked(command: Sequence[str], *, cwd: Path | None = None, limit: float = 6
     """
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=limit, check=False, errors="replace"
+            command,
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise Failed(f"{' '.join(command[:4])}: {exc}") from exc
@@ -229,14 +242,14 @@ def free_port() -> int:
     return port
 
 
-def answers(port: int, path: str, *, status: int = 200) -> Callable[[], bool]:
-    """Return a function that says whether a server answers with this status."""
+def answers(port: int, path: str) -> Callable[[], bool]:
+    """Return a function that says whether a server answers, and not by an error of its own."""
 
     def is_answered() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == status
+            return connection.getresponse().status < 500
         except (OSError, http.client.HTTPException):
             return False
         finally:

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ORCHESTRA_ENVIRONMENT",
     "PEERS",
+    "PROGRAMS",
     "Served",
     "Site",
+    "installed",
     "installed_npm",
     "installed_pip",
     "mixed_site",
@@ -60,12 +62,12 @@ Command: TypeAlias = "Sequence[str]"
 # --- packages ---
 
 
-def _installed(kind: str, packages: Sequence[str], install: Callable[[Path], object]) -> Path:
+def installed(kind: str, packages: Sequence[str], install: Callable[[Path], object]) -> Path:
     """Return the folder of these packages; it is made whole or not at all."""
     mark = hashlib.sha256(f"{packages} {sys.version}".encode()).hexdigest()[:12]
     folder = CACHE / f"{kind}-{mark}"
     if not (folder / "whole").exists():
-        print(f"installing {', '.join(packages)} into {folder} (once) ...", flush=True)
+        print(f"installing {', '.join(packages[:9])} into {folder} (once) ...", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         install(folder)
@@ -85,7 +87,7 @@ def installed_pip() -> Path:
         checked([sys.executable, "-m", "venv", str(folder)])
         checked([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *PIP])
 
-    return _installed("pip", PIP, install) / "bin"
+    return installed("pip", PIP, install) / "bin"
 
 
 @cache
@@ -100,7 +102,7 @@ def installed_npm() -> Path:
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
         checked(["npm", "install", "--no-audit", "--no-fund", "--silent", *NPM], cwd=folder)
 
-    return _installed("npm", NPM, install)
+    return installed("npm", NPM, install)
 
 
 def program(name: str) -> str:
