@@ -13,6 +13,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from wsproto.utilities import generate_accept_token
 
 from orchestra.events import State, StreamOpened
+from orchestra.proxy import server
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.websocket import FrameTap, handshake_fault
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, stage
@@ -110,8 +111,12 @@ async def test_bytes_pass_both_ways_with_those_that_came_with_the_handshake(
 
 
 @pytest.mark.ceiling(1000)
-async def test_a_silent_tunnel_stays_open(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(idle_timeout=3, header_timeout=3, upgrade_timeout=3) as on:
+async def test_a_silent_tunnel_stays_open(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 3.0)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT", 3.0)
+    async with stage(upgrade_timeout=3) as on:
         client, backend = await a_tunnel(on)
         await trio.sleep(15)
         await client.says(b"still")

@@ -174,7 +174,10 @@ class _Prefixes:
 
     def longest(self, path: bytes) -> int:
         """Return the length of the longest one that matches; 0 if there is none."""
-        return max((len(each) for each in self._below if (path + b"/").startswith(each)), default=0)
+        return max((len(each) for each in self._below if self._is_under(path, each)), default=0)
+
+    def _is_under(self, path: bytes, below: bytes) -> bool:
+        return path.startswith(below) or (path + b"/" == below and path in self._exact)
 
 
 class Memo:

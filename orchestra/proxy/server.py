@@ -92,8 +92,8 @@ class Proxy:
         self._backend, self._frontend = (
             Upstream(gate, dial=dial, reader=self._reader, idle=idle)
             for gate in (
-                Gate("backend", plan.backend, bus=bus),
-                Gate("frontend", plan.frontend, bus=bus),
+                Gate("backend", plan.backend, bus=bus, candidates=plan.candidates),
+                Gate("frontend", plan.frontend, bus=bus, candidates=plan.candidates),
             )
         )
         self._shared = Shared(
@@ -130,7 +130,7 @@ class Proxy:
         if is_reload and self._nursery is not None:
             self._nursery.start_soon(self._drain_reload, event.process)
 
-    def decide(self, side: Side, upstream: UpstreamPlan | None, *, reason: str = "") -> None:
+    def decide(self, side: Side, upstream: UpstreamPlan, *, reason: str = "") -> None:
         """Take note of what an upstream is that the plan had left open.
 
         Args:
@@ -337,7 +337,7 @@ def _limits() -> tuple[int, int]:
         return MAX_CONNECTIONS, IDLE_CONNECTIONS
     idle = max(2, min(IDLE_CONNECTIONS, soft // 16))
     # Each may need one to an upstream.
-    return max(4, min(MAX_CONNECTIONS, (soft - RESERVED_DESCRIPTORS - 2 * idle) // 2)), idle
+    return min(MAX_CONNECTIONS, max(4, (soft - RESERVED_DESCRIPTORS - 2 * idle) // 2)), idle
 
 
 class _Connection:
