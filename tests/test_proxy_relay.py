@@ -1267,7 +1267,8 @@ async def test_while_it_is_not_known_what_the_frontend_is_a_404_waits(
         await vite.says(PAGE)
         assert (await answer(client))[1] == b"page"
         told = await on.finished()
-        assert (told.upstream, told.held) == ("frontend", pytest.approx(3))
+        assert told.upstream == "frontend"
+        assert told.held == pytest.approx(3)
 
 
 @pytest.mark.parametrize("is_decided_late", [False, True])

@@ -66,13 +66,18 @@ KEPT = Answer("", is_kept=True)
 
 
 def begin(
-    request_head: RequestHead, router: Router = ROUTER, backend: Availability = READY, frontend: Availability = READY
+    request_head: RequestHead,
+    router: Router = ROUTER,
+    backend: Availability = READY,
+    frontend: Availability = READY,
 ) -> tuple[Route, Step]:
     route = Route(request_head, router)
     return route, route.begin(backend, frontend)
 
 
-def websocket(request_head: RequestHead, *, has_backend: bool = True, has_frontend: bool = True) -> WebSocketRoute:
+def websocket(
+    request_head: RequestHead, *, has_backend: bool = True, has_frontend: bool = True
+) -> WebSocketRoute:
     return ROUTER.websocket(request_head, has_backend=has_backend, has_frontend=has_frontend)
 
 

@@ -13,8 +13,7 @@ import trio.testing
 
 from orchestra.config.plan import AtUrl, ProxyPlan
 from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
-from orchestra.proxy import Proxy
-from orchestra.proxy import gate, server
+from orchestra.proxy import Proxy, gate, server
 from orchestra.proxy.exchange import Exchange
 from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade

@@ -1,8 +1,8 @@
 """What orchestra says itself: refusals, loops, a backend that is not there.
 
-One `Message`, three forms, by what the caller reads: a small page that needs nothing else (no script, no other
-file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever cached;
-what may be different in a second says so (``Retry-After``), and its page looks again by itself.
+One `Message`, three forms, by what the caller reads: a small page that needs nothing else (no script, no
+other file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever
+cached; what may be different in a second says so (``Retry-After``), and its page looks again by itself.
 
 Not here: a decision that an answer is due.
 """
@@ -98,7 +98,9 @@ def own(head: RequestHead) -> Message:
     """Answer a request under our own paths."""
     if head.target == b"*":
         return Message(status=200, title="orchestra", text="All methods but CONNECT.")
-    return Message(status=404, title="Not found", text=f"orchestra has nothing at {head.path.decode('ascii')}.")
+    return Message(
+        status=404, title="Not found", text=f"orchestra has nothing at {head.path.decode('ascii')}."
+    )
 
 
 def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, bytes]:

@@ -1,8 +1,8 @@
 """HTTP/1.1 over a transport: a client's connection, where we are the server, and one to an upstream.
 
-Strategy. A connection owns its buffer, splits each head off it, has it read (`head`), and hands what follows to
-the reader of the body (`framing`). What has arrived can be taken without waiting, so that it is sent on before
-more is awaited.
+Strategy. A connection owns its buffer, splits each head off it, has it read (`head`), and hands what follows
+to the reader of the body (`framing`). What has arrived can be taken without waiting, so that it is sent on
+before more is awaited.
 
 Error handling: here errors of the system and of trio get their meaning. `ClientGone`: there is no client to
 answer. `BadMessage`: the client sent something illegal. `UpstreamGone` and `BadResponse`: both are an

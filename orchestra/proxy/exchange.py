@@ -1,17 +1,16 @@
-"""One exchange: a request comes in, an upstream is asked, an answer goes out. `Shared` is what exchanges share.
+"""One exchange: a request comes in, an upstream is asked, an answer goes out; `Shared` is common to all.
 
-Strategy. An `Exchange` carries out the steps of its `Route`, one after the other, in one loop; its `Asker` does
-what concerns upstreams. Bodies stream:
-what has arrived is sent before more is awaited, and `await send` is all the flow control there is. Only a request
-whose body is still on its way needs a second task; everything else is one straight line in the connection's
-own task.
+Strategy. An `Exchange` carries out the steps of its `Route`, one after the other, in one loop; its `Asker`
+does what concerns upstreams. Bodies stream: what has arrived is sent before more is awaited, and `await send`
+is all the flow control there is. Only a request whose body is still on its way needs a second task;
+everything else is one straight line in the connection's own task.
 
-What may be tried again stands in `Asker.ask`. What may not be pretended: an answer whose upstream dies in the middle
-ends with the client's connection being reset.
+What may be tried again stands in `Asker.ask`. What may not be pretended: an answer whose upstream dies in the
+middle ends with the client's connection being reset.
 
 Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
-upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an orderly
-end, unless the client itself has reset its connection.
+upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
+orderly end, unless the client itself has reset its connection.
 
 Not here: accepting connections, limits of time (`server`), what it all means for a process.
 """
@@ -36,10 +35,9 @@ from orchestra.proxy.forward import (
     origin_refusal,
     websocket_fault,
 )
-from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, Body
+from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.gate import wait_any_change
-from orchestra.proxy.head import BadMessage, HeadReader, ResponseHead
-from orchestra.proxy.pool import Upstream
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import (
     KEPT_404,
@@ -62,8 +60,10 @@ if TYPE_CHECKING:
     from orchestra.events import Bus, StreamKind
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
-    from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import Outcome, Side, WebSocketRoute
+    from orchestra.proxy.framing import Body
+    from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
+    from orchestra.proxy.pool import Upstream
+    from orchestra.proxy.route import Side, WebSocketRoute
 
 __all__ = ["Asker", "Exchange", "Shared", "Stream"]
 
@@ -206,7 +206,7 @@ class Asker:
     async def _ask(self, upstream: Upstream) -> ResponseHead:
         """Ask again where that may be done.
 
-        A request may be sent again if its connection died before the first byte of an answer, it is idempotent
+        It may be sent again if its connection died before the first byte of an answer, it is idempotent
         (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
         been closing), and once over a fresh one. A request that is not idempotent is never sent over a
         connection that has been idle.
@@ -329,7 +329,7 @@ class Asker:
         body = reply.body
         if not body.is_complete:
             parts = [reply.read]
-            while not body.is_complete and body.size <= KEPT_404:
+            while body.size <= KEPT_404 and not body.is_complete:
                 parts.append(await reply.connection.more())
             reply.read = b"".join(parts)
         if body.size > KEPT_404:
@@ -351,7 +351,7 @@ class Asker:
         try:
             if not body.is_complete and (reply.head.length or 0) <= DISCARDED:
                 with trio.move_on_after(DISCARD_LIMIT):
-                    while not body.is_complete and body.size <= DISCARDED:
+                    while body.size <= DISCARDED and not body.is_complete:
                         await reply.connection.more()
         except UpstreamError:
             pass

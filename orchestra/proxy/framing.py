@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from orchestra.proxy.forward import forwarded_trailers
 from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer, tokens
@@ -29,26 +29,27 @@ LAST_CHUNK = b"0\r\n\r\n"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?)\r\n")
 
 
-class Body(Protocol):
+class Body:
     """A body that is being read.
 
     Attributes:
         size: Bytes of it that were read, without their framing.
         is_complete: All of it was read.
         rest: What followed it in the bytes that completed it.
-        has_chunks: Whether the receiver gets it in chunks.
-        ends_by_close: Whether the receiver sees its end by the connection's.
-        is_at_boundary: Whether the receiver can be told here that this is the end.
+        has_chunks: The receiver gets it in chunks.
+        ends_by_close: The receiver sees its end by the connection's.
     """
 
-    size: int
-    is_complete: bool
-    rest: bytes
-    has_chunks: bool
-    ends_by_close: bool
+    size = 0
+    is_complete = False
+    rest = b""
+    has_chunks = False
+    ends_by_close = False
 
     @property
-    def is_at_boundary(self) -> bool: ...  # noqa: D102 - above
+    def is_at_boundary(self) -> bool:
+        """Whether the receiver can be told here that this is the end."""
+        return False
 
     def feed(self, data: bytes) -> bytes:
         """Read what has arrived; return what the receiver gets.
@@ -56,25 +57,19 @@ class Body(Protocol):
         Raises:
             BadMessage: It is not framed as its head said.
         """
-        ...
+        raise NotImplementedError
 
     def close(self) -> bytes | None:
         """The sender has closed: return what the receiver gets, ``None`` if the body is not complete."""
-        ...
+        return None
 
 
-class LengthBody:
+class LengthBody(Body):
     """A body whose length is known."""
-
-    __slots__ = ("_left", "has_chunks", "is_complete", "rest", "size")
-    ends_by_close = False
-    is_at_boundary = False
 
     def __init__(self, length: int, *, has_chunks: bool = False) -> None:
         self._left = length
-        self.size = 0
         self.is_complete = not length
-        self.rest = b""
         self.has_chunks = has_chunks
 
     def feed(self, data: bytes) -> bytes:
@@ -92,42 +87,33 @@ class LengthBody:
         self.rest = data[left:]
         return data[:left]
 
-    def close(self) -> bytes | None:
-        """See `Body.close`."""
-        return None
 
-
-# All that has no body, and needs no state.
+# All that has no body: it is complete, and never fed.
 NO_BODY = LengthBody(0)
 # The answer to a HEAD whose body would have come in chunks.
 _NO_CHUNKS = LengthBody(0, has_chunks=True)
 
 
-class ClosingBody:
+class ClosingBody(Body):
     """A body that ends with its connection.
 
     Args:
         has_chunks: Pass it on in chunks.
     """
 
-    __slots__ = ("has_chunks", "is_complete", "rest", "size")
-    is_at_boundary = True
+    @property
+    def is_at_boundary(self) -> bool:
+        """See `Body`."""
+        return True
 
     def __init__(self, *, has_chunks: bool) -> None:
         self.has_chunks = has_chunks
-        self.size = 0
-        self.is_complete = False
-        self.rest = b""
-
-    @property
-    def ends_by_close(self) -> bool:
-        """See `Body`."""
-        return not self.has_chunks
+        self.ends_by_close = not has_chunks
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
         self.size += len(data)
-        return b"%x\r\n%b\r\n" % (len(data), data) if self.has_chunks and data else data
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.has_chunks else data
 
     def close(self) -> bytes | None:
         """See `Body.close`."""
@@ -144,7 +130,7 @@ class _At(Enum):
     TRAILER = auto()
 
 
-class ChunkedBody:
+class ChunkedBody(Body):
     """A chunked body.
 
     Args:
@@ -152,20 +138,6 @@ class ChunkedBody:
         has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
         max_line: Bytes that one line, and all trailers together, may have.
     """
-
-    __slots__ = (
-        "_at",
-        "_dropped",
-        "_held",
-        "_left",
-        "_max_line",
-        "_trailer_size",
-        "_trailers",
-        "has_chunks",
-        "is_complete",
-        "rest",
-        "size",
-    )
 
     def __init__(
         self, *, dropped: frozenset[bytes] = frozenset(), has_chunks: bool = True, max_line: int = MAX_HEAD
@@ -178,14 +150,7 @@ class ChunkedBody:
         self._trailers: Headers = []
         self._trailer_size = 0
         self.has_chunks = has_chunks
-        self.size = 0
-        self.is_complete = False
-        self.rest = b""
-
-    @property
-    def ends_by_close(self) -> bool:
-        """See `Body`."""
-        return not self.has_chunks
+        self.ends_by_close = not has_chunks
 
     @property
     def is_at_boundary(self) -> bool:
@@ -232,10 +197,6 @@ class ChunkedBody:
         passed.append(data[start:position])
         return b"".join(passed)
 
-    def close(self) -> bytes | None:
-        """See `Body.close`."""
-        return None
-
     def _read_line(self, line: bytes) -> bytes | None:
         """Judge a line of the framing; return what passes instead of it, ``None`` if it passes itself."""
         match self._at:
@@ -265,7 +226,9 @@ class ChunkedBody:
         self.is_complete = True
         if not self.has_chunks:
             return b""
-        kept = [field for field in forwarded_trailers(self._trailers) if field[0].lower() not in self._dropped]
+        kept = [
+            field for field in forwarded_trailers(self._trailers) if field[0].lower() not in self._dropped
+        ]
         return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in kept), b"\r\n"])
 
 

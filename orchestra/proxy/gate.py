@@ -5,11 +5,11 @@ known address, and not before, however likely it is that its port answers. `rout
 state means for the requests that wait; the gate adds the process. Of several instances the first one that is
 ready is asked. While it is not decided which process the upstream is, requests wait as for one that starts.
 
-A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as long. It
-is woken by the next event, never by polling.
+A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as
+long. It is woken by the next event, never by polling.
 
-Not here: connections (`pool`), what is answered to a request that waited in vain (`answers`), which process an
-upstream is (`decide` is told).
+Not here: connections (`pool`), what is answered to a request that waited in vain (`answers`), which process
+an upstream is (`decide` is told).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Gate:
         self._set(upstream)
 
     def __repr__(self) -> str:
-        what = " and ".join(self._members) or (self.endpoint and self.endpoint.address) or "not decided yet"
+        what = " and ".join(self._members) or self._fixed or "not decided yet"
         return f"<Gate {self.side}: {what}, {self.availability.value}, {self._waiting} waiting>"
 
     def _set(self, upstream: UpstreamPlan) -> None:
@@ -222,7 +222,7 @@ class Gate:
                 self._decide_by_state(event.process)
 
     def _decide_by_state(self, process: str) -> None:
-        """Decide as long as the supervisor does not: the first candidate that is ready, or none if all ended."""
+        """Decide while the supervisor does not: the first candidate that is ready; none if all have ended."""
         if self.side == "backend" and self._life(process).availability is Availability.READY:
             name = base_name(process)
             instances = tuple(each for each in self._candidates if base_name(each) == name)
@@ -260,7 +260,7 @@ class Gate:
         """Wait until the upstream can be asked.
 
         Raises:
-            Unavailable: It cannot, and waiting for it makes no sense, takes too long, or too many wait already.
+            Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
         """
         if self.availability is Availability.HOLD:
             weight = waiter.weigh()

@@ -1,9 +1,9 @@
 """Connections to one upstream: idle ones that are kept, and how a request gets one.
 
 Strategy. `Pool` is a stack of idle connections, newest first, with three reasons to drop one: it is too old
-(Vite closes after 5 s, so we do after 4), something can be read from it (its end, or bytes that were not asked
-for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the upstream is
-ready, take an idle connection, else dial.
+(Vite closes after 5 s, so we do after 4), something can be read from it (its end, or bytes that were not
+asked for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the
+upstream is ready, take an idle connection, else dial.
 
 A refused dial of a process that is said to be ready means that news of its death is on its way. Nothing of
 the request has reached it, so that any request may go on waiting. Something that runs elsewhere is not waited
@@ -104,9 +104,7 @@ class Upstream:
         generation: Counts its lives: each process or address that was asked, each time anew.
     """
 
-    def __init__(
-        self, gate: Gate, *, dial: Dial, reader: HeadReader, idle: int = IDLE_CONNECTIONS
-    ) -> None:
+    def __init__(self, gate: Gate, *, dial: Dial, reader: HeadReader, idle: int = IDLE_CONNECTIONS) -> None:
         self.gate = gate
         self._dial = dial
         self._reader = reader

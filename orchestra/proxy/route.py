@@ -1,14 +1,14 @@
-"""Which upstream is asked, whose answer counts, and what waits: every decision about a request, with its reason.
+"""Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
 Strategy. The backend is asked first, because only it knows what it knows; what it answers with 404 falls back
 to Vite. The trap is that Vite says 200 with its page to nearly everything, so that an honest 404 of an API
 would turn into HTML with 200. Hence two judgements: whether a 404 may fall back at all, and whether what Vite
 made of it may replace it. A page is only ever an answer to a navigation.
 
-A `Route` is one request's way: `begin` says the first step, `next` says what follows from what came of it. Paths
-that turned out to be assets of the frontend are remembered (`Memo`), because a page of 1,000 modules would
-otherwise be 1,000 404s of the backend, each time. `availability` says what the state of a process means for the
-requests that want it.
+A `Route` is one request's way: `begin` says the first step, `next` says what follows from what came of it.
+Paths that turned out to be assets of the frontend are remembered (`Memo`), because a page of 1,000 modules
+would otherwise be 1,000 404s of the backend, each time. `availability` says what the state of a process means
+for the requests that want it.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 
@@ -88,8 +88,8 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
 
     Attributes:
         side: Which one.
-        availability: `Availability.HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT`
-            if there is none, `READY` if it refuses connections.
+        availability: `HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT` if there
+            is none, `READY` if it refuses connections.
         tail: Its process's last lines of output.
     """
 
@@ -310,7 +310,11 @@ class Route:
         if router.is_frontend_alone:
             return self._ask_frontend("no backend")
         accept = head.values.get(b"accept")
-        if accept is not None and b"text/x-vite-ping" in accept and head.has_token(b"accept", b"text/x-vite-ping"):
+        if (
+            accept is not None
+            and b"text/x-vite-ping" in accept
+            and head.has_token(b"accept", b"text/x-vite-ping")
+        ):
             # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
             self._is_ping = True
             return self._ask_frontend("vite's ping") if frontend is Availability.READY else RESET
@@ -333,7 +337,7 @@ class Route:
         return _ASK_FRONTEND
 
     def next(self, outcome: Outcome) -> Step:
-        """Decide what follows from what came of the step before: the head of an answer, or why there is none."""
+        """Decide what follows from what came of the step before."""
         match self._at:
             case _At.BACKEND:
                 if isinstance(outcome, ResponseHead) and outcome.status != 404:
@@ -450,13 +454,11 @@ def is_for_a_window(head: RequestHead) -> bool:
 
 def is_asset(head: RequestHead) -> bool:
     """Whether a page loads this for itself: what Vite may answer while the backend is not there."""
-    return (
-        head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
-    )
+    return head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
 
 
 def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
-    """Whether the frontend's answer to what the backend does not know shows that this is one of its assets."""
+    """Whether the frontend's answer to what the backend does not know shows that this is an asset."""
     is_question = head.method in _READING and not head.has_body
     return is_question and 200 <= answer.status < 300 and answer.media_type not in _HTML
 

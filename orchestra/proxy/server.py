@@ -1,14 +1,15 @@
 """The proxy as a whole: listeners, connections and their limits, and the orderly end.
 
-Strategy. One task for each client connection; it reads a head, sees one exchange through, and begins again, so
-that pipelined requests are answered in order. All limits of time are one number for each connection, its
+Strategy. One task for each client connection; it reads a head, sees one exchange through, and begins again,
+so that pipelined requests are answered in order. All limits of time are one number for each connection, its
 `deadline`, and one task that looks at all of them twice a second: a cancel scope for every operation would
 cost more than parsing does. A client that leaves is noticed at once (`Hangups`) and its connection's scope is
 cancelled, with everything that was done for it.
 
 Resource handling: `run` owns the listeners and everything that came of them. When it returns or is cancelled,
-nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes can
-be spawned and probed when connections have taken all others; new connections then wait in the system's queue.
+nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes
+can be spawned and probed when connections have taken all others; new connections then wait in the system's
+queue.
 
 Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
 
@@ -26,7 +27,7 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy import answers
-from orchestra.proxy.connection import ClientConnection, ClientGone, UpstreamConnection
+from orchestra.proxy.connection import ClientConnection, ClientGone
 from orchestra.proxy.exchange import Exchange, Shared
 from orchestra.proxy.forward import Peer, forwarded_response
 from orchestra.proxy.gate import Gate
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus, Event
+    from orchestra.proxy.connection import UpstreamConnection
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport

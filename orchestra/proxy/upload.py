@@ -3,8 +3,9 @@
 Strategy. A body has two parts: what was read of it, which is kept as long as it is small enough, and what is
 still to come. To begin with an upstream means to send all that is kept at once, together with the request's
 head; the rest is passed on as it comes, by a task, since the answer may come first. To begin again with
-another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still being sent
-can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the second.
+another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still being
+sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the
+second.
 
 Not here: whether a request may be sent again (`exchange`, `route`).
 """

@@ -59,7 +59,7 @@ async def shake_hands(
 
     Raises:
         UpstreamError: There is no answer in time, or not a valid one.
-    """  # noqa: DOC502 - raised below
+    """
     answer: ResponseHead | None = None
     with trio.move_on_after(timeout):
         await upstream.send(forwarded)
