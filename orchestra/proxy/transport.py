@@ -207,10 +207,14 @@ class Hangups:
         while True:
             await trio.lowlevel.wait_readable(self._poller.fileno())
             for fd, is_reset in self._poller.hung_up():
-                callback = self._callbacks.pop(fd, None)
-                if callback is not None:
-                    self._poller.remove(fd)
-                    callback(is_reset)
+                self._tell(fd, is_reset)
+
+    def _tell(self, fd: int, is_reset: bool) -> None:  # noqa: FBT001 - by position
+        # Not in `run`, whose variables would keep a connection alive until the next one hangs up.
+        callback = self._callbacks.pop(fd, None)
+        if callback is not None:
+            self._poller.remove(fd)
+            callback(is_reset)
 
     def close(self) -> None:
         """Give the poller back to the system."""
