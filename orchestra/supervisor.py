@@ -25,6 +25,7 @@ import trio
 from msgspec import structs
 
 from orchestra.child import sockets
+from orchestra.child.families import Families
 from orchestra.child.guard import guarded
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
@@ -259,15 +260,16 @@ class Supervisor:
         for each in self._everything():
             each.kill()
 
-    def on_screen(self, terminal: str | None) -> None:
+    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Have a terminal's own screen shown again should we be killed.
 
         Args:
             terminal: The device of the one that shows the alternate screen; ``None``: none does any more.
+            give_back: What shows that terminal's own screen again when it is written there.
         """
-        self._shared.terminal = terminal
+        self._shared.screen = terminal, give_back
         if self._shared.guard is not None:
-            self._shared.guard.on_screen(terminal)
+            self._shared.guard.on_screen(terminal, give_back)
 
     @property
     def ends(self) -> Sequence[Life]:  # noqa: D102 - among the attributes
@@ -326,7 +328,7 @@ class Supervisor:
                 trio.open_nursery() as self._shared.nursery,
             ):
                 self._shared.guard = guard
-                guard.on_screen(self._shared.terminal)
+                guard.on_screen(*self._shared.screen)
                 for keeper in self._keepers.values():
                     # trio shuffles what it starts: what is said is said here, in the order of the plan.
                     self._shared.nursery.start_soon(keeper.run, keeper.begin())
@@ -417,7 +419,8 @@ class _Shared:
     ) -> None:
         self.window = window
         self.guard: Guard | None = None
-        self.terminal: str | None = None
+        self.screen: tuple[str | None, bytes] = None, b""
+        self.families = Families()
         self.run_id = secrets.token_hex(8)
         self.scanner = sockets.SocketScanner()
         self.changed = trio.Event()
@@ -450,19 +453,8 @@ class _Shared:
         **how: Any,
     ) -> Exit:
         """Run a child as `process.run_child` does; the guardian knows of it while anything of it is left."""
-        guard, pids = self.guard, []
-        assert guard is not None  # noqa: S101 - before there are any children
-
-        def spawned(child: Child) -> None:
-            guard.spawned(child.pid)
-            pids.append(child.pid)
-            on_spawn(child)
-
-        try:
-            return await run_child(command, on_spawn=spawned, **how)
-        finally:
-            for pid in pids:
-                guard.emptied(pid)
+        assert self.guard is not None  # noqa: S101 - before there are any children
+        return await run_child(command, on_spawn=on_spawn, families=self.families, guard=self.guard, **how)
 
     def wake(self) -> None:
         """Have all who wait for a change look again."""

@@ -51,15 +51,16 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.inject": (2, 2),
     "dashboard.words": (2, 0),
     "dashboard.model": (2, 1),
-    "child.table": (2, 0),
+    "child.table": (3, 0),
+    "child.families": (3, 1),
     "graceful": (3, 0),
     "feed": (3, 0),
-    "child.guard": (3, 0),
-    "child.guardian": (3, 0),  # a script, run as a process of its own: it imports nothing of ours
+    "child.guard": (3, 1),
+    "child.guardian": (3, 1),  # a script, run as a process of its own: it imports nothing of ours
     "child.logfile": (3, 0),
-    "child.orphans": (3, 0),
-    "child.spawn": (3, 0),
-    "child.sockets": (3, 0),
+    "child.orphans": (3, 1),
+    "child.spawn": (3, 2),
+    "child.sockets": (3, 1),
     "watch": (3, 0),
     "proxy.transport": (3, 0),
     "child.probe": (4, 0),
@@ -102,7 +103,8 @@ ROOMS: dict[str, set[str]] = {
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
     "msgspec": {"config.settings", "dashboard", "events", "supervisor"},
-    "psutil": {"child.table", "child.sockets"},
+    "psutil": {"child.sockets"},
+    "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
     "rich": {"dashboard.text", "dashboard.view", "dashboard.screen"},
     "starlette": {"control"},
@@ -114,6 +116,7 @@ ROOMS: dict[str, set[str]] = {
         "embedding",
         "feed",
         "graceful",
+        "child.families",
         "child.guard",
         "incarnation",
         "child.logfile",
@@ -141,8 +144,8 @@ ROOMS: dict[str, set[str]] = {
 # Floors 0 to 2 decide and do nothing: `now` is an argument, and so is whatever only the machine knows.
 IMPURE = {"asyncio", "os", "select", "socket", "subprocess", "threading", "time", "trio"}
 HIGHEST_PURE_FLOOR = 2
-# Reading files is what config is for; reading the process table is what child.table is for.
-MAY_IMPORT_OS = {"config.environment", "child.table"}
+# Reading files is what config is for.
+MAY_IMPORT_OS = {"config.environment"}
 
 
 class Import(NamedTuple):
