@@ -26,21 +26,22 @@ FLOORS: dict[str, tuple[int, int]] = {
     "version": (0, 0),
     "errors": (0, 0),
     "events": (0, 0),
-    "config.faults": (1, 0),
-    "config.plan": (1, 0),
-    "config.graph": (1, 0),
-    "config.readiness": (1, 0),
+    "config.schema": (1, 0),
+    "config.checks": (1, 0),
+    "config.files": (1, 0),
+    "config.plan": (1, 1),  # extends the schema
+    "config.dotenv": (1, 1),
+    "config.environment": (1, 1),
     "config.procfile": (1, 1),
-    "config.environment": (1, 2),  # both read text as `procfile` does
-    "config.settings": (1, 2),
+    "config.toml": (1, 2),  # gives notes of the plan
     "config.discover": (1, 2),
-    "config.processes": (1, 3),
+    "config.select": (1, 3),  # of settings
     "config.addresses": (1, 4),  # of processes
-    "config.upstreams": (1, 4),
+    "config.roles": (1, 4),
     "config.initial": (1, 3),  # reads package.json as `discover` does
     "config.load": (1, 5),  # puts the others together
     "config": (1, 6),
-    "lifecycle": (1, 1),  # reads a ProcessPlan
+    "lifecycle": (1, 2),  # reads a ProcessPlan
     "child": (1, 0),
     "child.lines": (1, 0),
     "proxy.message": (2, 0),
@@ -49,16 +50,18 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.memo": (2, 2),
     "proxy.chunks": (2, 2),
     "proxy.inject": (2, 2),
-    "dashboard.model": (2, 0),
-    "child.table": (2, 0),
+    "dashboard.words": (2, 0),
+    "dashboard.model": (2, 1),
+    "child.table": (3, 0),
+    "child.families": (3, 1),
     "graceful": (3, 0),
     "feed": (3, 0),
-    "child.guard": (3, 0),
-    "child.guardian": (3, 0),  # a script, run as a process of its own: it imports nothing of ours
+    "child.guard": (3, 1),
+    "child.guardian": (3, 1),  # a script, run as a process of its own: it imports nothing of ours
     "child.logfile": (3, 0),
-    "child.orphans": (3, 0),
-    "child.spawn": (3, 0),
-    "child.sockets": (3, 0),
+    "child.orphans": (3, 1),
+    "child.spawn": (3, 2),
+    "child.sockets": (3, 1),
     "watch": (3, 0),
     "proxy.transport": (3, 0),
     "child.probe": (4, 0),
@@ -75,18 +78,21 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy": (5, 1),
     "supervisor": (5, 0),
     "control": (6, 9),
-    "dashboard.descriptor": (7, 0),
-    "dashboard.view": (7, 0),
-    "dashboard.printers": (7, 1),
-    "dashboard.screen": (7, 1),
+    "dashboard.text": (7, 0),
+    "dashboard.writer": (7, 0),
+    "dashboard.view": (7, 1),
+    "dashboard.plain": (7, 1),
+    "dashboard.jsonl": (7, 1),
+    "dashboard.screen": (7, 2),
     "dashboard": (7, 9),
     "stack": (8, 0),
     "embedding": (8, 1),
     "pytest_plugin": (8, 2),
     "check": (8, 1),  # reads as `stack` does
     "__init__": (9, 0),
-    "cli": (9, 1),
-    "__main__": (9, 2),
+    "foreground": (9, 1),
+    "cli": (9, 2),
+    "__main__": (9, 3),
 }
 # All of control/ is one floor; its modules get places when they come.
 FLOOR_OF_CONTROL = (6, 0)
@@ -94,22 +100,24 @@ FLOOR_OF_CONTROL = (6, 0)
 # Who may import what we did not write.
 ROOMS: dict[str, set[str]] = {
     "click": {"cli"},
-    "dotenv": {"config.environment"},
+    "dotenv": {"config.dotenv"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"config.settings", "dashboard", "events", "supervisor"},
-    "psutil": {"child.table", "child.sockets"},
+    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervisor"},
+    "psutil": {"child.sockets"},
+    "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
-    "rich": {"dashboard.view", "dashboard.screen"},
+    "rich": {"dashboard.text", "dashboard.view", "dashboard.screen"},
     "starlette": {"control"},
     "trio": {
-        "cli",
+        "foreground",
         "control",
-        "dashboard.printers",
+        "dashboard.writer",
         "dashboard.screen",
         "embedding",
         "feed",
         "graceful",
+        "child.families",
         "child.guard",
         "incarnation",
         "child.logfile",
@@ -137,8 +145,8 @@ ROOMS: dict[str, set[str]] = {
 # Floors 0 to 2 decide and do nothing: `now` is an argument, and so is whatever only the machine knows.
 IMPURE = {"asyncio", "os", "select", "socket", "subprocess", "threading", "time", "trio"}
 HIGHEST_PURE_FLOOR = 2
-# Reading files is what config is for; reading the process table is what child.table is for.
-MAY_IMPORT_OS = {"config.environment", "child.table"}
+# Reading files is what config is for.
+MAY_IMPORT_OS = {"config.load", "config.environment"}
 
 
 class Import(NamedTuple):
