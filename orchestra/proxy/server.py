@@ -309,9 +309,10 @@ class Proxy:
                 self._frontend.clear()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
-            peer = Peer(address.removeprefix("::ffff:"), port)
             # Admitted before its task runs: the next one must not slip past the limit.
-            nursery.start_soon(self._serve, self._admit(SocketTransport(sock, hangups)), peer)
+            connection = self._admit(SocketTransport(sock, hangups))
+            nursery.start_soon(self._serve, connection, Peer(address.removeprefix("::ffff:"), port))
+            del connection, sock
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""
