@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import rates, results
+from benchmarks import autobahn, limits, page, rates, restarts, results, runners, soak, transfer
 from benchmarks.harness import Failed, Options
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 
 PARTS: Mapping[str, Callable[[Options], Report]] = {
     "http": rates.http,
+    "page": page.page,
+    "bodies": transfer.bodies,
+    "websocket": transfer.websocket,
+    "streams": transfer.streams,
+    "soak": soak.soak,
+    "lines": runners.lines,
+    "start": runners.start,
+    "memory": runners.memory,
+    "stop": runners.stop,
+    "restarts": restarts.restarts,
+    "limits": limits.limits,
+    "autobahn": autobahn.autobahn,
 }
 
 

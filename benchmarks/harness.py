@@ -93,6 +93,7 @@ class Running:
         cwd: Where.
         env: In addition to ours.
         output: Where its standard output goes; a log in `cwd` by default.
+        terminal: The terminal that it has, for all its input and output.
         is_alone: Its children are not counted (orchestra's are the servers that it proxies).
     """
 
@@ -103,6 +104,7 @@ class Running:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         output: int | None = None,
+        terminal: int | None = None,
         is_alone: bool = False,
     ) -> None:
         self.log = cwd / "log"
@@ -110,13 +112,14 @@ class Running:
         self._is_alone = is_alone
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                # A session's first terminal is its own.
+                command if terminal is None else ["setsid", "--ctty", *command],
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=log if output is None else output,
-                stderr=log,
-                start_new_session=True,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
+                stdout=terminal or output or log,
+                stderr=terminal or log,
+                start_new_session=terminal is None,
             )
 
     def __enter__(self) -> Self:
@@ -202,7 +205,13 @@ def wait_until(condition: Callable[[], bool], limit: float, *, every: float = 0.
     return True
 
 
-def checked(command: Sequence[str], *, cwd: Path | None = None, limit: float = 600.0) -> str:
+def checked(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    limit: float = 600.0,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a command to its end and return what it wrote.
 
     Raises:
@@ -210,7 +219,14 @@ def checked(command: Sequence[str], *, cwd: Path | None = None, limit: float = 6
     """
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=limit, check=False, errors="replace"
+            command,
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise Failed(f"{' '.join(command[:4])}: {exc}") from exc
@@ -226,14 +242,14 @@ def free_port() -> int:
     return port
 
 
-def answers(port: int, path: str, *, status: int = 200) -> Callable[[], bool]:
-    """Return a function that says whether a server answers with this status."""
+def answers(port: int, path: str) -> Callable[[], bool]:
+    """Return a function that says whether a server answers, and not by an error of its own."""
 
     def is_answered() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == status
+            return connection.getresponse().status < 500
         except (OSError, http.client.HTTPException):
             return False
         finally:

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 __all__ = [
     "ORCHESTRA_ENVIRONMENT",
     "PEERS",
+    "PROGRAMS",
     "Served",
     "Site",
+    "installed",
     "installed_npm",
     "installed_pip",
+    "mixed_site",
     "nginx_site",
     "orchestra_command",
     "own_origin",
     "program",
     "serving",
+    "versions",
     "vite_command",
 ]
 
@@ -57,12 +62,12 @@ Command: TypeAlias = "Sequence[str]"
 # --- packages ---
 
 
-def _installed(kind: str, packages: Sequence[str], install: Callable[[Path], object]) -> Path:
+def installed(kind: str, packages: Sequence[str], install: Callable[[Path], object]) -> Path:
     """Return the folder of these packages; it is made whole or not at all."""
     mark = hashlib.sha256(f"{packages} {sys.version}".encode()).hexdigest()[:12]
     folder = CACHE / f"{kind}-{mark}"
     if not (folder / "whole").exists():
-        print(f"installing {', '.join(packages)} into {folder} (once) ...", flush=True)
+        print(f"installing {', '.join(packages[:9])} into {folder} (once) ...", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         install(folder)
@@ -82,7 +87,7 @@ def installed_pip() -> Path:
         checked([sys.executable, "-m", "venv", str(folder)])
         checked([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *PIP])
 
-    return _installed("pip", PIP, install) / "bin"
+    return installed("pip", PIP, install) / "bin"
 
 
 @cache
@@ -97,7 +102,7 @@ def installed_npm() -> Path:
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
         checked(["npm", "install", "--no-audit", "--no-fund", "--silent", *NPM], cwd=folder)
 
-    return _installed("npm", NPM, install)
+    return installed("npm", NPM, install)
 
 
 def program(name: str) -> str:
@@ -110,6 +115,34 @@ def program(name: str) -> str:
     if found is None:
         raise Failed(f"{name} is not installed")
     return found
+
+
+def versions() -> str:
+    """Return the versions of all peers that are there."""
+    found = {}
+    for name, option in (
+        ("nginx", "-v"),
+        ("caddy", "version"),
+        ("wrk", "-v"),
+        ("node", "-v"),
+        ("foreman", "-v"),
+    ):
+        if shutil.which(name):
+            done = subprocess.run([name, option], capture_output=True, text=True, check=False)
+            found[name] = (re.findall(r"\d+\.[\d.]+", done.stdout + done.stderr) or ["?"])[0]
+    with contextlib.suppress(Failed):
+        for name in NPM:
+            package = json.loads((installed_npm() / "node_modules" / name / "package.json").read_text())
+            found[name] = package["version"]
+    with contextlib.suppress(Failed):
+        command = [str(installed_pip() / "python"), "-m", "pip", "list", "--format=json"]
+        wanted = {re.split(r"\W", name)[0] for name in PIP}
+        found |= {
+            each["name"]: each["version"]
+            for each in json.loads(checked(command))
+            if each["name"].lower() in wanted
+        }
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 # --- sites ---
@@ -179,6 +212,11 @@ def nginx_site() -> Site:
         print("nginx is not installed: the origin is slower than several peers", flush=True)
         return Site(own_origin, settings="memo = false\n")
     return Site(_nginx_backend, _nginx_frontend, settings="memo = false\n")
+
+
+def mixed_site() -> Site:
+    """Return a site with everything that our origin can do, and with assets if nginx is there."""
+    return Site(own_origin, _nginx_frontend if shutil.which("nginx") else None, settings="memo = false\n")
 
 
 # --- peers ---

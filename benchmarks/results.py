@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import CACHE, HERE, Failed, checked
+from benchmarks.peers import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,8 +79,29 @@ def _median(what: str) -> Callable[[Figures], float]:
     return lambda figures: statistics.median(figures[what])
 
 
+def _dashboard_ratio(figures: Figures) -> float:
+    what = "lines of 1 process: lines/s, "
+    return statistics.median(figures[f"{what}orchestra, dashboard"]) / statistics.median(
+        figures[f"{what}honcho"]
+    )
+
+
+def _growth(figures: Figures) -> float:
+    few, many = (_median(f"{_MEMORY}: MiB with {count}, orchestra")(figures) for count in (2, 10))
+    return (many - few) / 8
+
+
+def _stop_growth(figures: Figures) -> float:
+    few, many = (_median(f"{_STOP}: {count}, orchestra")(figures) for count in (200, 400))
+    return many / few
+
+
 _API = "api, browser heads, 8 connections: requests/s"
 _ASSET = "asset, browser heads, 8 connections: requests/s"
+_BODIES = "bodies of 256 MiB"
+_PAGE = "a page of 1,000 modules"
+_MEMORY = "memory of the runner (PSS) and its CPU, processes asleep"
+_STOP = "seconds to stop so many sleeping processes"
 _TIMES = "{:.2f} x"
 _AT_MOST: dict[str, Any] = {"is_least": False, "unit": _TIMES}
 
@@ -98,6 +120,60 @@ GOALS: Sequence[Goal] = (
         _ratio("api, browser heads, 1 connection: p50 µs", "raw splice"),
         **_AT_MOST,
     ),
+    Goal("download beside nginx", 1.2, _ratio(f"{_BODIES}: MB/s down", "nginx"), unit=_TIMES),
+    Goal("upload beside nginx", 1.0, _ratio(f"{_BODIES}: MB/s up", "nginx"), unit=_TIMES),
+    *(
+        Goal(
+            f"WebSocket, {what}, beside the raw splice",
+            0.9,
+            _ratio(f"WebSocket: {what}", "raw splice"),
+            unit=_TIMES,
+        )
+        for what in ("64 B ping-pong/s", "1 MiB messages/s")
+    ),
+    *(
+        Goal(
+            f"page of 1,000 modules beside Vite directly, {kind}",
+            1.1,
+            _ratio(f"{_PAGE}: {kind} ms", "direct"),
+            **_AT_MOST,
+        )
+        for kind in ("cold", "reload")
+    ),
+    Goal(
+        "the proxy's CPU for both",
+        500,
+        _median(f"{_PAGE}: CPU ms for both, orchestra"),
+        is_least=False,
+        unit="{:.0f} ms",
+    ),
+    Goal("lines of 1 process beside honcho", 5, _ratio("lines of 1 process: lines/s", "honcho"), unit=_TIMES),
+    Goal("... with the dashboard drawing", 2, _dashboard_ratio, unit=_TIMES),
+    Goal("... whole", 1, _median("lines of 1 process: whole, orchestra"), unit="{:.0%}"),
+    Goal(
+        "start to the first line beside a bare `import trio`",
+        1.5,
+        _ratio("start to the first line of a process: ms", "python -c 'import trio'"),
+        **_AT_MOST,
+    ),
+    Goal(
+        "memory with 10 processes",
+        30,
+        _median(f"{_MEMORY}: MiB with 10, orchestra"),
+        is_least=False,
+        unit="{:.1f} MiB",
+    ),
+    Goal("memory of each further process", 0.3, _growth, is_least=False, unit="{:.2f} MiB"),
+    Goal(
+        "CPU of 10 idle processes",
+        0.3,
+        _median(f"{_MEMORY}: % CPU with 10, orchestra"),
+        is_least=False,
+        unit="{:.1f} %",
+    ),
+    Goal("stop of 10 processes", 0.5, _median(f"{_STOP}: 10, orchestra"), is_least=False, unit="{:.2f} s"),
+    Goal("stop of 200 processes beside honcho", 3, _ratio(f"{_STOP}: 200", "honcho"), **_AT_MOST),
+    Goal("stop of 400 processes beside 200", 2.5, _stop_growth, **_AT_MOST),
 )
 
 
@@ -171,4 +247,4 @@ def _versions() -> str:
     for package in ("orchestra-dev", "trio", "h11", "wsproto"):
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-    return "Versions: " + ", ".join(found) + "."
+    return f"Versions: {', '.join(found)}. Peers: {versions()}."

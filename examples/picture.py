@@ -5,19 +5,46 @@ It also shows how a program embeds orchestra: a `Stack` in a nursery, a `Model` 
     python examples/picture.py
 """
 
+from __future__ import annotations
+
+import io
 import os
+import time
 import urllib.request
 from functools import partial
 from pathlib import Path
 
 import trio
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
 
 from orchestra import Stack, load
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.view import export_svg
+from orchestra.dashboard.view import Dashboard
 
 ROOT = Path(__file__).parent.parent
 VISITED = ["/", "/src/main.ts", "/src/style.css", "/api/notes", "/about", "/api/notes/7", "/favicon.svg"]
+EIGHT = [
+    (24, 26, 31),
+    (232, 101, 101),
+    (106, 186, 113),
+    (214, 170, 92),
+    (97, 150, 233),
+    (190, 126, 218),
+    (80, 178, 190),
+    (214, 218, 226),
+]
+BRIGHT = [
+    (110, 116, 128),
+    (244, 130, 130),
+    (134, 208, 140),
+    (232, 196, 124),
+    (128, 174, 244),
+    (208, 156, 232),
+    (112, 202, 212),
+    (240, 242, 246),
+]
+THEME = TerminalTheme(EIGHT[0], EIGHT[-1], EIGHT, BRIGHT)
 
 
 async def main() -> None:
@@ -27,12 +54,10 @@ async def main() -> None:
     stack.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         await nursery.start(stack.run)
-        await stack.supervisor.wait_ready()
+        await stack.wait_ready()
         for path in VISITED:
             await trio.to_thread.run_sync(partial(visit, f"{stack.url}{path}"))
-        picture = export_svg(
-            model, now=trio.current_time(), width=104, height=28, title="orchestra run Procfile.example"
-        )
+        picture = drawn(model, now=time.time(), width=104, height=28)
         await stack.stop()
     (ROOT / "examples" / "dashboard.svg").write_text(picture, encoding="utf-8")
 
@@ -46,6 +71,22 @@ def visit(url: str) -> None:
     except urllib.error.HTTPError as error:
         with error:
             error.read()
+
+
+def drawn(model: Model, *, now: float, width: int, height: int) -> str:
+    """Draw the dashboard as an SVG picture of a terminal of so many cells."""
+    console = Console(
+        record=True,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+        no_color=False,
+        width=width,
+        height=height,
+    )
+    console.print(Dashboard(model, now), height=height, end="\n")
+    return console.export_svg(title="orchestra run Procfile.example", theme=THEME)
 
 
 if __name__ == "__main__":

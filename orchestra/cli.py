@@ -1,57 +1,37 @@
-"""The command line: the only place that reads `argv`, handles signals, prints, and decides the exit code.
+"""The command line: `argv` becomes a call, and an error becomes one line and an exit status.
 
-Whatever the user did wrong ends as one line (and a hint) on standard error and exit code 2. A bug of ours
-is one line and exit code 1; its traceback is in a file that the line names. Standard output carries the
-chosen output and nothing else.
+What the user did wrong ends as one line a problem (and a hint) on standard error and exit status 2. A bug of
+ours is one line and exit status 1; its traceback is in a file that the line names. Standard output carries
+the chosen output and nothing else.
+
+Each command imports what it needs: `--version` and `--help` come at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
-import tempfile
-import traceback
-from contextlib import nullcontext, suppress
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import trio
 
-from orchestra.child.orphans import Orphans
-from orchestra.child.spawn import Window
-from orchestra.config import Overrides, split_arguments
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.stack import Stack, load
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from orchestra.config.plan import Plan
-    from orchestra.dashboard.printers import Printer
-    from orchestra.dashboard.screen import Screen
+    from collections.abc import Callable
 
 __all__ = ["main"]
 
 _EXIT_BUG = 1
-_EXIT_INTERRUPTED = 128 + signal.SIGINT
-# A little more than it takes to ask and to insist.
-_ORPHANS_GRACE = 7.0
-_FOREGROUND_PAUSE = 0.2
-# Between the end of our reader and the signal that ended it, if one did.
-_SIGNAL_GRACE = 0.1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-# Python ignores these for itself, and gives them back to children.
-_PYTHON_S_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
+_EXIT_INTERRUPTED = 130
 
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
-    _open_what_is_closed()
+    _open_standard_streams()
     try:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
     except click.UsageError as exc:
@@ -61,8 +41,8 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         code = _EXIT_INTERRUPTED
     except BaseExceptionGroup as group:
-        code = _show(_culprit(group))
-    except Exception as exc:  # noqa: BLE001 - the last line of defence: nobody is shown a traceback
+        code = _show(_worst(group))
+    except Exception as exc:  # noqa: BLE001 - the last line of defence: a traceback is never shown
         code = _show(exc)
     sys.exit(code)
 
@@ -73,50 +53,41 @@ def _commands() -> None:
     """Bring up a Python backend and a Vite frontend as one thing, behind one address."""
 
 
-def _what_is_run(command: Callable[..., int]) -> Callable[..., int]:
+_PLAN_OPTIONS = (
+    click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
+    click.option("--no-proxy", is_flag=True, help="Run the processes only."),
+    click.option(
+        "-p",
+        "--base-port",
+        type=click.IntRange(1, 65535),
+        metavar="N",
+        help="The PORT of the first process.",
+    ),
+    click.option(
+        "-e",
+        "--env-file",
+        "env_files",
+        multiple=True,
+        metavar="FILE",
+        help="Read in place of .env; repeatable.",
+    ),
+    click.option("-m", "--formation", metavar="NAME=N,...", help="How many instances: web=2,worker=0,all=1."),
+    click.option(
+        "-x", "--except", "left_out", multiple=True, metavar="NAME", help="Leave a process out; repeatable."
+    ),
+)
+
+
+def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     """Add the options that decide what is run, and where."""
-    for option in reversed(
-        (
-            click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
-            click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
-            click.option("--no-proxy", is_flag=True, help="Run the processes only."),
-            click.option(
-                "-p",
-                "--base-port",
-                type=click.IntRange(1, 65535),
-                metavar="N",
-                help="The PORT of the first process.",
-            ),
-            click.option(
-                "-e",
-                "--env-file",
-                "env_files",
-                multiple=True,
-                metavar="FILE",
-                help="Read in place of .env; repeatable.",
-            ),
-            click.option(
-                "-m",
-                "--formation",
-                metavar="NAME=N,...",
-                help="How many instances: web=2,worker=0,all=1.",
-            ),
-            click.option(
-                "-x",
-                "--except",
-                "left_out",
-                multiple=True,
-                metavar="NAME",
-                help="Leave a process out; repeatable.",
-            ),
-        )
-    ):
+    for option in reversed(_PLAN_OPTIONS):
         command = option(command)
     return command
 
 
 @_commands.command()
-@_what_is_run
+@_plan_options
 @click.option(
     "--exit-on",
     metavar="WHAT",
@@ -129,17 +100,21 @@ def _what_is_run(command: Callable[..., int]) -> Callable[..., int]:
 )
 def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
+    from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
+    from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
+    from orchestra.stack import load  # noqa: PLC0415
+
     procfile, names = split_arguments(arguments)
     plan = load(procfile, only=names, left_out=left_out, overrides=Overrides(**options))
-    mode = _output_mode(plan)
-    return trio.run(_run, _with_colours(plan, mode), mode)
+    return foreground.run(plan)
 
 
 @_commands.command()
-@_what_is_run
+@_plan_options
 def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
     """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
-    from orchestra.check import check as look  # noqa: PLC0415 - not needed by a run
+    from orchestra.check import check as look  # noqa: PLC0415
+    from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
 
     procfile, names = split_arguments(arguments)
     report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
@@ -153,7 +128,9 @@ def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: A
 @_commands.command()
 def init() -> int:
     """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
-    from orchestra.config.environment import with_tools  # noqa: PLC0415 - not needed by a run
+    from pathlib import Path  # noqa: PLC0415
+
+    from orchestra.config.environment import with_tools  # noqa: PLC0415
     from orchestra.config.initial import look  # noqa: PLC0415
     from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
 
@@ -183,173 +160,7 @@ def init() -> int:
     return 0
 
 
-async def _run(plan: Plan, mode: str) -> int:
-    orphans = Orphans()
-    heeded = _heeded_signals()
-    # trio wants at least one signal to wait for; there may be none left.
-    with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(orphans.bury)
-            run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            try:
-                code = await run_it(plan, signals)
-            finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ORPHANS_GRACE):
-                    await orphans.end()
-            nursery.cancel_scope.cancel()
-    return code
-
-
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> int:
-    # Imported where they are used: rich costs more time to import than everything else together.
-    from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import Screen, farewell  # noqa: PLC0415
-
-    model, window = Model(), Window(*_room_for_output(plan))
-    stack = Stack(plan, window=window, is_kept_open=True)
-    stack.subscribe(model.apply)
-    async with trio.open_nursery() as nursery:
-
-        def on_quit() -> None:
-            nursery.start_soon(_quit, stack)
-
-        screen = Screen(
-            model,
-            on_quit=on_quit,
-            on_restart=stack.start_failed,
-            on_suspend=_stop_ourselves,
-            on_taken=stack.supervisor.on_screen,
-            environ=_environ(plan),
-        )
-        await nursery.start(screen.run)
-        nursery.start_soon(_obey, signals, stack)
-        nursery.start_soon(_follow_size, window, plan)
-        nursery.start_soon(_follow_job_control, screen)
-        await stack.run()
-        nursery.cancel_scope.cancel()
-    with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
-    return _exit_code(stack)
-
-
-async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -> int:
-    from orchestra.dashboard.printers import JsonPrinter, PlainPrinter  # noqa: PLC0415
-
-    names = [process.name for process in plan.processes]
-    printer = (
-        JsonPrinter()
-        if mode == "json"
-        else PlainPrinter(names, environ=_environ(plan), has_timestamps=plan.timestamps)
-    )
-    window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    stack = Stack(plan, sinks=[printer.write_line], window=window)
-    stack.subscribe(printer.observe)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_write, printer, stack)
-        nursery.start_soon(_watch_reader, printer, stack)
-        nursery.start_soon(partial(_obey, on_hurry=printer.give_up), signals, stack)
-        if window is not None:
-            nursery.start_soon(_follow_size, window, plan)
-        await stack.run()
-        await printer.aclose()
-        nursery.cancel_scope.cancel()
-    return _exit_code(stack)
-
-
-async def _write(  # noqa: ASYNC128 - handed on
-    printer: Printer, stack: Stack, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Print, and end the run if nobody reads any more; what ends both anyway is told by its signal."""
-    try:
-        await printer.run(task_status=task_status)
-    except OrchestraError:
-        # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
-        with trio.move_on_after(_SIGNAL_GRACE):
-            await stack.until_stopping()  # noqa: ASYNC120 - then it ends anyway
-        if not stack.is_stopping:
-            raise
-
-
-async def _obey(
-    signals: AsyncIterator[int], stack: Stack, *, on_hurry: Callable[[], object] = lambda: None
-) -> None:
-    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT."""
-    async with trio.open_nursery() as nursery:
-        async for number in signals:
-            if stack.is_stopping or number == signal.SIGQUIT:
-                stack.kill()
-                on_hurry()
-            nursery.start_soon(_stop, stack, number)
-
-
-async def _watch_reader(printer: Printer, stack: Stack) -> None:
-    """Do not let somebody who reads no more keep a run that is to end."""
-    await stack.until_stopping()
-    await printer.watch_reader()
-
-
-async def _silence() -> AsyncIterator[int]:
-    await trio.sleep_forever()
-    yield 0
-
-
-async def _stop(stack: Stack, number: int) -> None:
-    await stack.stop(exit_code=128 + number, reason=signal.Signals(number).name)
-
-
-async def _quit(stack: Stack) -> None:
-    await stack.stop(exit_code=0, reason="quit")
-
-
-async def _follow_size(window: Window, plan: Plan) -> None:
-    """Give the children's terminals the size of ours, whenever that changes."""
-    with trio.open_signal_receiver(signal.SIGWINCH) as changes:
-        async for _ in changes:
-            window.resize(*_room_for_output(plan))
-
-
-def _room_for_output(plan: Plan) -> tuple[int, int]:
-    """Say how many columns and lines of our terminal a line of output has: all but the names before it."""
-    try:
-        columns, lines = os.get_terminal_size(1)
-    except OSError:
-        columns, lines = 80, 24
-    margin = max(len(name) for name in ("orchestra", *(process.name for process in plan.processes))) + 4
-    return max(columns - margin, 20), max(lines, 2)
-
-
-async def _follow_job_control(screen: Screen) -> None:
-    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
-    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
-        async for number in changes:
-            screen.suspend()
-            if number == signal.SIGTSTP:
-                # We may run on for a moment: that we were stopped is known when we are continued.
-                os.kill(os.getpid(), signal.SIGSTOP)
-                continue
-            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
-            while not _is_in_foreground():  # noqa: ASYNC110 - nobody tells us
-                await trio.sleep(_FOREGROUND_PAUSE)
-            screen.resume()
-
-
-def _stop_ourselves() -> None:
-    """Do what Ctrl-Z does to a job: stop all of it."""
-    os.kill(0, signal.SIGTSTP)
-
-
-def _is_in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # no terminal any more: SIGHUP says what follows from that
-        return False
-
-
-def _exit_code(stack: Stack) -> int:
-    return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
-
-
-def _open_what_is_closed() -> None:
+def _open_standard_streams() -> None:
     """Have 0, 1 and 2 open, come what may: otherwise a file of ours would get such a number."""
     for descriptor in (0, 1, 2):
         try:
@@ -358,59 +169,8 @@ def _open_what_is_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
 
 
-def _heeded_signals() -> list[signal.Signals]:
-    """Find out which signals are ours to act on: one that was ignored when we began stays ignored.
-
-    For that it gets a handler that does nothing: unlike an ignored signal, a handled one is back at its
-    default in every child (POSIX exec). What was blocked is not any more: children inherit that, too.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
-    for number in ignored - _PYTHON_S_OWN:
-        # Children whose end is ignored could not be waited for.
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else lambda *_: None)
-    return [number for number in _SIGNALS if number not in ignored]
-
-
-def _output_mode(plan: Plan) -> str:
-    is_terminal = os.isatty(0) and os.isatty(1)
-    if plan.output == "dashboard" and not is_terminal:
-        raise ConfigError(
-            "the dashboard needs a terminal, and this is none",
-            hint="Use --output plain (or json), or leave it to --output auto.",
-        )
-    if plan.output != "auto":
-        return plan.output
-    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and _is_in_foreground():
-        return "dashboard"
-    return "plain"
-
-
-def _environ(plan: Plan) -> dict[str, str]:
-    """The environment that decides whether we show colours."""
-    decided = {"always": {"FORCE_COLOR": "1", "NO_COLOR": ""}, "never": {"NO_COLOR": "1"}}
-    return {**os.environ, **decided.get(plan.color, {})}
-
-
-def _with_colours(plan: Plan, mode: str) -> Plan:
-    """Tell children without a terminal to use colours if a person sees them, unless somebody has decided."""
-    is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
-    if plan.color != "auto":
-        is_wanted = plan.color == "always" and mode != "json"
-    elif {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
-        return plan
-    if not is_wanted:
-        return plan
-    forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
-    processes = tuple(
-        replace(each, env={**forced, **(each.env or {})}) if each.pty is False or not os.isatty(1) else each
-        for each in plan.processes
-    )
-    return replace(plan, processes=processes)
-
-
-def _culprit(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Find what to show of all that went wrong: a bug before a user's error, the first of each."""
+def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Choose what to show of all that went wrong: a bug before a user's error, the first of each."""
     leaves: list[BaseException] = []
     unseen: list[BaseException] = [group]
     while unseen:
@@ -423,13 +183,19 @@ def _culprit(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _show(exc: BaseException) -> int:
-    """Say what went wrong on standard error; return the exit code."""
+    """Say what went wrong on standard error; return the exit status."""
     if isinstance(exc, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
     if isinstance(exc, OrchestraError):
         if exc.message:
             _complain(str(exc), exc.hint)
         return exc.exit_code
+    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
+        return _EXIT_BUG
+    import tempfile  # noqa: PLC0415
+    import traceback  # noqa: PLC0415
+
     with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
         file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
         traceback.print_exception(exc, file=file)
@@ -443,7 +209,7 @@ def _say(text: str) -> None:
         click.echo(text)
         sys.stdout.flush()
     except OSError as exc:
-        from orchestra.dashboard.printers import ReaderGone, Unwritable  # noqa: PLC0415 - most often not needed
+        from orchestra.dashboard.writer import ReaderGone, Unwritable  # noqa: PLC0415
 
         # What is still in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

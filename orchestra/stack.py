@@ -137,9 +137,12 @@ class Stack:
     def __repr__(self) -> str:
         return f"<Stack at {self.url or 'no address'}: {self.supervisor!r}>"
 
-    def subscribe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer` with every event from now on, after a snapshot; the result ends that."""
-        return self._bus.subscribe(observer)
+    def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
+        """Call `observer` with every event (of these kinds) from now on, after a snapshot.
+
+        The result ends that.
+        """
+        return self._bus.subscribe(observer, *kinds)
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.

@@ -1,4 +1,4 @@
-"""A terminal with an emulator at its other end, and a command in it as a user has it."""
+"""Terminals with an emulator at their other end: a bare one, and one with a command in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,75 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyte
 import pytest
+import trio
 
 from tests.kit import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+
+class Pty:
+    """A bare pseudo-terminal for what is written to it by this very process, for trio.
+
+    Attributes:
+        fd: The side to write to.
+        received: All bytes that came out at the other side.
+    """
+
+    def __init__(self, columns: int = 80, lines: int = 24) -> None:
+        self.controller, self.fd = pty.openpty()
+        self.received = b""
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+        termios.tcsetwinsize(self.fd, (lines, columns))
+
+    def close(self) -> None:
+        for fd in (self.controller, self.fd):
+            with contextlib.suppress(OSError):  # a test has closed one side itself
+                os.close(fd)
+
+    def resize(self, columns: int, lines: int) -> None:
+        self._screen.resize(lines, columns)
+        termios.tcsetwinsize(self.fd, (lines, columns))
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.controller, keys)
+
+    @property
+    def rows(self) -> list[str]:
+        return [row.rstrip() for row in self._screen.display]
+
+    @property
+    def mode(self) -> list[Any]:
+        return termios.tcgetattr(self.fd)
+
+    async def receive(self) -> None:
+        with trio.move_on_after(PATIENCE) as limit:
+            await trio.lowlevel.wait_readable(self.controller)
+        if limit.cancelled_caught:
+            pytest.fail("\n".join(self.rows))
+        data = os.read(self.controller, 65536)
+        self.received += data
+        # The emulator does not know these marks, and would show a part of them.
+        self._stream.feed(data.replace(b"\x1b[?2026h", b"").replace(b"\x1b[?2026l", b""))
+
+    async def until(self, is_it: Callable[[list[str]], bool]) -> None:
+        """Read what comes until the picture is as it should be."""
+        while not is_it(self.rows):
+            await self.receive()
+
+    async def shows(self, *rows: str) -> None:
+        """Wait until it shows exactly these rows."""
+        await self.until(lambda shown: [row for row in shown if row] == list(rows))
+
+    async def until_text(self, text: str) -> None:
+        await self.until(lambda rows: any(text in row for row in rows))
+
+    async def until_bytes(self, data: bytes) -> None:
+        while data not in self.received:
+            await self.receive()
 
 
 class Terminal:

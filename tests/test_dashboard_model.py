@@ -5,73 +5,18 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from orchestra.dashboard.model import PALETTE, Model, Phase, colour_number, sentence, short_seconds
-from orchestra.events import (
-    Notice,
-    OutputLine,
-    OutputPaused,
-    RequestFinished,
-    RunEnded,
-    RunStarted,
-    State,
-    StateChanged,
-    StreamClosed,
-    StreamOpened,
-)
+from orchestra.dashboard.model import Phase
+from orchestra.events import Notice, OutputLine, RunEnded, State, StateChanged, StreamClosed, StreamOpened
+from tests import dashboard_kit as kit
+from tests.dashboard_kit import begun, line, model_of
 from tests.events_kit import moment
 
 if TYPE_CHECKING:
     from orchestra.events import Event
 
-STARTED = RunStarted(
-    time=moment(10.0),
-    version="1",
-    pid=1,
-    procfile="Procfile",
-    url="http://127.0.0.1:8000",
-    processes=("vite", "api"),
-)
-REQUEST = RequestFinished(
-    time=moment(12.0),
-    id=1,
-    method="GET",
-    target="/",
-    status=200,
-    upstream="backend",
-    reason="",
-    held=0.0,
-    first_byte=0.1,
-    duration=0.1,
-    bytes_in=0,
-    bytes_out=1,
-    outcome="complete",
-)
+STARTED = replace(kit.STARTED, time=moment(10.0))
 STARTING = StateChanged(time=moment(10.0), process="vite", state=State.STARTING, previous=State.WAITING)
-READY = StateChanged(
-    time=moment(11.5),
-    process="vite",
-    state=State.READY,
-    previous=State.STARTING,
-    pid=7,
-    port=5173,
-    url="http://[::1]:5173",
-    ready_after=1.5,
-)
-
-
-def line(text: str, process: str = "vite") -> OutputLine:
-    return OutputLine(time=moment(11.0), process=process, stream="stdout", text=text)
-
-
-def begun(text: str, process: str = "vite") -> OutputPaused:
-    return OutputPaused(time=moment(11.0), process=process, stream="stdout", text=text)
-
-
-def model_of(*events: Event) -> Model:
-    model = Model()
-    for event in events:
-        model.apply(event)
-    return model
+READY = replace(kit.READY, time=moment(11.5))
 
 
 def test_processes_are_in_the_order_of_the_procfile_and_wait_at_first() -> None:
@@ -88,7 +33,7 @@ def test_a_process_counts_its_uptime_from_the_spawn_and_its_state_from_the_chang
         STARTED, STARTING, replace(STARTING, time=moment(10.25), previous=State.STARTING, pid=7), READY
     )
     vite = model.processes["vite"]
-    assert (vite.pid, vite.port, vite.url, vite.ready_after) == (7, 5173, "http://[::1]:5173", 1.5)
+    assert vite.newest is READY
     assert (vite.started_at, vite.since) == (10.25, 11.5)
     assert vite.uptime(20.25) == 10.0
 
@@ -98,22 +43,22 @@ def test_a_process_that_was_ready_before_we_came_tells_its_uptime() -> None:
     assert model.processes["vite"].started_at == 10.0
 
 
-def test_a_process_that_has_ended_has_no_uptime_and_says_why() -> None:
+def test_a_process_that_has_ended_has_no_uptime() -> None:
     failed = replace(READY, time=moment(13.0), state=State.FAILED, pid=None, port=None, url=None, exit_code=3)
     vite = model_of(STARTED, READY, failed).processes["vite"]
     assert vite.uptime(20.0) is None
-    assert vite.outcome() == "exit code 3"
+    assert vite.newest is failed
 
 
 def test_a_restart_begins_a_new_uptime() -> None:
     again = replace(STARTING, time=moment(20.0), previous=State.BACKING_OFF, pid=8, restarts=1)
     vite = model_of(STARTED, READY, again).processes["vite"]
-    assert (vite.started_at, vite.restarts, vite.ready_after) == (20.0, 1, None)
+    assert (vite.started_at, vite.newest.restarts) == (20.0, 1)
 
 
 def test_every_event_counts_as_a_new_version() -> None:
-    events: list[Event] = [STARTED, STARTING, line("a"), REQUEST]
-    model = Model()
+    events: list[Event] = [STARTED, STARTING, line("a"), kit.REQUEST]
+    model = model_of()
     versions = []
     for event in events:
         model.apply(event)
@@ -125,18 +70,20 @@ def test_memory_is_bounded() -> None:
     model = model_of(STARTED)
     for index in range(3000):
         model.apply(line("x" * 10_000 if index > 2990 else str(index)))
-        model.apply(replace(REQUEST, id=index))
+        model.apply(replace(kit.REQUEST, id=index))
         model.apply(Notice(time=moment(1.0), level="error", code="c", text=str(index)))
         model.apply(StreamOpened(time=moment(1.0), id=index, kind="hmr", target="/", upstream="frontend"))
     assert (len(model.log), len(model.requests), len(model.notices)) == (2000, 200, 20)
     assert len(model.streams) == 1000
-    assert (model.line_count, model.request_count) == (3000, 3000)
+    assert model.request_count == 3000
     assert max(len(entry.text) for entry in model.log if isinstance(entry, OutputLine)) == 4096
 
 
-def test_a_loud_process_does_not_push_out_the_last_words_of_another_one() -> None:
-    model = model_of(STARTED, line("last words", "api"), *(line(str(index)) for index in range(3000)))
-    assert [each.text for each in model.processes["api"].tail] == ["last words"]
+def test_the_last_lines_are_those_of_the_failure_however_loud_another_process_is() -> None:
+    failed = replace(READY, process="api", state=State.FAILED, last_lines=("Traceback", "last words"))
+    model = model_of(STARTED, *(line(str(index)) for index in range(3000)), failed)
+    assert model.last_lines(model.processes["api"]) == ("Traceback", "last words")
+    assert model.last_lines(model.processes["vite"]) == [str(index) for index in range(2990, 3000)]
 
 
 def test_streams_are_known_while_they_are_open() -> None:
@@ -199,88 +146,6 @@ def test_the_end_says_its_reason() -> None:
     assert (model.overall().phase, model.overall().text) == (Phase.ENDED, "all completed")
 
 
-@pytest.mark.parametrize(
-    ("event", "words"),
-    [
-        (STARTED, "http://127.0.0.1:8000"),
-        (replace(STARTED, url=None), ""),
-        (STARTING, "vite starts"),
-        (replace(STARTING, restarts=1), "vite starts again"),
-        (replace(STARTING, previous=State.STARTING), ""),
-        (READY, "vite is ready in 1.5 s at http://[::1]:5173"),
-        (
-            replace(READY, state=State.BACKING_OFF, reason="exit code 1; again in 0.5 s"),
-            "vite ended: exit code 1; again in 0.5 s",
-        ),
-        (replace(READY, state=State.FAILED, signal="SIGKILL"), "vite failed: killed by SIGKILL"),
-        (replace(READY, state=State.COMPLETED, exit_code=0), "vite completed: exit code 0"),
-        (replace(READY, state=State.COMPLETED), "vite completed"),
-        (replace(READY, state=State.RUNNING), "vite runs (pid 7)"),
-        (replace(READY, state=State.INSTALLING, reason="npm ci"), "vite is being installed: npm ci"),
-        (
-            replace(READY, state=State.UNHEALTHY, previous=State.READY),
-            "vite does not answer any more",
-        ),
-        (replace(READY, state=State.UNHEALTHY, reason="oh"), "vite does not come up: oh"),
-        (replace(READY, state=State.STOPPING), "vite is being stopped"),
-        (replace(READY, state=State.STOPPED), "vite stopped"),
-        (replace(READY, state=State.WAITING), ""),
-        (
-            Notice(time=moment(1.0), level="warning", code="c", text="slow", process="api", hint="wait"),
-            "warning: api: slow (wait)",
-        ),
-        (RunEnded(time=moment(1.0), exit_code=0, reason="quit", duration=5.21), "ended after 5.2 s: quit"),
-        (line("x"), ""),
-        (REQUEST, ""),
-    ],
-)
-def test_an_event_in_words(event: Event, words: str) -> None:
-    assert sentence(event) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-1.0, "0 ms"),
-        (0.0, "0 ms"),
-        (0.0042, "4 ms"),
-        (0.0994, "99 ms"),
-        (0.0996, "0.1 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (59.4, "59 s"),
-        (60.0, "1m 00s"),
-        (187.0, "3m 07s"),
-        (3600.0 * 2 + 60 * 15, "2h 15m"),
-        (86400.0 * 4 + 3600 * 3, "4d 03h"),
-    ],
-)
-def test_a_duration_as_people_read_it(seconds: float, text: str) -> None:
-    assert short_seconds(seconds) == text
-
-
-def _luminance(number: int) -> float:
-    """The relative luminance of a colour of the 6 x 6 x 6 cube (WCAG 2.2)."""
-    cube = number - 16
-    levels = [0 if each == 0 else (55 + 40 * each) / 255 for each in (cube // 36, cube // 6 % 6, cube % 6)]
-    red, green, blue = (
-        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in levels
-    )
-    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
-
-
-@pytest.mark.parametrize("number", PALETTE)
-def test_the_colours_of_processes_can_be_read_on_white_and_on_a_dark_background(number: int) -> None:
-    white, dark = 1.0, 0.013
-    luminance = _luminance(number)
-    assert (white + 0.05) / (luminance + 0.05) >= 3
-    assert (luminance + 0.05) / (dark + 0.05) >= 3
-
-
-def test_colours_repeat_when_there_are_more_processes() -> None:
-    assert colour_number(0) == colour_number(len(PALETTE)) != colour_number(1)
-
-
 def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
     model = model_of(STARTED, begun("10%"), begun("Name? ", "api"), begun("20%"))
     assert [each.text for each in model.paused.values()] == ["Name? ", "20%"]
@@ -307,4 +172,3 @@ def test_of_many_blank_lines_one_is_shown() -> None:
     model = model_of(STARTED, line("a"), *blank, line("b"), line("", "api"), *blank)
     shown = [(each.process, each.text) for each in model.log if isinstance(each, OutputLine)]
     assert shown == [("vite", "a"), ("vite", ""), ("vite", "b"), ("api", ""), ("vite", "")]
-    assert model.line_count == 9

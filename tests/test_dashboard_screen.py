@@ -1,121 +1,57 @@
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import termios
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import pyte
 import pytest
 import trio
 import trio.testing
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
-from orchestra.dashboard.model import Model
 from orchestra.dashboard.screen import KeyDecoder, Screen, farewell
-from orchestra.events import OutputLine, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import RunEnded, State, StateChanged
+from tests.dashboard_kit import STARTED, line as kit_line, model_of as run_model
 from tests.events_kit import moment
+from tests.terminal_kit import Pty
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from orchestra.dashboard.model import Model
+    from orchestra.events import OutputLine
 
 ENVIRON = {"TERM": "xterm-256color"}
 CTRL_S = b"\x13"
 
 
-class Terminal:
-    """A pseudo-terminal, with an emulator at the other end of it."""
-
-    def __init__(self, width: int = 80, height: int = 24) -> None:
-        self._controller, self.fd = os.openpty()
-        self._emulator = pyte.Screen(width, height)
-        self._stream = pyte.ByteStream(self._emulator)
-        self.received = b""
-        self.resize(width, height)
-
-    def close(self) -> None:
-        os.close(self._controller)
-        os.close(self.fd)
-
-    def resize(self, width: int, height: int) -> None:
-        self._emulator.resize(height, width)
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._controller, keys)
-
-    async def receive(self) -> bytes:
-        await trio.lowlevel.wait_readable(self._controller)
-        data = os.read(self._controller, 65536)
-        self.received += data
-        # The emulator does not know these marks, and would show a part of them.
-        self._stream.feed(data.replace(b"\x1b[?2026h", b"").replace(b"\x1b[?2026l", b""))
-        return data
-
-    async def wait_until(self, is_so: Callable[[list[str]], bool]) -> None:
-        """Read what comes, until the picture is as it should be."""
-        while not is_so(self.rows):
-            await self.receive()
-
-    async def wait_for(self, text: str) -> None:
-        await self.wait_until(lambda rows: any(text in row for row in rows))
-
-    async def wait_for_bytes(self, data: bytes) -> None:
-        while data not in self.received:
-            await self.receive()
-
-    @property
-    def rows(self) -> list[str]:
-        return list(self._emulator.display)
-
-    @property
-    def mode(self) -> list[object]:
-        return termios.tcgetattr(self.fd)
-
-
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    terminal = Terminal()
+def terminal() -> Iterator[Pty]:
+    terminal = Pty()
     yield terminal
     terminal.close()
 
 
 def model_of(*names: str) -> Model:
-    model = Model()
-    at = 0.0
-    model.apply(
-        RunStarted(
-            time=moment(at),
-            version="1",
-            pid=1,
-            procfile="Procfile",
-            url="http://127.0.0.1:8000",
-            processes=names,
-        )
-    )
-    return model
+    return run_model(replace(STARTED, processes=names))
 
 
 def line(text: str) -> OutputLine:
-    return OutputLine(time=moment(0.0), process="api", stream="stdout", text=text)
-
-
-def nobody_quits() -> None:
-    raise AssertionError("nobody has pressed q")
+    return kit_line(text, "api")
 
 
 def screen_on(
-    terminal: Terminal,
+    terminal: Pty,
     model: Model,
     *,
-    on_quit: Callable[[], object] = nobody_quits,
     environ: dict[str, str] = ENVIRON,
+    **keys: Callable[[], object],
 ) -> Screen:
     return Screen(
         model,
-        on_quit=on_quit,
+        keys,
         stdin=terminal.fd,
         stdout=terminal.fd,
         environ=environ,
@@ -137,122 +73,122 @@ async def drawn(screen: Screen, model: Model) -> None:
         await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_the_terminal_shows_the_model_and_what_becomes_of_it(terminal: Terminal) -> None:
+async def test_the_terminal_shows_the_model_and_what_becomes_of_it(terminal: Pty) -> None:
     model = model_of("vite", "api")
     async with running(screen_on(terminal, model)):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         assert terminal.rows[0].split() == ["orchestra", "http://127.0.0.1:8000", "◐", "starting", "0/2"]
         model.apply(line("[bold]hello[/bold]"))
-        await terminal.wait_for("api       │ [bold]hello[/bold]")
+        await terminal.until_text("api       │ [bold]hello[/bold]")
 
 
-async def test_only_lines_that_have_changed_are_sent(terminal: Terminal) -> None:
+async def test_only_lines_that_have_changed_are_sent(terminal: Pty) -> None:
     # Without a child no uptime ticks.
     model = model_of("vite", "api")
     async with running(screen_on(terminal, model)):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         before = len(terminal.received)
         model.apply(line("one new line"))
-        await terminal.wait_for("one new line")
+        await terminal.until_text("one new line")
     update = terminal.received[before:]
     assert update.count(b"\x1b[K") == 1
     assert b"vite" not in update
 
 
-async def test_a_frame_is_one_synchronized_update(terminal: Terminal) -> None:
+async def test_a_frame_is_one_synchronized_update(terminal: Pty) -> None:
     async with running(screen_on(terminal, model_of("api"))):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
     assert terminal.received.startswith(b"\x1b[?2026h")
     assert b"\x1b[?2026l" in terminal.received
 
 
-async def test_a_change_that_cannot_be_seen_is_not_sent(terminal: Terminal) -> None:
+async def test_a_change_that_cannot_be_seen_is_not_sent(terminal: Pty) -> None:
     model = model_of("api")
     screen = screen_on(terminal, model)
     async with running(screen):
         for _ in range(100):
             model.apply(line("same"))
-        await terminal.wait_for("same")
+        await terminal.until_text("same")
         before = len(terminal.received)
         model.apply(line("same"))  # the log is full of this line already
         await drawn(screen, model)
         model.apply(line("other"))
-        await terminal.wait_for("other")
+        await terminal.until_text("other")
     assert terminal.received[before:].count(b"\x1b[K") == 1
 
 
-async def test_a_resize_draws_anew(terminal: Terminal) -> None:
+async def test_a_resize_draws_everything(terminal: Pty) -> None:
     async with running(screen_on(terminal, model_of("vite", "api"))):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         terminal.resize(60, 12)
-        await terminal.wait_until(lambda rows: rows[0].rstrip().endswith("starting 0/2"))
-        await terminal.wait_until(lambda rows: "q quit" in rows[-1])
+        await terminal.until(lambda rows: rows[0].rstrip().endswith("starting 0/2"))
+        await terminal.until(lambda rows: "q quit" in rows[-1])
         assert len(terminal.rows) == 12
 
 
-async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Terminal) -> None:
+async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Pty) -> None:
     before = terminal.mode
     async with running(screen_on(terminal, model_of("api"))):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         assert b"\x1b[?1049h" in terminal.received
         assert b"\x1b[?25l" in terminal.received
         assert terminal.mode != before
-    await terminal.wait_for_bytes(b"\x1b[?25h\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?25h\x1b[?1049l")
     assert terminal.mode == before
 
 
-async def test_the_terminal_is_restored_after_an_exception(terminal: Terminal) -> None:
+async def test_the_terminal_is_restored_after_an_exception(terminal: Pty) -> None:
     before = terminal.mode
 
     def fail() -> None:
         raise ZeroDivisionError
 
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with running(screen_on(terminal, model_of("api"), on_quit=fail)):
+        async with running(screen_on(terminal, model_of("api"), q=fail)):
             terminal.type(b"q")
             await trio.sleep_forever()
-    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?1049l")
     assert terminal.mode == before
 
 
-async def test_restore_may_be_called_by_anybody_any_number_of_times(terminal: Terminal) -> None:
+async def test_restore_may_be_called_any_number_of_times(terminal: Pty) -> None:
     before = terminal.mode
     screen = screen_on(terminal, model_of("api"))
     screen.restore()
     async with running(screen):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         screen.restore()
         assert terminal.mode == before
         screen.restore()
-    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?1049l")
     assert terminal.received.count(b"\x1b[?1049l") == 1
 
 
-async def test_suspended_it_draws_nothing_and_resumed_everything(terminal: Terminal) -> None:
+async def test_restored_it_draws_nothing_and_taken_again_everything(terminal: Pty) -> None:
     model = model_of("api")
     screen = screen_on(terminal, model)
     before = terminal.mode
     async with running(screen):
-        await terminal.wait_for("q quit")
-        screen.suspend()
+        await terminal.until_text("q quit")
+        screen.restore()
         assert terminal.mode == before
-        await terminal.wait_for_bytes(b"\x1b[?1049l")
+        await terminal.until_bytes(b"\x1b[?1049l")
         model.apply(line("meanwhile"))
-        screen.resume()
-        await terminal.wait_for("meanwhile")
+        screen.take()
+        await terminal.until_text("meanwhile")
         assert terminal.received.count(b"\x1b[?1049h") == 2
         assert terminal.mode != before
 
 
-async def test_q_asks_for_the_end(terminal: Terminal) -> None:
+async def test_q_asks_for_the_end(terminal: Pty) -> None:
     asked = trio.Event()
-    async with running(screen_on(terminal, model_of("api"), on_quit=asked.set)):
+    async with running(screen_on(terminal, model_of("api"), q=asked.set)):
         terminal.type(b"x\x1b[A\x1bq")
         terminal.type(b"q")
         await asked.wait()
 
 
-async def test_ctrl_c_stays_a_signal_and_ctrl_z_is_none(terminal: Terminal) -> None:
+async def test_ctrl_c_stays_a_signal_and_ctrl_z_is_none(terminal: Pty) -> None:
     async with running(screen_on(terminal, model_of("api"))):
         lflag, characters = terminal.mode[3], terminal.mode[6]
         assert isinstance(lflag, int)
@@ -264,47 +200,47 @@ async def test_ctrl_c_stays_a_signal_and_ctrl_z_is_none(terminal: Terminal) -> N
         assert os.get_blocking(terminal.fd)
 
 
-async def test_ctrl_l_draws_anew(terminal: Terminal) -> None:
+async def test_ctrl_l_draws_everything(terminal: Pty) -> None:
     async with running(screen_on(terminal, model_of("api"))):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         terminal.type(b"\x0c")
         while terminal.received.count(b"quit") < 2:
             await terminal.receive()
 
 
-async def test_a_terminal_that_is_stopped_costs_frames_and_nothing_else(terminal: Terminal) -> None:
+async def test_a_terminal_that_is_stopped_costs_frames_and_nothing_else(terminal: Pty) -> None:
     model = model_of("api")
     before = terminal.mode
     async with running(screen_on(terminal, model)):
-        await terminal.wait_for("q quit")
+        await terminal.until_text("q quit")
         terminal.type(CTRL_S)
         for index in range(100):
             model.apply(line(f"line {index}"))
             await trio.lowlevel.checkpoint()
         # The screen is stuck in its write; trio is not, and neither is the end.
         await trio.testing.wait_all_tasks_blocked(0.15)
-    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?1049l")
     assert terminal.mode == before
 
 
-async def test_no_frame_is_drawn_after_the_terminal_was_given_back(terminal: Terminal) -> None:
+async def test_no_frame_is_drawn_after_the_terminal_was_given_back(terminal: Pty) -> None:
     model = model_of("api")
     async with running(screen_on(terminal, model)):
         for index in range(2000):
             model.apply(line(f"line {index}"))
-        await terminal.wait_for("line 1999")
+        await terminal.until_text("line 1999")
         model.apply(line("one more"))
-    await terminal.wait_for_bytes(b"\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?1049l")
     assert terminal.received.endswith(b"\x1b[?1049l")
 
 
 async def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
-    terminal = Terminal()
+    terminal = Pty()
     model = model_of("api")
     screen = screen_on(terminal, model)
     async with running(screen):
-        await terminal.wait_for("q quit")
-        os.close(terminal._controller)
+        await terminal.until_text("q quit")
+        os.close(terminal.controller)
         model.apply(line("x"))
         await drawn(screen, model)
     os.close(terminal.fd)
@@ -312,10 +248,10 @@ async def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
 
 @pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
 async def test_there_are_no_colours_where_none_are_wanted(environ: dict[str, str]) -> None:
-    terminal = Terminal()
+    terminal = Pty()
     try:
         async with running(screen_on(terminal, model_of("api"), environ=environ)):
-            await terminal.wait_for("q quit")
+            await terminal.until_text("q quit")
         assert b"\x1b[38;5;" not in terminal.received
         assert b"\x1b[32m" not in terminal.received
     finally:
@@ -323,16 +259,16 @@ async def test_there_are_no_colours_where_none_are_wanted(environ: dict[str, str
 
 
 async def test_a_terminal_without_a_size_is_taken_to_be_80_by_24() -> None:
-    terminal = Terminal()
+    terminal = Pty()
     try:
-        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        termios.tcsetwinsize(terminal.fd, (0, 0))
         async with running(screen_on(terminal, model_of("api"))):
-            await terminal.wait_until(lambda rows: "q quit" in rows[23])
+            await terminal.until(lambda rows: "q quit" in rows[23])
     finally:
         terminal.close()
 
 
-def test_the_farewell_is_coloured_text_for_the_normal_screen(terminal: Terminal) -> None:
+def test_the_farewell_is_coloured_text_for_the_normal_screen(terminal: Pty) -> None:
     model = model_of("api")
     model.apply(line("boom"))
     model.apply(StateChanged(process="api", state=State.FAILED, previous=State.READY, exit_code=1))

@@ -11,17 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.view import (
-    Dashboard,
-    Farewell,
-    Footer,
-    Header,
-    Log,
-    ProcessTable,
-    Requests,
-    export_svg,
-    sample,
-)
+from orchestra.dashboard.view import Dashboard, Farewell, Footer, Header, Log, ProcessTable, Requests
 from orchestra.events import (
     Notice,
     OutputLine,
@@ -33,6 +23,8 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from tests import dashboard_kit as kit
+from tests.dashboard_kit import REQUEST, STARTED, line, sample
 from tests.events_kit import moment
 
 if TYPE_CHECKING:
@@ -68,24 +60,7 @@ def coloured(renderable: RenderableType, width: int = 80, height: int | None = N
 
 
 def model_of(*events: Event, names: tuple[str, ...] = ("vite", "api")) -> Model:
-    model = Model()
-    model.apply(
-        RunStarted(
-            time=moment(0.0),
-            version="1",
-            pid=1,
-            procfile="Procfile",
-            url="http://127.0.0.1:8000",
-            processes=names,
-        )
-    )
-    for event in events:
-        model.apply(event)
-    return model
-
-
-def line(text: str, process: str = "vite") -> OutputLine:
-    return OutputLine(time=moment(1.0), process=process, stream="stdout", text=text)
+    return kit.model_of(replace(STARTED, processes=names), *events)
 
 
 def change(state: State, process: str = "vite", *, reason: str = "", pid: int | None = None) -> StateChanged:
@@ -94,23 +69,7 @@ def change(state: State, process: str = "vite", *, reason: str = "", pid: int | 
     )
 
 
-REQUEST = RequestFinished(
-    time=moment(1.0),
-    id=1,
-    method="GET",
-    target="/about",
-    status=200,
-    upstream="backend",
-    reason="",
-    held=0.0,
-    first_byte=0.1,
-    duration=0.004,
-    bytes_in=0,
-    bytes_out=1,
-    outcome="complete",
-)
-
-# What `python -m orchestra.dashboard.view` shows, without colours. Changed on purpose? Look at it first.
+# What `sample` looks like, without colours. Changed on purpose? Look at it first.
 GOLDEN = {
     (80, 24): """
  orchestra  http://127.0.0.1:8000                               ✗ worker failed
@@ -264,9 +223,7 @@ def test_a_process_keeps_its_colour_everywhere() -> None:
 
 
 def test_the_bar_before_what_came_from_standard_error_is_red() -> None:
-    model = model_of(
-        line("fine"), OutputLine(time=moment(1.0), process="vite", stream="stderr", text="oh no")
-    )
+    model = model_of(line("fine"), line("oh no", stream="stderr"))
     bars = [row.count("\x1b[31m │") for row in coloured(Log(model)).splitlines() if "│" in row]
     assert bars[-2:] == [0, 1]
 
@@ -386,14 +343,6 @@ def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> 
         " ✓ api   completed",
         "   │ sent 3 mails",
     ]
-
-
-def test_the_picture_is_the_same_every_time() -> None:
-    model, now = sample()
-    picture = export_svg(model, now=now, width=80, height=24, title="orchestra run")
-    assert picture == export_svg(model, now=now, width=80, height=24, title="orchestra run")
-    assert picture.startswith("<svg")
-    assert "127.0.0.1:8000" in picture
 
 
 NAMES = st.sampled_from(["vite", "api", "a-very-long-name-for-a-process", "名前"])

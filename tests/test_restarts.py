@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import restarts
-from benchmarks.restarts import FAULTS, SERVERS
+from benchmarks.faults import FAULTS
+from benchmarks.restarts import SERVERS
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
 

@@ -2,8 +2,10 @@
 
     python origin.py PORT
 
-Paths: ``/api/...`` is 200; ``/give?BYTES`` a download; ``POST /swallow`` an upload; ``/events?MILLISECONDS``
-the machine's monotonic nanoseconds again and again (0: once); ``/ws`` a WebSocket; all else is 404.
+Paths: ``/api/...`` is 200; ``/give?BYTES`` a download (``/give?BYTES=chunked``); ``POST /swallow`` an upload,
+``POST /confirm`` one whose beginning is confirmed by a 103; ``/late`` a 103 and nothing else;
+``/events?MILLISECONDS`` the machine's monotonic nanoseconds again and again (0: once); ``/flood`` events
+without a pause; ``/ws`` a WebSocket; all else is 404.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ class Origin(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._left = 0  # bytes of an upload that are still to come
+        self._left = 0  # bytes of an upload or a message that are still to come
         self._is_chunked = self._is_websocket = False
+        self._is_confirmed = True
         self._size = 0
         self._can_write = asyncio.Event()
         self._can_write.set()
@@ -72,17 +75,21 @@ class Origin(asyncio.Protocol):
             rest, self._buffer = self._buffer, b""
             self._echo(rest)
         elif path == b"/give":
-            size = int(query)
-            self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-            self._task = asyncio.ensure_future(self._give(size))
-        elif path == b"/events":
+            number, _, is_chunked = query.partition(b"=")
+            framing = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: " + number
+            self._write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+            self._task = asyncio.ensure_future(self._give(int(number), is_chunked=bool(is_chunked)))
+        elif path == b"/late":
+            self._write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        elif path in (b"/events", b"/flood"):
             event_stream = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
             self._write(b"HTTP/1.1 200 OK\r\n" + event_stream + b"Transfer-Encoding: chunked\r\n\r\n")
-            self._task = asyncio.ensure_future(self._tell(int(query) / 1000))
+            told = self._tell(int(query) / 1000) if query else self._flood()
+            self._task = asyncio.ensure_future(told)
         elif method == b"POST":
             self._left = int(headers.get(b"content-length", 0))
             self._is_chunked = b"transfer-encoding" in headers
-            self._size = 0
+            self._size, self._is_confirmed = 0, path != b"/confirm"
             rest, self._buffer = self._buffer, b""
             self._buffer = self._swallow(rest)
         elif path.startswith(b"/api/"):
@@ -92,12 +99,11 @@ class Origin(asyncio.Protocol):
 
     def _swallow(self, data: bytes) -> bytes:
         """Count a part of an upload; return what comes after its end."""
+        if data and not self._is_confirmed:
+            self._is_confirmed = True
+            self._write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
         if self._is_chunked:
-            self._size += len(data)
-            if data.endswith(b"0\r\n\r\n"):
-                self._is_chunked = False
-                self._answer(b"200 OK", b"%d" % self._size)
-            return b""
+            return self._swallow_chunks(data)
         taken = min(self._left, len(data))
         self._left -= taken
         self._size += taken
@@ -105,15 +111,44 @@ class Origin(asyncio.Protocol):
             self._answer(b"200 OK", b"%d" % self._size)
         return data[taken:]
 
+    def _swallow_chunks(self, data: bytes) -> bytes:
+        data = self._buffer + data
+        self._buffer = b""
+        while True:
+            if self._left:
+                # Of a chunk, its line end is still to come, too.
+                taken = min(self._left, len(data))
+                self._left -= taken
+                data = data[taken:]
+            line, found, rest = data.partition(b"\r\n")
+            if not found or (line == b"0" and len(rest) < 2):
+                return data
+            data = rest
+            if line == b"0":
+                self._is_chunked = False
+                self._answer(b"200 OK", b"%d" % self._size)
+                return data[2:]
+            self._left = int(line, 16) + 2
+            self._size += self._left - 2
+
     def _answer(self, status: bytes, body: bytes) -> None:
         head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         self._write(head % (status, len(body)) + body)
 
-    async def _give(self, size: int) -> None:
+    async def _give(self, size: int, *, is_chunked: bool) -> None:
         while size > 0:
             await self._can_write.wait()
-            self._write(PIECE[:size])
-            size -= len(PIECE)
+            part = PIECE[:size]
+            self._write(b"%x\r\n%s\r\n" % (len(part), part) if is_chunked else part)
+            size -= len(part)
+        self._write(b"0\r\n\r\n" if is_chunked else b"")
+
+    async def _flood(self) -> None:
+        event = b"data: %s\n\n" % (b"x" * 1024)
+        while True:
+            await self._can_write.wait()
+            self._write(b"%x\r\n%s\r\n" % (len(event), event))
+            await asyncio.sleep(0)
 
     async def _tell(self, interval: float) -> None:
         while True:
@@ -122,27 +157,26 @@ class Origin(asyncio.Protocol):
             await asyncio.sleep(interval or 3600)
 
     def _echo(self, data: bytes) -> None:
-        """Send back all whole messages, without their mask: nobody looks at what they say."""
+        """Send messages back as they come, without their mask: what they say does not matter."""
         data = self._buffer + data if self._buffer else data
         at, end, parts = 0, len(data), []
-        while at + 2 <= end:
+        while True:
+            taken = min(self._left, end - at)
+            parts.append(data[at : at + taken])
+            at += taken
+            self._left -= taken
+            if at + 2 > end:
+                break
             size, head = data[at + 1] & 127, at + 2
             if size == 126:
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
             elif size == 127:
                 size, head = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
-            body = head + 4
-            if body + size > end:
+            if head + 4 > end:
                 break
-            parts += [
-                data[at : at + 1],
-                bytes([data[at + 1] & 127]),
-                data[at + 2 : head],
-                data[body : body + size],
-            ]
-            at = body + size
-        if parts:
-            self._write(b"".join(parts))
+            parts += [data[at : at + 1], bytes([data[at + 1] & 127]), data[at + 2 : head]]
+            self._left, at = size, head + 4
+        self._write(b"".join(parts))
         self._buffer = data[at:]
 
     def _write(self, data: bytes) -> None:

@@ -8,13 +8,12 @@ was stopped by Ctrl-S, or is slow, costs frames and nothing else.
 
 Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
-SIGINT, for whoever handles signals. Ctrl-Z is switched off as a signal: nobody would restore the terminal
-before we were stopped.
+SIGINT. Ctrl-Z is switched off as a signal: it would stop us before the terminal is restored.
 
-Restoring: `restore` may be called by anybody at any time, any number of times, and also runs at exit. The
-writing thread and `restore` exclude each other, so that no late frame lands on the user's normal screen.
+Restoring: `restore` may be called at any time, any number of times, and also runs at exit. The writing thread
+and `restore` exclude each other, so that no late frame lands on the user's normal screen.
 
-Never here: signal handlers (the size is polled), what is drawn (`view.py`).
+Not here: signal handlers (the size is polled), what is drawn (`view`), what keys do.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from rich.console import Console
 from rich.segment import Segment
 
 from orchestra.child.guardian import LEAVE_SCREEN
-from orchestra.dashboard.descriptor import is_writable, write_some
 from orchestra.dashboard.view import Dashboard, Farewell
+from orchestra.dashboard.writer import is_writable, write_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,17 +46,22 @@ if TYPE_CHECKING:
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["KeyDecoder", "Screen", "farewell"]
+__all__ = ["SUSPEND", "KeyDecoder", "Screen", "farewell"]
+
+SUSPEND = "\x1a"
+"""The key Ctrl-Z."""
 
 _TICK = 0.1
 # What a terminal without a size is taken to have.
 _FALLBACK_SIZE = (80, 24)
 # How long the end waits for a terminal that takes nothing any more.
-_PATIENCE = 0.5
+_STALL_TIMEOUT = 0.5
 
 # The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
 # than we do.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
+# Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
+_CLEAR = b"\x1b[0m\x1b[2J"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 _COLOUR_SYSTEMS = {
@@ -65,7 +69,6 @@ _COLOUR_SYSTEMS = {
     "256": ColorSystem.EIGHT_BIT,
     "truecolor": ColorSystem.TRUECOLOR,
 }
-_SUSPEND = "\x1a"  # Ctrl-Z
 _REDRAW = "\x0c"  # Ctrl-L, as everywhere
 
 
@@ -75,13 +78,11 @@ class Screen:
     Resource handling: the terminal is restored when `run` returns or raises, when it is cancelled, and, if
     all else fails, when Python exits.
 
-    Error handling: a terminal that has gone away ends the drawing, not the run: SIGHUP tells those who care.
+    Error handling: a terminal that has gone away ends the drawing, not the run: that is up to SIGHUP.
 
     Args:
         model: What to draw; it may change at any time.
-        on_quit: Called when the user asks to end the run.
-        on_restart: Called when the user asks to start again what has failed.
-        on_suspend: Called for Ctrl-Z; to stop the process, and to call `suspend` and `resume`, is left to it.
+        keys: What to call for which key.
         on_taken: Called with the terminal's device when it is taken, with ``None`` when it is given back.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
@@ -91,10 +92,8 @@ class Screen:
     def __init__(
         self,
         model: Model,
+        keys: Mapping[str, Callable[[], object]],
         *,
-        on_quit: Callable[[], object],
-        on_restart: Callable[[], object] = lambda: None,
-        on_suspend: Callable[[], object] = lambda: None,
         on_taken: Callable[[str | None], object] = lambda _: None,
         stdin: int = 0,
         stdout: int = 1,
@@ -102,9 +101,7 @@ class Screen:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
-        self._on_quit = on_quit
-        self._on_restart = on_restart
-        self._on_suspend = on_suspend
+        self._keys = keys
         self._on_taken = on_taken
         self._stdin = stdin
         self._stdout = stdout
@@ -134,30 +131,25 @@ class Screen:
                     await trio.sleep(_TICK)
                     await self._draw()
 
-    def suspend(self) -> None:
-        """Give the terminal back for a while; nothing is drawn until `resume`."""
-        self.restore()
-
-    def resume(self) -> None:
-        """Take the terminal again, and draw everything anew."""
-        self._take()
-
     def restore(self) -> None:
-        """Give the terminal back as it was. Does nothing the second time; never raises, never hangs."""
+        """Give the terminal back as it was; nothing is drawn until `take`.
+
+        Does nothing the second time; never raises, never hangs.
+        """
         if not self._is_ours:
             return
         self._is_ours = False
         atexit.unregister(self.restore)
-        # All of this fails if the terminal is gone, and then nobody misses it.
+        # All of this fails if the terminal is gone, and then it does not matter.
         with suppress(OSError, termios.error):
             # Ctrl-S would hold back what follows. Linux starts by TCOON only what was stopped by TCOOFF.
             termios.tcflow(self._stdout, termios.TCOOFF)
             termios.tcflow(self._stdout, termios.TCOON)
-        if self._lock.acquire(timeout=_PATIENCE):
+        if self._lock.acquire(timeout=_STALL_TIMEOUT):
             try:
-                if is_writable(self._stdout, within=_PATIENCE):
+                if is_writable(self._stdout, within=_STALL_TIMEOUT):
                     with suppress(OSError):
-                        os.write(self._stdout, LEAVE_SCREEN)
+                        os.write(self._stdout, _CLEAR + LEAVE_SCREEN)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
@@ -170,13 +162,14 @@ class Screen:
 
     @contextmanager
     def _terminal(self) -> Iterator[None]:
-        self._take()
+        self.take()
         try:
             yield
         finally:
             self.restore()
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Take the terminal; the next frame draws everything."""
         if self._is_ours:
             return
         self._mode = termios.tcgetattr(self._stdin)
@@ -210,7 +203,7 @@ class Screen:
         data = f"{_BEGIN_UPDATE}{update}{_END_UPDATE}".encode("utf-8", "replace")
         # If it fails, the terminal has gone. What follows from that is not ours to decide.
         with suppress(OSError):
-            # Abandoned: neither the end of the run nor anybody else waits for a terminal that was stopped.
+            # Abandoned: nothing, not even the end of the run, waits for a terminal that was stopped.
             await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
 
     def _write(self, data: bytes) -> None:
@@ -232,7 +225,7 @@ class Screen:
         with suppress(OSError):
             while True:
                 await trio.lowlevel.wait_readable(self._stdin)
-                if not self._is_ours:  # suspended: what is typed now is for somebody else
+                if not self._is_ours:  # suspended: what is typed now is not for us
                     await trio.sleep(_TICK)
                     continue
                 data = os.read(self._stdin, 1024)
@@ -242,14 +235,10 @@ class Screen:
                     self._press(key)
 
     def _press(self, key: str) -> None:
-        if key == "q":
-            self._on_quit()
-        elif key == "r":
-            self._on_restart()
-        elif key == _SUSPEND:
-            self._on_suspend()
-        elif key == _REDRAW:
+        if key == _REDRAW:
             self._drawn = None
+        elif key in self._keys:
+            self._keys[key]()
 
 
 class KeyDecoder:
@@ -275,7 +264,7 @@ class KeyDecoder:
 # ECMA-48 5.4: CSI, parameters, intermediates, final; SS3 and one character; with Alt: escape and the key.
 _SEQUENCE = re.compile(rb"\x1b+(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[^\x1b])?")
 _PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
-# Nothing that a terminal sends is longer; what somebody pastes must not pile up.
+# Nothing that a terminal sends is longer; what is pasted must not pile up.
 _LONGEST_SEQUENCE = 64
 
 
@@ -325,7 +314,7 @@ def _ansi(line: Iterable[Segment], colours: ColorSystem | None) -> str:
 
 
 def _difference(before: list[str], after: list[str]) -> str:
-    """Say what to send so that a terminal that shows `before` shows `after`."""
+    """Return what to send so that a terminal that shows `before` shows `after`."""
     update = []
     for row, line in enumerate(after):
         if row < len(before) and before[row] == line:

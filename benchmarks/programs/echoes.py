@@ -1,8 +1,8 @@
-"""Echo servers that share no line of WebSocket code: what `autobahn.py` tests with and without the proxy.
+"""Echo servers that share no line of WebSocket code, for the Autobahn testsuite.
 
 Each sends back every message as what it was, text or binary, of any size, and offers permessage-deflate.
 
-    python benchmarks/echoes.py NAME PORT
+    python echoes.py NAME PORT
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""The run as JSON lines, for programs: every event is one object a line, as `events.encode` writes it.
+
+Output that has begun but has no line end yet is not told: a line is told when it is whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from msgspec import structs
+
+from orchestra.child.lines import without_colours
+from orchestra.events import Event, OutputLine, OutputPaused, encode
+
+if TYPE_CHECKING:
+    from orchestra.dashboard.writer import Writer
+
+__all__ = ["JsonPrinter"]
+
+
+class JsonPrinter:
+    """Prints every event as one JSON object a line.
+
+    Lines are numbered as they are written: a line of output that had to wait for room comes after events that
+    the bus stamped later.
+
+    Attributes:
+        kinds: The types of event that `observe` is for.
+    """
+
+    kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused))
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._count = 0
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus."""
+        self._count += 1
+        self._writer.put(encode(structs.replace(event, seq=self._count)) + b"\n")
+
+    async def write_line(self, line: OutputLine) -> None:
+        """Take a line of child output; wait while the buffer is full."""
+        if self._writer.is_full:
+            await self._writer.wait_for_room()
+        self.observe(structs.replace(line, text=without_colours(line.text)))
+
+    def finish(self) -> None:
+        """Put what has to stand at the end: nothing."""

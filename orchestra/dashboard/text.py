@@ -1,0 +1,88 @@
+"""Text made to fit: any text, wherever it comes from, in exactly so many cells of a terminal.
+
+Child output and what clients send is data: it goes through `AnsiDecoder`, never through markup, and can
+neither leave its line nor its columns. Long lines are folded.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rich.ansi import AnsiDecoder
+from rich.cells import cell_len, chop_cells
+from rich.style import Style
+
+from orchestra.child.lines import clean
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["QUIET", "decode", "fit", "one_line", "sized"]
+
+QUIET = Style(color="color(102)")
+"""For what is only looked at when it is looked for."""
+
+# Of one line of output, so that one line of minified JavaScript does not push out everything else.
+_MOST_ROWS = 4
+# Characters that would end a line for some terminals or for rich.
+_SEPARATORS = re.compile("[\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """Make sure that text is one line without control characters; it may have come over the network."""
+    return _SEPARATORS.sub(" ", clean(text)).replace("\t", " ").replace("\x1b", "")
+
+
+# While lines scroll through the log, each of them is drawn in many frames.
+@lru_cache(maxsize=1024)
+def decode(text: str, width: int) -> tuple[Text, ...]:
+    """Turn a line of output into rows of at most `width` cells. The result is shared: not to be changed."""
+    # Enough for all rows, even if nearly all of it are colours.
+    text = _SEPARATORS.sub(" ", clean(text[: width * _MOST_ROWS * 8]))
+    decoded = AnsiDecoder().decode_line(text)
+    decoded.no_wrap, decoded.overflow, decoded.end = True, "crop", ""
+    decoded.expand_tabs(8)
+    decoded.rstrip()
+    if decoded.cell_len <= width:
+        return (decoded,)
+    offsets: list[int] = []
+    offset = 0
+    while len(offsets) < _MOST_ROWS and offset < len(decoded.plain):
+        offset += _fold(decoded.plain[offset:], width)
+        offsets.append(offset)
+    rows = list(decoded.divide(offsets))
+    if any(rows[_MOST_ROWS:]):
+        last = rows[_MOST_ROWS - 1]
+        last.truncate(width - 1, overflow="crop")
+        last.append("…", QUIET)
+    return tuple(fit(row, width) for row in rows[:_MOST_ROWS] if row)
+
+
+def _fold(text: str, width: int) -> int:
+    """Say how many characters go into the first row: behind a space, if one is near its end."""
+    row = (chop_cells(text, width) or [text])[0]
+    space = row.rfind(" ")
+    if len(row) < len(text) and space >= len(row) * 2 // 3:
+        return space + 1
+    return len(row) or 1  # where not even one wide character has room
+
+
+def sized(text: str, size: int, *, is_right: bool = False) -> str:
+    """Make text exactly `size` cells wide: cut off, or padded on one side."""
+    text = one_line(text)
+    if cell_len(text) > size:
+        text = (chop_cells(text, size - 1) or [""])[0] + "…" if size > 1 else "…" * size
+    space = " " * max(size - cell_len(text), 0)
+    return space + text if is_right else text + space
+
+
+def fit(text: Text, width: int, *, pad: bool = False) -> Text:
+    """Give a copy that is one line of at most (with `pad`: exactly) `width` cells."""
+    text = text.copy()
+    if not pad:
+        text.rstrip()
+    text.no_wrap, text.overflow, text.end = True, "crop", "\n"
+    text.truncate(max(width, 0), overflow="ellipsis", pad=pad)
+    return text

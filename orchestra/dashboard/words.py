@@ -1,0 +1,125 @@
+"""What plain output and the dashboard have in common: events in words, durations, and colours by number.
+
+Not here: rich, state; everything is a function of its arguments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from orchestra.child.lines import without_colours
+from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged, UpstreamSwitched
+
+if TYPE_CHECKING:
+    from orchestra.events import Event
+
+__all__ = ["OURSELVES", "PALETTE", "colour_number", "is_blank", "outcome", "sentence", "short_seconds"]
+
+OURSELVES = "orchestra"
+"""The name before a line that no process has written."""
+
+# Numbers of the 256-colour palette, each readable on a white and on a dark background (a test computes the
+# contrast), and none of them the red, green or orange that states are shown in.
+PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
+
+# A line of blanks and colours alone is not longer.
+_LONGEST_BLANK = 100
+
+
+def sentence(event: Event) -> str:
+    """Put an event into one line of words; empty for what is not worth one."""
+    match event:
+        case RunStarted():
+            return event.url or ""
+        case StateChanged():
+            return _change(event)
+        case Notice():
+            about = f"{event.process}: " if event.process else ""
+            level = "" if event.level == "info" else f"{event.level}: "
+            return f"{level}{about}{event.text}" + (f" ({event.hint})" if event.hint else "")
+        case RunEnded():
+            reason = f": {event.reason}" if event.reason else ""
+            return f"ended after {short_seconds(event.duration)}{reason}"
+        case UpstreamSwitched():
+            return f"{event.process} is asked at {event.url} from now on"
+        case _:
+            return ""
+
+
+def _change(event: StateChanged) -> str:
+    if event.state is event.previous:
+        return ""
+    name = event.process
+    reason = f": {event.reason}" if event.reason else ""
+    how = f": {text}" if (text := event.reason or _end(event)) else ""
+    match event.state:
+        case State.WAITING:
+            return ""
+        case State.INSTALLING:
+            return f"{name} is being installed{reason}"
+        case State.STARTING:
+            return f"{name} starts again{reason}" if event.restarts else f"{name} starts"
+        case State.RUNNING:
+            return f"{name} runs" + (f" (pid {event.pid})" if event.pid is not None else "")
+        case State.READY:
+            took = f" in {short_seconds(event.ready_after)}" if event.ready_after is not None else ""
+            return f"{name} is ready{took}" + (f" at {event.url}" if event.url else "")
+        case State.UNHEALTHY:
+            is_broken = event.previous is State.STARTING
+            return f"{name} {'does not come up' if is_broken else 'does not answer any more'}{reason}"
+        case State.STOPPING:
+            return f"{name} is being stopped{reason}"
+        case State.BACKING_OFF:
+            return f"{name} ended{how}"
+        case State.COMPLETED:
+            return f"{name} completed{how}"
+        case State.FAILED:
+            return f"{name} failed{how}"
+        case State.STOPPED:
+            return f"{name} stopped{reason}"
+        case _:
+            assert_never(event.state)
+
+
+def outcome(event: StateChanged) -> str:
+    """Say how a process ended, or why it is in its state: the reason, or else the exit status."""
+    if event.reason or event.state not in (State.FAILED, State.BACKING_OFF, State.COMPLETED):
+        return event.reason
+    return _end(event)
+
+
+def _end(event: StateChanged) -> str:
+    if event.signal is not None:
+        return f"killed by {event.signal}"
+    return "" if event.exit_code is None else f"exit code {event.exit_code}"
+
+
+def is_blank(text: str) -> bool:
+    """Whether a line shows nothing.
+
+    On a terminal, Vite clears the screen by as many blank lines as it is high, and others do likewise. What
+    people look at shows one of them; what is kept or passed on, all.
+    """
+    return not text or (len(text) < _LONGEST_BLANK and not without_colours(text).strip())
+
+
+def colour_number(index: int) -> int:
+    """Give the colour of the process at a place of the Procfile: a number of the 256-colour palette."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def short_seconds(seconds: float) -> str:
+    """Write a duration as people read it: ``12 ms``, ``0.8 s``, ``42 s``, ``3m 07s``, ``2h 15m``."""
+    if seconds < 0.0995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes}m {rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h {minutes:02}m"
+    return f"{hours // 24}d {hours % 24:02}h"

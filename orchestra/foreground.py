@@ -1,0 +1,267 @@
+"""One run in this terminal: what is shown there, and what signals, job control and the reader do.
+
+The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose output is read no
+more ends, too. On a terminal in the foreground there is the dashboard, which is given back while we are
+stopped (Ctrl-Z) and taken again when we are in the foreground; else there are lines. Of this process's own
+limits and signal dispositions, which children inherit, only here anything is changed.
+
+Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), messages about errors (`cli`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.child.orphans import Orphans
+from orchestra.child.spawn import Window
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orchestra.config.plan import Plan
+    from orchestra.dashboard.jsonl import JsonPrinter
+    from orchestra.dashboard.plain import PlainPrinter
+    from orchestra.dashboard.screen import Screen
+    from orchestra.dashboard.writer import Writer
+
+__all__ = ["run"]
+
+# What a run says that did not come to an end of its own.
+_EXIT_BUG = 1
+# A little more than it takes to stop orphans and to kill them.
+_ORPHANS_GRACE = 7.0
+_FOREGROUND_INTERVAL = 0.2
+# Between the end of our reader and the signal that ended it, if one did.
+_SIGNAL_GRACE = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Python ignores these for itself, and gives them back to children.
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+# Where a terminal has no size.
+_USUAL_SIZE = (80, 24)
+
+
+def run(plan: Plan) -> int:
+    """Run a plan to its end, and return the exit status.
+
+    Raises:
+        ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
+        OrchestraError: Standard output cannot be written to.
+    """
+    mode = _output_mode(plan)
+    return trio.run(_run, _with_colours(plan, mode), mode)
+
+
+async def _run(plan: Plan, mode: str) -> int:
+    orphans = Orphans()
+    heeded = _heeded_signals()
+    # trio wants at least one signal to wait for; there may be none left.
+    with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(orphans.bury)
+            run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
+            try:
+                stack = await run_it(plan, signals)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ORPHANS_GRACE):
+                    await orphans.end()
+            nursery.cancel_scope.cancel()
+    return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
+
+
+async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> Stack:
+    # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.dashboard.model import Model  # noqa: PLC0415
+    from orchestra.dashboard.screen import SUSPEND, Screen, farewell  # noqa: PLC0415
+
+    model, window = Model(), Window(*_room_for_output(plan))
+    stack = Stack(plan, window=window, is_kept_open=True)
+    stack.subscribe(model.apply, *model.kinds)
+    async with trio.open_nursery() as nursery:
+        keys = {
+            "q": lambda: nursery.start_soon(partial(stack.stop, exit_code=0, reason="quit")),
+            "r": stack.start_failed,
+            SUSPEND: _stop_job,
+        }
+        screen = Screen(model, keys, on_taken=stack.supervisor.on_screen, environ=_environ(plan))
+        await nursery.start(screen.run)
+        nursery.start_soon(_obey, signals, stack)
+        nursery.start_soon(_follow_size, window, plan)
+        nursery.start_soon(_follow_job_control, screen)
+        await stack.run()
+        nursery.cancel_scope.cancel()
+    with suppress(OSError):  # the terminal may be what has ended
+        os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
+    return stack
+
+
+async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -> Stack:
+    from orchestra.dashboard.writer import Writer  # noqa: PLC0415
+
+    writer = Writer()
+    printer = _printer(writer, plan, mode)
+    window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
+    stack = Stack(plan, sinks=[printer.write_line], window=window)
+    stack.subscribe(printer.observe, *printer.kinds)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_write, writer, stack)
+        nursery.start_soon(_watch_reader, writer, stack)
+        nursery.start_soon(_obey, signals, stack, writer)
+        if window is not None:
+            nursery.start_soon(_follow_size, window, plan)
+        await stack.run()
+        printer.finish()
+        await writer.aclose()
+        nursery.cancel_scope.cancel()
+    return stack
+
+
+def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
+    if mode == "json":
+        from orchestra.dashboard.jsonl import JsonPrinter  # noqa: PLC0415
+
+        return JsonPrinter(writer)
+    from orchestra.dashboard.plain import PlainPrinter  # noqa: PLC0415
+
+    names = [process.name for process in plan.processes]
+    return PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
+
+
+async def _write(  # noqa: ASYNC128 - handed on
+    writer: Writer, stack: Stack, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Write, and end the run if the reader has gone, unless a signal that ended both is on its way."""
+    try:
+        await writer.run(task_status=task_status)
+    except OrchestraError:
+        # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
+        with trio.move_on_after(_SIGNAL_GRACE):
+            await stack.until_stopping()  # noqa: ASYNC120 - then it ends anyway
+        if not stack.is_stopping:
+            raise
+
+
+async def _watch_reader(writer: Writer, stack: Stack) -> None:
+    """Do not let a reader that reads no more keep a run that is to end."""
+    await stack.until_stopping()
+    await writer.watch_reader()
+
+
+async def _obey(signals: AsyncIterator[int], stack: Stack, writer: Writer | None = None) -> None:
+    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT."""
+    async with trio.open_nursery() as nursery:
+        async for number in signals:
+            if stack.is_stopping or number == signal.SIGQUIT:
+                stack.kill()
+                if writer is not None:
+                    writer.give_up()
+            reason = signal.Signals(number).name
+            nursery.start_soon(partial(stack.stop, exit_code=128 + number, reason=reason))
+
+
+async def _silence() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
+
+
+async def _follow_size(window: Window, plan: Plan) -> None:
+    """Give the children's terminals the size of ours, whenever that changes."""
+    with trio.open_signal_receiver(signal.SIGWINCH) as changes:
+        async for _ in changes:
+            window.resize(*_room_for_output(plan))
+
+
+def _room_for_output(plan: Plan) -> tuple[int, int]:
+    """Give the columns and lines of our terminal that a line of output has: all but the names before it."""
+    try:
+        columns, lines = os.get_terminal_size(1)
+    except OSError:
+        columns, lines = _USUAL_SIZE
+    margin = max(len(name) for name in ("orchestra", *(process.name for process in plan.processes))) + 4
+    return max(columns - margin, 20), max(lines, 2)
+
+
+async def _follow_job_control(screen: Screen) -> None:
+    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
+    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
+        async for number in changes:
+            screen.restore()
+            if number == signal.SIGTSTP:
+                # We may run on for a moment: that we were stopped is known when we are continued.
+                os.kill(os.getpid(), signal.SIGSTOP)
+                continue
+            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
+            while not _is_in_foreground():  # noqa: ASYNC110 - no signal tells
+                await trio.sleep(_FOREGROUND_INTERVAL)
+            screen.take()
+
+
+def _stop_job() -> None:
+    """Do what Ctrl-Z does to a job: stop all of it."""
+    os.kill(0, signal.SIGTSTP)
+
+
+def _is_in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # no terminal any more: SIGHUP says what follows from that
+        return False
+
+
+def _heeded_signals() -> list[signal.Signals]:
+    """Find out which signals are ours to act on: one that was ignored when we began stays ignored.
+
+    For that it gets a handler that does nothing: unlike an ignored signal, a handled one is back at its
+    default in every child (POSIX exec). What was blocked is not any more: children inherit that, too.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    for number in ignored - _IGNORED_BY_PYTHON:
+        # Children whose end is ignored could not be waited for.
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else lambda *_: None)
+    return [number for number in _SIGNALS if number not in ignored]
+
+
+def _output_mode(plan: Plan) -> str:
+    is_terminal = os.isatty(0) and os.isatty(1)
+    if plan.output == "dashboard" and not is_terminal:
+        raise ConfigError(
+            "the dashboard needs a terminal, and this is none",
+            hint="Use --output plain (or json), or leave it to --output auto.",
+        )
+    if plan.output != "auto":
+        return plan.output
+    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and _is_in_foreground():
+        return "dashboard"
+    return "plain"
+
+
+def _environ(plan: Plan) -> dict[str, str]:
+    """The environment that decides whether we show colours."""
+    decided = {"always": {"FORCE_COLOR": "1", "NO_COLOR": ""}, "never": {"NO_COLOR": "1"}}
+    return {**os.environ, **decided.get(plan.color, {})}
+
+
+def _with_colours(plan: Plan, mode: str) -> Plan:
+    """Tell children without a terminal to use colours if a person sees them, unless it is decided."""
+    is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
+    if plan.color != "auto":
+        is_wanted = plan.color == "always" and mode != "json"
+    elif {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
+        return plan
+    if not is_wanted:
+        return plan
+    forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+    processes = tuple(
+        replace(each, env={**forced, **(each.env or {})}) if each.pty is False or not os.isatty(1) else each
+        for each in plan.processes
+    )
+    return replace(plan, processes=processes)
