@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
-from orchestra.child.orphans import Orphans
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.stack import Stack
@@ -37,8 +36,6 @@ __all__ = ["run"]
 
 # What a run says that did not come to an end of its own.
 _EXIT_BUG = 1
-# A little more than it takes to stop orphans and to kill them.
-_ORPHANS_GRACE = 7.0
 _FOREGROUND_INTERVAL = 0.2
 # Between the end of our reader and the signal that ended it, if one did.
 _SIGNAL_GRACE = 0.1
@@ -61,18 +58,16 @@ def run(plan: Plan) -> int:
 
 
 async def _run(plan: Plan, mode: str) -> int:
-    orphans = Orphans()
     heeded = _heeded_signals()
     # trio wants at least one signal to wait for; there may be none left.
     with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(orphans.bury)
+            if os.getpid() == 1:
+                from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
+
+                nursery.start_soon(reap_orphans)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            try:
-                stack = await run_it(plan, signals)
-            finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ORPHANS_GRACE):
-                    await orphans.end()
+            stack = await run_it(plan, signals)
             nursery.cancel_scope.cancel()
     return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
 

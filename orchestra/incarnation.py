@@ -15,6 +15,7 @@ Never here: states and what follows from them (`lifecycle.py`), other processes 
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,8 +48,6 @@ _RELOAD_LIMIT = 5.0
 # Looking whether some processes still live costs some microseconds.
 _TURN_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
-# One that is suspended for less is only a pause.
-_MOST_LOOKS = 4
 # It has ended, and what it belongs to may be ending, too: then there is nothing to say.
 _LAST_MOMENT = 0.3
 # Somebody whose last words are an exception and who has been silent for so long is not going to come up.
@@ -141,7 +140,7 @@ class Incarnation:
 
     @property
     def _may_reload(self) -> bool:
-        return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.CANDIDATE)
+        return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.UNDECIDED)
 
     def missing(self) -> str:
         """Say what it lacks to be ready, in words."""
@@ -177,7 +176,7 @@ class Incarnation:
                         on_spawn=spawned,
                         on_output=self._on_output,
                         stop_timeout=plan.stop_timeout,
-                        stop_signal=plan.stop_signal,
+                        stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
                         window=window,
                     )
                     fact = Ended(how, last_words())
@@ -307,18 +306,10 @@ class Incarnation:
                 self._on_fact(self, Broken(error))
 
     async def _watch_servers(self, leader: int, port: int) -> None:
-        """Notice what nobody announces: those who held the listening socket have ended, or are suspended."""
+        """Notice what nobody announces: those who held the listening socket have ended."""
         servers = self._servers = await trio.to_thread.run_sync(sockets.servers, leader, port)
-        looks = 0
         while servers:
             await trio.sleep(_SERVERS_PAUSE)
-            looks = looks + 1 if all(map(table.is_suspended, servers)) else 0
-            if looks == _MOST_LOOKS:
-                self._was_listening, self.listening = self.listening, None
-                self._on_fact(self, Silent("it is suspended (SIGSTOP), until SIGCONT"))
-            elif not looks and self.listening is None:
-                self.listening = self._was_listening
-                self._on_fact(self, Answered())
             if not any(map(table.is_still_there, servers)):
                 await trio.sleep(_LAST_MOMENT)
                 self._reload("its server process has ended", is_announced=False)

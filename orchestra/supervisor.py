@@ -25,13 +25,14 @@ import trio
 from msgspec import structs
 
 from orchestra.child import sockets
+from orchestra.child.families import Families
 from orchestra.child.guard import guarded
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.child.spawn import SpawnError, Window, run_child
-from orchestra.config.graph import circle, stop_levels
+from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.plan import Condition
-from orchestra.config.readiness import FORMS, parse_checks
+from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, OutputLine, OutputPaused, State, StateChanged
 from orchestra.feed import LIMIT, feed
@@ -259,15 +260,16 @@ class Supervisor:
         for each in self._everything():
             each.kill()
 
-    def on_screen(self, terminal: str | None) -> None:
+    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Have a terminal's own screen shown again should we be killed.
 
         Args:
             terminal: The device of the one that shows the alternate screen; ``None``: none does any more.
+            give_back: What shows that terminal's own screen again when it is written there.
         """
-        self._shared.terminal = terminal
+        self._shared.screen = terminal, give_back
         if self._shared.guard is not None:
-            self._shared.guard.on_screen(terminal)
+            self._shared.guard.on_screen(terminal, give_back)
 
     @property
     def ends(self) -> Sequence[Life]:  # noqa: D102 - among the attributes
@@ -326,7 +328,7 @@ class Supervisor:
                 trio.open_nursery() as self._shared.nursery,
             ):
                 self._shared.guard = guard
-                guard.on_screen(self._shared.terminal)
+                guard.on_screen(*self._shared.screen)
                 for keeper in self._keepers.values():
                     # trio shuffles what it starts: what is said is said here, in the order of the plan.
                     self._shared.nursery.start_soon(keeper.run, keeper.begin())
@@ -394,7 +396,7 @@ def _waits_for(plan: Plan) -> dict[str, list[str]]:
             if other not in waits_for:
                 hint = f"There are {', '.join(waits_for)}."
                 raise ConfigError(f"{name} depends on {other}, which is no process of the plan", hint=hint)
-    if found := circle(waits_for):
+    if found := find_cycle(waits_for):
         raise ConfigError(f"they depend on each other: {' -> '.join(found)}", hint="Take one of them out.")
     for each in plan.processes:
         for dependency in each.depends_on:
@@ -417,7 +419,8 @@ class _Shared:
     ) -> None:
         self.window = window
         self.guard: Guard | None = None
-        self.terminal: str | None = None
+        self.screen: tuple[str | None, bytes] = None, b""
+        self.families = Families()
         self.run_id = secrets.token_hex(8)
         self.scanner = sockets.SocketScanner()
         self.changed = trio.Event()
@@ -450,19 +453,8 @@ class _Shared:
         **how: Any,
     ) -> Exit:
         """Run a child as `process.run_child` does; the guardian knows of it while anything of it is left."""
-        guard, pids = self.guard, []
-        assert guard is not None  # noqa: S101 - before there are any children
-
-        def spawned(child: Child) -> None:
-            guard.spawned(child.pid)
-            pids.append(child.pid)
-            on_spawn(child)
-
-        try:
-            return await run_child(command, on_spawn=spawned, **how)
-        finally:
-            for pid in pids:
-                guard.emptied(pid)
+        assert self.guard is not None  # noqa: S101 - before there are any children
+        return await run_child(command, on_spawn=on_spawn, families=self.families, guard=self.guard, **how)
 
     def wake(self) -> None:
         """Have all who wait for a change look again."""
@@ -553,8 +545,8 @@ class _Keeper:
         # The newest that was said about it.
         self.told: StateChanged | None = None
         self._logfile: LogFile | None = None
-        if plan.log is not None:
-            self._logfile = LogFile(plan.log.path, max_bytes=plan.log.max_bytes, backups=plan.log.backups)
+        if plan.log_file is not None:
+            self._logfile = LogFile(plan.log_file, max_bytes=plan.log_bytes, backups=plan.log_backups)
         self.env = {
             **(os.environ if plan.env is None else plan.env),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),

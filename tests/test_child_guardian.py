@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import trio
 
-from orchestra.child import guardian
+from orchestra.child import guardian, table
 from orchestra.child.guard import guarded
 from tests.kit import PATIENCE
 from tests.process_kit import Mark, linux_only
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 
 class Guarded:
-    """A guardian, somebody whom it watches instead of orchestra, and the pipe between the two."""
+    """A guardian, a process that it watches instead of orchestra, and the pipe between the two."""
 
     def __init__(self) -> None:
         self.run_id = secrets.token_hex(8)
@@ -57,6 +57,9 @@ class Guarded:
 
     def say(self, report: str) -> None:
         os.write(self.pipe, report.encode())
+
+    def report(self, child: subprocess.Popen[str], stop_signal: int = 15, stop_timeout: float = 5.0) -> None:
+        self.say(f"+ {child.pid} {stop_signal} {stop_timeout}\n")
 
     def hang_up(self) -> None:
         if self.pipe >= 0:
@@ -95,38 +98,39 @@ class Guarded:
 UP = "echo up; sleep 1000; true"
 
 
-def test_after_a_proper_end_nobody_is_touched() -> None:
+def test_after_a_proper_end_nothing_is_touched() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\nbye\n")
+        guarded.report(child)
+        guarded.say("bye\n")
         assert guarded.end() == 0
         assert child.poll() is None
 
 
 @pytest.mark.parametrize("how", ["die", "hang_up"])
-def test_whom_it_was_told_of_ends_when_the_watched_one_is_gone(how: str) -> None:
+def test_reported_children_end_when_the_watched_process_is_gone(how: str) -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\n")
+        guarded.report(child)
         getattr(guarded, how)()
         assert guarded.end() == 0
         assert child.wait(PATIENCE) == -signal.SIGTERM
 
 
 @linux_only
-def test_an_end_is_noticed_although_somebody_still_holds_the_pipe() -> None:
+def test_an_end_is_noticed_although_the_pipe_is_still_held() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\n")
+        guarded.report(child)
         guarded.watched.kill()  # and the pipe stays open
         assert guarded.end() == 0
         assert child.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_it_ends_at_once_when_whom_it_should_watch_has_ended_before_it_began() -> None:
+def test_it_ends_at_once_when_the_watched_process_ended_before_it_began() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\n")
+        guarded.report(child)
         guarded.die()
         with Guarded() as late:
             late.watched.kill()
@@ -135,17 +139,18 @@ def test_it_ends_at_once_when_whom_it_should_watch_has_ended_before_it_began() -
             assert late.end() == 0
 
 
-def test_who_was_reported_gone_is_not_looked_for() -> None:
+def test_a_child_reported_gone_is_not_looked_for() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\n- {child.pid}\n")
+        guarded.report(child)
+        guarded.say(f"- {child.pid}\n")
         guarded.die()
         assert guarded.end() == 0
         assert child.poll() is None
 
 
 @linux_only
-def test_who_carries_the_mark_is_found_without_a_report() -> None:
+def test_a_process_with_the_mark_is_found_without_a_report() -> None:
     with Guarded() as guarded:
         child, stranger = guarded.marked(UP), guarded.child(UP)
         guarded.die()
@@ -156,7 +161,7 @@ def test_who_carries_the_mark_is_found_without_a_report() -> None:
 
 @linux_only
 @pytest.mark.ceiling(60)
-def test_who_does_not_heed_sigterm_is_killed_and_the_others_need_not_be() -> None:
+def test_a_process_that_ignores_sigterm_is_killed_and_others_are_not() -> None:
     with Guarded() as guarded:
         stubborn = guarded.marked("trap '' TERM; echo up; while :; do sleep 1000; done")
         polite = guarded.marked("trap 'exit 9' TERM; echo up; while :; do sleep 0.02; done")
@@ -167,18 +172,18 @@ def test_who_does_not_heed_sigterm_is_killed_and_the_others_need_not_be() -> Non
 
 
 @linux_only
-def test_who_was_stopped_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guardian, "PATIENCE", 0.1)
-    monkeypatch.setattr(guardian, "is_held", lambda: False)  # our standard input is no pipe of orchestra's
+def test_a_stopped_process_ends_too() -> None:
     with Guarded() as guarded:
-        child = guarded.marked(UP)
+        child = guarded.child(UP)
         child.send_signal(signal.SIGSTOP)
-        guardian.clean_up({}, f"ORCHESTRA_RUN={guarded.run_id}".encode())
-        assert child.wait(PATIENCE) in (-signal.SIGKILL, -signal.SIGTERM)
+        guarded.report(child, stop_timeout=0.1)
+        guarded.die()
+        assert guarded.end() == 0
+        assert child.wait(PATIENCE) == -signal.SIGKILL
 
 
 @linux_only
-def test_who_is_being_spawned_while_orchestra_is_killed_ends_too() -> None:
+def test_a_child_being_spawned_when_orchestra_is_killed_ends_too() -> None:
     """Between fork and exec a child has neither a mark nor was it reported, but it still holds the pipe."""
     with Guarded() as guarded:
         # The pipe is let go of by being executed, as orchestra's is, and not a moment before it.
@@ -209,14 +214,40 @@ def test_who_is_being_spawned_while_orchestra_is_killed_ends_too() -> None:
         assert forked.poll() == -signal.SIGTERM
 
 
+def test_each_child_gets_its_own_stop_signal_and_stop_timeout() -> None:
+    with Guarded() as guarded:
+        polite = guarded.child("trap 'exit 9' INT; echo up; while :; do sleep 0.02; done")
+        stubborn = guarded.child("trap '' QUIT; echo up; while :; do sleep 0.02; done")
+        slow = guarded.child("trap 'sleep 1; exit 8' HUP; echo up; while :; do sleep 0.02; done")
+        guarded.report(polite, signal.SIGINT, 1000)
+        guarded.report(stubborn, signal.SIGQUIT, 0.1)
+        guarded.report(slow, signal.SIGHUP, 1000)
+        guarded.die()
+        assert guarded.end() == 0
+        assert [each.wait(PATIENCE) for each in (polite, stubborn, slow)] == [9, -signal.SIGKILL, 8]
+
+
+def test_a_terminal_is_given_back_with_the_bytes_that_were_handed_over() -> None:
+    with Guarded() as guarded:
+        ours, theirs = os.openpty()
+        guarded.say(f"screen {b'give back'.hex()} {os.ttyname(theirs)}\n")
+        guarded.die()
+        assert guarded.end() == 0
+        assert os.read(ours, 100) == b"give back"
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_a_number_that_was_used_again_is_not_signalled() -> None:
     with Guarded() as guarded:
         child = guarded.child("trap 'echo asked; exit 0' USR1; echo up; while :; do sleep 0.02; done")
         assert child.stdout is not None
-        since = guardian.started(child.pid)
-        assert since
-        guardian.send(child.pid, f"{since}0", signal.SIGKILL)
-        guardian.send(child.pid, since, signal.SIGUSR1)
+        entry, later = table.read(child.pid), table.read(child.pid)
+        assert entry is not None
+        assert later is not None
+        later.started += "0"
+        table.send(later, signal.SIGKILL)
+        table.send(entry, signal.SIGUSR1)
         # SIGKILL would have come first.
         assert child.stdout.readline() == "asked\n"
         assert child.wait(PATIENCE) == 0
@@ -225,9 +256,10 @@ def test_a_number_that_was_used_again_is_not_signalled() -> None:
 def test_a_session_whose_number_was_used_again_is_not_ours() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        since = guardian.started(child.pid)
-        assert child.pid in dict(guardian.survivors({child.pid: since}, b"none"))
-        assert dict(guardian.survivors({child.pid: f"{since}0"}, b"none")) == {}
+        family = guardian.made_of(child.pid)
+        assert family in table.find([family])
+        family.started += "0"
+        assert table.find([family]) == {}
 
 
 def test_the_session_of_a_leader_that_has_ended_is_still_ours() -> None:
@@ -235,15 +267,16 @@ def test_the_session_of_a_leader_that_has_ended_is_still_ours() -> None:
         # The sleep holds the pipe that the leader's line comes by, and goes on.
         leader = guarded.child("sleep 1000 & echo $!; exit 0")
         leader.wait(PATIENCE)
-        (left,) = dict(guardian.survivors({leader.pid: ""}, b"none"))
-        assert os.getsid(left) == leader.pid
-        os.kill(left, signal.SIGKILL)
+        family = guardian.made_of(leader.pid)
+        ((left,),) = table.find([family]).values()
+        assert os.getsid(left.pid) == leader.pid
+        os.kill(left.pid, signal.SIGKILL)
 
 
 def test_no_signal_of_a_terminal_or_a_system_that_shuts_down_ends_it_early() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
-        guarded.say(f"+ {child.pid}\n")
+        guarded.report(child)
         # It has read its first report when it has begun in earnest: it ignores signals before that.
         guarded.say("?\n" * 10)
         _until_read(guarded)
@@ -266,12 +299,12 @@ def _until_read(guarded: Guarded) -> None:
 async def test_a_block_that_is_left_properly_leaves_no_guardian_and_no_files() -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     async with guarded("0123456789abcdef") as guard:
-        guard.spawned(1)
-        guard.emptied(1)
+        guard.spawned(table.Family(1), stop_signal=signal.SIGTERM, stop_timeout=5)
+        guard.emptied(table.Family(1))
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 
-async def test_a_guardian_that_is_gone_costs_its_protection_and_not_the_run() -> None:
+async def test_a_guardian_that_is_gone_costs_its_protection_not_the_run() -> None:
     import psutil
 
     before = {each.pid for each in psutil.Process().children()}
@@ -280,8 +313,8 @@ async def test_a_guardian_that_is_gone_costs_its_protection_and_not_the_run() ->
         os.kill(pid, signal.SIGKILL)
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - nobody tells us
             await trio.sleep(0.01)
-        guard.spawned(1)
-        guard.emptied(1)
+        guard.spawned(table.Family(1), stop_signal=signal.SIGTERM, stop_timeout=5)
+        guard.emptied(table.Family(1))
 
 
 def test_it_imports_nothing_but_what_every_python_has() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import replace
+import sys
 from typing import TYPE_CHECKING
 
 import psutil
@@ -31,18 +31,48 @@ def test_we_are_in_the_table() -> None:
 def test_a_process_is_known_by_its_number_and_by_when_it_has_started() -> None:
     entry = entry_of(os.getpid())
     assert table.is_still_there(entry)
-    assert not table.is_still_there(replace(entry, started=entry.started - 1))
+    entry.started += "0"
+    assert not table.is_still_there(entry)
 
 
-def test_who_has_ended_is_not_there_even_as_a_zombie() -> None:
+def test_a_process_that_has_ended_is_not_there_even_as_a_zombie() -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         entry = entry_of(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert entry_of(process.pid).is_zombie
         assert not table.is_still_there(entry)
-        assert process.pid not in [each.pid for each in table.family(os.getsid(0), {})]
+        session = table.Family(os.getsid(0))
+        assert process.pid not in [each.pid for each in table.find([session])[session]]
     assert not table.is_still_there(entry)
+
+
+def test_ps_tells_the_same_as_the_table_of_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What macOS uses."""
+
+    def known(entry: table.Entry | None) -> tuple[object, ...]:
+        assert entry is not None
+        return (entry.pid, entry.parent, entry.group, entry.session, entry.is_zombie)
+
+    ours = known(entry_of(os.getpid()))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    entry = entry_of(os.getpid())
+    assert known(entry) == ours == known(table.read(os.getpid()))
+    assert table.is_still_there(entry)
+
+
+def test_each_family_has_its_own_members() -> None:
+    processes = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(20)]
+    try:
+        families = [table.Family(process.pid) for process in processes]
+        found = table.find(families)
+        assert [[entry.pid for entry in found[family]] for family in families] == [
+            [each.pid] for each in processes
+        ]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_a_name_with_blanks_and_parentheses_is_no_riddle(tmp_path: Path) -> None:
@@ -70,8 +100,10 @@ def test_marks_are_whole_variables() -> None:
             until(lambda: environ_of() == environ, environ_of)
             found = []
             for marks in (environ, {"ORCHESTRA_RUN": "abc"}, {"ORCHESTRA_RUN": "ab"}, {**environ, "X": "1"}):
-                pids = [entry.pid for entry in table.family(-1, marks)]
-                found.append(process.pid in pids)
+                family = table.Family(
+                    0, frozenset(f"{name}={value}".encode() for name, value in marks.items())
+                )
+                found.append(process.pid in [each.pid for each in table.find([family]).get(family, ())])
             assert found == [True, True, False, False]
         finally:
             process.kill()

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import doctest
 import os
-import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
+from msgspec.structs import replace
 
 import orchestra.incarnation
 import orchestra.supervisor
@@ -19,7 +18,6 @@ from orchestra import Plan, ProcessPlan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Condition, Dependency, Install, Role
 from orchestra.errors import ConfigError
 from orchestra.events import Notice, OutputLine, StateChanged
-from tests.kit import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,7 +271,7 @@ async def test_an_installation_can_be_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_candidate_that_listens_nowhere_just_runs() -> None:
-    process = ProcessPlan(name="a", command="echo up; sleep 1000", ready="http", role=Role.CANDIDATE)
+    process = ProcessPlan(name="a", command="echo up; sleep 1000", ready="http", role=Role.UNDECIDED)
     supervisor = Supervisor(Plan(processes=(process,)))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
@@ -657,29 +655,6 @@ async def test_who_is_not_ready_in_time_is_told_with_what_is_missing() -> None:
         with pytest.raises(StartError) as caught:
             await supervisor.wait_ready(timeout=0.2)
         assert "a: is not ready after 0.2 s: it is starting, no line matches 'never'" in str(caught.value)
-        await supervisor.stop()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there it is seen")
-async def test_a_backend_that_is_suspended_is_not_asked_until_it_goes_on() -> None:
-    serve = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
-    plan = ProcessPlan(name="api", command=serve, port=free_port(), ready="http", role=Role.BACKEND)
-    supervisor = Supervisor(Plan(processes=(plan,)))
-    watcher = Watcher(supervisor)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
-        await supervisor.wait_ready()
-        ready = supervisor.snapshot()["api"]
-        assert ready.pid is not None
-        os.kill(ready.pid, signal.SIGSTOP)
-        suspended = await watcher.until_state("api", State.UNHEALTHY)
-        assert (suspended.url, suspended.reason) == (None, "it is suspended (SIGSTOP), until SIGCONT")
-        os.kill(ready.pid, signal.SIGCONT)
-        again = await watcher.until(
-            lambda event: isinstance(event, StateChanged) and event.previous is State.UNHEALTHY
-        )
-        assert isinstance(again, StateChanged)
-        assert (again.state, again.url, again.pid) == (State.READY, ready.url, ready.pid)
         await supervisor.stop()
 
 

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from tests.kit import COMMAND, PATIENCE, Run, marked
@@ -49,15 +48,14 @@ def test_no_kind_of_child_survives_a_signal_to_orchestra(
     tmp_path: Path, number: signal.Signals, code: int, pty: str
 ) -> None:
     mark = Mark()
-    bare = f"({mark.bare} setsid sleep 1000 &); echo up; sleep 1000"
-    write(tmp_path, grand=GRANDCHILDREN, stubborn=STUBBORN, early=EARLY_LEADER, daemon=DAEMON, bare=bare)
+    write(tmp_path, grand=GRANDCHILDREN, stubborn=STUBBORN, early=EARLY_LEADER, daemon=DAEMON)
     settings = (tmp_path / "orchestra.toml").read_text()
     (tmp_path / "orchestra.toml").write_text(settings.replace("stop_timeout", f"pty = {pty}\nstop_timeout"))
     with Run(cwd=tmp_path, env=mark.env) as run:
-        for name in ("stubborn", "early", "daemon", "bare"):
+        for name in ("stubborn", "early", "daemon"):
             run.line(name, "up")
-        # The sleeps of: grand, stubborn, early, daemon (two), bare (two).
-        until(lambda: sum(": sleep 1000" in line for line in mark.living()) == 7, mark.living)
+        # The sleeps of: grand, stubborn, early, daemon (two).
+        until(lambda: sum(": sleep 1000" in line for line in mark.living()) == 5, mark.living)
         assert run.stop(number) == code
         assert mark.living() == []
         assert run.errors == ""
@@ -303,38 +301,6 @@ def test_a_second_ctrl_c_kills_who_has_left_the_session_too(tmp_path: Path) -> N
         run.state("a", "stopping")
         assert run.stop(signal.SIGINT) == 130
         assert mark.living() == []
-
-
-@linux_only
-def test_orphans_do_not_pile_up_as_zombies_while_orchestra_runs(tmp_path: Path) -> None:
-    # Each of these sleeps has lost its parent before it ends: nobody but us can wait for it.
-    write(tmp_path, a="for i in 1 2 3 4 5 6 7 8 9 10; do (setsid sleep 0.01 &); done; echo up; sleep 1000")
-    with Run(cwd=tmp_path) as run:
-        run.line("a", "up")
-        ourselves = psutil.Process(run.process.pid)
-
-        def children() -> list[str]:
-            return sorted(f"{each.name()} {each.status()}" for each in ourselves.children())
-
-        # The leader and the guardian.
-        until(lambda: len(ourselves.children()) == 2, children)
-        assert "zombie" not in " ".join(children())
-        assert run.stop() == 130
-
-
-def test_an_exit_code_is_never_taken_by_the_one_who_buries_orphans(tmp_path: Path) -> None:
-    names = [f"p{number}" for number in range(10)]
-    write(tmp_path, **dict.fromkeys(names, "(setsid sleep 0.01 &); exit 7"))
-    settings = (tmp_path / "orchestra.toml").read_text()
-    (tmp_path / "orchestra.toml").write_text(
-        settings.replace("stop_timeout", 'restart = "never"\nstop_timeout')
-    )
-    with Run(cwd=tmp_path) as run:
-        assert run.wait() == 7
-        ends = {
-            event["process"]: event["exit_code"] for event in run.events if event.get("state") == "failed"
-        }
-        assert ends == dict.fromkeys(names, 7)
 
 
 @pytest.mark.parametrize("pty", ["false", "true"])

@@ -18,6 +18,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from orchestra.child.table import Family
+
 __all__ = ["Guard", "guarded"]
 
 _SCRIPT = Path(__file__).with_name("guardian.py")
@@ -26,22 +28,28 @@ _PATIENCE = 2.0
 
 
 class Guard:
-    """Tells the guardian what it has to know."""
+    """Tells the guardian what it has to know; `guardian.py` explains each report."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def spawned(self, pid: int) -> None:
-        """A child has been spawned; it leads a session of its own."""
-        self._say(f"+ {pid}")
+    def spawned(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
+        """A child has been spawned, that ends in such a way."""
+        marks = b"\0".join(family.marks).hex()
+        self._say(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
 
-    def emptied(self, pid: int) -> None:
-        """Nothing is left of a child's session, and its number means nothing any more."""
-        self._say(f"- {pid}")
+    def emptied(self, family: Family) -> None:
+        """Nothing is left of a child, and its number means nothing any more."""
+        self._say(f"- {family.leader}")
 
-    def on_screen(self, terminal: str | None) -> None:
-        """A terminal shows the dashboard, or none does any more."""
-        self._say(f"screen {terminal or ''}")
+    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
+        """A terminal shows the dashboard, or none does any more.
+
+        Args:
+            terminal: Its device.
+            give_back: What shows the terminal's own screen again when it is written there.
+        """
+        self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
     def _say(self, report: str) -> None:
         with suppress(OSError):

@@ -70,7 +70,7 @@ class Listening:
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
     """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
-    entries = table.take()
+    entries = list(table.take())
     return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
 
@@ -80,7 +80,7 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
     milliseconds.
     """
-    entries = table.take()
+    entries = list(table.take())
     tree = table.tree(entries, leader)
     holders = {
         entry

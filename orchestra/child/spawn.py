@@ -1,19 +1,17 @@
-"""One child: spawned into a session of its own, its output pumped, all that it started ended with it.
+"""One child: spawned into a session of its own, its output read, and all that it started ended with it.
 
 A child is ``/bin/sh -c COMMAND`` at the head of a new session and process group, so that one signal reaches
 all that it has started and none of it reaches us. It writes either to two pipes (and its standard input is a
-third one that nobody writes to: watchers such as esbuild's end at once on ``/dev/null``), or, where a
+third one that stays open and silent: watchers such as esbuild's end at once on ``/dev/null``), or, where a
 `Window` is given, to a pseudo-terminal of its own, which is its controlling terminal: the shell opens it by
 name once it leads its session, and a session leader without a terminal gets the one that it opens. No
 ``preexec_fn``: that is not safe in a process with threads.
 
 When the leader ends the child has ended, whatever end-of-file says; what it has left behind is ended with it,
-then its output is drained. To stop is: SIGTERM, a bounded wait, SIGKILL. What has to be gone is every living
-process of the session, and on Linux every one that carries the child's mark in its environment, which finds
-daemons that have left the session. The group is signalled as one; the others one by one, each only while it
-is the very process that was found.
+then its output is drained. To stop is: the stop signal, a bounded wait, SIGKILL. What has to be gone is its
+family (`table.Family`): every living process of the session, and on Linux every one with the child's marks.
 
-Never here: which child, why, and whether again.
+Not here: which child, why, and whether again.
 """
 
 from __future__ import annotations
@@ -21,18 +19,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import termios
-import time
-from dataclasses import dataclass
-from functools import partial
 from math import inf
 from subprocess import PIPE
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import trio
 
-from orchestra.child import table
+from orchestra.child.families import Families, family_of
 from orchestra.child.lines import LineSplitter
 from orchestra.errors import OrchestraError
 from orchestra.events import Exit
@@ -41,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.child.guard import Guard
+    from orchestra.child.table import Family
     from orchestra.events import StreamName
 
 __all__ = ["Child", "OnOutput", "SpawnError", "Window", "run_child"]
@@ -55,14 +51,12 @@ _CHUNK = 65536
 _PARTIAL_AFTER = 0.08
 # After SIGKILL a process can linger in the kernel (a dead network file system), but we can do nothing more.
 _AFTER_KILL = 2.0
-# Once all are gone, only a stranger can hold the pipes open: it is not waited for.
+# Once all are gone, only a process that is not ours can hold the pipes open: it is not waited for.
 _LAST_WORDS = 0.5
-# The variables that tell whose a process is.
-_MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
-# Is there, too, if there may be two of a process at once.
-_EXTRA_MARK = "ORCHESTRA_CHILD"
-# $1 is the terminal's name. To open it makes it the controlling one; then the command takes over.
-_ON_TERMINAL = 'exec <>"$1" >&0 2>&0; shift; exec "$@"'
+# What the shell does before the command takes over; $1 is what it is done with. To open a terminal makes it
+# the controlling one.
+_LIMIT_FILES = 'ulimit -Sn "$1"'
+_OPEN_TERMINAL = 'exec <>"$1" >&0 2>&0'
 
 
 class SpawnError(OrchestraError):
@@ -110,18 +104,17 @@ class Child:
 
     Attributes:
         pid: Of the leader, and the number of its group and its session.
+        is_gone: Whether nothing of it lives any more, and its number may belong to another process.
     """
 
-    def __init__(self, pid: int, *, marks: Mapping[str, str], stop_signal: int, stop_timeout: float) -> None:
-        self.pid = pid
-        self._marks = marks
+    def __init__(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
+        self.pid = family.leader
+        self.is_gone = False
+        self._family = family
         self._stop_signal = stop_signal
         self._stop_timeout = stop_timeout
         self._stopping = trio.Event()
         self._killing = trio.Event()
-        self._is_gone = False
-        self._asked_at = inf
-        self._latecomers: set[tuple[int, float]] = set()
 
     def __repr__(self) -> str:
         return f"<Child {self.pid}>"
@@ -131,82 +124,41 @@ class Child:
         self._stopping.set()
 
     def signal(self, number: int) -> None:
-        """Send a signal to its group, if there is still somebody in it."""
-        if self._is_gone:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        """Send a signal to its group, if anything is left of that."""
+        if not self.is_gone:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, by SIGKILL. Does not wait."""
         self._stopping.set()
         self._killing.set()
 
-    async def _descend_the_ladder(self) -> bool:
-        """Once asked to, ask, wait, kill; return whether that has worked."""
+    async def _until_gone(self, process: trio.Process, families: Families) -> None:
+        """Wait for its end, and for that of what it leaves behind; give up when SIGKILL does not work."""
+        async with trio.open_nursery() as nursery:
+
+            async def escalate() -> None:
+                await self._escalate_stop(families)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(escalate)
+            await process.wait()
+            if await families.is_alive(self._family):
+                self.stop()
+                await families.until_gone(self._family)
+            self.is_gone = True
+            nursery.cancel_scope.cancel()
+
+    async def _escalate_stop(self, families: Families) -> None:
         await self._stopping.wait()
         if not self._killing.is_set():
-            self._asked_at = _moment()
-            await self._signal(self._stop_signal)
+            self._family.signal(self._stop_signal)
+            await families.is_alive(self._family)  # members that have left the group are signalled now
             with trio.move_on_after(self._stop_timeout):
                 await self._killing.wait()
-        with trio.move_on_after(_AFTER_KILL):
-            await self._kill_all()
-            return True
-        return False
-
-    async def _kill_all(self) -> None:
-        """Kill until nobody is left: who forks while being killed is found the next time."""
-        pause = 0.01
-        while True:
-            await self._signal(signal.SIGKILL)
-            await trio.sleep(pause)
-            if await trio.to_thread.run_sync(self._is_alone):
-                return
-            pause = min(pause * 2, 0.2)
-
-    async def _signal(self, number: int) -> None:
-        """Signal the group, and whoever else is of the family."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-            os.killpg(self.pid, number)
-
-        def signal_if_outside(entry: table.Entry) -> None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(entry.pid) != self.pid and table.is_still_there(entry):
-                    os.kill(entry.pid, number)
-
-        await trio.to_thread.run_sync(partial(self._family, on_found=signal_if_outside))
-
-    def _family(self, *, on_found: Callable[[table.Entry], object] = lambda _: None) -> list[table.Entry]:
-        return table.family(self.pid, self._marks, on_found=on_found)
-
-    def _is_alone(self) -> bool:
-        return not self._family()
-
-    async def _empty(self) -> None:
-        """Wait until nobody of the family lives; begin to stop what the leader has left behind."""
-        pause = 0.01
-        while left := await trio.to_thread.run_sync(self._family):
-            self.stop()
-            self._ask_latecomers(left)
-            await trio.sleep(pause)
-            pause = min(pause * 2, 0.2)
-
-    def _ask_latecomers(self, left: Sequence[table.Entry]) -> None:
-        """Ask those to end, once, who were forked when all had just been asked: they have heard nothing."""
-        for entry in left:
-            who = (entry.pid, entry.started)
-            if entry.started >= self._asked_at and who not in self._latecomers:
-                self._latecomers.add(who)
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(entry.pid, self._stop_signal)
-
-
-def _moment() -> float:
-    """The present moment in the unit of `table.Entry.started`: who has started since has no less."""
-    if sys.platform != "linux":
-        return time.time()
-    return float(int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")))
+        self._family.signal(signal.SIGKILL)
+        await trio.sleep(_AFTER_KILL)
 
 
 async def run_child(
@@ -214,11 +166,14 @@ async def run_child(
     *,
     cwd: Path,
     env: Mapping[str, str],
-    on_spawn: Callable[[Child], object],
     on_output: OnOutput,
     stop_timeout: float,
+    on_spawn: Callable[[Child], object] = lambda _: None,
     stop_signal: int = signal.SIGTERM,
     window: Window | None = None,
+    families: Families | None = None,
+    guard: Guard | None = None,
+    soft_nofile: int | None = None,
 ) -> Exit:
     """Run a child to its end, and leave nothing of it behind.
 
@@ -230,64 +185,52 @@ async def run_child(
         cwd: The folder that it starts in.
         env: All of its environment. ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS``, if they are there, mark
             what belongs to it.
-        on_spawn: Called with the child as soon as there is one.
         on_output: Awaited with what was written; while it waits, so does that stream.
         stop_timeout: Seconds between the stop signal and SIGKILL.
+        on_spawn: Called with the child as soon as there is one.
         stop_signal: What asks it to end.
         window: Gives it a terminal of that size.
+        families: Looks for what it leaves behind; children of one run share it.
+        guard: Is told of it for as long as anything of it is left.
+        soft_nofile: How many files a command (not a program) may have open, if not as many as we.
 
     Raises:
-        SpawnError: There was none.
+        SpawnError: The system refused to start it.
     """
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+    before = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
     try:
-        streams = await _spawn(argv, cwd, env, window)
+        streams = await _spawn(argv, before, cwd, env, window)
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         what = "cannot" if isinstance(command, str) else f"{argv[0]} cannot"
         raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
-    process = streams.process
-    marks = {name: env[name] for name in _MARKS if name in env}
-    if len(marks) < len(_MARKS):
-        marks = {}
-    elif _EXTRA_MARK in env:
-        marks[_EXTRA_MARK] = env[_EXTRA_MARK]
-    child = Child(
-        process.pid,
-        marks=marks,
-        stop_signal=stop_signal,
-        stop_timeout=stop_timeout,
-    )
+    process, families = streams.process, families or Families()
+    family = family_of(process.pid, env)
+    child = Child(family, stop_signal=stop_signal, stop_timeout=stop_timeout)
+    if guard is not None:
+        guard.spawned(family, stop_signal=stop_signal, stop_timeout=stop_timeout)
     try:
         async with trio.open_nursery() as nursery:
-            ladder = trio.CancelScope()
-
-            async def descend() -> None:
-                with ladder:
-                    if not await child._descend_the_ladder():  # noqa: SLF001 - we are Child's other half
-                        nursery.cancel_scope.cancel()  # not even SIGKILL was heeded: wait no longer
-
-            nursery.start_soon(descend)
-            pumps = await nursery.start(_pump_all, streams, on_output)
+            pumps = await nursery.start(_pump_all, streams.readable, on_output)
             on_spawn(child)
-            await process.wait()
-            await child._empty()  # noqa: SLF001
-            child._is_gone = True  # noqa: SLF001 - its number may belong to somebody else from here on
-            ladder.cancel()
+            await child._until_gone(process, families)  # noqa: SLF001 - we are Child's other half
             await pumps.drain()
             nursery.cancel_scope.cancel()
     finally:
-        if not child._is_gone:  # noqa: SLF001
+        if not child.is_gone:
+            family.signal(signal.SIGKILL)
             with trio.move_on_after(_AFTER_KILL, shield=True):
-                await child._kill_all()  # noqa: SLF001
                 await process.wait()
+                await families.until_gone(family)
         with trio.move_on_after(_AFTER_KILL, shield=True):
             await streams.aclose(window)
+        if guard is not None:
+            guard.emptied(family)
     return Exit.from_returncode(-signal.SIGKILL if process.returncode is None else process.returncode)
 
 
-@dataclass(frozen=True, slots=True)
-class _Streams:
+class _Streams(NamedTuple):
     """A process and what it is read from.
 
     Attributes:
@@ -308,10 +251,31 @@ class _Streams:
             await self.process.stdin.aclose()
 
 
-async def _spawn(argv: Sequence[str], cwd: Path, env: Mapping[str, str], window: Window | None) -> _Streams:
+async def _spawn(
+    argv: Sequence[str],
+    before: Sequence[tuple[str, str]],
+    cwd: Path,
+    env: Mapping[str, str],
+    window: Window | None,
+) -> _Streams:
+    """Start a program in a session of its own.
+
+    Args:
+        argv: Its words.
+        before: What the shell is to do first: pieces of script, and the word that each uses as ``$1``.
+        cwd: Its folder.
+        env: Its environment.
+        window: Gives it a terminal.
+    """
     if window is None:
         process = await trio.lowlevel.open_process(
-            argv, cwd=cwd, env=dict(env), stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+            _prefixed(argv, before),
+            cwd=cwd,
+            env=dict(env),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
         )
         assert process.stdout is not None  # noqa: S101 - asked for
         assert process.stderr is not None  # noqa: S101
@@ -321,7 +285,7 @@ async def _spawn(argv: Sequence[str], cwd: Path, env: Mapping[str, str], window:
         _make_plain(theirs)
         window.add(ours)
         process = await trio.lowlevel.open_process(
-            ["/bin/sh", "-c", _ON_TERMINAL, "sh", os.ttyname(theirs), *argv],
+            _prefixed(argv, [(_OPEN_TERMINAL, os.ttyname(theirs)), *before]),
             cwd=cwd,
             env=dict(env),
             stdin=theirs,
@@ -336,6 +300,13 @@ async def _spawn(argv: Sequence[str], cwd: Path, env: Mapping[str, str], window:
     finally:
         os.close(theirs)
     return _Streams(process, {"pty": trio.lowlevel.FdStream(ours)}, ours)
+
+
+def _prefixed(argv: Sequence[str], before: Sequence[tuple[str, str]]) -> list[str]:
+    if not before:
+        return list(argv)
+    script = "".join(f"{piece}; shift; " for piece, _ in before) + 'exec "$@"'
+    return ["/bin/sh", "-c", script, "sh", *(word for _, word in before), *argv]
 
 
 def _make_plain(terminal: int) -> None:
@@ -362,7 +333,7 @@ class _Pumps:
             with trio.move_on_at(deadline) as patience:
                 try:
                     chunk = await stream.receive_some(_CHUNK)
-                except trio.BrokenResourceError:  # EIO: nobody has the terminal open any more
+                except trio.BrokenResourceError:  # EIO: no process has the terminal open any more
                     return
             if patience.cancelled_caught:
                 shown, deadline = splitter.partial(), inf
@@ -382,7 +353,7 @@ class _Pumps:
             if partial == shown:
                 deadline = inf
             elif deadline == inf:
-                # From now, not from when it came: whoever has kept us waiting was not waiting for this.
+                # From now, not from when it came: while it was delivered, more could not be read.
                 deadline = trio.current_time() + _PARTIAL_AFTER
 
     async def deliver(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:
@@ -402,11 +373,16 @@ class _Pumps:
                 await self.done.wait()
 
 
-async def _pump_all(streams: _Streams, on_output: OnOutput, *, task_status: trio.TaskStatus[_Pumps]) -> None:
-    splitters = {name: LineSplitter() for name in streams.readable}
+async def _pump_all(
+    readable: Mapping[StreamName, trio.abc.ReceiveStream],
+    on_output: OnOutput,
+    *,
+    task_status: trio.TaskStatus[_Pumps],
+) -> None:
+    splitters = {name: LineSplitter() for name in readable}
     async with trio.open_nursery() as nursery:
         pumps = _Pumps(on_output, nursery.cancel_scope)
-        for name, stream in streams.readable.items():
+        for name, stream in readable.items():
             nursery.start_soon(pumps.pump, name, stream, splitters[name])
         task_status.started(pumps)
     for name, splitter in splitters.items():

@@ -1,99 +1,224 @@
-"""Who is alive, and in which session: the process table, read once and asked many times.
+"""The process table: which processes live, and which of them belong to a child of ours.
 
-On Linux one short read a process gives everything (``/proc/PID/stat``, proc(5)); elsewhere psutil is asked.
-A process that vanishes while we look is simply not there. Zombies are kept, and told apart: nothing can be
-done about them, and `os.killpg` takes a group of zombies for a living one.
+A child is known as a `Family`: the session that it leads, and (on Linux) whatever has its marks in the
+environment, which finds daemons that have left the session. `find` looks for the members of any number of
+families in one pass over the table, and sends each what its family has been asked for, as soon as it is seen:
+a process that forks and ends again and again would be gone once the pass is over.
 
-Never here: signals.
+On Linux one short read gives all about a process (``/proc/PID/stat``, proc(5)); elsewhere ``ps`` is asked. A
+process that vanishes meanwhile is simply not there, and one that is another user's is not ours. When the
+system refuses to tell (no descriptor is left), `OSError` is raised: then it is not known what lives.
+Zombies are told apart: nothing can be done about them, and `os.killpg` takes a group of them for a live one.
+
+Standard library only, and little of it: the guardian loads this file by its path and keeps it in memory.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
-import psutil
-
+TYPE_CHECKING = False  # `typing` alone would cost the guardian a fifth of its memory
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Entry", "family", "is_still_there", "is_suspended", "take", "tree"]
+__all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
 
 # A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
 _ROUNDS = 100
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the process table.
+    """One line of the process table. Two are equal if they mean the same process.
 
     Attributes:
+        group: The number of its process group.
         started: When, in a unit of the system's own: with the number, it tells a process from a later one.
     """
 
-    pid: int
-    parent: int
-    session: int
-    is_zombie: bool
-    started: float
+    __slots__ = ("group", "is_zombie", "parent", "pid", "session", "started")
+
+    def __init__(
+        self, pid: int, *, parent: int, group: int, session: int, is_zombie: bool, started: str
+    ) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.is_zombie = is_zombie
+        self.started = started
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.pid} of session {self.session}{', a zombie' if self.is_zombie else ''}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and (self.pid, self.started) == (other.pid, other.started)
+
+    def __hash__(self) -> int:
+        return hash((self.pid, self.started))
 
 
-def take() -> list[Entry]:
-    """Read the whole process table. Blocks for some milliseconds on a busy machine."""
-    if sys.platform != "linux":
-        return _take_from_psutil()
-    return [entry for entry in map(_read_stat, _all_pids()) if entry is not None]
-
-
-def family(
-    session: int, marks: Mapping[str, str], *, on_found: Callable[[Entry], object] = lambda _: None
-) -> list[Entry]:
-    """Find the living processes of a session, and those that had certain variables when they were executed.
-
-    Blocks for some milliseconds. Variables only Linux tells.
+class Family:
+    """All processes that belong to one child, and what they have been asked for.
 
     Args:
-        session: The number of its leader.
-        marks: All of them have to be there; none: only the session counts.
-        on_found: Called with each as soon as it is seen: who forks and ends again and again is not there any
-            more when the whole table has been read.
+        leader: The number of the child, and of its session; 0 if only the marks count.
+        marks: Variables (``NAME=value``), all of which a member that has left the session had when it was
+            executed. None: only the session counts.
+        started: When the leader did, where its number may have been used again.
     """
-    if sys.platform != "linux":
-        found = [each for each in _take_from_psutil() if each.session == session and not each.is_zombie]
-        for entry in found:
-            on_found(entry)
-        return found
-    wanted = {f"{name}={value}".encode() for name, value in marks.items()}
-    found = []
-    for entry in map(_read_stat, _all_pids()):
-        if entry is None or entry.is_zombie:
+
+    def __init__(self, leader: int, marks: frozenset[bytes] = frozenset(), started: str = "") -> None:
+        self.leader = leader
+        self.marks = marks
+        self.started = started
+        self.signalled = 0
+        self._heard: set[Entry] = set()
+
+    def __repr__(self) -> str:
+        return f"<Family of {self.leader}>"
+
+    def signal(self, number: int) -> None:
+        """Signal the leader's group now, and other members as soon as `find` sees them.
+
+        With SIGKILL, `find` goes on to kill whatever it sees; any other signal each is sent once.
+        """
+        self.signalled = number
+        self._heard.clear()
+        if self.leader:
+            with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+                os.killpg(self.leader, number)
+
+    def has(self, member: Entry) -> None:
+        """Take note of a living member, and send it what the group has been sent, if it has not heard yet."""
+        if self.signalled == signal.SIGKILL:
+            send(member, self.signalled)
+        elif self.signalled and member.group != self.leader and member not in self._heard:
+            self._heard.add(member)
+            send(member, self.signalled)
+
+    def began(self, member: Entry) -> bool:
+        """Whether `member`, of a session of our number, is in ours: the number may have been used again.
+
+        While a session has members, the system gives its number to no other process; so if there is a process
+        of that number, it is the leader, and has to be the one that we know.
+        """
+        if not self.started:
+            return True
+        leader = member if member.pid == self.leader else read(self.leader)
+        return leader is None or leader.is_zombie or leader.started == self.started
+
+
+def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
+    """Find the living members of families, in one pass; a family without any is not in the result.
+
+    Blocks for some milliseconds. What is asked of a family is sent to each member on sight (`Family.signal`).
+
+    Raises:
+        OSError: The table cannot be read.
+    """
+    by_session = {family.leader: family for family in families if family.leader}
+    marked = [family for family in families if family.marks]
+    shared = frozenset.intersection(*(family.marks for family in marked)) if marked else frozenset()
+    found: dict[Family, list[Entry]] = {}
+    for entry in take():
+        if entry.is_zombie:
             continue
-        if entry.session == session or (wanted and wanted <= _environment(entry.pid)):
-            on_found(entry)
-            found.append(entry)
+        family = by_session.get(entry.session)
+        if family is not None and not family.began(entry):
+            family = None
+        if family is None and marked and shared <= (variables := environment(entry.pid)):
+            family = next((each for each in marked if each.marks <= variables), None)
+        if family is not None:
+            family.has(entry)
+            found.setdefault(family, []).append(entry)
     return found
 
 
+def take() -> Iterator[Entry]:
+    """Read the whole process table, and what appears in it meanwhile: what lives at the end has been seen.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if sys.platform != "linux":
+        yield from _ask_ps("-A")
+        return
+    seen: set[str] = set()
+    for _ in range(_ROUNDS):
+        new = {name for name in os.listdir("/proc") if name.isdigit()} - seen  # noqa: PTH208 - no pathlib here
+        if not new:
+            return
+        seen |= new
+        for pid in sorted(map(int, new)):
+            entry = read(pid)
+            if entry is not None:
+                yield entry
+
+
+def read(pid: int) -> Entry | None:
+    """Look one process up; ``None`` if there is none.
+
+    Raises:
+        OSError: The system does not tell.
+    """
+    if sys.platform != "linux":
+        return next(_ask_ps("-p", str(pid)), None)
+    try:
+        stat = _contents(f"/proc/{pid}/stat")
+    except _GONE:
+        return None
+    # The command stands in parentheses and may itself contain them and blanks. After it, from the third field
+    # on (proc(5)): state, parent, group, session; the 22nd is when it started.
+    fields = stat[stat.rindex(b")") + 2 :].split(None, 20)
+    return Entry(
+        pid,
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        is_zombie=fields[0] in b"ZX",
+        started=fields[19].decode(),
+    )
+
+
+def environment(pid: int) -> frozenset[bytes]:
+    """The variables (``NAME=value``) that a process had when it was executed. Only Linux tells.
+
+    Raises:
+        OSError: The system does not tell.
+    """
+    if sys.platform != "linux":
+        return frozenset()
+    try:
+        return frozenset(_contents(f"/proc/{pid}/environ").split(b"\0"))
+    except _GONE:
+        return frozenset()
+
+
 def is_still_there(entry: Entry) -> bool:
-    """Whether this very process lives, and not another one that got its number."""
-    if sys.platform == "linux":
-        now = _read_stat(str(entry.pid))
-        return now is not None and now.started == entry.started and not now.is_zombie
+    """Whether this very process lives, and not another one that got its number; yes where it is not known."""
     try:
-        return psutil.Process(entry.pid).create_time() == entry.started
-    except psutil.Error:
-        return False
+        now = read(entry.pid)
+    except OSError:
+        return True
+    return now is not None and now == entry and not now.is_zombie
 
 
-def is_suspended(entry: Entry) -> bool:
-    """Whether this very process has been stopped by a signal, and waits for SIGCONT; no debugger's doing."""
-    try:
-        process = psutil.Process(entry.pid)
-        return process.status() == psutil.STATUS_STOPPED and is_still_there(entry)
-    except psutil.Error:
-        return False
+def send(entry: Entry, number: int) -> None:
+    """Signal this very process, and none that got its number."""
+    with suppress(OSError):
+        if sys.platform == "linux":
+            descriptor = os.pidfd_open(entry.pid)  # from here on, it is this one or none
+            try:
+                if is_still_there(entry):
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+        elif is_still_there(entry):
+            os.kill(entry.pid, number)
 
 
 def tree(entries: Iterable[Entry], leader: int) -> set[int]:
@@ -118,48 +243,23 @@ def tree(entries: Iterable[Entry], leader: int) -> set[int]:
     return found
 
 
-def _all_pids() -> Iterator[str]:
-    """All process ids, and those that appear while they are looked at.
-
-    So nobody is missed by being born behind our back: who is alive at the end has been seen.
-    """
-    seen: set[str] = set()
-    for _ in range(_ROUNDS):
-        new = {name for name in os.listdir("/proc") if name.isdigit()} - seen  # noqa: PTH208 - much faster
-        if not new:
-            return
-        seen |= new
-        yield from sorted(new, key=int)
+def _contents(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - likewise
+        return file.read()
 
 
-def _read_stat(pid: str) -> Entry | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
-            stat = file.read(1024)
-    except OSError:
-        return None
-    # The command stands in parentheses and may itself contain them and blanks. After it, from the third field
-    # on (proc(5)): state, parent, group, session; the 22nd is when it started.
-    fields = stat[stat.rindex(b")") + 2 :].split(None, 20)
-    return Entry(int(pid), int(fields[1]), int(fields[3]), fields[0] in b"ZX", float(fields[19]))
+def _ask_ps(*which: str) -> Iterator[Entry]:
+    import subprocess  # noqa: PLC0415 - as large as everything else here, and on Linux not needed
 
-
-def _environment(pid: int) -> set[bytes]:
-    try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
-            return set(file.read().split(b"\0"))
-    except OSError:  # it has ended, or is somebody else's
-        return set()
-
-
-def _take_from_psutil() -> list[Entry]:
-    entries = []
-    for process in psutil.process_iter(["ppid", "status", "create_time"]):
-        try:
-            session = os.getsid(process.pid)
-        except OSError:
-            continue
-        parent, status = process.info["ppid"], process.info["status"]
-        started = process.info["create_time"] or 0.0
-        entries.append(Entry(process.pid, parent or 0, session, status == psutil.STATUS_ZOMBIE, started))
-    return entries
+    command = ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="]
+    for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
+        pid, parent, group, state, started = line.split(None, 4)
+        with suppress(OSError):  # it has ended, or is another user's
+            yield Entry(
+                int(pid),
+                parent=int(parent),
+                group=int(group),
+                session=os.getsid(int(pid)),
+                is_zombie=state.startswith("Z"),
+                started=started,
+            )

@@ -33,7 +33,6 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 
-from orchestra.child.guardian import LEAVE_SCREEN
 from orchestra.dashboard.view import Dashboard, Farewell
 from orchestra.dashboard.writer import is_writable, write_some
 
@@ -62,6 +61,8 @@ _STALL_TIMEOUT = 0.5
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
+# To end a synchronized update, colours, our switches, and the alternate screen.
+_LEAVE = _CLEAR + b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 _COLOUR_SYSTEMS = {
@@ -83,7 +84,8 @@ class Screen:
     Args:
         model: What to draw; it may change at any time.
         keys: What to call for which key.
-        on_taken: Called with the terminal's device when it is taken, with ``None`` when it is given back.
+        on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
+            written there; with ``None`` when it is given back.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
@@ -94,7 +96,7 @@ class Screen:
         model: Model,
         keys: Mapping[str, Callable[[], object]],
         *,
-        on_taken: Callable[[str | None], object] = lambda _: None,
+        on_taken: Callable[[str | None, bytes], object] = lambda *_: None,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
@@ -149,7 +151,7 @@ class Screen:
             try:
                 if is_writable(self._stdout, within=_STALL_TIMEOUT):
                     with suppress(OSError):
-                        os.write(self._stdout, _CLEAR + LEAVE_SCREEN)
+                        os.write(self._stdout, _LEAVE)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
@@ -158,7 +160,7 @@ class Screen:
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             if self._mode is not None:
                 termios.tcsetattr(self._stdin, termios.TCSANOW, self._mode)
-        self._on_taken(None)
+        self._on_taken(None, b"")
 
     @contextmanager
     def _terminal(self) -> Iterator[None]:
@@ -176,7 +178,7 @@ class Screen:
         self._is_ours = True
         atexit.register(self.restore)
         with suppress(OSError):
-            self._on_taken(os.ttyname(self._stdout))
+            self._on_taken(os.ttyname(self._stdout), _LEAVE)
         self._lines, self._drawn = [], None
         disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
         termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled))
