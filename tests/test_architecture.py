@@ -109,7 +109,7 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.dotenv"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervision.worker"},
+    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervision"},
     "psutil": {"child.sockets"},
     "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
