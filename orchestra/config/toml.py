@@ -13,9 +13,7 @@ Not here: which settings there are (`schema`), what follows from them (`load`).
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -107,6 +105,8 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
     Raises:
         ConfigError: It is not TOML.
     """
+    import tomllib  # noqa: PLC0415 - most projects have no settings
+
     try:
         table: object = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as exc:
@@ -173,6 +173,8 @@ class Decoder:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Give the one of `known` that `word` was probably meant to be."""
+    import difflib  # noqa: PLC0415 - only mistakes need it
+
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
