@@ -102,7 +102,7 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.environment"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"config.settings", "dashboard", "events", "supervisor"},
+    "msgspec": {"child.sockets", "config.settings", "dashboard", "events", "supervisor"},
     "psutil": {"child.sockets"},
     "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
