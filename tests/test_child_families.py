@@ -60,7 +60,7 @@ async def test_a_cancelled_question_leaves_the_others_an_answer(scans: Scans) ->
     families, members = Families(), [table.Family(1), table.Family(2)]
     answers = []
     async with trio.open_nursery() as nursery, trio.open_nursery() as cancelled:
-        await families._turn.acquire()  # a scan is under way
+        await families._scan._turn.acquire()  # a scan is under way
         cancelled.start_soon(families.is_alive, members[0])
         await trio.testing.wait_all_tasks_blocked()
 
@@ -70,7 +70,7 @@ async def test_a_cancelled_question_leaves_the_others_an_answer(scans: Scans) ->
         nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         cancelled.cancel_scope.cancel()
-        families._turn.release()
+        families._scan._turn.release()
     assert answers == [False]
     assert scans.asked == [{members[1]}]
 
