@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: A
     report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
     if report.understood:
         _say("\n".join(report.understood))
-    for fault in report.faults:
-        _complain(str(fault), fault.hint)
-    return ConfigError.exit_code if report.faults else 0
+    for problem in report.problems:
+        _complain(str(problem), problem.hint)
+    return ConfigError.exit_code if report.problems else 0
 
 
 @_commands.command()
@@ -186,6 +186,10 @@ def _show(exc: BaseException) -> int:
     """Say what went wrong on standard error; return the exit status."""
     if isinstance(exc, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
+    if isinstance(exc, ConfigErrors):
+        for each in exc.errors:
+            _complain(str(each), each.hint)
+        return exc.exit_code
     if isinstance(exc, OrchestraError):
         if exc.message:
             _complain(str(exc), exc.hint)

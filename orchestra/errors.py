@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ConfigError", "OrchestraError", "StartError", "UpstreamError"]
+__all__ = ["ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError"]
 
 
 class OrchestraError(Exception):
@@ -50,6 +50,21 @@ class ConfigError(OrchestraError):
         super().__init__(where + message, hint=hint)
         self.path = None if path is None else Path(path)
         self.line = line
+
+
+class ConfigErrors(ConfigError):  # noqa: N818 - it is several
+    """Everything that is wrong with what the user wrote, together; its text has one problem a line.
+
+    `path`, `line` and `hint` are those of the first one.
+
+    Attributes:
+        errors: All of them, by file and line.
+    """
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__("\n".join(str(each) for each in errors), hint=errors[0].hint)
+        self.errors = tuple(errors)
+        self.path, self.line = errors[0].path, errors[0].line
 
 
 class StartError(OrchestraError):

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError

@@ -15,6 +15,7 @@ Never here: states and what follows from them (`lifecycle.py`), other processes 
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -139,7 +140,7 @@ class Incarnation:
 
     @property
     def _may_reload(self) -> bool:
-        return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.CANDIDATE)
+        return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.UNDECIDED)
 
     def missing(self) -> str:
         """Say what it lacks to be ready, in words."""
@@ -175,7 +176,7 @@ class Incarnation:
                         on_spawn=spawned,
                         on_output=self._on_output,
                         stop_timeout=plan.stop_timeout,
-                        stop_signal=plan.stop_signal,
+                        stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
                         window=window,
                     )
                     fact = Ended(how, last_words())

@@ -21,7 +21,8 @@ import trio
 
 from orchestra import config
 from orchestra.child import sockets
-from orchestra.config.plan import AnyOf, AtUrl, FromProcess
+from orchestra.config import Machine
+from orchestra.config.plan import AtUrl, FromProcess, Note, Role
 from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
 from orchestra.feed import LIMIT, feed
 from orchestra.graceful import run_gracefully
@@ -37,13 +38,12 @@ if TYPE_CHECKING:
 
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
-    from orchestra.config.faults import Faults
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
     from orchestra.proxy.server import Proxy
     from orchestra.supervisor import Sink
 
-__all__ = ["Stack", "load"]
+__all__ = ["Stack", "load", "this_machine"]
 
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
@@ -58,7 +58,6 @@ def load(
     only: Sequence[str] = (),
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
-    faults: Faults | None = None,
 ) -> Plan:
     """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
 
@@ -68,22 +67,27 @@ def load(
         only: The processes to run; none means all.
         left_out: The processes not to run.
         overrides: What beats the settings.
-        faults: Is told of all that is wrong; without it, the first fault is raised.
 
     Raises:
-        ConfigError: Anything is wrong: file and line, the cause, and the next step.
+        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
-    return config.load(
-        procfile,
+    return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
+
+
+def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
+    """Describe the machine that we run on; `environ` is in place of this process's environment."""
+    return Machine(
         environ=os.environ if environ is None else environ,
-        only=only,
-        left_out=left_out,
-        overrides=overrides,
         scripts=sysconfig.get_path("scripts"),
         is_free=sockets.is_free,
         holder=sockets.holder,
-        faults=faults,
+        try_listen=_try_listen,
     )
+
+
+def _try_listen(host: str, port: int) -> None:
+    for listener in sockets.bind(host, port):
+        listener.close()
 
 
 class Stack:
@@ -310,8 +314,8 @@ class Stack:
             hint = "Give --listen 127.0.0.1:PORT if that is not meant."
             self._bus.notice("not-loopback", text, hint=hint)
         who_is_who = (_who_is_who(self.plan.proxy),) if self.plan.proxy is not None else ()
-        for note in (*who_is_who, *self.plan.notes):
-            self._bus.notice("plan", note, level="info")
+        for note in (*(Note(text) for text in who_is_who), *self.plan.notes):
+            self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
 
     def _finish(self) -> None:
         assert self._started is not None  # noqa: S101 - by _begin
@@ -342,8 +346,10 @@ def _who_is_who(proxy: ProxyPlan) -> str:
                 who = name
             case AtUrl():
                 who = sockets.Listening(upstream.host, upstream.port).url
-            case AnyOf(names=names):
-                who = " or ".join(names)
+            case Role.UNDECIDED:
+                who = " or ".join(proxy.candidates)
+            case None:
+                return "none"
             case _:
                 assert_never(upstream)
         return f"{who} ({reason})" if reason else who

@@ -30,9 +30,9 @@ from orchestra.child.guard import guarded
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.child.spawn import SpawnError, Window, run_child
-from orchestra.config.graph import circle, stop_levels
+from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.plan import Condition
-from orchestra.config.readiness import FORMS, parse_checks
+from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, OutputLine, OutputPaused, State, StateChanged
 from orchestra.feed import LIMIT, feed
@@ -396,7 +396,7 @@ def _waits_for(plan: Plan) -> dict[str, list[str]]:
             if other not in waits_for:
                 hint = f"There are {', '.join(waits_for)}."
                 raise ConfigError(f"{name} depends on {other}, which is no process of the plan", hint=hint)
-    if found := circle(waits_for):
+    if found := find_cycle(waits_for):
         raise ConfigError(f"they depend on each other: {' -> '.join(found)}", hint="Take one of them out.")
     for each in plan.processes:
         for dependency in each.depends_on:
@@ -545,8 +545,8 @@ class _Keeper:
         # The newest that was said about it.
         self.told: StateChanged | None = None
         self._logfile: LogFile | None = None
-        if plan.log is not None:
-            self._logfile = LogFile(plan.log.path, max_bytes=plan.log.max_bytes, backups=plan.log.backups)
+        if plan.log_file is not None:
+            self._logfile = LogFile(plan.log_file, max_bytes=plan.log_bytes, backups=plan.log_backups)
         self.env = {
             **(os.environ if plan.env is None else plan.env),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),

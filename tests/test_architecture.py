@@ -26,21 +26,22 @@ FLOORS: dict[str, tuple[int, int]] = {
     "version": (0, 0),
     "errors": (0, 0),
     "events": (0, 0),
-    "config.faults": (1, 0),
-    "config.plan": (1, 0),
-    "config.graph": (1, 0),
-    "config.readiness": (1, 0),
+    "config.schema": (1, 0),
+    "config.checks": (1, 0),
+    "config.files": (1, 0),
+    "config.plan": (1, 1),  # extends the schema
+    "config.dotenv": (1, 1),
+    "config.environment": (1, 1),
     "config.procfile": (1, 1),
-    "config.environment": (1, 2),  # both read text as `procfile` does
-    "config.settings": (1, 2),
+    "config.toml": (1, 2),  # gives notes of the plan
     "config.discover": (1, 2),
-    "config.processes": (1, 3),
+    "config.select": (1, 3),  # of settings
     "config.addresses": (1, 4),  # of processes
-    "config.upstreams": (1, 4),
+    "config.roles": (1, 4),
     "config.initial": (1, 3),  # reads package.json as `discover` does
     "config.load": (1, 5),  # puts the others together
     "config": (1, 6),
-    "lifecycle": (1, 1),  # reads a ProcessPlan
+    "lifecycle": (1, 2),  # reads a ProcessPlan
     "child": (1, 0),
     "child.lines": (1, 0),
     "proxy.message": (2, 0),
@@ -99,10 +100,10 @@ FLOOR_OF_CONTROL = (6, 0)
 # Who may import what we did not write.
 ROOMS: dict[str, set[str]] = {
     "click": {"cli"},
-    "dotenv": {"config.environment"},
+    "dotenv": {"config.dotenv"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"child.sockets", "config.settings", "dashboard", "events", "supervisor"},
+    "msgspec": {"check", "child.sockets", "config", "dashboard", "events", "foreground", "supervisor"},
     "psutil": {"child.sockets"},
     "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
@@ -145,7 +146,7 @@ ROOMS: dict[str, set[str]] = {
 IMPURE = {"asyncio", "os", "select", "socket", "subprocess", "threading", "time", "trio"}
 HIGHEST_PURE_FLOOR = 2
 # Reading files is what config is for.
-MAY_IMPORT_OS = {"config.environment"}
+MAY_IMPORT_OS = {"config.load", "config.environment"}
 
 
 class Import(NamedTuple):

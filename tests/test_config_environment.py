@@ -1,4 +1,4 @@
-"""Environments: ``.env`` files, and what each child gets."""
+"""What each child gets as its environment."""
 
 from __future__ import annotations
 
@@ -6,84 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, strategies as st
 
 from orchestra.config.environment import (
     colliding,
     for_child,
     mentions_port,
-    merge,
-    parse,
     sibling_variables,
     with_tools,
 )
-from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-
-@pytest.mark.parametrize(
-    ("text", "variables"),
-    [
-        ("A=1\nB = 2\n", {"A": "1", "B": "2"}),
-        ("export A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
-        ("\ufeffA=1", {"A": "1"}),
-        ("A=a b\n", {"A": "a b"}),
-        ("A=\nB=''\n", {"A": "", "B": ""}),
-        ("A='x # y' # z\nB=x # y\nC=x#y\n", {"A": "x # y", "B": "x", "C": "x#y"}),
-        ('A="one\ntwo"\nB="a\\nb"\n', {"A": "one\ntwo", "B": "a\nb"}),
-        ("A=1\nB=${A}2${FROM_OS}${NONE:-d}\n", {"A": "1", "B": "12osd"}),
-        ("FROM_OS=mine\nB=${FROM_OS}\n", {"FROM_OS": "mine", "B": "mine"}),
-        ("A=1\nA=2\n", {"A": "2"}),
-        ("# A=1\n\n", {}),
-    ],
-)
-def test_env_files_are_read(text: str, variables: Mapping[str, str]) -> None:
-    assert parse(text, over={"FROM_OS": "os"}) == variables
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("A=1\n\n\n  hush hush\n", ".env:4: cannot be understood as NAME=value"),
-        ('A=1\nB="hush\nC=2\n', ".env:2: cannot be understood as NAME=value"),
-        ("A=1\n=hush", ".env:2: cannot be understood as NAME=value"),
-        ("\nA", ".env:2: 'A' has no value"),
-        ("'A=B'=hush", ".env:1: 'A=B': no variable can have = in it"),
-        ("A=hu\0sh", ".env:1: 'A': no variable can have NUL in it"),
-    ],
-)
-def test_a_line_that_cannot_be_understood_is_named_and_its_value_is_not(text: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse(text, over={})
-    assert str(caught.value) == message
-    assert caught.value.hint
-    assert "hush" not in str(caught.value) + caught.value.hint
-
-
-@given(st.text(), st.dictionaries(st.text(), st.text()))
-def test_parsing_raises_nothing_but_our_error(text: str, over: dict[str, str]) -> None:
-    try:
-        variables = parse(text, over=over)
-    except ConfigError:
-        return
-    assert all(key and "=" not in key and "\0" not in key for key in variables)
-
-
-def test_the_later_file_wins_and_sees_the_earlier_one(tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("A=1\nB=1\n")
-    (tmp_path / "two").write_text("B=${B}2\n")
-    files = [(tmp_path / "one", True), (tmp_path / "none", False), (tmp_path / "two", True)]
-    assert merge({"A": "os", "Z": "os"}, files) == {"A": "1", "B": "12", "Z": "os"}
-
-
-def test_a_file_that_has_to_be_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none: no such env file"):
-        merge({}, [(tmp_path / "none", True)])
-    with pytest.raises(ConfigError, match="a folder, not an env file"):
-        merge({}, [(tmp_path, False)])
 
 
 def test_a_virtual_environment_beside_the_procfile_is_used_as_if_activated(tmp_path: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from orchestra.config.initial import look
 from orchestra.config.procfile import parse, render
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.config_kit import completed
 
 ENV = {"PATH": "/nowhere"}
 APP = "from fastapi import FastAPI\napp = FastAPI()\n"
@@ -22,9 +20,10 @@ def commands(root: Path) -> dict[str, str]:
     entries = [each.entry for each in found]
     if not entries:
         return {}
-    assert [(each.name, each.command) for each in parse(render(entries))] == [
-        (each.name, each.command) for each in entries
-    ]
+    assert [
+        (each.name, each.command)
+        for each in completed(lambda problems: parse(render(entries), Path("Procfile"), problems))
+    ] == [(each.name, each.command) for each in entries]
     return {entry.name: entry.command for entry in entries}
 
 

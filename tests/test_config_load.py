@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from orchestra.config import Overrides, load, parse_listen, split_arguments
+from orchestra.config import Machine, Overrides, load, parse_listen, split_arguments
 from orchestra.config.addresses import BLOCKED_PORTS
+from orchestra.config.checks import FORMS
 from orchestra.config.plan import (
-    AnyOf,
+    UNDECIDED,
     AtUrl,
     FromProcess,
-    Log,
     Plan,
     ProcessPlan,
     ProxyPlan,
@@ -25,51 +24,19 @@ from orchestra.config.plan import (
     Role,
     Source,
 )
-from orchestra.config.readiness import FORMS
 from orchestra.errors import ConfigError
+from tests.config_kit import TWO, Project
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("linux")
 
-TWO = "vite: cd ui && npm run dev\napi: serve --port $PORT\n"
-
 
 @pytest.fixture
 def linux(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ports of other systems have a test of their own."""
     monkeypatch.setattr(sys, "platform", "linux")
-
-
-class Project:
-    """A folder with a Procfile, a frontend in ``ui``, and programs that exist by name only."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.environ = {"PATH": str(root / "bin"), "HOME": str(root)}
-        for program in ("node", "npm"):
-            self.program(program)
-        (root / "ui").mkdir()
-        (root / "ui" / "package.json").write_text(json.dumps({"scripts": {"dev": "vite"}}))
-
-    def program(self, name: str) -> None:
-        path = self.root / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-        path.chmod(0o755)
-
-    def load(self, procfile: str = TWO, settings: str = "", **options: Any) -> Plan:
-        (self.root / "Procfile").write_text(procfile)
-        if settings:
-            (self.root / "orchestra.toml").write_text(settings)
-        return load(self.root / "Procfile", **{"environ": self.environ, **options})
-
-    def error(self, procfile: str = TWO, settings: str = "", **options: Any) -> tuple[str, str]:
-        with pytest.raises(ConfigError) as caught:
-            self.load(procfile, settings, **options)
-        assert "\n" not in str(caught.value) + caught.value.hint
-        return str(caught.value).replace(f"{self.root}/", ""), caught.value.hint
 
 
 @pytest.fixture
@@ -80,6 +47,10 @@ def project(tmp_path: Path) -> Project:
 def env_of(process: ProcessPlan) -> dict[str, str]:
     assert process.env is not None
     return dict(process.env)
+
+
+def notes_of(plan: Plan) -> tuple[str, ...]:
+    return tuple(str(each) for each in plan.notes)
 
 
 def ports_of(plan: Plan) -> dict[str, int | None]:
@@ -124,9 +95,9 @@ def test_the_default_procfile_is_that_of_the_current_folder(
 ) -> None:
     monkeypatch.chdir(project.root)
     with pytest.raises(ConfigError, match=r"no Procfile in .*: looked for Procfile.dev and Procfile"):
-        load(environ=project.environ)
+        load(None, Machine(environ=project.environ))
     (project.root / "Procfile").write_text("one: run\n")
-    plan = load(environ=project.environ)
+    plan = load(None, Machine(environ=project.environ))
     assert plan.processes[0].source == Source(path=Path("Procfile"), line=1)
     assert plan.processes[0].cwd == project.root
 
@@ -169,8 +140,8 @@ def test_settings_reach_the_plan(project: Project) -> None:
     assert api.success_exit_codes == {3}
     assert (more.name, more.command, more.port) == ("more", "run more", 5200)
     assert more.source == Source(path=project.root / "orchestra.toml", line=20)
-    assert (api.stop_signal, api.pty) == (signal.SIGINT, False)
-    assert api.log == Log(path=project.root / "logs" / "api.log", max_bytes=1000, backups=2)
+    assert (api.stop_signal, api.pty) == ("INT", False)
+    assert (api.log_file, api.log_bytes, api.log_backups) == (project.root / "logs" / "api.log", 1000, 2)
 
 
 def test_a_log_file_belongs_to_one_process(project: Project) -> None:
@@ -223,7 +194,9 @@ def test_processes_are_chosen_by_name_and_keep_order_and_port(project: Project) 
         "There are a, b, c.",
     )
     assert project.error("a: x\n", left_out=["a"])[0] == "Procfile: no process is left to run"
-    assert project.error("a: x\n", only=["a"], left_out=["a"])[0] == "a is named, and left out by -x, too"
+    assert (
+        project.errors("a: x\n", only=["a"], left_out=["a"])[-1][0] == "a is named, and left out by -x, too"
+    )
 
 
 def waits_of(plan: Plan) -> dict[str, list[str]]:
@@ -269,17 +242,17 @@ def test_processes_can_wait_for_others_which_are_then_run_too(project: Project) 
         ),
         (
             '[process.web]\ndepends_on = ["db"]',
-            "orchestra.toml:2: process.web.depends_on: nobody knows when db is ready",
+            "orchestra.toml:2: process.web.depends_on: db has no readiness check",
             'Set process.db.ready, such as "tcp", or depend on "db:started".',
         ),
         (
             '[process.web]\ndepends_on = ["db:started"]\n[process.db]\ndepends_on = ["web:started"]',
-            "orchestra.toml:2: process.web.depends_on: they wait for each other: web -> db -> web",
+            "orchestra.toml:2: process.web.depends_on: dependency cycle: web -> db -> web",
             "Take one of them out.",
         ),
         (
             '[process.web]\nready = "http:health"',
-            "orchestra.toml:2: process.web.ready: 'health' is no path that begins with /",
+            "orchestra.toml:2: process.web.ready: 'health' is not a path that begins with /",
             f"It can be {FORMS}.",
         ),
     ],
@@ -299,9 +272,10 @@ def test_an_app_is_served_by_hypercorn(project: Project) -> None:
     assert message == "orchestra.toml:2: process.api.app: api has a command in Procfile:1, too"
 
 
-def test_what_has_no_effect_yet_is_said(project: Project) -> None:
-    plan = project.load("web: run\n", '[process.web]\nwatch = ["*.py"]\n[reload]\npages = "all"\n')
-    assert plan.notes == ("reload.pages has no effect yet", "process.web.watch has no effect yet")
+def test_a_setting_that_is_a_constant_now_is_noted(project: Project) -> None:
+    (note,) = project.load(TWO, "[proxy]\npool = 3\n").notes
+    assert str(note).endswith("orchestra.toml:2: proxy.pool: has no effect: it is always 64")
+    assert (note.level, note.hint) == ("warning", "Delete it.")
 
 
 def instances_of(plan: Plan) -> dict[str, int | None]:
@@ -321,7 +295,7 @@ def test_instances_are_processes_of_their_own(project: Project) -> None:
     plan = project.load(text, settings, overrides=Overrides(formation="other=0,worker=1"))
     assert instances_of(plan) == {"vite": 5000, "web.1": 5100, "web.2": 5101, "worker": 5200}
     assert proxy_of(plan).backend == FromProcess(name="web", instances=("web.1", "web.2"))
-    assert [each.log.path.name for each in plan.processes if each.log] == ["web.1.log", "web.2.log"]
+    assert [each.log_file.name for each in plan.processes if each.log_file] == ["web.1.log", "web.2.log"]
     assert waits_of(plan)["worker"] == ["web.1", "web.2"]
     assert env_of(plan.processes[3])["ORCHESTRA_WEB_PORT"] == "5100"
     assert project.load(text, overrides=Overrides(exit_on="web")).exit_on == "web"
@@ -349,8 +323,13 @@ def test_who_completes_or_is_ready_without_http_is_not_taken_for_the_backend(pro
         'process.notes.ready = "http:/health"\n'
     )
     plan = project.load(procfile, settings)
-    assert proxy_of(plan).backend == AnyOf(names=("notes",))
-    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.OTHER, Role.OTHER, Role.CANDIDATE]
+    assert proxy_of(plan).backend == FromProcess(name="notes")
+    assert proxy_of(plan).backend_reason == "its readiness is an HTTP check"
+    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.OTHER, Role.OTHER, Role.BACKEND]
+    plan = project.load(
+        procfile, 'process.db.ready = "tcp"\nprocess.notes.depends_on = ["migrate:completed"]\n'
+    )
+    assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("notes",))
 
 
 @pytest.mark.parametrize(
@@ -397,7 +376,7 @@ def test_ports_that_cannot_be_used_are_left_out(project: Project, monkeypatch: p
     assert ports_of(project.load(text, overrides=Overrides(base_port=8000))) == {"a": 8000, "b": 8100}
     plan = project.load(TWO, overrides=Overrides(base_port=7900))
     assert ports_of(plan) == {"vite": 7900, "api": 8001}
-    assert plan.notes == ("api: port 8000 is orchestra's own; it gets 8001",)
+    assert notes_of(plan) == ("api: port 8000 is orchestra's own; it gets 8001",)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert ports_of(project.load(text)) == {"a": 5001, "b": 5100}
     assert project.load(text, "process.b.port = 5001").processes[0].port == 5002
@@ -409,17 +388,19 @@ def test_a_port_that_is_taken_is_left_to_its_holder_and_that_is_said(project: Pr
     plan = project.load(
         "vite: npx vite\nb: run\nc: run\n".replace("npx", "npm exec"),
         "process.c.port = 5102",
-        is_free=lambda port: port not in taken,
-        holder=lambda port: f"pid {port} (x)" if port == 5100 else "",
+        machine={
+            "is_free": lambda port: port not in taken,
+            "holder": lambda port: f"pid {port} (x)" if port == 5100 else "",
+        },
     )
     assert ports_of(plan) == {"vite": 5000, "b": 5103, "c": 5102}
-    assert plan.notes[0] == "b: port 5100 is taken by pid 5100 (x); it gets 5103"
+    assert str(plan.notes[0]) == "b: port 5100 is taken by pid 5100 (x); it gets 5103"
     assert env_of(plan.processes[1])["PORT"] == "5103"
     assert env_of(plan.processes[0])["ORCHESTRA_C_PORT"] == "5102"
-    quiet = project.load(TWO, "run.install = false", is_free=lambda port: port != 5000)
+    quiet = project.load(TWO, "run.install = false", machine={"is_free": lambda port: port != 5000})
     assert quiet.notes == ()  # Vite does not ask for PORT
     with pytest.raises(ConfigError, match="no port is left for a: they begin at 5000"):
-        project.load("a: run\n", is_free=lambda _: False)
+        project.load("a: run\n", machine={"is_free": lambda _: False})
 
 
 def test_without_a_proxy_its_port_is_free_for_all(project: Project) -> None:
@@ -438,7 +419,7 @@ def test_who_is_not_run_needs_no_port(project: Project) -> None:
 
 def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
     text = "".join(f"p{i}: run\n" for i in range(3))
-    plan = project.load(text, is_free=lambda port: not 5000 <= port < 5100)
+    plan = project.load(text, machine={"is_free": lambda port: not 5000 <= port < 5100})
     assert ports_of(plan) == {"p0": 5101, "p1": 5100, "p2": 5200}
 
 
@@ -453,31 +434,34 @@ def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project)
         (["app", "server", "web"], FromProcess(name="web")),
         (["x", "app", "server"], FromProcess(name="server")),
         (["x", "App"], FromProcess(name="App")),
-        (["x", "y"], AnyOf(names=("x", "y"))),
-        (["x"], AnyOf(names=("x",))),
+        (["x", "y"], ("x", "y")),
+        (["x"], ("x",)),
     ],
 )
 def test_the_backend_is_found_by_its_name_else_it_will_be_by_its_answer(
-    project: Project, names: list[str], backend: FromProcess | AnyOf
+    project: Project, names: list[str], backend: FromProcess | tuple[str, ...]
 ) -> None:
     plan = project.load("f: cd ui && npm run dev\n" + "".join(f"{name}: run\n" for name in names))
-    assert proxy_of(plan).backend == backend
-    expected = backend.names if isinstance(backend, AnyOf) else (backend.name,)
+    expected = (backend.name,) if isinstance(backend, FromProcess) else backend
+    if isinstance(backend, FromProcess):
+        assert proxy_of(plan).backend == backend
+    else:
+        assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, backend)
     assert tuple(each.name for each in plan.processes[1:] if each.ready == "http") == expected
     roles = {each.role for each in plan.processes if each.name in expected}
-    assert roles == {Role.CANDIDATE if isinstance(backend, AnyOf) else Role.BACKEND}
+    assert roles == {Role.BACKEND if isinstance(backend, FromProcess) else Role.UNDECIDED}
 
 
 def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Project) -> None:
     plan = project.load("web: cd ui && npm run dev\nserve: run\n")
     assert proxy_of(plan).frontend == FromProcess(name="web")
-    assert proxy_of(plan).backend == AnyOf(names=("serve",))
+    assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("serve",))
 
 
 def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(project: Project) -> None:
     plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
     proxy = proxy_of(plan)
-    assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), AnyOf(names=("other",)))
+    assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), UNDECIDED)
     assert proxy.frontend_reason == "`npm run dev` in ui runs vite (so does web)"
 
 
@@ -508,17 +492,17 @@ def test_settings_say_who_stands_behind_the_proxy(
     [
         ("web: run\nworker: run\n", "", ()),
         (TWO, "proxy.enabled = false", ()),
-        (TWO, "proxy.backend = false", ()),
+        (TWO, "proxy.backend = false", ("no proxy: it needs a backend and a frontend",)),
         (TWO, "proxy.frontend = false", ()),
         (
             "vite: cd ui && npm run dev\n",
             "",
-            ("no proxy: no backend was found; set proxy.backend to a process or a URL",),
+            ("no proxy: it needs a backend and a frontend",),
         ),
         (
             "api: run\n",
             'proxy.backend = "api"',
-            ("no proxy: no process runs Vite; set proxy.frontend to a process or a URL",),
+            ("no proxy: it needs a backend and a frontend",),
         ),
     ],
 )
@@ -526,14 +510,14 @@ def test_without_both_there_is_no_proxy(
     project: Project, procfile: str, settings: str, notes: tuple[str, ...]
 ) -> None:
     plan = project.load(procfile, settings)
-    assert (plan.proxy, plan.notes) == (None, notes)
+    assert (plan.proxy, notes_of(plan)) == (None, notes)
 
 
 def test_a_proxy_that_was_asked_for_and_switched_off_is_missed(project: Project) -> None:
     plan = project.load(TWO, "proxy.backend = false", overrides=Overrides(listen=":9000"))
-    assert (plan.proxy, plan.notes) == (
+    assert (plan.proxy, notes_of(plan)) == (
         None,
-        ("no proxy: it needs both, and the settings say proxy.backend = false",),
+        ("no proxy: it needs a backend and a frontend",),
     )
 
 
@@ -547,9 +531,7 @@ def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> No
 def test_a_side_that_is_not_chosen_is_missed(project: Project) -> None:
     plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
     assert plan.proxy is None
-    assert plan.notes == (
-        "no proxy: api is not among the processes of this run; run it, too, or give its URL",
-    )
+    assert notes_of(plan) == ("no proxy: it needs a backend and a frontend",)
 
 
 def test_a_plain_runner_waits_for_nobody_but_a_frontend_without_its_proxy_is_still_one(
@@ -740,14 +722,8 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         ),
         (
             TWO,
-            "[proxy]\nbackend = true\n",
-            "orchestra.toml:2: proxy.backend: expected a process, a URL or false, got true",
-            "Name the process.",
-        ),
-        (
-            TWO,
             '[proxy]\nbackend = "https://x:1"\n',
-            "orchestra.toml:2: proxy.backend: https is not spoken to an upstream, only http",
+            "orchestra.toml:2: proxy.backend: an upstream cannot be asked by https, only by http",
             "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
         ),
         (
@@ -759,7 +735,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         (
             TWO,
             '[proxy]\nbackend = "http://x:99999"\n',
-            "orchestra.toml:2: proxy.backend: 'http://x:99999' is no URL",
+            "orchestra.toml:2: proxy.backend: 'http://x:99999' is not a URL",
             "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
         ),
         (
@@ -779,7 +755,8 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
 def test_wrong_input_is_one_line_and_a_fix(
     project: Project, procfile: str, settings: str, message: str, hint: str
 ) -> None:
-    found = project.error(procfile, settings, is_free=lambda port: port != 4444, holder=lambda _: "pid 1 (x)")
+    machine = {"is_free": lambda port: port != 4444, "holder": lambda _: "pid 1 (x)"}
+    found = project.error(procfile, settings, machine=machine)
     assert found == (message, hint)
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from orchestra.config.plan import Install, ProcessPlan, Restart, Role
 from orchestra.events import State
@@ -67,7 +68,7 @@ def test_a_server_is_starting_until_it_answers_and_knows_how_long_that_took() ->
 
 
 def test_a_candidate_runs_and_may_turn_out_to_be_ready() -> None:
-    candidate = replace(SERVER, role=Role.CANDIDATE)
+    candidate = replace(SERVER, role=Role.UNDECIDED)
     assert lived(candidate, Go(), Spawned())[0].state is State.RUNNING
     assert lived(candidate, Go(), Spawned(), Answered())[0].state is State.READY
 
@@ -81,7 +82,7 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
 
 
-@pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.CANDIDATE])
+@pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
 def test_a_server_that_has_served_and_ends_with_success_is_started_again(role: Role) -> None:
     plan = replace(SERVER, role=role)
     life, order = lived(plan, Go(), Spawned(), Answered(), Ended(Exit(code=0)))
@@ -224,8 +225,8 @@ def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple
 
 
 def test_back_off_has_a_limit_however_often_it_fails() -> None:
-    life = replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
-    life, _ = step(replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
+    life = dataclasses.replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
+    life, _ = step(dataclasses.replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
     assert life.back_off == 10
 
 

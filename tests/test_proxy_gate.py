@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.config.plan import AnyOf, AtUrl, FromProcess
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, OutputLine, State, StateChanged
 from orchestra.proxy.gate import Address, Gate, Hold
 from orchestra.proxy.route import Standing
@@ -146,11 +146,11 @@ async def test_only_so_many_may_wait(autojump_clock: trio.testing.MockClock) -> 
     assert [round(seconds) for _, seconds in outcomes[1:]] == [15, 15]
 
 
-CANDIDATES = AnyOf(names=("worker", "api"))
+CANDIDATES = ("worker", "api")
 
 
 def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
-    gate, events = a_gate(CANDIDATES)
+    gate, events = a_gate(UNDECIDED, candidates=CANDIDATES)
     assert gate.standing(0) is Standing.HOLD
     assert not gate.has("api")
     report(gate, State.READY, url=URL)
@@ -168,7 +168,7 @@ def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
 async def test_candidates_that_run_on_without_answering_are_no_upstream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    gate, events = a_gate(CANDIDATES, clock=trio.current_time)
+    gate, events = a_gate(UNDECIDED, candidates=CANDIDATES, clock=trio.current_time)
     start = trio.current_time()
     report(gate, State.COMPLETED, process="worker")
     report(gate, State.RUNNING)
@@ -183,7 +183,7 @@ async def test_candidates_that_run_on_without_answering_are_no_upstream(
 
 
 def test_a_candidate_that_answers_late_is_still_adopted() -> None:
-    gate, _ = a_gate(CANDIDATES)
+    gate, _ = a_gate(UNDECIDED, candidates=CANDIDATES)
     report(gate, State.RUNNING)
     report(gate, State.RUNNING, process="worker")
     assert gate.standing(14.9) is Standing.HOLD
@@ -193,7 +193,7 @@ def test_a_candidate_that_answers_late_is_still_adopted() -> None:
 
 
 def test_a_candidate_that_dies_early_is_shown_when_nobody_else_can_come() -> None:
-    gate, _ = a_gate(CANDIDATES)
+    gate, _ = a_gate(UNDECIDED, candidates=CANDIDATES)
     report(gate, State.STARTING)
     report(gate, State.BACKING_OFF)
     assert gate.standing(0) is Standing.HOLD
@@ -219,11 +219,11 @@ def test_one_instance_that_is_ready_is_enough() -> None:
 
 
 def test_a_candidate_is_adopted_with_all_its_instances() -> None:
-    gate, _ = a_gate(AnyOf(names=("worker", "api.1", "api.2")))
+    gate, _ = a_gate(UNDECIDED, candidates=("worker", "api.1", "api.2"))
     report(gate, State.READY, process="api.2", url=URL)
     assert [name for name in ("worker", "api.1", "api.2") if gate.has(name)] == ["api.1", "api.2"]
 
 
 def test_a_gate_says_what_it_is() -> None:
     assert repr(a_gate()[0]) == "<Gate backend: api, 0 waiting>"
-    assert repr(a_gate(CANDIDATES)[0]) == "<Gate backend: not known yet, 0 waiting>"
+    assert repr(a_gate(UNDECIDED, candidates=CANDIDATES)[0]) == "<Gate backend: not known yet, 0 waiting>"

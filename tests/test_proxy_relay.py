@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.config.plan import AnyOf, FromProcess
+from orchestra.config.plan import UNDECIDED, FromProcess
 from orchestra.events import Notice, State
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, elsewhere, header, headers_of, stage
 
@@ -1199,7 +1199,7 @@ def test_a_memo_is_bounded() -> None:
 
 
 async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(ready=("vite",), backend=AnyOf(names=("worker",))) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.RUNNING)
         client = on.client()
         for _ in range(2):
@@ -1232,7 +1232,7 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
 async def test_without_any_backend_nobody_takes_vites_page_for_data(
     request_: bytes, from_vite: bytes, status: bytes, who: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with stage(ready=("vite",), backend=AnyOf(names=("worker",))) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.COMPLETED)
         client = on.client()
         await client.says(request_)
@@ -1248,7 +1248,7 @@ async def test_without_any_backend_nobody_takes_vites_page_for_data(
 async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with stage(ready=("vite",), backend=AnyOf(names=("api",))) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("api",)) as on:
         on.reports("api", State.RUNNING)
         client = on.client()
         await client.says(get(b"/api/notes"))

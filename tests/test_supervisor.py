@@ -3,7 +3,6 @@ from __future__ import annotations
 import doctest
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
+from msgspec.structs import replace
 
 import orchestra.incarnation
 import orchestra.supervisor
@@ -271,7 +271,7 @@ async def test_an_installation_can_be_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_candidate_that_listens_nowhere_just_runs() -> None:
-    process = ProcessPlan(name="a", command="echo up; sleep 1000", ready="http", role=Role.CANDIDATE)
+    process = ProcessPlan(name="a", command="echo up; sleep 1000", ready="http", role=Role.UNDECIDED)
     supervisor = Supervisor(Plan(processes=(process,)))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +169,7 @@ async def test_back_off_doubles_from_half_a_second_and_comes_to_rest(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.lasts = 0.0
-    await supervised(world, replace(A, max_quick_failures=7)).run()
+    await supervised(world, structs.replace(A, max_quick_failures=7)).run()
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(world.spawned)]
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10]
     assert world.states()[-1] is State.FAILED
@@ -180,7 +180,7 @@ async def test_back_off_has_a_little_jitter(
 ) -> None:
     monkeypatch.setattr("random.random", lambda: 1.0)
     world.lasts = 0.0
-    await supervised(world, replace(A, max_quick_failures=2)).run()
+    await supervised(world, structs.replace(A, max_quick_failures=2)).run()
     assert world.spawned[1] - world.spawned[0] == pytest.approx(0.55)
 
 
@@ -188,7 +188,7 @@ async def test_ten_seconds_of_running_wipe_the_slate_clean(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.lasts = 10.0
-    made = supervised(world, replace(A, max_quick_failures=1))
+    made = supervised(world, structs.replace(A, max_quick_failures=1))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await trio.sleep(100)
@@ -201,7 +201,7 @@ async def test_a_restart_ends_the_back_off_at_once(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.lasts = 0.0
-    made = supervised(world, replace(A, max_quick_failures=99))
+    made = supervised(world, structs.replace(A, max_quick_failures=99))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await trio.sleep(60)
@@ -217,7 +217,7 @@ async def test_sockets_and_commands_are_asked_often_at_first_and_once_a_second_i
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.lacking = "not yet"
-    made = supervised(world, replace(A, ready="exec:ask"))
+    made = supervised(world, structs.replace(A, ready="exec:ask"))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await trio.sleep(60)
@@ -233,7 +233,7 @@ async def test_who_is_not_ready_in_its_time_is_told_once_and_may_still_be(
 ) -> None:
     world.lacking = "no answer"
     world.sockets = frozenset({Listening("127.0.0.1", 80)})
-    made = supervised(world, replace(A, ready="http", ready_timeout=60.0))
+    made = supervised(world, structs.replace(A, ready="http", ready_timeout=60.0))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         begun = trio.current_time()
@@ -248,7 +248,7 @@ async def test_who_is_not_ready_in_its_time_is_told_once_and_may_still_be(
 
 
 async def test_a_delay_is_waited_for(world: World, autojump_clock: trio.testing.MockClock) -> None:
-    made = supervised(world, replace(A, ready="delay:7"))
+    made = supervised(world, structs.replace(A, ready="delay:7"))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await made.wait_ready()
@@ -257,7 +257,7 @@ async def test_a_delay_is_waited_for(world: World, autojump_clock: trio.testing.
 
 
 async def test_waiting_for_readiness_has_an_end(world: World, autojump_clock: trio.testing.MockClock) -> None:
-    made = supervised(world, replace(A, ready="log:never"))
+    made = supervised(world, structs.replace(A, ready="log:never"))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         begun = trio.current_time()
@@ -271,7 +271,7 @@ async def test_three_silences_two_seconds_apart_are_an_illness(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.sockets = frozenset({Listening("127.0.0.1", 80)})
-    made = supervised(world, replace(A, ready="http", liveness=True))
+    made = supervised(world, structs.replace(A, ready="http", liveness=True))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await made.wait_ready()
@@ -303,7 +303,7 @@ async def test_all_of_one_level_have_their_stop_timeout_together(
     world: World, *, heeds: bool, seconds: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.heeds = heeds
-    made = supervised(world, *(replace(A, name=f"p{number}") for number in range(10)))
+    made = supervised(world, *(structs.replace(A, name=f"p{number}") for number in range(10)))
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         await made.wait_ready()
@@ -318,10 +318,10 @@ async def test_all_levels_together_take_two_stop_timeouts_at_most(
     from orchestra import Condition, Dependency
 
     world.heeds = False
-    plans = [replace(A, name="p0")]
+    plans = [structs.replace(A, name="p0")]
     for number in range(1, 6):
         needs = (Dependency(f"p{number - 1}", Condition.STARTED),)
-        plans.append(replace(A, name=f"p{number}", depends_on=needs))
+        plans.append(structs.replace(A, name=f"p{number}", depends_on=needs))
     made = supervised(world, *plans)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
@@ -335,5 +335,5 @@ async def test_all_levels_together_take_two_stop_timeouts_at_most(
 
 async def test_a_restart_never_is_none(world: World, autojump_clock: trio.testing.MockClock) -> None:
     world.lasts = 1.0
-    await supervised(world, replace(A, restart=Restart.NEVER)).run()
+    await supervised(world, structs.replace(A, restart=Restart.NEVER)).run()
     assert len(world.spawned) == 1

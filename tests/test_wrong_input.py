@@ -1,19 +1,56 @@
-"""Every kind of wrong input, through the real command line: what is said, and that nothing begins."""
+"""Every kind of wrong input, through the command line: what is said, and that nothing begins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from orchestra import cli
 from tests.kit import orchestra
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.real
-
 WEB = "web: touch started; sleep 1000\n"
+
+
+class Run(Protocol):
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
+def write(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which programs exist by name only."""
+    (tmp_path / "bin").mkdir()
+    for name in ("a", "b", "npm", "node", "run", "x", "y"):
+        (tmp_path / "bin" / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.delenv("PORT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["orchestra", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -116,7 +153,7 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB + "worker python x.py\n"},
             ["run"],
             (
-                "error: Procfile:2: no entry, there is no colon after the name (column 7): 'worker python x.py'\n"
+                "error: Procfile:2: there is no colon after the name (column 7): 'worker python x.py'\n"
                 " hint: Write `worker: python x.py`.\n"
             ),
             id="no-colon",
@@ -178,15 +215,20 @@ WEB = "web: touch started; sleep 1000\n"
         pytest.param(
             {"Procfile": WEB + "b: x\n"},
             ["run", "b", "-x", "b"],
-            ("error: b is named, and left out by -x, too\n hint: Do one of the two.\n"),
+            (
+                "error: Procfile: no process is left to run\n"
+                " hint: There are web, b.\n"
+                "error: b is named, and left out by -x, too\n"
+                " hint: Do one of the two.\n"
+            ),
             id="named-and-left-out",
         ),
         pytest.param(
             {"Procfile": WEB},
             ["run", "-m", "web=two"],
             (
-                "error: --formation web=two: web=two is no NAME=NUMBER\n"
-                " hint: Write it as web=2,worker=0 or all=1.\n"
+                "error: --formation web=two: web=two is not NAME=NUMBER\n"
+                " hint: Write web=2,worker=0 or all=1.\n"
             ),
             id="a-formation-without-a-number",
         ),
@@ -290,7 +332,7 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB, "orchestra.toml": "[run\n"},
             ["run"],
             (
-                "error: orchestra.toml:1: no TOML: Expected ']' at the end of a table declaration (column 5)\n"
+                "error: orchestra.toml:1: invalid TOML: Expected ']' at the end of a table declaration (column 5)\n"
                 " hint: Correct it: https://toml.io says how.\n"
             ),
             id="no-toml",
@@ -320,8 +362,8 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB, "orchestra.toml": "[process.web]\nport = 'x'\n"},
             ["run"],
             (
-                'error: orchestra.toml:2: process.web.port: expected a port from 1 to 65535, or 0 for any, got "x"\n'
-                " hint: Correct it, or delete it: then the default holds.\n"
+                "error: orchestra.toml:2: process.web.port: Expected `int | null`, got `str`\n"
+                " hint: port: its PORT, 0 for any that is free (default: by position).\n"
             ),
             id="a-value-of-the-wrong-type",
         ),
@@ -377,7 +419,7 @@ WEB = "web: touch started; sleep 1000\n"
             },
             ["run"],
             (
-                "error: orchestra.toml:2: process.web.depends_on: they wait for each other: web -> b -> web\n"
+                "error: orchestra.toml:2: process.web.depends_on: dependency cycle: web -> b -> web\n"
                 " hint: Take one of them out.\n"
             ),
             id="a-circle",
@@ -386,7 +428,7 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB + "b: x\n", "orchestra.toml": "[process.web]\ndepends_on = ['b']\n"},
             ["run"],
             (
-                "error: orchestra.toml:2: process.web.depends_on: nobody knows when b is ready\n"
+                "error: orchestra.toml:2: process.web.depends_on: b has no readiness check\n"
                 ' hint: Set process.b.ready, such as "tcp", or depend on "b:started".\n'
             ),
             id="a-dependency-without-readiness",
@@ -395,7 +437,7 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB, "orchestra.toml": "[process.web]\nready = 'udp'\n"},
             ["run"],
             (
-                "error: orchestra.toml:2: process.web.ready: 'udp' is no check\n"
+                "error: orchestra.toml:2: process.web.ready: 'udp' is not a valid check\n"
                 ' hint: It can be "tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2".\n'
             ),
             id="a-check-that-is-none",
@@ -422,7 +464,7 @@ WEB = "web: touch started; sleep 1000\n"
             {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'https://x'\n"},
             ["run"],
             (
-                "error: orchestra.toml:2: proxy.backend: https is not spoken to an upstream, only http\n"
+                "error: orchestra.toml:2: proxy.backend: an upstream cannot be asked by https, only by http\n"
                 " hint: Write http://HOST:PORT, such as http://127.0.0.1:5173.\n"
             ),
             id="an-upstream-with-https",
@@ -445,12 +487,56 @@ WEB = "web: touch started; sleep 1000\n"
     ],
 )
 def test_wrong_input_is_said_word_for_word(
+    project: Path, run: Run, files: dict[str, str | bytes], arguments: list[str], said: str
+) -> None:
+    write(project, files)
+    code, out, err = run(*arguments)
+    assert err.replace(str(project), "HERE") == said
+    assert (code, out) == (2, "")
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_all_of_it_is_said_at_once(project: Path, run: Run, command: str) -> None:
+    write(
+        project,
+        {
+            "Procfile": "web: run\nbad name: x\napi: nosuch\n",
+            "orchestra.toml": "[run]\noutptu = 1\n[process.api]\nport = 'x'\n",
+            ".env": "B\n",
+        },
+    )
+    code, _, err = run(command)
+    assert code == 2
+    assert err.replace(str(project), "HERE") == (
+        "error: Procfile:2: 'bad name' is not allowed as a name: a blank in column 4\n"
+        " hint: Names are made of letters, digits, _ and -, such as bad-name.\n"
+        "error: Procfile:3: api: nosuch is not found on PATH\n"
+        " hint: Install it, or correct the command.\n"
+        "error: orchestra.toml:2: run.outptu: no such setting\n"
+        " hint: Did you mean output?\n"
+        "error: orchestra.toml:4: process.api.port: Expected `int | null`, got `str`\n"
+        " hint: port: its PORT, 0 for any that is free (default: by position).\n"
+        "error: .env:1: 'B' has no value\n"
+        " hint: Write B=value, or B= for an empty value.\n"
+    )
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        ({}, ["run"], "no Procfile in "),
+        ({"Procfile": WEB + "oops\n"}, ["run"], "Procfile:2: there is no colon"),
+        ({"Procfile": WEB, "orchestra.toml": "[run]\ncolour = 1\n"}, ["run"], "orchestra.toml:2: run.colour"),
+        ({"Procfile": WEB}, ["check", "wbe"], "there is no process wbe"),
+        ({"Procfile.dev": WEB}, ["init"], "it is there already"),
+    ],
+)
+def test_nothing_is_started(
     tmp_path: Path, files: dict[str, str | bytes], arguments: list[str], said: str
 ) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    code, out, err = orchestra(*arguments, cwd=tmp_path)
-    assert err.replace(str(tmp_path), "HERE") == said
-    assert (code, out) == (2, "")
+    write(tmp_path, files)
+    code, _, err = orchestra(*arguments, cwd=tmp_path)
+    assert (code, said in err) == (2, True)
+    assert "Traceback" not in err
     assert not (tmp_path / "started").exists()

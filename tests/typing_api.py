@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def a_plan() -> Plan:
-    db = ProcessPlan(name="db", command="postgres", ready="tcp", port=5432, stop_signal=2)
+    db = ProcessPlan(name="db", command="postgres", ready="tcp", port=5432, stop_signal="INT")
     api = ProcessPlan(
         name="api",
         command="uvicorn app:app",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.lines import clean
-from orchestra.config.readiness import HttpCheck
+from orchestra.config.checks import HttpCheck
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ import trio
 
 from orchestra.child import probe, sockets
 from orchestra.child.sockets import Listening
-from orchestra.config.readiness import (
+from orchestra.config.checks import (
     DelayCheck,
     ExecCheck,
     HttpCheck,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from orchestra.child.sockets import SocketScanner
+    from orchestra.config.checks import Check
     from orchestra.config.plan import ProcessPlan
-    from orchestra.config.readiness import Check
 
 __all__ = ["Readiness"]
 

@@ -19,9 +19,9 @@ from orchestra.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.config.faults import Faults
-    from orchestra.config.processes import Written
-    from orchestra.config.settings import Loaded
+    from orchestra.config.files import Problems
+    from orchestra.config.select import Written
+    from orchestra.config.toml import SettingsFile
 
 __all__ = [
     "BLOCKED_PORTS",
@@ -88,28 +88,28 @@ def parse_listen(text: str) -> tuple[str, int]:
         raise wrong("the host is not an address") from exc
 
 
-def listen_address(loaded: Loaded, option: str | None) -> tuple[str, int]:
+def listen_address(file: SettingsFile, option: str | None) -> tuple[str, int]:
     """Give the address to listen on: the option, else the settings, else the default."""
     if option is not None:
         return parse_listen(option)
-    if (written := loaded.settings.proxy.listen) is None:
+    if (written := file.settings.proxy.listen) is None:
         return DEFAULT_LISTEN
     try:
         return parse_listen(written)
     except ConfigError as exc:
-        raise loaded.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
+        raise file.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
 
 
 def base_port(
-    loaded: Loaded, option: int | None, written: Mapping[str, str], environ: Mapping[str, str]
+    file: SettingsFile, option: int | None, written: Mapping[str, str], environ: Mapping[str, str]
 ) -> int:
     """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's."""
     if option is not None:
         if not 1 <= option <= 65535:
             raise ConfigError(f"--base-port {option}: no such port", hint="Give a port from 1 to 65535.")
         return option
-    if loaded.settings.run.base_port is not None:
-        return loaded.settings.run.base_port
+    if file.settings.run.base_port is not None:
+        return file.settings.run.base_port
     text = written.get("PORT") or environ.get("PORT") or str(DEFAULT_BASE_PORT)
     if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         where = "in the env file" if written.get("PORT") else "in the environment"
@@ -126,10 +126,10 @@ def assign(
     *,
     listen_port: int | None,
     base: int,
-    loaded: Loaded,
+    file: SettingsFile,
     is_free: Callable[[int], bool],
     holder: Callable[[int], str],
-    faults: Faults,
+    problems: Problems,
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Give each instance its port, of those that are run a free one; and say who was moved, and why.
 
@@ -138,10 +138,10 @@ def assign(
         instances: By process, what its instances are called; none: it is not run.
         listen_port: The proxy's, if there is one.
         base: The first process's port.
-        loaded: The settings.
+        file: The settings.
         is_free: Whether a port could be listened on now.
         holder: Who listens on a port.
-        faults: Is told of ports that were fixed and cannot be had.
+        problems: Is told of ports that were fixed and cannot be had.
 
     Returns:
         Ports by instance (and by process, for those that are not run); and by process, what is to be said.
@@ -150,10 +150,10 @@ def assign(
         processes,
         instances,
         listen_port=listen_port,
-        loaded=loaded,
+        file=file,
         is_free=is_free,
         holder=holder,
-        faults=faults,
+        problems=problems,
     )
     own = frozenset() if listen_port is None else {listen_port}
     unusable = BLOCKED_PORTS | own | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
@@ -193,7 +193,7 @@ def assign(
                 found = first_from(found + 1)
             if found is None:
                 text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} for each process"
-                faults.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
+                problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
             else:
                 ports[name] = found
                 if name in wishes and found != wish:
@@ -211,10 +211,10 @@ def _fixed_ports(
     instances: Mapping[str, Sequence[str]],
     *,
     listen_port: int | None,
-    loaded: Loaded,
+    file: SettingsFile,
     is_free: Callable[[int], bool],
     holder: Callable[[int], str],
-    faults: Faults,
+    problems: Problems,
 ) -> dict[str, int]:
     """The ports that the settings fix, of further instances the next ones; each can only be had as it is."""
     fixed: dict[str, int] = {}
@@ -233,7 +233,7 @@ def _fixed_ports(
             hint = "Stop it, or set port = 0."
         else:
             return None
-        return loaded.error(keys, text, hint=hint)
+        return file.error(keys, text, hint=hint)
 
     for each in processes:
         if not each.settings.port:
@@ -245,5 +245,5 @@ def _fixed_ports(
             if wrong is None:
                 fixed[name] = port
             else:
-                faults.add(wrong)
+                problems.add(wrong)
     return fixed

@@ -22,8 +22,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from orchestra.config.files import is_file, is_folder
 from orchestra.config.plan import Install
-from orchestra.config.procfile import is_file, is_folder
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:

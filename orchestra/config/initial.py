@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestra.config import discover
-from orchestra.config.procfile import Entry, is_file, is_folder, is_name
+from orchestra.config.files import is_file, is_folder
+from orchestra.config.procfile import Entry, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,44 +1,64 @@
 """Everything that a user wrote, put together: Procfile, ``.env`` files, settings and options -> a `Plan`.
 
 The order is that of the reader: first the Procfile and the settings are read, then processes are chosen
-(`processes`), then each one gets its port (`addresses`), its environment and its reading (`discover`), and
-last the proxy is decided (`upstreams`). All processes of the Procfile have a port, chosen or not, so that a
-process has the same one whoever else runs.
+(`select`), then each one gets its port (`addresses`), its environment and its reading (`discover`), and
+last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
+process has the same one whichever others run.
 
-What only the machine knows comes in as arguments: the environment, whether a port is free and who holds it.
-Looking at files is all that happens here.
+What is wrong is collected from beginning to end: `examine` gives all of it beside the plan of what is left,
+for ``orchestra check``; `load` raises all of it together.
 
-Never here: starting, binding, printing, `os.environ`.
+What only the machine knows comes in as arguments: the environment, whether a port is free and what holds it.
+Looking at files is all that happens here. Not here: starting, binding, printing, `os.environ`.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+
+from msgspec.structs import replace
 
 from orchestra.config import (
     addresses,
     discover,
+    dotenv,
     environment,
-    processes as choosing,
     procfile as procfiles,
-    settings as settings_files,
-    upstreams,
+    roles,
+    select,
+    toml,
 )
-from orchestra.config.faults import Faults
-from orchestra.config.plan import IMPLIED_READY, Dependency, Plan, ProcessPlan, Role, base_name
+from orchestra.config.files import Problems, is_file, is_folder
+from orchestra.config.plan import (
+    IMPLIED_READY,
+    UNDECIDED,
+    Condition,
+    Dependency,
+    FromProcess,
+    Note,
+    Plan,
+    ProcessPlan,
+    ProxyPlan,
+    Role,
+    base_name,
+)
+from orchestra.config.schema import ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestra.config.processes import Written
-    from orchestra.config.settings import Loaded
+    from msgspec import Struct
 
-__all__ = ["Overrides", "load", "split_arguments"]
+    from orchestra.config.select import Written
+    from orchestra.config.toml import SettingsFile
+
+__all__ = ["Overrides", "examine", "load", "split_arguments"]
 
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 
@@ -78,201 +98,343 @@ class Overrides:
     formation: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What only the machine knows.
+
+    Attributes:
+        environ: The environment of the operating system.
+        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
+        is_free: Whether a port could be listened on now.
+        holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
+        try_listen: Raises `ConfigError` if an address cannot be listened on now.
+    """
+
+    environ: Mapping[str, str]
+    scripts: str | None = None
+    is_free: Callable[[int], bool] = lambda _: True
+    holder: Callable[[int], str] = lambda _: ""
+    try_listen: Callable[[str, int], None] = lambda _host, _port: None
+
+
 def load(
-    procfile: Path | str | None = None,
+    procfile: Path | str | None,
+    machine: Machine,
     *,
-    environ: Mapping[str, str],
     only: Sequence[str] = (),
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
-    scripts: str | None = None,
-    is_free: Callable[[int], bool] = lambda _: True,
-    holder: Callable[[int], str] = lambda _: "",
-    faults: Faults | None = None,
 ) -> Plan:
-    """Read everything and decide what a run is going to do.
+    """Read everything and decide what a run is going to do; the arguments are those of `examine`.
+
+    Raises:
+        ConfigError: There is no Procfile to look at.
+        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
+    """
+    plan, problems = examine(procfile, machine, only=only, left_out=left_out, overrides=overrides)
+    problems.raise_all(first=plan.procfile)
+    warnings = [Note(str(each), each.hint, "warning") for each in problems.warnings]
+    return replace(plan, notes=(*plan.notes, *warnings))
+
+
+def examine(
+    procfile: Path | str | None,
+    machine: Machine,
+    *,
+    only: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    overrides: Overrides | None = None,
+) -> tuple[Plan, Problems]:
+    """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
     Args:
         procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
-        environ: The environment of the operating system.
+        machine: What only the machine knows.
         only: The processes to run; none means all.
         left_out: The processes not to run.
         overrides: Options.
-        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
-        is_free: Whether a port could be listened on now.
-        holder: Who listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
-        faults: Is told of all that is wrong; what is returned then is what is left. Without it, the first
-            fault is raised.
 
     Raises:
-        ConfigError: Anything is wrong: file and line, the cause, and the next step.
+        ConfigError: There is no Procfile to look at.
     """
-    overrides = overrides or Overrides()
-    faults = faults or Faults()
+    procfiles.current_folder()  # everything is relative to it
     path = procfiles.find(Path()) if procfile is None else Path(procfile)
+    problems = Problems()
     entries: tuple[procfiles.Entry, ...] = ()
-    with faults.caught():
-        entries = procfiles.read(path, faults)
-    root = path.absolute().parent
-    loaded = settings_files.find(path.parent, faults)
-    processes = choosing.gather(path, root, entries, loaded, faults)
-    waits_for = choosing.dependencies(processes, loaded, faults)
-    counts = dict.fromkeys([each.name for each in processes], 1)
-    with faults.caught():
-        counts = choosing.formation(overrides.formation, processes)
-    chosen = choosing.choose(
+    with problems.caught():
+        entries = procfiles.read(path, problems)
+    file = toml.find(path.parent, problems)
+    reader = _Reader(
         path,
-        processes,
-        only=only,
-        left_out=left_out,
-        counts=counts,
-        waits_for=waits_for,
-        faults=faults,
+        file,
+        entries=entries,
+        machine=machine,
+        overrides=overrides or Overrides(),
+        problems=problems,
     )
-    instances = _instances(processes, chosen, counts)
-    env, written = _environments(path.parent, loaded, overrides, environ, faults)
-    listen, base = addresses.DEFAULT_LISTEN, addresses.DEFAULT_BASE_PORT
-    with faults.caught():
-        listen = addresses.listen_address(loaded, overrides.listen)
-    with faults.caught():
-        base = addresses.base_port(loaded, overrides.base_port, written, environ)
-    children = {
-        each.name: environment.with_tools({**env, **each.settings.env}, root=root, scripts=scripts)
-        for each in chosen
-    }
-    readings = {each.name: _read(each, root, children[each.name], loaded, faults) for each in chosen}
-    ready: dict[str, str | tuple[str, ...] | None] = dict.fromkeys(readings)
-    ready.update((each.name, choosing.ready_of(each, loaded, faults)) for each in chosen)
-    proxy, roles, notes = upstreams.decide(
-        readings,
-        instances,
-        listen,
-        loaded,
-        is_asked_for=overrides.listen is not None,
-        is_wanted=not overrides.no_proxy,
-        no_servers=choosing.no_servers(ready, waits_for),
-        faults=faults,
-    )
-    ports, moved = addresses.assign(
-        processes,
-        instances,
-        listen_port=None if proxy is None else proxy.port,
-        base=base,
-        loaded=loaded,
-        is_free=is_free,
-        holder=holder,
-        faults=faults,
-    )
-    for name, role in roles.items():
-        if role is not Role.OTHER:
-            ready[name] = ready[name] or IMPLIED_READY
-    choosing.refuse_waiting_for_what_has_no_readiness(readings, waits_for, ready, loaded, faults)
-    plans = []
-    for each in chosen:
-        reading = readings[each.name]
-        install = discover.plan_install(reading, root=root) if loaded.settings.run.install else None
-        # What is not sure of the command is not sure of its installation, either: PATH may change before it.
-        needs = (*reading.needs, install.manager) if install is not None and reading.needs else reading.needs
-        with faults.caught():
-            _check(each, reading, needs, children[each.name])
+    reader.choose(only, left_out)
+    reader.read_environments()
+    reader.read_commands()
+    return reader.plan(), problems
+
+
+class _Reader:
+    """Goes from what was written to the plan, step by step."""
+
+    def __init__(
+        self,
+        path: Path,
+        file: SettingsFile,
+        *,
+        entries: Sequence[procfiles.Entry],
+        machine: Machine,
+        overrides: Overrides,
+        problems: Problems,
+    ) -> None:
+        self.path = path
+        self.root = path.absolute().parent
+        self.file = file
+        self.settings = file.settings
+        self.machine = machine
+        self.overrides = overrides
+        self.problems = problems
+        self.processes = select.gather(path, self.root, entries, file, problems)
+        self.waits_for = select.dependencies(self.processes, file, problems)
+        self.notes: list[Note] = list(file.notes)
+
+    def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
+        counts = dict.fromkeys([each.name for each in self.processes], 1)
+        with self.problems.caught():
+            counts = select.formation(self.overrides.formation, self.processes)
+        self.chosen = select.choose(
+            self.path,
+            self.processes,
+            only=only,
+            left_out=left_out,
+            counts=counts,
+            waits_for=self.waits_for,
+            problems=self.problems,
+        )
+        self.instances = select.instances_of(self.processes, self.chosen, counts)
+        self.ready = {each.name: select.ready_of(each, self.file, self.problems) for each in self.chosen}
+
+    def read_environments(self) -> None:
+        """Find the environment of each process, and what the env files alone say."""
+        environ = self.machine.environ
+        named = self.overrides.env_files or self.settings.run.env_files
+        files = (
+            [(self.path.parent / ".env", False)]
+            if named is None
+            else [(self.path.parent / n, True) for n in named]
+        )
+        env = dotenv.merge(environ, files, self.problems)
+        self.from_files = {name: value for name, value in env.items() if environ.get(name) != value}
+        self.env = {
+            each.name: environment.with_tools(
+                {**env, **each.settings.env}, root=self.root, scripts=self.machine.scripts
+            )
+            for each in self.chosen
+        }
+
+    def read_commands(self) -> None:
+        self.readings = {each.name: self._read(each) for each in self.chosen}
+        self.installs = {}
+        for each in self.chosen:
+            reading = self.readings[each.name]
+            install = discover.plan_install(reading, root=self.root) if self.settings.run.install else None
+            self.installs[each.name] = install
+            # What is not sure of the command is not sure of its installation: PATH may change before it.
+            manager = (install.manager,) if install is not None and reading.needs else ()
+            with self.problems.caught():
+                _check(each, reading, (*reading.needs, *manager), self.env[each.name])
+            for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
+                self.problems.warn(warning)
+
+    def _read(self, process: Written) -> discover.Reading:
+        if not is_folder(process.cwd):
+            keys, text = ("process", process.name, "cwd"), f"there is no folder {process.cwd}"
+            self.problems.add(self.file.error(keys, text, hint="Create it, or correct cwd."))
+            return discover.Reading(runs_vite=False, folder=process.cwd)
+        reading = discover.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
+        if reading.fault is not None:
+            self.problems.add(reading.fault)
+        return reading
+
+    # --- Who takes part in the proxy ---
+
+    def decide_roles(self) -> roles.Roles:
+        """Decide the roles, as far as they can be known before the start."""
+        completing = {
+            each.name
+            for others in self.waits_for.values()
+            for each in others
+            if each.condition is Condition.COMPLETED
+        }
+        names = [each.name for each in self.processes]
+        table = self.settings.proxy
+        upstreams: dict[str, roles.Given] = {}
+        for key, value in (("frontend", table.frontend), ("backend", table.backend)):
+            with self.problems.caught():
+                upstreams[key] = roles.given(key, value, names, self.file)
+        frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
+        if isinstance(frontend, FromProcess) and frontend == backend:
+            hint = "Set one of the two to another process."
+            self.problems.add(self.file.error(("proxy", "backend"), "it is the frontend already", hint=hint))
+            backend = None
+        processes = [
+            roles.ProcessFacts(
+                name=each.name,
+                instances=tuple(names) if len(names := self.instances[each.name]) > 1 else (),
+                runs_vite=self.readings[each.name].why,
+                serves=self.readings[each.name].serves,
+                checks_http=select.is_http(self.ready[each.name]) and each.name not in completing,
+                may_be_asked=self.ready[each.name] is None and each.name not in completing,
+            )
+            for each in self.chosen
+        ]
+        return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
+
+    def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
+        """Plan the proxy; without a backend and a frontend there is none."""
+        host, port = addresses.DEFAULT_LISTEN
+        with self.problems.caught():
+            host, port = addresses.listen_address(self.file, self.overrides.listen)
+        table = self.settings.proxy
+        if self.overrides.no_proxy or not table.enabled:
+            return None
+        if decided.frontend in (None, UNDECIDED) or decided.backend is None:
+            asked = self.overrides.listen or table.backend or table.frontend
+            if asked or decided.frontend not in (None, UNDECIDED):
+                self.notes.append(Note("no proxy: it needs a backend and a frontend"))
+            return None
+        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
+        with self.problems.caught():
+            self.machine.try_listen(host, port)
+        undecided = tuple(name for each in decided.to_ask for name in self.instances[each])
+        return ProxyPlan(
+            **shared,
+            host=host,
+            port=port,
+            backend=decided.backend,
+            backend_reason=decided.backend_reason,
+            frontend=decided.frontend,
+            frontend_reason=decided.frontend_reason,
+            candidates=undecided if decided.backend is UNDECIDED else (),
+        )
+
+    # --- The plan ---
+
+    def plan(self) -> Plan:
+        decided = self.decide_roles()
+        proxy = self.plan_proxy(decided)
+        given = {each.name: decided.of(each.name) for each in self.chosen}
+        if proxy is None:
+            # A plain Procfile runner asks nothing.
+            is_plain = decided.frontend in (None, UNDECIDED) and not self.settings.proxy.backend
+            plain = {Role.UNDECIDED, Role.BACKEND} if is_plain else {Role.UNDECIDED}
+            given = {name: Role.OTHER if role in plain else role for name, role in given.items()}
+        for name, role in given.items():
+            if role is not Role.OTHER:
+                self.ready[name] = self.ready[name] or IMPLIED_READY
+        ports = self.assign_ports(proxy)
+        select.refuse_unready(given, self.waits_for, self.ready, self.file, self.problems)
+        processes = [
+            self.plan_process(each, name, given[each.name], ports)
+            for each in self.chosen
+            for name in self.instances[each.name]
+        ]
+        output: Output = self.settings.run.output
+        with self.problems.caught():
+            output = output if self.overrides.output is None else _output(self.overrides.output)
+        exit_on = "all"
+        with self.problems.caught():
+            exit_on = self.exit_on(processes)
+        shared = {**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on}
+        return Plan(
+            **shared,
+            processes=tuple(processes),
+            proxy=proxy,
+            procfile=self.path.absolute(),
+            notes=tuple(self.notes),
+        )
+
+    def assign_ports(self, proxy: ProxyPlan | None) -> dict[str, int]:
+        """Give each instance its port; of processes that are not run, too."""
+        base = addresses.DEFAULT_BASE_PORT
+        with self.problems.caught():
+            base = addresses.base_port(
+                self.file, self.overrides.base_port, self.from_files, self.machine.environ
+            )
+        ports, moved = addresses.assign(
+            self.processes,
+            self.instances,
+            listen_port=None if proxy is None else proxy.port,
+            base=base,
+            file=self.file,
+            is_free=self.machine.is_free,
+            holder=self.machine.holder,
+            problems=self.problems,
+        )
+        # Vite does not ask for PORT.
+        self.notes[:0] = [Note(text) for name, text in moved if not self.readings[name].runs_vite]
+        return ports
+
+    def plan_process(self, process: Written, name: str, role: Role, ports: Mapping[str, int]) -> ProcessPlan:
         siblings = {
             other.name: port
-            for other in processes
-            if other.name != each.name
+            for other in self.processes
+            if other.name != process.name
             and (other.settings.port or environment.mentions_port(other.command))
-            and (port := ports.get((instances[other.name] or [other.name])[0]))
+            and (port := ports.get((self.instances[other.name] or [other.name])[0]))
         }
-        for name in instances[each.name]:
-            plans.append(  # noqa: PERF401 - as it stands, it can be read
-                ProcessPlan(
-                    name=name,
-                    command=each.command,
-                    cwd=each.cwd,
-                    env=environment.for_child(
-                        children[each.name],
-                        port=ports.get(name),
-                        siblings=environment.sibling_variables(siblings),
-                    ),
-                    port=ports.get(name),
-                    role=roles.get(each.name, Role.OTHER),
-                    ready=ready[each.name],
-                    ready_timeout=each.settings.ready_timeout,
-                    liveness=each.settings.liveness,
-                    restart_unhealthy=each.settings.restart_unhealthy,
-                    install=install,
-                    on_ready=each.settings.on_ready,
-                    depends_on=_on_instances(waits_for[each.name], instances),
-                    restart=each.settings.restart,
-                    restart_mode=each.settings.restart_mode,
-                    max_quick_failures=each.settings.max_quick_failures,
-                    success_exit_codes=frozenset(each.settings.success_exit_codes),
-                    stop_signal=signal.Signals[f"SIG{each.settings.stop_signal}"],
-                    stop_timeout=each.settings.stop_timeout,
-                    pty=each.settings.pty,
-                    log=choosing.log_of(root, each.settings, _number(name)),
-                    source=each.source,
-                )
-            )
-    output, exit_on = loaded.settings.run.output, "all"
-    with faults.caught():
-        output = output if overrides.output is None else _output(overrides.output)
-    with faults.caught():
-        exit_on = _exit_on(plans, loaded, overrides)
-    quiet = {name for name, reading in readings.items() if reading.runs_vite}  # Vite asks no PORT
-    return Plan(
-        processes=tuple(plans),
-        proxy=proxy,
-        procfile=path.absolute(),
-        output=output,
-        exit_on=exit_on,
-        color=loaded.settings.run.color,
-        timestamps=loaded.settings.run.timestamps,
-        notes=(
-            *(text for name, text in moved if name not in quiet),
-            *notes,
-            *(f"{key} has no effect yet" for key in loaded.without_effect()),
-        ),
-    )
+        number = name.partition(".")[2]
+        shared = {
+            **_shared(process.settings, ProcessPolicy),
+            "ready": self.ready[process.name],
+            "log_file": select.log_file(self.root, process.settings, number),
+        }
+        return ProcessPlan(
+            **shared,
+            name=name,
+            command=process.command,
+            cwd=process.cwd,
+            env=environment.for_child(
+                self.env[process.name],
+                port=ports.get(name),
+                siblings=environment.sibling_variables(siblings),
+            ),
+            port=ports.get(name),
+            role=role,
+            install=self.installs[process.name],
+            # A process that depends on one with several instances waits for all of them.
+            depends_on=tuple(
+                Dependency(instance, each.condition)
+                for each in self.waits_for[process.name]
+                for instance in self.instances[each.name]
+            ),
+            source=process.source,
+        )
+
+    def exit_on(self, processes: Sequence[ProcessPlan]) -> str:
+        option = self.overrides.exit_on
+        wanted = self.settings.run.exit_on if option is None else option
+        names = [each.name for each in processes]
+        known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]
+        if wanted in known:
+            return wanted
+        hint = select.did_you_mean(wanted, known)
+        if option is None:
+            raise self.file.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
+        raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)
 
 
-def _instances(
-    processes: Sequence[Written], chosen: Sequence[Written], counts: Mapping[str, int]
-) -> dict[str, list[str]]:
-    """Say what the instances of each process are called: a single one is called as the process."""
-    instances: dict[str, list[str]] = {each.name: [] for each in processes}
-    for name, count in ((each.name, counts[each.name]) for each in chosen):
-        instances[name] = [name] if count == 1 else [f"{name}.{number}" for number in range(1, count + 1)]
-    return instances
-
-
-def _number(instance: str) -> str | None:
-    """The number of an instance, if there are several."""
-    return instance.partition(".")[2] or None
-
-
-def _on_instances(
-    waits_for: Sequence[Dependency], instances: Mapping[str, Sequence[str]]
-) -> tuple[Dependency, ...]:
-    """Whoever waits for a process waits for all of its instances; for those that are not run, nobody does."""
-    return tuple(Dependency(name, each.condition) for each in waits_for for name in instances[each.name])
-
-
-def _read(
-    process: Written, root: Path, env: Mapping[str, str], loaded: Loaded, faults: Faults
-) -> discover.Reading:
-    if not procfiles.is_folder(process.cwd):
-        keys = ("process", process.name, "cwd")
-        text = f"there is no folder {process.cwd}"
-        faults.add(loaded.error(keys, text, hint="Create it, or correct cwd."))
-        return discover.Reading(runs_vite=False, folder=process.cwd)
-    reading = discover.read(process.command, cwd=process.cwd, root=root, env=env)
-    if reading.fault is not None:
-        faults.add(reading.fault)
-    return reading
+def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:
+    """What a plan takes over from settings as it stands."""
+    return {name: getattr(settings, name) for name in policy.__struct_fields__}
 
 
 def split_arguments(
-    args: Sequence[str], exists: Callable[[str], bool] = lambda name: procfiles.is_file(Path(name))
+    args: Sequence[str], exists: Callable[[str], bool] = lambda name: is_file(Path(name))
 ) -> tuple[str | None, tuple[str, ...]]:
     """Tell the Procfile from the processes in ``orchestra run [PROCFILE] [PROCESS ...]``.
 
@@ -284,50 +446,44 @@ def split_arguments(
     return None, tuple(args)
 
 
-def _exit_on(plans: Sequence[ProcessPlan], loaded: Loaded, overrides: Overrides) -> str:
-    wanted = loaded.settings.run.exit_on if overrides.exit_on is None else overrides.exit_on
-    names = [each.name for each in plans]
-    known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]
-    if wanted in known:
-        return wanted
-    hint = choosing.did_you_mean(wanted, known)
-    if overrides.exit_on is None:
-        raise loaded.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
-    raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)
-
-
-def _environments(
-    root: Path, loaded: Loaded, overrides: Overrides, environ: Mapping[str, str], faults: Faults
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment with all env files over it, and what the env files say alone."""
-    run = loaded.settings.run
-    names: Sequence[str | Path] = overrides.env_files or run.env_files or ()
-    files = [(root / name, True) for name in names]
-    if not overrides.env_files and run.env_files is None:
-        files = [(root / ".env", False)]
-    env = dict(environ)
-    for file in files:
-        with faults.caught():
-            env = environment.merge(env, [file], faults)
-    return env, {name: value for name, value in env.items() if environ.get(name) != value}
-
-
 def _check(process: Written, reading: discover.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what cannot start: a folder or a program that is not there."""
-
-    def wrong(message: str, hint: str) -> ConfigError:
-        path, line = process.source.path, process.source.line
-        return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
-
+    """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
     if reading.missing is not None:
-        raise wrong(f"cd to {reading.missing}: there is no such folder", "Create it, or correct the command.")
+        hint = "Create it, or correct the command."
+        raise _wrong(process, f"cd to {reading.missing}: there is no such folder", hint)
     for program in needs:
         if shutil.which(program, path=env.get("PATH")) is None:
             all_needs = " and ".join(dict.fromkeys(needs))
-            raise wrong(
+            raise _wrong(
+                process,
                 f"it needs {all_needs}, but {program} is not found on PATH",
                 f"{_NEXT_STEPS.get(program, _NODE)}.",
             )
+
+
+def _missing(
+    process: Written, reading: discover.Reading, env: Mapping[str, str], *, is_installed: bool
+) -> Iterator[ConfigError]:
+    """Say what a command is going to fail by, unless something puts it there in time: a program."""
+    try:
+        shlex.split(process.command, comments=True)
+    except ValueError:
+        yield _wrong(process, "a quote is opened and not closed", "Close it.")
+    program, cwd, correct = reading.program, reading.program_cwd, "or correct the command."
+    if not program or program in reading.needs or ("node_modules/" in program and not is_installed):
+        return
+    if "/" not in program:
+        if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+            yield _wrong(process, f"{program} is not found on PATH", f"Install it, {correct}")
+    elif cwd is not None and not (cwd / program).exists():
+        yield _wrong(process, f"there is no {cwd / program}", f"Create it, {correct}")
+    elif cwd is not None and not os.access(cwd / program, os.X_OK):
+        yield _wrong(process, f"{cwd / program} is not executable", f"Make it so: chmod +x {cwd / program}")
+
+
+def _wrong(process: Written, message: str, hint: str) -> ConfigError:
+    path, line = process.source.path, process.source.line
+    return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
 
 
 def _output(text: str) -> Output:

@@ -1,12 +1,10 @@
-r"""The text of a Procfile -> its entries, or the reason why a line is none.
+r"""The text of a Procfile -> its entries, and what is wrong with each other line.
 
-The grammar is small: ``name: command``, comments and empty lines. Whatever is neither is an error that names
-line, column, cause and fix: a runner that skips what it does not understand starts half of a project and says
-nothing. Lines end at ``\n`` or ``\r\n`` and nowhere else: a form feed or U+2028 is part of a command.
+The grammar is small: ``name: command``, comments and empty lines. Everything else is an error that names
+line, column, cause and fix: a runner that skips what it does not understand starts half of a project without
+a word. Lines end at ``\n`` or ``\r\n`` and nowhere else: a form feed or U+2028 is part of a command.
 
-`diagnose` goes through the whole text and gives entries and errors in order; `parse` raises the first error.
-
-Never here: what a command means, whether it can be run.
+Not here: what a command means, whether it can be run.
 """
 
 from __future__ import annotations
@@ -16,24 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestra.config.faults import Faults
+from orchestra.config.files import is_file, read_text
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from orchestra.config.files import Problems
 
 __all__ = [
     "DEFAULT_NAMES",
     "Entry",
     "current_folder",
-    "diagnose",
     "find",
-    "is_file",
-    "is_folder",
     "is_name",
     "parse",
     "read",
-    "read_text",
     "render",
 ]
 
@@ -84,7 +80,7 @@ def current_folder() -> Path:
     """Give the current folder.
 
     Raises:
-        ConfigError: Somebody has deleted it.
+        ConfigError: It has been deleted.
     """
     try:
         return Path.cwd()
@@ -94,15 +90,15 @@ def current_folder() -> Path:
         ) from exc
 
 
-def read(path: Path, faults: Faults | None = None) -> tuple[Entry, ...]:
+def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
     """Read and parse the Procfile at `path`.
 
     Args:
         path: The file.
-        faults: Is told what is wrong with its lines; without it, the first of that is raised.
+        problems: Is told what is wrong with its lines.
 
     Raises:
-        ConfigError: It is not there, not a file, not readable, not UTF-8, or not a Procfile.
+        ConfigError: It is not there, not a file, not readable, or not UTF-8.
     """
     try:
         text = read_text(path)
@@ -117,102 +113,41 @@ def read(path: Path, faults: Faults | None = None) -> tuple[Entry, ...]:
             path=path,
             hint=f"Name the file: {inside}" if inside else "Name a file in it.",
         ) from exc
-    return parse(text, path, faults)
+    return parse(text, path, problems)
 
 
-def read_text(path: Path) -> str:
-    """Read a file that a person wrote: UTF-8, with or without a byte-order mark; line ends as they are.
-
-    Raises:
-        FileNotFoundError: There is no such file; the caller knows what that means.
-        IsADirectoryError: It is a folder.
-        ConfigError: It cannot be read, or is not UTF-8 (with the line and column of the first bad byte).
-    """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
-        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise ConfigError(
-            f"cannot be read: {reason}", path=path, hint="Check the path and the file's permissions."
-        ) from exc
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        # With a byte-order mark, positions are counted after it.
-        before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
-        line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-        bad = exc.object[exc.start]
-        raise ConfigError(
-            f"not UTF-8: byte 0x{bad:02x} at byte {column} of the line",
-            path=path,
-            line=line,
-            hint="Save the file as UTF-8.",
-        ) from exc
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, as far as we may look; a path that cannot be one is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, as far as we may look; a path that cannot be one is none."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def parse(text: str, path: Path | str = "Procfile", faults: Faults | None = None) -> tuple[Entry, ...]:
+def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
     """Parse the text of a Procfile.
 
     Args:
         text: All of it.
         path: For messages.
-        faults: Is told what is wrong; without it, the first of that is raised.
-
-    Raises:
-        ConfigError: The first thing that is wrong with it.
+        problems: Is told what is wrong, line by line.
     """
-    faults = faults or Faults()
-    entries = []
-    for found in diagnose(text, path):
-        if isinstance(found, ConfigError):
-            faults.add(found)
-        else:
-            entries.append(found)
-    return tuple(entries)
-
-
-def diagnose(text: str, path: Path | str = "Procfile") -> Iterator[Entry | ConfigError]:
-    """Go through the whole text and yield, in order, its entries and all that is wrong with it."""
-    lines_of: dict[str, int] = {}
-    nothing_said = True
+    entries: dict[str, Entry] = {}
+    is_empty, is_continued = True, False
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.rstrip(_BLANKS)
         if not line or line.lstrip(_BLANKS).startswith("#"):
             continue
-        nothing_said = False
-        found = _entry(line, path, number)
-        if isinstance(found, Entry):
-            first = lines_of.setdefault(found.name, number)
+        is_empty, was_continued = False, is_continued
+        is_continued = _ends_in_backslash(line)
+        if was_continued:
+            continue  # said of the line before
+        with problems.caught():
+            entry = _entry(line, path, number)
+            first = entries.setdefault(entry.name, entry).line
             if first != number:
-                found = ConfigError(
-                    f"{found.name} is already defined on line {first}",
+                raise ConfigError(
+                    f"{entry.name} is already defined on line {first}",
                     path=path,
                     line=number,
                     hint=f"Give one of the two another name, or delete line {first} or {number}.",
                 )
-        yield found
-    if nothing_said:
-        yield ConfigError(
-            "no entries: nothing to run", path=path, hint="Add a line such as `web: python app.py`."
-        )
+    if is_empty:
+        hint = "Add a line such as `web: python app.py`."
+        problems.add(ConfigError("no entries: nothing to run", path=path, hint=hint))
+    return tuple(entries.values())
 
 
 def render(entries: Iterable[Entry]) -> str:
@@ -225,7 +160,7 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _entry(line: str, path: Path | str, number: int) -> Entry | ConfigError:
+def _entry(line: str, path: Path, number: int) -> Entry:
     """Read one line that is neither empty nor a comment; it has no blanks at its end."""
 
     def wrong(message: str, hint: str) -> ConfigError:
@@ -235,50 +170,54 @@ def _entry(line: str, path: Path | str, number: int) -> Entry | ConfigError:
     command = command.strip(_BLANKS)
     if _ASSIGNMENT.match(line):
         variable = line.partition("=")[0]  # without its value, which may be a secret
-        return wrong(
+        raise wrong(
             f"{_quoted(variable)} is a variable, not an entry", "Put it into a file .env beside this."
         )
     if not colon:
         first, _, rest = line.strip(_BLANKS).partition(" ")
         example = f"{first}: {rest.strip(_BLANKS)}" if is_name(first) and rest else "web: python app.py"
-        return wrong(
-            f"no entry, there is no colon after the name (column {line.find(first) + len(first) + 1}):"
-            f" {_quoted(line)}",
+        raise wrong(
+            f"there is no colon after the name (column {line.find(first) + len(first) + 1}): {_quoted(line)}",
             f"Write `{_shortened(example)}`.",
         )
     if not name.strip(_BLANKS):
-        return wrong("no name before the colon (column 1)", f"{_NAME_RULE}: `web: {_shortened(command)}`.")
+        raise wrong("no name before the colon (column 1)", f"{_NAME_RULE}: `web: {_shortened(command)}`.")
     if name[0] in _BLANKS:
-        return wrong(
+        raise wrong(
             f"the entry {_quoted(name.strip(_BLANKS))} is indented (column {_column_of_first(line)})",
             "Begin it in column 1; if it continues the line above, make the two one line.",
         )
     bad = _NOT_NAME.search(name)
     if bad is not None:
         if name.rstrip(_BLANKS) != name and is_name(name.rstrip(_BLANKS)):
-            return wrong(
+            raise wrong(
                 f"a blank before the colon (column {bad.start() + 1})",
                 f"Write `{name.rstrip(_BLANKS)}: {_shortened(command)}`.",
             )
         better = _NOT_NAME.sub("-", name.strip(_BLANKS))
-        return wrong(
+        raise wrong(
             f"{_quoted(name)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}",
             f"{_NAME_RULE}, such as {_shortened(better)}.",
         )
     if not command:
-        return wrong(
+        raise wrong(
             f"{name} has no command (column {len(line) + 1})",
             f"Write one after the colon, or delete line {number}.",
         )
     if "\0" in command:
         column = line.index("\0") + 1
-        return wrong(f"{name}: a NUL character in column {column}", "Delete it: no command can contain one.")
-    if (len(command) - len(command.rstrip("\\"))) % 2:
-        return wrong(
+        raise wrong(f"{name}: a NUL character in column {column}", "Delete it: no command can contain one.")
+    if _ends_in_backslash(command):
+        raise wrong(
             f"{name}: a backslash at the end of the line (column {len(line)}), but an entry is one line",
             "Write the command on one line, or put it into a script.",
         )
     return Entry(name, command, number)
+
+
+def _ends_in_backslash(line: str) -> bool:
+    """Whether a shell would go on reading in the next line."""
+    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
 def _column_of_first(line: str) -> int:

@@ -3,8 +3,8 @@
 Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
 known address, and not before, however likely it is that its port answers. `route.standing` says what a state
 means for those who wait; the gate adds whose state it is. Several instances of a process are one upstream:
-one that is ready is enough. With `AnyOf`, it is the first process that becomes ready, for the whole run. When
-none of them is going to, there is no such upstream (`ABSENT`).
+one that is ready is enough. An undecided one is the first candidate that becomes ready, for the whole run.
+When none of them is going to, there is no such upstream (`ABSENT`).
 
 A request brings its `Hold`, its patience over the whole of its way, so that two gates do not keep it twice as
 long. Whoever waits is woken by the next event, never by polling.
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from orchestra.config.plan import AnyOf, AtUrl, FromProcess, base_name
+from orchestra.config.plan import AtUrl, FromProcess, Role, base_name
 from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
 from orchestra.proxy.route import Standing, standing
 
@@ -160,6 +160,7 @@ class Gate:
         name: What it is to the proxy.
         plan: What is behind it.
         bus: Where it is said that there is none.
+        candidates: The processes one of which an undecided upstream may be.
         max_waiting: So many requests may wait here at once.
         max_bytes: So many bytes may they have in memory together.
         absent_after: A candidate that has run for so many seconds without answering HTTP is no server.
@@ -172,6 +173,7 @@ class Gate:
         plan: UpstreamPlan,
         *,
         bus: Bus,
+        candidates: tuple[str, ...] = (),
         max_waiting: int = 256,
         max_bytes: int = 8388608,
         absent_after: float = 15.0,
@@ -196,8 +198,11 @@ class Gate:
             case FromProcess():
                 self._members = plan.members
                 self._lives = {process: _Life() for process in plan.members}
-            case AnyOf():
-                self._lives = {process: _Life() for process in plan.names}
+            case Role.UNDECIDED:
+                self._lives = {process: _Life() for process in candidates}
+            case None:
+                self._lives = {}
+                self._has_told_absence = True
             case _:
                 assert_never(plan)
 

@@ -79,7 +79,12 @@ class Proxy:
         self._plan = plan
         self._listeners = list(listeners)
         gate = partial(
-            Gate, bus=bus, max_waiting=plan.hold_requests, max_bytes=plan.hold_bytes, absent_after=plan.hold
+            Gate,
+            bus=bus,
+            candidates=plan.candidates,
+            max_waiting=plan.hold_requests,
+            max_bytes=plan.hold_bytes,
+            absent_after=plan.hold,
         )
         self._backend, self._frontend = (
             Upstream(each, dial=dial, pool_size=plan.pool, max_head=plan.max_head)

@@ -1,15 +1,16 @@
-"""Which processes are run, and how often."""
+"""Which processes are run, how many of each, and in which order they are stopped."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.config.plan import Source
-from orchestra.config.processes import Written, formation
-from orchestra.config.settings import ProcessSettings
+from orchestra.config.schema import ProcessSettings
+from orchestra.config.select import Written, find_cycle, formation, stop_levels
 from orchestra.errors import ConfigError
 
 
@@ -45,11 +46,11 @@ def test_the_command_line_beats_the_settings(text: str | None, counts: dict[str,
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("", "--formation : nothing is no NAME=NUMBER", "Write it as web=2,worker=0 or all=1."),
-        ("web", "--formation web: web is no NAME=NUMBER", "Write it as web=2,worker=0 or all=1."),
-        ("web=", "--formation web=: web= is no NAME=NUMBER", "Write it as web=2,worker=0 or all=1."),
-        ("web=-1", "--formation web=-1: web=-1 is no NAME=NUMBER", "Write it as web=2,worker=0 or all=1."),
-        ("web=٣", "--formation web=٣: web=٣ is no NAME=NUMBER", "Write it as web=2,worker=0 or all=1."),
+        ("", "--formation : nothing is not NAME=NUMBER", "Write web=2,worker=0 or all=1."),
+        ("web", "--formation web: web is not NAME=NUMBER", "Write web=2,worker=0 or all=1."),
+        ("web=", "--formation web=: web= is not NAME=NUMBER", "Write web=2,worker=0 or all=1."),
+        ("web=-1", "--formation web=-1: web=-1 is not NAME=NUMBER", "Write web=2,worker=0 or all=1."),
+        ("web=٣", "--formation web=٣: web=٣ is not NAME=NUMBER", "Write web=2,worker=0 or all=1."),
         (
             "wbe=1",
             "--formation wbe=1: there is no process wbe",
@@ -76,3 +77,37 @@ def test_no_text_raises_anything_else(text: str) -> None:
     except ConfigError:
         return
     assert set(counts) == {"web", "worker"}
+
+
+CHAIN = {"db": [], "migrate": ["db"], "api": ["migrate", "db"], "worker": ["api"], "other": []}
+
+
+def test_dependents_go_first_and_each_as_early_as_it_can() -> None:
+    assert stop_levels(CHAIN) == [["worker", "other"], ["api"], ["migrate"], ["db"]]
+
+
+def test_a_cycle_is_found_and_named_whole() -> None:
+    assert find_cycle(CHAIN) == []
+    assert find_cycle({**CHAIN, "db": ["worker"]}) == ["db", "worker", "api", "migrate", "db"]
+    assert find_cycle({"a": ["a"]}) == ["a", "a"]
+    with pytest.raises(ValueError, match="cycle"):
+        stop_levels({"a": ["a"]})
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
+    names = [str(number) for number in range(draw(st.integers(0, 8)))]
+    return {name: draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) for name in names}
+
+
+@given(graphs())
+def test_there_is_an_order_unless_there_is_a_find_cycle(graph: dict[str, list[str]]) -> None:
+    found = find_cycle(graph)
+    if found:
+        assert found[0] == found[-1]
+        assert all(later in graph[earlier] for earlier, later in pairwise(found))
+        return
+    levels = stop_levels(graph)
+    place = {name: index for index, level in enumerate(levels) for name in level}
+    assert sorted(place) == sorted(graph)
+    assert all(place[name] < place[other] for name, others in graph.items() for other in others)

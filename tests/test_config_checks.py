@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.config.readiness import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
+from orchestra.config.checks import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def test_which_status_will_do(check: HttpCheck, status: int, *, is_accepted: boo
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("udp", "'udp' is no check"),
-        ("", "'' is no check"),
-        ("tcp:80", "'tcp:80' is no check"),
+        ("udp", "'udp' is not a valid check"),
+        ("", "'' is not a valid check"),
+        ("tcp:80", "'tcp:80' is not a valid check"),
         ("http:", "nothing after the colon"),
-        ("http:health", "'health' is no path that begins with /"),
-        ("http:/a b", "'/a b' is no path"),
-        ("log:(", "no regular expression: "),
+        ("http:health", "'health' is not a path that begins with /"),
+        ("http:/a b", "'/a b' is not a path"),
+        ("log:(", "is not a regular expression: "),
         ("exec:  ", "nothing after the colon"),
-        ("delay:soon", "'soon' is no number of seconds"),
-        ("delay:-1", "'-1' is no number of seconds"),
-        ("delay:nan", "'nan' is no number of seconds"),
+        ("delay:soon", "'soon' is not a number of seconds"),
+        ("delay:-1", "'-1' is not a number of seconds"),
+        ("delay:nan", "'nan' is not a number of seconds"),
     ],
 )
 def test_everything_else_is_an_error_that_says_why(text: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""What `ready` says: words such as ``"http:/health"`` -> checks, each of them one question to a process.
+"""Readiness checks: words such as ``"http:/health"`` -> one question to a process each.
 
 Never here: asking (`child.probe`), how often and for how long (`child.readiness`).
 """
@@ -107,21 +107,21 @@ def _parse(text: str) -> Check:
     if text == "http":
         return HttpCheck()
     if not colon or kind not in ("http", "log", "exec", "delay"):
-        raise ValueError(f"{text!r} is no check")
+        raise ValueError(f"{text!r} is not a valid check")
     if not value.strip():
         raise ValueError(f"there is nothing after the colon of {text!r}")
     match kind:
         case "http":
             found = _HTTP.fullmatch(value)
             if found is None:
-                raise ValueError(f"{value!r} is no path that begins with /")
+                raise ValueError(f"{value!r} is not a path that begins with /")
             status = None if found["status"] is None else int(found["status"])
             return HttpCheck(found["path"], status, below=500)
         case "log":
             try:
                 return LogCheck(re.compile(value))
             except re.error as exc:
-                raise ValueError(f"{value!r} is no regular expression: {exc}") from exc
+                raise ValueError(f"{value!r} is not a regular expression: {exc}") from exc
         case "exec":
             return ExecCheck(value.strip())
         case _:
@@ -134,5 +134,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not isfinite(seconds) or not 0 <= seconds <= _LONGEST_DELAY:
-        raise ValueError(f"{text!r} is no number of seconds from 0 to {_LONGEST_DELAY:g}")
+        raise ValueError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_DELAY:g}")
     return seconds

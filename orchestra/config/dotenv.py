@@ -1,0 +1,114 @@
+"""``.env`` files: python-dotenv's grammar, with everything it would skip or drop as an error.
+
+Quotes, ``export``, multi-line values, ``${VAR}`` and ``${VAR:-default}`` are read as python-dotenv does. A
+line that it would skip with a warning, or drop without one, is an error here that names file and line.
+``${VAR}`` sees what was set above it, in earlier files, and in the operating system's environment.
+
+Not here: `os.environ`; all environments are arguments and results. What orchestra adds: `environment`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from dotenv.parser import parse_stream
+from dotenv.variables import parse_variables
+
+from orchestra.config.files import read_text
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from dotenv.parser import Binding
+
+    from orchestra.config.files import Problems
+
+__all__ = ["merge", "parse"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def merge(
+    environ: Mapping[str, str], files: Iterable[tuple[Path, bool]], problems: Problems
+) -> dict[str, str]:
+    """Lay ``.env`` files over an environment.
+
+    Args:
+        environ: The environment below them.
+        files: Paths in order, the later file wins; and whether each one has to be there.
+        problems: Is told of files that are not there or cannot be read, and of lines that make no sense.
+    """
+    merged = dict(environ)
+    for path, is_needed in files:
+        with problems.caught():
+            try:
+                text = read_text(path)
+            except FileNotFoundError as exc:
+                if is_needed:
+                    hint = "Create it, or correct its name; it is looked for in the Procfile's folder."
+                    raise ConfigError("no such env file", path=path, hint=hint) from exc
+            except IsADirectoryError as exc:
+                raise ConfigError("a folder, not an env file", path=path, hint="Name a file in it.") from exc
+            else:
+                merged.update(parse(text, path, problems, over=merged))
+    return merged
+
+
+def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str]) -> dict[str, str]:
+    """Parse the text of one ``.env`` file.
+
+    Args:
+        text: The whole file.
+        path: For messages.
+        problems: Is told of lines that make no sense; values never appear there, they may be secrets.
+        over: What ``${VAR}`` sees beside the variables that stand above it in the file.
+
+    Returns:
+        The variables of the file alone.
+    """
+    found: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text.removeprefix("\ufeff"), newline="")):
+        with problems.caught():
+            key, value = _checked(binding, path)
+            if key is not None:
+                seen = {**over, **found}
+                found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
+    return found
+
+
+def _checked(binding: Binding, path: Path) -> tuple[str | None, str]:
+    """The name and the value of a line, not expanded yet; no name: it is a comment, or nothing."""
+    key, value = binding.key, binding.value
+
+    def wrong(message: str, hint: str) -> ConfigError:
+        return ConfigError(message, path=path, line=_line_of(binding), hint=hint)
+
+    if binding.error:
+        raise wrong(
+            "cannot be understood as NAME=value",
+            "Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it.",
+        )
+    if key is None:
+        return None, ""
+    if value is None:
+        hint = (
+            f"Write {key}=value, or {key}= for an empty value."
+            if _NAME.fullmatch(key)
+            else "Write NAME=value."
+        )
+        raise wrong(f"{key!r} has no value", hint)
+    if "=" in key or "\0" in key + value:
+        character = "=" if "=" in key else "NUL"
+        raise wrong(f"{key!r}: no variable can have {character} in it", "Delete that character.")
+    return key, value
+
+
+def _line_of(binding: Binding) -> int:
+    """Where a binding begins: python-dotenv counts the empty lines before it as part of it."""
+    text = binding.original.string
+    before = text[: len(text) - len(text.lstrip())]
+    return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))

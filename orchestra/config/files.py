@@ -1,0 +1,127 @@
+"""Files that a person wrote: reading them, and collecting everything that is wrong with what they say.
+
+`Problems` holds all that is wrong until reading has come to its end; then it is raised together, in the order
+of the files and lines. What can go wrong on its own is done inside `caught`, and left out if it was wrong.
+
+Not here: what any file means.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orchestra.errors import ConfigError, ConfigErrors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Problems", "is_file", "is_folder", "read_text"]
+
+
+class Problems:
+    """Collects what is wrong.
+
+    Attributes:
+        errors: What a run cannot start with.
+        warnings: What a run may start with, and fail by later: a program that is not there yet.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[ConfigError] = []
+        self.warnings: list[ConfigError] = []
+
+    def __repr__(self) -> str:
+        return f"<Problems: {len(self.errors)} errors, {len(self.warnings)} warnings>"
+
+    def add(self, error: ConfigError) -> None:
+        """Add an error."""
+        self.errors.append(error)
+
+    def warn(self, error: ConfigError) -> None:
+        """Add a warning."""
+        self.warnings.append(error)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Add the `ConfigError` that ends the block, if one does."""
+        try:
+            yield
+        except ConfigError as exc:
+            self.errors.append(exc)
+
+    def in_order(self, *, first: Path | None = None) -> tuple[ConfigError, ...]:
+        """Give everything, each problem once, by file and line; what has no file comes last.
+
+        Args:
+            first: The file that comes before all others: the Procfile.
+        """
+        unique = list({(str(each), each.hint): each for each in (*self.errors, *self.warnings)}.values())
+        files = [None if first is None else first.absolute(), *(_file_of(each) for each in unique)]
+
+        def place(error: ConfigError) -> tuple[bool, int, int]:
+            return error.path is None, files.index(_file_of(error)), error.line or 0
+
+        return tuple(sorted(unique, key=place))
+
+    def raise_all(self, *, first: Path | None = None) -> None:
+        """Raise everything together if there is an error.
+
+        Raises:
+            ConfigErrors: There is.
+        """
+        if self.errors:
+            raise ConfigErrors(self.in_order(first=first))
+
+
+def _file_of(error: ConfigError) -> Path | None:
+    return None if error.path is None else error.path.absolute()
+
+
+def read_text(path: Path) -> str:
+    """Read a file that a person wrote: UTF-8, with or without a byte-order mark; line ends as they are.
+
+    Raises:
+        FileNotFoundError: There is no such file; the caller knows what that means.
+        IsADirectoryError: It is a folder.
+        ConfigError: It cannot be read, or is not UTF-8 (with the line and column of the first bad byte).
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(
+            f"cannot be read: {reason}", path=path, hint="Check the path and the file's permissions."
+        ) from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        # With a byte-order mark, positions are counted after it.
+        before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
+        line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+        bad = exc.object[exc.start]
+        raise ConfigError(
+            f"not UTF-8: byte 0x{bad:02x} at byte {column} of the line",
+            path=path,
+            line=line,
+            hint="Save the file as UTF-8.",
+        ) from exc
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, as far as we may look; a path that cannot be one is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, as far as we may look; a path that cannot be one is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

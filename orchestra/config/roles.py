@@ -1,0 +1,306 @@
+"""Which process is the frontend, and which the backend: one rule, before the start and while the run goes on.
+
+`decide` is pure. `load` asks it with what can be read before the start; the supervisor asks it again, with
+`facts_of(plan)`, whenever the sockets of a process without a role have shown something. The first row that
+fits decides:
+
+| upstream | is                                                                    | known          |
+|----------|-----------------------------------------------------------------------|----------------|
+| frontend | what ``proxy.frontend`` says: a process, a URL, or none               | by settings    |
+|          | the first process whose command runs Vite, and that is not the backend | by command    |
+|          | the first process without a role that answers ``/@vite/client``        | at run time    |
+|          | `UNDECIDED`, while a process without a role has not shown what it is   |                |
+|          | none                                                                  |                |
+| backend  | what ``proxy.backend`` says                                           | by settings    |
+|          | a process called backend, api, web, server, app (in this order)       | by name        |
+|          | the first process whose command is a known server                     | by command     |
+|          | the first process whose ``ready`` is an HTTP check                    | by settings    |
+|          | the first process without a role that answers HTTP, and is not Vite   | at run time    |
+|          | `UNDECIDED`, as above                                                 |                |
+|          | none                                                                  |                |
+
+What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. "First" is the order of
+the Procfile. What was found at run time stays (`Facts.settled`), whatever shows up later. A process that was
+`Seen.SILENT` may still answer: then it is found late.
+
+Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
+the plan): it asks each new socket of their process trees once, but never one that a program of `NOT_HTTP`
+holds (MySQL locks out clients that talk nonsense, Redis logs an attack). It is the socket that answers: one
+process may hold Vite's and others, and is `Seen.VITE` then, at the URL of that socket.
+
+Not here: asking sockets, reading commands, what the proxy does while an upstream is undecided.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role, base_name
+from orchestra.config.select import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestra.config.plan import Plan, UpstreamPlan
+    from orchestra.config.toml import SettingsFile
+
+__all__ = [
+    "NOT_HTTP",
+    "SILENT_AFTER",
+    "Facts",
+    "ProcessFacts",
+    "Roles",
+    "Seen",
+    "decide",
+    "facts_of",
+    "given",
+]
+
+# Names of processes that are the backend, in the order of preference.
+BACKEND_NAMES = ("backend", "api", "web", "server", "app")
+# Programs whose sockets are not asked.
+NOT_HTTP = frozenset(
+    {
+        "beanstalkd",
+        "mariadbd",
+        "memcached",
+        "mongod",
+        "mosquitto",
+        "mysqld",
+        "mysqld_safe",
+        "nats-server",
+        "postgres",
+        "rabbitmq-server",
+        "redis-server",
+        "valkey-server",
+    }
+)
+# Seconds that a process may run without a listening socket before it is taken for none that will have one.
+SILENT_AFTER = 5.0
+
+Given: TypeAlias = FromProcess | AtUrl | Literal[False] | None
+
+
+class Seen(Enum):
+    """What the sockets of a process have shown so far."""
+
+    NOTHING = "nothing"  # it is not started, starts, or has not answered yet
+    HTTP = "http"  # a socket has answered HTTP, and it is not Vite
+    VITE = "vite"  # a socket has answered /@vite/client (below its base) with JavaScript
+    SILENT = "silent"  # it has ended, has run `SILENT_AFTER` without a listening socket, or speaks no HTTP
+
+
+class ProcessFacts(Struct, frozen=True, kw_only=True):
+    """What is known of one process.
+
+    Attributes:
+        name: As in the Procfile.
+        instances: What its instances are called, if there are several.
+        runs_vite: How its command runs Vite, for people; empty: it does not, as far as reading it tells.
+        serves: What of its command is a known server; empty: nothing.
+        checks_http: Whether its ``ready`` is an HTTP check.
+        may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
+            to complete, and does not run a program of `NOT_HTTP`.
+        seen: What its sockets have shown.
+    """
+
+    name: str
+    instances: tuple[str, ...] = ()
+    runs_vite: str = ""
+    serves: str = ""
+    checks_http: bool = False
+    may_be_asked: bool = True
+    seen: Seen = Seen.NOTHING
+
+    @property
+    def upstream(self) -> FromProcess:
+        """The upstream that this process is, if it is one."""
+        return FromProcess(name=self.name, instances=self.instances)
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """All that the decision depends on.
+
+    Attributes:
+        processes: Those of the run, in the order of the Procfile.
+        frontend: What the settings say: an upstream, ``False`` for none, ``None`` for nothing.
+        backend: Likewise.
+    """
+
+    processes: tuple[ProcessFacts, ...]
+    frontend: Given = None
+    backend: Given = None
+
+    def with_seen(self, process: str, seen: Seen) -> Facts:
+        """Give the facts in which `process` (or the instance of that name) has shown `seen`."""
+        changed = (replace(p, seen=seen) if p.name == base_name(process) else p for p in self.processes)
+        return replace(self, processes=tuple(changed))
+
+    def settled(self, roles: Roles) -> Facts:
+        """Give the facts in which upstreams that have been found stay what they are."""
+        found: dict[str, Given] = {}
+        if isinstance(roles.frontend, FromProcess):
+            found["frontend"] = roles.frontend
+        if isinstance(roles.backend, FromProcess):
+            found["backend"] = roles.backend
+        return replace(self, **found)
+
+
+class Roles(Struct, frozen=True, kw_only=True):
+    """The decision.
+
+    Attributes:
+        frontend: The upstream.
+        frontend_reason: Why that one, for people.
+        backend: The upstream.
+        backend_reason: Why that one, for people.
+        to_ask: Names of the processes whose sockets may still show something that matters.
+    """
+
+    frontend: UpstreamPlan = None
+    frontend_reason: str = ""
+    backend: UpstreamPlan = None
+    backend_reason: str = ""
+    to_ask: tuple[str, ...] = ()
+
+    def of(self, process: str) -> Role:
+        """Give the role of the process of that name."""
+        if isinstance(self.frontend, FromProcess) and self.frontend.name == process:
+            return Role.FRONTEND
+        if isinstance(self.backend, FromProcess) and self.backend.name == process:
+            return Role.BACKEND
+        return Role.UNDECIDED if process in self.to_ask else Role.OTHER
+
+
+def decide(facts: Facts) -> Roles:
+    """Decide both upstreams, see the table above."""
+    frontend: UpstreamPlan
+    backend: UpstreamPlan
+    frontend, frontend_reason = known_frontend = _frontend_before_start(facts)
+    backend, backend_reason = _backend_before_start(facts, known_frontend[0])
+    taken = {each.name for each in (frontend, backend) if isinstance(each, FromProcess)}
+    left = [
+        each
+        for each in facts.processes
+        if each.name not in taken and not each.runs_vite and each.may_be_asked
+    ]
+    is_open = any(each.seen is Seen.NOTHING for each in left)
+    wants_frontend = frontend is None and facts.frontend is None
+    wants_backend = backend is None and facts.backend is None
+    if wants_frontend:
+        found = [each for each in left if each.seen is Seen.VITE]
+        frontend = found[0].upstream if found else UNDECIDED if is_open else None
+        frontend_reason = _and_others("it answers /@vite/client", found)
+        if frontend is UNDECIDED:
+            frontend_reason = "the first that answers /@vite/client"
+    if wants_backend:
+        found = [each for each in left if each.seen is Seen.HTTP]
+        backend = found[0].upstream if found else UNDECIDED if is_open else None
+        backend_reason = _and_others("it answers HTTP", found)
+        if backend is UNDECIDED:
+            backend_reason = "the first that answers HTTP"
+    to_ask = left if wants_frontend or wants_backend else []
+    return Roles(
+        frontend=frontend,
+        frontend_reason=frontend_reason,
+        backend=backend,
+        backend_reason=backend_reason,
+        to_ask=tuple(each.name for each in to_ask if each.upstream not in (frontend, backend)),
+    )
+
+
+def facts_of(plan: Plan) -> Facts:
+    """Give the facts that a run begins with: what the plan has decided, and nothing seen yet."""
+    names: dict[str, list[str]] = {}
+    for each in plan.processes:
+        names.setdefault(base_name(each.name), []).append(each.name)
+    undecided = {base_name(each.name) for each in plan.processes if each.role is Role.UNDECIDED}
+    processes = [
+        ProcessFacts(
+            name=name,
+            instances=tuple(instances) if instances != [name] else (),
+            may_be_asked=name in undecided,
+        )
+        for name, instances in names.items()
+    ]
+    upstreams = (None, None) if plan.proxy is None else (plan.proxy.frontend, plan.proxy.backend)
+    frontend, backend = map(_given_by_plan, upstreams)
+    return Facts(processes=tuple(processes), frontend=frontend, backend=backend)
+
+
+def _given_by_plan(upstream: UpstreamPlan) -> Given:
+    return None if upstream is UNDECIDED else upstream or False
+
+
+def given(key: str, value: str | Literal[False] | None, names: Sequence[str], file: SettingsFile) -> Given:
+    """Read what ``proxy.backend`` or ``proxy.frontend`` says.
+
+    Raises:
+        ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
+    """
+    if value is None or value is False:
+        return value
+    keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
+    if "://" not in value:
+        if value not in names:
+            raise file.error(keys, f"there is no process {value}", hint=did_you_mean(value, names))
+        return FromProcess(name=value)
+    try:
+        url = urlsplit(value)
+        port = url.port or 80
+    except ValueError as exc:
+        raise file.error(keys, f"{value!r} is not a URL", hint=hint) from exc
+    if url.scheme != "http":
+        raise file.error(keys, f"an upstream cannot be asked by {url.scheme}, only by http", hint=hint)
+    if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
+        raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
+    return AtUrl(host=url.hostname, port=port)
+
+
+def _frontend_before_start(facts: Facts) -> tuple[FromProcess | AtUrl | None, str]:
+    if facts.frontend is not None:
+        return _as_given(facts.frontend, facts), "set by proxy.frontend"
+    found = [each for each in facts.processes if each.runs_vite and not _is(facts.backend, each)]
+    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (None, "")
+
+
+def _backend_before_start(
+    facts: Facts, frontend: FromProcess | AtUrl | None
+) -> tuple[FromProcess | AtUrl | None, str]:
+    if facts.backend is not None:
+        return _as_given(facts.backend, facts), "set by proxy.backend"
+    others = [each for each in facts.processes if not each.runs_vite and not _is(frontend, each)]
+    for wanted in BACKEND_NAMES:
+        for each in others:
+            if each.name.lower() == wanted:
+                return each.upstream, f"it is called {each.name}"
+    for each in others:
+        if each.serves:
+            return each.upstream, f"`{each.serves}` is a server"
+    for each in others:
+        if each.checks_http:
+            return each.upstream, "its readiness is an HTTP check"
+    return None, ""
+
+
+def _is(upstream: Given, process: ProcessFacts) -> bool:
+    return isinstance(upstream, FromProcess) and upstream.name == process.name
+
+
+def _as_given(upstream: Given, facts: Facts) -> FromProcess | AtUrl | None:
+    """An upstream of the settings; none if that process is not part of the run."""
+    if isinstance(upstream, AtUrl):
+        return upstream
+    return next((each.upstream for each in facts.processes if _is(upstream, each)), None)
+
+
+def _and_others(reason: str, found: Sequence[ProcessFacts]) -> str:
+    if not found:
+        return ""
+    others = ", ".join(each.name for each in found[1:])
+    return f"{reason} (so does {others})" if others else reason
