@@ -14,11 +14,11 @@ Not here: which settings there are (`schema`), what follows from them (`load`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from orchestra.config.files import read_text
 from orchestra.config.plan import Note
@@ -45,8 +45,7 @@ SHARED_FILE = "pyproject.toml"
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingsFile:
+class SettingsFile(Struct, frozen=True, kw_only=True):
     """Settings, and where they stand.
 
     Attributes:
@@ -119,8 +118,7 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
     return SettingsFile(settings=settings, path=path, above=above, text=text, notes=notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(Struct, frozen=True):
     """Decodes the tables of one file, and reports what does not fit."""
 
     path: Path
