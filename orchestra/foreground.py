@@ -11,6 +11,7 @@ Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError
+from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 # Where a terminal has no size.
 _USUAL_SIZE = (80, 24)
+# How many files we want to be able to open, most to least: thousands of streams; and what macOS
+# allows at least (OPEN_MAX in its setrlimit(2)).
+_WANTED_FILES = (65_536, 10_240)
 
 
 def run(plan: Plan) -> int:
@@ -54,10 +59,11 @@ def run(plan: Plan) -> int:
         OrchestraError: Standard output cannot be written to.
     """
     mode = _output_mode(plan)
-    return trio.run(_run, _with_colours(plan, mode), mode)
+    runtime = Runtime(soft_nofile=_raise_file_limit())
+    return trio.run(_run, _with_colours(plan, mode), mode, runtime)
 
 
-async def _run(plan: Plan, mode: str) -> int:
+async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
     heeded = _heeded_signals()
     # trio wants at least one signal to wait for; there may be none left.
     with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
@@ -67,18 +73,18 @@ async def _run(plan: Plan, mode: str) -> int:
 
                 nursery.start_soon(reap_orphans)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            supervisor = await run_it(plan, signals)
+            supervisor = await run_it(plan, signals, runtime)
             nursery.cancel_scope.cancel()
     return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> Supervisor:
+async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runtime) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import SUSPEND, Screen, farewell  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
-    supervisor = Supervisor(plan, window=window, is_kept_open=True)
+    supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
     supervisor.subscribe(model.apply, *model.kinds)
     async with trio.open_nursery() as nursery:
         keys = {
@@ -98,13 +104,15 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> Supervisor:
     return supervisor
 
 
-async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -> Supervisor:
+async def _run_printing(
+    plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
+) -> Supervisor:
     from orchestra.dashboard.writer import Writer  # noqa: PLC0415
 
     writer = Writer()
     printer = _printer(writer, plan, mode)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = Supervisor(plan, sinks=[printer.write_line], window=window)
+    supervisor = Supervisor(plan, sinks=[printer.write_line], window=window, runtime=runtime)
     supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, supervisor)
@@ -209,6 +217,19 @@ def _is_in_foreground() -> bool:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:  # no terminal any more: SIGHUP says what follows from that
         return False
+
+
+def _raise_file_limit() -> int | None:
+    """Allow ourselves as many open files as we may; return how many children are to have, if that differs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in _WANTED_FILES:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or most <= soft:
+            return None
+        with suppress(OSError, ValueError):  # the system may allow less than the hard limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return soft
+    return None
 
 
 def _heeded_signals() -> list[signal.Signals]:

@@ -27,20 +27,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "MAX_HEAD",
-    "BadMessage",
-    "HeadReader",
-    "Headers",
-    "RequestHead",
-    "ResponseHead",
-    "end_of_head",
-    "is_obviously_no_request",
-    "judge_request",
-    "judge_response",
-    "judge_trailer",
-    "tokens",
-]
+__all__ = ["MAX_HEAD", "BadMessage", "HeadReader", "RequestHead", "ResponseHead"]
 
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
 

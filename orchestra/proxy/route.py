@@ -33,30 +33,7 @@ if TYPE_CHECKING:
     from orchestra.events import StreamKind
     from orchestra.proxy.head import RequestHead
 
-__all__ = [
-    "KEPT_404",
-    "OWN_PREFIX",
-    "RESET",
-    "SAY_OWN",
-    "WAIT",
-    "Answer",
-    "Ask",
-    "Availability",
-    "Fail",
-    "Kept",
-    "Memo",
-    "Route",
-    "Router",
-    "Side",
-    "Step",
-    "Unavailable",
-    "WebSocketRoute",
-    "availability",
-    "is_asset",
-    "is_for_a_window",
-    "is_navigation",
-    "is_websocket",
-]
+__all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
 
 Side: TypeAlias = Literal["backend", "frontend"]
 

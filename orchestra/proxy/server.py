@@ -28,11 +28,12 @@ import trio
 from orchestra.events import State, StateChanged
 from orchestra.proxy import answers
 from orchestra.proxy.connection import ClientConnection, ClientGone
-from orchestra.proxy.exchange import Exchange, Shared
+from orchestra.proxy.exchange import Exchange
 from orchestra.proxy.forward import Peer, forwarded_response
 from orchestra.proxy.gate import Gate
 from orchestra.proxy.head import BadMessage, HeadReader
 from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS, Upstream
+from orchestra.proxy.shared import Shared
 from orchestra.proxy.transport import Hangups, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
