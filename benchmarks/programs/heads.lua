@@ -1,5 +1,6 @@
--- What wrk sends: the same request again and again, with a plain head or a browser's (14 lines, the Referer of
--- each request differs). It prints one line of JSON in the end.  Usage: wrk -s heads.lua URL -- plain|browser
+-- What wrk sends: the same request again and again, with a plain head or a browser's: 14 lines, and as Referer one
+-- of 1,000 modules after the other. It prints one line of JSON in the end.
+-- Usage: wrk -s heads.lua URL -- plain|browser
 
 local before, after, count = "", "", 0
 local is_browser = false
@@ -25,14 +26,14 @@ function init(args)
   before = "GET " .. wrk.path .. " HTTP/1.1\r\nHost: " .. host .. "\r\n"
   after = "\r\n"
   if is_browser then
-    before = before .. table.concat(BROWSER, "\r\n") .. "\r\nReferer: http://" .. host .. "/items/"
-    after = "\r\n\r\n"
+    before = before .. table.concat(BROWSER, "\r\n") .. "\r\nReferer: http://" .. host .. "/src/module-"
+    after = ".js\r\n\r\n"
   end
 end
 
 function request()
   if not is_browser then return before .. after end
-  count = count + 1
+  count = (count + 1) % 1000
   return before .. count .. after
 end
 
