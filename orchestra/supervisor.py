@@ -24,12 +24,13 @@ import trio
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import AtUrl, FromProcess, Role
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
 from orchestra.errors import StartError
 from orchestra.events import Bus, RunEnded, RunStarted, State
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
 from orchestra.supervision.lifecycle import culprit, run_exit_code
+from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
 from orchestra.supervision.symptoms import IN_USE
 from orchestra.supervision.workers import Workers
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from orchestra.events import Event, Observer, StateChanged
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
+    from orchestra.supervision.roles import Side
     from orchestra.supervision.worker import Worker
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
@@ -157,6 +159,9 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._shared = Run(runtime, self._bus, sinks=sinks, window=window, before_stop=self._before_stop)
         self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open, on_change=self._look_at_change)
+        if plan.proxy is not None and UNDECIDED in (plan.proxy.backend, plan.proxy.frontend):
+            workers = self._workers.by_name.values()
+            self._shared.roles = RunTimeRoles(plan, workers, self._tell_upstream)
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -388,6 +393,10 @@ class Supervisor:
             self._bus.notice("plan", _upstreams_in_words(plan.proxy), level="info")
         for note in plan.notes:
             self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+
+    def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
+        if self._proxy is not None:
+            self._proxy.decide(side, upstream, reason=reason)
 
     async def _before_stop(self, process: str) -> None:
         if self._proxy is not None:

@@ -135,6 +135,12 @@ class Handover:
         self._draining.discard(scope)
         old.stop()
 
+    def change_plan(self, plan: ProcessPlan) -> None:
+        """Run the children by another plan of the process, those that live included."""
+        self._plan = plan
+        for attempt in self._living:
+            attempt.plan = plan
+
     def stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""
         if self._successor is not None:

@@ -13,11 +13,13 @@ Not here: which order follows from which fact (`lifecycle`), processes that do n
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, assert_never
 
 import trio
 from msgspec import structs
 
+from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.attempt import Stuck
@@ -137,6 +139,14 @@ class Worker:
             )
             if fact != Blocked(self.life.reason, self.life.is_blocked):
                 self.tell(fact)
+
+    def take_role(self, role: Role) -> None:
+        """Give the process the role that it was found to have; without one, it has no readiness."""
+        plan = structs.replace(self.life.plan, role=role)
+        if role is Role.OTHER:
+            plan = structs.replace(plan, ready=None)
+        self.life = dataclasses.replace(self.life, plan=plan)
+        self._handover.change_plan(plan)
 
     # --- Facts, and what follows from them ---
 

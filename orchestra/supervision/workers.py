@@ -15,6 +15,7 @@ import trio
 
 from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.plan import Condition
+from orchestra.config.roles import Seen
 from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError
 from orchestra.events import State
@@ -148,6 +149,8 @@ class Workers:
             if life.state in (State.COMPLETED, State.FAILED):
                 self._ended[name] = life
         self._on_change(worker.newest)
+        if self._run.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
+            self._run.roles.see(name, Seen.SILENT)
         if life.is_settled:
             self._active.discard(name)
             self._end_if_over()
