@@ -173,6 +173,7 @@ class Worker:
                 nursery.start_soon(self._install, self._join_installation(), self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
+                self._handover.prepare()
                 nursery.start_soon(self._run_child)
             case Order.HAND_OVER:
                 self._handover.begin()
