@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,8 +223,8 @@ def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple
 
 
 def test_back_off_has_a_limit_however_often_it_fails() -> None:
-    life = dataclasses.replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
-    life, _ = step(dataclasses.replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
+    life = replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
+    life, _ = step(replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
     assert life.back_off == 10
 
 

@@ -17,10 +17,12 @@ import itertools
 import json
 import re
 import shlex
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestra.config.files import is_file, is_folder
 from orchestra.config.plan import Install
@@ -203,8 +205,7 @@ _DONE = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.
 _Json: TypeAlias = "Mapping[str, object]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """What a command is going to do, as far as reading it tells.
 
     Attributes:
@@ -232,8 +233,7 @@ class Reading:
     fault: ConfigError | None = None
 
 
-@dataclass(slots=True)
-class _Shell:
+class _Shell(Struct):
     """What is known at a point of a command.
 
     Attributes:
@@ -254,8 +254,7 @@ class _Shell:
         return replace(self, cwd=cwd, depth=self.depth + 1, is_script=self.is_script or is_script)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """What has been found so far; shared by all shells of one reading."""
 
     vite: Path | None = None

@@ -18,9 +18,11 @@ Not here: time, tasks, signals; `now` is an argument, in seconds.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestra.config.plan import Condition, Restart, Role, base_name
 from orchestra.events import State
@@ -81,13 +83,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DependenciesMet:
+class DependenciesMet(Struct, frozen=True):
     """All dependencies are as far as they have to be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(Struct, frozen=True):
     """A dependency is not as far as it has to be.
 
     Attributes:
@@ -99,85 +99,72 @@ class Blocked:
     for_good: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(Struct, frozen=True):
     """The installation of packages has ended; with what went wrong, if anything did."""
 
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(Struct, frozen=True):
     """There is a child."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
+class SpawnFailed(Struct, frozen=True):
     """The system refused to start a child."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """All checks of its readiness have passed, or have passed again."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoAnswer(Struct, frozen=True):
     """A ready child does not answer any more; with what is missing, in words."""
 
     missing: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reloading:
+class Reloading(Struct, frozen=True):
     """The server reloads itself; with the log line that announced it, or what was noticed."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Struct, frozen=True):
     """The child lives, and is not going to be ready before its program is repaired; with the reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOver:
+class TakenOver(Struct, frozen=True):
     """Another child has taken over, and is ready; after how many seconds."""
 
     ready_after: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The child has ended, and nothing is left of its group; with the line of output that explains it."""
 
     exit: Exit
     explanation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BackOffEnded:
+class BackOffEnded(Struct, frozen=True):
     """The wait before a restart is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Struct, frozen=True):
     """The process is to end; with the reason, if it is worth a word."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StartRequested:
+class StartRequested(Struct, frozen=True):
     """The process is to be started again, if it has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestartRequested:
+class RestartRequested(Struct, frozen=True):
     """A new child is to be started, whatever the old one does."""
 
 
@@ -210,8 +197,7 @@ class Order(Enum):
     STOP = "stop"  # whatever is in progress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Life(Struct, frozen=True, kw_only=True):
     """Everything that is known about the life of a process so far.
 
     Attributes:
