@@ -99,6 +99,8 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
 
 def programs(leader: int, port: int) -> frozenset[str]:
     """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks."""
+    import psutil  # noqa: PLC0415
+
     found = set()
     for entry in servers(leader, port):
         with contextlib.suppress(psutil.Error, OSError):

@@ -245,7 +245,7 @@ class Attempt:
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found = await self._identify(leader)
-            if self.plan.role is Role.OTHER:
+            if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:
                 await readiness.wait(leader, self._run.scanner)

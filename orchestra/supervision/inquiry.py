@@ -77,13 +77,13 @@ async def ask_sockets(
         while is_open():
             found = sockets.in_order_of_preference(await newest_sockets(), port)
             for each in found:
-                if asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                if is_open() and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
                     is_known = NOT_HTTP & await run.runtime.programs(leader, each.port)
                     ask = run.runtime.identify
                     asked[each] = Seen.SILENT if is_known else await ask(each, may_be_vite=may_be_vite())
             now = trio.current_time()
             for seen in (Seen.VITE, Seen.HTTP):
-                answering = next((each for each in found if asked[each] is seen), None)
+                answering = next((each for each in found if asked.get(each) is seen), None)
                 if answering is None:
                     continue
                 first_answer = first_answer or now

@@ -13,7 +13,6 @@ Not here: which order follows from which fact (`lifecycle`), processes that do n
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -145,7 +144,7 @@ class Worker:
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER:
             plan = structs.replace(plan, ready=None)
-        self.life = dataclasses.replace(self.life, plan=plan)
+        self.life = structs.replace(self.life, plan=plan)
         self._handover.change_plan(plan)
 
     # --- Facts, and what follows from them ---
@@ -230,16 +229,12 @@ class Worker:
 
     def _learn(self, fact: Fact | Stuck) -> None:
         """Take account of what the current child reports."""
-        if isinstance(fact, Stuck):
-            self._restart_stuck()
-            return
-        self.tell(fact)
-        if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
-            self.restart()
-
-    def _restart_stuck(self) -> None:
         attempt = self._handover.current
-        if attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
+        if not isinstance(fact, Stuck):
+            self.tell(fact)
+            if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
+                self.restart()
+        elif attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
             text = "its own reload does not end, or has not brought up a new server: it is restarted"
             self._run.bus.notice("reload-stuck", text, process=self.life.plan.name)
             self.restart()
