@@ -254,7 +254,12 @@ class UpstreamConnection:
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
-        buffer = self._buffer or await self._receive_head()
+        try:
+            buffer = self._buffer or await self.transport.receive_some(HEAD_SIZE)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+        if not buffer:
+            raise self._gone()
         self._has_begun = True
         end = buffer.find(_END) + 4
         if not 4 <= end <= MAX_HEAD:
@@ -282,16 +287,13 @@ class UpstreamConnection:
             if end >= 0:
                 return end
             searched = len(self._buffer)
-            self._buffer += await self._receive_head()
-
-    async def _receive_head(self) -> bytes:
-        try:
-            data = await self.transport.receive_some(HEAD_SIZE)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if not data:
-            raise self._gone()
-        return data
+            try:
+                data = await self.transport.receive_some(HEAD_SIZE)
+            except _BROKEN as exc:
+                raise self._gone() from exc
+            if not data:
+                raise self._gone()
+            self._buffer += data
 
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.
