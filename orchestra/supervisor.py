@@ -24,7 +24,7 @@ from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
-from orchestra.events import Bus, RunEnded, RunStarted, State
+from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
 from orchestra.supervision.lifecycle import culprit, run_result
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer, StateChanged
+    from orchestra.events import Event, Observer
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import Side
@@ -324,7 +324,7 @@ class Supervisor:
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
                 self._proxy = Proxy(plan, listeners, bus=self._bus)
-                self._bus.subscribe(self._proxy.observe)
+                self._bus.subscribe(self._proxy.observe, StateChanged, OutputLine)
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)

@@ -1187,7 +1187,7 @@ def test_a_memo_is_bounded() -> None:
 
 
 async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(ready=("vite",), backend=UNDECIDED) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.RUNNING)
         client = on.client()
         for _ in range(2):
@@ -1222,7 +1222,7 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
 async def test_without_any_backend_nobody_takes_vites_page_for_data(
     request_: bytes, from_vite: bytes, status: bytes, who: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with stage(ready=("vite",), backend=UNDECIDED) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.COMPLETED)
         on.proxy.decide("backend", None, reason="none of worker answers HTTP")
         client = on.client()
@@ -1239,7 +1239,7 @@ async def test_without_any_backend_nobody_takes_vites_page_for_data(
 async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with stage(ready=("vite",), backend=UNDECIDED) as on:
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("api",)) as on:
         on.reports("api", State.RUNNING)
         client = on.client()
         await client.says(get(b"/api/notes"))
@@ -1255,7 +1255,7 @@ async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
 async def test_while_it_is_not_known_what_the_frontend_is_a_404_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with stage(ready=("api",), frontend=UNDECIDED) as on:
+    async with stage(ready=("api",), frontend=UNDECIDED, candidates=("web",)) as on:
         client = on.client()
         await client.says(get(b"/x", NAVIGATES))
         backend = await on.backend()

@@ -137,6 +137,7 @@ class Gate:
     def __init__(self, side: Side, upstream: UpstreamPlan, *, bus: Bus) -> None:
         self.side: Side = side
         self._bus = bus
+        self._is_open = upstream is UNDECIDED
         self._waiting = 0
         self._waiting_bytes = 0
         self._lives: dict[str, _Life] = {}
@@ -167,13 +168,13 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if it has not been found before.
+        """Take note of what the upstream is, if the plan has left that open; what was found stays.
 
         Args:
             upstream: What it is; ``None``: there is no such upstream.
             reason: Why, for people.
         """
-        if self._fixed is not None or self._members:
+        if not self._is_open or self._members:
             return
         hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
         if upstream is None:
