@@ -48,6 +48,8 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # Where `node --inspect` listens: it answers HTTP, but it is no web server.
 _DEBUGGER_PORTS = frozenset({9229})
+# The machine does not have the address, or not even its family.
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Listening(Struct, frozen=True):
@@ -163,16 +165,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
         if host == "127.0.0.1":
             port = listeners[0].getsockname()[1]
             host = "::1"
-            with contextlib.suppress(_NoSuchAddressError):
-                listeners.append(_listen(host, port))
-    except _NoSuchAddressError as exc:
-        _close(listeners)
-        raise ConfigError(
-            f"cannot listen on {host}: it is no address of this machine",
-            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
-        ) from exc
+            listeners.append(_listen(host, port))
     except OSError as exc:
-        _close(listeners)
+        if exc.errno in _NO_SUCH_ADDRESS and listeners:
+            return listeners
+        for listener in listeners:
+            listener.close()
         raise _cannot_listen(host, port, exc) from exc
     return listeners
 
@@ -217,16 +215,9 @@ class SocketScanner:
             del self._found[leader]
 
 
-class _NoSuchAddressError(Exception):
-    """This machine does not have the address or not even its family."""
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as exc:
-        raise _NoSuchAddressError from exc
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -236,10 +227,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(1024)
         listener.setblocking(False)
-    except OSError as exc:
+    except OSError:
         listener.close()
-        if exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            raise _NoSuchAddressError from exc
         raise
     return listener
 
@@ -254,6 +243,11 @@ def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
 
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if exc.errno in _NO_SUCH_ADDRESS:
+        return ConfigError(
+            f"cannot listen on {host}: it is no address of this machine",
+            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
+        )
     if exc.errno == errno.EADDRINUSE:
         by = holder(port)
         return ConfigError(
@@ -270,11 +264,6 @@ def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
 
 def _next_free(port: int) -> int:
     return next((other for other in range(port, min(port + 100, 65535)) if is_free(other)), 0)
-
-
-def _close(listeners: Collection[socket.socket]) -> None:
-    for listener in listeners:
-        listener.close()
 
 
 def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
