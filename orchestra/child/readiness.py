@@ -155,25 +155,25 @@ class Readiness:
         del self.missing[check]
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
-        async with scanner.looking_at(leader) as newest_sockets:
-            while True:
-                found = sockets.in_order_of_preference(await newest_sockets(), self._port)
-                for socket in found:
-                    missing = ""
-                    if isinstance(check, HttpCheck):
-                        self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
-                        missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
-                    if not missing:
-                        self.listening = socket
+        newest_sockets = scanner.looking_at(leader)
+        while True:
+            found = sockets.in_order_of_preference(await newest_sockets(), self._port)
+            for socket in found:
+                missing = ""
+                if isinstance(check, HttpCheck):
+                    self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
+                    missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
+                if not missing:
+                    self.listening = socket
+                    return
+                self.missing[check] = missing
+            # A container's socket is not seen, nor another user's: they are asked at its own port. Only
+            # for a check that was written down, because another program's server may answer there.
+            if not found and self._port is not None and check != _IMPLIED:
+                for host in sockets.LOOPBACK:
+                    if not await self._ask(check, unseen := Listening(host, self._port)):
+                        self.listening = unseen
                         return
-                    self.missing[check] = missing
-                # A container's socket is not seen, nor another user's: they are asked at its own port. Only
-                # for a check that was written down, because another program's server may answer there.
-                if not found and self._port is not None and check != _IMPLIED:
-                    for host in sockets.LOOPBACK:
-                        if not await self._ask(check, unseen := Listening(host, self._port)):
-                            self.listening = unseen
-                            return
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE

@@ -15,18 +15,18 @@ import errno
 import os
 import socket
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct
 
 from orchestra.child import table
+from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 
 __all__ = [
     "LOOPBACK",
@@ -69,12 +69,8 @@ class Listening(Struct, frozen=True):
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
-    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds.
-
-    Raises:
-        OSError: The process table cannot be read.
-    """
-    entries = list(table.take())
+    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
+    entries = _entries()
     return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
 
@@ -84,10 +80,7 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
     milliseconds; nothing is found if the process table cannot be read.
     """
-    try:
-        entries = list(table.take())
-    except OSError:
-        return frozenset()
+    entries = _entries()
     tree = table.tree(entries, leader)
     holders = {
         entry
@@ -176,43 +169,22 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 class SocketScanner:
-    """Looks for listening sockets while any process needs to know its own, once for all of them."""
+    """Looks for the listening sockets of process trees, once for all that want to know theirs."""
 
     def __init__(self) -> None:
-        self._found: dict[int, frozenset[Listening]] = {}
-        self._joined = trio.Event()
-        self._scanned = trio.Event()
+        self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
 
-    async def run(self) -> None:
-        """Scan whenever it is wanted, until cancelled."""
-        while True:
-            await self._joined.wait()
-            self._joined = trio.Event()
-            pause = _FIRST_PAUSE
-            while self._found and not self._joined.is_set():
-                with contextlib.suppress(OSError):  # not known: as before
-                    newest = await trio.to_thread.run_sync(scan, tuple(self._found))
-                    self._found.update((each, newest[each]) for each in self._found if each in newest)
-                self._scanned.set()
-                self._scanned = trio.Event()
-                with trio.move_on_after(pause):
-                    await self._joined.wait()
-                pause = min(pause * 1.2, _LONGEST_PAUSE)
-
-    @asynccontextmanager
-    async def looking_at(self, leader: int) -> AsyncIterator[Callable[[], Awaitable[frozenset[Listening]]]]:
-        """Have the process tree of `leader` scanned; what is given waits for the next scan's result."""
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
+        """Give what looks for the sockets of a tree when it is awaited: often at first, then less so."""
+        pause = 0.0
 
         async def newest() -> frozenset[Listening]:
-            await self._scanned.wait()
-            return self._found[leader]
+            nonlocal pause
+            await trio.sleep(pause)
+            pause = min(max(pause * 1.2, _FIRST_PAUSE), _LONGEST_PAUSE)
+            return await self._scan.ask(leader) or frozenset()
 
-        self._found[leader] = frozenset()
-        self._joined.set()
-        try:
-            yield newest
-        finally:
-            del self._found[leader]
+        return newest
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -264,6 +236,12 @@ def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
 
 def _next_free(port: int) -> int:
     return next((other for other in range(port, min(port + 100, 65535)) if is_free(other)), 0)
+
+
+def _entries() -> list[table.Entry]:
+    with contextlib.suppress(OSError):
+        return list(table.take())
+    return []
 
 
 def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
