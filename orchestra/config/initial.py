@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestra.config import discover
+from orchestra.config import command as commands, packages
 from orchestra.config.files import is_file, is_folder
 from orchestra.config.procfile import Entry, is_name
 
@@ -152,14 +152,14 @@ def _in_folder(folder: Path, root: Path, command: str) -> str:
 def _frontends(root: Path) -> list[Found]:
     found = []
     for folder in _folders(root):
-        package = discover.package_json(folder)
-        manager = discover.manager_of(folder, root)
+        package = packages.package_json(folder)
+        manager = packages.manager_of(folder, root)
         scripts = package.get("scripts")
         names = [name for name in scripts if isinstance(name, str)] if isinstance(scripts, dict) else []
         usual = [name for name in ("dev", "start", "serve") if name in names]
         for name in dict.fromkeys([*usual, *names]):
             command = f"{manager} run {name}"
-            if is_name(name) and discover.read(command, cwd=folder, root=root).runs_vite:
+            if is_name(name) and commands.read(command, cwd=folder, root=root).why:
                 where = _within(folder, root)
                 why = f"`{command}`{f' in {where}' if where else ''} runs vite"
                 found.append(Found(Entry("vite", _in_folder(folder, root, command), 0), why))

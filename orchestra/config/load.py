@@ -1,7 +1,7 @@
 """Everything that a user wrote, put together: Procfile, ``.env`` files, settings and options -> a `Plan`.
 
 The order is that of the reader: first the Procfile and the settings are read, then processes are chosen
-(`select`), then each one gets its port (`addresses`), its environment and its reading (`discover`), and
+(`select`), then each one gets its port (`addresses`), its environment and its reading (`command`), and
 last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
 process has the same one whichever others run.
 
@@ -25,9 +25,10 @@ from msgspec.structs import replace
 
 from orchestra.config import (
     addresses,
-    discover,
+    command,
     dotenv,
     environment,
+    packages,
     procfile as procfiles,
     roles,
     select,
@@ -241,7 +242,9 @@ class _Reader:
         self.installs = {}
         for each in self.chosen:
             reading = self.readings[each.name]
-            install = discover.plan_install(reading, root=self.root) if self.settings.run.install else None
+            install = None
+            if reading.manager and self.settings.run.install:
+                install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
             self.installs[each.name] = install
             # What is not sure of the command is not sure of its installation: PATH may change before it.
             manager = (install.manager,) if install is not None and reading.needs else ()
@@ -250,12 +253,12 @@ class _Reader:
             for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
                 self.problems.warn(warning)
 
-    def _read(self, process: Written) -> discover.Reading:
+    def _read(self, process: Written) -> command.Reading:
         if not is_folder(process.cwd):
             keys, text = ("process", process.name, "cwd"), f"there is no folder {process.cwd}"
             self.problems.add(self.file.error(keys, text, hint="Create it, or correct cwd."))
-            return discover.Reading(runs_vite=False, folder=process.cwd)
-        reading = discover.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
+            return command.Reading(folder=process.cwd)
+        reading = command.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
         if reading.fault is not None:
             self.problems.add(reading.fault)
         return reading
@@ -376,7 +379,7 @@ class _Reader:
             problems=self.problems,
         )
         # Vite does not ask for PORT.
-        self.notes[:0] = [Note(text) for name, text in moved if not self.readings[name].runs_vite]
+        self.notes[:0] = [Note(text) for name, text in moved if not self.readings[name].why]
         return ports
 
     def plan_process(self, process: Written, name: str, role: Role, ports: Mapping[str, int]) -> ProcessPlan:
@@ -446,7 +449,7 @@ def split_arguments(
     return None, tuple(args)
 
 
-def _check(process: Written, reading: discover.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
+def _check(process: Written, reading: command.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
     """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
     if reading.missing is not None:
         hint = "Create it, or correct the command."
@@ -462,7 +465,7 @@ def _check(process: Written, reading: discover.Reading, needs: Sequence[str], en
 
 
 def _missing(
-    process: Written, reading: discover.Reading, env: Mapping[str, str], *, is_installed: bool
+    process: Written, reading: command.Reading, env: Mapping[str, str], *, is_installed: bool
 ) -> Iterator[ConfigError]:
     """Say what a command is going to fail by, unless something puts it there in time: a program."""
     try:
