@@ -306,10 +306,10 @@ class _Walk:
         end = args.index("--") if "--" in args else len(args)
         options, words = _split(args[:end])
         extra = args[end + 1 :]
-        self.uses(manager, cwd)
         if words[:1] == ["workspace"] and len(words) > 2:
             options, words = [*options, ("--workspace", words[1])], words[2:]
         cwd = self.of_options(options, cwd)
+        self.uses(manager, cwd)
         # Options of the manager may stand behind what it runs: for Vite, they are as good as its own.
         match words:
             case [("run" | "run-script"), name, *rest]:
