@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import autobahn, limits, page, rates, restarts, results, runners, soak, transfer
 from benchmarks.harness import Failed, Options
+from benchmarks.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,11 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    peers = set(filter(None, given.peers.split(",")))
+    if unknown := peers - set(PEERS):
+        parser.error(f"there is no peer {', '.join(sorted(unknown))}; the peers are {', '.join(PEERS)}")
     options = Options(
         is_quick=given.quick,
         rounds=given.rounds,
         seconds=given.seconds,
-        peers=frozenset(filter(None, given.peers.split(","))),
+        peers=frozenset(peers),
         cases=given.cases,
     )
     # So that everything that was started is ended, too.

@@ -216,8 +216,6 @@ def autobahn(options: Options) -> Report:
     for server in SERVERS:
         site = Site(partial(_echo, server), path="/")
         with serving(site, "websocket", options, only=("orchestra",)) as served:
-            if PROXIED not in served:
-                raise Failed(f"{server} cannot be reached through orchestra")
             addresses = {name: f"ws://127.0.0.1:{peer.port}" for name, peer in served.items()}
             runs = [wstest.run(addresses, cases)]
             while again := [case.name for case in _compared(runs) if not case.is_same]:

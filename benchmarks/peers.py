@@ -425,28 +425,33 @@ def serving(
         site: What stands behind them.
         ability: Only peers that can do this.
         options: Which peers were asked for.
-        only: If given, only these, and ``direct``.
+        only: If given, only these, and ``direct``; a single one has to be there.
+
+    Raises:
+        Failed: The site itself, or the single peer, does not answer.
     """
+    wanted = [
+        name
+        for name, peer in PEERS.items()
+        if ability in peer.can and (not only or name in only) and (not options.peers or name in options.peers)
+    ]
+    is_needed = len(only) == 1
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestra-benchmark-")))
         backend = _origin(stack, site.backend, place / "backend")
         frontend = _origin(stack, site.frontend, place / "frontend") if site.frontend else backend
         served = {"direct": Served(backend, frontend, None)}
-        for name, peer in PEERS.items():
-            if (
-                ability not in peer.can
-                or (only and name not in only)
-                or (options.peers and name not in options.peers)
-            ):
-                continue
+        for name in only if is_needed else wanted:
             folder = place / name.replace(" ", "-")
             folder.mkdir()
             port = free_port()
             try:
-                running = _started(peer, Place(port, backend, frontend, folder, site))
+                running = _started(name, Place(port, backend, frontend, folder, site))
                 stack.enter_context(running)
                 running.wait_for(answers(port, site.path), f"{name} does not answer")
             except Failed as exc:
+                if is_needed:
+                    raise
                 print(f"{name} is left out: {exc}", flush=True)
                 continue
             served[name] = Served(port, port, running)
@@ -462,9 +467,9 @@ def _origin(stack: contextlib.ExitStack, command: Callable[[int, Path], Command]
     return port
 
 
-def _started(peer: Peer, place: Place) -> Running:
-    command, environment = peer.start(place)
-    is_ours = peer is PEERS["orchestra"]
+def _started(name: str, place: Place) -> Running:
+    command, environment = PEERS[name].start(place)
+    is_ours = name == "orchestra"
     return Running(
         command,
         cwd=place.folder,

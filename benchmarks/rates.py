@@ -76,6 +76,7 @@ def wrk(port: int, path: str, *, connections: int, seconds: int, heads: str = "b
 
 def http(options: Options) -> Report:
     """Measure all shapes of all peers."""
+    program("wrk")
     report = Report()
     with serving(nginx_site(), "api", options) as served:
         for shape in SHAPES:

@@ -7,8 +7,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import MIB, Failed, Report
-from benchmarks.peers import mixed_site, serving
+from benchmarks.harness import MIB, Report
+from benchmarks.peers import mixed_site, program, serving
 from benchmarks.rates import wrk
 from benchmarks.transfer import download, event_stream, ping_pong, upload, websocket_to
 
@@ -28,11 +28,10 @@ POOL = 64
 
 def soak(options: Options) -> Report:
     """Repeat a turn of everything; compare the beginning with the end."""
+    program("wrk")
     report = Report()
     seconds = options.seconds or options.pick(SECONDS, 20.0)
     with serving(mixed_site(), "api", options, only=("orchestra",)) as served, contextlib.ExitStack() as kept:
-        if "orchestra" not in served:
-            raise Failed("orchestra is not up")
         port, running = served["orchestra"].port, served["orchestra"].running
         assert running is not None
         for _ in range(KEPT):

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import MIB, Failed, Report, interleaved
-from benchmarks.peers import Site, nginx_site, own_origin, serving
+from benchmarks.peers import Site, nginx_site, own_origin, program, serving
 from benchmarks.rates import wrk
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ def _grown(served: Mapping[str, Served], counts: Sequence[int], seconds: int, na
 
 def streams(options: Options) -> Report:
     """Measure how late events arrive, what a thousand quiet streams cost, and what more connections do."""
+    program("wrk")
     report, seconds = Report(), options.pick(3, 1)
     with serving(Site(own_origin), "events", options) as served:
         found = interleaved(served, partial(_latency, served, seconds), rounds=options.round_count(5))

@@ -1,7 +1,7 @@
 """One command, one address: a Python backend and a Vite frontend, supervised and served together.
 
-The public names are those of this module: write a `Plan` down or `load` one, give it to a `Supervisor`, or to
-a `Stack`, which has the proxy, too; without trio, use `running` or `running_async`.
+The public names are those of this module: write a `Plan` down or `load` one, and give it to a `Supervisor`,
+which is the whole run, its proxy included; without trio, use `running` or `running_async`.
 """
 
 from importlib import import_module
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from orchestra.embedding import Running, running, running_async
     from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
     from orchestra.events import State
-    from orchestra.stack import Stack, load
-    from orchestra.supervisor import Supervisor
+    from orchestra.supervisor import Supervisor, load
     from orchestra.version import __version__
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "Restart",
     "Role",
     "Running",
-    "Stack",
     "StartError",
     "State",
     "Supervisor",
@@ -63,8 +61,7 @@ _HOMES = {
     "orchestra.embedding": ("Running", "running", "running_async"),
     "orchestra.errors": ("ConfigError", "OrchestraError", "StartError", "UpstreamError"),
     "orchestra.events": ("State",),
-    "orchestra.stack": ("Stack", "load"),
-    "orchestra.supervisor": ("Supervisor",),
+    "orchestra.supervisor": ("Supervisor", "load"),
     "orchestra.version": ("__version__",),
 }
 

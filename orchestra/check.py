@@ -15,7 +15,7 @@ from orchestra.child.sockets import Listening
 from orchestra.config import examine
 from orchestra.config.plan import AtUrl, Condition, FromProcess
 from orchestra.errors import ConfigError
-from orchestra.stack import this_machine
+from orchestra.supervisor import this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -102,7 +102,7 @@ def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
-    from orchestra.stack import load  # noqa: PLC0415
+    from orchestra.supervisor import load  # noqa: PLC0415
 
     procfile, names = split_arguments(arguments)
     plan = load(procfile, only=names, left_out=left_out, overrides=Overrides(**options))

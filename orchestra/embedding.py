@@ -1,140 +1,161 @@
-"""A whole stack for callers without trio: plain code, asyncio, and (`pytest_plugin.py`) test suites.
+"""A run for callers without trio: plain code, asyncio, and (`pytest_plugin`) test suites.
 
-Strategy. trio runs in a thread of its own; what the caller asks for is handed over by `trio.from_thread`. On
-the way in everything gets ready; on the way out, however that comes about, everything is stopped, and the
-thread has ended. What goes wrong there is raised here.
+Strategy: trio runs in a thread of its own, and every method of the `Supervisor` is called there, by
+`trio.from_thread`. On the way in everything becomes ready; on the way out, for whatever reason, everything is
+stopped, and the thread has ended. An exception in the thread is raised in the caller's.
 
-Never here: signal handlers, printing, log handlers.
+Not here: signal handlers, printing, log handlers.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 import trio
 
 from orchestra.config.plan import Plan
 from orchestra.errors import OrchestraError, StartError
-from orchestra.stack import Stack, load
+from orchestra.supervisor import Supervisor, load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from orchestra.events import Observer, StateChanged
+    from orchestra.events import Observer
 
 __all__ = ["Running", "running", "running_async"]
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 READY_TIMEOUT = 120.0
 
 
+@overload
+def _in_thread(
+    method: Callable[Concatenate[Supervisor, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[Running, _P], _T]: ...
+@overload
+def _in_thread(
+    method: Callable[Concatenate[Supervisor, _P], _T],
+) -> Callable[Concatenate[Running, _P], _T]: ...
+def _in_thread(method: Any) -> Any:
+    """Make a method of the `Supervisor` one that is called from another thread, and waits for its result."""
+
+    @wraps(method)
+    def call(self: Running, *args: Any, **kwargs: Any) -> Any:
+        return self._ask(lambda supervisor: method(supervisor, *args, **kwargs))
+
+    return call
+
+
 class Running:
-    """A stack that runs in a thread. All methods may be called from any other thread, and wait.
+    """A run in a thread. Its methods are those of `Supervisor`; they may be called from any other thread.
 
     Attributes:
         url: The one address; ``None`` without a proxy.
     """
 
+    wait_ready = _in_thread(Supervisor.wait_ready)
+    start = _in_thread(Supervisor.start)
+    stop = _in_thread(Supervisor.stop)
+    restart = _in_thread(Supervisor.restart)
+    signal = _in_thread(Supervisor.signal)
+    snapshot = _in_thread(Supervisor.snapshot)
+    tail = _in_thread(Supervisor.tail)
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.url: str | None = None
-        self._stack: Stack | None = None
+        self._supervisor: Supervisor | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self._begun = threading.Event()
+        self._has_begun = threading.Event()
         self._lock = threading.Lock()
-        self._has_ended = False
+        self._is_given_up = False
         self._fault: BaseException | None = None
-        self._thread = threading.Thread(target=self._live, name="orchestra", daemon=True)
+        self._thread = threading.Thread(target=self._run_in_thread, name="orchestra", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<Running {self._stack!r}>"
-
-    def wait_ready(self, names: Iterable[str] | None = None, timeout: float = READY_TIMEOUT) -> None:
-        """Wait until processes are ready; see `Supervisor.wait_ready`."""
-        self._ask(lambda stack: stack.wait_ready(names, timeout))
-
-    def start(self, name: str) -> None:
-        """Start a process anew if it has ended; see `Supervisor.start`."""
-        self._ask(lambda stack: _at_once(lambda: stack.start(name)))
-
-    def stop(self, name: str) -> None:
-        """Stop a process; see `Supervisor.stop`."""
-        self._ask(lambda stack: stack.supervisor.stop(name))
-
-    def restart(self, name: str) -> None:
-        """Stop a process if it runs, and start it anew; see `Supervisor.restart`."""
-        self._ask(lambda stack: stack.restart(name))
-
-    def signal(self, name: str, number: int) -> None:
-        """Send a signal to a process; see `Supervisor.signal`."""
-        self._ask(lambda stack: _at_once(lambda: stack.signal(name, number)))
-
-    def snapshot(self) -> Mapping[str, StateChanged]:
-        """Return the newest state of every process, by name."""
-        return self._ask(lambda stack: _at_once(stack.snapshot))
+        return f"<Running {self._supervisor!r}>"
 
     def subscribe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer`, in the stack's thread, with every event from now on, after a snapshot."""
-        unsubscribe = self._ask(lambda stack: _at_once(lambda: stack.subscribe(observer)))
-        return lambda: self._ask(lambda _: _at_once(unsubscribe))
+        """Call `observer`, in the run's thread, with every event from now on, after a snapshot."""
+        unsubscribe = self._ask(lambda supervisor: supervisor.subscribe(observer))
+        return lambda: self._ask(lambda _: unsubscribe())
 
-    def _ask(self, question: Callable[[Stack], Awaitable[_T]]) -> _T:
-        stack, token = self._stack, self._token
-        if stack is None or token is None or not self._thread.is_alive():
-            raise OrchestraError("the stack does not run any more")
+    def _ask(self, question: Callable[[Supervisor], Any]) -> Any:
+        """Call `question` in trio's thread; return what it returns, awaited if need be."""
+        supervisor, token = self._supervisor, self._token
+        if supervisor is None or token is None or not self._thread.is_alive():
+            raise OrchestraError("the run has ended")
 
-        async def answer() -> _T:
-            return await question(stack)
+        async def answer() -> Any:
+            result = question(supervisor)
+            await trio.lowlevel.checkpoint()
+            return await result if inspect.isawaitable(result) else result
 
         try:
             return trio.from_thread.run(answer, trio_token=token)
         except (trio.RunFinishedError, trio.Cancelled) as exc:
-            raise OrchestraError("the stack does not run any more") from exc  # noqa: ASYNC104 - not trio's thread
+            raise OrchestraError("the run has ended") from exc  # noqa: ASYNC104 - not trio's thread
 
-    def begin(self) -> None:
-        """Start the thread, and wait until the processes are being started."""
+    def begin(self, timeout: float) -> None:
+        """Start the thread, and wait until everything is ready.
+
+        Args:
+            timeout: Seconds in which everything has to be ready.
+
+        Raises:
+            StartError: It is not; with the last lines of the process.
+            BaseException: What went wrong in the thread.
+        """
         with self._lock:
-            if self._has_ended:  # whoever wanted it has left before it began
+            if self._is_given_up:  # the caller has left before it began
                 return
             self._thread.start()
-        self._begun.wait()
+        self._has_begun.wait()
+        if self._fault is not None:
+            self.end()
+        try:
+            self.wait_ready(timeout=timeout)
+        except StartError as exc:
+            # An exception is often all that is seen of a process: then its last lines have to be part of it.
+            if exc.tail:
+                exc.add_note("\n".join([f"the last lines of {exc.name}:", *exc.tail]))
+            raise
 
     def end(self) -> None:
         """Stop everything, and wait until the thread has ended; raise what went wrong in it."""
         with self._lock:
-            self._has_ended = True
+            self._is_given_up = True
         if self._thread.is_alive():
-            self._begun.wait()
+            self._has_begun.wait()
             with suppress(OrchestraError):  # it has ended by itself meanwhile
-                self._ask(lambda stack: stack.stop())
+                self.stop()
             self._thread.join()
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise fault
 
-    def _live(self) -> None:
+    def _run_in_thread(self) -> None:
         try:
             trio.run(self._run)
         except BaseException as exc:  # noqa: ASYNC103, BLE001 - it is raised in the caller's thread
             self._fault = _bare(exc)
         finally:
-            self._begun.set()
+            self._has_begun.set()
 
     async def _run(self) -> None:
-        stack = Stack(self.plan, is_kept_open="always")
+        supervisor = Supervisor(self.plan, is_kept_open="always")
         async with trio.open_nursery() as nursery:
-            await nursery.start(stack.run)
-            self._stack, self._token, self.url = stack, trio.lowlevel.current_trio_token(), stack.url
-            self._begun.set()
-
-
-async def _at_once(function: Callable[[], _T]) -> _T:
-    await trio.lowlevel.checkpoint()
-    return function()
+            await nursery.start(supervisor.run)
+            self._supervisor, self._token = supervisor, trio.lowlevel.current_trio_token()
+            self.url = supervisor.url
+            self._has_begun.set()
 
 
 def _bare(exc: BaseException) -> BaseException:
@@ -148,7 +169,7 @@ def _bare(exc: BaseException) -> BaseException:
 def running(
     what: Plan | Path | str | None = None, *, timeout: float = READY_TIMEOUT, **options: Any
 ) -> Iterator[Running]:
-    """Run a stack around a block of plain code: ready when it is entered, gone when it is left.
+    """Run a plan around a block of plain code: ready when it is entered, gone when it is left.
 
         >>> import orchestra
         >>> plan = orchestra.Plan(processes=(orchestra.ProcessPlan(name="hello", command="sleep 1000"),))
@@ -165,38 +186,24 @@ def running(
         ConfigError: Anything is wrong with the Procfile or the settings.
         StartError: A process has failed, or is not ready in time; with its last lines.
     """
-    stack = Running(what if isinstance(what, Plan) else load(what, **options))
+    run = Running(what if isinstance(what, Plan) else load(what, **options))
     try:
-        stack.begin()
-        if stack._fault is None:  # noqa: SLF001 - it is ours
-            _wait_ready(stack, timeout)
-            yield stack
+        run.begin(timeout)
+        yield run
     finally:
-        stack.end()
-
-
-def _wait_ready(stack: Running, timeout: float) -> None:
-    try:
-        stack.wait_ready(timeout=timeout)
-    except StartError as exc:
-        # An exception is often all that is seen of a process: of its last lines, too.
-        if exc.tail:
-            exc.add_note("\n".join([f"the last lines of {exc.name}:", *exc.tail]))
-        raise
+        run.end()
 
 
 @asynccontextmanager
 async def running_async(
     what: Plan | Path | str | None = None, *, timeout: float = READY_TIMEOUT, **options: Any
 ) -> AsyncIterator[Running]:
-    """Run a stack around a block of asyncio code; see `running`. Its methods block: `asyncio.to_thread`."""
+    """Run a plan around a block of asyncio code; see `running`. Its methods block: `asyncio.to_thread`."""
     import asyncio  # noqa: PLC0415 - only for those who use it
 
-    stack = Running(what if isinstance(what, Plan) else await asyncio.to_thread(load, what, **options))
+    run = Running(what if isinstance(what, Plan) else await asyncio.to_thread(load, what, **options))
     try:
-        await asyncio.to_thread(stack.begin)
-        if stack._fault is None:  # noqa: SLF001 - it is ours
-            await asyncio.to_thread(_wait_ready, stack, timeout)
-            yield stack
+        await asyncio.to_thread(run.begin, timeout)
+        yield run
     finally:
-        await asyncio.shield(asyncio.to_thread(stack.end))  # noqa: ASYNC102 - this is asyncio's
+        await asyncio.shield(asyncio.to_thread(run.end))  # noqa: ASYNC102 - this is asyncio's

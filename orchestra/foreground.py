@@ -11,6 +11,7 @@ Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -21,7 +22,8 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.stack import Stack
+from orchestra.supervision.runtime import Runtime
+from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,6 +46,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 # Where a terminal has no size.
 _USUAL_SIZE = (80, 24)
+# How many files we want to be able to open, most to least: thousands of streams; and what macOS
+# allows at least (OPEN_MAX in its setrlimit(2)).
+_WANTED_FILES = (65_536, 10_240)
 
 
 def run(plan: Plan) -> int:
@@ -54,10 +59,11 @@ def run(plan: Plan) -> int:
         OrchestraError: Standard output cannot be written to.
     """
     mode = _output_mode(plan)
-    return trio.run(_run, _with_colours(plan, mode), mode)
+    runtime = Runtime(soft_nofile=_raise_file_limit())
+    return trio.run(_run, _with_colours(plan, mode), mode, runtime)
 
 
-async def _run(plan: Plan, mode: str) -> int:
+async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
     heeded = _heeded_signals()
     # trio wants at least one signal to wait for; there may be none left.
     with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
@@ -67,56 +73,58 @@ async def _run(plan: Plan, mode: str) -> int:
 
                 nursery.start_soon(reap_orphans)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            stack = await run_it(plan, signals)
+            supervisor = await run_it(plan, signals, runtime)
             nursery.cancel_scope.cancel()
-    return stack.ended.exit_code if stack.ended is not None else _EXIT_BUG
+    return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int]) -> Stack:
+async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runtime) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import SUSPEND, Screen, farewell  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
-    stack = Stack(plan, window=window, is_kept_open=True)
-    stack.subscribe(model.apply, *model.kinds)
+    supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
+    supervisor.subscribe(model.apply, *model.kinds)
     async with trio.open_nursery() as nursery:
         keys = {
-            "q": lambda: nursery.start_soon(partial(stack.stop, exit_code=0, reason="quit")),
-            "r": stack.start_failed,
+            "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+            "r": supervisor.start_failed,
             SUSPEND: _stop_job,
         }
-        screen = Screen(model, keys, on_taken=stack.supervisor.on_screen, environ=_environ(plan))
+        screen = Screen(model, keys, on_taken=supervisor.on_screen, environ=_environ(plan))
         await nursery.start(screen.run)
-        nursery.start_soon(_obey, signals, stack)
+        nursery.start_soon(_obey, signals, supervisor)
         nursery.start_soon(_follow_size, window, plan)
         nursery.start_soon(_follow_job_control, screen)
-        await stack.run()
+        await supervisor.run()
         nursery.cancel_scope.cancel()
     with suppress(OSError):  # the terminal may be what has ended
         os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
-    return stack
+    return supervisor
 
 
-async def _run_printing(plan: Plan, signals: AsyncIterator[int], *, mode: str) -> Stack:
+async def _run_printing(
+    plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
+) -> Supervisor:
     from orchestra.dashboard.writer import Writer  # noqa: PLC0415
 
     writer = Writer()
     printer = _printer(writer, plan, mode)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    stack = Stack(plan, sinks=[printer.write_line], window=window)
-    stack.subscribe(printer.observe, *printer.kinds)
+    supervisor = Supervisor(plan, sinks=[printer.write_line], window=window, runtime=runtime)
+    supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_write, writer, stack)
-        nursery.start_soon(_watch_reader, writer, stack)
-        nursery.start_soon(_obey, signals, stack, writer)
+        await nursery.start(_write, writer, supervisor)
+        nursery.start_soon(_watch_reader, writer, supervisor)
+        nursery.start_soon(_obey, signals, supervisor, writer)
         if window is not None:
             nursery.start_soon(_follow_size, window, plan)
-        await stack.run()
+        await supervisor.run()
         printer.finish()
         await writer.aclose()
         nursery.cancel_scope.cancel()
-    return stack
+    return supervisor
 
 
 def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
@@ -131,7 +139,7 @@ def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinte
 
 
 async def _write(  # noqa: ASYNC128 - handed on
-    writer: Writer, stack: Stack, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    writer: Writer, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Write, and end the run if the reader has gone, unless a signal that ended both is on its way."""
     try:
@@ -139,27 +147,27 @@ async def _write(  # noqa: ASYNC128 - handed on
     except OrchestraError:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await stack.until_stopping()  # noqa: ASYNC120 - then it ends anyway
-        if not stack.is_stopping:
+            await supervisor.until_stopping()  # noqa: ASYNC120 - then it ends anyway
+        if not supervisor.is_stopping:
             raise
 
 
-async def _watch_reader(writer: Writer, stack: Stack) -> None:
+async def _watch_reader(writer: Writer, supervisor: Supervisor) -> None:
     """Do not let a reader that reads no more keep a run that is to end."""
-    await stack.until_stopping()
+    await supervisor.until_stopping()
     await writer.watch_reader()
 
 
-async def _obey(signals: AsyncIterator[int], stack: Stack, writer: Writer | None = None) -> None:
+async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, writer: Writer | None = None) -> None:
     """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT."""
     async with trio.open_nursery() as nursery:
         async for number in signals:
-            if stack.is_stopping or number == signal.SIGQUIT:
-                stack.kill()
+            if supervisor.is_stopping or number == signal.SIGQUIT:
+                supervisor.kill()
                 if writer is not None:
                     writer.give_up()
             reason = signal.Signals(number).name
-            nursery.start_soon(partial(stack.stop, exit_code=128 + number, reason=reason))
+            nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
 
 
 async def _silence() -> AsyncIterator[int]:
@@ -209,6 +217,19 @@ def _is_in_foreground() -> bool:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:  # no terminal any more: SIGHUP says what follows from that
         return False
+
+
+def _raise_file_limit() -> int | None:
+    """Allow ourselves as many open files as we may; return how many children are to have, if that differs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in _WANTED_FILES:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or most <= soft:
+            return None
+        with suppress(OSError, ValueError):  # the system may allow less than the hard limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return soft
+    return None
 
 
 def _heeded_signals() -> list[signal.Signals]:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "orchestra"]
@@ -98,14 +98,27 @@ def marked(run_id: str) -> list[psutil.Process]:
 
 
 class Run:
-    """`orchestra run ARGUMENTS --output json`; its events can be waited for."""
+    """`orchestra run ARGUMENTS --output json`; its events can be waited for.
 
-    def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        arguments: The arguments.
+        cwd: Where it starts.
+        env: What its environment has beside ours.
+        before: A command that executes the rest of its arguments.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._stderr: list[str] = []
         self.process = subprocess.Popen(
-            [*COMMAND, "run", *arguments, "--output", "json"],
+            [*before, *COMMAND, "run", *arguments, "--output", "json"],
             cwd=cwd,
             env={**os.environ, "PORT": str(base_port()), **(env or {})},
             stdin=subprocess.DEVNULL,

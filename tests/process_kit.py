@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the environment of others")
 
+# A web server; its port, or 0, is to follow.
+SERVE = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1"
+
 _MARK = "ORCHESTRA_TEST_MARK"
 
 

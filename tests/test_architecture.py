@@ -41,7 +41,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "config.initial": (1, 3),  # reads package.json as `discover` does
     "config.load": (1, 5),  # puts the others together
     "config": (1, 6),
-    "lifecycle": (1, 2),  # reads a ProcessPlan
+    "supervision.lifecycle": (1, 2),  # reads a ProcessPlan
+    "supervision.symptoms": (1, 0),
     "child": (1, 0),
     "child.lines": (1, 0),
     "proxy.message": (2, 0),
@@ -54,8 +55,8 @@ FLOORS: dict[str, tuple[int, int]] = {
     "dashboard.model": (2, 1),
     "child.table": (3, 0),
     "child.families": (3, 1),
-    "graceful": (3, 0),
-    "feed": (3, 0),
+    "supervision.graceful": (3, 0),
+    "supervision.feed": (3, 1),  # waits by `graceful`
     "child.guard": (3, 1),
     "child.guardian": (3, 1),  # a script, run as a process of its own: it imports nothing of ours
     "child.logfile": (3, 0),
@@ -66,8 +67,14 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.transport": (3, 0),
     "child.probe": (4, 0),
     "child.readiness": (4, 1),  # asks by `child.probe`
-    "reloading": (1, 0),
-    "incarnation": (4, 2),  # waits for `child.readiness`
+    "supervision.delivery": (4, 1),
+    "supervision.runtime": (4, 2),  # delivers
+    "supervision.install": (4, 3),  # spawns by a `runtime`
+    "supervision.attempt": (4, 3),
+    "supervision.handover": (4, 4),  # of attempts
+    "supervision.worker": (4, 5),
+    "supervision.workers": (4, 6),
+    "supervision": (4, 7),
     "proxy.gate": (4, 0),
     "proxy.wire": (4, 0),
     "proxy.pool": (4, 1),
@@ -76,7 +83,6 @@ FLOORS: dict[str, tuple[int, int]] = {
     "proxy.relay": (4, 2),  # hands a WebSocket over to the tunnel
     "proxy.server": (5, 0),
     "proxy": (5, 1),
-    "supervisor": (5, 0),
     "control": (6, 9),
     "dashboard.text": (7, 0),
     "dashboard.writer": (7, 0),
@@ -85,10 +91,10 @@ FLOORS: dict[str, tuple[int, int]] = {
     "dashboard.jsonl": (7, 1),
     "dashboard.screen": (7, 2),
     "dashboard": (7, 9),
-    "stack": (8, 0),
+    "supervisor": (8, 0),
     "embedding": (8, 1),
     "pytest_plugin": (8, 2),
-    "check": (8, 1),  # reads as `stack` does
+    "check": (8, 1),  # reads as `supervisor` does
     "__init__": (9, 0),
     "foreground": (9, 1),
     "cli": (9, 2),
@@ -103,7 +109,7 @@ ROOMS: dict[str, set[str]] = {
     "dotenv": {"config.dotenv"},
     "h11": {"proxy.message", "proxy.wire", "proxy.pool", "proxy.relay", "proxy.tunnel"},
     "hypercorn": {"control"},
-    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervisor"},
+    "msgspec": {"check", "config", "dashboard", "events", "foreground", "supervision"},
     "psutil": {"child.sockets"},
     "table": {"child.guardian"},
     "pytest": {"pytest_plugin"},
@@ -115,11 +121,8 @@ ROOMS: dict[str, set[str]] = {
         "dashboard.writer",
         "dashboard.screen",
         "embedding",
-        "feed",
-        "graceful",
         "child.families",
         "child.guard",
-        "incarnation",
         "child.logfile",
         "child.orphans",
         "child.sockets",
@@ -134,7 +137,15 @@ ROOMS: dict[str, set[str]] = {
         "proxy.tunnel",
         "proxy.upload",
         "proxy.wire",
-        "stack",
+        "supervision.attempt",
+        "supervision.delivery",
+        "supervision.feed",
+        "supervision.graceful",
+        "supervision.handover",
+        "supervision.install",
+        "supervision.runtime",
+        "supervision.worker",
+        "supervision.workers",
         "supervisor",
         "watch",
     },
@@ -238,7 +249,7 @@ def test_what_decides_does_nothing() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", ["orchestra", "orchestra.config", "orchestra.stack"])
+@pytest.mark.parametrize("module", ["orchestra", "orchestra.config", "orchestra.supervisor"])
 def test_embedding_loads_neither_the_dashboard_nor_the_control_app(module: str) -> None:
     if module != "orchestra" and ours(module) not in MODULES:
         pytest.fail(f"there is no {module} any more")

@@ -12,8 +12,9 @@ import trio.testing
 from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.config.plan import Role
 from orchestra.events import Notice
+from tests.events_kit import Recorder
 from tests.kit import free_port
-from tests.test_supervisor import SERVE, Watcher
+from tests.process_kit import SERVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,15 +28,15 @@ LISTEN = (
 )
 
 
-async def ready(plan: ProcessPlan) -> tuple[Supervisor, Watcher]:
+async def ready(plan: ProcessPlan) -> tuple[Supervisor, Recorder]:
     """Run it until it is ready, and stop it."""
     supervisor = Supervisor(Plan(processes=(plan,)))
-    watcher = Watcher(supervisor)
+    recorder = Recorder(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await supervisor.wait_ready()
         await supervisor.stop()
-    return supervisor, watcher
+    return supervisor, recorder
 
 
 async def missing(
@@ -46,16 +47,15 @@ async def missing(
     If it never is so, the time passes as it does, and what is missing then is not what is expected.
     """
     supervisor = Supervisor(Plan(processes=(plan,)))
-    watcher = Watcher(supervisor)
+    recorder = Recorder(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         while not is_so(supervisor) and not any(  # noqa: ASYNC110 - nobody tells us
-            isinstance(event, Notice) for event in watcher.events
+            isinstance(event, Notice) for event in recorder.events
         ):
             await trio.sleep(0.01)
         clock.jump(plan.ready_timeout)
-        notice = await watcher.until(lambda event: isinstance(event, Notice))
-        assert isinstance(notice, Notice)
+        notice = await recorder.until(Notice)
         assert supervisor.snapshot()["a"].state is State.STARTING
         await supervisor.stop()
     return notice.text
@@ -63,7 +63,7 @@ async def missing(
 
 def lacks(text: str) -> Callable[[Supervisor], bool]:
     """That just this is missing: what has to be asked first takes its time."""
-    return lambda supervisor: supervisor._keepers["a"].missing() == f"it is starting, {text}"
+    return lambda supervisor: supervisor._workers.by_name["a"].missing() == f"it is starting, {text}"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def lacks(text: str) -> Callable[[Supervisor], bool]:
 )
 async def test_each_kind_of_check_makes_it_ready(tmp_path: Path, command: str, check: str) -> None:
     plan = ProcessPlan(name="a", command=command, cwd=tmp_path, ready=check)
-    _, watcher = await ready(plan)
-    assert watcher.states("a")[:2] == [State.STARTING, State.READY]
+    _, recorder = await ready(plan)
+    assert recorder.states("a")[:2] == [State.STARTING, State.READY]
 
 
 async def test_a_list_means_all_of_it(tmp_path: Path, clock_to_put_forward: trio.testing.MockClock) -> None:
@@ -152,8 +152,8 @@ async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> 
 
 async def test_whoever_the_proxy_asks_is_ready_only_when_it_is_known_where_it_listens() -> None:
     plan = ProcessPlan(name="a", command=f"echo up; {SERVE} 0", ready="log:up", role=Role.BACKEND)
-    _, watcher = await ready(plan)
-    assert (await watcher.until_state("a", State.READY)).url is not None
+    _, recorder = await ready(plan)
+    assert (await recorder.until_state("a", State.READY)).url is not None
 
 
 async def test_a_command_that_asks_leaves_nothing_behind(

@@ -314,7 +314,7 @@ def test_a_warning_stays_in_the_footer_for_a_while() -> None:
 
 def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> None:
     model = model_of(
-        line("nobody asks"),
+        line("unasked"),
         line("\x1b[31mboom\x1b[0m", "api"),
         change(State.STOPPED),
         replace(change(State.FAILED, "api", reason="exit code 1; given up after 5 restarts"), restarts=5),

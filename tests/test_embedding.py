@@ -17,8 +17,8 @@ import trio
 import trio.testing
 
 import orchestra.embedding
-from orchestra import OrchestraError, Plan, ProcessPlan, Restart, Stack, StartError, State, Supervisor
-from orchestra.events import Notice, OutputLine, RunEnded, RunStarted, StateChanged
+from orchestra import OrchestraError, Plan, ProcessPlan, Restart, StartError, State, Supervisor
+from orchestra.events import Notice, OutputLine, RunEnded, RunStarted
 from tests.kit import PATIENCE, ROOT, base_port, get, needed
 from tests.process_kit import Mark, until
 
@@ -153,7 +153,7 @@ def test_plain_code_gets_a_stack_that_is_ready_and_leaves_nothing(
         signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
     ] == handlers
     assert dict(os.environ) == environ
-    with pytest.raises(OrchestraError, match="does not run any more"):
+    with pytest.raises(OrchestraError, match="the run has ended"):
         stack.snapshot()
 
 
@@ -301,16 +301,16 @@ def test_a_stack_lives_until_its_block_ends_though_nothing_runs() -> None:
 
 
 async def test_events_can_be_iterated_over_until_the_end() -> None:
-    stack = Stack(sleeping("echo hello"))
+    supervisor = Supervisor(sleeping("echo hello"))
     seen: list[Event] = []
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
         async def read() -> None:
-            seen.extend([event async for event in stack.events()])
+            seen.extend([event async for event in supervisor.events()])
 
         await trio.testing.wait_all_tasks_blocked()
-        await stack.run()
+        await supervisor.run()
     kinds = [type(event) for event in seen]
     assert (kinds[0], kinds[-1]) == (RunStarted, RunEnded)
     assert [event.text for event in seen if isinstance(event, OutputLine)] == ["hello"]
@@ -319,14 +319,12 @@ async def test_events_can_be_iterated_over_until_the_end() -> None:
 async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     supervisor = Supervisor(sleeping("seq 1 100"))
     events = supervisor.events(limit=10)
-    first = await anext(events)
-    assert isinstance(first, StateChanged)
-    await supervisor.run()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        assert isinstance(await anext(events), RunStarted)
     lost, *rest = [event async for event in events]
     assert isinstance(lost, Notice)
     assert lost.code == "events-lost"
     assert len(rest) == 10
     assert int(lost.text.split()[0]) > 80
-    last = rest[-1]
-    assert isinstance(last, StateChanged)
-    assert (last.process, last.state) == ("a", State.COMPLETED)
+    assert isinstance(rest[-1], RunEnded)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from orchestra import Plan, ProcessPlan, Restart, State, Supervisor, lifecycle
+from orchestra import Plan, ProcessPlan, Restart, State, Supervisor
 from orchestra.child.spawn import SpawnError, Window, run_child
 from orchestra.events import Exit
+from orchestra.supervision import lifecycle
 from tests.process_kit import linux_only, open_files
 
 if TYPE_CHECKING:

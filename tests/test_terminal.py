@@ -253,7 +253,7 @@ def test_started_in_the_background_it_prints_and_does_not_touch_the_terminal(tmp
         assert b"\x1b[?1049h" not in terminal.written
         (job,) = psutil.Process(terminal.pid).children()
         terminal.send("fg\n")
-        # That it was typed is not enough: Ctrl-C is for whoever has the terminal.
+        # That it was typed is not enough: Ctrl-C goes to the process that has the terminal.
         terminal.until(lambda _: terminal.foreground() == job.pid)
         terminal.send("\x03")
         terminal.until(lambda text: "SIGINT" in text)

@@ -18,7 +18,6 @@ from orchestra import (
     Restart,
     Role,
     Running,
-    Stack,
     StartError,
     State,
     Supervisor,
@@ -60,33 +59,25 @@ async def sink(line: OutputLine) -> None:  # noqa: ASYNC124 - as it has to be
     assert_type(line.text, str)
 
 
-async def let_go(name: str) -> None:  # noqa: ASYNC124 - likewise
-    assert_type(name, str)
-
-
 def observe(event: Event) -> None:
     assert_type(event.at, float)
 
 
 async def with_trio(nursery: trio.Nursery) -> None:
-    supervisor = Supervisor(a_plan(), sinks=[sink], before_stop=let_go, is_kept_open=True)
+    supervisor = Supervisor(a_loaded_plan(), sinks=[sink], is_kept_open=True)
     await nursery.start(supervisor.run)
-    stack = Stack(a_loaded_plan(), sinks=[sink])
-    await nursery.start(stack.run)
-    each: Supervisor | Stack
-    for each in (supervisor, stack):
-        await each.wait_ready(["api"], timeout=10)
-        each.start("api")
-        await each.restart("api")
-        each.signal("api", 10)
-        await each.stop("api")
-        assert_type(each.snapshot()["api"], StateChanged)
-        unsubscribe = each.subscribe(observe)
-        unsubscribe()
-        async for event in each.events(limit=10):
-            assert_type(event.at, float)
-        await each.stop()
-    assert_type(stack.url, str | None)
+    await supervisor.wait_ready(["api"], timeout=10)
+    supervisor.start("api")
+    await supervisor.restart("api")
+    supervisor.signal("api", 10)
+    await supervisor.stop("api")
+    assert_type(supervisor.snapshot()["api"], StateChanged)
+    unsubscribe = supervisor.subscribe(observe)
+    unsubscribe()
+    async for event in supervisor.events(limit=10):
+        assert_type(event.at, float)
+    await supervisor.stop()
+    assert_type(supervisor.url, str | None)
     assert_type(supervisor.snapshot()["api"].state, State)
 
 

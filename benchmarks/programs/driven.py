@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra import Stack, load
+from orchestra import Supervisor, load
 from orchestra.events import encode
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _tell(event: Event) -> None:
 
 async def main() -> None:
     """Run the Procfile of a folder."""
-    supervisor = Stack(load(Path(sys.argv[1], "Procfile")), is_kept_open="always")
+    supervisor = Supervisor(load(Path(sys.argv[1], "Procfile")), is_kept_open="always")
     supervisor.subscribe(_tell)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)

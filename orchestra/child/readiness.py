@@ -12,7 +12,7 @@ Never here: what follows from it (`lifecycle.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import trio
 
@@ -29,17 +29,34 @@ from orchestra.config.checks import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from orchestra.child.sockets import SocketScanner
     from orchestra.config.checks import Check
     from orchestra.config.plan import ProcessPlan
 
-__all__ = ["Readiness"]
+__all__ = ["Probe", "Readiness"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # What frontends and backends are asked unless somebody says otherwise.
 _IMPLIED = HttpCheck()
+
+
+class Probe(Protocol):
+    """One question to one process; the answer is what was wrong, or an empty string (see `child/probe`)."""
+
+    async def http_answer(self, host: str, port: int, *, check: HttpCheck = ..., within: float = ...) -> str:
+        """Ask over HTTP."""
+        ...
+
+    async def tcp_answer(self, host: str, port: int) -> str:
+        """Connect."""
+        ...
+
+    async def exec_answer(self, command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
+        """Run a command."""
+        ...
 
 
 class Readiness:
@@ -50,6 +67,7 @@ class Readiness:
         env: The child's environment, for commands.
         port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
+        probe: Asks the questions.
 
     Attributes:
         listening: Where it listens, once that has been found.
@@ -63,8 +81,10 @@ class Readiness:
         env: Mapping[str, str],
         port: int | None = None,
         needs_address: bool = False,
+        probe: Probe = probe,
     ) -> None:
         self._plan = plan
+        self._probe = probe
         self._env = env
         self._port = port
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
@@ -109,11 +129,11 @@ class Readiness:
         for check in self.checks:
             lacking = ""
             if isinstance(check, HttpCheck) and self.listening is not None:
-                lacking = await probe.http_answer(self.listening.host, self.listening.port, check=check)
+                lacking = await self._probe.http_answer(self.listening.host, self.listening.port, check=check)
             elif isinstance(check, TcpCheck) and self.listening is not None:
-                lacking = await probe.tcp_answer(self.listening.host, self.listening.port)
+                lacking = await self._probe.tcp_answer(self.listening.host, self.listening.port)
             elif isinstance(check, ExecCheck):
-                lacking = await probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
+                lacking = await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
             if lacking:
                 return lacking
         return ""
@@ -144,7 +164,7 @@ class Readiness:
                     if isinstance(check, HttpCheck):
                         self.missing[check] = f"port {candidate.port} is open, HTTP does not answer"
                         within = probe.HTTP_TIMEOUT / len(found)
-                        lacking = await probe.http_answer(
+                        lacking = await self._probe.http_answer(
                             candidate.host, candidate.port, check=check, within=within
                         )
                         if lacking:
@@ -164,9 +184,9 @@ class Readiness:
             return False
         for host in sockets.LOOPBACK:
             if isinstance(check, HttpCheck):
-                lacking = await probe.http_answer(host, self._port, check=check)
+                lacking = await self._probe.http_answer(host, self._port, check=check)
             else:
-                lacking = await probe.tcp_answer(host, self._port)
+                lacking = await self._probe.tcp_answer(host, self._port)
             if not lacking:
                 self.listening = Listening(host, self._port)
                 return True
@@ -174,7 +194,7 @@ class Readiness:
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE
-        while lacking := await probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env):
+        while lacking := await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env):
             self.missing[check] = lacking
             await trio.sleep(pause)
             pause = min(pause * 1.2, _LONGEST_PAUSE)

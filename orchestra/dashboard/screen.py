@@ -62,7 +62,7 @@ _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
 # To end a synchronized update, colours, our switches, and the alternate screen.
-_LEAVE = _CLEAR + b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 _COLOUR_SYSTEMS = {
@@ -151,7 +151,7 @@ class Screen:
             try:
                 if is_writable(self._stdout, within=_STALL_TIMEOUT):
                     with suppress(OSError):
-                        os.write(self._stdout, _LEAVE)
+                        os.write(self._stdout, _CLEAR + _LEAVE)
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):

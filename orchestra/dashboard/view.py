@@ -43,7 +43,7 @@ PLAIN = Style.null()
 STRONG = Style(bold=True)
 ADDRESS = Style(bold=True, underline=True)
 
-# All are one cell wide, and differ in shape, for those who see no colours.
+# All are one cell wide, and differ in shape, for eyes that see no colours.
 LOOK: dict[State, tuple[str, Style]] = {
     State.WAITING: ("○", QUIET),
     State.INSTALLING: ("◌", BUSY),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.reloading import Trouble, has_started_anew, reloader, reloads, watches
+from orchestra.supervision.symptoms import Traceback, reloader, reloads, starts_server, watches
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -44,15 +44,15 @@ def test_other_words_are_not_taken_for_a_reload(line: str) -> None:
 
 
 def test_a_new_server_introduces_itself() -> None:
-    assert has_started_anew("INFO:     Started server process [4711]")
+    assert starts_server("INFO:     Started server process [4711]")
     for line in (
         "INFO:     Started reloader process [4711] using StatReload",
         "Started",
         "Started server",
         "",
     ):
-        assert not has_started_anew(line)
-    assert not has_started_anew("INFO:     Finished server process [4711]")
+        assert not starts_server(line)
+    assert not starts_server("INFO:     Finished server process [4711]")
 
 
 SYNTAX = """\
@@ -134,22 +134,22 @@ TROUBLE = {
 }
 
 
-def seen(text: str) -> Trouble:
-    trouble = Trouble()
+def seen(text: str) -> Traceback:
+    traceback = Traceback()
     for line in text.splitlines():
-        trouble.see(line)
-    return trouble
+        traceback.see(line)
+    return traceback
 
 
 @pytest.mark.parametrize(("text", "error"), TROUBLE.values(), ids=TROUBLE)
-def test_a_traceback_that_comes_last_is_trouble(text: str, error: str) -> None:
+def test_a_traceback_that_comes_last_is_traceback(text: str, error: str) -> None:
     assert seen(text).error == error
     assert seen("INFO:     Waiting for application startup.\n" + text + "\n\n").error == error
-    assert repr(seen(text)) == f"<Trouble: {error}>"
+    assert repr(seen(text)) == f"<Traceback: {error}>"
 
 
 @pytest.mark.parametrize(("text", "error"), TROUBLE.values(), ids=TROUBLE)
-def test_a_traceback_after_which_life_goes_on_is_no_trouble(text: str, error: str) -> None:
+def test_a_traceback_after_which_life_goes_on_is_no_traceback(text: str, error: str) -> None:
     assert seen(text + "INFO:     Application startup complete.\n").error == ""
 
 
@@ -169,16 +169,6 @@ def test_an_exception_needs_both_its_head_and_its_end(text: str) -> None:
 
 def test_of_two_exceptions_the_last_one_counts() -> None:
     assert seen(SYNTAX + MISSING).error == "ModuleNotFoundError: No module named 'nosuch'"
-
-
-def test_trouble_can_begin_anew() -> None:
-    trouble = seen(SYNTAX)
-    trouble.clear()
-    assert (trouble.error, repr(trouble)) == ("", "<Trouble: none>")
-    begun = seen(SYNTAX.rpartition("SyntaxError")[0])
-    begun.clear()
-    begun.see("SyntaxError: invalid syntax")
-    assert begun.error == ""
 
 
 @pytest.mark.parametrize(
@@ -202,9 +192,7 @@ def test_who_starts_the_servers_is_told() -> None:
 
 
 def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:
-    trouble = Trouble()
+    traceback = Traceback()
     for line in ("Traceback (most recent call last):", "socket.gaierror: [Errno -2] no such name", "bye"):
-        trouble.see(line)
-    assert (trouble.error, trouble.last) == ("", "socket.gaierror: [Errno -2] no such name")
-    trouble.clear()
-    assert trouble.last == ""
+        traceback.see(line)
+    assert (traceback.error, traceback.last) == ("", "socket.gaierror: [Errno -2] no such name")

@@ -1,8 +1,8 @@
-"""Events as something to iterate over: ``async for event in stack.events()``.
+"""Events as something to iterate over: ``async for event in supervisor.events()``.
 
-The bus never waits, so whoever reads slowly loses the oldest events, and is told how many.
+The bus never waits, so a slow reader loses the oldest events, and is told how many.
 
-Never here: what events mean.
+Not here: what events mean.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.events import Notice
+from orchestra.supervision.graceful import wait_any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -59,13 +60,6 @@ async def feed(bus: Bus, is_over: trio.Event, *, limit: int = LIMIT) -> AsyncGen
             if is_over.is_set():
                 return
             news = trio.Event()
-            async with trio.open_nursery() as nursery:
-                for event in (news, is_over):
-                    nursery.start_soon(_wake, event, nursery.cancel_scope)
+            await wait_any(news, is_over)
     finally:
         unsubscribe()
-
-
-async def _wake(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,35 +9,34 @@ from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
 from orchestra.config.plan import Install, ProcessPlan, Restart, Role
-from orchestra.events import State
-from orchestra.lifecycle import (
+from orchestra.events import Exit, State
+from orchestra.supervision.lifecycle import (
     STABLE_AFTER,
     TRANSITIONS,
-    Answered,
-    BackedOff,
+    BackOffEnded,
     Blocked,
     Broken,
+    DependenciesMet,
     Ended,
-    Exit,
-    Go,
     Installed,
     Life,
-    NotSpawned,
+    NoAnswer,
     Order,
+    Ready,
     Reloading,
-    Replaced,
-    RestartAsked,
-    Silent,
+    RestartRequested,
     Spawned,
-    StartAsked,
-    StopAsked,
+    SpawnFailed,
+    StartRequested,
+    StopRequested,
+    TakenOver,
     culprit,
     run_exit_code,
     step,
 )
 
 if TYPE_CHECKING:
-    from orchestra.lifecycle import (
+    from orchestra.supervision.lifecycle import (
         Fact,
     )
 
@@ -57,62 +55,62 @@ def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[L
 
 
 def test_a_process_without_a_readiness_check_is_running_once_it_is_spawned() -> None:
-    assert lived(PLAIN, Go())[1] is Order.SPAWN
-    assert lived(PLAIN, Go(), Spawned())[0].state is State.RUNNING
+    assert lived(PLAIN, DependenciesMet())[1] is Order.SPAWN
+    assert lived(PLAIN, DependenciesMet(), Spawned())[0].state is State.RUNNING
 
 
 def test_a_server_is_starting_until_it_answers_and_knows_how_long_that_took() -> None:
-    assert lived(SERVER, Go(), Spawned())[0].state is State.STARTING
-    life, order = lived(SERVER, Go(), Spawned(), Answered(), seconds_each=2)
+    assert lived(SERVER, DependenciesMet(), Spawned())[0].state is State.STARTING
+    life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), seconds_each=2)
     assert (life.state, life.ready_after, order) == (State.READY, 2, None)
 
 
 def test_a_candidate_runs_and_may_turn_out_to_be_ready() -> None:
     candidate = replace(SERVER, role=Role.UNDECIDED)
-    assert lived(candidate, Go(), Spawned())[0].state is State.RUNNING
-    assert lived(candidate, Go(), Spawned(), Answered())[0].state is State.READY
+    assert lived(candidate, DependenciesMet(), Spawned())[0].state is State.RUNNING
+    assert lived(candidate, DependenciesMet(), Spawned(), Ready())[0].state is State.READY
 
 
 def test_missing_packages_are_installed_before_the_spawn() -> None:
     plan = replace(PLAIN, install=INSTALL)
-    life, order = lived(plan, Go())
+    life, order = lived(plan, DependenciesMet())
     assert (life.state, order) == (State.INSTALLING, Order.INSTALL)
-    assert lived(plan, Go(), Installed())[1] is Order.SPAWN
-    life, order = lived(plan, Go(), Installed("npm ci: exit code 1"))
+    assert lived(plan, DependenciesMet(), Installed())[1] is Order.SPAWN
+    life, order = lived(plan, DependenciesMet(), Installed("npm ci: exit code 1"))
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
 
 
 @pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
 def test_a_server_that_has_served_and_ends_with_success_is_started_again(role: Role) -> None:
     plan = replace(SERVER, role=role)
-    life, order = lived(plan, Go(), Spawned(), Answered(), Ended(Exit(code=0)))
+    life, order = lived(plan, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
     once = replace(plan, restart=Restart.NEVER)
-    assert lived(once, Go(), Spawned(), Answered(), Ended(Exit(code=0)))[0].state is State.COMPLETED
-    assert lived(plan, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(once, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
 
 
 def test_a_server_that_ends_with_success_again_and_again_has_failed() -> None:
-    once: list[Fact] = [Spawned(), Answered(), Ended(Exit(code=0)), BackedOff()]
-    life, _ = lived(SERVER, Go(), *once * 5, *once[:3])
+    once: list[Fact] = [Spawned(), Ready(), Ended(Exit(code=0)), BackOffEnded()]
+    life, _ = lived(SERVER, DependenciesMet(), *once * 5, *once[:3])
     assert (life.state, life.reason) == (State.FAILED, "exit code 0; given up after 5 restarts")
 
 
 def test_a_success_completes() -> None:
-    assert lived(PLAIN, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
     plan = replace(PLAIN, success_exit_codes=frozenset({0, 3}))
-    assert lived(plan, Go(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
+    assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
 
 
 def test_failures_are_restarted_five_times_ever_more_slowly_and_then_it_has_failed() -> None:
-    life, order = lived(PLAIN, Go())
+    life, order = lived(PLAIN, DependenciesMet())
     pauses = []
     while order is Order.SPAWN:
         life, _ = step(life, Spawned(), 0.0)
         life, order = step(life, FAILURE, 0.1)
         if order is Order.BACK_OFF:
             pauses.append(life.back_off)
-            life, order = step(life, BackedOff(), 0.2)
+            life, order = step(life, BackOffEnded(), 0.2)
     assert pauses == [0.5, 1, 2, 4, 8]
     assert (life.state, life.restarts) == (State.FAILED, 5)
 
@@ -130,54 +128,54 @@ def test_a_stable_run_wipes_the_slate_clean() -> None:
 
 @pytest.mark.parametrize("code", [126, 127])
 def test_a_command_that_does_not_exist_fails_at_once(code: int) -> None:
-    life, order = lived(PLAIN, Go(), Spawned(), Ended(Exit(code=code)))
+    life, order = lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=code)))
     assert (life.state, order) == (State.FAILED, None)
 
 
 def test_restart_policies() -> None:
     never, always = replace(PLAIN, restart=Restart.NEVER), replace(PLAIN, restart=Restart.ALWAYS)
-    assert lived(never, Go(), Spawned(), FAILURE)[0].state is State.FAILED
-    assert lived(always, Go(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
+    assert lived(never, DependenciesMet(), Spawned(), FAILURE)[0].state is State.FAILED
+    assert lived(always, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
 
 
 def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
     killed = Ended(Exit(signal=signal.SIGKILL))
     for plan in (PLAIN, SERVER):
-        life, order = lived(plan, Go(), Spawned(), StopAsked())
+        life, order = lived(plan, DependenciesMet(), Spawned(), StopRequested())
         assert (life.state, order) == (State.STOPPING, Order.STOP)
         assert step(life, killed, 1.0)[0].state is State.STOPPED
 
 
 def test_who_had_to_be_killed_is_told() -> None:
-    asked = (Go(), Spawned(), StopAsked())
+    asked = (DependenciesMet(), Spawned(), StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGTERM)))[0].reason == ""
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGKILL)))[0].reason == "killed by SIGKILL"
 
 
 def test_what_waits_is_stopped_at_once() -> None:
-    assert lived(PLAIN, StopAsked())[0].state is State.STOPPED
-    assert lived(PLAIN, Go(), Spawned(), FAILURE, StopAsked())[0].state is State.STOPPED
+    assert lived(PLAIN, StopRequested())[0].state is State.STOPPED
+    assert lived(PLAIN, DependenciesMet(), Spawned(), FAILURE, StopRequested())[0].state is State.STOPPED
 
 
 FACTS: list[Fact] = [
-    Go(),
+    DependenciesMet(),
     Installed(),
     Installed("broken"),
     Spawned(),
-    NotSpawned("no such folder"),
-    Answered(),
+    SpawnFailed("no such folder"),
+    Ready(),
     FAILURE,
     Ended(Exit(code=0)),
     Ended(Exit(signal=9)),
-    BackedOff(),
+    BackOffEnded(),
     Blocked("waits"),
-    Silent("no answer"),
+    NoAnswer("no answer"),
     Reloading("app.py has changed"),
     Broken("SyntaxError: invalid syntax"),
-    Replaced(1.0),
-    StopAsked(),
-    StartAsked(),
-    RestartAsked(),
+    TakenOver(1.0),
+    StopRequested(),
+    StartRequested(),
+    RestartRequested(),
 ]
 
 
@@ -208,99 +206,105 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
             assert order in (None, Order.STOP)
 
 
-@pytest.mark.parametrize("asked", [StartAsked(), RestartAsked()])
+@pytest.mark.parametrize("asked", [StartRequested(), RestartRequested()])
 @pytest.mark.parametrize(
     "how",
     [
-        (Go(), Spawned(), Ended(Exit(code=127))),
-        (Go(), Spawned(), Ended(Exit(code=0))),
-        (Go(), Spawned(), StopAsked(), Ended(Exit(signal=15))),
-        (StopAsked(),),
+        (DependenciesMet(), Spawned(), Ended(Exit(code=127))),
+        (DependenciesMet(), Spawned(), Ended(Exit(code=0))),
+        (DependenciesMet(), Spawned(), StopRequested(), Ended(Exit(signal=15))),
+        (StopRequested(),),
     ],
 )
 def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple[Fact, ...]) -> None:
     life, order = lived(PLAIN, *how, asked)
     assert (life.state, order, life.failures, life.restarts) == (State.WAITING, None, 0, 1)
-    assert step(life, Go(), 0)[1] is Order.SPAWN
+    assert step(life, DependenciesMet(), 0)[1] is Order.SPAWN
 
 
 def test_back_off_has_a_limit_however_often_it_fails() -> None:
-    life = dataclasses.replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
-    life, _ = step(dataclasses.replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
+    life = replace(Life(plan=replace(PLAIN, max_quick_failures=10**6)), failures=5000)
+    life, _ = step(replace(life, state=State.RUNNING, is_alive=True, spawned_at=0.0), FAILURE, 0)
     assert life.back_off == 10
 
 
 def test_who_runs_is_stopped_first_and_then_begins_anew() -> None:
-    life, order = lived(PLAIN, Go(), Spawned(), RestartAsked())
+    life, order = lived(PLAIN, DependenciesMet(), Spawned(), RestartRequested())
     assert (life.state, order) == (State.STOPPING, Order.STOP)
-    assert step(life, RestartAsked(), 0) == (life, None)
+    assert step(life, RestartRequested(), 0) == (life, None)
     life, order = step(life, Ended(Exit(signal=15)), 0)
-    assert (life.state, order, life.wants_anew) == (State.WAITING, None, False)
-    assert lived(PLAIN, Go(), Spawned(), StartAsked())[0].state is State.RUNNING
+    assert (life.state, order, life.starts_after_stop) == (State.WAITING, None, False)
+    assert lived(PLAIN, DependenciesMet(), Spawned(), StartRequested())[0].state is State.RUNNING
 
 
 def test_whoever_stops_it_has_the_last_word() -> None:
-    asked = (Go(), Spawned(), RestartAsked(), StopAsked())
+    asked = (DependenciesMet(), Spawned(), RestartRequested(), StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=15)))[0].state is State.STOPPED
-    assert lived(PLAIN, *asked, RestartAsked(), Ended(Exit(signal=15)))[0].state is State.WAITING
+    assert lived(PLAIN, *asked, RestartRequested(), Ended(Exit(signal=15)))[0].state is State.WAITING
 
 
-@pytest.mark.parametrize("asked", [StartAsked(), RestartAsked()])
+@pytest.mark.parametrize("asked", [StartRequested(), RestartRequested()])
 def test_who_waits_goes_on_waiting_and_is_not_started_twice(asked: Fact) -> None:
     assert lived(PLAIN, asked) == lived(PLAIN)
-    life, order = lived(PLAIN, Go(), Spawned(), FAILURE, asked)
-    assert (life.state, order, life.failures) == (State.BACKING_OFF, None, 0)
-    life, order = lived(replace(PLAIN, install=INSTALL), Go(), asked)
+    life, order = lived(PLAIN, DependenciesMet(), Spawned(), FAILURE, asked)
+    assert (life.state, order, life.failures, life.restarts) == (State.STARTING, Order.SPAWN, 0, 1)
+    life, order = lived(replace(PLAIN, install=INSTALL), DependenciesMet(), asked)
     assert (life.state, order) == (State.INSTALLING, None)
 
 
 def test_who_falls_silent_is_unhealthy_until_it_answers() -> None:
-    life, _ = lived(SERVER, Go(), Spawned(), Answered(), Silent("port 80: refused"))
+    life, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), NoAnswer("port 80: refused"))
     assert (life.state, life.reason) == (State.UNHEALTHY, "port 80: refused")
-    assert step(life, Answered(), 9)[0].state is State.READY
-    assert step(life, Answered(), 9)[0].ready_after == life.ready_after
+    assert step(life, Ready(), 9)[0].state is State.READY
+    assert step(life, Ready(), 9)[0].ready_after == life.ready_after
     assert step(life, FAILURE, 9)[0].state is State.BACKING_OFF
-    assert step(life, RestartAsked(), 9)[1] is Order.STOP
+    assert step(life, RestartRequested(), 9)[1] is Order.STOP
 
 
 def test_a_server_that_reloads_by_itself_starts_again_though_it_lives() -> None:
-    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), seconds_each=2)
+    life, order = lived(
+        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), seconds_each=2
+    )
     assert (life.state, order, life.reason, life.restarts) == (State.STARTING, None, "app.py changed", 1)
     assert life.is_alive
     assert life.ready_after is None
-    life, order = step(life, Answered(), 9)
+    life, order = step(life, Ready(), 9)
     assert (life.state, order, life.ready_after) == (State.READY, None, 3)
 
 
 def test_a_server_that_is_ill_or_broken_may_reload_and_be_well_again() -> None:
-    ill = (Go(), Spawned(), Answered(), Silent("times out"), Reloading("app.py changed"))
-    broken = (Go(), Spawned(), Broken("SyntaxError"), Reloading("app.py changed"))
+    ill = (DependenciesMet(), Spawned(), Ready(), NoAnswer("times out"), Reloading("app.py changed"))
+    broken = (DependenciesMet(), Spawned(), Broken("SyntaxError"), Reloading("app.py changed"))
     for facts in (ill, broken):
         life, order = lived(SERVER, *facts)
         assert (life.state, order, life.reason) == (State.STARTING, None, "app.py changed")
-        assert step(life, Answered(), 9)[0].state is State.READY
+        assert step(life, Ready(), 9)[0].state is State.READY
 
 
 def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
-    life, _ = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"))
+    life, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"))
     life, order = step(life, FAILURE, 1)
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
-    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), RestartAsked())
+    life, order = lived(
+        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), RestartRequested()
+    )
     assert (life.state, order) == (State.STOPPING, Order.STOP)
 
 
 def test_one_that_cannot_come_up_is_unhealthy_and_says_why_until_it_answers() -> None:
-    life, order = lived(SERVER, Go(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2)
+    life, order = lived(
+        SERVER, DependenciesMet(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2
+    )
     assert (life.state, order, life.reason) == (State.UNHEALTHY, None, "SyntaxError: invalid syntax")
     assert (life.is_alive, life.was_ready, life.ready_after) == (True, False, None)
-    life, _ = step(life, Answered(), 9)
+    life, _ = step(life, Ready(), 9)
     assert (life.state, life.reason, life.was_ready, life.ready_after) == (State.READY, "", True, 7)
 
 
 def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
-    broken = (Go(), Spawned(), Broken("SyntaxError"))
-    assert lived(SERVER, *broken, StopAsked())[1] is Order.STOP
-    assert lived(SERVER, *broken, RestartAsked())[1] is Order.STOP
+    broken = (DependenciesMet(), Spawned(), Broken("SyntaxError"))
+    assert lived(SERVER, *broken, StopRequested())[1] is Order.STOP
+    assert lived(SERVER, *broken, RestartRequested())[1] is Order.STOP
     assert lived(SERVER, *broken, FAILURE)[0].state is State.BACKING_OFF
     life, _ = lived(SERVER, *broken)
     assert step(life, Broken("SyntaxError"), 1) == (life, None)
@@ -309,48 +313,53 @@ def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
 def test_only_who_is_starting_can_be_broken() -> None:
     for facts in (
         (),
-        (Go(),),
-        (Go(), Spawned(), Answered()),
-        (Go(), Spawned(), Answered(), Silent("times out")),
-        (Go(), Spawned(), StopAsked()),
-        (Go(), Spawned(), FAILURE),
+        (DependenciesMet(),),
+        (DependenciesMet(), Spawned(), Ready()),
+        (DependenciesMet(), Spawned(), Ready(), NoAnswer("times out")),
+        (DependenciesMet(), Spawned(), StopRequested()),
+        (DependenciesMet(), Spawned(), FAILURE),
     ):
         life, _ = lived(SERVER, *facts)
         assert step(life, Broken("SyntaxError"), 1) == (life, None)
 
 
 def test_another_child_takes_over_without_anybody_leaving_ready() -> None:
-    life, order = lived(SERVER, Go(), Spawned(), Answered(), Replaced(0.5), seconds_each=2)
+    life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), TakenOver(0.5), seconds_each=2)
     assert (life.state, order, life.restarts, life.ready_after) == (State.READY, None, 1, 0.5)
     assert (life.is_alive, life.spawned_at) == (True, 5.5)
-    ill, _ = lived(SERVER, Go(), Spawned(), Answered(), Silent("times out"))
-    life, order = step(ill, Replaced(0.5), 9)
+    ill, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), NoAnswer("times out"))
+    life, order = step(ill, TakenOver(0.5), 9)
     assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
 
 
 def test_who_takes_over_from_one_that_reloads_is_ready() -> None:
-    life, order = lived(SERVER, Go(), Spawned(), Answered(), Reloading("app.py changed"), Replaced(0.5))
+    life, order = lived(
+        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), TakenOver(0.5)
+    )
     assert (life.state, order, life.ready_after) == (State.READY, None, 0.5)
 
 
-@pytest.mark.parametrize("fact", [Reloading("app.py changed"), Replaced(0.5)])
+@pytest.mark.parametrize("fact", [Reloading("app.py changed"), TakenOver(0.5)])
 def test_who_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
     for facts in (
         (),
-        (Go(),),
-        (Go(), Spawned(), StopAsked()),
-        (Go(), Spawned(), FAILURE),
-        (Go(), Spawned(), Ended(Exit(code=127))),
-        (StopAsked(),),
+        (DependenciesMet(),),
+        (DependenciesMet(), Spawned(), StopRequested()),
+        (DependenciesMet(), Spawned(), FAILURE),
+        (DependenciesMet(), Spawned(), Ended(Exit(code=127))),
+        (StopRequested(),),
     ):
         life, _ = lived(SERVER, *facts)
         assert step(life, fact, 1) == (life, None)
-    assert lived(PLAIN, Go(), Spawned(), fact) == (lived(PLAIN, Go(), Spawned())[0], None)
+    assert lived(PLAIN, DependenciesMet(), Spawned(), fact) == (
+        lived(PLAIN, DependenciesMet(), Spawned())[0],
+        None,
+    )
 
 
 @pytest.mark.parametrize(("code", "words"), [(127, "not found"), (126, "not executable")])
 def test_a_command_that_cannot_be_run_is_named(code: int, words: str) -> None:
-    life, _ = lived(PLAIN, Go(), Spawned(), Ended(Exit(code=code), "sh: 1: nosuch: not here"))
+    life, _ = lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=code), "sh: 1: nosuch: not here"))
     assert life.state is State.FAILED
     assert (
         life.reason

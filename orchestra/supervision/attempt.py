@@ -1,0 +1,366 @@
+"""One child of a process, from its spawn to its end: is it ready, does it reload itself, is it well?
+
+A process of the plan has one child after the other, and for a moment two at once when a new one is to take
+over (`handover`). An `Attempt` is one of them, with all that is known of it alone, and reports facts.
+
+A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
+processes that held its listening socket end. It is ready again when one of those has ended, or a new server
+has introduced itself, and HTTP answers: the old one may go on answering for a while. A reload that does not
+come to an end, as uvicorn's while a client is still connected, is reported as stuck.
+
+Not here: states and what follows from them (`lifecycle`), other children (`handover`).
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from orchestra.child.lines import without_colours
+from orchestra.child.readiness import Readiness
+from orchestra.child.spawn import SpawnError, Window
+from orchestra.config.plan import Role
+from orchestra.supervision.lifecycle import (
+    Broken,
+    Ended,
+    NoAnswer,
+    Ready,
+    Reloading,
+    Spawned,
+    SpawnFailed,
+)
+from orchestra.supervision.runtime import Handle
+from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Symptoms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestra.child.sockets import Listening
+    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.child.table import Entry
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.events import StreamName
+    from orchestra.supervision.lifecycle import Fact
+    from orchestra.supervision.runtime import Run
+
+__all__ = ["Attempt", "Stuck"]
+
+# How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
+_HEALTH_PAUSE = 2.0
+_MOST_FAILURES = 3
+# A server that reloads and has not let go of the old one by then is stuck: its clients have had their time,
+# and requests are held for three times as long.
+_RELOAD_TIMEOUT = 5.0
+# Looking whether some processes still live costs some microseconds.
+_RELOAD_PAUSE = 0.02
+_SERVERS_PAUSE = 0.25
+# A server has ended, and what it belongs to may be ending, too: then there is nothing to report.
+_LINGER = 0.3
+# What a terminal has unless its user says otherwise.
+_USUAL_SIZE = (80, 24)
+# One quick question; a stuck server does not answer it.
+_QUICK_ANSWER = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """The child's own reload does not end, or has brought up no new server."""
+
+
+OnFact: TypeAlias = "Callable[[Attempt, Fact | Stuck], object]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reload:
+    """A reload that is in progress.
+
+    Attributes:
+        was_announced: By its output.
+        servers: The processes that accepted connections before.
+        listening: Where they did.
+    """
+
+    was_announced: bool
+    servers: frozenset[Entry]
+    listening: Listening | None
+
+
+class Attempt:
+    """One child of a process.
+
+    Args:
+        plan: Of the process.
+        run: The run that it belongs to.
+        env: The child's environment.
+        port: What its ``PORT`` says.
+        on_output: Awaited with what it writes.
+        on_fact: Called with each fact about it, but its end.
+
+    Attributes:
+        spawned_at: When it was spawned.
+        listening: Where it listens, while it is ready.
+        end: How it ended, once it has.
+    """
+
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        run: Run,
+        *,
+        env: Mapping[str, str],
+        port: int | None,
+        on_output: OnOutput,
+        on_fact: OnFact,
+    ) -> None:
+        self.plan = plan
+        self.port = port
+        self.spawned_at = 0.0
+        self.listening: Listening | None = None
+        self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
+        self._run = run
+        self._env = env
+        self._on_output = on_output
+        self._on_fact = on_fact
+        self._handle = Handle()
+        # What it writes counts from its first line on.
+        self._readiness = self._new_readiness()
+        self._symptoms = Symptoms(plan.command)
+        self._servers: frozenset[Entry] = frozenset()
+        self._reload: _Reload | None = None
+        self._phase = trio.CancelScope()  # between two reloads
+
+    def __repr__(self) -> str:
+        return f"<Attempt of {self.plan.name}: {self._handle.child}, at {self.listening}>"
+
+    @property
+    def child(self) -> Child | None:
+        """The child, while there is one."""
+        return self._handle.child
+
+    def stop(self) -> None:
+        """Stop the child, even if it is only being spawned. Does not wait."""
+        self._handle.stop()
+
+    def kill(self) -> None:
+        """Kill the child, even if it is only being spawned. Does not wait."""
+        self._handle.kill()
+
+    async def kill_after(self, seconds: float) -> None:
+        """Kill the child if it has not ended by then."""
+        await trio.sleep(seconds)
+        self._handle.kill()
+
+    def missing(self) -> str:
+        """Say what it lacks to be ready."""
+        return self._readiness.in_words()
+
+    def explanation(self) -> str:
+        """Give the line that explains best why it did not come up."""
+        return self._symptoms.explanation()
+
+    async def run(self) -> None:
+        """Run it to its end; `end` says how that was."""
+        plan = self.plan
+        async with trio.open_nursery() as nursery:
+
+            def spawned(child: Child) -> None:
+                self.spawned_at = trio.current_time()
+                self._on_fact(self, Spawned())
+                if self._handle.is_ending:
+                    return
+                if plan.ready is not None:
+                    nursery.start_soon(self._attend, child.pid)
+                elif plan.on_ready is not None:
+                    nursery.start_soon(self._run_on_ready, plan.on_ready)
+
+            try:
+                how = await self._run.spawn(
+                    plan.command,
+                    handle=self._handle,
+                    on_spawn=spawned,
+                    on_output=self._see,
+                    cwd=plan.cwd,
+                    env=self._env,
+                    stop_timeout=plan.stop_timeout,
+                    stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
+                    window=self._window(),
+                )
+                self.end = Ended(how, self._symptoms.shell_error())
+            except SpawnError as exc:
+                self.end = SpawnFailed(exc.message)
+            finally:
+                self.listening = None
+            nursery.cancel_scope.cancel()
+
+    def _window(self) -> Window | None:
+        match self.plan.pty:
+            case "auto":
+                return self._run.window
+            case True:
+                return self._run.window or Window(*_USUAL_SIZE)
+            case False:
+                return None
+
+    async def _see(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
+        """Take note of what it wrote, and pass it on."""
+        plain = [without_colours(line) for line in lines]
+        if self._readiness.reads:
+            self._readiness.see([*plain, without_colours(partial)] if partial else plain)
+        self._symptoms.keep(plain)
+        if self._may_reload:
+            for line in plain:
+                if self._symptoms.see(line, trio.current_time()):
+                    self._begin_reload(line.strip(), was_announced=True)
+        await self._on_output(stream, lines, partial)
+
+    @property
+    def _may_reload(self) -> bool:
+        return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.UNDECIDED)
+
+    def _new_readiness(self) -> Readiness:
+        is_upstream = self.plan.role in (Role.FRONTEND, Role.BACKEND)
+        # A command that asks is not of the child's family: it is not waited for when the child has ended.
+        env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
+        return Readiness(
+            self.plan, env=env, port=self.port, needs_address=is_upstream, probe=self._run.runtime.probe
+        )
+
+    # --- From the spawn to readiness, and through reloads ---
+
+    async def _attend(self, leader: int) -> None:
+        while True:
+            with trio.CancelScope() as self._phase:
+                await self._come_up(leader)
+                await self._stay_up(leader)
+            await self._until_old_server_is_gone()
+
+    async def _come_up(self, leader: int) -> None:
+        """Wait until it is ready; report that, or why it is not going to be."""
+        readiness = self._readiness
+        async with trio.open_nursery() as nursery:
+            if self.plan.is_awaited:
+                nursery.start_soon(self._warn_in_time, readiness)
+            if self._may_reload:
+                nursery.start_soon(self._look_for_trouble)
+            await readiness.wait(leader, self._run.scanner)
+            nursery.cancel_scope.cancel()
+        self.listening = readiness.listening
+        self._reload = None
+        self._on_fact(self, Ready())
+
+    async def _stay_up(self, leader: int) -> None:
+        """Do what is done while it is ready, until it ends or reloads."""
+        async with trio.open_nursery() as nursery:
+            if self.plan.on_ready is not None:
+                nursery.start_soon(self._run_on_ready, self.plan.on_ready)
+            if self.plan.liveness:
+                nursery.start_soon(self._watch_health)
+            if self._may_reload and self.listening is not None:
+                nursery.start_soon(self._watch_servers, leader, self.listening.port)
+            await trio.sleep_forever()
+
+    def _begin_reload(self, reason: str, *, was_announced: bool) -> None:
+        """Start again, as the child does."""
+        listening = self.listening or (self._reload.listening if self._reload is not None else None)
+        self._reload = _Reload(was_announced=was_announced, servers=self._servers, listening=listening)
+        self._servers, self.listening = frozenset(), None
+        self._readiness = self._new_readiness()
+        self._symptoms.forget()
+        self._on_fact(self, Reloading(reason))
+        self._phase.cancel()
+
+    async def _until_old_server_is_gone(self) -> None:
+        """Wait until a reload has replaced the old server; report it as stuck if that does not happen."""
+        began = trio.current_time()
+        reload = self._reload
+        assert reload is not None  # noqa: S101 - by _begin_reload
+        is_alive = self._run.runtime.is_alive
+        while reload.servers and all(map(is_alive, reload.servers)) and not self._symptoms.new_server_seen:
+            now = trio.current_time()
+            if self._symptoms.error and self._symptoms.is_silent(began, now):
+                return  # it is over for now: there is no server that could answer
+            if now - began >= _RELOAD_TIMEOUT:
+                if await self._is_silent(reload.listening):
+                    self._on_fact(self, Stuck())
+                    await trio.sleep_forever()  # it is restarted
+                return  # it only spoke of a reload
+            await trio.sleep(_RELOAD_PAUSE)
+
+    async def _is_silent(self, listening: Listening | None) -> bool:
+        if listening is None:
+            return True
+        answer = self._run.runtime.probe.http_answer
+        return bool(await answer(listening.host, listening.port, within=_QUICK_ANSWER))
+
+    async def _look_for_trouble(self) -> None:
+        """Report that it is broken: no server is left that could come up, or it ends with an exception."""
+        began = trio.current_time()
+        symptoms = self._symptoms
+        was_announced = self._reload is None or self._reload.was_announced
+        while True:
+            await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
+            if not symptoms.is_silent(began, trio.current_time()):
+                continue
+            has_server = None
+            if symptoms.reloader is not None:
+                has_server = await self._run.runtime.has_server(symptoms.reloader)
+            match symptoms.diagnose(has_server=has_server, was_announced=was_announced):
+                case Diagnosis.BROKEN:
+                    self._on_fact(self, Broken(symptoms.error or symptoms.explanation()))
+                case Diagnosis.ABANDONED:
+                    self._on_fact(self, Stuck())
+                    return
+                case Diagnosis.COMING_UP:
+                    pass
+
+    # --- While it is ready ---
+
+    async def _watch_servers(self, leader: int, port: int) -> None:
+        """Notice a reload that is not announced: the processes that held the listening socket have ended."""
+        runtime = self._run.runtime
+        servers = self._servers = await runtime.servers(leader, port)
+        if not servers:
+            return
+        while any(map(runtime.is_alive, servers)):
+            await trio.sleep(_SERVERS_PAUSE)
+        await trio.sleep(_LINGER)
+        self._begin_reload("its server process has ended", was_announced=False)
+
+    async def _watch_health(self) -> None:
+        """Ask again and again; three times without an answer are reported."""
+        failures = 0
+        while True:
+            await trio.sleep(_HEALTH_PAUSE)
+            missing = await self._readiness.ask_again()
+            failures = failures + 1 if missing else 0
+            if not missing:
+                self._on_fact(self, Ready())
+            elif failures == _MOST_FAILURES:
+                self._on_fact(self, NoAnswer(missing))
+
+    async def _warn_in_time(self, readiness: Readiness) -> None:
+        await trio.sleep(self.plan.ready_timeout)
+        text = f"not ready after {self.plan.ready_timeout:g} s: {readiness.in_words()}"
+        self._run.bus.notice("not-ready", text, process=self.plan.name)
+
+    async def _run_on_ready(self, command: str) -> None:
+        """Run the command for when it is up; it ends with the child at the latest."""
+        url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
+        try:
+            how = await self._run.spawn(
+                command,
+                cwd=self.plan.cwd,
+                # Marks of its own: what it has started must not be taken for the child's family.
+                env={**self._env, **url, "ORCHESTRA_PROCESS": f"{self.plan.name}:on_ready"},
+                on_output=self._on_output,
+                stop_timeout=0.0,
+            )
+            error = "" if how.code == 0 else str(how)
+        except SpawnError as exc:
+            error = exc.message
+        if error:
+            text = f"on_ready `{command}`: {error}"
+            self._run.bus.notice("on-ready-failed", text, process=self.plan.name)

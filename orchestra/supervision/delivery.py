@@ -1,0 +1,128 @@
+"""What children write, on its way to the log file, the sinks and the bus.
+
+Sinks are awaited with every line, in order, so that a slow reader slows the child down and loses nothing; the
+bus never waits. Only at the end of a run are sinks given up that take nothing any more.
+
+Not here: what the lines mean (`symptoms`), reading them (`child/lines`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from orchestra.child.lines import without_colours
+from orchestra.child.logfile import LogFile
+from orchestra.events import OutputLine, OutputPaused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.events import Bus, StreamName
+
+__all__ = ["Delivery", "ProcessOutput", "Sink"]
+
+Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
+
+# A millisecond's worth of lines: nothing else waits longer for its turn.
+_LINES_AT_A_TIME = 500
+# At the end, a sink that has taken nothing for so long is not waited for.
+_SINK_STALL_TIMEOUT = 5.0
+# Lines that are quoted of a process that did not come up: enough for the end of a Python traceback.
+_TAIL_LINES = 20
+
+
+class Delivery:
+    """Gives lines to the sinks, then to the bus.
+
+    Args:
+        bus: Where lines are published.
+        sinks: Awaited with every line before it is published.
+    """
+
+    def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
+        self._bus = bus
+        self._sinks = tuple(sinks)
+        self._delivering: set[trio.CancelScope] = set()
+        self._delivered = 0
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {len(self._sinks)} sinks: {self._delivered} lines>"
+
+    async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
+        """Deliver lines of a process, in order."""
+        for start in range(0, len(lines), _LINES_AT_A_TIME):
+            await trio.lowlevel.checkpoint()
+            if not self._sinks and not self._bus.wants(OutputLine):
+                return
+            with trio.CancelScope() as scope:
+                self._delivering.add(scope)
+                try:
+                    for text in lines[start : start + _LINES_AT_A_TIME]:
+                        line = self._bus.stamp(OutputLine(process=process, stream=stream, text=text))
+                        for sink in self._sinks:
+                            await sink(line)
+                        self._delivered += 1
+                        self._bus.publish(line)
+                finally:
+                    self._delivering.discard(scope)
+
+    def pause(self, process: str, stream: StreamName, text: str) -> None:
+        """Publish the beginning of a line that has no end yet."""
+        self._bus.emit(OutputPaused(process=process, stream=stream, text=text))
+
+    async def give_up_stalled_sinks(self) -> None:
+        """At the end, wait for sinks only while they take something now and then; until cancelled."""
+        while True:
+            before = self._delivered
+            await trio.sleep(_SINK_STALL_TIMEOUT)
+            if self._delivering and self._delivered == before:
+                self._sinks = ()
+                for scope in self._delivering:
+                    scope.cancel()
+
+
+class ProcessOutput:
+    """The output of one process of the plan, whichever child of it writes.
+
+    Attributes:
+        tail: Its last lines, oldest first, without colours.
+    """
+
+    def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._name = plan.name
+        self._delivery = delivery
+        self._bus = bus
+        self._logfile: LogFile | None = None
+        if plan.log_file is not None:
+            self._logfile = LogFile(plan.log_file, max_bytes=plan.log_bytes, backups=plan.log_backups)
+
+    def __repr__(self) -> str:
+        return f"<ProcessOutput of {self._name}>"
+
+    async def write(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
+        """Deliver what was written: whole lines, then perhaps the beginning of the next one."""
+        if lines:
+            self.tail.extend(without_colours(line) for line in lines[-_TAIL_LINES:])
+            await self._log(lines)
+            await self._delivery.deliver(self._name, stream, lines)
+        if partial is not None:
+            self._delivery.pause(self._name, stream, partial)
+
+    def close(self) -> None:
+        """Close the log file."""
+        if self._logfile is not None:
+            self._logfile.close()
+
+    async def _log(self, lines: Sequence[str]) -> None:
+        if self._logfile is None:
+            return
+        try:
+            await self._logfile.write(lines)
+        except OSError as exc:
+            text = f"its log file is not written any more: {exc.filename or ''} {exc.strerror}"
+            self._bus.notice("log-broken", text, process=self._name)

@@ -1,0 +1,181 @@
+"""The children of one process: one at a time, or, in an overlap restart, an old and a new one side by side.
+
+An overlap restart, from top to bottom: `begin` spawns a successor on another port. If it ends, is broken or
+is not ready in time, it is given up, and the old child goes on. When it is ready it takes over; the old child
+is drained, for 30 s at most, and stopped. If the old child ends first, the successor becomes the current
+child before it is ready. In any case `run` ends when the current child has ended and none is left beside it.
+
+Not here: states (`lifecycle`), a restart that stops the old child first (`worker`).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.supervision.attempt import Attempt
+from orchestra.supervision.lifecycle import Broken, Ended, Ready, Reloading, TakenOver
+from orchestra.supervision.symptoms import IN_USE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.child.spawn import OnOutput
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.supervision.attempt import Stuck
+    from orchestra.supervision.lifecycle import Fact, SpawnFailed
+    from orchestra.supervision.runtime import Run
+
+__all__ = ["Handover"]
+
+# Nothing waits for an old child that has been replaced, but the clients that it still serves.
+_DRAIN_TIMEOUT = 30.0
+
+
+class Handover:
+    """Runs the children of one process.
+
+    Args:
+        plan: Of the process.
+        run: The run that it belongs to.
+        on_output: Awaited with what its children write.
+        on_fact: Called with each fact about the current child, but its end.
+
+    Attributes:
+        current: The child that counts; the last one, once that has ended.
+    """
+
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        run: Run,
+        *,
+        on_output: OnOutput,
+        on_fact: Callable[[Fact | Stuck], object],
+    ) -> None:
+        self.current: Attempt | None = None
+        self._plan = plan
+        self._run = run
+        self._on_output = on_output
+        self._on_fact = on_fact
+        self._count = 0
+        self._successor: Attempt | None = None
+        self._living: set[Attempt] = set()
+        self._draining: set[trio.CancelScope] = set()
+        self._ended: trio.MemorySendChannel[Attempt]
+        self._nursery: trio.Nursery
+
+    def __repr__(self) -> str:
+        return f"<Handover from {self.current} to {self._successor}>"
+
+    async def run(self) -> Ended | SpawnFailed:
+        """Run a child, and those that take over from it, until all have ended; return how the last did."""
+        self._ended, ended = trio.open_memory_channel[Attempt](inf)
+        async with trio.open_nursery() as self._nursery:
+            self.current = self._new_attempt(self._plan.port)
+            self._nursery.start_soon(self._live, self.current)
+            async for attempt in ended:
+                if attempt is self._successor:
+                    how = attempt.end
+                    self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
+                elif attempt is self.current and self._successor is not None:
+                    self.current, self._successor = self._successor, None
+                    self._on_fact(Reloading("the old one has ended before the new one was ready"))
+                elif attempt is self.current:
+                    break
+            # Those that it has replaced may hold the port that the next one wants.
+            self.stop_others()
+        return attempt.end
+
+    def begin(self) -> None:
+        """Spawn a successor of the current child. Does not wait."""
+        assert self.current is not None  # noqa: S101 - it is ready
+        if self._successor is not None:
+            self._successor.kill()  # what it runs is out of date already
+        port = self._run.runtime.free_port(self._plan.port, besides=self.current.port)
+        self._successor = self._new_attempt(port)
+        self._nursery.start_soon(self._bring_up, self._successor)
+
+    async def _bring_up(self, attempt: Attempt) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_up_in_time, attempt)
+            await self._live(attempt)
+            nursery.cancel_scope.cancel()
+
+    async def _give_up_in_time(self, attempt: Attempt) -> None:
+        await trio.sleep(self._plan.ready_timeout)
+        if attempt is self._successor:
+            self._give_up(
+                attempt, f"it is not ready after {self._plan.ready_timeout:g} s: {attempt.missing()}"
+            )
+
+    def _give_up(self, attempt: Attempt, why: str) -> None:
+        """Kill a successor that does not come up; the old child goes on."""
+        self._successor = None
+        attempt.kill()
+        explanation = attempt.explanation()
+        why += f": {explanation}" if explanation else ""
+        text = f"the new version does not come up: {why}; the old one goes on serving"
+        hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""
+        self._run.bus.notice("overlap-failed", text, hint=hint, process=self._plan.name)
+
+    def _take_over(self, attempt: Attempt) -> None:
+        """Make a successor that is ready the current child, and stop the old one when it is drained."""
+        old, self.current, self._successor = self.current, attempt, None
+        self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
+        if old is not None:
+            self._nursery.start_soon(self._retire, old)
+
+    async def _retire(self, old: Attempt) -> None:
+        with trio.CancelScope() as scope:
+            self._draining.add(scope)
+            await self._run.drain(self._plan.name, _DRAIN_TIMEOUT)
+        self._draining.discard(scope)
+        old.stop()
+
+    def stop_others(self) -> None:
+        """Stop all children but the current one: a successor, and those that are being drained."""
+        if self._successor is not None:
+            self._successor.stop()
+            self._successor = None
+        for scope in self._draining:
+            scope.cancel()
+
+    def kill(self) -> None:
+        """Kill all children. Does not wait."""
+        self._successor = None
+        for attempt in self._living:
+            attempt.kill()
+
+    def _new_attempt(self, port: int | None) -> Attempt:
+        env = self._run.environment(self._plan, port)
+        if self._plan.restart_mode == "overlap":
+            # The families of two children at once must not be taken for one.
+            self._count += 1
+            env["ORCHESTRA_CHILD"] = str(self._count)
+        attempt = Attempt(
+            self._plan, self._run, env=env, port=port, on_output=self._on_output, on_fact=self._learn
+        )
+        self._living.add(attempt)
+        return attempt
+
+    async def _live(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        finally:
+            self._living.discard(attempt)
+        self._ended.send_nowait(attempt)
+
+    def _learn(self, attempt: Attempt, fact: Fact | Stuck) -> None:
+        if attempt is self.current:
+            self._on_fact(fact)
+        elif attempt is self._successor:
+            match fact:
+                case Ready():
+                    self._take_over(attempt)
+                case Broken():
+                    self._give_up(attempt, "it is broken")
+                case _:
+                    pass

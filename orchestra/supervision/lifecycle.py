@@ -1,0 +1,473 @@
+"""The life of one process: which state follows which, and what has to be done about it.
+
+`step(life, fact, now)` is the whole of it: given what has just happened it returns the new life and at most
+one `Order`. It decides, the worker does. `TRANSITIONS` lists every step from state to state that there is,
+and `step` takes no other. `dependency_fact` says whether the dependencies of a process let it start.
+
+Failures in a row are counted so that a broken process comes to rest: the back-off doubles from 0.5 s to 10 s;
+ten seconds of running reset the count; after `max_quick_failures` restarts the process has failed. A command
+that does not exist (127) or cannot be executed (126) will not repair itself, and fails at once. A frontend or
+backend that has served and then ends, with whatever exit status, has failed: it was meant to go on.
+
+A restart request returns the process to `WAITING`, so that its dependencies are checked again; with
+`restart_mode = "overlap"` it leaves a ready process as it is, and orders a new child beside the old one.
+
+Not here: time, tasks, signals; `now` is an argument, in seconds.
+"""
+
+from __future__ import annotations
+
+import signal
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orchestra.config.plan import Condition, Restart, Role, base_name
+from orchestra.events import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestra.config.plan import Dependency, ProcessPlan
+    from orchestra.events import Exit
+
+__all__ = [
+    "TRANSITIONS",
+    "BackOffEnded",
+    "Blocked",
+    "Broken",
+    "DependenciesMet",
+    "Ended",
+    "Fact",
+    "Installed",
+    "Life",
+    "NoAnswer",
+    "Order",
+    "Ready",
+    "Reloading",
+    "RestartRequested",
+    "SpawnFailed",
+    "Spawned",
+    "StartRequested",
+    "StopRequested",
+    "TakenOver",
+    "culprit",
+    "dependency_fact",
+    "run_exit_code",
+    "step",
+]
+
+# overmind and process-compose wait 1 s at once; half of it is below what people notice after saving a file.
+FIRST_BACK_OFF = 0.5
+LONGEST_BACK_OFF = 10.0
+STABLE_AFTER = 10.0
+
+_OVER = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
+    State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
+    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _OVER,
+    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _OVER,
+    # A server that reloads itself starts again.
+    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _OVER,
+    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _OVER,
+    State.STOPPING: frozenset({State.STOPPED, State.WAITING}),
+    State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
+    # Only on request.
+    State.COMPLETED: frozenset({State.WAITING}),
+    State.FAILED: frozenset({State.WAITING}),
+    State.STOPPED: frozenset({State.WAITING}),
+}
+
+
+class DependenciesMet(Struct, frozen=True):
+    """All dependencies are as far as they have to be."""
+
+
+class Blocked(Struct, frozen=True):
+    """A dependency is not as far as it has to be.
+
+    Attributes:
+        reason: Which one, in words.
+        for_good: Whether it is not going to be, unless it is started again.
+    """
+
+    reason: str
+    for_good: bool = False
+
+
+class Installed(Struct, frozen=True):
+    """The installation of packages has ended; with what went wrong, if anything did."""
+
+    error: str = ""
+
+
+class Spawned(Struct, frozen=True):
+    """There is a child."""
+
+
+class SpawnFailed(Struct, frozen=True):
+    """The system refused to start a child."""
+
+    error: str
+
+
+class Ready(Struct, frozen=True):
+    """All checks of its readiness have passed, or have passed again."""
+
+
+class NoAnswer(Struct, frozen=True):
+    """A ready child does not answer any more; with what is missing, in words."""
+
+    missing: str
+
+
+class Reloading(Struct, frozen=True):
+    """The server reloads itself; with the log line that announced it, or what was noticed."""
+
+    reason: str
+
+
+class Broken(Struct, frozen=True):
+    """The child lives, and is not going to be ready before its program is repaired; with the reason."""
+
+    reason: str
+
+
+class TakenOver(Struct, frozen=True):
+    """Another child has taken over, and is ready; after how many seconds."""
+
+    ready_after: float
+
+
+class Ended(Struct, frozen=True):
+    """The child has ended, and nothing is left of its group; with the line of output that explains it."""
+
+    exit: Exit
+    explanation: str = ""
+
+
+class BackOffEnded(Struct, frozen=True):
+    """The wait before a restart is over."""
+
+
+class StopRequested(Struct, frozen=True):
+    """The process is to end; with the reason, if it is worth a word."""
+
+    reason: str = ""
+
+
+class StartRequested(Struct, frozen=True):
+    """The process is to be started again, if it has ended."""
+
+
+class RestartRequested(Struct, frozen=True):
+    """A new child is to be started, whatever the old one does."""
+
+
+Fact: TypeAlias = (
+    DependenciesMet
+    | Blocked
+    | Installed
+    | Spawned
+    | SpawnFailed
+    | Ready
+    | NoAnswer
+    | Reloading
+    | Broken
+    | TakenOver
+    | Ended
+    | BackOffEnded
+    | StopRequested
+    | StartRequested
+    | RestartRequested
+)
+
+
+class Order(Enum):
+    """What the worker has to do next."""
+
+    INSTALL = "install"
+    SPAWN = "spawn"
+    HAND_OVER = "hand over"  # spawn a child that is to take over from the one that is ready
+    BACK_OFF = "back off"  # for life.back_off seconds
+    STOP = "stop"  # whatever is in progress
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """Everything that is known about the life of a process so far.
+
+    Attributes:
+        is_alive: Whether there is a child now.
+        spawned_at: When the newest child was spawned.
+        ready_after: Seconds that it took to be ready.
+        was_ready: Whether any child ever was.
+        ended_before_ready: Whether the last child failed before it was ready; until one is.
+        failures: In a row, each within `STABLE_AFTER` of its start.
+        back_off: Seconds to wait now.
+        is_blocked: Whether it waits for a dependency that is not going to be met.
+        starts_after_stop: Whether it is to be started again when it has stopped.
+        exit: How the newest child that ended did so.
+        reason: Why it is in this state, in words.
+    """
+
+    plan: ProcessPlan
+    state: State = State.WAITING
+    is_alive: bool = False
+    spawned_at: float | None = None
+    ready_after: float | None = None
+    was_ready: bool = False
+    ended_before_ready: bool = False
+    failures: int = 0
+    restarts: int = 0
+    back_off: float = 0.0
+    is_blocked: bool = False
+    starts_after_stop: bool = False
+    exit: Exit | None = None
+    reason: str = ""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing runs and nothing is going to, unless someone starts it."""
+        return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
+
+
+def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
+    """Take one fact into account. A fact that means nothing in the present state changes nothing."""
+    match fact:
+        case StopRequested() | StartRequested() | RestartRequested():
+            return _requested(life, fact)
+        case DependenciesMet() | Blocked() | Installed() | BackOffEnded():
+            return _before_spawn(life, fact)
+        case Spawned() | SpawnFailed() | Ended():
+            return _spawned_or_ended(life, fact, now)
+        case Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
+            return _while_alive(life, fact, now), None
+        case _:
+            assert_never(fact)
+
+
+def _requested(
+    life: Life, fact: StopRequested | StartRequested | RestartRequested
+) -> tuple[Life, Order | None]:
+    state = life.state
+    match fact:
+        case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
+            return _enter(life, State.STOPPED, reason=reason), Order.STOP
+        case StopRequested() if state is State.STOPPING:
+            return replace(life, starts_after_stop=False), None
+        case StopRequested() if State.STOPPING in TRANSITIONS[state]:
+            return _enter(life, State.STOPPING), Order.STOP
+        case StartRequested() | RestartRequested() if state.is_ended:
+            return _started_again(life), None
+        case StartRequested() | RestartRequested() if state is State.STOPPING:
+            return replace(life, starts_after_stop=True), None
+        case StartRequested() | RestartRequested() if state is State.BACKING_OFF:
+            life = replace(life, failures=0, back_off=0.0, restarts=life.restarts + 1)
+            return _enter(life, State.STARTING), Order.SPAWN
+        case RestartRequested() if state is State.READY and life.plan.restart_mode == "overlap":
+            return life, Order.HAND_OVER
+        case RestartRequested() if life.is_alive:
+            return _enter(replace(life, starts_after_stop=True), State.STOPPING), Order.STOP
+        case _:
+            return life, None
+
+
+def _before_spawn(
+    life: Life, fact: DependenciesMet | Blocked | Installed | BackOffEnded
+) -> tuple[Life, Order | None]:
+    state = life.state
+    match fact:
+        case DependenciesMet() if state is State.WAITING and life.plan.install is not None:
+            return _enter(life, State.INSTALLING, reason=" ".join(life.plan.install.argv)), Order.INSTALL
+        case DependenciesMet() if state is State.WAITING:
+            return _enter(life, State.STARTING), Order.SPAWN
+        case Blocked(reason, for_good) if state is State.WAITING:
+            return replace(life, reason=reason, is_blocked=for_good), None
+        case Installed(error) if state is State.INSTALLING:
+            if error:
+                return _enter(life, State.FAILED, reason=error), None
+            return _enter(life, State.STARTING), Order.SPAWN
+        case Installed() if state is State.STOPPING and not life.is_alive:
+            return _stopped(life), None
+        case BackOffEnded() if state is State.BACKING_OFF:
+            return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
+        case _:
+            return life, None
+
+
+def _spawned_or_ended(
+    life: Life, fact: Spawned | SpawnFailed | Ended, now: float
+) -> tuple[Life, Order | None]:
+    state = life.state
+    match fact:
+        case Spawned() if state is State.STARTING:
+            life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
+            return (life if life.plan.is_awaited else _enter(life, State.RUNNING)), None
+        case Spawned() if state is State.STOPPING:
+            return replace(life, is_alive=True, spawned_at=now), None
+        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case SpawnFailed() if state is State.STOPPING and not life.is_alive:
+            return _stopped(life), None
+        case Ended(how) if state is State.STOPPING:
+            return _stopped(replace(life, is_alive=False, exit=how)), None
+        case Ended(how, explanation):
+            return _after_end(replace(life, is_alive=False, exit=how), how, explanation, now)
+        case _:
+            return life, None
+
+
+def _while_alive(life: Life, fact: Ready | NoAnswer | Reloading | Broken | TakenOver, now: float) -> Life:
+    state = life.state
+    match fact:
+        case Ready() if state is State.UNHEALTHY and life.ready_after is not None:
+            return _enter(life, State.READY)
+        case Ready() if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
+            took = now - life.spawned_at if life.spawned_at is not None else None
+            return _ready(life, took)
+        case NoAnswer(missing) if state is State.READY:
+            return _enter(life, State.UNHEALTHY, reason=missing)
+        case Reloading(reason) if state in (State.READY, State.UNHEALTHY):
+            life = replace(life, spawned_at=now, ready_after=None, restarts=life.restarts + 1)
+            return _enter(life, State.STARTING, reason=reason)
+        case Broken(reason) if state is State.STARTING and life.is_alive:
+            return _enter(life, State.UNHEALTHY, reason=reason)
+        case Broken(reason) if state is State.UNHEALTHY and life.ready_after is None:
+            return replace(life, reason=reason)  # it was edited, and is broken in another way
+        case TakenOver(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
+            return _ready(replace(life, spawned_at=now - took, restarts=life.restarts + 1), took)
+        case _:
+            return life
+
+
+def _ready(life: Life, took: float | None) -> Life:
+    life = replace(life, ready_after=took, was_ready=True, ended_before_ready=False)
+    return life if life.state is State.READY else _enter(life, State.READY)
+
+
+def _started_again(life: Life) -> Life:
+    """Return to the beginning: earlier failures do not count any more."""
+    life = replace(
+        life,
+        starts_after_stop=False,
+        is_blocked=False,
+        failures=0,
+        restarts=life.restarts + 1,
+        spawned_at=None,
+    )
+    return _enter(life, State.WAITING)
+
+
+def _stopped(life: Life) -> Life:
+    if life.starts_after_stop:
+        return _started_again(life)
+    was_killed = life.exit is not None and life.exit.signal == signal.SIGKILL
+    return _enter(life, State.STOPPED, reason=str(life.exit) if was_killed else "")
+
+
+def _after_end(life: Life, how: Exit, explanation: str, now: float) -> tuple[Life, Order | None]:
+    plan = life.plan
+    # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed.
+    has_served = plan.role is not Role.OTHER and life.was_ready
+    is_missed = has_served and plan.restart is Restart.ON_FAILURE
+    succeeded = how.code in plan.success_exit_codes and not is_missed
+    if succeeded and plan.restart is not Restart.ALWAYS:
+        return _enter(life, State.COMPLETED, reason=str(how)), None
+    life = replace(life, ended_before_ready=life.ready_after is None)
+    if how.code in (126, 127):
+        what = "not found" if how.code == 127 else "is not executable"
+        reason = f"command {what} (exit code {how.code}){f': {explanation}' if explanation else ''}"
+        return _enter(life, State.FAILED, reason=reason), None
+    if plan.restart is Restart.NEVER:
+        return _enter(life, State.FAILED, reason=str(how)), None
+    ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER
+    failures = 1 if ran_stable or succeeded else life.failures + 1
+    if failures > plan.max_quick_failures:
+        reason = f"{how}; given up after {plan.max_quick_failures} restarts"
+        return _enter(replace(life, failures=failures), State.FAILED, reason=reason), None
+    back_off = min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
+    life = replace(life, failures=failures, back_off=back_off)
+    return _enter(life, State.BACKING_OFF, reason=f"{how}; again in {back_off:g} s"), Order.BACK_OFF
+
+
+def _enter(life: Life, state: State, *, reason: str = "") -> Life:
+    if state not in TRANSITIONS[life.state]:
+        raise AssertionError(f"{life.plan.name}: no way from {life.state} to {state}")
+    return replace(life, state=state, reason=reason)
+
+
+def dependency_fact(
+    dependencies: Iterable[Dependency], lives: Mapping[str, Life]
+) -> DependenciesMet | Blocked:
+    """Say whether the dependencies of a process let it start.
+
+    Args:
+        dependencies: Of the process.
+        lives: Of all processes, by name.
+    """
+    unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
+    if not unmet:
+        return DependenciesMet()
+    reason = "; ".join(_unmet_in_words(each, life) for each, life in unmet)
+    return Blocked(reason, for_good=any(life.is_settled for _, life in unmet))
+
+
+def _is_met(dependency: Dependency, life: Life) -> bool:
+    match dependency.condition:
+        case Condition.READY:
+            # An unhealthy process has been ready; a broken one has not.
+            was_ready = life.state is State.UNHEALTHY and life.ready_after is not None
+            return life.state is State.READY or was_ready
+        case Condition.STARTED:
+            return life.spawned_at is not None
+        case Condition.COMPLETED:
+            return life.state is State.COMPLETED
+        case _:
+            assert_never(dependency.condition)
+
+
+def _unmet_in_words(dependency: Dependency, life: Life) -> str:
+    name = dependency.name
+    if life.state.is_ended:
+        return f"{name} has {life.state.value}"
+    if life.is_settled:
+        return f"{name} is blocked by a failed dependency"
+    match dependency.condition:
+        case Condition.READY:
+            return f"waits for {name} to be ready"
+        case Condition.STARTED:
+            return f"waits for {name} to start"
+        case Condition.COMPLETED:
+            return f"waits for {name} to complete"
+        case _:
+            assert_never(dependency.condition)
+
+
+def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
+    """Find the process whose end ends the run.
+
+    Args:
+        exit_on: ``any`` that has ended, the first ``failure``, the process of that name, or ``all``.
+        ends: The lives that have ended by themselves, in that order.
+    """
+    match exit_on:
+        case "all":
+            return None
+        case "any":
+            return next(iter(ends), None)
+        case "failure":
+            return next((life for life in ends if life.state is State.FAILED), None)
+        case name:
+            return next((life for life in ends if name in (life.plan.name, base_name(life.plan.name))), None)
+
+
+def run_exit_code(exit_on: str, ends: Sequence[Life]) -> int:
+    """Give a whole run's exit code: that of the culprit, else of the first failure, else 0."""
+    life = culprit(exit_on, ends) or culprit("failure", ends)
+    if life is None or life.state is not State.FAILED:
+        return 0
+    return (life.exit.shell_code if life.exit is not None else 0) or 1

@@ -1,0 +1,251 @@
+"""What a run needs from outside, in one value, and what its processes share.
+
+`Runtime` holds the collaborators that touch the system: spawning, the guardian, sockets, questions, random
+numbers, the time of day. Tests pass their own, and patch nothing. `Run` is one run: every process of it is
+given it.
+
+Not here: what any of it is used for.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+
+from orchestra.child import probe, sockets, table
+from orchestra.child.families import Families
+from orchestra.child.guard import guarded
+from orchestra.child.sockets import SocketScanner
+from orchestra.child.spawn import run_child
+from orchestra.supervision.delivery import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from orchestra.child.guard import Guard
+    from orchestra.child.readiness import Probe
+    from orchestra.child.spawn import Child, Window
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.events import Bus, Exit
+    from orchestra.supervision.delivery import Sink
+
+__all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
+
+BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
+
+# What tells a child its port.
+_PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _servers(leader: int, port: int) -> frozenset[table.Entry]:
+    return await trio.to_thread.run_sync(sockets.servers, leader, port)
+
+
+async def _has_server(reloader: int) -> bool:
+    return await trio.to_thread.run_sync(sockets.has_server, reloader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The collaborators of a run; the defaults are the real ones. The clock is trio's.
+
+    Attributes:
+        spawn: Runs a child to its end, as `child.spawn.run_child` does.
+        guard: Keeps a guardian for a run, by its mark.
+        scanner: Makes what looks for listening sockets.
+        probe: Asks whether a process answers.
+        servers: Finds the processes that accept connections at a port, of the session of a leader.
+        has_server: Whether the process that starts servers has one now.
+        is_alive: Whether a process that was found is still there.
+        free_port: Chooses a port; the wanted one if it is free.
+        soft_nofile: How many files a command may have open, if not as many as we.
+        random: A number from 0 to 1.
+        now: The time of day, for events.
+    """
+
+    spawn: Callable[..., Awaitable[Exit]] = run_child
+    guard: Callable[[str], AbstractAsyncContextManager[Guard]] = guarded
+    scanner: Callable[[], SocketScanner] = SocketScanner
+    probe: Probe = probe
+    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _servers
+    has_server: Callable[[int], Awaitable[bool]] = _has_server
+    is_alive: Callable[[table.Entry], bool] = table.is_still_there
+    free_port: Callable[..., int] = sockets.another
+    soft_nofile: int | None = None
+    random: Callable[[], float] = random.random
+    now: Callable[[], datetime] = _now
+
+
+class Phase(Enum):
+    """How far a run is."""
+
+    NEW = "nothing has been started"
+    RUNNING = "processes are started and restarted"
+    STOPPING = "no process is started any more"
+    OVER = "no process is left"
+
+
+class Run:
+    """What all processes of one run share.
+
+    Args:
+        runtime: What it needs from outside.
+        bus: Where events go.
+        sinks: Awaited with every line of output.
+        window: The size of the terminals of the processes; without it they have pipes.
+        before_stop: Awaited with the name of a process before that is stopped.
+
+    Attributes:
+        id: The mark that all processes of the run carry in their environment.
+        phase: How far it is.
+        nursery: In which the tasks of all processes run; there while the run runs.
+        guard: Tells the guardian about children; likewise.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        bus: Bus,
+        *,
+        sinks: Iterable[Sink] = (),
+        window: Window | None = None,
+        before_stop: BeforeStop | None = None,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.runtime = runtime
+        self.bus = bus
+        self.window = window
+        self._families = Families()
+        self._screen: tuple[str | None, bytes] = None, b""
+        self.phase = Phase.NEW
+        self.guard: Guard | None = None
+        self.delivery = Delivery(bus, sinks)
+        self.scanner = runtime.scanner()
+        self._before_stop = before_stop
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}: {self.phase.value}>"
+
+    async def spawn(
+        self,
+        command: str | Sequence[str],
+        *,
+        handle: Handle | None = None,
+        on_spawn: Callable[[Child], object] = lambda _: None,
+        **how: Any,
+    ) -> Exit:
+        """Run a child to its end; the guardian knows of it while anything of it is left.
+
+        Args:
+            command: As for `child.spawn.run_child`.
+            handle: Has hold of the child while there is one.
+            on_spawn: Called when there is one.
+            **how: The other arguments of `run_child`.
+        """
+        assert self.guard is not None  # noqa: S101 - there is one before there is a child
+
+        def spawned(child: Child) -> None:
+            if handle is not None:
+                handle.attach(child)
+            on_spawn(child)
+
+        try:
+            return await self.runtime.spawn(
+                command,
+                on_spawn=spawned,
+                families=self._families,
+                guard=self.guard,
+                soft_nofile=self.runtime.soft_nofile,
+                **how,
+            )
+        finally:
+            if handle is not None:
+                handle.child = None
+
+    def set_guard(self, guard: Guard) -> None:
+        """Take the guard of the run."""
+        self.guard = guard
+        guard.on_screen(*self._screen)
+
+    def on_screen(self, terminal: str | None, give_back: bytes) -> None:
+        """Tell the guardian which terminal shows the dashboard, if one does, and how to give it back."""
+        self._screen = terminal, give_back
+        if self.guard is not None:
+            self.guard.on_screen(terminal, give_back)
+
+    async def drain(self, process: str, limit: float) -> None:
+        """Have a process let go of by those that are connected to it, before it is stopped.
+
+        Args:
+            process: Its name.
+            limit: Seconds that this may take.
+        """
+        if self._before_stop is not None:
+            with trio.move_on_after(limit):
+                await self._before_stop(process)
+
+    def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
+        """Give the environment of a child whose ``PORT`` is `port`."""
+        env = {
+            **(os.environ if plan.env is None else plan.env),
+            **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
+            "ORCHESTRA_PROCESS": plan.name if "." in plan.name else f"{plan.name}.1",
+            "ORCHESTRA_RUN": self.id,
+        }
+        if port != plan.port:
+            env |= {name: str(port) for name in _PORT_VARIABLES if env.get(name) == str(plan.port)}
+            env["PORT"] = str(port)
+        return env
+
+
+class Handle:
+    """Holds a child, which may be told to end before it has been spawned.
+
+    Attributes:
+        child: While there is one.
+    """
+
+    def __init__(self) -> None:
+        self.child: Child | None = None
+        self._orders: list[Callable[[Child], object]] = []
+
+    def __repr__(self) -> str:
+        return f"<Handle of {self.child}>"
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was told to end."""
+        return bool(self._orders)
+
+    def attach(self, child: Child) -> None:
+        """Take hold of a child that has just been spawned."""
+        self.child = child
+        for order in self._orders:
+            order(child)
+
+    def stop(self) -> None:
+        """Stop the child: its stop signal, and SIGKILL after the stop timeout. Does not wait."""
+        self._order(lambda child: child.stop())
+
+    def kill(self) -> None:
+        """Kill the child. Does not wait."""
+        self._order(lambda child: child.kill())
+
+    def _order(self, order: Callable[[Child], object]) -> None:
+        self._orders.append(order)
+        if self.child is not None:
+            order(self.child)

@@ -1,0 +1,187 @@
+"""What the output of a child tells: its server reloads, its program is broken, its port is taken.
+
+The development servers of Python watch their files themselves. The process that we started then lives on,
+and only its output says at once that it is about to change: requests that arrive from then on can wait, and
+streams that it would wait for can be ended. A program that cannot be imported does not end such a server
+either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
+
+`Symptoms` reads the lines of one child as they are written, and `diagnose` puts them together with what its
+sockets and processes have told.
+
+Not here: input or output, a clock, what follows from a diagnosis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "reloader", "reloads", "starts_server", "watches"]
+
+IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
+"""What servers write when a port is taken: Python's, Node's, and most others."""
+
+# A child whose last words are an exception and that has been silent for so long is not going to come up.
+SILENT_AFTER_TRACEBACK = 0.7
+
+# What shells write when they cannot run a command.
+_NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
+# uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
+# server); Django; gunicorn.
+_RELOADS = re.compile(
+    r"detected changes? in .*reloading|changed, reloading\.$|Worker reloading: .* modified", re.IGNORECASE
+)
+# What only a new server says; the old one has closed its sockets by then.
+_STARTED = re.compile(r"Started server process \[\d+\]")
+# uvicorn, Werkzeug, Django. A server that does not watch ends with its program, and needs no diagnosis.
+_WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")
+# The process that starts the servers, and outlives them.
+_RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
+# `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?")
+_KEPT_LINES = 20
+
+
+def reloads(line: str) -> bool:
+    """Whether a server announces by `line`, which has no colours, that it reloads."""
+    return "eload" in line and _RELOADS.search(line) is not None
+
+
+def reloader(line: str) -> int | None:
+    """Return the pid of the process that starts the servers, if `line` tells it (uvicorn and its users)."""
+    found = _RELOADER.search(line) if "eloader" in line else None
+    return int(found[1]) if found else None
+
+
+def watches(line: str) -> bool:
+    """Whether a server says by `line` that it watches its files, and so outlives a broken program."""
+    return _WATCHES.search(line) is not None
+
+
+def starts_server(line: str) -> bool:
+    """Whether a server says by `line` that it is a new one."""
+    return "Started" in line and _STARTED.search(line) is not None
+
+
+class Traceback:
+    """Reads what a program writes, for the exception that it ends with.
+
+    Attributes:
+        error: The last line of the last traceback, if nothing was written after it.
+        last: The last line of the last traceback, whatever was written after it.
+    """
+
+    __slots__ = ("_is_open", "error", "last")
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self.error = ""
+        self.last = ""
+
+    def __repr__(self) -> str:
+        return f"<Traceback: {self.error or 'none'}>"
+
+    def see(self, line: str) -> None:
+        """Read one line, without colours."""
+        if not self._is_open:
+            if line.strip():
+                self.error = ""
+            self._is_open = _TRACEBACK.search(line) is not None
+        elif _EXCEPTION.fullmatch(line):
+            self.error = self.last = line
+            self._is_open = False
+
+
+class Diagnosis(Enum):
+    """Why a child that lives is not ready."""
+
+    COMING_UP = "it takes its time"
+    BROKEN = "its program is broken"
+    ABANDONED = "its server has ended without a word, and its reloader waits for a file to change"
+
+
+class Symptoms:
+    """What one child has written, as far as it tells something about its server.
+
+    Args:
+        command: Of the process.
+
+    Attributes:
+        reloader: The pid of the process that starts its servers, once that is known.
+        new_server_seen: Whether a new server has introduced itself since the last reload.
+        last_line_at: When it wrote last, in the caller's seconds.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.reloader: int | None = None
+        self.new_server_seen = False
+        self.last_line_at = 0.0
+        self._watches = "hmr" in command
+        self._traceback = Traceback()
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def __repr__(self) -> str:
+        return f"<Symptoms: {self._traceback!r}, watches: {self._watches}>"
+
+    def keep(self, lines: Sequence[str]) -> None:
+        """Keep the last lines, which have no colours, for an explanation."""
+        self._lines.extend(filter(None, map(str.strip, lines[-_KEPT_LINES:])))
+
+    def see(self, line: str, now: float) -> bool:
+        """Read one line of a server, without colours; return whether it announces a reload."""
+        self.last_line_at = now
+        if reloads(line):
+            self._watches = True
+            self.forget()
+            return True
+        if not self._watches and watches(line):
+            self._watches = True
+        elif starts_server(line):
+            self.new_server_seen = True
+        self.reloader = reloader(line) or self.reloader
+        self._traceback.see(line)
+        return False
+
+    def forget(self) -> None:
+        """Forget what the last server was like: it is replaced."""
+        self.new_server_seen = False
+        self._traceback = Traceback()
+
+    def is_silent(self, since: float, now: float) -> bool:
+        """Whether nothing was written for a while, counted from `since` at the earliest."""
+        return now - max(since, self.last_line_at) >= SILENT_AFTER_TRACEBACK
+
+    @property
+    def error(self) -> str:
+        """The exception that it has ended with, if it has written nothing since."""
+        return self._traceback.error
+
+    def diagnose(self, *, has_server: bool | None, was_announced: bool) -> Diagnosis:
+        """Say why a child that is silent is not ready.
+
+        Args:
+            has_server: Whether its reloader has a server process now; ``None`` if there is no known reloader.
+            was_announced: Whether it comes up for the first time, or after a reload that it announced.
+        """
+        if not self._watches or has_server:
+            return Diagnosis.COMING_UP
+        if has_server is None:
+            return Diagnosis.BROKEN if self.error else Diagnosis.COMING_UP
+        if not was_announced and not self.error:
+            return Diagnosis.ABANDONED
+        return Diagnosis.BROKEN if self.error or self.explanation() else Diagnosis.COMING_UP
+
+    def explanation(self) -> str:
+        """Give the line that explains best why it did not come up; empty if there is none."""
+        in_use = next(filter(IN_USE.search, reversed(self._lines)), "")
+        return in_use or self._traceback.last or (self._lines[-1] if self._lines else "")
+
+    def shell_error(self) -> str:
+        """Give the line in which the shell says that it cannot run a command; empty if there is none."""
+        return next(filter(_NOT_RUN.search, reversed(self._lines)), "")

@@ -1,0 +1,297 @@
+"""One process of the plan: the worker carries out what `lifecycle.step` orders, and reports every change.
+
+A restart, from top to bottom: `restart` tells the lifecycle of the request; a process that runs becomes
+`STOPPING`, and the order to stop drains the child and stops it (`_stop_child`). When nothing is left of it,
+`_run_child` tells the lifecycle of its end; the process becomes `WAITING`, its dependencies are looked at
+(`look_at_dependencies`), and the order to spawn starts `_run_child` again. With `restart_mode = "overlap"`
+the order is to hand over instead (`handover`).
+
+No task waits for orders: a fact leads to an order, an order to at most one task, its end to the next fact.
+
+Not here: which order follows from which fact (`lifecycle`), processes that do not depend on this one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+from msgspec import structs
+
+from orchestra.errors import StartError
+from orchestra.events import State, StateChanged
+from orchestra.supervision.attempt import Stuck
+from orchestra.supervision.delivery import ProcessOutput
+from orchestra.supervision.handover import Handover
+from orchestra.supervision.lifecycle import (
+    BackOffEnded,
+    Blocked,
+    Installed,
+    Life,
+    NoAnswer,
+    Order,
+    RestartRequested,
+    StartRequested,
+    StopRequested,
+    dependency_fact,
+    step,
+)
+from orchestra.supervision.runtime import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.supervision.attempt import Attempt
+    from orchestra.supervision.install import Installation, Installer
+    from orchestra.supervision.lifecycle import Fact
+    from orchestra.supervision.runtime import Run
+
+__all__ = ["Worker"]
+
+# As long as the proxy gives requests that are in progress.
+_DRAIN_TIMEOUT = 2.0
+# For a stuck child: its clients have had their time, and requests are being held.
+_STUCK_STOP_TIMEOUT = 1.0
+# Processes that died together do not come back in the same instant.
+_JITTER = 0.1
+# The states in which it is known where a process listens, if it does.
+_LISTENS = frozenset({State.READY, State.UNHEALTHY})
+# The states in which its last lines say why it is not up.
+_FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
+
+
+class Worker:
+    """Runs one process of the plan.
+
+    Args:
+        plan: Of the process.
+        run: The run that it belongs to.
+        installer: Installs packages.
+        others: All workers of the run, by name.
+        on_change: Called with the worker after each change, and with the state before it.
+
+    Attributes:
+        life: All that is known of it.
+        newest: The newest event about it.
+        output: What it writes.
+        dependents: The workers that wait for it.
+    """
+
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        run: Run,
+        installer: Installer,
+        others: Mapping[str, Worker],
+        on_change: Callable[[Worker, State], object],
+    ) -> None:
+        self.life = Life(plan=plan)
+        self.output = ProcessOutput(plan, run.delivery, run.bus)
+        self.dependents: list[Worker] = []
+        self._run = run
+        self._installer = installer
+        self._others = others
+        self._on_change = on_change
+        self._handover = Handover(plan, run, on_output=self.output.write, on_fact=self._learn)
+        self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
+        self._changed = trio.Event()
+        self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
+
+    def __repr__(self) -> str:
+        return f"<Worker of {self.life.plan.name}: {self.life.state.value}>"
+
+    # --- Orders from outside ---
+
+    def stop(self, reason: str = "") -> None:
+        """Stop the process. Does not wait."""
+        self.tell(StopRequested(reason))
+
+    def start(self) -> None:
+        """Start the process again if it has ended. Does not wait."""
+        if self._run.phase is Phase.RUNNING:
+            self.tell(StartRequested())
+
+    def restart(self) -> None:
+        """Stop the process if it runs, and start it again. Does not wait."""
+        if self._run.phase is Phase.RUNNING:
+            self.tell(RestartRequested())
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the group of the current child, if there is one."""
+        attempt = self._handover.current
+        if attempt is not None and attempt.child is not None:
+            attempt.child.signal(number)
+
+    def kill(self) -> None:
+        """Kill all children, and start no other. Does not wait."""
+        self.stop()
+        self._handover.kill()
+
+    def look_at_dependencies(self) -> None:
+        """Start the process, if it waits and its dependencies let it; else say what it waits for."""
+        if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
+            fact = dependency_fact(
+                self.life.plan.depends_on,
+                {each.name: self._others[each.name].life for each in self.life.plan.depends_on},
+            )
+            if fact != Blocked(self.life.reason, self.life.is_blocked):
+                self.tell(fact)
+
+    # --- Facts, and what follows from them ---
+
+    def tell(self, fact: Fact) -> None:
+        """Take a fact into account: carry out what follows, and report the change, if there is one."""
+        before = self.life.state
+        self.life, order = step(self.life, fact, trio.current_time())
+        if order is not None:
+            self._carry_out(order)
+        event = self._describe(before)
+        if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
+            self.newest = self._run.bus.emit(event)
+            self._on_change(self, before)
+            self._wake()
+            self.look_at_dependencies()
+            for each in self.dependents:
+                each.look_at_dependencies()
+
+    def _carry_out(self, order: Order) -> None:
+        nursery = self._run.nursery
+        match order:
+            case Order.INSTALL:
+                self._pause = trio.CancelScope()
+                nursery.start_soon(self._install, self._join_installation(), self._pause)
+            case Order.SPAWN:
+                self._pause.cancel()
+                nursery.start_soon(self._run_child)
+            case Order.HAND_OVER:
+                self._handover.begin()
+            case Order.BACK_OFF:
+                self._pause = trio.CancelScope()
+                nursery.start_soon(self._back_off, self._pause)
+            case Order.STOP:
+                self._pause.cancel()
+                self._stop_child()
+            case _:
+                assert_never(order)
+
+    def _join_installation(self) -> Installation:
+        plan = self.life.plan
+        assert plan.install is not None  # noqa: S101 - the order follows from nothing else
+        return self._installer.join(
+            plan.install,
+            env=self._run.environment(plan, plan.port),
+            on_output=self.output.write,
+            stop_timeout=plan.stop_timeout,
+        )
+
+    async def _install(self, job: Installation, pause: trio.CancelScope) -> None:
+        error = ""
+        with pause:
+            error = await job.wait()
+        self._end_with(Installed(error))
+
+    async def _back_off(self, pause: trio.CancelScope) -> None:
+        with pause:
+            await trio.sleep(self.life.back_off * (1 + self._run.runtime.random() * _JITTER))
+            self._end_with(BackOffEnded())
+
+    async def _run_child(self) -> None:
+        self._end_with(await self._handover.run())
+
+    def _end_with(self, fact: Fact) -> None:
+        """Tell the fact that an activity has ended with."""
+        if self._run.phase is not Phase.RUNNING and self.life.state is not State.STOPPING:
+            self.tell(StopRequested())  # it has ended before its turn, and is not started again
+        self.tell(fact)
+
+    def _stop_child(self) -> None:
+        self._handover.stop_others()
+        attempt = self._handover.current
+        if attempt is not None and attempt.child is not None:
+            self._run.nursery.start_soon(self._drain_and_stop, attempt)
+        elif attempt is not None:
+            attempt.stop()
+
+    async def _drain_and_stop(self, attempt: Attempt) -> None:
+        await self._run.drain(self.life.plan.name, _DRAIN_TIMEOUT)
+        attempt.stop()
+
+    def _learn(self, fact: Fact | Stuck) -> None:
+        """Take account of what the current child reports."""
+        if isinstance(fact, Stuck):
+            self._restart_stuck()
+            return
+        self.tell(fact)
+        if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
+            self.restart()
+
+    def _restart_stuck(self) -> None:
+        attempt = self._handover.current
+        if attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
+            text = "its own reload does not end, or has not brought up a new server: it is restarted"
+            self._run.bus.notice("reload-stuck", text, process=self.life.plan.name)
+            self.restart()
+            self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+
+    def close(self) -> None:
+        """End what is left when the run is over: nothing is going to change any more."""
+        self.output.close()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- What can be asked ---
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so, looking at each change of the process; or until the run is over."""
+        while not is_so() and self._run.phase is not Phase.OVER:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    def is_up(self) -> bool:
+        """Whether it is as far as it gets.
+
+        Raises:
+            StartError: It is not going to be.
+        """
+        state, reason = self.life.state, self.life.reason
+        if state in (State.FAILED, State.STOPPED):
+            text = f"has {state.value}" + (f": {reason}" if reason else "")
+            raise StartError(self.life.plan.name, text, tail=self.output.tail)
+        if self.life.is_settled and state is State.WAITING:
+            raise StartError(self.life.plan.name, f"cannot be started: {reason}", tail=self.output.tail)
+        if state is State.RUNNING:
+            return not self.life.plan.is_awaited
+        return state in (State.READY, State.COMPLETED)
+
+    def missing(self) -> str:
+        """Say why it is not up."""
+        if self.life.state is State.WAITING:
+            return self.life.reason
+        attempt = self._handover.current
+        missing = attempt.missing() if attempt is not None else ""
+        return f"it is {self.life.state.value}" + (f", {missing}" if missing else "")
+
+    def _describe(self, previous: State) -> StateChanged:
+        life, attempt = self.life, self._handover.current
+        child = attempt.child if attempt is not None else None
+        found = attempt.listening if attempt is not None and life.state in _LISTENS else None
+        has_failed = life.ended_before_ready or life.state in _FAILURES
+        return StateChanged(
+            process=life.plan.name,
+            state=life.state,
+            previous=previous,
+            pid=child.pid if child is not None else None,
+            port=found.port if found is not None else None,
+            url=found.url if found is not None else None,
+            restarts=life.restarts,
+            exit_code=life.exit.code if life.exit is not None else None,
+            signal=life.exit.signal_name if life.exit is not None else None,
+            reason=life.reason,
+            ready_after=life.ready_after,
+            ended_before_ready=life.ended_before_ready,
+            last_lines=tuple(self.output.tail) if has_failed else (),
+        )

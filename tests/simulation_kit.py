@@ -1,0 +1,260 @@
+"""Children of which only the behaviour is there, on a clock that does not wait: nothing is spawned.
+
+A `World` is what a `Runtime` reaches. A process's command names its program there: a coroutine function that
+is given its `Child`, may `say` lines and `listen`, and returns an exit status. The default program runs until
+it is asked to end.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+
+from orchestra import Plan, Supervisor
+from orchestra.child.sockets import Listening, SocketScanner
+from orchestra.child.table import Entry
+from orchestra.events import Bus, Exit
+from orchestra.supervision.runtime import Phase, Run, Runtime
+from orchestra.supervision.workers import Workers
+from tests.events_kit import Recorder, trio_clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from orchestra import ProcessPlan
+    from orchestra.child.spawn import OnOutput
+    from orchestra.events import StreamName
+    from orchestra.supervision.runtime import BeforeStop
+
+__all__ = ["Child", "World", "running_workers", "supervised"]
+
+Program: TypeAlias = "Callable[[Child], Awaitable[int | None]]"
+
+
+async def _until_stopped(_child: Child) -> int | None:
+    await trio.sleep_forever()
+    return None
+
+
+class Child:
+    """A simulated child.
+
+    Attributes:
+        heeds: Whether it ends when it is asked to.
+        sockets: Where it listens.
+        signals: What it was sent, beside being stopped and killed.
+    """
+
+    def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
+        self.pid = pid
+        self.env = env
+        self.heeds = True
+        self.sockets: set[Listening] = set()
+        self.signals: list[int] = []
+        self.has_ended = False
+        self._on_output = on_output
+        self._asked, self._killed = trio.Event(), trio.Event()
+
+    @property
+    def port(self) -> int:
+        """What its ``PORT`` says."""
+        return int(self.env["PORT"])
+
+    async def say(self, *lines: str, stream: StreamName = "stdout") -> None:
+        await self._on_output(stream, lines, None)
+
+    def listen(self, port: int | None = None) -> None:
+        self.sockets.add(Listening("127.0.0.1", self.port if port is None else port))
+
+    def stop(self) -> None:
+        self._asked.set()
+
+    def kill(self) -> None:
+        self._asked.set()
+        self._killed.set()
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+        if number == 9:
+            self.kill()
+
+    async def asked(self) -> None:
+        """Wait until it is asked to end."""
+        await self._asked.wait()
+
+    async def live(self, program: Program, stop_timeout: float) -> Exit:
+        how: Exit | None = None
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def end() -> None:
+                nonlocal how
+                await self._asked.wait()
+                if self.heeds and not self._killed.is_set():
+                    how = Exit(signal=15)
+                else:
+                    with trio.move_on_after(stop_timeout):
+                        await self._killed.wait()
+                    how = Exit(signal=9)
+                nursery.cancel_scope.cancel()
+
+            code = await program(self)
+            how = Exit(code=code or 0)
+            nursery.cancel_scope.cancel()
+        self.has_ended = True
+        self.sockets.clear()
+        assert how is not None
+        return how
+
+
+class World:
+    """What children do, and what has happened.
+
+    Attributes:
+        programs: By command; others run until they are asked to end.
+        children: All that were spawned, oldest first.
+        spawned: When they were.
+        asked: When a question was asked.
+        missing: What is wrong, when a process is asked over HTTP or by a command.
+    """
+
+    def __init__(self) -> None:
+        self.programs: dict[str, Program] = {}
+        self.children: list[Child] = []
+        self.spawned: list[float] = []
+        self.asked: list[float] = []
+        self.missing = ""
+        self.random = 0.0
+        self._entries: dict[int, Child] = {}
+
+    def runtime(self) -> Runtime:
+        return Runtime(
+            spawn=self._spawn,
+            guard=self._guard,
+            scanner=lambda: _Scanner(self),
+            probe=self,
+            servers=self._servers,
+            has_server=self._has_server,
+            is_alive=lambda entry: not self._entries[entry.pid].has_ended,
+            free_port=_free_port,
+            random=lambda: self.random,
+            now=trio_clock,
+        )
+
+    def child(self, pid: int | None) -> Child:
+        return next(child for child in self.children if child.pid == pid)
+
+    def living(self) -> list[Child]:
+        return [child for child in self.children if not child.has_ended]
+
+    async def http_answer(self, host: str, port: int, **_: object) -> str:
+        await self._ask()
+        listening = any(Listening(host, port) in child.sockets for child in self.living())
+        return self.missing if listening else "refused"
+
+    async def tcp_answer(self, host: str, port: int) -> str:
+        return await self.http_answer(host, port)
+
+    async def exec_answer(self, command: str, **_: object) -> str:
+        del command
+        await self._ask()
+        return self.missing
+
+    async def _ask(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(trio.current_time())
+
+    async def _spawn(
+        self,
+        command: object,
+        *,
+        on_spawn: Callable[[Any], object],
+        on_output: OnOutput,
+        env: Mapping[str, str],
+        stop_timeout: float,
+        **_: object,
+    ) -> Exit:
+        await trio.lowlevel.checkpoint()
+        self.spawned.append(trio.current_time())
+        child = Child(len(self.spawned), env, on_output)
+        self.children.append(child)
+        on_spawn(child)
+        program = self.programs.get(command, _until_stopped) if isinstance(command, str) else _until_stopped
+        try:
+            return await child.live(program, stop_timeout)
+        finally:
+            child.has_ended = True
+
+    @asynccontextmanager
+    async def _guard(self, _run_id: str) -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
+        yield _Guard()
+
+    async def _servers(self, leader: int, _port: int) -> frozenset[Entry]:
+        await trio.lowlevel.checkpoint()
+        self._entries[leader] = self.child(leader)
+        return frozenset(
+            {Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started="0")}
+        )
+
+    async def _has_server(self, _reloader: int) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+
+def _free_port(wanted: int | None, *, besides: int | None) -> int:
+    return wanted if wanted is not None and wanted != besides else 1 + (besides or 0)
+
+
+class _Guard:
+    def on_screen(self, terminal: str | None, give_back: bytes) -> None: ...
+
+
+class _Scanner(SocketScanner):
+    """Looks at a world, at once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def looking_at(self, leader: int) -> Any:
+        async def newest() -> frozenset[Listening]:
+            await trio.sleep(0.05)
+            return frozenset(self._world.child(leader).sockets)
+
+        yield newest
+
+
+@asynccontextmanager
+async def supervised(
+    world: World, *plans: ProcessPlan, **more: Any
+) -> AsyncIterator[tuple[Supervisor, Recorder]]:
+    """Run a supervisor of simulated children; in the end it is stopped."""
+    supervisor = Supervisor(Plan(processes=plans), runtime=world.runtime(), **more)
+    recorder = Recorder(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        yield supervisor, recorder
+        await supervisor.stop()
+
+
+@asynccontextmanager
+async def running_workers(
+    world: World, *plans: ProcessPlan, before_stop: BeforeStop
+) -> AsyncIterator[tuple[Workers, Recorder]]:
+    """Run workers alone, with what is awaited before one is stopped."""
+    bus = Bus(clock=trio_clock)
+    recorder = Recorder(bus)
+    run = Run(world.runtime(), bus, before_stop=before_stop)
+    workers = Workers(Plan(processes=plans), run)
+    run.phase = Phase.RUNNING
+    async with trio.open_nursery() as nursery:
+        await nursery.start(workers.run)
+        yield workers, recorder
+        await workers.stop()

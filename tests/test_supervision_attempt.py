@@ -1,0 +1,213 @@
+"""Servers that reload themselves, and programs that are broken: simulated children, on a clock that jumps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from orchestra import ProcessPlan, Role, State
+from tests.simulation_kit import World, running_workers, supervised
+
+if TYPE_CHECKING:
+    from tests.simulation_kit import Child
+
+pytestmark = pytest.mark.ceiling(100_000)
+
+API = ProcessPlan(
+    name="api", command="serve", env={"PORT": "5000"}, port=5000, ready="http", role=Role.BACKEND
+)
+RELOADS = "WARNING:  StatReload detected changes in 'app.py'. Reloading..."
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def serves(child: Child) -> int:
+    child.listen()
+    await trio.sleep_forever()
+    return 0
+
+
+async def test_an_announced_reload_is_over_when_the_new_server_has_introduced_itself(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Until then the old server may go on answering."""
+
+    async def reloads(child: Child) -> int:
+        child.listen()
+        await trio.sleep(10)
+        await child.say(RELOADS)
+        await trio.sleep(3)
+        await child.say("INFO:     Started server process [2]")
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = reloads
+    async with supervised(world, API) as (supervisor, recorder):
+        before = await recorder.until_state("api", State.READY)
+        reloading = await recorder.until_state("api", State.STARTING, restarts=1)
+        assert (reloading.previous, reloading.pid, reloading.url) == (State.READY, before.pid, None)
+        assert reloading.reason == RELOADS
+        after = await recorder.until_state("api", State.READY, restarts=1)
+        assert (after.pid, after.url) == (before.pid, before.url)
+        assert after.at - reloading.at == pytest.approx(3, abs=0.2)
+        assert recorder.notices() == []
+    assert supervisor.snapshot()["api"].restarts == 1
+
+
+async def test_a_server_that_only_speaks_of_a_reload_is_ready_again_after_five_seconds(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def speaks(child: Child) -> int:
+        child.listen()
+        await trio.sleep(10)
+        await child.say(RELOADS)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = speaks
+    async with supervised(world, API) as (_, recorder):
+        reloading = await recorder.until_state("api", State.STARTING, restarts=1)
+        after = await recorder.until_state("api", State.READY, restarts=1)
+        assert after.at - reloading.at == pytest.approx(5, abs=0.2)
+        assert recorder.notices() == []
+        assert len(world.children) == 1
+
+
+async def test_a_reload_that_is_stuck_is_ended_within_a_second_and_said(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def is_stuck(child: Child) -> int:
+        child.listen()
+        if len(world.children) == 1:
+            await trio.sleep(10)
+            await child.say(RELOADS)
+            child.heeds = False
+            child.sockets.clear()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = is_stuck
+    async with supervised(world, API) as (_, recorder):
+        reloading = await recorder.until_state("api", State.STARTING, restarts=1)
+        assert (await recorder.until_notice("reload-stuck")).process == "api"
+        waiting = await recorder.until_state("api", State.WAITING, restarts=2)
+        assert waiting.signal == "SIGKILL"
+        assert waiting.at - reloading.at == pytest.approx(6, abs=0.2)
+        after = await recorder.until_state("api", State.READY, restarts=2)
+        assert after.pid == 2
+
+
+BROKEN = ("Traceback (most recent call last):", '  File "app.py", line 1', "SyntaxError: invalid syntax")
+
+
+@pytest.mark.parametrize(
+    "watches", ["Watching for file changes with StatReloader", " * Restarting with stat"]
+)
+async def test_a_broken_program_is_unhealthy_until_it_is_repaired(
+    world: World, watches: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def is_broken(child: Child) -> int:
+        await child.say(watches, *BROKEN)
+        await trio.sleep(60)
+        await child.say("Traceback (most recent call last):", "NameError: name 'x' is not defined")
+        await trio.sleep(60)
+        await child.say("INFO:     Started server process [1]")
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = is_broken
+    async with supervised(world, API) as (_, recorder):
+        broken = await recorder.until_state("api", State.UNHEALTHY)
+        assert (broken.reason, broken.url) == ("SyntaxError: invalid syntax", None)
+        assert broken.last_lines[-1] == "SyntaxError: invalid syntax"
+        await trio.sleep(70)
+        newest = recorder.changes("api")
+        assert [event.state for event in newest] == [State.STARTING, State.UNHEALTHY]
+        again = [event for event in recorder.events if getattr(event, "reason", "").startswith("NameError")]
+        assert len(again) == 1
+        ready = await recorder.until_state("api", State.READY)
+        assert (ready.pid, ready.previous, ready.reason) == (broken.pid, State.UNHEALTHY, "")
+        assert ready.last_lines == ()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(
+            ("Watching for file changes with StatReloader", "Tracks", *BROKEN[1:]), id="no traceback"
+        ),
+        pytest.param(("Looking around", *BROKEN), id="it would end with its program"),
+        pytest.param(("Watching for file changes", *BROKEN, "goes on"), id="it goes on"),
+    ],
+)
+async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
+    world: World, lines: tuple[str, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def is_late(child: Child) -> int:
+        await child.say(*lines)
+        await trio.sleep(30)
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = is_late
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        assert recorder.states("api") == [State.STARTING, State.READY]
+
+
+async def test_a_child_that_ends_before_it_is_ready_is_told_apart_with_its_last_lines(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The event says so from its end on, until a child is ready."""
+
+    async def is_broken_at_first(child: Child) -> int:
+        if len(world.children) == 1:
+            await child.say("\x1b[31moh no\x1b[0m")
+            return 1
+        return await serves(child)
+
+    world.programs["serve"] = is_broken_at_first
+    async with supervised(world, API) as (_, recorder):
+        ended = await recorder.until_state("api", State.BACKING_OFF)
+        assert (ended.ended_before_ready, ended.last_lines) == (True, ("oh no",))
+        again = await recorder.until_state("api", State.STARTING, restarts=1)
+        assert (again.ended_before_ready, again.last_lines) == (True, ("oh no",))
+        ready = await recorder.until_state("api", State.READY, restarts=1)
+        assert (ready.ended_before_ready, ready.last_lines) == (False, ())
+        world.child(ready.pid).kill()
+        ended = await recorder.until_state("api", State.BACKING_OFF, restarts=1)
+        assert (ended.ended_before_ready, ended.signal) == (False, "SIGKILL")
+
+
+async def test_a_process_is_drained_before_it_is_stopped(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its name is told once, while it is still there; a child that is only being spawned has no clients."""
+    told: list[tuple[str, bool]] = []
+
+    async def drain(name: str) -> None:
+        await trio.sleep(1)
+        told.append((name, not world.children[-1].has_ended))
+
+    world.programs["serve"] = serves
+    async with running_workers(world, API, before_stop=drain) as (workers, recorder):
+        worker = workers.by_name["api"]
+        await worker.until(worker.is_up)
+        worker.restart()
+        stopping = await recorder.until_state("api", State.STOPPING)
+        waiting = await recorder.until_state("api", State.WAITING, restarts=1)
+        assert waiting.at - stopping.at == pytest.approx(1)
+        worker.restart()  # it is being spawned
+        await worker.until(worker.is_up)
+        assert told == [("api", True)]
+        worker.stop()
+        await recorder.until(type(stopping), lambda event: event.state is State.STOPPED)
+        assert told == [("api", True)] * 2
