@@ -25,7 +25,7 @@ from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import AtUrl, FromProcess, Role
-from orchestra.errors import StartError
+from orchestra.errors import ConfigError, StartError
 from orchestra.events import Bus, RunEnded, RunStarted, State
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
+# From that of the plan on, for a proxy that may move.
+_PORTS_TO_TRY = 100
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
 # What the end may take beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
@@ -77,6 +79,18 @@ def load(
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
     return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
+
+
+def _bind(plan: ProxyPlan) -> list[socket.socket]:
+    """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
+    port = plan.port
+    while True:
+        try:
+            return sockets.bind(plan.host, port)
+        except ConfigError:
+            if not plan.may_move or port == plan.port + _PORTS_TO_TRY:
+                raise
+        port += 1
 
 
 def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
@@ -345,7 +359,7 @@ class Supervisor:
 
     async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
         plan = self.plan.proxy
-        listeners = sockets.bind(plan.host, plan.port) if plan is not None else []
+        listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
             if plan is not None:

@@ -34,13 +34,14 @@ FLOORS: dict[str, tuple[int, int]] = {
     "config.environment": (1, 1),
     "config.procfile": (1, 1),
     "config.toml": (1, 2),  # gives notes of the plan
-    "config.discover": (1, 2),
+    "config.packages": (1, 2),
     "config.select": (1, 3),  # of settings
     "config.addresses": (1, 4),  # of processes
     "config.roles": (1, 4),
-    "config.initial": (1, 3),  # reads package.json as `discover` does
-    "config.load": (1, 5),  # puts the others together
-    "config": (1, 6),
+    "config.command": (1, 5),  # knows which programs do not speak HTTP
+    "config.initial": (1, 6),  # reads package.json as `command` does
+    "config.load": (1, 6),  # puts the others together
+    "config": (1, 7),
     "supervision.lifecycle": (1, 2),  # reads a ProcessPlan
     "supervision.symptoms": (1, 0),
     "child": (1, 0),

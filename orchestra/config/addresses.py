@@ -1,10 +1,14 @@
 """Addresses: where the proxy listens, and which port each process gets.
 
-Every process of the Procfile has a place of its own among the ports, chosen or not, so that it has the same
-one whoever else runs. A port that is taken is passed over and that is said; one that the user has fixed can
-only be had as it is.
+Every process of the Procfile has a place of its own among the ports, run or not, so that it has the same one
+whichever others are run. A port that is taken is passed over, with a note; one that the user has fixed can
+only be had as it is. A port that a command takes by itself is given to no other process.
 
-Never here: binding. Whether a port is free, and who holds it, comes in as functions.
+The proxy never breaks a run that worked without it: an address that was not asked for gives way to a command
+that listens there, and to other programs. One that was asked for does not: then that is an error that names
+the line to write.
+
+Not here: binding. Whether a port is free, and what holds it, comes in as functions.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from orchestra.config.plan import Note
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,14 +32,16 @@ __all__ = [
     "BLOCKED_PORTS",
     "DEFAULT_BASE_PORT",
     "DEFAULT_LISTEN",
+    "asked_address",
     "assign",
     "base_port",
-    "listen_address",
+    "check_address",
+    "first_free",
     "parse_listen",
 ]
 
 DEFAULT_LISTEN = ("127.0.0.1", 8000)
-# foreman's convention, and everyone's since: 5000, 5100, 5200.
+# The convention of foreman and its successors: 5000, 5100, 5200.
 DEFAULT_BASE_PORT = 5000
 PORTS_A_PROCESS = 100
 # AirPlay's receiver listens there on every newer Mac.
@@ -88,16 +95,80 @@ def parse_listen(text: str) -> tuple[str, int]:
         raise wrong("the host is not an address") from exc
 
 
-def listen_address(file: SettingsFile, option: str | None) -> tuple[str, int]:
-    """Give the address to listen on: the option, else the settings, else the default."""
+def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | None:
+    """Give the address that the user asks for: the option, else the settings; ``None``: none.
+
+    Raises:
+        ConfigError: It is not an address.
+    """
     if option is not None:
         return parse_listen(option)
     if (written := file.settings.proxy.listen) is None:
-        return DEFAULT_LISTEN
+        return None
     try:
         return parse_listen(written)
     except ConfigError as exc:
         raise file.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
+
+
+def check_address(
+    address: tuple[str, int], taken: Mapping[int, Written], try_listen: Callable[[str, int], None]
+) -> None:
+    """Check an address that the user asks for.
+
+    Args:
+        address: Host and port.
+        taken: By port, the process that takes it whatever it is told.
+        try_listen: Raises `ConfigError` if an address cannot be listened on.
+
+    Raises:
+        ConfigError: A process takes its port, or it cannot be listened on.
+    """
+    host, port = address
+    if port in taken:
+        process = taken[port]
+        raise ConfigError(
+            f"{process.name}: it listens on port {port}, which is the address of the proxy",
+            path=process.source.path,
+            line=process.source.line,
+            hint=f"Write `{process.name}: {_with_port(process.command, port)}`, or choose another --listen.",
+        )
+    try_listen(host, port)
+
+
+def first_free(
+    taken: Mapping[int, Written], try_listen: Callable[[str, int], None]
+) -> tuple[tuple[str, int], Note | None]:
+    """Choose an address where the user asks for none; if it is not the usual one, a note says why.
+
+    The arguments are those of `check_address`.
+
+    Raises:
+        ConfigError: None of a hundred can be had.
+    """
+    host, usual = DEFAULT_LISTEN
+    reason = ""
+    for port in range(usual, usual + 100):
+        if port in taken:
+            reason = reason or f"port {port} is {taken[port].name}'s"
+            continue
+        try:
+            try_listen(host, port)
+        except ConfigError as exc:
+            reason = reason or exc.message.partition(": cannot")[0]
+        else:
+            text = f"{reason}: the one address is http://{host}:{port}"
+            return (host, port), Note(text) if reason else None
+    raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
+
+
+def _with_port(command: str, port: int) -> str:
+    """The command with the port that it is given, in place of its own."""
+    if re.search(rf"(?<!\d){port}(?!\d)", command):
+        return re.sub(rf"(?<!\d){port}(?!\d)", "$PORT", command)
+    told = {"runserver": "$PORT", "http.server": "$PORT", "hypercorn": "--bind 127.0.0.1:$PORT"}
+    option = next((each for word, each in told.items() if word in command), "--port $PORT")
+    return f"{command} {option}"
 
 
 def base_port(
@@ -125,22 +196,24 @@ def assign(
     instances: Mapping[str, Sequence[str]],
     *,
     listen_port: int | None,
+    taken: Mapping[int, Written],
     base: int,
     file: SettingsFile,
     is_free: Callable[[int], bool],
     holder: Callable[[int], str],
     problems: Problems,
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Give each instance its port, of those that are run a free one; and say who was moved, and why.
+    """Give each instance its port, of those that are run a free one; say which were moved, and why.
 
     Args:
         processes: All of them: each has its place, whether it is run or not.
         instances: By process, what its instances are called; none: it is not run.
         listen_port: The proxy's, if there is one.
+        taken: By port, the process that takes it whatever it is told.
         base: The first process's port.
         file: The settings.
         is_free: Whether a port could be listened on now.
-        holder: Who listens on a port.
+        holder: What listens on a port.
         problems: Is told of ports that were fixed and cannot be had.
 
     Returns:
@@ -155,49 +228,50 @@ def assign(
         holder=holder,
         problems=problems,
     )
-    own = frozenset() if listen_port is None else {listen_port}
-    unusable = BLOCKED_PORTS | own | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
+    unusable = BLOCKED_PORTS | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
 
-    def first_from(port: int) -> int | None:
-        while port in unusable or port in ports.values():
-            port += 1
-        return port if port <= 65535 else None
-
-    def why(port: int) -> str:
-        if port in own:
+    def why_not(port: int, process: str) -> str:
+        """Why a process cannot have a port; empty: it can."""
+        if port == listen_port:
             return f"port {port} is orchestra's own"
         if port in unusable:
             return f"port {port} cannot be used"
-        other = next((name for name, taken in ports.items() if taken == port), None)
-        if other is not None:
-            return f"port {port} is {other}'s"
-        return _taken(port, holder)
+        if port in taken and taken[port].name != process:
+            return f"port {port} is {taken[port].name}'s"
+        owner = next((name for name, other in ports.items() if other == port), None)
+        return f"port {port} is {owner}'s" if owner is not None else ""
 
-    # First the wishes of all, then the moves: nobody is moved onto a port that another one wishes for.
+    def first_from(port: int, process: str) -> int | None:
+        while why_not(port, process):
+            port += 1
+        return port if port <= 65535 else None
+
+    # First the wishes of all, then the moves: a process is not moved to a port that another one wishes for.
     wishes: dict[str, tuple[int, str]] = {}
     for index, each in enumerate(processes):
         for number, name in enumerate(instances[each.name] or [each.name]):
-            wish = base + index * PORTS_A_PROCESS + number
-            port = ports.get(name) or first_from(wish)
             if name not in ports:
-                wishes[name] = (wish, "" if port == wish else why(wish))
-            if port is not None:
-                ports[name] = port
+                wish = base + index * PORTS_A_PROCESS + number
+                wishes[name] = (wish, why_not(wish, each.name))
+                if (port := first_from(wish, each.name)) is not None:
+                    ports[name] = port
     moved = []
     for each in processes:
         for name in instances[each.name]:
-            wish, reason = wishes.get(name, (0, ""))
+            if name not in wishes:
+                continue
+            wish, reason = wishes[name]
             found = ports.get(name)
-            while found is not None and name in wishes and not is_free(found):
+            while found is not None and not is_free(found):
                 reason = reason or _taken(found, holder)
-                found = first_from(found + 1)
+                found = first_from(found + 1, each.name)
             if found is None:
                 text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} for each process"
                 problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
-            else:
-                ports[name] = found
-                if name in wishes and found != wish:
-                    moved.append((each.name, f"{name}: {reason}; it gets {found}"))
+                continue
+            ports[name] = found
+            if found != wish:
+                moved.append((each.name, f"{name}: {reason}; it gets {found}"))
     return ports, moved
 
 

@@ -38,6 +38,7 @@ from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
     UNDECIDED,
+    AtUrl,
     Condition,
     Dependency,
     FromProcess,
@@ -64,6 +65,7 @@ __all__ = ["Overrides", "examine", "load", "split_arguments"]
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 
 _NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
+_NO_PROXY_HINT = "Set proxy.backend or proxy.frontend to a process or a URL."
 _NEXT_STEPS = {
     "npm": f"{_NODE} (npm comes with it)",
     "npx": f"{_NODE} (npx comes with it)",
@@ -238,6 +240,7 @@ class _Reader:
         }
 
     def read_commands(self) -> None:
+        """Find out what each command does, what it fails by, and which ports it takes by itself."""
         self.readings = {each.name: self._read(each) for each in self.chosen}
         self.installs = {}
         for each in self.chosen:
@@ -252,6 +255,8 @@ class _Reader:
                 _check(each, reading, (*reading.needs, *manager), self.env[each.name])
             for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
                 self.problems.warn(warning)
+
+        self.taken = {port: each for each in self.chosen for port in self.readings[each.name].ports}
 
     def _read(self, process: Written) -> command.Reading:
         if not is_folder(process.cwd):
@@ -291,56 +296,85 @@ class _Reader:
                 runs_vite=self.readings[each.name].why,
                 serves=self.readings[each.name].serves,
                 checks_http=select.is_http(self.ready[each.name]) and each.name not in completing,
-                may_be_asked=self.ready[each.name] is None and each.name not in completing,
+                may_be_asked=self.ready[each.name] is None
+                and each.name not in completing
+                and self.readings[each.name].speaks_http,
             )
             for each in self.chosen
         ]
         return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
-        """Plan the proxy; without a backend and a frontend there is none."""
-        host, port = addresses.DEFAULT_LISTEN
+        """Plan the proxy; without a backend and without a frontend there is none."""
+        address: tuple[str, int] | None = None
         with self.problems.caught():
-            host, port = addresses.listen_address(self.file, self.overrides.listen)
+            address = addresses.asked_address(self.file, self.overrides.listen)
         table = self.settings.proxy
         if self.overrides.no_proxy or not table.enabled:
             return None
-        if decided.frontend in (None, UNDECIDED) or decided.backend is None:
-            asked = self.overrides.listen or table.backend or table.frontend
-            if asked or decided.frontend not in (None, UNDECIDED):
-                self.notes.append(Note("no proxy: it needs a backend and a frontend"))
+        for key, wanted in (("backend", table.backend), ("frontend", table.frontend)):
+            if wanted in self.instances and not self.instances[str(wanted)]:
+                self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
+        upstreams = {decided.frontend, decided.backend}
+        if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
+            self.notes.append(Note("no proxy: neither a backend nor a frontend was found", _NO_PROXY_HINT))
             return None
-        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
+        may_move = address is None
         with self.problems.caught():
-            self.machine.try_listen(host, port)
-        undecided = tuple(name for each in decided.to_ask for name in self.instances[each])
+            if address is not None:
+                addresses.check_address(address, self.taken, self.machine.try_listen)
+            else:
+                fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
+                address, note = addresses.first_free({**fixed, **self.taken}, self.machine.try_listen)
+                self.notes += [] if note is None else [note]
+        host, port = address or addresses.DEFAULT_LISTEN
+        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
         return ProxyPlan(
             **shared,
             host=host,
             port=port,
+            may_move=may_move,
             backend=decided.backend,
             backend_reason=decided.backend_reason,
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
-            candidates=undecided if decided.backend is UNDECIDED else (),
+            candidates=tuple(name for each in decided.to_ask for name in self.instances[each]),
         )
+
+    def roles_of(self, decided: roles.Roles, *, has_proxy: bool) -> dict[str, Role]:
+        """Give the role of each process."""
+        given = {each.name: decided.of(each.name) for each in self.chosen}
+        for each in self.chosen:
+            # Without a frontend, a name alone does not make a process wait for HTTP: it may be a plain one.
+            is_guess = not (
+                self.readings[each.name].serves
+                or environment.mentions_port(each.command)
+                or self.settings.proxy.backend
+                or isinstance(decided.frontend, FromProcess | AtUrl)
+            )
+            if given[each.name] is Role.BACKEND and is_guess:
+                given[each.name] = Role.UNDECIDED
+            if given[each.name] is Role.UNDECIDED and not has_proxy:
+                given[each.name] = Role.OTHER
+        return given
 
     # --- The plan ---
 
     def plan(self) -> Plan:
         decided = self.decide_roles()
         proxy = self.plan_proxy(decided)
-        given = {each.name: decided.of(each.name) for each in self.chosen}
-        if proxy is None:
-            # A plain Procfile runner asks nothing.
-            is_plain = decided.frontend in (None, UNDECIDED) and not self.settings.proxy.backend
-            plain = {Role.UNDECIDED, Role.BACKEND} if is_plain else {Role.UNDECIDED}
-            given = {name: Role.OTHER if role in plain else role for name, role in given.items()}
-        for name, role in given.items():
-            if role is not Role.OTHER:
-                self.ready[name] = self.ready[name] or IMPLIED_READY
+        given = self.roles_of(decided, has_proxy=proxy is not None)
+        has_frontend = isinstance(decided.frontend, FromProcess | AtUrl)
+        implied = {name for name, role in given.items() if role is not Role.OTHER}
+        # Beside a frontend, what is left is most probably the backend; without one, it may be anything.
+        counted = {name for name in implied if has_frontend or given[name] is not Role.UNDECIDED}
+        known = {
+            name: ready or (IMPLIED_READY if name in counted else None) for name, ready in self.ready.items()
+        }
+        select.refuse_unready(given, self.waits_for, known, self.file, self.problems)
+        for name in implied:
+            self.ready[name] = self.ready[name] or IMPLIED_READY
         ports = self.assign_ports(proxy)
-        select.refuse_unready(given, self.waits_for, self.ready, self.file, self.problems)
         processes = [
             self.plan_process(each, name, given[each.name], ports)
             for each in self.chosen
@@ -372,6 +406,7 @@ class _Reader:
             self.processes,
             self.instances,
             listen_port=None if proxy is None else proxy.port,
+            taken=self.taken,
             base=base,
             file=self.file,
             is_free=self.machine.is_free,
