@@ -7,6 +7,7 @@ once, because the ceiling is then reached without waiting. Works with Hypothesis
 from __future__ import annotations
 
 import inspect
+import signal
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,8 @@ CEILING = 30.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background jobs with SIGINT ignored, and our children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", f"ceiling(seconds): what the test may take, if not {CEILING:.0f} s")
 
 

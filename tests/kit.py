@@ -127,8 +127,8 @@ class Run:
             text=True,
         )
         self._threads = [
-            threading.Thread(target=self._read_events),
-            threading.Thread(target=self._read_errors),
+            threading.Thread(target=self._read_events, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
         ]
         for thread in self._threads:
             thread.start()

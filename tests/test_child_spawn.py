@@ -181,6 +181,20 @@ async def test_output_of_a_slow_reader_is_whole() -> None:
     assert received == [str(number) for number in range(1, 200001)]
 
 
+async def test_a_command_gets_the_given_limit_of_open_files_and_leads_its_session() -> None:
+    recorder = Recorder()
+    await run_child(
+        "ulimit -Sn; ps -o sid= -p $$; exit 3",
+        cwd=Path("/"),
+        env=ENV,
+        on_spawn=recorder.on_spawn,
+        on_output=recorder.on_output,
+        stop_timeout=5,
+        soft_nofile=77,
+    )
+    assert [line.split() for _, line in recorder.lines] == [["77"], [str(recorder.session)]]
+
+
 async def test_a_missing_folder_is_an_error_that_names_it() -> None:
     with pytest.raises(SpawnError, match="/nowhere/at/all"):
         await run_child(

@@ -70,7 +70,7 @@ class Recorder:
         """As if somebody sat before the terminal."""
         assert self.window is not None
         (controller,) = self.window._terminals
-        os.write(controller, keys)
+        os.write(controller.fileno(), keys)
 
 
 def python(script: str) -> list[str]:
@@ -104,10 +104,10 @@ async def test_it_is_as_large_as_the_window_and_follows_it() -> None:
     window = Window(100, 30)
     recorder = Recorder(window)
     script = (
-        "import os, signal\n"
+        "import os, signal, time\n"
         "signal.signal(signal.SIGWINCH, lambda *_: print(*os.get_terminal_size(0), flush=True))\n"
         "print(*os.get_terminal_size(0), flush=True)\n"
-        "while True: signal.pause()"
+        "while True: time.sleep(0.05)"
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.run, python(script))
@@ -196,7 +196,7 @@ async def test_a_missing_folder_leaves_no_terminal_behind() -> None:
         with pytest.raises(SpawnError, match="/no/where"):
             await Recorder(window).run("true", cwd=Path("/no/where"))
     assert open_files() == before
-    assert not window._terminals
+    assert repr(window) == "<Window 80x24 of 0 terminals>"
 
 
 async def test_a_child_ends_with_its_own_code_or_signal() -> None:

@@ -41,6 +41,9 @@ def test_help_imports_nothing_of_a_run(arguments: str, tmp_path: Path) -> None:
 
 def test_plain_output_without_a_proxy_imports_neither_dashboard_nor_proxy(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("one: echo up\n")
-    unneeded = "rich h11 wsproto hypercorn watchfiles orchestra.dashboard.model orchestra.proxy"
+    unneeded = (
+        "rich h11 wsproto hypercorn watchfiles orchestra.dashboard.model orchestra.proxy.server"
+        " dotenv tomllib difflib"
+    )
     arguments = ("run", "--no-proxy", "--output", "plain")
     assert loaded(unneeded + " trio", *arguments, cwd=tmp_path) == {"trio"}

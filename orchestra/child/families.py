@@ -1,29 +1,33 @@
-"""What is left of children: one scan of the process table serves all that want to know.
+"""What is left of children: one look at the process table serves all that want to know.
 
-Many children end together, and each has to see that nothing of it is left. Those that ask while a scan runs
-share the next one, in a worker thread; so the cost of an end grows with the number of processes, not with its
-square. A scan that began before it was asked for is no answer: a process may have been forked since.
+Many children end together, and each has to see that nothing of it is left. Those that ask while a look is
+under way share the next one, in a worker thread; so the cost of an end grows with the number of processes,
+not with its square. A look that began before it was asked for is no answer: a process may have been forked
+since.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
 from orchestra.child import table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.child.table import Entry, Family
 
-__all__ = ["Families", "family_of"]
+__all__ = ["Families", "SharedLook", "family_of"]
+
+_Key = TypeVar("_Key")
+_Found = TypeVar("_Found")
 
 # The variables that tell what a process belongs to; the last only where two of one name may live at once.
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
 _EXTRA_MARK = "ORCHESTRA_CHILD"
-# The share of time in which nothing is scanned although it is wanted.
+# How much longer than looking is not looking, so that it never takes a core.
 _REST = 2.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.2
@@ -37,38 +41,70 @@ def family_of(leader: int, env: Mapping[str, str]) -> Family:
     return table.Family(leader, frozenset(marks))
 
 
-class _Batch:
-    """Families that are looked for in the same scan."""
+class SharedLook(Generic[_Key, _Found]):
+    """A look at the system that serves all that ask for one before it begins.
+
+    Args:
+        look: Takes what is asked for, and tells what it has found of that; it runs in a worker thread.
+        pause: Seconds at least from the end of one to the beginning of the next.
+    """
+
+    def __init__(self, look: Callable[[Sequence[_Key]], Mapping[_Key, _Found]], pause: float = 0.0) -> None:
+        self._look = look
+        self._pause = pause
+        self._next = _Batch[_Key, _Found]()
+        self._turn = trio.Lock()
+        self._not_before = 0.0
+
+    async def ask(self, key: _Key) -> _Found | None:
+        """Look for something, by a look that begins now or later; ``None`` if it was not found."""
+        while True:
+            batch = self._next
+            batch.keys.append(key)
+            if len(batch.keys) == 1:
+                await self._run(batch)
+            else:
+                await batch.done.wait()
+            if batch.found is not None:
+                return batch.found.get(key)
+            # The task that was to look for all was cancelled.
+
+    async def _run(self, batch: _Batch[_Key, _Found]) -> None:
+        try:
+            async with self._turn:
+                await trio.sleep_until(self._not_before)
+                self._next = _Batch()
+                begun = trio.current_time()
+                batch.found = await trio.to_thread.run_sync(self._look, batch.keys)
+                now = trio.current_time()
+                self._not_before = now + max(_REST * (now - begun), self._pause)
+        finally:
+            if self._next is batch:
+                self._next = _Batch()
+            batch.done.set()
+
+
+class _Batch(Generic[_Key, _Found]):
+    """What is looked for at once."""
 
     def __init__(self) -> None:
-        self.families: list[Family] = []
-        self.found: Mapping[Family, Sequence[Entry]] | None = None
+        self.keys: list[_Key] = []
+        self.found: Mapping[_Key, _Found] | None = None
         self.done = trio.Event()
 
 
 class Families:
-    """Looks for the members of families; made once a run."""
+    """Looks for the members of families; children of one run share one."""
 
     def __init__(self) -> None:
-        self._next = _Batch()
-        self._turn = trio.Lock()
-        self._not_before = 0.0
+        self._scan = SharedLook(_find)
 
     async def is_alive(self, family: Family) -> bool:
-        """Whether anything of a family lives, by a scan that begins now or later; yes if it cannot be known.
+        """Whether anything of a family lives; yes if it cannot be known.
 
         Each member is sent what the family was asked for (`Family.signal`).
         """
-        while True:
-            batch = self._next
-            batch.families.append(family)
-            if len(batch.families) == 1:
-                await self._scan(batch)
-            else:
-                await batch.done.wait()
-            if batch.found is not None:
-                return family in batch.found
-            # The one that was to scan for all of us was cancelled.
+        return await self._scan.ask(family) is not None
 
     async def until_gone(self, family: Family) -> None:
         """Wait until nothing of a family lives."""
@@ -77,19 +113,9 @@ class Families:
             await trio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _scan(self, batch: _Batch) -> None:
-        try:
-            async with self._turn:
-                await trio.sleep_until(self._not_before)
-                self._next = _Batch()
-                begun = trio.current_time()
-                try:
-                    batch.found = await trio.to_thread.run_sync(table.find, batch.families)
-                except OSError:
-                    batch.found = dict.fromkeys(batch.families, ())
-                now = trio.current_time()
-                self._not_before = now + _REST * (now - begun)
-        finally:
-            if self._next is batch:
-                self._next = _Batch()
-            batch.done.set()
+
+def _find(families: Sequence[Family]) -> Mapping[Family, Sequence[Entry]]:
+    try:
+        return table.find(families)
+    except OSError:
+        return dict.fromkeys(families, ())

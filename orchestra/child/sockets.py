@@ -1,26 +1,25 @@
-"""Ports of this machine: who listens where, which are free, and who holds one that is not.
+"""Listening sockets of this machine: which process holds which, which ports are free, and our own.
 
 The truth about where a process listens is its sockets: a line in its output may be missing or stale, and a
 port that it was told is only a wish (Vite ignores ``PORT`` and moves on when 5173 is taken). Looking is cheap
-but not free, so the supervisor looks only while something starts, once for all of its processes.
+but not free: it is done only while something starts, once for all that start.
 
-Sockets of another user cannot be seen. Then less is said, not something wrong.
+Sockets of another user cannot be seen, and the system may refuse to tell. Then less is said, not something
+wrong. psutil is imported where it is used: a run that asks for no socket does without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
 import trio
+from msgspec import Struct
 
 from orchestra.child import table
 from orchestra.child.lines import clean
@@ -47,12 +46,11 @@ LOOPBACK = ("127.0.0.1", "::1")
 # Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-# Where `node --inspect` listens: it answers HTTP, but it is nobody's web server.
+# Where `node --inspect` listens: it answers HTTP, but it is no web server.
 _DEBUGGER_PORTS = frozenset({9229})
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Struct, frozen=True):
     """A listening TCP socket.
 
     Attributes:
@@ -69,18 +67,25 @@ class Listening:
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
-    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
+    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds.
+
+    Raises:
+        OSError: The process table cannot be read.
+    """
     entries = list(table.take())
     return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
 
 def servers(leader: int, port: int) -> frozenset[table.Entry]:
-    """Find who accepts connections at `port`: those of a tree who hold it and have passed it to nobody.
+    """Find what accepts connections at `port`: processes of a tree that hold it, without their parents.
 
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
-    milliseconds.
+    milliseconds; nothing is found if the process table cannot be read.
     """
-    entries = list(table.take())
+    try:
+        entries = list(table.take())
+    except OSError:
+        return frozenset()
     tree = table.tree(entries, leader)
     holders = {
         entry
@@ -92,7 +97,9 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
 
 
 def has_server(reloader: int) -> bool:
-    """Whether one that starts servers has one now; what multiprocessing adds is none."""
+    """Whether a process that starts servers has one now; what multiprocessing adds is none."""
+    import psutil  # noqa: PLC0415
+
     try:
         for child in psutil.Process(reloader).children():
             if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline()):
@@ -137,7 +144,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
 
 
 def holder(port: int) -> str:
-    """Say who listens on `port`: ``pid 812 (node vite)``; empty if it cannot be seen."""
+    """Say what listens on `port`: ``pid 812 (node vite)``; empty if it cannot be seen."""
     for pid, held in _all_listening():
         if held == port:
             return f"pid {pid} ({_command_of(pid)})"
@@ -148,7 +155,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on `host` and `port`; with ``127.0.0.1``, on the same port of ``::1`` too, where that exists.
 
     Raises:
-        ConfigError: The port is taken (it says by whom), not allowed, or the address is not ours.
+        ConfigError: The port is taken (it says by what), not allowed, or the address is not ours.
     """
     listeners: list[socket.socket] = []
     try:
@@ -171,7 +178,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 class SocketScanner:
-    """Scans for listening sockets while somebody wants to know, once for all of them."""
+    """Looks for listening sockets while any process needs to know its own, once for all of them."""
 
     def __init__(self) -> None:
         self._found: dict[int, frozenset[Listening]] = {}
@@ -185,8 +192,9 @@ class SocketScanner:
             self._joined = trio.Event()
             pause = _FIRST_PAUSE
             while self._found and not self._joined.is_set():
-                newest = await trio.to_thread.run_sync(scan, tuple(self._found))
-                self._found.update((leader, newest[leader]) for leader in self._found if leader in newest)
+                with contextlib.suppress(OSError):  # not known: as before
+                    newest = await trio.to_thread.run_sync(scan, tuple(self._found))
+                    self._found.update((each, newest[each]) for each in self._found if each in newest)
                 self._scanned.set()
                 self._scanned = trio.Event()
                 with trio.move_on_after(pause):
@@ -237,7 +245,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
-    """Whether somebody listens on a wildcard beside which a bind would pass, as it does outside Linux."""
+    """Whether a wildcard is listened on beside which a bind would pass, as it does outside Linux."""
     if sys.platform == "linux":
         return False
     with socket.socket(family, socket.SOCK_STREAM) as trial:
@@ -270,6 +278,8 @@ def _close(listeners: Collection[socket.socket]) -> None:
 
 
 def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
+    import psutil  # noqa: PLC0415
+
     found = set()
     for pid in pids:
         with contextlib.suppress(psutil.Error, OSError):
@@ -280,6 +290,8 @@ def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
 
 
 def _reachable(address: str) -> str:
+    import ipaddress  # noqa: PLC0415
+
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
@@ -290,6 +302,8 @@ def _reachable(address: str) -> str:
 
 def _all_listening() -> Iterator[tuple[int, int]]:
     """Give (pid, port) of every listening socket whose owner can be seen."""
+    import psutil  # noqa: PLC0415
+
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr:
@@ -301,6 +315,8 @@ def _all_listening() -> Iterator[tuple[int, int]]:
 
 
 def _command_of(pid: int) -> str:
+    import psutil  # noqa: PLC0415
+
     try:
         command = " ".join(psutil.Process(pid).cmdline())
     except (psutil.Error, OSError):

@@ -22,9 +22,10 @@ import signal
 import termios
 from math import inf
 from subprocess import PIPE
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import trio
+from trio.lowlevel import FdStream
 
 from orchestra.child.families import Families, family_of
 from orchestra.child.lines import LineSplitter
@@ -44,7 +45,9 @@ __all__ = ["Child", "OnOutput", "SpawnError", "Window", "run_child"]
 # With the stream's name, the lines that were completed, and the beginning of the next one: that only when its
 # writer has paused, or has been at it for long enough that people want to see it; else None.
 OnOutput: TypeAlias = "Callable[[StreamName, Sequence[str], str | None], Awaitable[None]]"
+_StreamName: TypeAlias = "StreamName | Literal['stdin']"
 
+_PIPES: tuple[_StreamName, ...] = ("stdin", "stdout", "stderr")
 _CHUNK = 65536
 # How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
 # what people take for that), but a line in two pieces is the rule when a child writes much.
@@ -74,29 +77,28 @@ class Window:
     def __init__(self, columns: int, lines: int) -> None:
         self.columns = columns
         self.lines = lines
-        self._terminals: set[int] = set()
+        self._terminals: list[FdStream] = []
 
     def __repr__(self) -> str:
-        return f"<Window {self.columns}x{self.lines} of {len(self._terminals)} terminals>"
+        return f"<Window {self.columns}x{self.lines} of {len(self._open_ones())} terminals>"
 
     def resize(self, columns: int, lines: int) -> None:
         """Make all terminals as large; the kernel tells their processes by SIGWINCH."""
         self.columns, self.lines = columns, lines
-        for terminal in self._terminals:
+        for terminal in self._open_ones():
             self._apply(terminal)
 
-    def add(self, terminal: int) -> None:
-        """Have a terminal follow from now on."""
-        self._terminals.add(terminal)
+    def add(self, terminal: FdStream) -> None:
+        """Have a terminal follow from now on, until it is closed."""
+        self._terminals = [*self._open_ones(), terminal]
         self._apply(terminal)
 
-    def discard(self, terminal: int) -> None:
-        """Forget a terminal, before it is closed."""
-        self._terminals.discard(terminal)
+    def _open_ones(self) -> list[FdStream]:
+        return [each for each in self._terminals if each.fileno() >= 0]
 
-    def _apply(self, terminal: int) -> None:
+    def _apply(self, terminal: FdStream) -> None:
         with contextlib.suppress(OSError, termios.error):
-            termios.tcsetwinsize(terminal, (self.lines, self.columns))
+            termios.tcsetwinsize(terminal.fileno(), (self.lines, self.columns))
 
 
 class Child:
@@ -104,13 +106,18 @@ class Child:
 
     Attributes:
         pid: Of the leader, and the number of its group and its session.
+        family: All that belongs to it.
         is_gone: Whether nothing of it lives any more, and its number may belong to another process.
     """
 
-    def __init__(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
-        self.pid = family.leader
+    def __init__(
+        self, process: trio.Process, family: Family, families: Families, stop_signal: int, stop_timeout: float
+    ) -> None:
+        self.pid = process.pid
+        self.family = family
         self.is_gone = False
-        self._family = family
+        self._process = process
+        self._families = families
         self._stop_signal = stop_signal
         self._stop_timeout = stop_timeout
         self._stopping = trio.Event()
@@ -134,31 +141,35 @@ class Child:
         self._stopping.set()
         self._killing.set()
 
-    async def _until_gone(self, process: trio.Process, families: Families) -> None:
+    async def _until_gone(self) -> None:
         """Wait for its end, and for that of what it leaves behind; give up when SIGKILL does not work."""
         async with trio.open_nursery() as nursery:
-
-            async def escalate() -> None:
-                await self._escalate_stop(families)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(escalate)
-            await process.wait()
-            if await families.is_alive(self._family):
+            nursery.start_soon(self._escalate_stop, nursery.cancel_scope)
+            await self._process.wait()
+            if await self._families.is_alive(self.family):
                 self.stop()
-                await families.until_gone(self._family)
+                await self._families.until_gone(self.family)
             self.is_gone = True
             nursery.cancel_scope.cancel()
 
-    async def _escalate_stop(self, families: Families) -> None:
+    async def _escalate_stop(self, waiting: trio.CancelScope) -> None:
         await self._stopping.wait()
         if not self._killing.is_set():
-            self._family.signal(self._stop_signal)
-            await families.is_alive(self._family)  # members that have left the group are signalled now
+            self.family.signal(self._stop_signal)
+            await self._families.is_alive(self.family)  # members that have left the group are signalled now
             with trio.move_on_after(self._stop_timeout):
                 await self._killing.wait()
-        self._family.signal(signal.SIGKILL)
+        self.family.signal(signal.SIGKILL)
         await trio.sleep(_AFTER_KILL)
+        waiting.cancel()
+
+    async def _kill_now(self) -> None:
+        """Kill what is left, cancelled or not."""
+        if not self.is_gone:
+            self.family.signal(signal.SIGKILL)
+            with trio.move_on_after(_AFTER_KILL, shield=True):
+                await self._process.wait()
+                await self._families.until_gone(self.family)
 
 
 async def run_child(
@@ -183,8 +194,7 @@ async def run_child(
     Args:
         command: Text for ``/bin/sh -c``, or the words of a program to be executed as they are.
         cwd: The folder that it starts in.
-        env: All of its environment. ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS``, if they are there, mark
-            what belongs to it.
+        env: All of its environment; ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS`` mark what belongs to it.
         on_output: Awaited with what was written; while it waits, so does that stream.
         stop_timeout: Seconds between the stop signal and SIGKILL.
         on_spawn: Called with the child as soon as there is one.
@@ -197,116 +207,75 @@ async def run_child(
     Raises:
         SpawnError: The system refused to start it.
     """
-    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-    before = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
-    try:
-        streams = await _spawn(argv, before, cwd, env, window)
-    except (OSError, ValueError) as exc:  # ValueError: a NUL byte
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        what = "cannot" if isinstance(command, str) else f"{argv[0]} cannot"
-        raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
-    process, families = streams.process, families or Families()
-    family = family_of(process.pid, env)
-    child = Child(family, stop_signal=stop_signal, stop_timeout=stop_timeout)
+    process, streams = await _start(command, cwd, env, window, soft_nofile)
+    child = Child(process, family_of(process.pid, env), families or Families(), stop_signal, stop_timeout)
+    output = _Output(streams, on_output)
     if guard is not None:
-        guard.spawned(family, stop_signal=stop_signal, stop_timeout=stop_timeout)
+        guard.spawned(child.family, stop_signal=stop_signal, stop_timeout=stop_timeout)
     try:
         async with trio.open_nursery() as nursery:
-            pumps = await nursery.start(_pump_all, streams.readable, on_output)
+            nursery.start_soon(output.read)
             on_spawn(child)
-            await child._until_gone(process, families)  # noqa: SLF001 - we are Child's other half
-            await pumps.drain()
+            await child._until_gone()  # noqa: SLF001 - we are Child's other half
+            await output.drain()
             nursery.cancel_scope.cancel()
     finally:
-        if not child.is_gone:
-            family.signal(signal.SIGKILL)
-            with trio.move_on_after(_AFTER_KILL, shield=True):
-                await process.wait()
-                await families.until_gone(family)
-        with trio.move_on_after(_AFTER_KILL, shield=True):
-            await streams.aclose(window)
+        await child._kill_now()  # noqa: SLF001
+        output.close()
         if guard is not None:
-            guard.emptied(family)
+            guard.emptied(child.family)
     return Exit.from_returncode(-signal.SIGKILL if process.returncode is None else process.returncode)
 
 
-class _Streams(NamedTuple):
-    """A process and what it is read from.
-
-    Attributes:
-        readable: The streams, by the names that they have in events.
-        terminal: The descriptor of its terminal's other side; ``None`` if it has pipes.
-    """
-
-    process: trio.Process
-    readable: dict[StreamName, trio.abc.ReceiveStream]
-    terminal: int | None = None
-
-    async def aclose(self, window: Window | None) -> None:
-        if window is not None and self.terminal is not None:
-            window.discard(self.terminal)
-        for stream in self.readable.values():
-            await stream.aclose()
-        if self.process.stdin is not None:
-            await self.process.stdin.aclose()
-
-
-async def _spawn(
-    argv: Sequence[str],
-    before: Sequence[tuple[str, str]],
+async def _start(
+    command: str | Sequence[str],
     cwd: Path,
     env: Mapping[str, str],
     window: Window | None,
-) -> _Streams:
-    """Start a program in a session of its own.
+    soft_nofile: int | None,
+) -> tuple[trio.Process, dict[_StreamName, FdStream]]:
+    """Start a process at the head of a session; return what it is connected to, too.
 
-    Args:
-        argv: Its words.
-        before: What the shell is to do first: pieces of script, and the word that each uses as ``$1``.
-        cwd: Its folder.
-        env: Its environment.
-        window: Gives it a terminal.
+    Raises:
+        SpawnError: That was refused.
     """
-    if window is None:
-        process = await trio.lowlevel.open_process(
-            _prefixed(argv, before),
-            cwd=cwd,
-            env=dict(env),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-        )
-        assert process.stdout is not None  # noqa: S101 - asked for
-        assert process.stderr is not None  # noqa: S101
-        return _Streams(process, {"stdout": process.stdout, "stderr": process.stderr})
-    ours, theirs = os.openpty()
+    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+    first = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
+    ours = theirs = None
     try:
-        _make_plain(theirs)
-        window.add(ours)
+        if window is not None:
+            terminal, theirs = os.openpty()
+            ours = FdStream(terminal)
+            window.add(ours)
+            _make_plain(theirs)
+            first.insert(0, (_OPEN_TERMINAL, os.ttyname(theirs)))
+        end = PIPE if theirs is None else theirs
+        argv = _after(first, argv)
         process = await trio.lowlevel.open_process(
-            _prefixed(argv, [(_OPEN_TERMINAL, os.ttyname(theirs)), *before]),
-            cwd=cwd,
-            env=dict(env),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
+            argv, cwd=cwd, env=dict(env), stdin=end, stdout=end, stderr=end, start_new_session=True
         )
-    except BaseException:
-        window.discard(ours)
-        os.close(ours)
-        raise
+    except BaseException as exc:
+        if ours is not None:
+            ours.close()
+        if not isinstance(exc, OSError | ValueError):  # ValueError: a NUL byte
+            raise
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        what = "cannot" if isinstance(command, str) else f"{command[0]} cannot"
+        raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
     finally:
-        os.close(theirs)
-    return _Streams(process, {"pty": trio.lowlevel.FdStream(ours)}, ours)
+        if theirs is not None:
+            os.close(theirs)
+    if ours is not None:
+        return process, {"pty": ours}
+    return process, {name: getattr(process, name) for name in _PIPES}
 
 
-def _prefixed(argv: Sequence[str], before: Sequence[tuple[str, str]]) -> list[str]:
-    if not before:
+def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
+    """Have the shell run pieces of script, each with a word that is its ``$1``, before a program."""
+    if not first:
         return list(argv)
-    script = "".join(f"{piece}; shift; " for piece, _ in before) + 'exec "$@"'
-    return ["/bin/sh", "-c", script, "sh", *(word for _, word in before), *argv]
+    script = "".join(f"{piece}; shift; " for piece, _ in first) + 'exec "$@"'
+    return ["/bin/sh", "-c", script, "sh", *(word for _, word in first), *argv]
 
 
 def _make_plain(terminal: int) -> None:
@@ -317,17 +286,42 @@ def _make_plain(terminal: int) -> None:
     termios.tcsetattr(terminal, termios.TCSANOW, mode)
 
 
-class _Pumps:
+class _Output:
     """Reads all streams of a child for as long as there is something to read."""
 
-    def __init__(self, on_output: OnOutput, scope: trio.CancelScope) -> None:
+    def __init__(self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput) -> None:
+        self._streams = streams
         self._on_output = on_output
-        self._scope = scope
+        self._reading = trio.CancelScope()
         self._chunks = 0
         self._delivering = 0
-        self.done = trio.Event()
+        self._done = trio.Event()
 
-    async def pump(self, name: StreamName, stream: trio.abc.ReceiveStream, splitter: LineSplitter) -> None:
+    async def read(self) -> None:
+        splitters = {name: LineSplitter() for name in self._streams if name != "stdin"}
+        with self._reading:
+            async with trio.open_nursery() as nursery:
+                for name, splitter in splitters.items():
+                    nursery.start_soon(self._read, name, self._streams[name], splitter)
+        for name, splitter in splitters.items():
+            await self._deliver(name, splitter.close(), None)
+        self._done.set()
+
+    async def drain(self) -> None:
+        """Wait for the end of all streams; give up when nothing comes although we would take it."""
+        while not self._done.is_set():
+            before = self._chunks
+            with trio.move_on_after(_LAST_WORDS):
+                await self._done.wait()
+            if self._chunks == before and not self._delivering:
+                self._reading.cancel()
+                await self._done.wait()
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+    async def _read(self, name: StreamName, stream: FdStream, splitter: LineSplitter) -> None:
         shown, deadline = "", inf
         while True:
             with trio.move_on_at(deadline) as patience:
@@ -337,7 +331,7 @@ class _Pumps:
                     return
             if patience.cancelled_caught:
                 shown, deadline = splitter.partial(), inf
-                await self.deliver(name, (), shown)
+                await self._deliver(name, (), shown)
                 continue
             if not chunk:
                 return
@@ -349,42 +343,15 @@ class _Pumps:
             is_due = partial != shown and trio.current_time() >= deadline  # a progress bar never pauses
             if is_due:
                 shown, deadline = partial, inf
-            await self.deliver(name, lines, partial if is_due else None)
+            await self._deliver(name, lines, partial if is_due else None)
             if partial == shown:
                 deadline = inf
             elif deadline == inf:
                 # From now, not from when it came: while it was delivered, more could not be read.
                 deadline = trio.current_time() + _PARTIAL_AFTER
 
-    async def deliver(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:
+    async def _deliver(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:
         if lines or partial is not None:
             self._delivering += 1
             await self._on_output(name, lines, partial)
             self._delivering -= 1
-
-    async def drain(self) -> None:
-        """Wait for the end of all streams; give up when nothing comes although we would take it."""
-        while not self.done.is_set():
-            before = self._chunks
-            with trio.move_on_after(_LAST_WORDS):
-                await self.done.wait()
-            if self._chunks == before and not self._delivering:
-                self._scope.cancel()
-                await self.done.wait()
-
-
-async def _pump_all(
-    readable: Mapping[StreamName, trio.abc.ReceiveStream],
-    on_output: OnOutput,
-    *,
-    task_status: trio.TaskStatus[_Pumps],
-) -> None:
-    splitters = {name: LineSplitter() for name in readable}
-    async with trio.open_nursery() as nursery:
-        pumps = _Pumps(on_output, nursery.cancel_scope)
-        for name, stream in readable.items():
-            nursery.start_soon(pumps.pump, name, stream, splitters[name])
-        task_status.started(pumps)
-    for name, splitter in splitters.items():
-        await pumps.deliver(name, splitter.close(), None)
-    pumps.done.set()

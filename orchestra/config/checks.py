@@ -6,9 +6,10 @@ Never here: asking (`child.probe`), how often and for how long (`child.readiness
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import isfinite
 from typing import TypeAlias
+
+from msgspec import Struct
 
 __all__ = [
     "FORMS",
@@ -28,16 +29,14 @@ _HTTP = re.compile(r"(?P<path>/[!-~]*?)(?:=(?P<status>[1-5][0-9]{2}))?")
 _LONGEST_DELAY = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class TcpCheck:
+class TcpCheck(Struct, frozen=True):
     """A socket of its process tree listens, or its own port is answered (by a container, say)."""
 
     def __str__(self) -> str:
         return "tcp"
 
 
-@dataclass(frozen=True, slots=True)
-class HttpCheck:
+class HttpCheck(Struct, frozen=True):
     """A socket of its process tree listens, and answers ``GET path``.
 
     Attributes:
@@ -57,8 +56,7 @@ class HttpCheck:
         return status < self.below if self.status is None else status == self.status
 
 
-@dataclass(frozen=True, slots=True)
-class LogCheck:
+class LogCheck(Struct, frozen=True):
     """It has written a line in which `pattern` is found; colours do not count."""
 
     pattern: re.Pattern[str]
@@ -67,8 +65,7 @@ class LogCheck:
         return f"log:{self.pattern.pattern}"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecCheck:
+class ExecCheck(Struct, frozen=True):
     """A command, run in its folder and environment, ends with 0."""
 
     command: str
@@ -77,8 +74,7 @@ class ExecCheck:
         return f"exec:{self.command}"
 
 
-@dataclass(frozen=True, slots=True)
-class DelayCheck:
+class DelayCheck(Struct, frozen=True):
     """So many seconds have passed since it was spawned."""
 
     seconds: float

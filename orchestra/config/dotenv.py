@@ -13,9 +13,6 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from dotenv.parser import parse_stream
-from dotenv.variables import parse_variables
-
 from orchestra.config.files import read_text
 from orchestra.errors import ConfigError
 
@@ -70,6 +67,9 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
     Returns:
         The variables of the file alone.
     """
+    from dotenv.parser import parse_stream  # noqa: PLC0415 - not every project has such a file
+    from dotenv.variables import parse_variables  # noqa: PLC0415
+
     found: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text.removeprefix("\ufeff"), newline="")):
         with problems.caught():

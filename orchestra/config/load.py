@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestra.config import (
@@ -55,8 +55,6 @@ from orchestra.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from msgspec import Struct
-
     from orchestra.config.select import Written
     from orchestra.config.toml import SettingsFile
 
@@ -78,8 +76,7 @@ _NEXT_STEPS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
+class Overrides(Struct, frozen=True, kw_only=True):
     """Options of the command line; what is set beats the settings.
 
     Attributes:
@@ -101,8 +98,7 @@ class Overrides:
     formation: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """What only the machine knows.
 
     Attributes:

@@ -10,9 +10,10 @@ Not here: what a command means, whether it can be run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from orchestra.config.files import is_file, read_text
 from orchestra.errors import ConfigError
@@ -43,8 +44,7 @@ _ASSIGNMENT = re.compile(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
 _NAME_RULE = "Names are made of letters, digits, _ and -"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One entry of a Procfile.
 
     Attributes:

@@ -13,14 +13,12 @@ Not here: which settings there are (`schema`), what follows from them (`load`).
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from orchestra.config.files import read_text
 from orchestra.config.plan import Note
@@ -47,8 +45,7 @@ SHARED_FILE = "pyproject.toml"
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingsFile:
+class SettingsFile(Struct, frozen=True, kw_only=True):
     """Settings, and where they stand.
 
     Attributes:
@@ -107,6 +104,8 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
     Raises:
         ConfigError: It is not TOML.
     """
+    import tomllib  # noqa: PLC0415 - most projects have no settings
+
     try:
         table: object = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as exc:
@@ -119,8 +118,7 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
     return SettingsFile(settings=settings, path=path, above=above, text=text, notes=notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(Struct, frozen=True):
     """Decodes the tables of one file, and reports what does not fit."""
 
     path: Path
@@ -173,6 +171,8 @@ class Decoder:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Give the one of `known` that `word` was probably meant to be."""
+    import difflib  # noqa: PLC0415 - only mistakes need it
+
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None

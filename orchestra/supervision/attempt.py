@@ -14,10 +14,10 @@ Not here: states and what follows from them (`lifecycle`), other children (`hand
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
+from msgspec import Struct
 
 from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
@@ -65,16 +65,14 @@ _USUAL_SIZE = (80, 24)
 _QUICK_ANSWER = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(Struct, frozen=True):
     """The child's own reload does not end, or has brought up no new server."""
 
 
 OnFact: TypeAlias = "Callable[[Attempt, Fact | Stuck], object]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reload:
+class _Reload(Struct, frozen=True, kw_only=True):
     """A reload that is in progress.
 
     Attributes:

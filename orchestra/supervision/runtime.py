@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
+from msgspec import Struct
 
 from orchestra.child import probe, sockets, table
 from orchestra.child.families import Families
@@ -57,8 +57,7 @@ async def _has_server(reloader: int) -> bool:
     return await trio.to_thread.run_sync(sockets.has_server, reloader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class Runtime(Struct, frozen=True, kw_only=True):
     """The collaborators of a run; the defaults are the real ones. The clock is trio's.
 
     Attributes:
