@@ -1,6 +1,6 @@
 """Draws the picture in the README, ``examples/dashboard.svg``, from a real run of ``Procfile.example``.
 
-It also shows how a program embeds orchestra: a `Stack` in a nursery, a `Model` that watches it.
+It also shows how a program embeds orchestra: a `Supervisor` in a nursery, a `Model` that watches it.
 
     python examples/picture.py
 """
@@ -18,7 +18,7 @@ import trio
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from orchestra import Stack, load
+from orchestra import Supervisor, load
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.view import Dashboard
 
@@ -49,16 +49,17 @@ THEME = TerminalTheme(EIGHT[0], EIGHT[-1], EIGHT, BRIGHT)
 
 async def main() -> None:
     """Bring the example up, visit it, draw it, and end it."""
-    stack = Stack(load(ROOT / "Procfile.example", environ={**os.environ, "FORCE_COLOR": "1"}))
+    plan = load(ROOT / "Procfile.example", environ={**os.environ, "FORCE_COLOR": "1"})
+    supervisor = Supervisor(plan)
     model = Model()
-    stack.subscribe(model.apply)
+    supervisor.subscribe(model.apply, *model.kinds)
     async with trio.open_nursery() as nursery:
-        await nursery.start(stack.run)
-        await stack.wait_ready()
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready()
         for path in VISITED:
-            await trio.to_thread.run_sync(partial(visit, f"{stack.url}{path}"))
+            await trio.to_thread.run_sync(partial(visit, f"{supervisor.url}{path}"))
         picture = drawn(model, now=time.time(), width=104, height=28)
-        await stack.stop()
+        await supervisor.stop()
     (ROOT / "examples" / "dashboard.svg").write_text(picture, encoding="utf-8")
 
 

@@ -419,6 +419,8 @@ class Bus:
         self._seq = 0
         # Each observer with the kinds that it asked for; none means all of them.
         self._observers: list[tuple[Observer, tuple[type[_Stamped], ...]]] = []
+        # Answers of `wants`, which is asked for each request.
+        self._wanted: dict[type[_Stamped], bool] = {}
 
     def __repr__(self) -> str:
         return f"<Bus with {len(self._observers)} observers>"
@@ -435,6 +437,7 @@ class Bus:
         """
         entry = (observer, kinds)
         self._observers.append(entry)
+        self._wanted.clear()
         for event in self._snapshot():
             if not kinds or isinstance(event, kinds):
                 self._hand(entry, event)
@@ -442,12 +445,17 @@ class Bus:
         def unsubscribe() -> None:
             if entry in self._observers:
                 self._observers.remove(entry)
+                self._wanted.clear()
 
         return unsubscribe
 
     def wants(self, kind: type[_Stamped]) -> bool:
         """Whether an event of this kind has an observer; one without need not be built."""
-        return any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
+        found = self._wanted.get(kind)
+        if found is None:
+            found = any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
+            self._wanted[kind] = found
+        return found
 
     def emit(self, event: _E) -> _E:
         """Stamp an event, publish it, and return the stamped one."""
@@ -478,4 +486,5 @@ class Bus:
         except Exception:
             if entry in self._observers:
                 self._observers.remove(entry)
+                self._wanted.clear()
             logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

@@ -10,6 +10,7 @@ Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), 
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -60,6 +61,9 @@ def run(plan: Plan) -> int:
     """
     mode = _output_mode(plan)
     runtime = Runtime(soft_nofile=_raise_file_limit())
+    # What there is now stays: it is not looked through for garbage any more.
+    gc.freeze()
+    gc.enable()
     return trio.run(_run, _with_colours(plan, mode), mode, runtime)
 
 

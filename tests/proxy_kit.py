@@ -24,7 +24,7 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
-from orchestra.proxy.message import Peer
+from orchestra.proxy.forward import Peer
 from orchestra.proxy.server import Proxy
 from orchestra.proxy.transport import SocketTransport
 
@@ -66,7 +66,7 @@ class MemoryTransport:
     def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
         self._in, self._out = incoming, outgoing
         self._is_closed = False
-        self._on_hangup: Callable[[], object] | None = None
+        self._on_hangup: Callable[[bool], object] | None = None
         self.other: MemoryTransport
 
     async def receive_some(self, max_bytes: int = 262144) -> bytes:
@@ -108,7 +108,7 @@ class MemoryTransport:
     def has_input(self) -> bool:
         return bool(self._in.data) or self._in.has_ended or self._is_closed
 
-    def on_hangup(self, callback: Callable[[], object] | None) -> None:
+    def on_hangup(self, callback: Callable[[bool], object] | None) -> None:
         self._on_hangup = callback
         if self._in.has_ended:
             self._hung_up()
@@ -133,7 +133,7 @@ class MemoryTransport:
     def _hung_up(self) -> None:
         callback, self._on_hangup = self._on_hangup, None
         if callback is not None:
-            callback()
+            callback(self._in.is_broken)
 
 
 def memory_pair(capacity: int = 65536) -> tuple[MemoryTransport, MemoryTransport]:

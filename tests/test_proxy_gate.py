@@ -1,4 +1,4 @@
-"""Is an upstream there? What is reported, who waits, who need not."""
+"""Can an upstream be asked? What is reported, which requests wait, and which need not."""
 
 from __future__ import annotations
 
@@ -10,23 +10,58 @@ import trio.testing
 
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
 from orchestra.events import Bus, Notice, OutputLine, State, StateChanged
-from orchestra.proxy.gate import Address, Gate, Hold
-from orchestra.proxy.route import Standing
+from orchestra.proxy import gate as gate_module
+from orchestra.proxy.gate import Address, Endpoint, Gate
+from orchestra.proxy.route import Availability, Unavailable
 
 if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event
+    from orchestra.proxy.route import Side
 
 API = FromProcess(name="api")
 URL = "http://[::1]:5173"
+
+
+class Request:
+    """A request that may wait for 15 s in all."""
+
+    def __init__(self, size: int = 100) -> None:
+        self.held = 0.0
+        self.told: list[object] = []
+        self._size = size
+        self._deadline = trio.current_time() + 15
+
+    def deadline(self) -> float:
+        return self._deadline
+
+    def weigh(self) -> int:
+        return self._size
+
+    def begin_wait(self, side: Side, reason: str) -> None:
+        self.told.append((side, reason))
+
+    def end_wait(self, side: Side, found: Availability | None) -> None:
+        self.told.append((side, found))
+
+
+async def wait(gate: Gate, request: Request) -> Availability:
+    try:
+        await gate.wait_ready(request)
+    except Unavailable as exc:
+        return exc.availability
+    return Availability.READY
 
 
 def a_gate(plan: UpstreamPlan = API, **settings: Any) -> tuple[Gate, list[Event]]:
     events: list[Event] = []
     bus = Bus()
     bus.subscribe(events.append)
-    settings.setdefault("clock", lambda: 0.0)
     return Gate("backend", plan, bus=bus, **settings), events
+
+
+def now(gate: Gate) -> Availability:
+    return gate.availability
 
 
 def report(gate: Gate, state: State, *, process: str = "api", **more: Any) -> None:
@@ -35,48 +70,55 @@ def report(gate: Gate, state: State, *, process: str = "api", **more: Any) -> No
 
 def test_it_opens_when_the_process_is_ready_at_the_address_that_was_found() -> None:
     gate, _ = a_gate()
-    assert gate.standing(0) is Standing.HOLD
+    assert now(gate) is Availability.HOLD
     report(gate, State.STARTING)
-    assert gate.addresses() == {}
+    assert gate.endpoint is None
     report(gate, State.READY, url=URL)
-    assert gate.standing(0) is Standing.READY
-    assert gate.addresses() == {"api": Address("::1", 5173)}
-    assert str(gate.addresses()["api"]) == URL
+    assert now(gate) is Availability.READY
+    assert gate.endpoint == Endpoint("api", Address("::1", 5173))
+    assert str(Address("::1", 5173)) == URL
 
 
 def test_events_of_other_processes_do_not_matter() -> None:
     gate, _ = a_gate()
     report(gate, State.READY, process="vite", url=URL)
-    assert gate.standing(0) is Standing.HOLD
+    assert now(gate) is Availability.HOLD
 
 
 def test_something_that_runs_elsewhere_is_always_there() -> None:
     gate, _ = a_gate(AtUrl(host="10.0.0.1", port=99))
-    assert gate.standing(0) is Standing.READY
-    assert gate.addresses() == {None: Address("10.0.0.1", 99)}
+    assert now(gate) is Availability.READY
+    assert gate.endpoint == Endpoint(None, Address("10.0.0.1", 99))
     assert not gate.is_supervised
-    assert "http://10.0.0.1:99" in gate.refusal(0).text
+    assert "http://10.0.0.1:99" in str(gate.unavailable())
 
 
-def test_who_died_after_it_was_ready_is_waited_for() -> None:
+def test_what_is_not_in_the_plan_is_absent() -> None:
+    gate, events = a_gate(None)
+    assert now(gate) is Availability.ABSENT
+    assert str(gate.unavailable()) == "there is no backend"
+    assert events == []
+
+
+def test_what_ended_after_it_was_ready_is_waited_for() -> None:
     gate, _ = a_gate()
     for state in (State.STARTING, State.READY, State.BACKING_OFF):
         report(gate, state, url=URL)
-    assert gate.standing(0) is Standing.HOLD
-    assert gate.addresses() == {}
+    assert now(gate) is Availability.HOLD
+    assert gate.endpoint is None
     report(gate, State.STARTING)
-    assert gate.standing(0) is Standing.HOLD
+    assert now(gate) is Availability.HOLD
 
 
-def test_who_died_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
+def test_what_ended_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
     gate, _ = a_gate()
     for state in (State.STARTING, State.READY, State.BACKING_OFF, State.STARTING, State.BACKING_OFF):
         report(gate, state, url=URL)
-    assert gate.standing(0) is Standing.FAIL
+    assert now(gate) is Availability.FAIL
     report(gate, State.STARTING)
-    assert gate.standing(0) is Standing.FAIL
+    assert now(gate) is Availability.FAIL
     report(gate, State.READY, url=URL)
-    assert gate.standing(0) is Standing.READY
+    assert now(gate) is Availability.READY
 
 
 def test_a_refusal_names_the_process_its_state_and_its_last_lines_without_colours() -> None:
@@ -86,16 +128,15 @@ def test_a_refusal_names_the_process_its_state_and_its_last_lines_without_colour
         gate.observe(OutputLine(process="api", stream="stderr", text=line))
     gate.observe(OutputLine(process="vite", stream="stderr", text="other"))
     report(gate, State.FAILED, reason="exit code 3")
-    refusal = gate.refusal(0)
-    assert refusal.process == "api"
-    assert refusal.text == "api is failed: exit code 3"
+    refusal = gate.unavailable()
+    assert str(refusal) == "api is failed: exit code 3"
     assert refusal.tail == tuple(f"line {number}" for number in range(10, 30))
 
 
 async def test_a_request_waits_until_the_process_is_ready(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
     report(gate, State.STARTING)
-    hold = Hold(trio.current_time() + 15)
+    request = Request()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -103,20 +144,20 @@ async def test_a_request_waits_until_the_process_is_ready(autojump_clock: trio.t
             await trio.sleep(3)
             report(gate, State.READY, url=URL)
 
-        assert await gate.wait_ready(hold) is Standing.READY
-    assert hold.seconds == pytest.approx(3)
+        assert await wait(gate, request) is Availability.READY
+    assert request.held == pytest.approx(3)
+    assert request.told == [("backend", "api is starting"), ("backend", Availability.READY)]
 
 
-async def test_patience_ends(autojump_clock: trio.testing.MockClock) -> None:
+async def test_waiting_has_an_end(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
-    hold = Hold(trio.current_time() + 15)
-    assert await gate.wait_ready(hold) is Standing.HOLD
-    assert hold.seconds == pytest.approx(15)
-    assert await gate.wait_ready(hold) is Standing.HOLD
-    assert hold.seconds == pytest.approx(15)
+    request = Request()
+    for _ in range(2):
+        assert await wait(gate, request) is Availability.HOLD
+        assert request.held == pytest.approx(15)
 
 
-async def test_a_death_while_waiting_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_death_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
     report(gate, State.STARTING)
     async with trio.open_nursery() as nursery:
@@ -126,80 +167,76 @@ async def test_a_death_while_waiting_ends_the_waiting(autojump_clock: trio.testi
             await trio.sleep(2)
             report(gate, State.BACKING_OFF)
 
-        hold = Hold(trio.current_time() + 15)
-        assert await gate.wait_ready(hold) is Standing.FAIL
-    assert hold.seconds == pytest.approx(2)
+        request = Request()
+        assert await wait(gate, request) is Availability.FAIL
+    assert request.held == pytest.approx(2)
 
 
-async def test_only_so_many_may_wait(autojump_clock: trio.testing.MockClock) -> None:
-    gate, _ = a_gate(max_waiting=2)
-    outcomes: list[tuple[Standing, float]] = []
-
-    async def wait() -> None:
-        hold = Hold(trio.current_time() + 15)
-        outcomes.append((await gate.wait_ready(hold), hold.seconds))
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(wait)
-    assert outcomes[0] == (Standing.HOLD, 0.0)
-    assert [round(seconds) for _, seconds in outcomes[1:]] == [15, 15]
-
-
-CANDIDATES = ("worker", "api")
-
-
-def test_the_first_candidate_that_answers_is_adopted_for_the_run() -> None:
-    gate, events = a_gate(UNDECIDED, candidates=CANDIDATES)
-    assert gate.standing(0) is Standing.HOLD
-    assert not gate.has("api")
-    report(gate, State.READY, url=URL)
-    report(gate, State.READY, process="worker", url="http://127.0.0.1:9")
-    assert gate.has("api")
-    assert not gate.has("worker")
-    assert gate.addresses() == {"api": Address("::1", 5173)}
-    (notice,) = events
-    assert isinstance(notice, Notice)
-    assert notice.text == "the backend is api: it was the first to answer HTTP"
-    report(gate, State.BACKING_OFF)
-    assert gate.standing(0) is Standing.HOLD
-
-
-async def test_candidates_that_run_on_without_answering_are_no_upstream(
+@pytest.mark.parametrize(
+    ("limit", "value", "text"),
+    [
+        ("MAX_WAITING", 2, "2 requests wait for it already"),
+        ("MAX_WAITING_BYTES", 250, "200 bytes of requests wait for it already"),
+    ],
+)
+async def test_only_so_many_may_wait(
+    limit: str,
+    value: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    gate, events = a_gate(UNDECIDED, candidates=CANDIDATES, clock=trio.current_time)
-    start = trio.current_time()
-    report(gate, State.COMPLETED, process="worker")
-    report(gate, State.RUNNING)
-    hold = Hold(start + 20)
-    assert await gate.wait_ready(hold) is Standing.ABSENT
-    assert hold.seconds == pytest.approx(15)
-    assert await gate.wait_ready(hold) is Standing.ABSENT
+    monkeypatch.setattr(gate_module, limit, value)
+    gate, _ = a_gate()
+    requests = [Request() for _ in range(3)]
+    said: list[str] = []
+
+    async def wait_in_vain(request: Request) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await gate.wait_ready(request)
+        said.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        for request in requests:
+            nursery.start_soon(wait_in_vain, request)
+    assert said[0] == f"api is not started; {text}"
+    assert sorted(round(request.held) for request in requests) == [0, 15, 15]
+
+
+async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gate, events = a_gate(UNDECIDED)
+    assert now(gate) is Availability.HOLD
+    report(gate, State.READY, url=URL)
+    assert not gate.has("api")
+    request = Request()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def is_decided() -> None:
+            await trio.sleep(2)
+            gate.decide(API, reason="it answers HTTP")
+
+        assert await wait(gate, request) is Availability.READY
+    assert gate.has("api")
+    assert gate.endpoint == Endpoint("api", Address("::1", 5173))
     (notice,) = events
     assert isinstance(notice, Notice)
-    assert notice.code == "no-backend"
+    assert (notice.code, notice.text) == ("backend-found", "the backend is api: it answers HTTP")
+
+
+def test_what_is_decided_stays() -> None:
+    gate, events = a_gate(UNDECIDED)
+    gate.decide(None, reason="none of worker answers HTTP")
+    assert now(gate) is Availability.ABSENT
+    assert str(gate.unavailable()) == "no backend: none of worker answers HTTP"
+    gate.decide(API)
+    assert now(gate) is Availability.ABSENT
+    (notice,) = events
+    assert isinstance(notice, Notice)
+    assert (notice.code, notice.text) == ("no-backend", "No backend: none of worker answers HTTP")
     assert "set [proxy] backend" in notice.hint
-
-
-def test_a_candidate_that_answers_late_is_still_adopted() -> None:
-    gate, _ = a_gate(UNDECIDED, candidates=CANDIDATES)
-    report(gate, State.RUNNING)
-    report(gate, State.RUNNING, process="worker")
-    assert gate.standing(14.9) is Standing.HOLD
-    assert gate.standing(15) is Standing.ABSENT
-    report(gate, State.READY, url=URL)
-    assert gate.standing(19) is Standing.READY
-
-
-def test_a_candidate_that_dies_early_is_shown_when_nobody_else_can_come() -> None:
-    gate, _ = a_gate(UNDECIDED, candidates=CANDIDATES)
-    report(gate, State.STARTING)
-    report(gate, State.BACKING_OFF)
-    assert gate.standing(0) is Standing.HOLD
-    report(gate, State.COMPLETED, process="worker")
-    assert gate.standing(0) is Standing.FAIL
-    assert gate.refusal(0).process == "api"
 
 
 INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))
@@ -207,23 +244,16 @@ INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))
 
 def test_one_instance_that_is_ready_is_enough() -> None:
     gate, _ = a_gate(INSTANCES)
-    assert gate.standing(0) is Standing.HOLD
+    assert now(gate) is Availability.HOLD
     report(gate, State.BACKING_OFF, process="api.1")
-    assert gate.standing(0) is Standing.HOLD
+    assert now(gate) is Availability.HOLD
     report(gate, State.READY, process="api.2", url=URL)
-    assert gate.standing(0) is Standing.READY
-    assert gate.addresses() == {"api.2": Address("::1", 5173)}
+    assert gate.endpoint == Endpoint("api.2", Address("::1", 5173))
     report(gate, State.FAILED, process="api.2")
-    assert gate.standing(0) is Standing.FAIL
-    assert gate.refusal(0).process == "api.1"
-
-
-def test_a_candidate_is_adopted_with_all_its_instances() -> None:
-    gate, _ = a_gate(UNDECIDED, candidates=("worker", "api.1", "api.2"))
-    report(gate, State.READY, process="api.2", url=URL)
-    assert [name for name in ("worker", "api.1", "api.2") if gate.has(name)] == ["api.1", "api.2"]
+    assert now(gate) is Availability.FAIL
+    assert str(gate.unavailable()).startswith("api.1 is ")
 
 
 def test_a_gate_says_what_it_is() -> None:
-    assert repr(a_gate()[0]) == "<Gate backend: api, 0 waiting>"
-    assert repr(a_gate(UNDECIDED, candidates=CANDIDATES)[0]) == "<Gate backend: not known yet, 0 waiting>"
+    assert repr(a_gate()[0]) == "<Gate backend: api, hold, 0 waiting>"
+    assert repr(a_gate(UNDECIDED)[0]) == "<Gate backend: not decided yet, hold, 0 waiting>"

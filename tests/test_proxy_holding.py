@@ -65,7 +65,7 @@ async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
         await backend.says(b"9\r\ndata: 1\n\n\r\n")
         assert await client.hears(14) == b"9\r\ndata: 1\n\n\r\n"
         on.reports("api", State.STARTING)
-        await backend.hears_reset()
+        await backend.hears_end()
         assert await client.hears(len(LAST_CHUNK)) == LAST_CHUNK
         told = await on.finished()
         assert told.outcome == "complete"
@@ -146,7 +146,7 @@ async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_onc
         client, backend = await a_question(on)
         begun = trio.current_time()
         on.reports("api", State.STARTING)
-        await backend.hears_reset()
+        await backend.hears_end()
         assert trio.current_time() - begun == pytest.approx(2, abs=0.2)
         replayed = await on.told(RequestReplayed)
         assert (replayed.id, replayed.method, replayed.target, replayed.upstream) == (
@@ -193,7 +193,7 @@ async def test_what_may_not_be_repeated_is_cut_after_two_seconds_is_502_and_sent
     async with stage() as on:
         client, backend = await a_question(on, get(method=method, fields=WITH_BODY + API_CALL) + b"x")
         on.reports("api", State.STARTING)
-        await backend.hears_reset()
+        await backend.hears_end()
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 502 ")
         assert header(head, b"retry-after") == b"1"

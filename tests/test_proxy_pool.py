@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestra.proxy.connection import UpstreamConnection
+from orchestra.proxy.head import HeadReader
 from orchestra.proxy.pool import Pool
-from orchestra.proxy.wire import UpstreamSide
 from tests.proxy_kit import memory_pair
 
 if TYPE_CHECKING:
     from tests.proxy_kit import MemoryTransport
 
 
-def a_side() -> tuple[UpstreamSide, MemoryTransport]:
+def a_side() -> tuple[UpstreamConnection, MemoryTransport]:
     ours, theirs = memory_pair()
-    return UpstreamSide(ours), theirs
+    return UpstreamConnection(ours, HeadReader()), theirs
 
 
 def test_the_newest_connection_is_taken_first() -> None:

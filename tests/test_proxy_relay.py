@@ -14,7 +14,7 @@ import trio.testing
 
 from orchestra.config.plan import UNDECIDED, FromProcess
 from orchestra.events import Notice, State
-from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, elsewhere, header, headers_of, stage
+from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, SUCCESSOR_PORT, elsewhere, header, headers_of, stage
 
 if TYPE_CHECKING:
     from tests.proxy_kit import Stage, Talker
@@ -399,7 +399,7 @@ async def test_trailers_that_smuggle_are_400(trailer: bytes, autojump_clock: tri
         await backend.hears_until(b"1\r\na\r\n")
         await client.says(b"0\r\n" + trailer + b"\r\n\r\n")
         assert (await client.hears_head()).startswith(b"HTTP/1.1 400 ")
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_an_answer_that_ends_with_its_connection_is_chunked_for_http_1_1(
@@ -586,7 +586,7 @@ async def test_events_are_passed_on_one_by_one(autojump_clock: trio.testing.Mock
             await backend.says(event)
             assert await client.hears(len(event)) == event
         client.leaves()
-        await backend.hears_reset()
+        await backend.hears_end()
         closed = await on.closed()
         assert (closed.id, closed.kind, closed.code, closed.bytes_out) == (
             opened.id,
@@ -609,7 +609,7 @@ async def test_a_client_that_leaves_while_it_waits_takes_its_request_along(
         backend = await on.backend()
         await backend.hears_head()
         client.leaves()
-        await backend.hears_reset()
+        await backend.hears_end()
         told = await on.finished()
         assert (told.status, told.outcome, told.first_byte) == (None, "client-gone", None)
 
@@ -742,7 +742,7 @@ async def test_an_ambiguous_answer_is_502(said: bytes, autojump_clock: trio.test
         await backend.hears_head()
         await backend.says(said)
         assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
@@ -754,7 +754,7 @@ async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
         backend = await on.backend()
         await backend.hears_head()
         await client.says(b"zz\r\n")
-        await backend.hears_reset()
+        await backend.hears_end()
         head, _ = await answer(client)
         assert head.startswith(b"HTTP/1.1 400 ")
         assert await client.hears_end() == b""
@@ -892,41 +892,29 @@ async def test_connections_to_a_process_that_was_started_anew_are_not_used(
 # --- instances ---
 
 
-async def test_requests_are_spread_over_the_instances_that_are_ready(
+async def test_of_several_instances_the_first_one_that_is_ready_is_asked(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(ready=("vite",), backend=FromProcess(name="api", instances=("api.1", "api.2"))) as on:
-        ports = {"api.1": BACKEND_PORT, "api.2": FRONTEND_PORT}
         client = on.client()
-
-        async def ask(port: int) -> Talker:
-            await client.says(get(b"/api/x"))
-            there = await (on.backend() if port == BACKEND_PORT else on.frontend())
-            await there.hears_head()
-            return there
-
-        for process, port in ports.items():
-            on.reports(process, State.READY, url=f"http://127.0.0.1:{port}")
-        one = await ask(FRONTEND_PORT)
-        await one.says(PAGE)
-        await answer(client)
-        other = await ask(BACKEND_PORT)
-        await other.says(PAGE)
-        await answer(client)
-        # Both connections are kept, each for its own instance.
-        for there in (one, other, one):
-            await client.says(get(b"/api/x"))
-            await there.hears_head()
-            await there.says(PAGE)
-            await answer(client)
-        assert on.dials == [FRONTEND_PORT, BACKEND_PORT]
-        on.reports("api.2", State.BACKING_OFF)
-        assert await one.hears_end() == b""
+        on.reports("api.2", State.READY, url=f"http://127.0.0.1:{SUCCESSOR_PORT}")
         for _ in range(2):
             await client.says(get(b"/api/x"))
-            await other.hears_head()
-            await other.says(PAGE)
+        second = await on.successor()
+        for _ in range(2):
+            await second.hears_head()
+            await second.says(PAGE)
             await answer(client)
+        on.reports("api.1", State.READY, url=f"http://127.0.0.1:{BACKEND_PORT}")
+        await client.says(get(b"/api/x"))
+        first = await on.backend()
+        await first.hears_head()
+        await first.says(PAGE)
+        await answer(client)
+        on.reports("api.1", State.BACKING_OFF)
+        assert await first.hears_end() == b""
+        await client.says(get(b"/api/x"))
+        await (await on.successor()).hears_head()
 
 
 # --- being held ---
@@ -1187,14 +1175,14 @@ async def test_what_vite_has_no_more_is_forgotten(
 
 
 def test_a_memo_is_bounded() -> None:
-    from orchestra.proxy.memo import Memo
-    from orchestra.proxy.message import judge_request
+    from orchestra.proxy.head import judge_request
+    from orchestra.proxy.route import Memo
 
     heads = [judge_request(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number) for number in range(4)]
     memo = Memo(3)
     for head in heads:
         memo.learn(head)
-    assert [memo.knows(head) for head in heads] == [False, True, True, True]
+    assert [memo.knows(head, head.path) for head in heads] == [False, True, True, True]
     assert repr(memo) == "<Memo of 3 paths>"
 
 
@@ -1204,12 +1192,14 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
         client = on.client()
         for _ in range(2):
             await client.says(get(b"/x", NAVIGATES))
+        await trio.sleep(5)
+        on.proxy.decide("backend", None, reason="none of worker answers HTTP")
         vite = await on.frontend()
         for _ in range(2):
             await vite.hears_head()
             await vite.says(PAGE)
             assert (await answer(client))[1] == b"page"
-        assert (await on.finished(1)).held == pytest.approx(15)
+        assert (await on.finished(1)).held == pytest.approx(5)
         assert (await on.finished(2)).held == 0
         assert [event.code for event in on.events if isinstance(event, Notice)] == ["no-backend"]
 
@@ -1258,6 +1248,65 @@ async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
         await backend.hears_head()
         await backend.says(SCRIPT)
         assert (await answer(client))[1] == b"let a;"
+
+
+async def test_while_it_is_not_known_what_the_frontend_is_a_404_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(ready=("api",), frontend=UNDECIDED, candidates=("web",)) as on:
+        client = on.client()
+        await client.says(get(b"/x", NAVIGATES))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(JSON_404)
+        await trio.sleep(3)
+        on.proxy.decide("frontend", FromProcess(name="vite"), reason="it answers /@vite/client")
+        on.reports("vite", State.READY)
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+        told = await on.finished()
+        assert told.upstream == "frontend"
+        assert told.held == pytest.approx(3)
+
+
+@pytest.mark.parametrize("is_decided_late", [False, True])
+async def test_a_backend_alone_is_asked_for_everything_and_its_404_stands(
+    *, is_decided_late: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(ready=("api",), frontend=UNDECIDED if is_decided_late else None) as on:
+        if is_decided_late:
+            on.proxy.decide("frontend", None)
+        client = on.client()
+        for target in (b"/", b"/@vite/client", b"/api/x"):
+            await client.says(get(target, NAVIGATES))
+        backend = await on.backend()
+        for _ in range(3):
+            await backend.hears_head()
+            await backend.says(JSON_404)
+            head, body = await answer(client)
+            assert (body, header(head, b"x-orchestra-upstream")) == (b'"no it"', b"backend")
+        on.reports("api", State.STARTING)
+        await client.says(get(b"/x", NAVIGATES))
+        await trio.sleep(1)
+        on.reports("api", State.FAILED, reason="exit code 1")
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert on.dials == [BACKEND_PORT]
+
+
+async def test_a_frontend_alone_is_asked_for_everything(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(ready=("vite",), backend=None) as on:
+        client = on.client()
+        for target in (b"/", b"/@vite/client", b"/api/x", b"/x"):
+            await client.says(get(target))
+        vite = await on.frontend()
+        for _ in range(4):
+            await vite.hears_head()
+            await vite.says(PAGE)
+            head, body = await answer(client)
+            assert (body, header(head, b"x-orchestra-upstream")) == (b"page", b"frontend")
+        assert (await on.finished()).held == 0
 
 
 async def test_vites_ping_is_reset_while_vite_is_down(autojump_clock: trio.testing.MockClock) -> None:

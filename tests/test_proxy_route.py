@@ -1,4 +1,4 @@
-"""Who is asked, whose answer counts, and who waits."""
+"""Which upstream is asked, whose answer counts, and what waits."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.config.plan import FromProcess, ProxyPlan
+from orchestra.errors import UpstreamError
 from orchestra.events import State
-from orchestra.proxy.message import RequestHead, ResponseHead
+from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.route import (
+    RESET,
+    SAY_OWN,
+    WAIT,
+    Answer,
+    Ask,
+    Availability,
+    Fail,
+    Kept,
     Route,
-    Standing,
-    Verdict,
-    after_backend,
-    after_early_frontend,
-    after_frontend,
+    Router,
+    Unavailable,
+    availability,
     is_asset,
     is_navigation,
     is_websocket,
-    route_request,
-    route_websocket,
-    standing,
 )
 
 if TYPE_CHECKING:
-    from orchestra.proxy.message import Headers
+    from orchestra.proxy.head import Headers
+    from orchestra.proxy.route import Step, WebSocketRoute
 
+READY, HOLD, FAIL, ABSENT = Availability
 PLAN = ProxyPlan(
     backend=FromProcess(name="api"),
     frontend=FromProcess(name="vite"),
@@ -51,7 +57,28 @@ AXIOS: Headers = [(b"Accept", b"application/json, text/plain, */*")]
 def head(
     target: bytes, headers: Headers | None = None, method: bytes = b"GET", length: int | None = None
 ) -> RequestHead:
-    return RequestHead(method, target, headers or [], length=length)
+    return RequestHead.of(method, target, headers or [], length=length)
+
+
+ROUTER = Router(PLAN)
+NOT_FOUND = ResponseHead.of(404, JSON)
+KEPT = Answer("", is_kept=True)
+
+
+def begin(
+    request_head: RequestHead,
+    router: Router = ROUTER,
+    backend: Availability = READY,
+    frontend: Availability = READY,
+) -> tuple[Route, Step]:
+    route = Route(request_head, router)
+    return route, route.begin(backend, frontend)
+
+
+def websocket(
+    request_head: RequestHead, *, has_backend: bool = True, has_frontend: bool = True
+) -> WebSocketRoute:
+    return ROUTER.websocket(request_head, has_backend=has_backend, has_frontend=has_frontend)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +111,26 @@ def head(
     ],
 )
 def test_who_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
-    route = route_request(request_head, PLAN)
-    assert (route.first, route.may_fall_back) == (first, may_fall_back)
-    assert route.reason
+    route, step = begin(request_head)
+    if first == "orchestra":
+        assert step is SAY_OWN
+        return
+    assert step == Ask(side="frontend" if first == "frontend" else "backend")
+    after = route.next(NOT_FOUND)
+    assert (after == Ask(side="frontend", keeps_answer=True)) is may_fall_back
+    if not may_fall_back:
+        assert isinstance(after, Answer)
+        assert after.reason
 
 
-def test_vites_ping_is_known() -> None:
-    assert route_request(head(b"/", [(b"Accept", b"text/x-vite-ping")]), PLAN).is_ping
-    assert route_websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-ping")]), PLAN).is_ping
-    assert not route_websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-hmr")]), PLAN).is_ping
+def test_vites_ping_is_reset_unless_vite_answers_it() -> None:
+    ping = head(b"/", [(b"Accept", b"text/x-vite-ping")])
+    assert begin(ping, frontend=HOLD)[1] is RESET
+    route, step = begin(ping)
+    assert step == Ask(side="frontend")
+    assert route.next(UpstreamError("gone")) is RESET
+    assert websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-ping")])).is_ping
+    assert not websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-hmr")])).is_ping
 
 
 @pytest.mark.parametrize(
@@ -113,22 +151,29 @@ def test_vites_ping_is_known() -> None:
         (b"/ws/hot/x", b"", "frontend", "websocket"),
         (b"/ws/hotter", b"", "backend", "websocket"),
         (b"/api/x", b"", "frontend", "websocket"),
-        (b"/__orchestra__/live", b"", "orchestra", None),
+        (b"/__orchestra__/live", b"", None, "websocket"),
     ],
 )
 def test_exactly_vites_subprotocols_go_to_vite(
-    target: bytes, protocol: bytes, first: str, kind: str | None
+    target: bytes, protocol: bytes, first: str | None, kind: str
 ) -> None:
     headers = [(b"Sec-WebSocket-Protocol", protocol)] if protocol else []
-    route = route_websocket(head(target, headers), PLAN)
-    assert (route.first, route.kind) == (first, kind)
+    route = websocket(head(target, headers))
+    assert (route.side, route.kind) == (first, kind)
 
 
 @pytest.mark.parametrize("target", [b"/api", b"/api/chat", b"/ws", b"/ws/1", b"/events"])
 def test_sockets_of_the_backend_stay_its_own_even_if_there_is_none(target: bytes) -> None:
     plan = ProxyPlan(backend=FromProcess(name="api"), frontend=FromProcess(name="vite"))
-    assert not route_websocket(head(target), plan).may_fall_back
-    assert route_websocket(head(target + b"x"), plan).may_fall_back is (not target.count(b"/", 1))
+    router = Router(plan)
+    assert router.websocket(head(target), has_backend=False, has_frontend=True).side == "backend"
+    other = router.websocket(head(target + b"x"), has_backend=False, has_frontend=True).side
+    assert (other == "frontend") is (not target.count(b"/", 1))
+
+
+def test_without_a_frontend_all_sockets_are_the_backends() -> None:
+    hmr = head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-hmr")])
+    assert websocket(hmr, has_frontend=False).side == "backend"
 
 
 @pytest.mark.parametrize(
@@ -138,8 +183,10 @@ def test_the_methods_that_fall_back_are_the_users_to_choose(method: bytes, *, ex
     plan = ProxyPlan(
         backend=FromProcess(name="api"), frontend=FromProcess(name="vite"), fallback_methods=("POST",)
     )
-    assert route_request(head(b"/x", method=method), plan).may_fall_back is expected
-    assert not route_request(head(b"/api/x", method=method), plan).may_fall_back
+    route, _ = begin(head(b"/x", method=method), Router(plan))
+    assert isinstance(route.next(NOT_FOUND), Ask) is expected
+    route, _ = begin(head(b"/api/x", method=method), Router(plan))
+    assert isinstance(route.next(NOT_FOUND), Answer)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +222,7 @@ def test_who_navigates(request_head: RequestHead, *, expected: bool) -> None:
 
 
 def test_an_http_1_0_client_cannot_upgrade() -> None:
-    assert not is_websocket(RequestHead(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
+    assert not is_websocket(RequestHead.of(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
 
 
 @pytest.mark.parametrize("dest", [b"script", b"style", b"font", b"image", b"worker", b"manifest"])
@@ -192,98 +239,180 @@ def test_nothing_else_is_an_asset(dest: bytes) -> None:
     assert not is_asset(head(b"/x"))
 
 
-FALLS = Route(first="backend", reason="", may_fall_back=True)
-STAYS = Route(first="backend", reason="")
-NAVIGATION = Route(first="backend", reason="", may_fall_back=True, is_navigation=True)
+FALLS = head(b"/x", CURL)
+STAYS = head(b"/api/x", CURL)
+NAVIGATION = head(b"/x", NAVIGATES)
 
 
 @pytest.mark.parametrize(
-    ("route", "answer", "verdict"),
+    ("request_head", "answer", "falls_back"),
     [
-        (FALLS, ResponseHead(200, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, JSON), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(404, JSON), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(410, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(405, HTML), Verdict.ANSWER),
-        (FALLS, ResponseHead(500, HTML), Verdict.ANSWER),
-        (STAYS, ResponseHead(404, JSON), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"x-orchestra-final", b"1")]), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"X-Orchestra-Final", b"0")]), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(404, JSON, length=262144), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(404, JSON, length=262145), Verdict.ANSWER),
-        (FALLS, ResponseHead(404, [(b"Content-Type", b"text/event-stream")]), Verdict.ANSWER),
+        (FALLS, ResponseHead.of(200, HTML), False),
+        (FALLS, ResponseHead.of(404, JSON), True),
+        (NAVIGATION, ResponseHead.of(404, JSON), True),
+        (FALLS, ResponseHead.of(410, HTML), False),
+        (FALLS, ResponseHead.of(405, HTML), False),
+        (FALLS, ResponseHead.of(500, HTML), False),
+        (STAYS, ResponseHead.of(404, JSON), False),
+        (FALLS, ResponseHead.of(404, [(b"x-orchestra-final", b"1")]), False),
+        (FALLS, ResponseHead.of(404, [(b"X-Orchestra-Final", b"0")]), True),
+        (FALLS, ResponseHead.of(404, JSON, length=262144), True),
+        (FALLS, ResponseHead.of(404, JSON, length=262145), False),
+        (FALLS, ResponseHead.of(404, [(b"Content-Type", b"text/event-stream")]), False),
     ],
 )
-def test_only_a_404_falls_back(route: Route, answer: ResponseHead, verdict: Verdict) -> None:
-    assert after_backend(route, answer)[0] is verdict
+def test_only_a_404_falls_back(request_head: RequestHead, answer: ResponseHead, *, falls_back: bool) -> None:
+    step = begin(request_head)[0].next(answer)
+    assert (step == Ask(side="frontend", keeps_answer=True)) is falls_back
+    assert falls_back or (isinstance(step, Answer) and not step.is_kept)
+
+
+def test_a_404_whose_body_cannot_be_sent_again_stands() -> None:
+    route, _ = begin(head(b"/x", length=PLAN.replay_bytes + 1))
+    assert route.next(NOT_FOUND) == Answer("backend 404, body too long to be sent again")
+
+
+def fallen_back(request_head: RequestHead) -> Route:
+    route, _ = begin(request_head)
+    route.next(NOT_FOUND)
+    return route
 
 
 @pytest.mark.parametrize(
-    ("route", "answer", "verdict"),
+    ("request_head", "answer", "replaces"),
     [
-        (FALLS, ResponseHead(200, JS), Verdict.ANSWER),
-        (FALLS, ResponseHead(304, []), Verdict.ANSWER),
-        (FALLS, ResponseHead(504, [], b"Outdated Optimize Dep"), Verdict.ANSWER),
-        (FALLS, ResponseHead(500, HTML), Verdict.PASS_OVER),
-        (FALLS, ResponseHead(200, HTML), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(200, HTML), Verdict.ANSWER),
-        (NAVIGATION, ResponseHead(302, []), Verdict.ANSWER),
-        (NAVIGATION, ResponseHead(404, HTML), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(405, []), Verdict.PASS_OVER),
-        (NAVIGATION, ResponseHead(501, []), Verdict.PASS_OVER),
+        (FALLS, ResponseHead.of(200, JS), True),
+        (FALLS, ResponseHead.of(304, []), True),
+        (FALLS, ResponseHead.of(504, [], b"Outdated Optimize Dep"), True),
+        (FALLS, ResponseHead.of(500, HTML), False),
+        (FALLS, ResponseHead.of(200, HTML), False),
+        (NAVIGATION, ResponseHead.of(200, HTML), True),
+        (NAVIGATION, ResponseHead.of(302, []), True),
+        (NAVIGATION, ResponseHead.of(404, HTML), False),
+        (NAVIGATION, ResponseHead.of(405, []), False),
+        (NAVIGATION, ResponseHead.of(501, []), False),
     ],
 )
-def test_vites_page_only_answers_who_navigates(route: Route, answer: ResponseHead, verdict: Verdict) -> None:
-    assert after_frontend(route, answer)[0] is verdict
+def test_vites_page_only_answers_a_navigation(
+    request_head: RequestHead, answer: ResponseHead, *, replaces: bool
+) -> None:
+    step = fallen_back(request_head).next(answer)
+    assert isinstance(step, Answer)
+    assert step.is_kept is not replaces
+
+
+@pytest.mark.parametrize(
+    ("request_head", "outcome", "is_told"),
+    [
+        (FALLS, UpstreamError("gone"), False),
+        (NAVIGATION, UpstreamError("gone"), True),
+        (NAVIGATION, Unavailable("frontend", ABSENT, "there is none"), False),
+        (NAVIGATION, Kept.TOO_LARGE, False),
+        (NAVIGATION, Kept.BODY_TOO_LONG, False),
+    ],
+)
+def test_without_vites_answer_the_404_stands_or_a_navigation_is_told(
+    request_head: RequestHead, outcome: UpstreamError | Kept, *, is_told: bool
+) -> None:
+    step = fallen_back(request_head).next(outcome)
+    assert isinstance(step, Fail) if is_told else (isinstance(step, Answer) and step.is_kept)
 
 
 @pytest.mark.parametrize("headers", [NAVIGATES, FETCHES, OLD_BROWSER, CURL, AXIOS, []])
-def test_an_honest_api_404_stays_one_whoever_asks(headers: Headers) -> None:
-    route = route_request(head(b"/api/notes/7", headers), PLAN)
-    assert after_backend(route, ResponseHead(404, JSON))[0] is Verdict.ANSWER
+def test_an_honest_api_404_stays_one_whatever_is_accepted(headers: Headers) -> None:
+    assert begin(head(b"/api/notes/7", headers))[0].next(NOT_FOUND) == Answer("backend 404, never falls back")
+
+
+ASSET = head(b"/x.js", [(b"Sec-Fetch-Dest", b"script")])
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("backend", "frontend", "step"),
     [
-        (ResponseHead(200, JS), Verdict.ANSWER),
-        (ResponseHead(206, JS), Verdict.ANSWER),
-        (ResponseHead(304, []), Verdict.ANSWER),
-        (ResponseHead(200, HTML), Verdict.PASS_OVER),
-        (ResponseHead(302, []), Verdict.PASS_OVER),
-        (ResponseHead(404, []), Verdict.PASS_OVER),
-        (ResponseHead(500, JS), Verdict.PASS_OVER),
+        (READY, READY, Ask(side="backend")),
+        (HOLD, READY, Ask(side="frontend")),
+        (FAIL, READY, Ask(side="frontend")),
+        (HOLD, HOLD, WAIT),
+        (FAIL, HOLD, WAIT),
+        (HOLD, FAIL, Ask(side="backend")),
+        (HOLD, ABSENT, Ask(side="backend")),
+        (ABSENT, READY, Ask(side="backend")),
     ],
 )
-def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, verdict: Verdict) -> None:
-    assert after_early_frontend(answer) is verdict
+def test_an_asset_is_asked_of_what_is_ready_first(
+    backend: Availability, frontend: Availability, step: Step
+) -> None:
+    assert begin(ASSET, backend=backend, frontend=frontend)[1] == step
+    if step is WAIT:
+        assert Route(ASSET, ROUTER).begin(backend, frontend, may_wait=False) == Ask(side="backend")
+    assert begin(FALLS, backend=backend, frontend=frontend)[1] == Ask(side="backend")
 
 
 @pytest.mark.parametrize(
-    ("state", "died_early", "expected"),
+    ("answer", "counts"),
     [
-        (None, False, Standing.HOLD),
-        (State.WAITING, False, Standing.HOLD),
-        (State.INSTALLING, False, Standing.HOLD),
-        (State.STARTING, False, Standing.HOLD),
-        (State.RUNNING, False, Standing.HOLD),
-        (State.STOPPING, False, Standing.HOLD),
-        (State.BACKING_OFF, False, Standing.HOLD),
-        (State.READY, False, Standing.READY),
-        (State.UNHEALTHY, False, Standing.READY),
-        (State.BACKING_OFF, True, Standing.FAIL),
-        (State.STARTING, True, Standing.FAIL),
-        (State.FAILED, False, Standing.FAIL),
-        (State.FAILED, True, Standing.FAIL),
-        (State.COMPLETED, False, Standing.FAIL),
-        (State.STOPPED, False, Standing.FAIL),
+        (ResponseHead.of(200, JS), True),
+        (ResponseHead.of(206, JS), True),
+        (ResponseHead.of(304, []), True),
+        (ResponseHead.of(200, HTML), False),
+        (ResponseHead.of(302, []), False),
+        (ResponseHead.of(404, []), False),
+        (ResponseHead.of(500, JS), False),
     ],
 )
-def test_who_is_held_and_who_fails_fast(state: State | None, *, died_early: bool, expected: Standing) -> None:
-    assert standing(state, died_early=died_early) is expected
+def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, *, counts: bool) -> None:
+    step = begin(ASSET, backend=HOLD)[0].next(answer)
+    assert step == (Answer("asset, backend not ready") if counts else Ask(side="backend"))
 
 
-@given(state=st.sampled_from(State), died_early=st.booleans())
-def test_only_a_process_that_answered_is_ever_asked(state: State, *, died_early: bool) -> None:
-    found = standing(state, died_early=died_early)
-    assert (found is Standing.READY) == (state in (State.READY, State.UNHEALTHY))
+@pytest.mark.parametrize(
+    ("request_head", "answer", "counts"),
+    [
+        (NAVIGATION, ResponseHead.of(200, HTML), True),
+        (head(b"/api/x", NAVIGATES), ResponseHead.of(200, HTML), False),
+        (FALLS, ResponseHead.of(200, HTML), False),
+        (FALLS, ResponseHead.of(200, JS), True),
+        (STAYS, ResponseHead.of(404, []), True),
+    ],
+)
+def test_where_no_backend_was_found_vites_page_is_no_data(
+    request_head: RequestHead, answer: ResponseHead, *, counts: bool
+) -> None:
+    route, _ = begin(request_head, backend=ABSENT)
+    absent = Unavailable("backend", ABSENT, "there is none")
+    assert route.next(absent) == Ask(side="frontend")
+    assert route.next(answer) == (Answer("no backend") if counts else Fail(absent))
+
+
+@pytest.mark.parametrize(
+    ("state", "ended_before_ready", "has_url", "expected"),
+    [
+        (None, False, False, HOLD),
+        (State.WAITING, False, False, HOLD),
+        (State.INSTALLING, False, False, HOLD),
+        (State.STARTING, False, True, HOLD),
+        (State.RUNNING, False, True, HOLD),
+        (State.STOPPING, False, True, HOLD),
+        (State.BACKING_OFF, False, False, HOLD),
+        (State.READY, False, True, READY),
+        (State.READY, False, False, HOLD),
+        (State.UNHEALTHY, False, True, READY),
+        (State.UNHEALTHY, False, False, FAIL),
+        (State.BACKING_OFF, True, False, FAIL),
+        (State.STARTING, True, False, FAIL),
+        (State.FAILED, False, False, FAIL),
+        (State.FAILED, True, False, FAIL),
+        (State.COMPLETED, False, False, FAIL),
+        (State.STOPPED, False, False, FAIL),
+    ],
+)
+def test_what_is_held_and_what_fails_fast(
+    state: State | None, *, ended_before_ready: bool, has_url: bool, expected: Availability
+) -> None:
+    assert availability(state, ended_before_ready=ended_before_ready, has_url=has_url) is expected
+
+
+@given(state=st.sampled_from(State), ended=st.booleans(), has_url=st.booleans())
+def test_only_a_process_that_answered_is_ever_asked(state: State, *, ended: bool, has_url: bool) -> None:
+    found = availability(state, ended_before_ready=ended, has_url=has_url)
+    assert (found is READY) == (has_url and state in (State.READY, State.UNHEALTHY))

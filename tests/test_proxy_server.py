@@ -13,8 +13,8 @@ import trio.testing
 
 from orchestra.config.plan import AtUrl, ProxyPlan
 from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
-from orchestra.proxy import Proxy
-from orchestra.proxy.relay import Exchange
+from orchestra.proxy import Proxy, gate, server
+from orchestra.proxy.exchange import Exchange
 from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
 
@@ -32,7 +32,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 async def test_a_head_that_does_not_arrive_in_time_is_408(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(header_timeout=10.0) as on:
+    async with stage() as on:
         client = on.client()
         await client.says(b"GET / HT")
         await trio.sleep(9)
@@ -41,8 +41,11 @@ async def test_a_head_that_does_not_arrive_in_time_is_408(autojump_clock: trio.t
             assert (await client.hears_end()).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_an_unused_connection_is_closed_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(idle_timeout=20.0) as on:
+async def test_an_unused_connection_is_closed_after_a_while(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 20.0)
+    async with stage() as on:
         never, once = on.client(), on.client()
         await once.says(GET)
         backend = await on.backend()
@@ -55,8 +58,12 @@ async def test_an_unused_connection_is_closed_after_a_while(autojump_clock: trio
             assert (await once.hears_end()).endswith(b"ok")
 
 
-async def test_a_slow_answer_is_not_limited(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(idle_timeout=2.0, header_timeout=1.0) as on:
+async def test_a_slow_answer_is_not_limited(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 2.0)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT", 1.0)
+    async with stage() as on:
         client = on.client()
         await client.says(GET)
         backend = await on.backend()
@@ -66,25 +73,31 @@ async def test_a_slow_answer_is_not_limited(autojump_clock: trio.testing.MockClo
         assert (await client.hears_head()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_more_requests_than_may_be_held_are_502_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(ready=("vite",), hold_requests=2) as on:
+async def test_more_requests_than_may_be_held_are_502_at_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_WAITING", 2)
+    async with stage(ready=("vite",)) as on:
         clients = [on.client() for _ in range(3)]
         for client in clients:
             await client.says(GET)
             await trio.testing.wait_all_tasks_blocked()
         assert (await clients[2].hears_head()).startswith(b"HTTP/1.1 502 ")
-        assert b"proxy.hold_requests" in await clients[2].hears_until(b"\n")
+        assert b"requests wait for it already" in await clients[2].hears_until(b"\n")
         assert (await on.finished()).held == 0
 
 
-async def test_more_bytes_than_may_be_held_are_502_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(ready=("vite",), hold_bytes=5000) as on:
+async def test_more_bytes_than_may_be_held_are_502_at_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_WAITING_BYTES", 5000)
+    async with stage(ready=("vite",)) as on:
         clients = [on.client() for _ in range(3)]
         for client, size in zip(clients, (3000, 3000, 1000), strict=True):
             await client.says(GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * size + b"\r\n\r\n"))
             await trio.testing.wait_all_tasks_blocked()
         assert (await clients[1].hears_head()).startswith(b"HTTP/1.1 502 ")
-        assert b"proxy.hold_bytes" in await clients[1].hears_until(b"\n")
+        assert b"bytes of requests wait" in await clients[1].hears_until(b"\n")
         on.reports("api", State.READY)
         # The others are not affected, and what they had in memory is free again.
         for _ in range(2):
@@ -126,7 +139,7 @@ async def test_closing_waits_two_seconds_at_most(autojump_clock: trio.testing.Mo
         with trio.fail_after(2.5):
             await on.proxy.close()
         await client.hears_reset()
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_closing_ends_streams_with_1001(autojump_clock: trio.testing.MockClock) -> None:
@@ -293,10 +306,8 @@ async def test_a_real_client_that_leaves_is_noticed_at_once() -> None:
     async def handler(stream: trio.SocketStream) -> None:
         await until(stream, b"\r\n\r\n")
         asked.set()
-        try:
-            await stream.receive_some()
-        except trio.BrokenResourceError:
-            gone.set()
+        assert await stream.receive_some() == b""
+        gone.set()
 
     async with street(handler) as on:
         client = await on.connect()
@@ -427,12 +438,13 @@ def _quiet(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Any:
 
 
 @pytest.mark.real
-async def test_more_connections_than_allowed_wait_outside() -> None:
+async def test_more_connections_than_allowed_wait_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     upstream = AtUrl(host="127.0.0.1", port=1)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     async with trio.open_nursery() as nursery:
-        plan = ProxyPlan(backend=upstream, frontend=upstream, max_connections=1)
+        plan = ProxyPlan(backend=upstream, frontend=upstream)
         await nursery.start(Proxy(plan, [listener], bus=Bus()).run)
         first, second = [await trio.open_tcp_stream(*address) for _ in range(2)]
         await first.send_all(GET)

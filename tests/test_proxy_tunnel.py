@@ -13,8 +13,9 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from wsproto.utilities import generate_accept_token
 
 from orchestra.events import State, StreamOpened
-from orchestra.proxy.message import RequestHead, ResponseHead
-from orchestra.proxy.tunnel import FrameTap, handshake_fault
+from orchestra.proxy import server
+from orchestra.proxy.head import RequestHead, ResponseHead
+from orchestra.proxy.websocket import FrameTap, handshake_fault
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, stage
 
 if TYPE_CHECKING:
@@ -110,8 +111,12 @@ async def test_bytes_pass_both_ways_with_those_that_came_with_the_handshake(
 
 
 @pytest.mark.ceiling(1000)
-async def test_a_silent_tunnel_stays_open(autojump_clock: trio.testing.MockClock) -> None:
-    async with stage(idle_timeout=3, header_timeout=3, upgrade_timeout=3) as on:
+async def test_a_silent_tunnel_stays_open(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 3.0)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT", 3.0)
+    async with stage(upgrade_timeout=3) as on:
         client, backend = await a_tunnel(on)
         await trio.sleep(15)
         await client.says(b"still")
@@ -250,7 +255,7 @@ async def test_an_upstream_that_never_answers_the_handshake_is_504(
         head = await client.hears_head()
         assert head.startswith(b"HTTP/1.1 504 ")
         assert (await on.finished()).duration == pytest.approx(5)
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ async def test_a_handshake_that_does_not_accept_this_websocket_is_502(
         await backend.hears_head()
         await backend.says(said)
         assert (await client.hears_head()).startswith(b"HTTP/1.1 502 ")
-        await backend.hears_reset()
+        await backend.hears_end()
 
 
 async def test_a_socket_waits_for_its_backend(autojump_clock: trio.testing.MockClock) -> None:
@@ -304,7 +309,7 @@ async def test_a_client_that_leaves_during_the_handshake_takes_it_along(
         await backend.hears_head()
         client.leaves()
         with trio.fail_after(1):
-            await backend.hears_reset()
+            await backend.hears_end()
 
 
 @pytest.mark.parametrize(
@@ -430,7 +435,7 @@ def test_a_close_frame_without_a_code_is_1005() -> None:
 
 
 def test_a_handshake_is_accepted_with_its_own_key_only() -> None:
-    request = RequestHead(b"GET", b"/", [(b"Sec-WebSocket-Key", KEY)])
+    request = RequestHead.of(b"GET", b"/", [(b"Sec-WebSocket-Key", KEY)])
     headers = [(b"upgrade", b"WebSocket"), (b"connection", b"upgrade"), (b"sec-websocket-accept", ACCEPT)]
-    assert handshake_fault(request, ResponseHead(101, headers)) is None
-    assert handshake_fault(request, ResponseHead(101, headers[:2])) is not None
+    assert handshake_fault(request, ResponseHead.of(101, headers)) is None
+    assert handshake_fault(request, ResponseHead.of(101, headers[:2])) is not None

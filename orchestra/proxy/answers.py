@@ -1,27 +1,29 @@
 """What orchestra says itself: refusals, loops, a backend that is not there.
 
-One `Answer`, three forms, by what the caller reads: a small page that needs nothing else (no script, no other
-file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever cached;
-what may be different in a second says so (``Retry-After``), and its page looks again by itself.
+One `Message`, three forms, by what the caller reads: a small page that needs nothing else (no script, no
+other file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever
+cached; what may be different in a second says so (``Retry-After``), and its page looks again by itself.
 
-Never here: a decision that an answer is due.
+Not here: a decision that an answer is due.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from orchestra.proxy.message import ResponseHead, fields
-from orchestra.proxy.route import is_for_a_window, is_navigation
+from msgspec import Struct
+
+from orchestra.proxy.head import BadMessage, ResponseHead
+from orchestra.proxy.route import Availability, Unavailable, is_for_a_window, is_navigation
 
 if TYPE_CHECKING:
-    from orchestra.proxy.message import Headers, RequestHead
+    from orchestra.errors import UpstreamError
+    from orchestra.proxy.head import Headers, RequestHead
 
-__all__ = ["Answer", "render"]
+__all__ = ["Message", "explain", "own", "refuse", "render"]
 
 _RETRIED = (502,)
 
@@ -50,8 +52,7 @@ footer {{ opacity: .6; font-size: .85rem }}
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Message(Struct, frozen=True, kw_only=True):
     """Something that orchestra has to say.
 
     Attributes:
@@ -70,69 +71,96 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def render(answer: Answer, head: RequestHead | None, *, close: bool = False) -> tuple[ResponseHead, bytes]:
-    """Put `answer` into a form that the caller reads.
+def refuse(fault: BadMessage) -> Message:
+    """Answer a request that is not one."""
+    return Message(status=fault.status, title="Bad request", text=f"{fault}.")
+
+
+def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
+    """Say why there is no answer: in a word for the dashboard, and to the client."""
+    if isinstance(error, BadMessage):
+        return "bad request", refuse(error)
+    if isinstance(error, Unavailable):
+        state = "ready" if error.availability is Availability.HOLD else "there"
+        message = Message(
+            status=error.status_hint,
+            title=f"The {error.side} is not {state}",
+            text=f"{error}.",
+            tail=error.tail,
+        )
+        return f"{error.side} not {state}", message
+    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
+    message = Message(status=error.status_hint, title=title, text=f"{error}.", hint=error.hint)
+    return "no valid answer", message
+
+
+def own(head: RequestHead) -> Message:
+    """Answer a request under our own paths."""
+    if head.target == b"*":
+        return Message(status=200, title="orchestra", text="All methods but CONNECT.")
+    return Message(
+        status=404, title="Not found", text=f"orchestra has nothing at {head.path.decode('ascii')}."
+    )
+
+
+def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, bytes]:
+    """Put `message` into a form that the caller reads.
 
     Args:
-        answer: What is to be said.
+        message: What is to be said.
         head: The request; ``None`` if it could not be read, which gets text.
-        close: The connection is closed afterwards.
     """
-    accepted = b"" if head is None else b",".join(fields(head.headers, b"accept")).lower()
+    accepted = b"" if head is None else b",".join(head.all(b"accept")).lower()
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
-        # To look again would send a form anew, and nobody has asked for that.
-        looks_again = answer.status in _RETRIED and head.method in (b"GET", b"HEAD")
-        media_type, body = b"text/html; charset=utf-8", _page(answer, looks_again=looks_again)
+        # To look again would send a form a second time, which was not asked for.
+        looks_again = message.status in _RETRIED and head.method in (b"GET", b"HEAD")
+        media_type, body = b"text/html; charset=utf-8", _page(message, looks_again=looks_again)
     elif b"json" in accepted:
-        media_type, body = b"application/json", _json(answer)
+        media_type, body = b"application/json", _json(message)
     else:
-        media_type, body = b"text/plain; charset=utf-8", _text(answer)
+        media_type, body = b"text/plain; charset=utf-8", _text(message)
     content = body.encode("utf-8", "replace")
     headers: Headers = [
         (b"Content-Type", media_type),
         (b"Content-Length", b"%d" % len(content)),
         (b"Cache-Control", b"no-store"),
-        *answer.headers,
+        *message.headers,
     ]
-    if answer.status in _RETRIED:
+    if message.status in _RETRIED:
         headers.append((b"Retry-After", b"1"))
-    headers.append((b"X-Orchestra-Upstream", b"orchestra"))
-    if close:
-        headers.append((b"Connection", b"close"))
-    reason = HTTPStatus(answer.status).phrase.encode("ascii")
-    if head is not None and head.method == b"HEAD":
-        content = b""
-    return ResponseHead(answer.status, headers, reason), content
+    reason = HTTPStatus(message.status).phrase.encode("ascii")
+    response = ResponseHead.of(message.status, headers, reason, length=len(content))
+    return response, b"" if head is not None and head.method == b"HEAD" else content
 
 
-def _page(answer: Answer, *, looks_again: bool) -> str:
-    hint = f"<p><strong>{html.escape(answer.hint)}</strong></p>\n" if answer.hint else ""
-    tail = f"<pre>{html.escape(chr(10).join(answer.tail))}</pre>\n" if answer.tail else ""
+def _page(message: Message, *, looks_again: bool) -> str:
+    hint = f"<p><strong>{html.escape(message.hint)}</strong></p>\n" if message.hint else ""
+    tail = f"<pre>{html.escape(chr(10).join(message.tail))}</pre>\n" if message.tail else ""
     return _PAGE.format(
         refresh='<meta http-equiv="refresh" content="1">\n' if looks_again else "",
         again=" &middot; this page looks again each second" if looks_again else "",
-        title=html.escape(answer.title),
-        text=html.escape(answer.text),
+        title=html.escape(message.title),
+        text=html.escape(message.text),
         hint=hint,
         tail=tail,
-        status=answer.status,
-        phrase=HTTPStatus(answer.status).phrase,
+        status=message.status,
+        phrase=HTTPStatus(message.status).phrase,
     )
 
 
-def _json(answer: Answer) -> str:
-    content: dict[str, object] = {"error": answer.title, "detail": answer.text}
-    if answer.hint:
-        content["hint"] = answer.hint
-    if answer.tail:
-        content["output"] = list(answer.tail)
+def _json(message: Message) -> str:
+    content: dict[str, object] = {"error": message.title, "detail": message.text}
+    if message.hint:
+        content["hint"] = message.hint
+    if message.tail:
+        content["output"] = list(message.tail)
     return json.dumps(content) + "\n"
 
 
-def _text(answer: Answer) -> str:
-    lines = [f"{answer.title}: {answer.text}"]
-    if answer.hint:
-        lines.append(answer.hint)
-    if answer.tail:
-        lines += ["", *answer.tail]
+def _text(message: Message) -> str:
+    lines = [f"{message.title}: {message.text}"]
+    if message.hint:
+        lines.append(message.hint)
+    if message.tail:
+        lines += ["", *message.tail]
     return "\n".join(lines) + "\n"

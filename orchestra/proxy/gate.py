@@ -1,48 +1,51 @@
-"""Is this upstream there? One gate for each, fed by events, at which requests wait.
+"""Can this upstream be asked, and where? One gate for each, fed by events, at which requests wait.
 
 Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
-known address, and not before, however likely it is that its port answers. `route.standing` says what a state
-means for those who wait; the gate adds whose state it is. Several instances of a process are one upstream:
-one that is ready is enough. An undecided one is the first candidate that becomes ready, for the whole run.
-When none of them is going to, there is no such upstream (`ABSENT`).
+known address, and not before, however likely it is that its port answers. `route.availability` says what a
+state means for the requests that wait; the gate adds the process. Of several instances the first one that is
+ready is asked. While it is not decided which process the upstream is, requests wait as for one that starts.
 
-A request brings its `Hold`, its patience over the whole of its way, so that two gates do not keep it twice as
-long. Whoever waits is woken by the next event, never by polling.
+A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as
+long. It is woken by the next event, never by polling.
 
-Never here: connections (`pool.py`), what is answered to those who waited in vain (`relay.py`).
+Not here: connections (`pool`), what is answered to a request that waited in vain (`answers`), which process
+an upstream is (`decide` is told).
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
-from math import inf
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import trio
+from msgspec import Struct
 
-from orchestra.config.plan import AtUrl, FromProcess, Role, base_name
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, base_name
 from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
-from orchestra.proxy.route import Standing, standing
+from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import Bus, Event, UpstreamName
+    from orchestra.events import Bus, Event
+    from orchestra.proxy.route import Side
 
-__all__ = ["Address", "Gate", "Hold", "Refusal", "wait_any_change"]
+__all__ = ["Address", "Endpoint", "Gate", "Waiter", "wait_any_change"]
 
+# More means that a page asks again and again; one more is answered 502.
+MAX_WAITING = 256
+# Bytes that the requests that wait at one gate may have in memory together.
+MAX_WAITING_BYTES = 8 * 1024 * 1024
 # Enough for a Python traceback's end, little enough for a page.
 TAIL_LINES = 20
 
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """Where an upstream listens; `host` is a literal address or a name, without brackets."""
 
     host: str
@@ -52,163 +55,139 @@ class Address:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-class Hold:
-    """One request's patience.
-
-    Args:
-        deadline: When it is used up, on trio's clock.
-        weigh: How many bytes the request has in memory.
-        tell: Called with the upstream's name and the reason when it begins to wait, and with what came of
-            that when it waits no longer.
-
-    Attributes:
-        seconds: How long the request has been held so far.
-        refused: Why it may not wait, if too many do already.
-    """
-
-    __slots__ = ("deadline", "refused", "seconds", "tell", "weigh")
-
-    def __init__(
-        self,
-        deadline: float,
-        *,
-        weigh: Callable[[], int] = int,
-        tell: Callable[[UpstreamName, str | Standing | None], object] = lambda _name, _what: None,
-    ) -> None:
-        self.deadline = deadline
-        self.weigh = weigh
-        self.tell = tell
-        self.seconds = 0.0
-        self.refused = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why an upstream cannot be asked, for people.
-
-    Attributes:
-        process: Whom it is about, if it is about one.
-        text: In one sentence.
-        tail: Its last lines of output.
-    """
+class Endpoint(Struct, frozen=True):
+    """What is asked: an address, and the process there if it is one of this run."""
 
     process: str | None
-    text: str
-    tail: tuple[str, ...] = ()
+    address: Address
+
+
+class Waiter(Protocol):
+    """A request that may have to wait, and how long it still may.
+
+    Attributes:
+        held: Seconds that it has waited so far.
+    """
+
+    held: float
+
+    def deadline(self) -> float:
+        """Return when it has waited enough, on trio's clock."""
+        ...
+
+    def weigh(self) -> int:
+        """Return how many bytes it has in memory."""
+        ...
+
+    def begin_wait(self, side: Side, reason: str) -> None:
+        """It begins to wait."""
+        ...
+
+    def end_wait(self, side: Side, found: Availability | None) -> None:
+        """It waits no longer; ``None``: it was cancelled."""
+        ...
 
 
 class _Life:
-    """What has been reported of one process."""
+    """What was reported of one process."""
 
-    __slots__ = (
-        "died_early",
-        "has_been_ready",
-        "is_ready_now",
-        "reason",
-        "since",
-        "state",
-        "tail",
-        "url",
-    )
+    __slots__ = ("ended_before_ready", "is_ready_now", "reason", "state", "tail", "url")
 
     def __init__(self) -> None:
         self.state: State | None = None
         self.url: str | None = None
-        self.since = inf
         self.reason = ""
-        self.died_early = False
+        self.ended_before_ready = False
         self.is_ready_now = False
-        self.has_been_ready = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
-    def apply(self, event: StateChanged, now: float) -> None:
-        if event.state is not self.state:
-            self.since = now
+    def apply(self, event: StateChanged) -> None:
         self.state, self.reason = event.state, event.reason
-        self.has_been_ready = event.ready_after is not None
         self.url = event.url or (f"http://127.0.0.1:{event.port}" if event.port else None)
         match event.state:
             case State.READY:
-                self.is_ready_now, self.died_early = True, False
+                self.is_ready_now, self.ended_before_ready = True, False
             case State.STARTING:
                 self.is_ready_now = False
             case State.BACKING_OFF | State.FAILED:
-                self.died_early = not self.is_ready_now
+                self.ended_before_ready = not self.is_ready_now
             case _:
                 pass
 
     @property
-    def standing(self) -> Standing:
-        found = standing(self.state, died_early=self.died_early)
-        if found is Standing.READY and self.url is None:
-            # One that lives and was never ready is broken, and somebody has to mend it first.
-            is_broken = self.state is State.UNHEALTHY and not self.has_been_ready
-            return Standing.FAIL if is_broken else Standing.HOLD
-        return found
-
-    def is_hopeless(self, now: float, absent_after: float) -> bool:
-        """Whether it is not going to be an HTTP server any more."""
-        if self.state is None:
-            return False
-        return self.state.is_ended or (self.state is State.RUNNING and now - self.since >= absent_after)
+    def availability(self) -> Availability:
+        return availability(
+            self.state, ended_before_ready=self.ended_before_ready, has_url=self.url is not None
+        )
 
 
 class Gate:
     """Whether one upstream can be asked, and where.
 
     Args:
-        name: What it is to the proxy.
-        plan: What is behind it.
-        bus: Where it is said that there is none.
+        side: Which upstream it is.
+        upstream: What is behind it; ``None``: there is no such upstream.
+        bus: Where decisions and switches are reported.
         candidates: The processes one of which an undecided upstream may be.
-        max_waiting: So many requests may wait here at once.
-        max_bytes: So many bytes may they have in memory together.
-        absent_after: A candidate that has run for so many seconds without answering HTTP is no server.
-        clock: The present time, in seconds.
+
+    Attributes:
+        availability: What a request has to expect now.
+        endpoint: What is asked; ``None`` while nothing can be.
     """
 
     def __init__(
-        self,
-        name: UpstreamName,
-        plan: UpstreamPlan,
-        *,
-        bus: Bus,
-        candidates: tuple[str, ...] = (),
-        max_waiting: int = 256,
-        max_bytes: int = 8388608,
-        absent_after: float = 15.0,
-        clock: Callable[[], float] = trio.current_time,
+        self, side: Side, upstream: UpstreamPlan, *, bus: Bus, candidates: tuple[str, ...] = ()
     ) -> None:
-        self.name = name
+        self.side: Side = side
         self._bus = bus
-        self._clock = clock
-        self._max_waiting = max_waiting
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._absent_after = absent_after
+        self._candidates = candidates
         self._waiting = 0
-        self._fixed: Address | None = None
-        self._members: tuple[str, ...] = ()
-        self._has_told_absence = False
+        self._waiting_bytes = 0
+        self._lives: dict[str, _Life] = {}
         self._changed = trio.Event()
-        match plan:
-            case AtUrl():
-                self._fixed = Address(plan.host, plan.port)
-                self._lives: dict[str, _Life] = {}
-            case FromProcess():
-                self._members = plan.members
-                self._lives = {process: _Life() for process in plan.members}
-            case Role.UNDECIDED:
-                self._lives = {process: _Life() for process in candidates}
-            case None:
-                self._lives = {}
-                self._has_told_absence = True
-            case _:
-                assert_never(plan)
+        self._absence = f"there is no {side}"
+        self.availability = Availability.HOLD
+        self.endpoint: Endpoint | None = None
+        self._set(upstream)
 
     def __repr__(self) -> str:
-        who = " and ".join(self._members) or self._fixed or "not known yet"
-        return f"<Gate {self.name}: {who}, {self._waiting} waiting>"
+        what = " and ".join(self._members) or self._fixed or "not decided yet"
+        return f"<Gate {self.side}: {what}, {self.availability.value}, {self._waiting} waiting>"
+
+    def _set(self, upstream: UpstreamPlan) -> None:
+        self._members: tuple[str, ...] = ()
+        self._fixed: Address | None = None
+        self._is_undecided = False
+        match upstream:
+            case None:
+                pass
+            case AtUrl():
+                self._fixed = Address(upstream.host, upstream.port)
+            case FromProcess():
+                self._members = upstream.members
+            case _:
+                assert upstream is UNDECIDED  # noqa: S101 - nothing else is left
+                self._is_undecided = True
+        self._look()
+
+    def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
+        """Take note of what the upstream is, if that was not decided before.
+
+        Args:
+            upstream: What it is; ``None``: there is no such upstream.
+            reason: Why, for people.
+        """
+        if not self._is_undecided:
+            return
+        hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
+        if upstream is None:
+            self._absence = f"no {self.side}: {reason}" if reason else self._absence
+            self._bus.notice(f"no-{self.side}", f"N{self._absence[1:]}", hint=hint)
+        elif isinstance(upstream, FromProcess):
+            hint = f"If that is wrong, set [proxy] {self.side}."
+            text = f"the {self.side} is {upstream.name}: {reason}"
+            self._bus.notice(f"{self.side}-found", text, level="info", hint=hint)
+        self._set(upstream)
 
     def has(self, process: str) -> bool:
         """Whether it is known to stand for this process."""
@@ -223,143 +202,127 @@ class Gate:
         """Whether its coming and going is reported to us."""
         return self._fixed is None
 
-    def addresses(self) -> dict[str | None, Address]:
-        """Say where it listens, by process, those that are ready; what runs elsewhere is called `None`."""
-        if self._fixed is not None:
-            return {None: self._fixed}
-        found: dict[str | None, Address] = {}
-        for process in self._members:
-            life = self._lives[process]
-            if life.standing is Standing.READY and life.url is not None:
-                parts = urlsplit(life.url)
-                found[process] = Address(parts.hostname or "127.0.0.1", parts.port or 80)
-        return found
-
     def observe(self, event: Event) -> None:
         """Take note of an event; others than those of its processes do not matter here."""
         if isinstance(event, OutputLine):
-            if event.process in self._lives:
-                self._lives[event.process].tail.append(_COLOURS.sub("", event.text))
-        elif isinstance(event, StateChanged) and event.process in self._lives:
-            life = self._lives[event.process]
+            if event.process in self._members or self._is_undecided:
+                self._life(event.process).tail.append(_COLOURS.sub("", event.text))
+        elif isinstance(event, StateChanged):
+            life = self._life(event.process)
             before = life.url if life.state is State.READY else None
-            life.apply(event, self._clock())
-            if before and life.url and life.state is State.READY and life.url != before:
-                self._tell_switch(event, life.url, before)
-            if not self._members and life.standing is Standing.READY:
-                name = base_name(event.process)
-                self._members = tuple(each for each in self._lives if base_name(each) == name)
-                if len(self._lives) > len(self._members):
-                    self._tell_adoption(name)
-            self._changed.set()
-            self._changed = trio.Event()
+            life.apply(event)
+            if event.process in self._members:
+                if before and life.url and life.state is State.READY and life.url != before:
+                    switched = UpstreamSwitched(
+                        upstream=self.side, process=event.process, url=life.url, previous=before
+                    )
+                    self._bus.emit(switched)
+                self._look()
+            elif self._is_undecided and event.process in self._candidates:
+                self._decide_by_state(event.process)
 
-    def standing(self, now: float) -> Standing:
-        """Say what a request has to expect at `now`; that there is no such upstream is emitted, once."""
+    def _decide_by_state(self, process: str) -> None:
+        """Decide while the supervisor does not: the first candidate that is ready; none if all have ended."""
+        if self.side == "backend" and self._life(process).availability is Availability.READY:
+            name = base_name(process)
+            instances = tuple(each for each in self._candidates if base_name(each) == name)
+            upstream = FromProcess(name=name, instances=instances if instances != (name,) else ())
+            self.decide(upstream, reason="it was the first to answer HTTP")
+            return
+        states = [self._life(each).state for each in self._candidates]
+        if all(state is not None and state.is_ended for state in states):
+            self.decide(None, reason=f"none of {', '.join(self._candidates)} answers HTTP")
+
+    def _life(self, process: str) -> _Life:
+        return self._lives.setdefault(process, _Life())
+
+    def _look(self) -> None:
+        """Find out what can be asked now, and wake all that wait."""
+        self.endpoint = None
         if self._fixed is not None:
-            return Standing.READY
-        if self._members:
-            return _best(self._lives[process].standing for process in self._members)
-        lives = self._lives.values()
-        if all(life.is_hopeless(now, self._absent_after) for life in lives):
-            self._tell_absence()
-            return Standing.ABSENT
-        if all(life.is_hopeless(now, self._absent_after) or life.died_early for life in lives):
-            return Standing.FAIL
-        return Standing.HOLD
+            self.endpoint = Endpoint(None, self._fixed)
+            self.availability = Availability.READY
+        elif self._members:
+            lives = {process: self._life(process) for process in self._members}
+            self.availability = _best(life.availability for life in lives.values())
+            for process, life in lives.items():
+                if life.availability is Availability.READY and life.url is not None:
+                    parts = urlsplit(life.url)
+                    address = Address(parts.hostname or "127.0.0.1", parts.port or 80)
+                    self.endpoint = Endpoint(process, address)
+                    break
+        else:
+            self.availability = Availability.HOLD if self._is_undecided else Availability.ABSENT
+        self._changed.set()
+        self._changed = trio.Event()
 
-    async def wait_ready(self, hold: Hold) -> Standing:
-        """Wait for as long as waiting makes sense.
+    async def wait_ready(self, waiter: Waiter) -> None:
+        """Wait until the upstream can be asked.
 
-        Returns:
-            `Standing.HOLD` if the patience of `hold` is used up or too many wait already, else how things
-            stand; then nobody need wait.
+        Raises:
+            Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
         """
-        now = trio.current_time()
-        found = self.standing(now)
-        if found is not Standing.HOLD:
-            return found
-        weight = hold.weigh()
-        hold.refused = self._why_full(weight)
-        if hold.refused:
-            return found
-        begun = now
+        if self.availability is Availability.HOLD:
+            weight = waiter.weigh()
+            self._refuse_if_full(weight)
+            await self._wait(waiter, weight)
+        if self.availability is not Availability.READY:
+            raise self.unavailable()
+
+    async def _wait(self, waiter: Waiter, weight: int) -> None:
+        now = begun = trio.current_time()
+        deadline = waiter.deadline()
         self._waiting += 1
-        self._bytes += weight
-        hold.tell(self.name, self.refusal(now).text)
-        outcome: Standing | None = None
+        self._waiting_bytes += weight
+        waiter.begin_wait(self.side, self._explain())
+        found: Availability | None = None
         try:
-            while found is Standing.HOLD and now < hold.deadline:
-                await self.wait_change(min(hold.deadline, self._next_absence(now)))
+            while self.availability is Availability.HOLD and now < deadline:
+                await self.wait_change(deadline)
                 now = trio.current_time()
-                found = self.standing(now)
-            outcome = found
+            found = self.availability
         finally:
             self._waiting -= 1
-            self._bytes -= weight
-            hold.seconds += trio.current_time() - begun
-            hold.tell(self.name, outcome)
-        return found
+            self._waiting_bytes -= weight
+            waiter.held += trio.current_time() - begun
+            waiter.end_wait(self.side, found)
 
-    def _why_full(self, weight: int) -> str:
-        if self._waiting >= self._max_waiting:
-            return f"{self._waiting} requests wait for it already (proxy.hold_requests)"
-        if self._bytes + weight > self._max_bytes:
-            return f"{self._bytes} bytes of requests wait for it already (proxy.hold_bytes)"
-        return ""
+    def _refuse_if_full(self, weight: int) -> None:
+        if self._waiting >= MAX_WAITING:
+            raise self.unavailable(f"{self._waiting} requests wait for it already")
+        if self._waiting_bytes + weight > MAX_WAITING_BYTES:
+            raise self.unavailable(f"{self._waiting_bytes} bytes of requests wait for it already")
 
     async def wait_change(self, deadline: float) -> None:
         """Wait until something is reported, at most until `deadline`."""
         with trio.move_on_at(deadline):
             await self._changed.wait()
 
-    def refusal(self, now: float) -> Refusal:
+    def unavailable(self, more: str = "") -> Unavailable:
         """Say why it cannot be asked."""
+        text = self._explain()
+        process = self._most_telling()
+        tail = tuple(self._lives[process].tail) if process in self._lives else ()
+        return Unavailable(self.side, self.availability, f"{text}; {more}" if more else text, tail)
+
+    def _explain(self) -> str:
         if self._fixed is not None:
-            return Refusal(process=None, text=f"nothing answers at {self._fixed}")
+            return f"nothing answers at {self._fixed}"
+        if self._is_undecided:
+            return f"it is not known yet which process is the {self.side}"
         process = self._most_telling()
         if process is None:
-            names = ", ".join(self._lives)
-            return Refusal(process=None, text=f"none of these answers HTTP so far: {names}")
+            return self._absence
         life = self._lives[process]
-        if self.standing(now) is Standing.READY:
-            text = f"{process} refuses connections at {life.url}"
-        else:
-            text = f"{process} is {life.state.value if life.state else 'not started'}"
-            if life.reason:
-                text += f": {life.reason}"
-        return Refusal(process=process, text=text, tail=tuple(life.tail))
+        if self.availability is Availability.READY:
+            return f"{process} refuses connections at {life.url}"
+        text = f"{process} is {life.state.value if life.state else 'not started'}"
+        return f"{text}: {life.reason}" if life.reason else text
 
     def _most_telling(self) -> str | None:
         """The process whose last lines explain best why there is no upstream."""
-        offered = self._members or tuple(self._lives)
-        died = [process for process in offered if self._lives[process].died_early]
-        return next(iter(died), offered[0] if self._members or len(offered) == 1 else None)
-
-    def _next_absence(self, now: float) -> float:
-        """When time alone may turn the next candidate into a hopeless one."""
-        running = [life.since for life in self._lives.values() if life.state is State.RUNNING]
-        moments = [since + self._absent_after for since in running]
-        return min((moment for moment in moments if moment > now), default=inf)
-
-    def _tell_adoption(self, process: str) -> None:
-        text = f"the {self.name} is {process}: it was the first to answer HTTP"
-        hint = f"If that is wrong, set [proxy] {self.name}."
-        self._bus.notice(f"{self.name}-found", text, level="info", hint=hint)
-
-    def _tell_switch(self, event: StateChanged, url: str, before: str) -> None:
-        self._bus.emit(UpstreamSwitched(upstream=self.name, process=event.process, url=url, previous=before))
-
-    def _tell_absence(self) -> None:
-        if self._has_told_absence:
-            return
-        self._has_told_absence = True
-        self._bus.notice(
-            f"no-{self.name}",
-            f"No {self.name}: none of {', '.join(self._lives)} answers HTTP, so everything goes to"
-            f" the {'frontend' if self.name == 'backend' else 'backend'}.",
-            hint=f"If one of them is the {self.name}, set [proxy] {self.name} to its name.",
-        )
+        died = (process for process in self._members if self._lives[process].ended_before_ready)
+        return next(died, self._members[0] if self._members else None)
 
 
 async def wait_any_change(gates: Iterable[Gate], deadline: float) -> None:
@@ -374,7 +337,7 @@ async def wait_any_change(gates: Iterable[Gate], deadline: float) -> None:
             nursery.start_soon(wait, gate)
 
 
-def _best(standings: Iterable[Standing]) -> Standing:
+def _best(found: Iterable[Availability]) -> Availability:
     """Sum up the instances of an upstream: one that is ready is enough."""
-    found = set(standings)
-    return next(each for each in (Standing.READY, Standing.HOLD, Standing.FAIL) if each in found)
+    order = (Availability.READY, Availability.HOLD, Availability.FAIL)
+    return min(found, key=order.index)

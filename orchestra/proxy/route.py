@@ -1,67 +1,58 @@
-"""Who is asked, whose answer counts, and who waits: every decision about a request, with its reason.
+"""Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-Strategy. The backend is asked first, because only it knows whether it knows; what it answers with 404 falls
+Strategy. The backend is asked first, because only it knows what it knows; what it answers with 404 falls back
 to Vite. The trap is that Vite says 200 with its page to nearly everything, so that an honest 404 of an API
-would turn into HTML with 200. Hence two judgements: `after_backend` says whether a 404 may fall back at all,
-and `after_frontend` whether what Vite made of it may replace it. A page is only ever an answer to somebody
-who navigates.
+would turn into HTML with 200. Hence two judgements: whether a 404 may fall back at all, and whether what Vite
+made of it may replace it. A page is only ever an answer to a navigation.
 
-`standing` is the same for time: what the life of a process means for those who wait for it, who is held and
-who fails fast. Everything here is a pure function of its arguments; a new rule is a new row in a table of
-`tests/test_proxy_route.py`.
+A `Route` is one request's way: `begin` says the first step, `next` says what follows from what came of it.
+Paths that turned out to be assets of the frontend are remembered (`Memo`), because a page of 1,000 modules
+would otherwise be 1,000 404s of the backend, each time. `availability` says what the state of a process means
+for the requests that want it.
 
-Never here: input or output, waiting, state.
+Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
+
+Not here: input and output, waiting.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
+from msgspec import Struct
+
+from orchestra.errors import UpstreamError
 from orchestra.events import State
-from orchestra.proxy.message import fields, has_token
+from orchestra.proxy.head import ResponseHead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import StreamKind, UpstreamName
-    from orchestra.proxy.message import RequestHead, ResponseHead
+    from orchestra.events import StreamKind
+    from orchestra.proxy.head import RequestHead
 
-__all__ = [
-    "KEPT_404",
-    "OWN_PREFIX",
-    "Route",
-    "Standing",
-    "Verdict",
-    "after_backend",
-    "after_early_frontend",
-    "after_frontend",
-    "after_frontend_alone",
-    "is_asset",
-    "is_for_a_window",
-    "is_memorable",
-    "is_navigation",
-    "is_websocket",
-    "route_request",
-    "route_websocket",
-    "standing",
-]
+__all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
 
-OWN_PREFIX = "/__orchestra__/"
+Side: TypeAlias = Literal["backend", "frontend"]
+
+OWN_PREFIX = b"/__orchestra__/"
 # Bytes of a backend's 404 that are kept until Vite has answered; framework 404s have 9 bytes to 100 KiB.
 KEPT_404 = 262144
+# Paths that are remembered: more than a page of the largest apps has.
+MEMORY = 10_000
 
 _HTML = (b"text/html", b"application/xhtml+xml")
 _NAVIGATION_DEST = (b"document", b"iframe", b"frame")
 # What a page loads and no backend renders: Vite is asked for it at once while the backend is not there.
 _ASSET_DEST = frozenset({b"script", b"style", b"font", b"image", b"worker", b"manifest"})
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
+_READING = (b"GET", b"HEAD")
 
 
-class Standing(Enum):
-    """What the life of an upstream means for a request that wants it."""
+class Availability(Enum):
+    """What a request has to expect of an upstream."""
 
     READY = "ready"
     HOLD = "hold"
@@ -69,173 +60,401 @@ class Standing(Enum):
     ABSENT = "absent"
 
 
-class Verdict(Enum):
-    """What becomes of an answer."""
-
-    ANSWER = "answer"
-    PASS_OVER = "pass over"  # noqa: S105 - not that kind of pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """Where a request goes.
+class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
+    """An upstream cannot be asked.
 
     Attributes:
-        first: Who is asked first.
-        reason: Why, in words for the dashboard.
-        may_fall_back: A 404 of the backend may fall to the frontend; a WebSocket may go there if there is no
-            backend at all.
-        is_ping: Vite's client asks whether Vite is alive; any answer counts as yes, so that while it is not
-            the connection has to be reset.
-        is_navigation: Somebody is going to look at the answer in a browser's window.
-        kind: What the stream is called, if it is a WebSocket.
+        side: Which one.
+        availability: `HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT` if there
+            is none, `READY` if it refuses connections.
+        tail: Its process's last lines of output.
     """
 
-    first: UpstreamName
+    def __init__(self, side: Side, found: Availability, text: str, tail: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.side = side
+        self.availability = found
+        self.tail = tail
+
+
+# --- Steps ---
+
+
+class Ask(Struct, frozen=True):
+    """Send the request to an upstream; what it has answered before is read to its end and dropped.
+
+    Attributes:
+        keeps_answer: What was answered before is kept instead: it may turn out to be the best.
+    """
+
+    side: Side
+    keeps_answer: bool = False
+
+
+class Answer(Struct, frozen=True):
+    """Pass an answer on: the newest one, or the one that was kept."""
+
     reason: str
-    may_fall_back: bool = False
+    is_kept: bool = False
+
+
+class Fail(Struct, frozen=True):
+    """Explain to the client why there is no answer."""
+
+    error: UpstreamError
+
+
+class _Simple(Enum):
+    WAIT = auto()
+    RESET = auto()
+    SAY_OWN = auto()
+
+
+# Wait until the availability of either upstream has changed, then begin again.
+WAIT = _Simple.WAIT
+# Reset the client's connection.
+RESET = _Simple.RESET
+# Answer for orchestra itself.
+SAY_OWN = _Simple.SAY_OWN
+
+Step: TypeAlias = Ask | Answer | Fail | _Simple
+
+
+class Kept(Enum):
+    """Why an answer that was to be kept has to be given instead."""
+
+    TOO_LARGE = auto()
+    BODY_TOO_LONG = auto()
+
+
+Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
+
+# Most requests need no others.
+_ASK_BACKEND = Ask("backend")
+_ASK_FRONTEND = Ask("frontend")
+_FALL_BACK = Ask("frontend", keeps_answer=True)
+_BACKEND_ANSWERED = Answer("backend answered")
+_TOO_LONG = "backend 404, body too long to be sent again"
+
+
+class _Prefixes:
+    """Path prefixes by whole segments; one that ends in a slash stands for all below it."""
+
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        whole = [prefix.encode("utf-8", "replace") for prefix in prefixes]
+        self._exact = frozenset(whole)
+        self._below = tuple(prefix if prefix.endswith(b"/") else prefix + b"/" for prefix in whole)
+
+    def match(self, path: bytes) -> bool:
+        """Whether `path` is one of them or lies below it."""
+        return path.startswith(self._below) or path in self._exact
+
+    def longest(self, path: bytes) -> int:
+        """Return the length of the longest one that matches; 0 if there is none."""
+        return max((len(each) for each in self._below if self._is_under(path, each)), default=0)
+
+    def _is_under(self, path: bytes, below: bytes) -> bool:
+        return path.startswith(below) or (path + b"/" == below and path in self._exact)
+
+
+class Memo:
+    """Paths that the backend did not know and that turned out to be assets of the frontend.
+
+    Args:
+        limit: So many at most; the oldest goes.
+    """
+
+    def __init__(self, limit: int = MEMORY) -> None:
+        self._limit = limit
+        self._paths: dict[bytes, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Memo of {len(self._paths)} paths>"
+
+    def knows(self, head: RequestHead, path: bytes) -> bool:
+        """Whether this is a request for such a path."""
+        return path in self._paths and head.method in _READING and not head.has_body
+
+    def learn(self, head: RequestHead) -> None:
+        """Remember the path."""
+        self._paths[head.path] = None
+        if len(self._paths) > self._limit:
+            del self._paths[next(iter(self._paths))]
+
+    def forget(self, head: RequestHead) -> None:
+        """Forget the path."""
+        self._paths.pop(head.path, None)
+
+
+class WebSocketRoute(Struct, frozen=True, kw_only=True):
+    """Where a WebSocket goes.
+
+    Attributes:
+        side: The upstream; ``None`` for orchestra itself.
+        reason: Why, in words for the dashboard.
+        kind: What the stream is called.
+        is_ping: Vite's client asks whether Vite is alive; see `Route`.
+    """
+
+    side: Side | None
+    reason: str
+    kind: StreamKind = "websocket"
     is_ping: bool = False
-    is_navigation: bool = False
-    kind: StreamKind | None = None
 
 
-def route_request(head: RequestHead, plan: ProxyPlan) -> Route:
-    """Decide who is asked for an ordinary request."""
-    path = head.path
-    navigation = is_navigation(head)
-    if path.startswith(OWN_PREFIX):
-        return Route(first="orchestra", reason="orchestra's own path", is_navigation=navigation)
-    if head.target == b"*":
-        return Route(first="orchestra", reason="about the server itself")
-    if has_token(head.headers, b"accept", b"text/x-vite-ping"):
-        return Route(first="frontend", reason="vite's ping", is_ping=True)
-    if _longest_match(path, plan.frontend_paths):
-        return Route(first="frontend", reason="vite's own path", is_navigation=navigation)
-    return Route(
-        first="backend",
-        reason="backend answered",
-        may_fall_back=head.method.decode("ascii") in plan.fallback_methods
-        and not _is_under(path, plan.api_prefix),
-        is_navigation=navigation,
-    )
+class Router:
+    """The rules of one plan.
+
+    Attributes:
+        memo: ``None`` if nothing is remembered.
+    """
+
+    def __init__(self, plan: ProxyPlan, *, remembers: bool = True) -> None:
+        self._remembers = remembers
+        self.memo = Memo() if remembers else None
+        self.frontend_paths = _Prefixes(plan.frontend_paths)
+        self.api = _Prefixes([plan.api_prefix])
+        self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
+        self.replay_bytes = plan.replay_bytes
+        # Then all that it says stands; a backend that was looked for and not found is another matter.
+        self.is_frontend_alone = plan.backend is None
+        self._to_frontend = _Prefixes(plan.frontend_websockets)
+        self._to_backend = _Prefixes([plan.api_prefix, *plan.backend_prefixes])
+
+    def forget(self) -> None:
+        """Begin a new memo; requests that are on their way teach the old one."""
+        if self._remembers:
+            self.memo = Memo()
+
+    def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
+        """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
+        path = head.path
+        if path.startswith(OWN_PREFIX):
+            return WebSocketRoute(side=None, reason="orchestra's own path")
+        if not has_frontend:
+            return WebSocketRoute(side="backend", reason="no frontend")
+        protocols = head.all(b"sec-websocket-protocol")
+        if len(protocols) == 1 and protocols[0] in _VITE_PROTOCOLS:
+            return WebSocketRoute(
+                side="frontend",
+                reason=f"subprotocol {protocols[0].decode('ascii')}",
+                is_ping=protocols[0] == b"vite-ping",
+                kind="hmr",
+            )
+        to_frontend, to_backend = self._to_frontend.longest(path), self._to_backend.longest(path)
+        if to_frontend and to_frontend >= to_backend:
+            return WebSocketRoute(side="frontend", reason="frontend_websockets")
+        if not has_backend and not to_backend:
+            return WebSocketRoute(side="frontend", reason="no backend")
+        return WebSocketRoute(side="backend", reason="backend answered")
 
 
-def route_websocket(head: RequestHead, plan: ProxyPlan) -> Route:
-    """Decide who is asked for a WebSocket: where prefixes of both match, the longer one tells."""
-    if head.path.startswith(OWN_PREFIX):
-        return Route(first="orchestra", reason="orchestra's own path")
-    protocols = fields(head.headers, b"sec-websocket-protocol")
-    if len(protocols) == 1 and protocols[0] in _VITE_PROTOCOLS:
-        return Route(
-            first="frontend",
-            reason=f"subprotocol {protocols[0].decode('ascii')}",
-            is_ping=protocols[0] == b"vite-ping",
-            kind="hmr",
-        )
-    to_frontend = _longest_match(head.path, plan.frontend_websockets)
-    to_backend = _longest_match(head.path, (plan.api_prefix, *plan.backend_prefixes))
-    if to_frontend and to_frontend >= to_backend:
-        return Route(first="frontend", reason="frontend_websockets", kind="websocket")
-    return Route(first="backend", reason="backend answered", kind="websocket", may_fall_back=not to_backend)
+class _At(Enum):
+    """Whose answer is awaited, and what it is for."""
+
+    BACKEND = auto()
+    FALLBACK = auto()
+    FRONTEND = auto()
+    ALONE = auto()
+    EARLY_ASSET = auto()
+    REMEMBERED_ASSET = auto()
+
+
+class Route:
+    """One request's way."""
+
+    _at = _At.BACKEND
+    _is_ping = False
+    _reason = ""
+    _error: Unavailable | None = None
+
+    def __init__(self, head: RequestHead, router: Router) -> None:
+        self._head = head
+        self._router = router
+        self._memo = router.memo
+
+    def __repr__(self) -> str:
+        return f"<Route of {self._head.path!r} at {self._at.name}>"
+
+    def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
+        """Decide what to do first; without `may_wait` it is not to wait any more."""
+        head, router = self._head, self._router
+        path = head.path
+        if path.startswith(OWN_PREFIX) or path == b"*":
+            return SAY_OWN
+        if frontend is Availability.ABSENT:
+            return _ASK_BACKEND
+        if router.is_frontend_alone:
+            return self._ask_frontend("no backend")
+        accept = head.values.get(b"accept")
+        if (
+            accept is not None
+            and b"text/x-vite-ping" in accept
+            and head.has_token(b"accept", b"text/x-vite-ping")
+        ):
+            # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
+            self._is_ping = True
+            return self._ask_frontend("vite's ping") if frontend is Availability.READY else RESET
+        if router.frontend_paths.match(path):
+            return self._ask_frontend("vite's own path")
+        if self._memo is not None and frontend is Availability.READY and self._memo.knows(head, path):
+            self._at = _At.REMEMBERED_ASSET
+            return _ASK_FRONTEND
+        if backend in (Availability.HOLD, Availability.FAIL) and is_asset(head):
+            # It waits for whichever of the two is ready first.
+            if frontend is Availability.READY:
+                self._at = _At.EARLY_ASSET
+                return _ASK_FRONTEND
+            if frontend is Availability.HOLD and may_wait:
+                return WAIT
+        return _ASK_BACKEND
+
+    def _ask_frontend(self, reason: str) -> Ask:
+        self._at, self._reason = _At.FRONTEND, reason
+        return _ASK_FRONTEND
+
+    def next(self, outcome: Outcome) -> Step:
+        """Decide what follows from what came of the step before."""
+        match self._at:
+            case _At.BACKEND:
+                if isinstance(outcome, ResponseHead) and outcome.status != 404:
+                    return _BACKEND_ANSWERED
+                return self._after_backend(outcome)
+            case _At.FALLBACK:
+                return self._after_fallback(outcome)
+            case _At.FRONTEND:
+                if isinstance(outcome, ResponseHead):
+                    return Answer(self._reason)
+                return RESET if self._is_ping else _failed(outcome)
+            case _At.ALONE:
+                return self._after_frontend_alone(outcome)
+            case _At.EARLY_ASSET | _At.REMEMBERED_ASSET:
+                return self._after_asset(outcome)
+            case _:
+                assert_never(self._at)
+
+    def _after_backend(self, outcome: Outcome) -> Step:
+        """The backend's 404 stands, or the frontend is asked."""
+        if not isinstance(outcome, ResponseHead):
+            if isinstance(outcome, Unavailable) and outcome.availability is Availability.ABSENT:
+                self._error = outcome
+                self._at = _At.ALONE
+                return _ASK_FRONTEND
+            return _failed(outcome)
+        head, router = self._head, self._router
+        if head.method not in router.fallback_methods or router.api.match(head.path):
+            return Answer("backend 404, never falls back")
+        if b"1" in outcome.all(b"x-orchestra-final"):
+            return Answer("backend 404, final")
+        if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
+            return Answer("backend 404, too large to fall back")
+        if (head.length or 0) > router.replay_bytes:
+            return Answer(_TOO_LONG)
+        self._at = _At.FALLBACK
+        return _FALL_BACK
+
+    def _after_fallback(self, outcome: Outcome) -> Step:
+        """The frontend's answer replaces the backend's 404, or that stands."""
+        match outcome:
+            case ResponseHead(status=404 | 405 | 501):
+                return Answer(f"backend 404, frontend {outcome.status}", is_kept=True)
+            case ResponseHead():
+                if outcome.media_type in _HTML and not is_navigation(self._head):
+                    return Answer("backend 404, not a navigation", is_kept=True)
+                if self._memo is not None and is_memorable(self._head, outcome):
+                    self._memo.learn(self._head)
+                return Answer("backend 404")
+            case Kept.TOO_LARGE:
+                return Answer("backend 404, too large to fall back", is_kept=True)
+            case Kept.BODY_TOO_LONG:
+                return Answer(_TOO_LONG, is_kept=True)
+            case Unavailable(availability=Availability.ABSENT):
+                return Answer("backend 404, no frontend", is_kept=True)
+            case _ if is_navigation(self._head):
+                return _failed(outcome)
+            case _:
+                return Answer("backend 404, frontend not there", is_kept=True)
+
+    def _after_asset(self, outcome: Outcome) -> Step:
+        """What the frontend says to an asset counts if it looks like one; else the backend is asked."""
+        is_remembered = self._at is _At.REMEMBERED_ASSET
+        if isinstance(outcome, ResponseHead):
+            is_success = 200 <= outcome.status < 300 or outcome.status == 304
+            if is_success and outcome.media_type not in _HTML:
+                return Answer("asset, remembered" if is_remembered else "asset, backend not ready")
+        if is_remembered and self._memo is not None:
+            self._memo.forget(self._head)
+        self._at = _At.BACKEND
+        return _ASK_BACKEND
+
+    def _after_frontend_alone(self, outcome: Outcome) -> Step:
+        """There turned out to be no backend: its API's caller does not get a page instead."""
+        head = self._head
+        if not isinstance(outcome, ResponseHead):
+            return _failed(outcome)
+        may_be_page = is_navigation(head) and not self._router.api.match(head.path)
+        if outcome.media_type in _HTML and not may_be_page and self._error is not None:
+            return Fail(self._error)
+        return Answer("no backend")
+
+
+def _failed(outcome: Outcome) -> Fail:
+    assert isinstance(outcome, UpstreamError)  # noqa: S101 - nothing else is left
+    return Fail(outcome)
+
+
+# --- What a request is ---
 
 
 def is_websocket(head: RequestHead) -> bool:
     """Whether the request asks for a WebSocket; no other upgrade exists here, its header is just dropped."""
-    return head.version == b"1.1" and has_token(head.headers, b"upgrade", b"websocket")
+    return b"upgrade" in head.values and head.version == b"1.1" and head.has_token(b"upgrade", b"websocket")
 
 
 def is_navigation(head: RequestHead) -> bool:
-    """Whether somebody opens the target in a window or frame, as far as one can tell from the request.
+    """Whether the target is opened in a window or frame, as far as one can tell from the request.
 
     Browsers say so (Fetch Metadata); of others those that ask for HTML by name, or for ``*.html``, count.
-    ``/`` is a page whoever asks, so that ``curl /`` shows the app.
+    ``/`` is always a page, so that ``curl /`` shows the app.
     """
-    if head.method not in (b"GET", b"HEAD"):
-        return False
-    return head.path == "/" or is_for_a_window(head)
+    return head.method in _READING and (head.path == b"/" or is_for_a_window(head))
 
 
 def is_for_a_window(head: RequestHead) -> bool:
     """Whether the answer is going to be looked at in a browser's window, be it one to a form."""
-    mode, dest = head.get(b"sec-fetch-mode"), head.get(b"sec-fetch-dest")
+    mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
     if mode is not None or dest is not None:
         return mode == b"navigate" or dest in _NAVIGATION_DEST
-    accepts = any(b"text/html" in value.lower() for value in fields(head.headers, b"accept"))
-    return accepts or head.path.endswith(".html")
+    accepts = any(b"text/html" in value.lower() for value in head.all(b"accept"))
+    return accepts or head.path.endswith(b".html")
 
 
 def is_asset(head: RequestHead) -> bool:
     """Whether a page loads this for itself: what Vite may answer while the backend is not there."""
-    return (
-        head.method in (b"GET", b"HEAD") and not head.has_body and head.get(b"sec-fetch-dest") in _ASSET_DEST
-    )
-
-
-def after_backend(route: Route, answer: ResponseHead) -> tuple[Verdict, str]:
-    """Decide about the backend's answer: it stands, or the frontend is asked; with the reason."""
-    if answer.status != 404:
-        return Verdict.ANSWER, "backend answered"
-    if not route.may_fall_back:
-        return Verdict.ANSWER, "backend 404, never falls back"
-    if b"1" in fields(answer.headers, b"x-orchestra-final"):
-        return Verdict.ANSWER, "backend 404, final"
-    if (answer.length or 0) > KEPT_404 or answer.media_type == b"text/event-stream":
-        return Verdict.ANSWER, "backend 404, too large to fall back"
-    return Verdict.PASS_OVER, "backend 404"
-
-
-def after_frontend(route: Route, answer: ResponseHead) -> tuple[Verdict, str]:
-    """Decide whether the frontend's answer replaces the backend's 404; with the reason."""
-    if answer.status in (404, 405, 501):
-        return Verdict.PASS_OVER, f"backend 404, frontend {answer.status}"
-    if answer.media_type in _HTML and not route.is_navigation:
-        return Verdict.PASS_OVER, "backend 404, and no navigation"
-    return Verdict.ANSWER, "backend 404"
+    return head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
 
 
 def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
-    """Whether the frontend's answer to what the backend does not know shows that this is an asset of its."""
-    is_question = head.method in (b"GET", b"HEAD") and not head.has_body
+    """Whether the frontend's answer to what the backend does not know shows that this is an asset."""
+    is_question = head.method in _READING and not head.has_body
     return is_question and 200 <= answer.status < 300 and answer.media_type not in _HTML
 
 
-def after_early_frontend(answer: ResponseHead) -> Verdict:
-    """Decide whether what the frontend says to an asset counts while the backend cannot be asked."""
-    is_success = 200 <= answer.status < 300 or answer.status == 304
-    return Verdict.ANSWER if is_success and answer.media_type not in _HTML else Verdict.PASS_OVER
-
-
-def after_frontend_alone(route: Route, answer: ResponseHead) -> Verdict:
-    """Decide whether the frontend's answer counts when there is no backend at all.
-
-    An API's caller does not get a page; everything else of Vite's does count, such as what its own proxy
-    brings.
-    """
-    may_be_page = route.is_navigation and route.may_fall_back
-    return Verdict.PASS_OVER if answer.media_type in _HTML and not may_be_page else Verdict.ANSWER
-
-
-def standing(state: State | None, *, died_early: bool) -> Standing:
+def availability(state: State | None, *, ended_before_ready: bool, has_url: bool) -> Availability:
     """Decide what the state of an upstream's process means for a request that wants it.
 
     Args:
-        state: ``None`` while nothing has been heard of it.
-        died_early: It died before it was ready, and has not been ready since.
+        state: ``None`` while nothing was reported.
+        ended_before_ready: Its newest child ended before it was ready.
+        has_url: It listens at an address that is known.
     """
     match state:
-        case State.READY | State.UNHEALTHY:
-            return Standing.READY
+        case State.READY:
+            return Availability.READY if has_url else Availability.HOLD
+        case State.UNHEALTHY:
+            # One that lives and does not listen is broken: it has to be mended first.
+            return Availability.READY if has_url else Availability.FAIL
         case State.FAILED | State.COMPLETED | State.STOPPED:
-            return Standing.FAIL
+            return Availability.FAIL
         case _:
-            return Standing.FAIL if died_early else Standing.HOLD
-
-
-def _is_under(path: str, prefix: str) -> bool:
-    """Whether `path` is `prefix` or lies below it, by whole segments; with a slash at its end: below it."""
-    return path == prefix or path.startswith(prefix if prefix.endswith("/") else prefix + "/")
-
-
-def _longest_match(path: str, prefixes: Iterable[str]) -> int:
-    """Return the length of the longest prefix that `path` is under; 0 if there is none."""
-    return max((len(prefix.rstrip("/")) + 1 for prefix in prefixes if _is_under(path, prefix)), default=0)
+            return Availability.FAIL if ended_before_ready else Availability.HOLD

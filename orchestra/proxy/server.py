@@ -1,24 +1,25 @@
-"""The proxy as a whole: listeners, connections and their limits, and the way down.
+"""The proxy as a whole: listeners, connections and their limits, and the orderly end.
 
-Strategy. One task for each client connection; it reads a head, sees one exchange through, and begins anew, so
-that pipelined requests are answered in order. All limits of time are one number for each connection, its
+Strategy. One task for each client connection; it reads a head, sees one exchange through, and begins again,
+so that pipelined requests are answered in order. All limits of time are one number for each connection, its
 `deadline`, and one task that looks at all of them twice a second: a cancel scope for every operation would
 cost more than parsing does. A client that leaves is noticed at once (`Hangups`) and its connection's scope is
 cancelled, with everything that was done for it.
 
 Resource handling: `run` owns the listeners and everything that came of them. When it returns or is cancelled,
-nothing is left open. `close` is the friendly way to end it.
+nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes
+can be spawned and probed when connections have taken all others; new connections then wait in the system's
+queue.
 
-Error handling: whatever happens in one connection ends that connection; a mistake of ours is logged there.
+Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
 
-Never here: what an answer is (`relay.py`), signals, output.
+Not here: what an answer is (`exchange`), signals, output.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-from functools import partial
+import resource
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -26,22 +27,25 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy import answers
-from orchestra.proxy.answers import Answer
+from orchestra.proxy.connection import ClientConnection, ClientGone
+from orchestra.proxy.exchange import Exchange
+from orchestra.proxy.forward import Peer, forwarded_response
 from orchestra.proxy.gate import Gate
-from orchestra.proxy.message import BadMessage, Peer
-from orchestra.proxy.pool import Upstream
-from orchestra.proxy.relay import Exchange, Relay
+from orchestra.proxy.head import BadMessage, HeadReader
+from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS, Upstream
+from orchestra.proxy.shared import Shared
 from orchestra.proxy.transport import Hangups, SocketTransport, accept, dial as dial_tcp
-from orchestra.proxy.tunnel import GOING_AWAY, SERVICE_RESTART
-from orchestra.proxy.wire import ClientGone, ClientSide
+from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from orchestra.config.plan import ProxyPlan
+    from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus, Event
+    from orchestra.proxy.connection import UpstreamConnection
     from orchestra.proxy.pool import Dial
+    from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Proxy"]
@@ -50,21 +54,29 @@ logger = logging.getLogger(__name__)
 
 # How exactly limits of time are kept; they are seconds long.
 SWEEP = 0.5
+# Seconds that a client may take to send a head.
+HEADER_TIMEOUT = 10.0
+# Seconds that an unused connection of a client stays open; Chromium's own limit is 300.
+IDLE_TIMEOUT = 75.0
+# Client connections at once; one more waits in the system's queue.
+MAX_CONNECTIONS = 1024
+# Descriptors that are left for processes, their output, and probes.
+RESERVED_DESCRIPTORS = 64
 # A client whose request was not read to its end gets so long to take note of the answer.
 LINGER = 1.0
 # What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
 CLOSE_LIMIT = 2.0
-# After accept has failed for want of descriptors: somebody has to close one first.
+# After accept has failed for want of descriptors: one has to be closed first.
 ACCEPT_PAUSE = 0.1
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Proxy:
-    """The one address in front of a backend and Vite.
+    """The one address in front of a backend and Vite, or one of them.
 
     Args:
+        plan: What stands behind it.
         listeners: Sockets that are bound and listen, of any family; they become ours.
-        bus: Where requests, streams and notices are emitted.
+        bus: Where requests, streams and notices are reported.
         dial: How to connect to an upstream; tests bring their own.
     """
 
@@ -78,19 +90,18 @@ class Proxy:
     ) -> None:
         self._plan = plan
         self._listeners = list(listeners)
-        gate = partial(
-            Gate,
-            bus=bus,
-            candidates=plan.candidates,
-            max_waiting=plan.hold_requests,
-            max_bytes=plan.hold_bytes,
-            absent_after=plan.hold,
-        )
+        self._max_connections, idle = _limits()
+        self._reader = HeadReader()
         self._backend, self._frontend = (
-            Upstream(each, dial=dial, pool_size=plan.pool, max_head=plan.max_head)
-            for each in (gate("backend", plan.backend), gate("frontend", plan.frontend))
+            Upstream(gate, dial=dial, reader=self._reader, idle=idle)
+            for gate in (
+                Gate("backend", plan.backend, bus=bus, candidates=plan.candidates),
+                Gate("frontend", plan.frontend, bus=bus, candidates=plan.candidates),
+            )
         )
-        self._relay = Relay(plan, backend=self._backend, frontend=self._frontend, bus=bus)
+        self._shared = Shared(
+            plan, backend=self._backend, frontend=self._frontend, bus=bus, reader=self._reader
+        )
         self._connections: set[_Connection] = set()
         self._hangups: Hangups | None = None
         self._nursery: trio.Nursery | None = None
@@ -100,27 +111,39 @@ class Proxy:
         self._has_ended = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Proxy with {len(self._connections)} connections, {self._relay!r}>"
+        return f"<Proxy with {len(self._connections)} connections, {self._shared!r}>"
 
     @property
     def hangups(self) -> Hangups | None:
-        """Who notices that a client has left; there while `run` runs."""
+        """Notices that a client has left; there while `run` runs."""
         return self._hangups
 
     def observe(self, event: Event) -> None:
-        """Take note of what the supervisor reports: who is ready, where, and what it said last."""
+        """Take note of what the supervisor reports: what is ready, where, and what it wrote last."""
         for upstream in (self._backend, self._frontend):
             upstream.observe(event)
-        if (
-            isinstance(event, StateChanged)
-            and event.state is State.READY
-            and self._backend.gate.has(event.process)
-        ):
-            self._relay.forget_assets()
-        if isinstance(event, StateChanged) and event.state is State.STOPPING:
+        if not isinstance(event, StateChanged):
+            return
+        if event.state is State.READY and self._backend.gate.has(event.process):
+            self._shared.router.forget()
+        if event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
-        if isinstance(event, StateChanged) and _is_gone_for_now(event) and self._nursery is not None:
-            self._nursery.start_soon(self._let_go, event.process)
+        # A process that was ready makes itself ready again: it reloads by itself.
+        is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
+        if is_reload and self._nursery is not None:
+            self._nursery.start_soon(self._drain_reload, event.process)
+
+    def decide(self, side: Side, upstream: UpstreamPlan, *, reason: str = "") -> None:
+        """Take note of what an upstream is that the plan had left open.
+
+        Args:
+            side: ``backend`` or ``frontend``.
+            upstream: What it is; ``None``: there is none, so that everything goes to the other one.
+            reason: Why, for people.
+        """
+        decided = self._shared.upstream(side)
+        decided.gate.decide(upstream, reason=reason)
+        decided.look()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
@@ -138,7 +161,7 @@ class Proxy:
             self._close_listeners()
             for connection in tuple(self._connections):
                 connection.scope.cancel()
-                connection.transport.abort()
+                connection.client.abort()
             for upstream in (self._backend, self._frontend):
                 upstream.clear()
             hangups.close()
@@ -149,19 +172,21 @@ class Proxy:
         await self._serve(self._admit(transport), peer)
 
     def _admit(self, transport: Transport) -> _Connection:
-        connection = _Connection(transport, trio.current_time() + self._plan.idle_timeout)
+        client = ClientConnection(transport, self._reader)
+        # The sweep may have had nothing to do for a while.
+        self._shared.now = trio.current_time()
+        connection = _Connection(client, self._shared.now + IDLE_TIMEOUT)
         self._connections.add(connection)
         self._work.set()
         return connection
 
     async def _serve(self, connection: _Connection, peer: Peer) -> None:
-        transport = connection.transport
-        client = ClientSide(transport, max_head=self._plan.max_head)
+        client = connection.client
         try:
             with connection.scope:
-                transport.on_hangup(connection.scope.cancel)
-                await self._converse(connection, client, peer)
-                if not client.is_body_read:
+                client.transport.on_hangup(connection.hung_up)
+                await self._converse(connection, peer)
+                if not client.body.is_complete:
                     await _linger(connection)
             if connection.is_late:
                 with trio.move_on_after(LINGER):
@@ -169,12 +194,12 @@ class Proxy:
         except ClientGone:
             pass
         except Exception:
-            logger.exception("orchestra made a mistake in one connection, and closed it: %r", client)
-            transport.abort()
+            logger.exception("a bug in orchestra ended one connection: %r", client)
+            client.abort()
         finally:
-            transport.close()
+            client.close()
             self._connections.discard(connection)
-            self._relay.departures.unpark_all()
+            self._shared.ended.unpark_all()
 
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
@@ -182,60 +207,62 @@ class Proxy:
         Nothing new is accepted, idle connections are closed, WebSockets are told 1001, and requests in flight
         get 2 s.
         """
-        self._relay.is_closing = True
+        self._shared.is_closing = True
         self._accepting.cancel()
         self._close_streams(GOING_AWAY)
         for connection in tuple(self._connections):
-            if not connection.is_busy:
+            if connection.exchange is None:
                 connection.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._connections:
-                await self._relay.departures.park()
+                await self._shared.ended.park()
         self._serving.cancel()
         if self._hangups is not None:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
-        """Let go of a child of a process that is about to be stopped: wait for the requests in flight.
+        """Drain a child of a process that is about to be stopped: wait for the requests in flight.
 
         Its WebSockets are told 1012, its event streams end. It is told apart from one that has replaced it by
-        what has been reported: this one is not ready any more, or not the one that is.
+        what was reported: this one is not ready any more, or not the one that is.
         """
         self._close_streams(SERVICE_RESTART, process=process)
         while self._asked_of(process):
-            await self._relay.departures.park()
+            await self._shared.ended.park()
 
-    async def _let_go(self, process: str) -> None:
-        """Let go of a process that reloads by itself, and waits for all whom it still serves."""
+    async def _drain_reload(self, process: str) -> None:
+        """Drain a process that reloads by itself, and waits for all that it still serves."""
         late = self._asked_of(process)
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
         for exchange in late & self._asked_of(process):
-            exchange.cut()
+            exchange.end_early()
 
     def _asked_of(self, process: str) -> set[Exchange]:
-        """The exchanges in which a child of a process was asked that is not asked any more."""
-        return {
-            exchange
-            for exchange, lease in self._relay.asked.items()
-            if lease.process == process and lease.is_stale
-        }
+        """The exchanges in which a child of a process is asked that no other request is sent to any more."""
+        exchanges = [connection.exchange for connection in self._connections]
+        return {each for each in exchanges if each and self._is_of_former(process, each.connection)}
 
     def _close_streams(self, code: int, *, process: str | None = None) -> None:
         """Close all streams, or those of a child of a process that is not asked any more."""
-        for stream in tuple(self._relay.streams):
-            lease = stream.lease
-            if process is None or (lease is not None and lease.process == process and lease.is_stale):
+        for stream in tuple(self._shared.streams):
+            if process is None or self._is_of_former(process, stream.connection):
                 stream.close(code)
 
-    async def _converse(self, connection: _Connection, client: ClientSide, peer: Peer) -> None:
+    def _is_of_former(self, process: str, connection: UpstreamConnection | None) -> bool:
+        if connection is None or connection.process != process:
+            return False
+        upstream = self._backend if self._backend.gate.has(process) else self._frontend
+        return upstream.is_stale(connection)
+
+    async def _converse(self, connection: _Connection, peer: Peer) -> None:
         """Requests and answers, one after the other, until no more can follow."""
+        client, shared = connection.client, self._shared
         while True:
-            connection.is_busy = False
-            connection.deadline = trio.current_time() + self._plan.idle_timeout
-            if self._relay.is_closing or not await client.wait_for_request():
+            connection.deadline = shared.now + IDLE_TIMEOUT
+            if shared.is_closing or not await client.wait_for_request():
                 return
-            connection.deadline = trio.current_time() + self._plan.header_timeout
+            connection.deadline = shared.now + HEADER_TIMEOUT
             connection.is_reading_head = True
             try:
                 head = await client.read_head()
@@ -243,10 +270,13 @@ class Proxy:
                 await _refuse(client, exc)
                 return
             connection.is_reading_head = False
-            connection.is_busy = True
             connection.deadline = inf
-            await Exchange(self._relay, client, head, peer).run()
-            if not client.is_reusable():
+            exchange = connection.exchange = Exchange(shared, client, head, peer)
+            await exchange.run()
+            connection.exchange = None
+            if shared.ended:
+                shared.ended.unpark_all()
+            if exchange.is_last:
                 return
 
     async def _accept_all(self, nursery: trio.Nursery) -> None:
@@ -268,31 +298,35 @@ class Proxy:
         hangups = self._hangups
         port = listener.getsockname()[1]
         while True:
-            while len(self._connections) >= self._plan.max_connections:
-                await self._relay.departures.park()
+            while len(self._connections) >= self._max_connections:
+                await self._shared.ended.park()
             try:
                 sock, (address, _) = await accept(listener)
             except OSError as exc:
-                if exc.errno not in _OUT_OF_RESOURCES:
+                if exc.errno not in OUT_OF_DESCRIPTORS:
                     raise
-                logger.warning("cannot accept a connection: %s", exc)
+                # New connections wait; idle ones to upstreams are what we can do without.
+                self._backend.clear()
+                self._frontend.clear()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
-            peer = Peer(address.removeprefix("::ffff:"), port)
             # Admitted before its task runs: the next one must not slip past the limit.
-            nursery.start_soon(self._serve, self._admit(SocketTransport(sock, hangups)), peer)
+            connection = self._admit(SocketTransport(sock, hangups))
+            nursery.start_soon(self._serve, connection, Peer(address.removeprefix("::ffff:"), port))
+            del connection, sock
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""
         while True:
             while self._connections or self._backend.idle or self._frontend.idle:
                 await trio.sleep(SWEEP)
-                self._expire(trio.current_time())
+                now = self._shared.now = trio.current_time()
+                self._expire(now)
             self._work = trio.Event()
             await self._work.wait()
 
     def _expire(self, now: float) -> None:
-        """End what is too old; whoever waits for the next time remembers no connection."""
+        """End what is too old; the task that waits for the next time holds no connection."""
         for connection in tuple(self._connections):
             if connection.deadline <= now:
                 connection.expire()
@@ -300,11 +334,14 @@ class Proxy:
             upstream.sweep(now)
 
 
-def _is_gone_for_now(event: StateChanged) -> bool:
-    """Whether a process that was ready makes itself ready anew, or is suspended."""
-    was_ready = event.previous in (State.READY, State.UNHEALTHY) and event.state is not event.previous
-    is_suspended = event.state is State.UNHEALTHY and event.url is None
-    return was_ready and (event.state is State.STARTING or is_suspended)
+def _limits() -> tuple[int, int]:
+    """Return how many connections of clients there may be, and how many idle ones to each upstream."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS, IDLE_CONNECTIONS
+    idle = max(2, min(IDLE_CONNECTIONS, soft // 16))
+    # Each may need one to an upstream.
+    return min(MAX_CONNECTIONS, max(4, (soft - RESERVED_DESCRIPTORS - 2 * idle) // 2)), idle
 
 
 class _Connection:
@@ -312,39 +349,40 @@ class _Connection:
 
     Attributes:
         deadline: When it is given up, on trio's clock.
-        is_busy: A request has been read and is being answered.
+        exchange: That is under way.
     """
 
-    __slots__ = ("deadline", "is_busy", "is_late", "is_reading_head", "scope", "transport")
+    exchange: Exchange | None = None
+    is_late = False
+    is_reading_head = False
 
-    def __init__(self, transport: Transport, deadline: float) -> None:
-        self.transport = transport
+    def __init__(self, client: ClientConnection, deadline: float) -> None:
+        self.client = client
         self.deadline = deadline
         self.scope = trio.CancelScope()
-        self.is_busy = False
-        self.is_reading_head = False
-        self.is_late = False
 
     def expire(self) -> None:
         self.is_late = self.is_reading_head
         self.scope.cancel()
 
+    def hung_up(self, is_reset: bool) -> None:  # noqa: FBT001 - a callback
+        self.client.was_reset |= is_reset
+        self.scope.cancel()
 
-async def _refuse(client: ClientSide, fault: BadMessage) -> None:
-    """Answer something that is no request, as far as that is possible."""
-    head, body = answers.render(
-        Answer(status=fault.status, title="Bad request", text=f"{fault}."), None, close=True
-    )
-    parts = [client.encode_response(head), *client.encode_data(body), client.encode_end([])]
-    await client.send(b"".join(parts))
+
+async def _refuse(client: ClientConnection, fault: BadMessage) -> None:
+    """Answer something that is not a request, as far as that is possible."""
+    head, body = answers.render(answers.refuse(fault), None)
+    await client.send(forwarded_response(head, "orchestra", close=True) + body)
 
 
 async def _linger(connection: _Connection) -> None:
     """Read on for a moment: closing with bytes unread is a reset, which destroys our answer on its way."""
     connection.deadline = trio.current_time() + LINGER
-    connection.transport.send_eof()
+    transport = connection.client.transport
+    transport.send_eof()
     try:
-        while await connection.transport.receive_some():
+        while await transport.receive_some():
             pass
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         pass

@@ -1,13 +1,13 @@
 """A request's body on its way to an upstream, and what is kept of it in case that it has to be sent again.
 
-Strategy. A body has two parts: what has been read of it, which is kept as long as it is small enough, and
-what is still to come. To begin with an upstream means to send all that is kept at once, together with the
-request's head; the rest is passed on as it comes, by a task, since the answer may come first. To begin again
-with another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still
-being sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for
-by the second.
+Strategy. A body has two parts: what was read of it, which is kept as long as it is small enough, and what is
+still to come. To begin with an upstream means to send all that is kept at once, together with the request's
+head; the rest is passed on as it comes, by a task, since the answer may come first. To begin again with
+another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still being
+sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the
+second.
 
-Never here: whether a request may be sent again (`relay.py`, `route.py`).
+Not here: whether a request may be sent again (`exchange`, `route`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.proxy.message import BadMessage, forwarded_trailers
-from orchestra.proxy.wire import ClientGone, End, UpstreamGone
+from orchestra.proxy.connection import ClientGone, UpstreamGone
+from orchestra.proxy.head import BadMessage
 
 if TYPE_CHECKING:
-    from orchestra.proxy.wire import BodyEvent, ClientSide, UpstreamSide
+    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
 
 __all__ = ["Upload"]
 
@@ -29,58 +29,69 @@ class Upload:
     """The body of one request.
 
     Args:
-        client: Who sends it.
-        is_empty: There is none.
+        client: Its sender.
         limit: Bytes of it that are kept; of a longer one nothing is.
 
     Attributes:
-        size: Bytes that have been read.
-        is_complete: All of it has been read.
+        is_sent: All of it was sent to the upstream that was begun with last.
         fault: Why it will never be complete.
     """
 
-    def __init__(self, client: ClientSide, *, is_empty: bool, limit: int) -> None:
+    __slots__ = ("_body", "_client", "_has_begun", "_kept", "_limit", "_sending", "fault", "is_sent")
+
+    def __init__(self, client: ClientConnection, limit: int) -> None:
         self._client = client
+        self._body = client.body
         self._limit = limit
-        self._kept: list[BodyEvent] = [End()] if is_empty else []
+        self._kept: list[bytes] = []
         self._has_begun = False
         self._sending: _Sending | None = None
-        self.size = 0
-        self.is_complete = is_empty
+        self.is_sent = False
         self.fault: ClientGone | BadMessage | None = None
 
     def __repr__(self) -> str:
         return f"<Upload of {self.size} bytes{', complete' if self.is_complete else ''}>"
 
     @property
+    def size(self) -> int:
+        """Bytes that were read."""
+        return self._body.size
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it was read."""
+        return self._body.is_complete
+
+    @property
     def can_begin(self) -> bool:
         """Whether it can be sent from its first byte on."""
-        return not self._has_begun or self.size <= self._limit
+        return not self._has_begun or self._body.size <= self._limit
 
-    def look(self) -> None:
-        """Read what is here without waiting.
+    def look(self) -> bool:
+        """Read what is here without waiting; return whether that is all of it.
 
         Raises:
             BadMessage: It is not framed as its head said.
         """
-        while not self.is_complete and (event := self._client.next_event()) is not None:
-            self._take(event)
+        self._keep(self._client.take())
+        return self._body.is_complete
 
-    def begin(self, side: UpstreamSide) -> list[bytes]:
-        """Return what is kept, encoded for an upstream; `can_begin` has to be true."""
-        parts = [piece for event in self._kept for piece in _encoded(side, event)]
+    def begin(self) -> bytes:
+        """Return what is kept; `can_begin` has to be true."""
+        kept = b"".join(self._kept)
         self._has_begun = True
+        self.is_sent = self._body.is_complete
         self._forget_too_much()
-        return parts
+        return kept
 
-    def go_on(self, nursery: trio.Nursery, side: UpstreamSide) -> None:
+    def go_on(self, nursery: trio.Nursery, upstream: UpstreamConnection) -> None:
         """Send the rest as it comes, after `begin`, in a task.
 
         That the upstream stops reading is its answer's business. If the body turns out never to be complete,
         `fault` says so, and everything in `nursery` is cancelled.
         """
         self._sending = _Sending()
-        nursery.start_soon(self._send_rest, nursery, side, self._sending)
+        nursery.start_soon(self._send_rest, nursery, upstream, self._sending)
 
     async def stop(self) -> None:
         """Stop sending; another upstream may follow."""
@@ -88,36 +99,34 @@ class Upload:
             self._sending.scope.cancel()
             await self._sending.has_ended.wait()
 
-    async def _send_rest(self, nursery: trio.Nursery, side: UpstreamSide, sending: _Sending) -> None:
+    async def _send_rest(
+        self, nursery: trio.Nursery, upstream: UpstreamConnection, sending: _Sending
+    ) -> None:
         try:
             with sending.scope:
-                while not self.is_complete:
-                    event = self._client.next_event()
-                    if event is None:
-                        await self._client.fill()
-                    else:
-                        # Noted before it is sent: who is stopped while sending has lost nothing.
-                        self._take(event)
-                        self._forget_too_much()
-                        await side.send(b"".join(_encoded(side, event)))
+                while not self._body.is_complete:
+                    await self._client.fill()
+                    piece = self._client.take()
+                    # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                    self._keep(piece)
+                    self._forget_too_much()
+                    if piece:
+                        await upstream.send(piece)
+                self.is_sent = True
         except UpstreamGone:
             pass
         except (ClientGone, BadMessage) as exc:
             self.fault = exc
-            side.abort()
             nursery.cancel_scope.cancel()
         finally:
             sending.has_ended.set()
 
-    def _take(self, event: BodyEvent) -> None:
-        if isinstance(event, End):
-            self.is_complete = True
-        else:
-            self.size += len(event)
-        self._kept.append(event)
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._kept.append(piece)
 
     def _forget_too_much(self) -> None:
-        if self.size > self._limit:
+        if self._body.size > self._limit:
             self._kept.clear()
 
 
@@ -129,9 +138,3 @@ class _Sending:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.has_ended = trio.Event()
-
-
-def _encoded(side: UpstreamSide, event: BodyEvent) -> list[bytes]:
-    if isinstance(event, End):
-        return [side.encode_end(forwarded_trailers(event.trailers))]
-    return side.encode_data(event)

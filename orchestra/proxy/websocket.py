@@ -1,15 +1,15 @@
-"""A WebSocket between a browser and an upstream: bytes both ways, after both have shaken hands.
+"""A WebSocket between a browser and an upstream: the upstream's handshake, then bytes both ways.
 
 Strategy. Nothing is decoded: once the upstream has accepted the browser's own handshake, the bytes of each
 direction are passed on as they come, so that compression, frame sizes, pings and close codes stay what they
 are, at the price of a memory copy. A `FrameTap` watches the frame headers go by. It knows whether a frame is
 just over, and only then can a close frame of ours be put in: when the run ends (1001), or when the upstream
-is about to be started anew (1012).
+is about to be restarted (1012).
 
 There is no idle limit: HMR sockets are silent for hours. When one side has stopped sending, the other may
 finish what it has to say.
 
-Never here: who is asked, and whether the browser may (`route.py`, `message.py`).
+Not here: which upstream is asked, and whether the browser may (`route`, `forward`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.proxy.message import fields, has_token
-from orchestra.proxy.wire import ClientGone, UpstreamGone
+from orchestra.errors import UpstreamError
+from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 
 if TYPE_CHECKING:
-    from orchestra.proxy.message import RequestHead, ResponseHead
-    from orchestra.proxy.wire import ClientSide, UpstreamSide
+    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fault"]
+__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fault", "shake_hands"]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
@@ -42,14 +42,46 @@ GOODBYE_LIMIT = 1.0
 _OPCODE_CLOSE = 0x8
 
 
+async def shake_hands(
+    upstream: UpstreamConnection, request: RequestHead, forwarded: bytes, *, name: str, timeout: float
+) -> ResponseHead:
+    """Pass the handshake on.
+
+    Args:
+        upstream: A fresh connection.
+        request: The browser's request.
+        forwarded: The same as bytes for the upstream.
+        name: What the upstream is called in messages.
+        timeout: Seconds; Vite never answers what it does not know.
+
+    Returns:
+        The upstream's 101, checked, or any other final answer.
+
+    Raises:
+        UpstreamError: There is no answer in time, or not a valid one.
+    """
+    answer: ResponseHead | None = None
+    with trio.move_on_after(timeout):
+        await upstream.send(forwarded)
+        answer = await upstream.read_head(request)
+        while answer.is_informational and answer.status != 101:
+            answer = await upstream.read_head(request)
+    if answer is None or (answer.is_informational and answer.status != 101):
+        text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
+        raise UpstreamError(text, status_hint=504)
+    if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:
+        raise BadResponse(f"the {name}: {fault}")
+    return answer
+
+
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
     """Say why a 101 does not accept what `request` asked for; ``None`` if it does (RFC 6455 4.1)."""
-    if not has_token(answer.headers, b"upgrade", b"websocket"):
+    if not answer.has_token(b"upgrade", b"websocket"):
         return "the 101 does not upgrade to websocket"
-    if not has_token(answer.headers, b"connection", b"upgrade"):
+    if not answer.has_token(b"connection", b"upgrade"):
         return "the 101 has no Connection: Upgrade"
-    key = request.get(b"sec-websocket-key") or b""
-    if fields(answer.headers, b"sec-websocket-accept") != [generate_accept_token(key)]:
+    key = request.values.get(b"sec-websocket-key", b"")
+    if answer.all(b"sec-websocket-accept") != [generate_accept_token(key)]:
         return "the 101 has the wrong Sec-WebSocket-Accept"
     return None
 
@@ -136,7 +168,7 @@ class Tunnel:
         bytes_out: Bytes that went to it.
     """
 
-    def __init__(self, client: ClientSide, upstream: UpstreamSide) -> None:
+    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
         self._client = client
         self._upstream = upstream
         self._from_client = FrameTap()
@@ -144,6 +176,7 @@ class Tunnel:
         self._is_sending_up = self._is_sending_down = False
         self._close_code: int | None = None
         self._ended = 0
+        self._is_client_broken = False
         self._scope = trio.CancelScope()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -155,32 +188,36 @@ class Tunnel:
         return seen if seen is not None else self._close_code
 
     def close(self, code: int) -> None:
-        """End it: say goodbye with `code` to both sides, as far as they are in a position to hear it."""
+        """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
         if self._close_code is None:
             self._close_code = code
             self._scope.cancel()
 
     async def run(self) -> None:
-        """Relay until both sides have ended, one is gone, or `close` is called; then both are closed."""
-        is_broken = False
+        """Relay until both sides have ended, one is gone, or `close` is called; then both are closed.
+
+        An upstream sees an error only if the client's connection broke: some servers do not outlive one.
+        """
+        is_whole = False
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._up)
                     nursery.start_soon(self._down)
-            is_broken = self._scope.cancelled_caught and self._close_code is None and self._ended < 2
+            is_whole = self._ended == 2
             if self._close_code is not None:
+                is_whole = True
                 with trio.move_on_after(GOODBYE_LIMIT):
                     await self._say_goodbye(self._close_code)
-        except BaseException:
-            is_broken = True
-            raise
         finally:
-            for side in (self._client, self._upstream):
-                if is_broken:
-                    side.abort()
-                else:
-                    side.close()
+            if self._is_client_broken:
+                self._upstream.abort()
+            else:
+                self._upstream.close()
+            if is_whole:
+                self._client.close()
+            else:
+                self._client.abort()
 
     async def _up(self) -> None:
         try:
@@ -191,7 +228,10 @@ class Tunnel:
                 self._is_sending_up = True
                 await self._upstream.send(data)
                 self._is_sending_up = False
-        except (ClientGone, UpstreamGone):
+        except ClientGone:
+            self._is_client_broken = True
+            self._scope.cancel()
+        except UpstreamGone:
             self._scope.cancel()
         else:
             self._upstream.transport.send_eof()
@@ -206,7 +246,10 @@ class Tunnel:
                 self._is_sending_down = True
                 await self._client.send(data)
                 self._is_sending_down = False
-        except (ClientGone, UpstreamGone):
+        except ClientGone:
+            self._is_client_broken = True
+            self._scope.cancel()
+        except UpstreamGone:
             self._scope.cancel()
         else:
             self._client.transport.send_eof()

@@ -1,0 +1,286 @@
+"""Asks upstreams on behalf of one request, and waits until they can be asked.
+
+What may be tried again stands in `Asker.ask`. An upstream sees an orderly end of its connection, unless the
+client itself has reset its own: servers were seen to end at a reset.
+
+Not here: which upstream is asked (`route`), what the client gets (`exchange`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec import Struct
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy.connection import BadResponse, UpstreamGone
+from orchestra.proxy.forward import forwarded_request, forwarded_response
+from orchestra.proxy.framing import NO_BODY
+from orchestra.proxy.route import KEPT_404, Kept
+from orchestra.proxy.upload import Upload
+from orchestra.proxy.websocket import shake_hands
+
+if TYPE_CHECKING:
+    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.framing import Body
+    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.pool import Upstream
+    from orchestra.proxy.record import Record
+    from orchestra.proxy.route import Availability, Side
+    from orchestra.proxy.shared import Shared
+
+__all__ = ["Asker", "Reply"]
+
+# An answer that is not wanted is read to its end up to this size; beyond, a new connection is cheaper.
+DISCARDED = 65536
+# It is there, or it is not: Vite sends its page in one piece.
+DISCARD_LIMIT = 0.5
+# RFC 9110 9.2.2.
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class Reply(Struct):
+    """An upstream's answer.
+
+    Attributes:
+        body: May still be on its way over `connection`.
+        read: What was read of it, as the client gets it.
+        is_open: The connection is still used for it.
+    """
+
+    upstream: Upstream
+    connection: UpstreamConnection
+    head: ResponseHead
+    body: Body
+    read: bytes
+    is_open: bool = True
+
+
+class Asker:
+    """Asks upstreams on behalf of one request, and waits for them to be ready (`gate.Waiter`).
+
+    Attributes:
+        upload: The request's body; ``None`` without one.
+        nursery: For the task that sends a body which is still on its way.
+        connection: To the upstream that is being asked; ``None`` while none is.
+        reply: The newest answer.
+        kept: An answer that was kept while another upstream was asked.
+        held: Seconds that the request has waited for upstreams.
+        was_ended_early: `end_early` was called.
+        is_upgrade: It asks for a WebSocket.
+    """
+
+    held = 0.0
+    connection: UpstreamConnection | None = None
+    reply: Reply | None = None
+    kept: Reply | None = None
+    was_ended_early = False
+    is_upgrade = False
+    upload: Upload | None = None
+    nursery: trio.Nursery | None = None
+    _forwarded = b""
+    _deadline: float | None = None
+
+    def __init__(
+        self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
+    ) -> None:
+        self._shared = shared
+        self._client = client
+        self._head = head
+        self._peer = peer
+        self._record = record
+        if head.is_chunked or head.length:
+            may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
+            self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
+
+    async def ask(self, upstream: Upstream) -> ResponseHead | UpstreamError:
+        """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on.
+
+        Returns:
+            The head, or why there is none.
+        """
+        try:
+            return await self._ask(upstream)
+        except UpstreamError as exc:
+            self.close()
+            return exc
+
+    async def _ask(self, upstream: Upstream) -> ResponseHead:
+        """Ask again where that may be done.
+
+        It may be sent again if its connection died before the first byte of an answer, it is idempotent
+        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
+        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
+        connection that has been idle.
+        """
+        upload = self.upload
+        is_repeatable = self._head.method in _IDEMPOTENT
+        may_reuse = is_repeatable and (upload is None or (upload.is_complete and upload.can_begin))
+        has_met_a_death = False
+        while True:
+            connection = upstream.take(self._shared.now) if may_reuse else None
+            if connection is None:
+                connection = await upstream.connect(self, self._shared.now, fresh=not may_reuse)
+            self.connection = connection
+            try:
+                answer = await self._send_and_wait(connection)
+                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+            except UpstreamGone as exc:
+                self.close()
+                if upload is not None:
+                    await upload.stop()  # noqa: ASYNC120 - nothing is lost if it is cancelled
+                if not is_repeatable or exc.has_begun or (upload is not None and not upload.can_begin):
+                    raise
+                # The time in which an answer was awaited does not count: only being held does.
+                self._deadline = None
+                if connection.is_reused and not upstream.is_stale(connection):
+                    # Each turn uses up one idle connection; the last turn is one with a fresh one.
+                    continue
+                await upstream.wait_for_news(connection)  # noqa: ASYNC120 - as above
+                # A request that kills what gets it is sent twice at most; not every death is its fault.
+                is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
+                if is_suspect and has_met_a_death:
+                    raise
+                self._record.replayed(upstream.gate.side, str(exc))
+                self.was_ended_early = False
+                has_met_a_death = has_met_a_death or is_suspect
+            else:
+                return answer
+
+    async def _send_and_wait(self, connection: UpstreamConnection) -> ResponseHead:
+        head, upload = self._head, self.upload
+        # All upstreams get the same bytes.
+        forwarded = self._forwarded = self._forwarded or forwarded_request(head, self._peer)
+        if upload is None:
+            await connection.send(forwarded)
+        else:
+            await self._send_with_body(connection, upload)
+        while True:
+            answer = await connection.read_head(head)
+            if answer.status >= 200:
+                return answer
+            if answer.status == 101:
+                raise BadResponse("the upstream switched protocols, which was not asked for")
+            if head.version != b"1.0":
+                await self._client.send(forwarded_response(answer, self._record.upstream))
+
+    async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
+        try:
+            await connection.send(self._forwarded + upload.begin())
+        except UpstreamGone:
+            # It may have refused the body, and have said so before it closed.
+            upload.is_sent = False
+        else:
+            if self.nursery is not None and not upload.is_complete:
+                upload.go_on(self.nursery, connection)
+
+    async def shake_hands(self, upstream: Upstream) -> Reply:
+        """Pass a WebSocket's handshake on, over a fresh connection."""
+        forwarded = forwarded_request(self._head, self._peer, upgrade=True)
+        self.is_upgrade = True
+        connection = await upstream.connect(self, self._shared.now, fresh=True)
+        self.connection = connection
+        answer = await shake_hands(
+            connection,
+            self._head,
+            forwarded,
+            name=upstream.gate.side,
+            timeout=self._shared.plan.upgrade_timeout,
+        )
+        if answer.status == 101:
+            return Reply(upstream, connection, answer, NO_BODY, b"")
+        self.is_upgrade = False
+        return Reply(upstream, connection, answer, connection.body, connection.take())
+
+    def end_early(self) -> None:
+        """Close the connection to the upstream: an answer that has begun breaks off."""
+        if self.connection is not None:
+            self.was_ended_early = True
+            self.connection.close()
+
+    def close(self) -> None:
+        """Close the connection to the upstream that is being asked, if there is one."""
+        connection = self.connection
+        if connection is not None:
+            self.connection = None
+            # An upgrade that was not claimed is never reset: that ends Vite.
+            if self._client.was_reset and not self.is_upgrade:
+                connection.abort()
+            else:
+                connection.close()
+
+    def release(self, reply: Reply) -> None:
+        """Give the connection of an answer back, whose body is complete."""
+        if reply.is_open:
+            reply.is_open = False
+            self.connection = None
+            if self.upload is None or self.upload.is_sent:
+                reply.upstream.give_back(reply.connection, self._shared.now)
+            else:
+                reply.connection.close()
+
+    async def set_aside(self, *, keep: bool) -> Kept | None:
+        """Make room for another answer: keep or discard this one; say why that is not possible."""
+        if keep and self.reply is not None:
+            self.kept, self.reply = self.reply, None
+            return await self._keep(self.kept)
+        await self.discard()
+        return None
+
+    async def _keep(self, reply: Reply) -> Kept | None:
+        body = reply.body
+        if not body.is_complete:
+            parts = [reply.read]
+            while body.size <= KEPT_404 and not body.is_complete:
+                parts.append(await reply.connection.more())
+            reply.read = b"".join(parts)
+        if body.size > KEPT_404:
+            return Kept.TOO_LARGE
+        self.release(reply)
+        if self.upload is not None:
+            await self.upload.stop()
+            if not self.upload.can_begin:
+                return Kept.BODY_TOO_LONG
+        return None
+
+    async def discard(self) -> None:
+        """Read the newest answer to its end, if that is near, so that the connection may serve again."""
+        reply = self.reply
+        if reply is None:
+            return
+        self.reply = None
+        body = reply.body
+        try:
+            if not body.is_complete and (reply.head.length or 0) <= DISCARDED:
+                with trio.move_on_after(DISCARD_LIMIT):
+                    while body.size <= DISCARDED and not body.is_complete:
+                        await reply.connection.more()
+        except UpstreamError:
+            pass
+        if body.is_complete:
+            self.release(reply)
+        else:
+            self.close()
+
+    # --- Waiting ---
+
+    def deadline(self) -> float:
+        """See `Waiter`."""
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._shared.plan.hold - self.held
+        return self._deadline
+
+    def weigh(self) -> int:
+        """See `Waiter`."""
+        size = 0 if self.upload is None else self.upload.size
+        return size + len(self._head.target) + sum(map(len, self._head.lines))
+
+    def begin_wait(self, side: Side, reason: str) -> None:
+        """See `Waiter`."""
+        self._record.held(side, reason)
+
+    def end_wait(self, side: Side, found: Availability | None) -> None:
+        """See `Waiter`."""
+        self._record.released(side, found, self.held)

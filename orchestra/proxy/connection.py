@@ -1,0 +1,356 @@
+"""HTTP/1.1 over a transport: a client's connection, where we are the server, and one to an upstream.
+
+Strategy. A connection owns its buffer, splits each head off it, has it read (`head`), and hands what follows
+to the reader of the body (`framing`). What has arrived can be taken without waiting, so that it is sent on
+before more is awaited.
+
+Error handling: here errors of the system and of trio get their meaning. `ClientGone`: there is no client to
+answer. `BadMessage`: the client sent something illegal. `UpstreamGone` and `BadResponse`: both are an
+`UpstreamError`, the client is told 502. After any of them a connection can only be closed.
+
+Not here: tasks, time limits, decisions about what is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy.forward import keeps_alive
+from orchestra.proxy.framing import NO_BODY, ClosingBody, answer_body, request_body
+from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
+from orchestra.proxy.transport import HEAD_SIZE
+
+if TYPE_CHECKING:
+    from orchestra.proxy.framing import Body
+    from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
+    from orchestra.proxy.transport import Buffer, Transport
+
+__all__ = ["BadResponse", "ClientConnection", "ClientGone", "UpstreamConnection", "UpstreamGone"]
+
+_END = b"\r\n\r\n"
+_UNREAD = ClosingBody(has_chunks=False)
+_BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class ClientGone(Exception):  # noqa: N818 - it is not an error of the client's
+    """The client has left, or we closed its connection."""
+
+
+class UpstreamGone(UpstreamError):  # noqa: N818 - the error is its base's name
+    """The upstream closed the connection, or we did, before the exchange was over.
+
+    Attributes:
+        has_begun: Some bytes of an answer had come.
+    """
+
+    def __init__(self, message: str, *, has_begun: bool) -> None:
+        super().__init__(message)
+        self.has_begun = has_begun
+
+
+class BadResponse(UpstreamError):  # noqa: N818 - as above
+    """The upstream's answer is no HTTP that may be passed on."""
+
+
+class ClientConnection:
+    """A client's connection.
+
+    Attributes:
+        body: Of the newest request.
+        was_reset: The client has reset it.
+    """
+
+    _buffer = b""
+    _keeps_alive = True
+    body: Body = NO_BODY
+    was_reset = False
+
+    def __init__(self, transport: Transport, reader: HeadReader) -> None:
+        self.transport = transport
+        self._reader = reader
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.transport!r}>"
+
+    async def wait_for_request(self) -> bool:
+        """Wait for the first byte of the next request; ``False`` if none will come.
+
+        One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
+        """
+        if not self._buffer:
+            try:
+                self._buffer = await self.transport.receive_some(HEAD_SIZE)
+            except _BROKEN:
+                return False
+        has_swallowed = False
+        while True:
+            if not has_swallowed and self._buffer.startswith(b"\r\n"):
+                self._buffer = self._buffer[2:]
+                has_swallowed = True
+            if self._buffer and self._buffer != b"\r":
+                return True
+            try:
+                data = await self.transport.receive_some(HEAD_SIZE)
+            except _BROKEN:
+                return False
+            if not data:
+                return False
+            self._buffer += data
+
+    async def read_head(self) -> RequestHead:
+        """Read the head of the next request.
+
+        Raises:
+            BadMessage: It is illegal; the connection can only be answered and closed.
+            ClientGone: It will never be complete.
+        """
+        # Until its head is read, a request is not complete.
+        self.body = _UNREAD
+        end = self._buffer.find(_END) + 4
+        if not 4 <= end <= MAX_HEAD:
+            end = await self._wait_for_head()
+        raw, self._buffer = self._buffer[:end], self._buffer[end:]
+        head = self._reader.request(raw)
+        self.body = request_body(head)
+        self._keeps_alive = keeps_alive(head)
+        return head
+
+    async def _wait_for_head(self) -> int:
+        searched = 0
+        while True:
+            end = end_of_head(self._buffer, searched)
+            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
+                raise BadMessage(f"the request's head has more than {MAX_HEAD} bytes", status=431)
+            if end >= 0:
+                return end
+            if is_obviously_no_request(self._buffer):
+                raise BadMessage("this is no HTTP request; is it meant for https?")
+            searched = len(self._buffer)
+            self._buffer += await self._receive(HEAD_SIZE)
+
+    def take(self) -> bytes:
+        """Return what an upstream gets of the body's bytes that are already here.
+
+        Raises:
+            BadMessage: The body is not framed as its head said.
+        """
+        buffer, body = self._buffer, self.body
+        if not buffer or body.is_complete:
+            return b""
+        piece = body.feed(buffer)
+        self._buffer = body.rest
+        return piece
+
+    async def fill(self) -> None:
+        """Wait for more of the body.
+
+        Raises:
+            ClientGone: It will never be complete.
+        """
+        self._buffer += await self._receive()
+
+    async def send(self, data: Buffer) -> None:
+        """Send bytes as they are."""
+        try:
+            await self.transport.send_all(data)
+        except _BROKEN as exc:
+            raise ClientGone from exc
+
+    def closes_after(self, answer: Body) -> bool:
+        """Whether no request can follow an answer with that body."""
+        return not self._keeps_alive or not self.body.is_complete or answer.ends_by_close
+
+    async def receive_raw(self) -> bytes:
+        """Receive bytes as they are, after a 101: those that came with the handshake first."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        try:
+            return await self.transport.receive_some()
+        except _BROKEN as exc:
+            raise ClientGone from exc
+
+    def close(self) -> None:
+        """Close the connection in an orderly way."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection so that the client cannot take what it got for complete."""
+        self.transport.abort()
+
+    async def _receive(self, max_bytes: int = 262144) -> bytes:
+        try:
+            data = await self.transport.receive_some(max_bytes)
+        except ConnectionResetError as exc:
+            self.was_reset = True
+            raise ClientGone from exc
+        except _BROKEN as exc:
+            raise ClientGone from exc
+        if not data:
+            raise ClientGone
+        return data
+
+
+class UpstreamConnection:
+    """A connection to an upstream.
+
+    Args:
+        transport: Connected.
+        reader: Of the heads of its answers.
+        process: What it is to, if that is a process of this run.
+        label: What the upstream is called in messages.
+        generation: Which life of the upstream it belongs to.
+
+    Attributes:
+        body: Of the newest answer.
+        is_reused: It has been idle, so that it may have died without our knowing.
+        since: When it was used last.
+    """
+
+    _buffer = b""
+    _has_begun = False
+    _keeps_alive = True
+    body: Body = NO_BODY
+    is_reused = False
+    since = 0.0
+
+    def __init__(
+        self,
+        transport: Transport,
+        reader: HeadReader,
+        *,
+        process: str | None = None,
+        label: str = "upstream",
+        generation: int = 0,
+    ) -> None:
+        self.transport = transport
+        self._reader = reader
+        self._label = label
+        self.process = process
+        self.generation = generation
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection to {self._label}, {self.transport!r}>"
+
+    def reuse(self) -> None:
+        """Another request begins."""
+        self.is_reused = True
+        self._has_begun = False
+
+    async def send(self, data: Buffer) -> None:
+        """Send bytes as they are."""
+        try:
+            await self.transport.send_all(data)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+
+    async def read_head(self, request: RequestHead) -> ResponseHead:
+        """Read the head of the next answer to `request`, be it informational or final.
+
+        Raises:
+            BadResponse: It is illegal.
+            UpstreamGone: It will never be complete.
+        """
+        buffer = self._buffer or await self._receive_head()
+        self._has_begun = True
+        end = buffer.find(_END) + 4
+        if not 4 <= end <= MAX_HEAD:
+            self._buffer = buffer
+            end = await self._wait_for_head()
+            buffer = self._buffer
+        raw, self._buffer = buffer[:end], buffer[end:]
+        try:
+            head = self._reader.response(raw)
+        except BadMessage as exc:
+            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+        if head.status >= 200:
+            self.body = answer_body(head, request)
+            # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
+            may_stream_on = request.method == b"HEAD" and head.length is None
+            self._keeps_alive = keeps_alive(head) and not may_stream_on
+        return head
+
+    async def _wait_for_head(self) -> int:
+        searched = 0
+        while True:
+            end = end_of_head(self._buffer, searched)
+            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
+                raise BadResponse(f"{self._label}: the answer's head has more than {MAX_HEAD} bytes")
+            if end >= 0:
+                return end
+            searched = len(self._buffer)
+            self._buffer += await self._receive_head()
+
+    async def _receive_head(self) -> bytes:
+        try:
+            data = await self.transport.receive_some(HEAD_SIZE)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+        if not data:
+            raise self._gone()
+        return data
+
+    def take(self) -> bytes:
+        """Return what the client gets of the body's bytes that are already here.
+
+        Raises:
+            BadResponse: The body is not framed as its head said.
+        """
+        body = self.body
+        if not self._buffer or body.is_complete:
+            return b""
+        try:
+            piece = body.feed(self._buffer)
+        except BadMessage as exc:
+            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+        self._buffer = body.rest
+        return piece
+
+    async def more(self) -> bytes:
+        """Wait for more of the body, or for its end; return what the client gets of it.
+
+        Raises:
+            BadResponse: The body is not framed as its head said.
+            UpstreamGone: The connection broke, or ended in the middle.
+        """
+        try:
+            data = await self.transport.receive_some()
+        except _BROKEN as exc:
+            raise self._gone() from exc
+        if data:
+            self._buffer = data
+            return self.take()
+        self._keeps_alive = False
+        end = self.body.close()
+        if end is None:
+            raise self._gone()
+        return end
+
+    def is_reusable(self) -> bool:
+        """Whether the answer is complete, nothing is left over, and another request may be sent."""
+        return self._keeps_alive and self.body.is_complete and not self._buffer
+
+    async def receive_raw(self) -> bytes:
+        """Receive bytes as they are: after a 101, those that came with the handshake first."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        try:
+            return await self.transport.receive_some()
+        except _BROKEN as exc:
+            raise self._gone() from exc
+
+    def close(self) -> None:
+        """Close the connection in an orderly way: the upstream sees an end, never an error."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection so that the upstream sees an error, as the client's was."""
+        self.transport.abort()
+
+    def _gone(self) -> UpstreamGone:
+        when = "in the middle of its answer" if self._has_begun else "without an answer"
+        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)

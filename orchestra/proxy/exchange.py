@@ -1,0 +1,358 @@
+"""One exchange: a request comes in, an upstream is asked, an answer goes out.
+
+Strategy. An `Exchange` carries out the steps of its `Route`, one after the other, in one loop; its `Asker`
+does what concerns upstreams. Bodies stream: what has arrived is sent before more is awaited, and `await send`
+is all the flow control there is. Only a request whose body is still on its way needs a second task;
+everything else is one straight line in the connection's own task.
+
+What may not be pretended: an answer whose upstream dies in the
+middle ends with the client's connection being reset.
+
+Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
+upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
+orderly end, unless the client itself has reset its connection.
+
+Not here: accepting connections, limits of time (`server`), what it all means for a process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy import answers
+from orchestra.proxy.answers import Message
+from orchestra.proxy.asker import Asker
+from orchestra.proxy.connection import ClientGone
+from orchestra.proxy.forward import (
+    forwarded_response,
+    host_refusal,
+    is_looping,
+    origin_refusal,
+    websocket_fault,
+)
+from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
+from orchestra.proxy.gate import wait_any_change
+from orchestra.proxy.head import BadMessage
+from orchestra.proxy.record import Record
+from orchestra.proxy.route import (
+    RESET,
+    WAIT,
+    Answer,
+    Ask,
+    Availability,
+    Fail,
+    Route,
+    is_websocket,
+)
+from orchestra.proxy.websocket import Tunnel
+
+if TYPE_CHECKING:
+    from orchestra.events import StreamKind
+    from orchestra.proxy.asker import Reply
+    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.head import RequestHead
+    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.shared import Shared
+    from orchestra.proxy.upload import Upload
+
+__all__ = ["Exchange"]
+
+
+class _Reset(Exception):  # noqa: N818 - an order, not an error
+    """The client is to get no answer but a reset."""
+
+
+class Exchange:
+    """One request and what becomes of it.
+
+    Args:
+        peer: The client.
+
+    Attributes:
+        is_last: No request can follow over the client's connection.
+    """
+
+    is_last = True
+    _bytes_out = 0
+    _is_stream = False
+
+    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
+        self._shared = shared
+        self._client = client
+        self._head = head
+        self._peer = peer
+        self._record = Record(shared.bus, shared.next_number(), head)
+        self._asker = Asker(shared, client, head, peer, self._record)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._record!r}>"
+
+    @property
+    def connection(self) -> UpstreamConnection | None:
+        """To the upstream that is being asked; ``None`` while none is."""
+        return self._asker.connection
+
+    async def run(self) -> None:
+        """See it through, and report it.
+
+        Nothing is raised but a cancellation (and mistakes of ours).
+        """
+        record, upload = self._record, self._asker.upload
+        try:
+            try:
+                if upload is None or upload.look():
+                    await self._follow_route()
+                else:
+                    await self._run_with_upload(upload)
+            except (UpstreamError, BadMessage) as exc:
+                await self._explain(exc)
+        except ClientGone:
+            record.outcome = "client-gone"
+            self._client.abort()
+        except _Reset:
+            record.outcome = "upstream-died"
+            self._client.abort()
+        except BaseException:
+            # Most often a cancellation: the client has left, or the proxy ends.
+            record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
+            self._client.abort()
+            raise
+        finally:
+            self._asker.close()
+            self._finish()
+
+    def end_early(self) -> None:
+        """Close the connection to the upstream: an answer that has begun breaks off."""
+        self._asker.end_early()
+
+    def close(self, code: int) -> None:
+        """End the event stream that this exchange has become; it has no words for `code`."""
+        del code
+        self._asker.end_early()
+
+    async def _run_with_upload(self, upload: Upload) -> None:
+        """Follow the route with a second task at hand, which sends the body while the answer is awaited."""
+        fault: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            self._asker.nursery = nursery
+            try:
+                await self._follow_route()
+            except (ClientGone, UpstreamError, BadMessage, _Reset) as exc:
+                # Out of the nursery, before it wraps it into a group.
+                fault = exc
+            nursery.cancel_scope.cancel()
+        self._asker.nursery = None
+        fault = upload.fault or fault
+        if fault is not None:
+            raise fault
+
+    async def _follow_route(self) -> None:
+        """Carry out one step after the other until there is an answer."""
+        head, shared, asker = self._head, self._shared, self._asker
+        refusal = self._refusal()
+        if refusal is not None:
+            await self._say(refusal)
+            return
+        if b"upgrade" in head.values and is_websocket(head):
+            await self._websocket()
+            return
+        backend, frontend = shared.backend.gate, shared.frontend.gate
+        route = Route(head, shared.router)
+        step = route.begin(backend.availability, frontend.availability)
+        while True:
+            match step:
+                case Ask():
+                    kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
+                    step = route.next(kept or await asker.ask(shared.upstream(step.side)))
+                case Answer():
+                    await self._answer(step)
+                    return
+                case Fail():
+                    raise step.error
+                case _ if step is WAIT:
+                    await self._wait_for_either()
+                    may_wait = trio.current_time() < self._asker.deadline()
+                    step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
+                case _ if step is RESET:
+                    raise _Reset
+                case _:
+                    self._record.reason = "orchestra's own path"
+                    await self._say(answers.own(head))
+                    return
+
+    def _refusal(self) -> Message | None:
+        head = self._head
+        refused = host_refusal(head.host, self._shared.plan.allowed_hosts)
+        if refused is not None:
+            return Message(status=403, title="Host not allowed", text=f"{refused}.")
+        if b"via" in head.values and is_looping(head):
+            text = "The request has come through here again and again: an upstream sends it back."
+            return Message(status=508, title="Loop Detected", text=text)
+        return None
+
+    async def _wait_for_either(self) -> None:
+        begun = trio.current_time()
+        try:
+            gates = (self._shared.backend.gate, self._shared.frontend.gate)
+            await wait_any_change(gates, self._asker.deadline())
+        finally:
+            self._asker.held += trio.current_time() - begun
+
+    # --- Answering ---
+
+    async def _answer(self, step: Answer) -> None:
+        asker = self._asker
+        reply = asker.kept if step.is_kept else asker.reply
+        assert reply is not None  # noqa: S101 - the route has judged it
+        await self._pass_on(reply, step.reason)
+        if step.is_kept:
+            await asker.discard()
+
+    async def _pass_on(self, reply: Reply, reason: str) -> None:
+        """Send an answer to the client while it comes."""
+        record, client, head, body = self._record, self._client, reply.head, reply.body
+        record.reason, record.upstream = reason, reply.upstream.gate.side
+        self.is_last = self._shared.is_closing or client.closes_after(body)
+        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
+        record.answered(head.status)
+        if body.is_complete:
+            # The usual case: all of it is here, and goes out in one piece.
+            self._bytes_out = body.size
+            self._asker.release(reply)
+            await client.send(out + reply.read)
+            return
+        if head.media_type == b"text/event-stream" and self._head.method == b"GET":
+            self._is_stream = True
+            self._shared.streams.add(self)
+            record.stream_opened("event-stream")
+        try:
+            await client.send(out + reply.read)
+            while not body.is_complete:
+                piece = await reply.connection.more()
+                if piece:
+                    await client.send(piece)
+            self._asker.release(reply)
+        except UpstreamError:
+            await self._break_off(reply)
+        finally:
+            self._bytes_out = body.size
+            self._shared.streams.discard(self)
+
+    async def _explain(self, error: UpstreamError | BadMessage) -> None:
+        """Say why there is no answer, if none has begun."""
+        self._asker.close()
+        if self._record.status is None:
+            self._record.reason, message = answers.explain(error)
+            await self._say(message)
+        else:
+            self._record.outcome = "upstream-died" if isinstance(error, UpstreamError) else "client-gone"
+            self._client.abort()
+
+    async def _break_off(self, reply: Reply) -> None:
+        """End an answer whose upstream has gone in the middle, or was told to."""
+        asker, body = self._asker, reply.body
+        asker.close()
+        if self._is_stream and asker.was_ended_early and reply.head.length is None and body.is_at_boundary:
+            # A stream of events has no end that could be missing.
+            await self._client.send(LAST_CHUNK if body.has_chunks else b"")
+        else:
+            # Nothing that could be taken for the whole answer.
+            self._record.outcome = "upstream-died"
+            self.is_last = True
+            self._client.abort()
+
+    async def _say(self, message: Message) -> None:
+        """Give an answer of our own."""
+        record, client = self._record, self._client
+        record.upstream = "orchestra"
+        record.reason = record.reason or message.title
+        self.is_last = self._shared.is_closing or client.closes_after(NO_BODY)
+        head, body = answers.render(message, self._head)
+        record.answered(head.status)
+        self._bytes_out = len(body)
+        await client.send(forwarded_response(head, "orchestra", close=self.is_last) + body)
+
+    # --- WebSockets ---
+
+    async def _websocket(self) -> None:
+        shared, head, record = self._shared, self._head, self._record
+        fault = websocket_fault(head)
+        if fault is not None:
+            status, text = fault
+            extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
+            await self._say(Message(status=status, title="No WebSocket", text=f"{text}.", headers=extra))
+            return
+        route = shared.router.websocket(
+            head,
+            has_backend=shared.backend.gate.availability is not Availability.ABSENT,
+            has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
+        )
+        record.reason = route.reason
+        if route.side != "backend":
+            origin = head.values.get(b"origin")
+            refused = origin_refusal(origin, head.host, self._peer.port, shared.plan.allowed_origins)
+            if refused is not None:
+                shared.report_origin(origin, refused)
+                await self._say(Message(status=403, title="Origin not allowed", text=f"{refused}."))
+                return
+        if route.side is None:
+            await self._say(answers.own(head))
+            return
+        upstream = shared.upstream(route.side)
+        if route.is_ping and upstream.gate.availability is not Availability.READY:
+            raise _Reset
+        try:
+            reply = await self._asker.shake_hands(upstream)
+        except UpstreamError:
+            if route.is_ping:
+                raise _Reset from None
+            raise
+        if reply.head.status == 101:
+            await self._tunnel(reply, route)
+        else:
+            await self._pass_on(reply, route.reason)
+
+    async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
+        client, record = self._client, self._record
+        record.upstream = reply.upstream.gate.side
+        # From here on the end of the client's bytes is half of a goodbye, not the client's leaving.
+        client.transport.on_hangup(None)
+        await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
+        record.answered(101)
+        self._finish()
+        await _WebSocket(client, reply.connection).run(self._shared, record, route.kind)
+        self._asker.connection = None
+
+    def _finish(self) -> None:
+        upload = self._asker.upload
+        bytes_in = 0 if upload is None else upload.size
+        self._record.finished(held=self._asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
+        if self._is_stream:
+            self._record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
+
+
+class _WebSocket:
+    """A tunnel in the list of open streams."""
+
+    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
+        self.connection: UpstreamConnection | None = upstream
+        self._tunnel = Tunnel(client, upstream)
+
+    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
+        tunnel = self._tunnel
+        shared.streams.add(self)
+        record.stream_opened(kind)
+        try:
+            await tunnel.run()
+        finally:
+            shared.streams.discard(self)
+            record.stream_closed(
+                kind, code=tunnel.close_code, bytes_in=tunnel.bytes_in, bytes_out=tunnel.bytes_out
+            )
+
+    def close(self, code: int) -> None:
+        self._tunnel.close(code)

@@ -1,0 +1,258 @@
+"""Reads bodies: with a length, chunked, or until the connection closes.
+
+Strategy. A reader is fed with the bytes that arrive and returns those that may be passed on: the same bytes,
+as a rule. Only what may not pass is taken out (chunk extensions, trailers that frame, route or authorise),
+and only where the receiver needs another framing than the sender uses is it changed: HTTP/1.0 gets no chunks,
+HTTP/1.1 gets chunks instead of an end of the connection. Chunked bodies are read as RFC 9112 7.1 says, to the
+byte; no line passes before it was judged, and nothing is held but a line that is not complete.
+
+Not here: input and output, heads.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from orchestra.proxy.forward import forwarded_trailers
+from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer, tokens
+
+if TYPE_CHECKING:
+    from orchestra.proxy.head import Headers, RequestHead, ResponseHead
+
+__all__ = ["NO_BODY", "Body", "ChunkedBody", "ClosingBody", "LengthBody", "answer_body", "request_body"]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+# 15 hexadecimal digits are below 2**63.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?)\r\n")
+
+
+class Body:
+    """A body that is being read.
+
+    Attributes:
+        size: Bytes of it that were read, without their framing.
+        is_complete: All of it was read.
+        rest: What followed it in the bytes that completed it.
+        has_chunks: The receiver gets it in chunks.
+        ends_by_close: The receiver sees its end by the connection's.
+    """
+
+    size = 0
+    is_complete = False
+    rest = b""
+    has_chunks = False
+    ends_by_close = False
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """Whether the receiver can be told here that this is the end."""
+        return False
+
+    def feed(self, data: bytes) -> bytes:
+        """Read what has arrived; return what the receiver gets.
+
+        Raises:
+            BadMessage: It is not framed as its head said.
+        """
+        raise NotImplementedError
+
+    def close(self) -> bytes | None:
+        """The sender has closed: return what the receiver gets, ``None`` if the body is not complete."""
+        return None
+
+
+class LengthBody(Body):
+    """A body whose length is known."""
+
+    def __init__(self, length: int, *, has_chunks: bool = False) -> None:
+        self._left = length
+        self.is_complete = not length
+        self.has_chunks = has_chunks
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Body.feed`."""
+        left, size = self._left, len(data)
+        if size < left:
+            self._left = left - size
+            self.size += size
+            return data
+        self._left = 0
+        self.size += left
+        self.is_complete = True
+        if size == left:
+            return data
+        self.rest = data[left:]
+        return data[:left]
+
+
+# All that has no body: it is complete, and never fed.
+NO_BODY = LengthBody(0)
+# The answer to a HEAD whose body would have come in chunks.
+_NO_CHUNKS = LengthBody(0, has_chunks=True)
+
+
+class ClosingBody(Body):
+    """A body that ends with its connection.
+
+    Args:
+        has_chunks: Pass it on in chunks.
+    """
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """See `Body`."""
+        return True
+
+    def __init__(self, *, has_chunks: bool) -> None:
+        self.has_chunks = has_chunks
+        self.ends_by_close = not has_chunks
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Body.feed`."""
+        self.size += len(data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.has_chunks else data
+
+    def close(self) -> bytes | None:
+        """See `Body.close`."""
+        self.is_complete = True
+        return LAST_CHUNK if self.has_chunks else b""
+
+
+class _At(Enum):
+    """What comes next."""
+
+    SIZE = auto()
+    DATA = auto()
+    DATA_END = auto()
+    TRAILER = auto()
+
+
+class ChunkedBody(Body):
+    """A chunked body.
+
+    Args:
+        dropped: Trailers with these lower-case names do not pass.
+        has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
+        max_line: Bytes that one line, and all trailers together, may have.
+    """
+
+    def __init__(
+        self, *, dropped: frozenset[bytes] = frozenset(), has_chunks: bool = True, max_line: int = MAX_HEAD
+    ) -> None:
+        self._dropped = dropped
+        self._max_line = max_line
+        self._at = _At.SIZE
+        self._left = 0
+        self._held = b""
+        self._trailers: Headers = []
+        self._trailer_size = 0
+        self.has_chunks = has_chunks
+        self.ends_by_close = not has_chunks
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """See `Body`."""
+        return self._at in (_At.SIZE, _At.TRAILER)
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Body.feed`."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        passed: list[bytes] = []
+        # `data[start:position]` is judged and passes as it is.
+        start = position = 0
+        end = len(data)
+        while position < end:
+            if self._at is _At.DATA:
+                step = min(self._left, end - position)
+                position += step
+                self.size += step
+                self._left -= step
+                if not self._left:
+                    self._at = _At.DATA_END
+                continue
+            line_end = data.find(b"\n", position) + 1
+            if (line_end or end) - position + self._trailer_size > self._max_line:
+                raise BadMessage("a line of a chunked body is too long")
+            if not line_end:
+                break
+            line = data[position:line_end]
+            if not line.endswith(b"\r\n"):
+                raise BadMessage("a line of a chunked body ends without CR LF")
+            instead = self._read_line(line)
+            if instead is not None:
+                passed += data[start:position], instead
+                start = line_end
+            position = line_end
+            if self.is_complete:
+                self.rest = data[position:]
+                break
+        self._held = b"" if self.is_complete else data[position:]
+        if not start and position == end:
+            return data
+        passed.append(data[start:position])
+        return b"".join(passed)
+
+    def _read_line(self, line: bytes) -> bytes | None:
+        """Judge a line of the framing; return what passes instead of it, ``None`` if it passes itself."""
+        match self._at:
+            case _At.SIZE:
+                found = _SIZE_LINE.fullmatch(line)
+                if found is None:
+                    raise BadMessage("illegal size of a chunk")
+                self._left = int(found[1], 16)
+                self._at = _At.DATA if self._left else _At.TRAILER
+                if not self._left or not self.has_chunks:
+                    # The last chunk passes together with the trailers.
+                    return b""
+                return b"%b\r\n" % found[1] if found[2] else None
+            case _At.DATA_END:
+                if line != b"\r\n":
+                    raise BadMessage("a chunk is longer than its size says")
+                self._at = _At.SIZE
+                return None if self.has_chunks else b""
+            case _:
+                return self._read_trailer(line[:-2])
+
+    def _read_trailer(self, line: bytes) -> bytes:
+        if line:
+            self._trailer_size += len(line)
+            self._trailers.append(judge_trailer(line))
+            return b""
+        self.is_complete = True
+        if not self.has_chunks:
+            return b""
+        kept = [
+            field for field in forwarded_trailers(self._trailers) if field[0].lower() not in self._dropped
+        ]
+        return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in kept), b"\r\n"])
+
+
+def request_body(head: RequestHead) -> Body:
+    """Return a reader of the body of a request, for an upstream that speaks HTTP/1.1."""
+    if head.is_chunked:
+        return ChunkedBody(dropped=_named_by_connection(head))
+    return LengthBody(head.length) if head.length else NO_BODY
+
+
+def answer_body(head: ResponseHead, request: RequestHead) -> Body:
+    """Return a reader of the body of a final response to `request`, for its client (RFC 9112 6.3)."""
+    has_chunks = request.version != b"1.0" and head.length is None
+    if head.status in (204, 304):
+        return NO_BODY
+    if request.method == b"HEAD":
+        return _NO_CHUNKS if has_chunks else NO_BODY
+    if head.is_chunked:
+        return ChunkedBody(dropped=_named_by_connection(head), has_chunks=has_chunks)
+    if head.length is not None:
+        return LengthBody(head.length)
+    return ClosingBody(has_chunks=has_chunks)
+
+
+def _named_by_connection(head: RequestHead | ResponseHead) -> frozenset[bytes]:
+    connection = head.values.get(b"connection")
+    return frozenset() if connection is None else frozenset(tokens([connection]))

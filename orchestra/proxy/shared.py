@@ -1,0 +1,81 @@
+"""What all exchanges of a proxy share.
+
+Not here: what happens in an exchange.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from orchestra.proxy.route import Router
+
+if TYPE_CHECKING:
+    from orchestra.config.plan import ProxyPlan
+    from orchestra.events import Bus
+    from orchestra.proxy.connection import UpstreamConnection
+    from orchestra.proxy.head import HeadReader
+    from orchestra.proxy.pool import Upstream
+    from orchestra.proxy.route import Side
+
+__all__ = ["Shared", "Stream"]
+
+# More of them are told by their answers alone.
+_MOST_ORIGINS = 100
+
+
+class Stream(Protocol):
+    """Something that stays open until one side closes it."""
+
+    @property
+    def connection(self) -> UpstreamConnection | None:
+        """To its upstream."""
+        ...
+
+    def close(self, code: int) -> None:
+        """End it; WebSockets say `code`."""
+        ...
+
+
+class Shared:
+    """What all exchanges of a proxy share.
+
+    Attributes:
+        streams: All WebSockets and event streams that are open now.
+        ended: Where to wait for the end of an exchange or a connection.
+        is_closing: No connection is used for another request any more.
+        now: The time on trio's clock, as exactly as limits of time are kept.
+    """
+
+    def __init__(
+        self, plan: ProxyPlan, *, backend: Upstream, frontend: Upstream, bus: Bus, reader: HeadReader
+    ) -> None:
+        self.plan = plan
+        self.backend = backend
+        self.frontend = frontend
+        self.bus = bus
+        self.reader = reader
+        # That something elsewhere was restarted is not reported.
+        self.router = Router(plan, remembers=plan.memo and backend.gate.is_supervised)
+        self.streams: set[Stream] = set()
+        self.ended = trio.lowlevel.ParkingLot()
+        self.is_closing = False
+        self.now = 0.0
+        self.next_number = itertools.count(1).__next__
+        self._refused_origins: set[bytes | None] = set()
+
+    def __repr__(self) -> str:
+        return f"<Shared {self.backend!r} {self.frontend!r}, {len(self.streams)} streams>"
+
+    def upstream(self, side: Side) -> Upstream:
+        """Return the upstream of that side."""
+        return self.backend if side == "backend" else self.frontend
+
+    def report_origin(self, origin: bytes | None, refused: str) -> None:
+        """Say that a page of another origin was refused, once for each."""
+        key = origin and origin.lower()
+        if key not in self._refused_origins and len(self._refused_origins) < _MOST_ORIGINS:
+            self._refused_origins.add(key)
+            self.bus.notice("origin-refused", refused)

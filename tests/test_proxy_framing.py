@@ -1,0 +1,125 @@
+"""Bodies: chunked ones to the byte, and what their receiver gets in each framing."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, strategies as st
+
+from orchestra.proxy.framing import ChunkedBody, answer_body, request_body
+from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from orchestra.proxy.framing import Body
+
+
+def feed(reader: Body, body: bytes, pieces: list[int]) -> tuple[bytes, bytes]:
+    """Feed a body in pieces until it is complete; return what its receiver gets, and what is left over."""
+    passed = b""
+    for size in itertools.cycle(pieces):
+        if reader.is_complete or not body:
+            break
+        passed += reader.feed(body[:size])
+        body = body[size:]
+    return passed, reader.rest + body
+
+
+@pytest.mark.parametrize(
+    ("body", "passed", "payload"),
+    [
+        (b"0\r\n\r\n", None, b""),
+        (b"3\r\nabc\r\n0\r\n\r\n", None, b"abc"),
+        (b"003\r\nabc\r\n000\r\n\r\n", b"003\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (
+            b"A;name=value;flag\r\n0123456789\r\n0;last\r\nX-Sum: 1\r\nx-two:\t2 \r\nCookie: a\r\n\r\n",
+            b"A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nx-two: 2\r\n\r\n",
+            b"0123456789",
+        ),
+        (b"3 \r\n\r\n\n\r\n0\r\n\r\n", b"3\r\n\r\n\n\r\n0\r\n\r\n", b"\r\n\n"),
+    ],
+)
+@given(pieces=st.lists(st.integers(1, 20), min_size=1))
+def test_a_chunked_body_passes_in_any_pieces_up_to_its_end(
+    body: bytes, passed: bytes | None, payload: bytes, pieces: list[int]
+) -> None:
+    for has_chunks, expected in ((True, passed or body), (False, payload)):
+        reader = ChunkedBody(has_chunks=has_chunks)
+        assert feed(reader, body + b"zzz\n\0", pieces) == (expected, b"zzz\n\0")
+        assert reader.is_complete
+        assert reader.size == len(payload)
+
+
+def test_what_is_plain_passes_without_a_copy() -> None:
+    data = b"3\r\nabc\r\n" * 3
+    assert ChunkedBody().feed(data) is data
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"3\nabc\r\n", "ends without CR LF"),
+        (b"3\r\nabc\n", "ends without CR LF"),
+        (b"3\r\nabcd\r\n", "longer than its size"),
+        (b"0\r\n\n", "ends without CR LF"),
+        (b"0\r\nX: 1\n\r\n", "ends without CR LF"),
+        (b"0\r\nX: 1\r\n folded\r\n\r\n", "folded"),
+        (b"0\r\nX: \x01\r\n\r\n", "control byte"),
+        (b"0\r\nX : 1\r\n\r\n", "illegal header line"),
+        (b"0\r\nContent-Length: 3\r\n\r\n", "Content-Length in a trailer"),
+        (b"0\r\ntransfer-encoding: chunked\r\n\r\n", "transfer-encoding in a trailer"),
+        (b"0\r\nHost: x\r\n\r\n", "Host in a trailer"),
+        (b"3;a=\x01\r\nabc\r\n", "illegal size"),
+        (b"\r\n", "illegal size"),
+        (b"-1\r\n", "illegal size"),
+        (b"0x3\r\nabc\r\n", "illegal size"),
+        (b" 3\r\nabc\r\n", "illegal size"),
+        (b"1000000000000000\r\n", "illegal size"),
+        (b"1;" + b"x" * 100 + b"\r\n", "too long"),
+        (b"0\r\n" + b"X: 0123456789\r\n" * 10, "too long"),
+    ],
+)
+@given(pieces=st.lists(st.integers(1, 20), min_size=1))
+def test_what_is_not_is_refused_in_any_pieces(body: bytes, message: str, pieces: list[int]) -> None:
+    with pytest.raises(BadMessage, match=message):
+        feed(ChunkedBody(max_line=100), body, pieces)
+
+
+@given(size=st.integers(1, 50), pieces=st.lists(st.integers(1, 20), min_size=1))
+def test_a_body_with_a_length_ends_there(size: int, pieces: list[int]) -> None:
+    reader = request_body(RequestHead.of(b"POST", b"/", [], length=size))
+    assert feed(reader, b"x" * size + b"rest", pieces) == (b"x" * size, b"rest")
+    assert reader.close() is None
+
+
+@pytest.mark.parametrize(
+    ("version", "passed", "end"), [(b"1.1", b"3\r\nabc\r\n", b"0\r\n\r\n"), (b"1.0", b"abc", b"")]
+)
+def test_a_body_that_ends_with_its_connection_has_chunks_where_they_are_known(
+    version: bytes, passed: bytes, end: bytes
+) -> None:
+    request = RequestHead.of(b"GET", b"/", [], version=version)
+    reader = answer_body(ResponseHead.of(200, [], version=b"1.0"), request)
+    assert reader.feed(b"abc") == passed
+    assert not reader.is_complete
+    assert reader.close() == end
+    assert reader.is_complete
+    assert reader.ends_by_close is (version == b"1.0")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "length", "has_chunks"),
+    [
+        (b"HEAD", 200, None, True),
+        (b"HEAD", 200, 7, False),
+        (b"GET", 204, None, False),
+        (b"GET", 304, 7, False),
+    ],
+)
+def test_some_answers_have_no_body_whatever_they_say(
+    method: bytes, status: int, length: int | None, *, has_chunks: bool
+) -> None:
+    reader = answer_body(ResponseHead.of(status, [], length=length), RequestHead.of(method, b"/", []))
+    assert reader.is_complete
+    assert reader.has_chunks is has_chunks
