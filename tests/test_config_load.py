@@ -415,7 +415,7 @@ def test_who_is_not_run_needs_no_port(project: Project) -> None:
     plan = project.load(text, only=["a"], overrides=Overrides(base_port=65400))
     assert ports_of(plan) == {"a": 65400}
     message, _ = project.error(text, overrides=Overrides(base_port=65400))
-    assert message == "no port is left for c: they begin at 65400, 100 for each process"
+    assert message == "no port is left for c: they begin at 65400, 100 each"
 
 
 def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:

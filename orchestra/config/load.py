@@ -14,9 +14,6 @@ Looking at files is all that happens here. Not here: starting, binding, printing
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -30,6 +27,7 @@ from orchestra.config import (
     environment,
     packages,
     procfile as procfiles,
+    programs,
     roles,
     select,
     toml,
@@ -53,8 +51,9 @@ from orchestra.config.schema import ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from orchestra.config.addresses import Machine
     from orchestra.config.select import Written
     from orchestra.config.toml import SettingsFile
 
@@ -62,18 +61,7 @@ __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 
-_NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
 _NO_PROXY_HINT = "Set proxy.backend or proxy.frontend to a process or a URL."
-_NEXT_STEPS = {
-    "npm": f"{_NODE} (npm comes with it)",
-    "npx": f"{_NODE} (npx comes with it)",
-    "pnpm": "Install it: `corepack enable pnpm`, or `npm install -g pnpm`",
-    "yarn": "Install it: `corepack enable yarn`, or `npm install -g yarn`",
-    "bun": "Install it: https://bun.sh, or `npm install -g bun`",
-    "bunx": "Install Bun: https://bun.sh, or `npm install -g bun`",
-    "corepack": "Install it: `npm install -g corepack`",
-    "vite": "Run it through its package: `npx vite`",
-}
 
 
 class Overrides(Struct, frozen=True, kw_only=True):
@@ -96,24 +84,6 @@ class Overrides(Struct, frozen=True, kw_only=True):
     output: str | None = None
     exit_on: str | None = None
     formation: str | None = None
-
-
-class Machine(Struct, frozen=True, kw_only=True):
-    """What only the machine knows.
-
-    Attributes:
-        environ: The environment of the operating system.
-        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
-        is_free: Whether a port could be listened on now.
-        holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
-        try_listen: Raises `ConfigError` if an address cannot be listened on now.
-    """
-
-    environ: Mapping[str, str]
-    scripts: str | None = None
-    is_free: Callable[[int], bool] = lambda _: True
-    holder: Callable[[int], str] = lambda _: ""
-    try_listen: Callable[[str, int], None] = lambda _host, _port: None
 
 
 def load(
@@ -248,8 +218,8 @@ class _Reader:
             # What is not sure of the command is not sure of its installation: PATH may change before it.
             manager = (install.manager,) if install is not None and reading.needs else ()
             with self.problems.caught():
-                _check(each, reading, (*reading.needs, *manager), self.env[each.name])
-            for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
+                programs.check(each, reading, (*reading.needs, *manager), self.env[each.name])
+            for warning in programs.missing(each, reading, self.env[each.name], is_installed=install is None):
                 self.problems.warn(warning)
 
         self.taken = {port: each for each in self.chosen for port in self.readings[each.name].ports}
@@ -318,10 +288,10 @@ class _Reader:
         may_move = address is None
         with self.problems.caught():
             if address is not None:
-                addresses.check_address(address, self.taken, self.machine.try_listen)
+                addresses.check_address(address, self.taken, self.machine)
             else:
                 fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
-                address, note = addresses.first_free({**fixed, **self.taken}, self.machine.try_listen)
+                address, note = addresses.first_free({**fixed, **self.taken}, self.machine)
                 self.notes += [] if note is None else [note]
         host, port = address or addresses.DEFAULT_LISTEN
         shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
@@ -398,20 +368,18 @@ class _Reader:
             base = addresses.base_port(
                 self.file, self.overrides.base_port, self.from_files, self.machine.environ
             )
-        ports, moved = addresses.assign(
+        ports = addresses.Ports(
             self.processes,
             self.instances,
             listen_port=None if proxy is None else proxy.port,
             taken=self.taken,
-            base=base,
-            file=self.file,
-            is_free=self.machine.is_free,
-            holder=self.machine.holder,
-            problems=self.problems,
+            machine=self.machine,
         )
+        ports.fix(self.file, self.problems)
+        ports.assign(base, self.problems)
         # Vite does not ask for PORT.
-        self.notes[:0] = [Note(text) for name, text in moved if not self.readings[name].why]
-        return ports
+        self.notes[:0] = [Note(text) for name, text in ports.moved if not self.readings[name].why]
+        return ports.by_instance
 
     def plan_process(self, process: Written, name: str, role: Role, ports: Mapping[str, int]) -> ProcessPlan:
         siblings = {
@@ -478,46 +446,6 @@ def split_arguments(
     if args and (exists(args[0]) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")):
         return args[0], tuple(args[1:])
     return None, tuple(args)
-
-
-def _check(process: Written, reading: command.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
-    if reading.missing is not None:
-        hint = "Create it, or correct the command."
-        raise _wrong(process, f"cd to {reading.missing}: there is no such folder", hint)
-    for program in needs:
-        if shutil.which(program, path=env.get("PATH")) is None:
-            all_needs = " and ".join(dict.fromkeys(needs))
-            raise _wrong(
-                process,
-                f"it needs {all_needs}, but {program} is not found on PATH",
-                f"{_NEXT_STEPS.get(program, _NODE)}.",
-            )
-
-
-def _missing(
-    process: Written, reading: command.Reading, env: Mapping[str, str], *, is_installed: bool
-) -> Iterator[ConfigError]:
-    """Say what a command is going to fail by, unless something puts it there in time: a program."""
-    try:
-        shlex.split(process.command, comments=True)
-    except ValueError:
-        yield _wrong(process, "a quote is opened and not closed", "Close it.")
-    program, cwd, correct = reading.program, reading.program_cwd, "or correct the command."
-    if not program or program in reading.needs or ("node_modules/" in program and not is_installed):
-        return
-    if "/" not in program:
-        if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
-            yield _wrong(process, f"{program} is not found on PATH", f"Install it, {correct}")
-    elif cwd is not None and not (cwd / program).exists():
-        yield _wrong(process, f"there is no {cwd / program}", f"Create it, {correct}")
-    elif cwd is not None and not os.access(cwd / program, os.X_OK):
-        yield _wrong(process, f"{cwd / program} is not executable", f"Make it so: chmod +x {cwd / program}")
-
-
-def _wrong(process: Written, message: str, hint: str) -> ConfigError:
-    path, line = process.source.path, process.source.line
-    return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
 
 
 def _output(text: str) -> Output:
