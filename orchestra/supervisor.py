@@ -381,9 +381,10 @@ class Supervisor:
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""
-        plan = self.plan
+        plan, port = self.plan, 0
         if plan.proxy is not None:
-            self.url = sockets.Listening(plan.proxy.host, listeners[0].getsockname()[1]).url
+            port = listeners[0].getsockname()[1]
+            self.url = sockets.Listening(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -399,6 +400,9 @@ class Supervisor:
             hint = "Give --listen 127.0.0.1:PORT if that is not meant."
             self._bus.notice("not-loopback", text, hint=hint)
         if plan.proxy is not None:
+            if plan.proxy.may_move and port != plan.proxy.port:
+                text = f"port {plan.proxy.port} has just been taken: the one address has the next free port"
+                self._bus.notice("plan", text, level="info")
             self._bus.notice("plan", _upstreams_in_words(plan.proxy), level="info")
         for note in plan.notes:
             self._bus.notice("plan", note.text, level=note.level, hint=note.hint)

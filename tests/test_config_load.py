@@ -560,19 +560,19 @@ def taken(*ports: int) -> dict[str, Any]:
             "web: serve $PORT\n",
             taken(8000, 8001),
             8002,
-            ("port 8000 is taken by pid 1 (x): the one address is http://127.0.0.1:8002",),
+            ("port 8000 is taken by pid 1 (x): the one address has the next free port",),
         ),
         (
             "web: python manage.py runserver\n",
             taken(),
             8001,
-            ("port 8000 is web's: the one address is http://127.0.0.1:8001",),
+            ("port 8000 is web's: the one address has the next free port",),
         ),
         (
             "web: serve -b 127.0.0.1:8000 app\nx: serve -p 8001\n",
             taken(),
             8002,
-            ("port 8000 is web's: the one address is http://127.0.0.1:8002",),
+            ("port 8000 is web's: the one address has the next free port",),
         ),
     ],
 )

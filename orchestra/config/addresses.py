@@ -175,8 +175,8 @@ def first_free(taken: Mapping[int, Written], machine: Machine) -> tuple[tuple[st
         except ConfigError as exc:
             reason = reason or exc.message.partition(": cannot")[0]
         else:
-            text = f"{reason}: the one address is http://{host}:{port}"
-            return (host, port), Note(text) if reason else None
+            note = Note(f"{reason}: the one address has the next free port") if reason else None
+            return (host, port), note
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
 
 

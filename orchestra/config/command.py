@@ -83,30 +83,22 @@ _VALUES = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
 # fmt: on
 # What serves whatever it is told, and what does many things, with the word that makes it serve; and the port
 # that it takes if it is told none. Uvicorn, gunicorn, Flask read one that we set from the environment: 0.
+# fmt: off
 _SERVERS: Mapping[str, int] = {
-    "daphne": 8000,
-    "granian": 8000,
-    "gunicorn": 0,
-    "hypercorn": 8000,
-    "pserve": 0,
-    "sanic": 8000,
-    "uvicorn": 0,
-    "uvicorn-hmr": 8000,
-    "waitress-serve": 8080,
+    "daphne": 8000, "granian": 8000, "gunicorn": 0, "hypercorn": 8000, "pserve": 0, "sanic": 8000,
+    "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
 }
+_DJANGO = {"runserver": 8000, "runserver_plus": 8000}
 _SERVING: Mapping[str, Mapping[str, int]] = {
-    "django-admin": {"runserver": 8000, "runserver_plus": 8000},
-    "fastapi": {"dev": 8000, "run": 8000},
-    "flask": {"run": 0},
-    "litestar": {"run": 8000},
-    "manage.py": {"runserver": 8000, "runserver_plus": 8000},
-    "quart": {"run": 0},
+    "django-admin": _DJANGO, "fastapi": {"dev": 8000, "run": 8000}, "flask": {"run": 0},
+    "litestar": {"run": 8000}, "manage.py": _DJANGO, "quart": {"run": 0},
 }
+# fmt: on
 # Serve files: known for their port, not for being the backend.
 _OTHERS: Mapping[str, int] = {"http.server": 8000, "mkdocs": 8000}
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
 _PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
-_TELLS_BY_POSITION = frozenset({"http.server", "runserver", "runserver_plus"})
+_TELLS_BY_POSITION = {"http.server", *_DJANGO}
 _PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 

@@ -182,14 +182,6 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
-    # Constants, in the plan until the proxy has them itself.
-    hold_requests: int = 256
-    hold_bytes: int = 8388608
-    max_head: int = 65536
-    header_timeout: float = 10.0
-    idle_timeout: float = 75.0
-    max_connections: int = 1024
-    pool: int = 64
 
 
 class Note(Struct, frozen=True):
