@@ -23,11 +23,12 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError
+from orchestra.events import State
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from orchestra.config.plan import Plan
     from orchestra.dashboard.jsonl import JsonPrinter
@@ -91,9 +92,9 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
     supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
     supervisor.subscribe(model.apply, *model.kinds)
     async with trio.open_nursery() as nursery:
-        keys = {
+        keys: dict[str, Callable[[], object]] = {
             "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
-            "r": supervisor.start_failed,
+            "r": partial(_start_failed, supervisor),
             SUSPEND: _stop_job,
         }
         screen = Screen(model, keys, on_taken=supervisor.on_screen, environ=_environ(plan))
@@ -172,6 +173,12 @@ async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, writer: Wri
                     writer.give_up()
             reason = signal.Signals(number).name
             nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
+
+
+def _start_failed(supervisor: Supervisor) -> None:
+    for name, event in supervisor.snapshot().items():
+        if event.state is State.FAILED:
+            supervisor.start(name)
 
 
 async def _silence() -> AsyncIterator[int]:

@@ -15,7 +15,10 @@ import trio
 from orchestra import Plan, Supervisor
 from orchestra.child.sockets import Listening, SocketScanner
 from orchestra.child.table import Entry
+from orchestra.config.plan import FromProcess
+from orchestra.config.roles import Seen
 from orchestra.events import Bus, Exit
+from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
 from orchestra.supervision.workers import Workers
 from tests.events_kit import Recorder, trio_clock
@@ -23,8 +26,9 @@ from tests.events_kit import Recorder, trio_clock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from orchestra import ProcessPlan
+    from orchestra import ProcessPlan, ProxyPlan
     from orchestra.child.spawn import OnOutput
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
     from orchestra.supervision.runtime import BeforeStop
 
@@ -45,6 +49,8 @@ class Child:
         heeds: Whether it ends when it is asked to.
         sockets: Where it listens.
         signals: What it was sent, beside being stopped and killed.
+        shows: What its sockets are found to be.
+        program: The name of the program that holds them.
     """
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
@@ -53,6 +59,8 @@ class Child:
         self.heeds = True
         self.sockets: set[Listening] = set()
         self.signals: list[int] = []
+        self.shows = Seen.HTTP
+        self.program = "python3"
         self.has_ended = False
         self._on_output = on_output
         self._asked, self._killed = trio.Event(), trio.Event()
@@ -137,6 +145,8 @@ class World:
             probe=self,
             servers=self._servers,
             has_server=self._has_server,
+            programs=self._programs_at,
+            identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
             free_port=_free_port,
             random=lambda: self.random,
@@ -199,6 +209,15 @@ class World:
             {Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started="0")}
         )
 
+    async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
+        await trio.lowlevel.checkpoint()
+        return frozenset({self.child(leader).program})
+
+    async def _identify(self, socket: Listening, *, may_be_vite: bool) -> Seen:
+        await self._ask()
+        child = next(child for child in self.living() if socket in child.sockets)
+        return Seen.HTTP if child.shows is Seen.VITE and not may_be_vite else child.shows
+
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()
         return False
@@ -246,14 +265,34 @@ async def supervised(
 
 @asynccontextmanager
 async def running_workers(
-    world: World, *plans: ProcessPlan, before_stop: BeforeStop
+    world: World,
+    *plans: ProcessPlan,
+    before_stop: BeforeStop | None = None,
+    proxy: ProxyPlan | None = None,
+    decided: list[tuple[str, object]] | None = None,
 ) -> AsyncIterator[tuple[Workers, Recorder]]:
-    """Run workers alone, with what is awaited before one is stopped."""
+    """Run workers alone.
+
+    Args:
+        world: That they run in.
+        plans: Of the processes.
+        before_stop: Awaited before one is stopped.
+        proxy: What is before them, as far as roles depend on it.
+        decided: Takes the upstreams that are decided at run time, as (side, name or ``None``).
+    """
     bus = Bus(clock=trio_clock)
     recorder = Recorder(bus)
     run = Run(world.runtime(), bus, before_stop=before_stop)
-    workers = Workers(Plan(processes=plans), run)
+    plan = Plan(processes=plans, proxy=proxy)
+    workers = Workers(plan, run)
     run.phase = Phase.RUNNING
+
+    def decide(side: str, upstream: UpstreamPlan, _reason: str) -> None:
+        if decided is not None:
+            decided.append((side, upstream.name if isinstance(upstream, FromProcess) else upstream))
+
+    if proxy is not None:
+        run.roles = RunTimeRoles(plan, workers.by_name.values(), decide)
     async with trio.open_nursery() as nursery:
         await nursery.start(workers.run)
         yield workers, recorder

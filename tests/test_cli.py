@@ -334,7 +334,8 @@ def test_without_a_backend_and_a_frontend_there_is_no_proxy(tmp_path: Path) -> N
     with Run(cwd=tmp_path) as run:
         run.line("one", "up")
         assert run.events[0]["url"] is None
-        assert "no proxy: neither a backend nor a frontend was found" in run.notices()
+        texts = [event["text"] for event in run.events if event["type"] == "notice"]
+        assert texts == ["no proxy: neither a backend nor a frontend was found"]
         assert run.stop() == 130
 
 

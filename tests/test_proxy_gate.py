@@ -226,17 +226,19 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
     assert (notice.code, notice.text) == ("backend-found", "the backend is api: it answers HTTP")
 
 
-def test_what_is_decided_stays() -> None:
+def test_what_was_found_stays() -> None:
     gate, events = a_gate(UNDECIDED)
     gate.decide(None, reason="none of worker answers HTTP")
     assert now(gate) is Availability.ABSENT
     assert str(gate.unavailable()) == "no backend: none of worker answers HTTP"
-    gate.decide(API)
-    assert now(gate) is Availability.ABSENT
     (notice,) = events
     assert isinstance(notice, Notice)
     assert (notice.code, notice.text) == ("no-backend", "No backend: none of worker answers HTTP")
     assert "set [proxy] backend" in notice.hint
+    # It answers late.
+    gate.decide(API)
+    gate.decide(None)
+    assert gate.has("api")
 
 
 INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))

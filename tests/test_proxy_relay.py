@@ -1224,6 +1224,7 @@ async def test_without_any_backend_nobody_takes_vites_page_for_data(
 ) -> None:
     async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.COMPLETED)
+        on.proxy.decide("backend", None, reason="none of worker answers HTTP")
         client = on.client()
         await client.says(request_)
         vite = await on.frontend()
@@ -1243,6 +1244,7 @@ async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
         client = on.client()
         await client.says(get(b"/api/notes"))
         await trio.sleep(12)
+        on.proxy.decide("backend", FromProcess(name="api"), reason="it answers HTTP")
         on.reports("api", State.READY)
         backend = await on.backend()
         await backend.hears_head()

@@ -31,7 +31,7 @@ from orchestra.supervision.lifecycle import (
     StopRequested,
     TakenOver,
     culprit,
-    run_exit_code,
+    run_result,
     step,
 )
 
@@ -380,14 +380,14 @@ def test_a_run_s_exit_code_is_that_of_the_first_failure() -> None:
     seven = Life(plan=replace(PLAIN, name="seven"), state=State.FAILED, exit=Exit(code=7))
     killed = Life(plan=replace(PLAIN, name="killed"), state=State.FAILED, exit=Exit(signal=9))
     unspawned = Life(plan=PLAIN, state=State.FAILED)
-    assert run_exit_code("all", []) == 0
-    assert run_exit_code("all", [done]) == 0
-    assert run_exit_code("all", [done, seven, killed]) == 7
-    assert run_exit_code("all", [killed]) == 137
-    assert run_exit_code("all", [unspawned]) == 1
-    assert run_exit_code("killed", [seven, killed]) == 137
-    assert run_exit_code("any", [done, seven]) == 0
-    assert run_exit_code("done", [seven, done]) == 0
+    assert run_result("all", [])[0] == 0
+    assert run_result("all", [done])[0] == 0
+    assert run_result("all", [done, seven, killed])[0] == 7
+    assert run_result("all", [killed])[0] == 137
+    assert run_result("all", [unspawned])[0] == 1
+    assert run_result("killed", [seven, killed])[0] == 137
+    assert run_result("any", [done, seven])[0] == 0
+    assert run_result("done", [seven, done])[0] == 0
 
 
 def test_the_culprit_is_whose_end_ends_the_run() -> None:

@@ -18,9 +18,10 @@ from orchestra.errors import ConfigError
 from orchestra.events import Notice, OutputLine, StateChanged
 from tests.events_kit import Recorder
 from tests.process_kit import SERVE
+from tests.simulation_kit import World, supervised as simulated
 
 if TYPE_CHECKING:
-    from orchestra.events import Event
+    from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.real
 
@@ -600,49 +601,56 @@ async def test_a_chain_as_projects_have_it(tmp_path: Path) -> None:
     assert gone == ["worker", "api", "db"]
 
 
-# --- Any sequence of orders, on real processes ---
+# --- Any sequence of orders ---
 
 ORDERS = st.lists(
     st.tuples(st.sampled_from(["start", "stop", "restart", "kill", "wait", "yield"]), st.sampled_from("abc")),
-    max_size=8,
+    max_size=12,
 )
 
 
-@pytest.mark.ceiling(300)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ORDERS)
+@pytest.mark.ceiling(100_000)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    orders=ORDERS,
+    restart_mode=st.sampled_from(["replace", "overlap"]),
+    heeds=st.booleans(),
+    clock=st.builds(trio.testing.MockClock, autojump_threshold=st.just(0)),
+)
 async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
-    orders: list[tuple[str, str]],
+    *, orders: list[tuple[str, str]], restart_mode: str, heeds: bool, clock: trio.testing.MockClock
 ) -> None:
-    living: dict[str, set[int]] = {"a": set(), "b": set(), "c": set()}
+    world = World()
     twice: list[str] = []
 
-    def watch(event: Event) -> None:
-        if isinstance(event, StateChanged) and event.pid is not None:
-            living[event.process] = {pid for pid in living[event.process] if exists(pid)} | {event.pid}
-            if len(living[event.process]) > 1:
-                twice.append(event.process)
+    async def serves(child: Child) -> int:
+        child.heeds = heeds
+        own = [each for each in world.living() if each.env["PORT"] == child.env["PORT"]]
+        if len(own) > 1:
+            twice.append(child.env["ORCHESTRA_PROCESS"])
+        child.listen()
+        await trio.sleep_forever()
+        return 0
 
-    def exists(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    supervisor = Supervisor(
-        Plan(
-            processes=(
-                waiting("a", command="exec sleep 1000", stop_timeout=0.5),
-                waiting("b", "a:started", command="exec sleep 1000", stop_timeout=0.5),
-                waiting("c", "b:completed", command="exec sleep 1000", stop_timeout=0.5),
-            )
-        ),
-        is_kept_open="always",
-    )
-    supervisor.subscribe(watch)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
+    world.programs["serve"] = serves
+    plans = [
+        waiting(
+            name,
+            *others,
+            command="serve",
+            env={"PORT": str(port)},
+            port=port,
+            ready="http",
+            stop_timeout=0.5,
+            restart_mode=restart_mode,
+        )
+        for port, name, others in (
+            (1000, "a", ()),
+            (2000, "b", ("a:started",)),
+            (3000, "c", ("b:completed",)),
+        )
+    ]
+    async with simulated(world, *plans, is_kept_open="always") as (supervisor, _):
         for order, name in orders:
             match order:
                 case "start":
@@ -655,13 +663,12 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
                 case "kill":
                     supervisor.signal(name, 9)
                 case "wait":
-                    await trio.sleep(0.01)
+                    await trio.sleep(0.3)
                 case _:
                     await trio.lowlevel.checkpoint()
-        await supervisor.stop()
     assert twice == []
     assert all(event.state.is_ended for event in supervisor.snapshot().values())
-    assert not any(exists(pid) for pids in living.values() for pid in pids)
+    assert world.living() == []
 
 
 async def test_a_failure_is_told_though_another_one_takes_its_time() -> None:

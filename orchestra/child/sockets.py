@@ -38,6 +38,7 @@ __all__ = [
     "holder",
     "in_order_of_preference",
     "is_free",
+    "programs",
     "scan",
     "servers",
 ]
@@ -94,6 +95,17 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
+
+
+def programs(leader: int, port: int) -> frozenset[str]:
+    """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks."""
+    import psutil  # noqa: PLC0415
+
+    found = set()
+    for entry in servers(leader, port):
+        with contextlib.suppress(psutil.Error, OSError):
+            found.add(psutil.Process(entry.pid).name())
+    return frozenset(found)
 
 
 def has_server(reloader: int) -> bool:

@@ -21,7 +21,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
 from orchestra.proxy.framing import NO_BODY, ClosingBody, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
-from orchestra.proxy.transport import HEAD_SIZE
+from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
@@ -55,36 +55,94 @@ class BadResponse(UpstreamError):  # noqa: N818 - as above
     """The upstream's answer is no HTTP that may be passed on."""
 
 
-class ClientConnection:
-    """A client's connection.
+class _Connection:
+    """What both kinds have.
 
     Attributes:
-        body: Of the newest request.
-        was_reset: The client has reset it.
+        body: That is read from it.
     """
 
+    body: Body = NO_BODY
     _buffer = b""
     _keeps_alive = True
-    body: Body = NO_BODY
-    was_reset = False
 
     def __init__(self, transport: Transport, reader: HeadReader) -> None:
         self.transport = transport
         self._reader = reader
 
+    def _gone(self) -> Exception:
+        """Say that the peer has gone."""
+        raise NotImplementedError
+
+    async def send(self, data: Buffer) -> None:
+        """Send bytes as they are."""
+        try:
+            await self.transport.send_all(data)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+
+    async def receive_raw(self) -> bytes:
+        """Receive bytes as they are, after a 101: those that came with the handshake first."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        try:
+            return await self.transport.receive_some()
+        except _BROKEN as exc:
+            raise self._gone() from exc
+
+    def take(self) -> bytes:
+        """Return what the receiver gets of the body's bytes that are already here.
+
+        Raises:
+            BadMessage: The body is not framed as its head said.
+        """
+        buffer, body = self._buffer, self.body
+        if not buffer or body.is_complete:
+            return b""
+        piece = body.feed(buffer)
+        self._buffer = body.rest
+        return piece
+
+    async def _fill(self, max_bytes: int = RECEIVE_SIZE) -> None:
+        """Wait for more bytes; the end is an error here."""
+        try:
+            data = await self.transport.receive_some(max_bytes)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+        if not data:
+            raise self._gone()
+        self._buffer += data
+
+    def close(self) -> None:
+        """Close the connection: the peer sees an orderly end."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection so that the peer sees an error, and takes nothing for complete."""
+        self.transport.abort()
+
+
+class ClientConnection(_Connection):
+    """A client's connection.
+
+    Attributes:
+        was_reset: The client has reset it.
+    """
+
+    was_reset = False
+
     def __repr__(self) -> str:
         return f"<ClientConnection {self.transport!r}>"
+
+    def _gone(self) -> ClientGone:
+        return ClientGone()
 
     async def wait_for_request(self) -> bool:
         """Wait for the first byte of the next request; ``False`` if none will come.
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
         """
-        if not self._buffer:
-            try:
-                self._buffer = await self.transport.receive_some(HEAD_SIZE)
-            except _BROKEN:
-                return False
         has_swallowed = False
         while True:
             if not has_swallowed and self._buffer.startswith(b"\r\n"):
@@ -120,29 +178,14 @@ class ClientConnection:
 
     async def _wait_for_head(self) -> int:
         searched = 0
-        while True:
-            end = end_of_head(self._buffer, searched)
-            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
-                raise BadMessage(f"the request's head has more than {MAX_HEAD} bytes", status=431)
-            if end >= 0:
-                return end
+        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
             if is_obviously_no_request(self._buffer):
                 raise BadMessage("this is no HTTP request; is it meant for https?")
             searched = len(self._buffer)
-            self._buffer += await self._receive(HEAD_SIZE)
-
-    def take(self) -> bytes:
-        """Return what an upstream gets of the body's bytes that are already here.
-
-        Raises:
-            BadMessage: The body is not framed as its head said.
-        """
-        buffer, body = self._buffer, self.body
-        if not buffer or body.is_complete:
-            return b""
-        piece = body.feed(buffer)
-        self._buffer = body.rest
-        return piece
+            await self._fill(HEAD_SIZE)
+        if not 0 <= end <= MAX_HEAD:
+            raise BadMessage(f"the request's head has more than {MAX_HEAD} bytes", status=431)
+        return end
 
     async def fill(self) -> None:
         """Wait for more of the body.
@@ -150,51 +193,18 @@ class ClientConnection:
         Raises:
             ClientGone: It will never be complete.
         """
-        self._buffer += await self._receive()
-
-    async def send(self, data: Buffer) -> None:
-        """Send bytes as they are."""
         try:
-            await self.transport.send_all(data)
-        except _BROKEN as exc:
-            raise ClientGone from exc
+            await self._fill()
+        except ClientGone as exc:
+            self.was_reset |= isinstance(exc.__cause__, ConnectionResetError)
+            raise
 
     def closes_after(self, answer: Body) -> bool:
         """Whether no request can follow an answer with that body."""
         return not self._keeps_alive or not self.body.is_complete or answer.ends_by_close
 
-    async def receive_raw(self) -> bytes:
-        """Receive bytes as they are, after a 101: those that came with the handshake first."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
-            return data
-        try:
-            return await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise ClientGone from exc
 
-    def close(self) -> None:
-        """Close the connection in an orderly way."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection so that the client cannot take what it got for complete."""
-        self.transport.abort()
-
-    async def _receive(self, max_bytes: int = 262144) -> bytes:
-        try:
-            data = await self.transport.receive_some(max_bytes)
-        except ConnectionResetError as exc:
-            self.was_reset = True
-            raise ClientGone from exc
-        except _BROKEN as exc:
-            raise ClientGone from exc
-        if not data:
-            raise ClientGone
-        return data
-
-
-class UpstreamConnection:
+class UpstreamConnection(_Connection):
     """A connection to an upstream.
 
     Args:
@@ -205,17 +215,13 @@ class UpstreamConnection:
         generation: Which life of the upstream it belongs to.
 
     Attributes:
-        body: Of the newest answer.
         is_reused: It has been idle, so that it may have died without our knowing.
         since: When it was used last.
     """
 
-    _buffer = b""
-    _has_begun = False
-    _keeps_alive = True
-    body: Body = NO_BODY
     is_reused = False
     since = 0.0
+    _has_begun = False
 
     def __init__(
         self,
@@ -226,8 +232,7 @@ class UpstreamConnection:
         label: str = "upstream",
         generation: int = 0,
     ) -> None:
-        self.transport = transport
-        self._reader = reader
+        super().__init__(transport, reader)
         self._label = label
         self.process = process
         self.generation = generation
@@ -235,17 +240,14 @@ class UpstreamConnection:
     def __repr__(self) -> str:
         return f"<UpstreamConnection to {self._label}, {self.transport!r}>"
 
+    def _gone(self) -> UpstreamGone:
+        when = "in the middle of its answer" if self._has_begun else "without an answer"
+        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
+
     def reuse(self) -> None:
         """Another request begins."""
         self.is_reused = True
         self._has_begun = False
-
-    async def send(self, data: Buffer) -> None:
-        """Send bytes as they are."""
-        try:
-            await self.transport.send_all(data)
-        except _BROKEN as exc:
-            raise self._gone() from exc
 
     async def read_head(self, request: RequestHead) -> ResponseHead:
         """Read the head of the next answer to `request`, be it informational or final.
@@ -254,14 +256,13 @@ class UpstreamConnection:
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
-        buffer = self._buffer or await self._receive_head()
+        if not self._buffer:
+            await self._fill(HEAD_SIZE)
         self._has_begun = True
-        end = buffer.find(_END) + 4
+        end = self._buffer.find(_END) + 4
         if not 4 <= end <= MAX_HEAD:
-            self._buffer = buffer
             end = await self._wait_for_head()
-            buffer = self._buffer
-        raw, self._buffer = buffer[:end], buffer[end:]
+        raw, self._buffer = self._buffer[:end], self._buffer[end:]
         try:
             head = self._reader.response(raw)
         except BadMessage as exc:
@@ -275,23 +276,12 @@ class UpstreamConnection:
 
     async def _wait_for_head(self) -> int:
         searched = 0
-        while True:
-            end = end_of_head(self._buffer, searched)
-            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
-                raise BadResponse(f"{self._label}: the answer's head has more than {MAX_HEAD} bytes")
-            if end >= 0:
-                return end
+        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
             searched = len(self._buffer)
-            self._buffer += await self._receive_head()
-
-    async def _receive_head(self) -> bytes:
-        try:
-            data = await self.transport.receive_some(HEAD_SIZE)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if not data:
-            raise self._gone()
-        return data
+            await self._fill(HEAD_SIZE)
+        if not 0 <= end <= MAX_HEAD:
+            raise BadResponse(f"{self._label}: the answer's head has more than {MAX_HEAD} bytes")
+        return end
 
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.
@@ -299,15 +289,10 @@ class UpstreamConnection:
         Raises:
             BadResponse: The body is not framed as its head said.
         """
-        body = self.body
-        if not self._buffer or body.is_complete:
-            return b""
         try:
-            piece = body.feed(self._buffer)
+            return super().take()
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-        self._buffer = body.rest
-        return piece
 
     async def more(self) -> bytes:
         """Wait for more of the body, or for its end; return what the client gets of it.
@@ -316,12 +301,8 @@ class UpstreamConnection:
             BadResponse: The body is not framed as its head said.
             UpstreamGone: The connection broke, or ended in the middle.
         """
-        try:
-            data = await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if data:
-            self._buffer = data
+        self._buffer = await self.receive_raw()
+        if self._buffer:
             return self.take()
         self._keeps_alive = False
         end = self.body.close()
@@ -332,25 +313,3 @@ class UpstreamConnection:
     def is_reusable(self) -> bool:
         """Whether the answer is complete, nothing is left over, and another request may be sent."""
         return self._keeps_alive and self.body.is_complete and not self._buffer
-
-    async def receive_raw(self) -> bytes:
-        """Receive bytes as they are: after a 101, those that came with the handshake first."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
-            return data
-        try:
-            return await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise self._gone() from exc
-
-    def close(self) -> None:
-        """Close the connection in an orderly way: the upstream sees an end, never an error."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection so that the upstream sees an error, as the client's was."""
-        self.transport.abort()
-
-    def _gone(self) -> UpstreamGone:
-        when = "in the middle of its answer" if self._has_begun else "without an answer"
-        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)

@@ -153,9 +153,13 @@ class Exchange:
     async def _follow_route(self) -> None:
         """Carry out one step after the other until there is an answer."""
         head, shared, asker = self._head, self._shared, self._asker
-        refusal = self._refusal()
-        if refusal is not None:
-            await self._say(refusal)
+        refused = host_refusal(head.host, shared.plan.allowed_hosts)
+        if refused is not None:
+            await self._say(Message(status=403, title="Host not allowed", text=f"{refused}."))
+            return
+        if b"via" in head.values and is_looping(head):
+            text = "The request has come through here again and again: an upstream sends it back."
+            await self._say(Message(status=508, title="Loop Detected", text=text))
             return
         if b"upgrade" in head.values and is_websocket(head):
             await self._websocket()
@@ -183,16 +187,6 @@ class Exchange:
                     self._record.reason = "orchestra's own path"
                     await self._say(answers.own(head))
                     return
-
-    def _refusal(self) -> Message | None:
-        head = self._head
-        refused = host_refusal(head.host, self._shared.plan.allowed_hosts)
-        if refused is not None:
-            return Message(status=403, title="Host not allowed", text=f"{refused}.")
-        if b"via" in head.values and is_looping(head):
-            text = "The request has come through here again and again: an upstream sends it back."
-            return Message(status=508, title="Loop Detected", text=text)
-        return None
 
     async def _wait_for_either(self) -> None:
         begun = trio.current_time()

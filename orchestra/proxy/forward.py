@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 
     from orchestra.proxy.head import Headers, RequestHead, ResponseHead
 
-__all__ = [
-    "Peer",
-    "forwarded_request",
-    "forwarded_response",
-    "forwarded_trailers",
-    "host_refusal",
-    "is_looping",
-    "keeps_alive",
-    "origin_refusal",
-    "websocket_fault",
-]
+__all__ = ["Peer", "forwarded_request", "forwarded_response", "forwarded_trailers"]
 
 VIA = b"1.1 orchestra"
 # Once is normal, twice may be two nested projects; five times the same name is a loop.
@@ -49,22 +39,10 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # It has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-_FORBIDDEN_TRAILERS = _HOP_BY_HOP | {
-    b"authorization",
-    b"cache-control",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"max-forwards",
-    b"pragma",
-    b"range",
-    b"set-cookie",
-    b"trailer",
-}
+_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+    b"authorization cache-control content-encoding content-length content-range content-type cookie"
+    b" expect host max-forwards pragma range set-cookie trailer".split()
+)
 _UPSTREAM = {
     name: b"X-Orchestra-Upstream: " + name.encode("ascii") for name in ("backend", "frontend", "orchestra")
 }

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, base_name
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
 from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
 from orchestra.proxy.route import Availability, Unavailable, availability
 
@@ -128,19 +128,16 @@ class Gate:
         side: Which upstream it is.
         upstream: What is behind it; ``None``: there is no such upstream.
         bus: Where decisions and switches are reported.
-        candidates: The processes one of which an undecided upstream may be.
 
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked; ``None`` while nothing can be.
     """
 
-    def __init__(
-        self, side: Side, upstream: UpstreamPlan, *, bus: Bus, candidates: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, side: Side, upstream: UpstreamPlan, *, bus: Bus) -> None:
         self.side: Side = side
         self._bus = bus
-        self._candidates = candidates
+        self._is_open = upstream is UNDECIDED
         self._waiting = 0
         self._waiting_bytes = 0
         self._lives: dict[str, _Life] = {}
@@ -171,13 +168,13 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if that was not decided before.
+        """Take note of what the upstream is, if the plan has left that open; what was found stays.
 
         Args:
             upstream: What it is; ``None``: there is no such upstream.
             reason: Why, for people.
         """
-        if not self._is_undecided:
+        if not self._is_open or self._members:
             return
         hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
         if upstream is None:
@@ -218,20 +215,6 @@ class Gate:
                     )
                     self._bus.emit(switched)
                 self._look()
-            elif self._is_undecided and event.process in self._candidates:
-                self._decide_by_state(event.process)
-
-    def _decide_by_state(self, process: str) -> None:
-        """Decide while the supervisor does not: the first candidate that is ready; none if all have ended."""
-        if self.side == "backend" and self._life(process).availability is Availability.READY:
-            name = base_name(process)
-            instances = tuple(each for each in self._candidates if base_name(each) == name)
-            upstream = FromProcess(name=name, instances=instances if instances != (name,) else ())
-            self.decide(upstream, reason="it was the first to answer HTTP")
-            return
-        states = [self._life(each).state for each in self._candidates]
-        if all(state is not None and state.is_ended for state in states):
-            self.decide(None, reason=f"none of {', '.join(self._candidates)} answers HTTP")
 
     def _life(self, process: str) -> _Life:
         return self._lives.setdefault(process, _Life())

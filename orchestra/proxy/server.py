@@ -95,8 +95,8 @@ class Proxy:
         self._backend, self._frontend = (
             Upstream(gate, dial=dial, reader=self._reader, idle=idle)
             for gate in (
-                Gate("backend", plan.backend, bus=bus, candidates=plan.candidates),
-                Gate("frontend", plan.frontend, bus=bus, candidates=plan.candidates),
+                Gate("backend", plan.backend, bus=bus),
+                Gate("frontend", plan.frontend, bus=bus),
             )
         )
         self._shared = Shared(

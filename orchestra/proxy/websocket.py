@@ -114,6 +114,15 @@ class FrameTap:
         """Watch `data` go by."""
         position, end = 0, len(data)
         while position < end:
+            if not self._remaining and not self._header and end - position >= 2:
+                # Most often a small frame is whole: look at its header where it is.
+                first, second = data[position], data[position + 1]
+                length = second & 0x7F
+                size = 2 + length + (4 if second & 0x80 else 0)
+                if length < 126 and first & 0x0F != _OPCODE_CLOSE and size <= end - position:
+                    self.messages += first & 0x80 != 0 and first & 0x0F < _OPCODE_CLOSE
+                    position += size
+                    continue
             if self._remaining:
                 step = min(self._remaining, end - position)
                 if self._is_close and len(self._payload) < 2:

@@ -23,6 +23,7 @@ from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
+from orchestra.supervision.inquiry import ask_sockets
 from orchestra.supervision.lifecycle import (
     Broken,
     Ended,
@@ -243,11 +244,30 @@ class Attempt:
                 nursery.start_soon(self._warn_in_time, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
-            await readiness.wait(leader, self._run.scanner)
+            found = await self._identify(leader)
+            if self.plan.ready is None:
+                await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
+            if found is None:
+                await readiness.wait(leader, self._run.scanner)
+                found = readiness.listening
             nursery.cancel_scope.cancel()
-        self.listening = readiness.listening
+        self.listening = found
         self._reload = None
         self._on_fact(self, Ready())
+
+    async def _identify(self, leader: int) -> Listening | None:
+        """Return where a process without a role answers HTTP; ``None``: it has a role, perhaps by now."""
+        roles = self._run.roles
+        if self.plan.role is not Role.UNDECIDED or roles is None:
+            return None
+        return await ask_sockets(
+            leader,
+            self.port,
+            self._run,
+            is_open=lambda: self.plan.role is Role.UNDECIDED,
+            may_be_vite=lambda: roles.may_be_vite,
+            report=lambda seen: roles.see(self.plan.name, seen),
+        )
 
     async def _stay_up(self, leader: int) -> None:
         """Do what is done while it is ready, until it ends or reloads."""

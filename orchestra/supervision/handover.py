@@ -70,11 +70,15 @@ class Handover:
     def __repr__(self) -> str:
         return f"<Handover from {self.current} to {self._successor}>"
 
+    def prepare(self) -> None:
+        """Make the child that `run` spawns; from now on it can be stopped."""
+        self.current = self._new_attempt(self._plan.port)
+
     async def run(self) -> Ended | SpawnFailed:
-        """Run a child, and those that take over from it, until all have ended; return how the last did."""
+        """Run the prepared child, and those that take over, until all have ended; return how the last did."""
         self._ended, ended = trio.open_memory_channel[Attempt](inf)
         async with trio.open_nursery() as self._nursery:
-            self.current = self._new_attempt(self._plan.port)
+            assert self.current is not None  # noqa: S101 - by `prepare`
             self._nursery.start_soon(self._live, self.current)
             async for attempt in ended:
                 if attempt is self._successor:
@@ -134,6 +138,12 @@ class Handover:
             await self._run.drain(self._plan.name, _DRAIN_TIMEOUT)
         self._draining.discard(scope)
         old.stop()
+
+    def change_plan(self, plan: ProcessPlan) -> None:
+        """Run the children by another plan of the process, those that live included."""
+        self._plan = plan
+        for attempt in self._living:
+            attempt.plan = plan
 
     def stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""

@@ -55,7 +55,7 @@ __all__ = [
     "TakenOver",
     "culprit",
     "dependency_fact",
-    "run_exit_code",
+    "run_result",
     "step",
 ]
 
@@ -465,9 +465,12 @@ def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
             return next((life for life in ends if name in (life.plan.name, base_name(life.plan.name))), None)
 
 
-def run_exit_code(exit_on: str, ends: Sequence[Life]) -> int:
-    """Give a whole run's exit code: that of the culprit, else of the first failure, else 0."""
+def run_result(exit_on: str, ends: Sequence[Life]) -> tuple[int, str]:
+    """Give a whole run's exit status and the reason: those of the culprit, else of the first failure."""
     life = culprit(exit_on, ends) or culprit("failure", ends)
-    if life is None or life.state is not State.FAILED:
-        return 0
-    return (life.exit.shell_code if life.exit is not None else 0) or 1
+    if life is None:
+        return 0, ""
+    reason = f"{life.plan.name} {life.state.value}: {life.reason}"
+    if life.state is not State.FAILED:
+        return 0, reason
+    return (life.exit.shell_code if life.exit is not None else 0) or 1, reason

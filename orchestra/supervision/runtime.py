@@ -25,6 +25,7 @@ from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
 from orchestra.supervision.delivery import Delivery
+from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from orchestra.child.readiness import Probe
     from orchestra.child.spawn import Child, Window
     from orchestra.config.plan import ProcessPlan
+    from orchestra.config.roles import Seen
     from orchestra.events import Bus, Exit
     from orchestra.supervision.delivery import Sink
+    from orchestra.supervision.roles import RunTimeRoles
 
 __all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
 
@@ -53,6 +56,10 @@ async def _servers(leader: int, port: int) -> frozenset[table.Entry]:
     return await trio.to_thread.run_sync(sockets.servers, leader, port)
 
 
+async def _programs(leader: int, port: int) -> frozenset[str]:
+    return await trio.to_thread.run_sync(sockets.programs, leader, port)
+
+
 async def _has_server(reloader: int) -> bool:
     return await trio.to_thread.run_sync(sockets.has_server, reloader)
 
@@ -66,6 +73,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
         scanner: Makes what looks for listening sockets.
         probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
+        programs: Finds the names of their programs.
+        identify: Asks what answers at a socket, as `inquiry.identify` does.
         has_server: Whether the process that starts servers has one now.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
@@ -79,6 +88,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     scanner: Callable[[], SocketScanner] = SocketScanner
     probe: Probe = probe
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _servers
+    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _programs
+    identify: Callable[..., Awaitable[Seen]] = identify
     has_server: Callable[[int], Awaitable[bool]] = _has_server
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
@@ -109,6 +120,7 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
+        roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
     """
@@ -132,6 +144,7 @@ class Run:
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
         self.guard: Guard | None = None
+        self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
         self._before_stop = before_stop

@@ -19,9 +19,19 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "reloader", "reloads", "starts_server", "watches"]
+__all__ = [
+    "IN_USE",
+    "Diagnosis",
+    "Symptoms",
+    "Traceback",
+    "reloader",
+    "reloads",
+    "starts_server",
+    "wants_port",
+    "watches",
+]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
@@ -67,6 +77,12 @@ def watches(line: str) -> bool:
 def starts_server(line: str) -> bool:
     """Whether a server says by `line` that it is a new one."""
     return "Started" in line and _STARTED.search(line) is not None
+
+
+def wants_port(lines: Iterable[str], port: str) -> bool:
+    """Whether a process that has ended says in its last lines that this port is taken."""
+    said = "\n".join(lines)
+    return bool(IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said))
 
 
 class Traceback:
