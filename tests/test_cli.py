@@ -113,7 +113,7 @@ def test_it_is_said_which_process_is_frontend_and_backend_and_why(tmp_path: Path
             "backend: mail or other (the first that answers HTTP); frontend: ui (set by proxy.frontend)"
         )
         found = run.until(lambda event: event["type"] == "notice" and event["code"] == "backend-found")
-        assert found["text"] == "the backend is mail: it was the first to answer HTTP"
+        assert found["text"] == "the backend is mail: it answers HTTP"
 
 
 def test_a_child_that_wants_our_port_gets_a_hint(tmp_path: Path) -> None:
