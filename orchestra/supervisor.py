@@ -379,9 +379,8 @@ class Supervisor:
             self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
 
     def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
-        decide = getattr(self._proxy, "decide", None)
-        if decide is not None:
-            decide(side, upstream, reason=reason)
+        if self._proxy is not None:
+            self._proxy.decide(side, upstream, reason=reason)
 
     async def _before_stop(self, process: str) -> None:
         if self._proxy is not None:
