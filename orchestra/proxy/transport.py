@@ -103,9 +103,6 @@ class SocketTransport:
         self._input = select.poll()
         self._input.register(self._fd, select.POLLIN)
 
-    def __repr__(self) -> str:
-        return f"<SocketTransport fd={self._fd}>"
-
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
         while True:

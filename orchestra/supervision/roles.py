@@ -66,6 +66,7 @@ class RunTimeRoles:
             if worker.life.plan.role is Role.UNDECIDED and role is not Role.UNDECIDED:
                 worker.take_role(role)
         if found.frontend != before.frontend:
-            self._tell("frontend", found.frontend, found.frontend_reason)
+            reason = found.frontend_reason or "no process has answered /@vite/client"
+            self._tell("frontend", found.frontend, reason)
         if found.backend != before.backend:
-            self._tell("backend", found.backend, found.backend_reason)
+            self._tell("backend", found.backend, found.backend_reason or "no process has answered HTTP")
