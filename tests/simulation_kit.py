@@ -8,6 +8,7 @@ it is asked to end.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
@@ -88,9 +89,9 @@ class Child:
         if number == 9:
             self.kill()
 
-    async def asked(self) -> None:
-        """Wait until it is asked to end."""
-        await self._asked.wait()
+    @property
+    def is_killed(self) -> bool:
+        return self._killed.is_set()
 
     async def live(self, program: Program, stop_timeout: float) -> Exit:
         how: Exit | None = None
@@ -148,7 +149,7 @@ class World:
             programs=self._programs_at,
             identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
-            free_port=_free_port,
+            free_port=self._free_port,
             random=lambda: self.random,
             now=trio_clock,
         )
@@ -209,6 +210,10 @@ class World:
             {Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started="0")}
         )
 
+    def _free_port(self, wanted: int, *, besides: int | None) -> int:
+        taken = {besides, *(socket.port for child in self.living() for socket in child.sockets)}
+        return next(port for port in count(wanted) if port not in taken)
+
     async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
@@ -221,10 +226,6 @@ class World:
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()
         return False
-
-
-def _free_port(wanted: int | None, *, besides: int | None) -> int:
-    return wanted if wanted is not None and wanted != besides else 1 + (besides or 0)
 
 
 class _Guard:

@@ -625,7 +625,7 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
 
     async def serves(child: Child) -> int:
         child.heeds = heeds
-        own = [each for each in world.living() if each.env["PORT"] == child.env["PORT"]]
+        own = [each for each in world.living() if each.port == child.port and not each.is_killed]
         if len(own) > 1:
             twice.append(child.env["ORCHESTRA_PROCESS"])
         child.listen()

@@ -63,6 +63,7 @@ class _Connection:
     """
 
     body: Body = NO_BODY
+    _what = "request"
     _buffer = b""
     _keeps_alive = True
 
@@ -112,7 +113,24 @@ class _Connection:
             raise self._gone() from exc
         if not data:
             raise self._gone()
-        self._buffer += data
+        self._buffer = self._buffer + data if self._buffer else data
+
+    async def _split_head(self) -> bytes:
+        """Take the next head off the buffer as soon as it is whole."""
+        end = self._buffer.find(_END) + 4
+        searched = 0
+        while not 4 <= end <= MAX_HEAD:
+            end = end_of_head(self._buffer, searched)
+            if max(end, len(self._buffer) * (end < 0)) > MAX_HEAD:
+                raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+            if end >= 0:
+                break
+            if self._what == "request" and is_obviously_no_request(self._buffer):
+                raise BadMessage("this is no HTTP request; is it meant for https?")
+            searched = len(self._buffer)
+            await self._fill(HEAD_SIZE)
+        raw, self._buffer = self._buffer[:end], self._buffer[end:]
+        return raw
 
     def close(self) -> None:
         """Close the connection: the peer sees an orderly end."""
@@ -132,9 +150,6 @@ class ClientConnection(_Connection):
 
     was_reset = False
 
-    def __repr__(self) -> str:
-        return f"<ClientConnection {self.transport!r}>"
-
     def _gone(self) -> ClientGone:
         return ClientGone()
 
@@ -145,6 +160,8 @@ class ClientConnection(_Connection):
         """
         has_swallowed = False
         while True:
+            if self._buffer[:1].isalpha():
+                return True
             if not has_swallowed and self._buffer.startswith(b"\r\n"):
                 self._buffer = self._buffer[2:]
                 has_swallowed = True
@@ -156,7 +173,7 @@ class ClientConnection(_Connection):
                 return False
             if not data:
                 return False
-            self._buffer += data
+            self._buffer = self._buffer + data if self._buffer else data
 
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.
@@ -167,25 +184,10 @@ class ClientConnection(_Connection):
         """
         # Until its head is read, a request is not complete.
         self.body = _UNREAD
-        end = self._buffer.find(_END) + 4
-        if not 4 <= end <= MAX_HEAD:
-            end = await self._wait_for_head()
-        raw, self._buffer = self._buffer[:end], self._buffer[end:]
-        head = self._reader.request(raw)
+        head = self._reader.request(await self._split_head())
         self.body = request_body(head)
         self._keeps_alive = keeps_alive(head)
         return head
-
-    async def _wait_for_head(self) -> int:
-        searched = 0
-        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
-            if is_obviously_no_request(self._buffer):
-                raise BadMessage("this is no HTTP request; is it meant for https?")
-            searched = len(self._buffer)
-            await self._fill(HEAD_SIZE)
-        if not 0 <= end <= MAX_HEAD:
-            raise BadMessage(f"the request's head has more than {MAX_HEAD} bytes", status=431)
-        return end
 
     async def fill(self) -> None:
         """Wait for more of the body.
@@ -221,6 +223,7 @@ class UpstreamConnection(_Connection):
 
     is_reused = False
     since = 0.0
+    _what = "answer"
     _has_begun = False
 
     def __init__(
@@ -236,9 +239,6 @@ class UpstreamConnection(_Connection):
         self._label = label
         self.process = process
         self.generation = generation
-
-    def __repr__(self) -> str:
-        return f"<UpstreamConnection to {self._label}, {self.transport!r}>"
 
     def _gone(self) -> UpstreamGone:
         when = "in the middle of its answer" if self._has_begun else "without an answer"
@@ -259,12 +259,8 @@ class UpstreamConnection(_Connection):
         if not self._buffer:
             await self._fill(HEAD_SIZE)
         self._has_begun = True
-        end = self._buffer.find(_END) + 4
-        if not 4 <= end <= MAX_HEAD:
-            end = await self._wait_for_head()
-        raw, self._buffer = self._buffer[:end], self._buffer[end:]
         try:
-            head = self._reader.response(raw)
+            head = self._reader.response(await self._split_head())
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
         if head.status >= 200:
@@ -273,15 +269,6 @@ class UpstreamConnection(_Connection):
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
-
-    async def _wait_for_head(self) -> int:
-        searched = 0
-        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
-            searched = len(self._buffer)
-            await self._fill(HEAD_SIZE)
-        if not 0 <= end <= MAX_HEAD:
-            raise BadResponse(f"{self._label}: the answer's head has more than {MAX_HEAD} bytes")
-        return end
 
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.

@@ -17,7 +17,7 @@ Not here: accepting connections, limits of time (`server`), what it all means fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
@@ -37,16 +37,7 @@ from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import (
-    RESET,
-    WAIT,
-    Answer,
-    Ask,
-    Availability,
-    Fail,
-    Route,
-    is_websocket,
-)
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal, is_websocket
 from orchestra.proxy.websocket import Tunnel
 
 if TYPE_CHECKING:
@@ -87,9 +78,6 @@ class Exchange:
         self._peer = peer
         self._record = Record(shared.bus, shared.next_number(), head)
         self._asker = Asker(shared, client, head, peer, self._record)
-
-    def __repr__(self) -> str:
-        return f"<Exchange {self._record!r}>"
 
     @property
     def connection(self) -> UpstreamConnection | None:
@@ -177,16 +165,18 @@ class Exchange:
                     return
                 case Fail():
                     raise step.error
-                case _ if step is WAIT:
+                case Signal.WAIT:
                     await self._wait_for_either()
                     may_wait = trio.current_time() < self._asker.deadline()
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
-                case _ if step is RESET:
+                case Signal.RESET:
                     raise _Reset
-                case _:
+                case Signal.SAY_OWN:
                     self._record.reason = "orchestra's own path"
                     await self._say(answers.own(head))
                     return
+                case _:
+                    assert_never(step)
 
     async def _wait_for_either(self) -> None:
         begun = trio.current_time()

@@ -104,20 +104,15 @@ class Fail(Struct, frozen=True):
     error: UpstreamError
 
 
-class _Simple(Enum):
-    WAIT = auto()
-    RESET = auto()
-    SAY_OWN = auto()
+class Signal(Enum):
+    """A step that needs no more words."""
+
+    WAIT = auto()  # until the availability of either upstream has changed, then begin again
+    RESET = auto()  # the client's connection
+    SAY_OWN = auto()  # answer for orchestra itself
 
 
-# Wait until the availability of either upstream has changed, then begin again.
-WAIT = _Simple.WAIT
-# Reset the client's connection.
-RESET = _Simple.RESET
-# Answer for orchestra itself.
-SAY_OWN = _Simple.SAY_OWN
-
-Step: TypeAlias = Ask | Answer | Fail | _Simple
+Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
@@ -273,15 +268,12 @@ class Route:
         self._router = router
         self._memo = router.memo
 
-    def __repr__(self) -> str:
-        return f"<Route of {self._head.path!r} at {self._at.name}>"
-
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` it is not to wait any more."""
         head, router = self._head, self._router
         path = head.path
         if path.startswith(OWN_PREFIX) or path == b"*":
-            return SAY_OWN
+            return Signal.SAY_OWN
         if frontend is Availability.ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:
@@ -294,7 +286,7 @@ class Route:
         ):
             # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
             self._is_ping = True
-            return self._ask_frontend("vite's ping") if frontend is Availability.READY else RESET
+            return self._ask_frontend("vite's ping") if frontend is Availability.READY else Signal.RESET
         if router.frontend_paths.match(path):
             return self._ask_frontend("vite's own path")
         if self._memo is not None and frontend is Availability.READY and self._memo.knows(head, path):
@@ -306,7 +298,7 @@ class Route:
                 self._at = _At.EARLY_ASSET
                 return _ASK_FRONTEND
             if frontend is Availability.HOLD and may_wait:
-                return WAIT
+                return Signal.WAIT
         return _ASK_BACKEND
 
     def _ask_frontend(self, reason: str) -> Ask:
@@ -325,7 +317,7 @@ class Route:
             case _At.FRONTEND:
                 if isinstance(outcome, ResponseHead):
                     return Answer(self._reason)
-                return RESET if self._is_ping else _failed(outcome)
+                return Signal.RESET if self._is_ping else _failed(outcome)
             case _At.ALONE:
                 return self._after_frontend_alone(outcome)
             case _At.EARLY_ASSET | _At.REMEMBERED_ASSET:

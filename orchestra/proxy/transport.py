@@ -103,18 +103,16 @@ class SocketTransport:
         self._input = select.poll()
         self._input.register(self._fd, select.POLLIN)
 
-    def __repr__(self) -> str:
-        return f"<SocketTransport fd={self._fd}>"
-
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
         while True:
             if self._fd < 0:
                 raise trio.ClosedResourceError
             await wait_readable(self._fd)
-            size = min(max_bytes, self._size)
             try:
-                data = self._sock.recv(size)
+                if max_bytes <= HEAD_SIZE:
+                    return self._sock.recv(max_bytes)
+                data = self._sock.recv(self._size)
             except (BlockingIOError, InterruptedError):
                 continue
             if len(data) == self._size < RECEIVE_SIZE:

@@ -64,9 +64,9 @@ async def shake_hands(
     with trio.move_on_after(timeout):
         await upstream.send(forwarded)
         answer = await upstream.read_head(request)
-        while answer.is_informational and answer.status != 101:
+        while answer.status < 200 and answer.status != 101:
             answer = await upstream.read_head(request)
-    if answer is None or (answer.is_informational and answer.status != 101):
+    if answer is None or (answer.status < 200 and answer.status != 101):
         text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
         raise UpstreamError(text, status_hint=504)
     if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:

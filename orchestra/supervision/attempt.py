@@ -162,6 +162,8 @@ class Attempt:
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
+        if self._handle.is_ending:
+            return
         plan = self.plan
         async with trio.open_nursery() as nursery:
 
