@@ -136,8 +136,8 @@ def init() -> int:
     from pathlib import Path  # noqa: PLC0415
 
     from orchestra.config.environment import with_tools  # noqa: PLC0415
-    from orchestra.config.initial import look  # noqa: PLC0415
     from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
+    from orchestra.config.scaffold import look  # noqa: PLC0415
 
     root = current_folder()
     path = Path(DEFAULT_NAMES[0])

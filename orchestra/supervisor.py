@@ -24,6 +24,7 @@ from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
+from orchestra.errors import ConfigError
 from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
+# From that of the plan on, for a proxy that may move.
+_PORTS_TO_TRY = 100
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
 _CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
@@ -78,6 +81,18 @@ def load(
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
     return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
+
+
+def _bind(plan: ProxyPlan) -> list[socket.socket]:
+    """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
+    port = plan.port
+    while True:
+        try:
+            return sockets.bind(plan.host, port)
+        except ConfigError:
+            if not plan.may_move or port == plan.port + _PORTS_TO_TRY:
+                raise
+        port += 1
 
 
 def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
@@ -316,7 +331,7 @@ class Supervisor:
 
     async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
         plan = self.plan.proxy
-        listeners = sockets.bind(plan.host, plan.port) if plan is not None else []
+        listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
             if plan is not None:
@@ -338,9 +353,10 @@ class Supervisor:
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""
-        plan = self.plan
+        plan, port = self.plan, 0
         if plan.proxy is not None:
-            self.url = sockets.Listening(plan.proxy.host, listeners[0].getsockname()[1]).url
+            port = listeners[0].getsockname()[1]
+            self.url = sockets.Listening(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -352,6 +368,9 @@ class Supervisor:
             )
         )
         if plan.proxy is not None:
+            if plan.proxy.may_move and port != plan.proxy.port:
+                text = f"port {plan.proxy.port} has just been taken: the one address has the next free port"
+                self._bus.notice("plan", text, level="info")
             if not ipaddress.ip_address(plan.proxy.host).is_loopback:
                 text = f"{self.url} can be reached from other machines, and so can all that is behind it"
                 self._bus.notice("not-loopback", text, hint=_NOT_LOOPBACK_HINT)

@@ -329,11 +329,13 @@ def _listens(port: int) -> bool:
         return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_without_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
-    write(tmp_path, "web: echo up; sleep 1000\n")
+def test_without_a_backend_and_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo up; sleep 1000\n")
     with Run(cwd=tmp_path) as run:
-        run.line("web", "up")
+        run.line("one", "up")
         assert run.events[0]["url"] is None
+        texts = [event["text"] for event in run.events if event["type"] == "notice"]
+        assert texts == ["no proxy: neither a backend nor a frontend was found"]
         assert run.stop() == 130
 
 

@@ -70,6 +70,7 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
         frontend_reason="`npm run dev` in ui runs vite",
         backend=FromProcess(name="api"),
         backend_reason="it is called api",
+        may_move=True,
     )
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.OTHER]
     assert [each.ready for each in plan.processes] == ["http", "http", None]
@@ -225,7 +226,7 @@ def test_processes_can_wait_for_others_which_are_then_run_too(project: Project) 
         "worker": ["api:started"],
         "other": [],
     }
-    assert [each.ready for each in plan.processes] == ["tcp", None, None, None, None]
+    assert [each.ready if each.is_awaited else None for each in plan.processes][:2] == ["tcp", None]
     assert list(waits_of(project.load(CHAIN, only=["api"]))) == ["db", "migrate", "api"]
     # Who leaves one out says that it is there anyway.
     without = waits_of(project.load(CHAIN, only=["api"], left_out=["db"]))
@@ -414,7 +415,7 @@ def test_who_is_not_run_needs_no_port(project: Project) -> None:
     plan = project.load(text, only=["a"], overrides=Overrides(base_port=65400))
     assert ports_of(plan) == {"a": 65400}
     message, _ = project.error(text, overrides=Overrides(base_port=65400))
-    assert message == "no port is left for c: they begin at 65400, 100 for each process"
+    assert message == "no port is left for c: they begin at 65400, 100 each"
 
 
 def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
@@ -488,37 +489,126 @@ def test_settings_say_who_stands_behind_the_proxy(
 
 
 @pytest.mark.parametrize(
-    ("procfile", "settings", "notes"),
+    ("procfile", "settings", "frontend", "backend"),
     [
-        ("web: run\nworker: run\n", "", ()),
-        (TWO, "proxy.enabled = false", ()),
-        (TWO, "proxy.backend = false", ("no proxy: it needs a backend and a frontend",)),
-        (TWO, "proxy.frontend = false", ()),
-        (
-            "vite: cd ui && npm run dev\n",
-            "",
-            ("no proxy: it needs a backend and a frontend",),
-        ),
-        (
-            "api: run\n",
-            'proxy.backend = "api"',
-            ("no proxy: it needs a backend and a frontend",),
-        ),
+        ("vite: cd ui && npm run dev\n", "", "vite", None),
+        ("web: serve $PORT\n", "", None, "web"),
+        ("site: uvicorn app:app\n", "", None, "site"),
+        (TWO, "proxy.backend = false", "vite", None),
+        (TWO, "proxy.frontend = false", None, "api"),
+        ("x: run\n", 'proxy.backend = "x"', None, "x"),
+        ("x: run\n", 'proxy.frontend = "x"', "x", None),
+        ("api: uvicorn app:app\nworker: run\n", "", UNDECIDED, "api"),
     ],
 )
-def test_without_both_there_is_no_proxy(
-    project: Project, procfile: str, settings: str, notes: tuple[str, ...]
+def test_one_upstream_has_a_proxy_too(
+    project: Project, procfile: str, settings: str, frontend: object, backend: object
 ) -> None:
+    project.program("uvicorn")
     plan = project.load(procfile, settings)
+    proxy = proxy_of(plan)
+    found = [each.name if isinstance(each, FromProcess) else each for each in (proxy.frontend, proxy.backend)]
+    assert (found, plan.notes) == ([frontend, backend], ())
+
+
+NONE = "no proxy: neither a backend nor a frontend was found"
+
+
+@pytest.mark.parametrize(
+    ("procfile", "settings", "listen", "notes"),
+    [
+        ("x: run\ny: run\n", "", None, (NONE,)),
+        (TWO, "proxy = { backend = false, frontend = false }", None, (NONE,)),
+        (TWO, "proxy = { backend = false, frontend = false }", ":9000", (NONE,)),
+        ("x: run\n", 'process.x.ready = "tcp"', ":9000", (NONE,)),
+        (TWO, "proxy.enabled = false", None, ()),
+    ],
+)
+def test_without_either_there_is_none_which_is_said(
+    project: Project, procfile: str, settings: str, listen: str | None, notes: tuple[str, ...]
+) -> None:
+    plan = project.load(procfile, settings, overrides=Overrides(listen=listen))
     assert (plan.proxy, notes_of(plan)) == (None, notes)
 
 
-def test_a_proxy_that_was_asked_for_and_switched_off_is_missed(project: Project) -> None:
-    plan = project.load(TWO, "proxy.backend = false", overrides=Overrides(listen=":9000"))
-    assert (plan.proxy, notes_of(plan)) == (
-        None,
-        ("no proxy: it needs a backend and a frontend",),
-    )
+def test_a_proxy_that_is_asked_for_waits_for_what_turns_out(project: Project) -> None:
+    plan = project.load("x: run\n", overrides=Overrides(listen=":9000"))
+    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (UNDECIDED, UNDECIDED)
+    assert proxy_of(plan).candidates == ("x",)
+
+
+def test_a_name_alone_makes_no_process_wait_for_http(project: Project) -> None:
+    plan = project.load("web: run\nworker: run\n")
+    assert proxy_of(plan).backend == FromProcess(name="web")
+    assert [each.is_awaited for each in plan.processes] == [False, False]
+    assert project.load("web: run $PORT\n").processes[0].is_awaited
+
+
+def taken(*ports: int) -> dict[str, Any]:
+    def try_listen(host: str, port: int) -> None:
+        if port in ports:
+            raise ConfigError(f"port {port} is taken by pid 1 (x): cannot listen on {host}:{port}")
+
+    return {"try_listen": try_listen}
+
+
+@pytest.mark.parametrize(
+    ("procfile", "machine", "port", "notes"),
+    [
+        ("web: serve $PORT\n", taken(), 8000, ()),
+        (
+            "web: serve $PORT\n",
+            taken(8000, 8001),
+            8002,
+            ("port 8000 is taken by pid 1 (x): the one address has the next free port",),
+        ),
+        (
+            "web: python manage.py runserver\n",
+            taken(),
+            8001,
+            ("port 8000 is web's: the one address has the next free port",),
+        ),
+        (
+            "web: serve -b 127.0.0.1:8000 app\nx: serve -p 8001\n",
+            taken(),
+            8002,
+            ("port 8000 is web's: the one address has the next free port",),
+        ),
+    ],
+)
+def test_an_address_that_was_not_asked_for_gives_way(
+    project: Project, procfile: str, machine: Any, port: int, notes: tuple[str, ...]
+) -> None:
+    plan = project.load(procfile, machine=machine)
+    assert (proxy_of(plan).port, proxy_of(plan).may_move, notes_of(plan)) == (port, True, notes)
+
+
+@pytest.mark.parametrize(
+    ("procfile", "message", "hint"),
+    [
+        (
+            "web: serve -b 127.0.0.1:9000 app\n",
+            "Procfile:1: web: it listens on port 9000, which is the address of the proxy",
+            "Write `web: serve -b 127.0.0.1:$PORT app`, or choose another --listen.",
+        ),
+        ("web: serve $PORT\n", "port 9001 is taken by pid 1 (x): cannot listen on 127.0.0.1:9001", ""),
+        (
+            "web: python manage.py runserver\n",
+            "Procfile:1: web: it listens on port 8000, which is the address of the proxy",
+            "Write `web: python manage.py runserver $PORT`, or choose another --listen.",
+        ),
+    ],
+)
+def test_one_that_was_asked_for_does_not(project: Project, procfile: str, message: str, hint: str) -> None:
+    port = next(port for port in (9000, 9001, 8000) if str(port) in message)
+    (found,) = project.errors(procfile, overrides=Overrides(listen=f":{port}"), machine=taken(9001))
+    assert found == (message, hint)
+
+
+def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Project) -> None:
+    plan = project.load("a: run\nb: serve -p 5000\n")
+    assert ports_of(plan) == {"a": 5001, "b": 5100}
+    assert notes_of(plan)[0] == "a: port 5000 is b's; it gets 5001"
 
 
 def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> None:
@@ -528,16 +618,14 @@ def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> No
     assert "column 1" in hint
 
 
-def test_a_side_that_is_not_chosen_is_missed(project: Project) -> None:
+def test_a_side_that_is_not_run_is_missed(project: Project) -> None:
     plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
-    assert plan.proxy is None
-    assert notes_of(plan) == ("no proxy: it needs a backend and a frontend",)
+    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (FromProcess(name="vite"), None)
+    assert notes_of(plan) == ("no backend: api is not among the processes of this run",)
 
 
-def test_a_plain_runner_waits_for_nobody_but_a_frontend_without_its_proxy_is_still_one(
-    project: Project,
-) -> None:
-    assert {each.ready for each in project.load("web: run\nworker: run\n").processes} == {None}
+def test_without_its_proxy_a_frontend_is_still_one(project: Project) -> None:
+    assert {each.ready for each in project.load("x: run\ny: run\n").processes} == {None}
     plan = project.load(TWO, overrides=Overrides(no_proxy=True))
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND]
 
@@ -692,7 +780,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         ),
         (
             TWO,
-            "[process.api]\nport = 8000\n",
+            "[process.api]\nport = 8000\n[proxy]\nlisten = ':8000'\n",
             "orchestra.toml:2: process.api.port: port 8000 is orchestra's own",
             "Choose another one, or another --listen.",
         ),

@@ -166,6 +166,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     Attributes:
         host: The literal address to listen on; with ``127.0.0.1`` the same port of ``::1`` is added.
         port: 0 is any that is free.
+        may_move: Whether the next free port will do, too, if that is taken: the user did not ask for it.
         backend: The upstream that is asked first; ``None``: there is none.
         backend_reason: Why that one, for people.
         frontend: The upstream that is asked for what the backend does not know; ``None``: there is none.
@@ -175,19 +176,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    may_move: bool = False
     backend: UpstreamPlan
     backend_reason: str = ""
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
-    # Constants, in the plan until the proxy has them itself.
-    hold_requests: int = 256
-    hold_bytes: int = 8388608
-    max_head: int = 65536
-    header_timeout: float = 10.0
-    idle_timeout: float = 75.0
-    max_connections: int = 1024
-    pool: int = 64
 
 
 class Note(Struct, frozen=True):

@@ -64,22 +64,12 @@ __all__ = [
 # Names of processes that are the backend, in the order of preference.
 BACKEND_NAMES = ("backend", "api", "web", "server", "app")
 # Programs whose sockets are not asked.
-NOT_HTTP = frozenset(
-    {
-        "beanstalkd",
-        "mariadbd",
-        "memcached",
-        "mongod",
-        "mosquitto",
-        "mysqld",
-        "mysqld_safe",
-        "nats-server",
-        "postgres",
-        "rabbitmq-server",
-        "redis-server",
-        "valkey-server",
-    }
-)
+# fmt: off
+NOT_HTTP = frozenset({
+    "beanstalkd", "mariadbd", "memcached", "mongod", "mosquitto", "mysqld", "mysqld_safe", "nats-server",
+    "postgres", "rabbitmq-server", "redis-server", "valkey-server",
+})
+# fmt: on
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
 

@@ -179,7 +179,8 @@ class Gate:
         hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
         if upstream is None:
             self._absence = f"no {self.side}: {reason}" if reason else self._absence
-            self._bus.notice(f"no-{self.side}", f"N{self._absence[1:]}", hint=hint)
+            text = self._absence[0].upper() + self._absence[1:]
+            self._bus.notice(f"no-{self.side}", text, level="info", hint=hint)
         elif isinstance(upstream, FromProcess):
             hint = f"If that is wrong, set [proxy] {self.side}."
             text = f"the {self.side} is {upstream.name}: {reason}"
