@@ -113,7 +113,7 @@ class _Connection:
             raise self._gone() from exc
         if not data:
             raise self._gone()
-        self._buffer += data
+        self._buffer = self._buffer + data if self._buffer else data
 
     async def _split_head(self) -> bytes:
         """Take the next head off the buffer as soon as it is whole."""
@@ -160,6 +160,8 @@ class ClientConnection(_Connection):
         """
         has_swallowed = False
         while True:
+            if self._buffer[:1].isalpha():
+                return True
             if not has_swallowed and self._buffer.startswith(b"\r\n"):
                 self._buffer = self._buffer[2:]
                 has_swallowed = True
@@ -171,7 +173,7 @@ class ClientConnection(_Connection):
                 return False
             if not data:
                 return False
-            self._buffer += data
+            self._buffer = self._buffer + data if self._buffer else data
 
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.

@@ -199,7 +199,7 @@ class Proxy:
         finally:
             client.close()
             self._connections.discard(connection)
-            self._shared.ended.unpark_all()
+            self._shared.report_ended()
 
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
@@ -215,7 +215,7 @@ class Proxy:
                 connection.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._connections:
-                await self._shared.ended.park()
+                await self._shared.wait_ended()
         self._serving.cancel()
         if self._hangups is not None:
             await self._has_ended.wait()
@@ -228,7 +228,7 @@ class Proxy:
         """
         self._close_streams(SERVICE_RESTART, process=process)
         while self._asked_of(process):
-            await self._shared.ended.park()
+            await self._shared.wait_ended()
 
     async def _drain_reload(self, process: str) -> None:
         """Drain a process that reloads by itself, and waits for all that it still serves."""
@@ -274,8 +274,8 @@ class Proxy:
             exchange = connection.exchange = Exchange(shared, client, head, peer)
             await exchange.run()
             connection.exchange = None
-            if shared.ended:
-                shared.ended.unpark_all()
+            if shared.waiting:
+                shared.report_ended()
             if exchange.is_last:
                 return
 
@@ -299,7 +299,7 @@ class Proxy:
         port = listener.getsockname()[1]
         while True:
             while len(self._connections) >= self._max_connections:
-                await self._shared.ended.park()
+                await self._shared.wait_ended()
             try:
                 sock, (address, _) = await accept(listener)
             except OSError as exc:

@@ -109,9 +109,10 @@ class SocketTransport:
             if self._fd < 0:
                 raise trio.ClosedResourceError
             await wait_readable(self._fd)
-            size = min(max_bytes, self._size)
             try:
-                data = self._sock.recv(size)
+                if max_bytes <= HEAD_SIZE:
+                    return self._sock.recv(max_bytes)
+                data = self._sock.recv(self._size)
             except (BlockingIOError, InterruptedError):
                 continue
             if len(data) == self._size < RECEIVE_SIZE:
