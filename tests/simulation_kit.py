@@ -239,16 +239,12 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    async def run(self) -> None:
-        await trio.sleep_forever()
-
-    @asynccontextmanager
-    async def looking_at(self, leader: int) -> Any:
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
         async def newest() -> frozenset[Listening]:
             await trio.sleep(0.05)
             return frozenset(self._world.child(leader).sockets)
 
-        yield newest
+        return newest
 
 
 @asynccontextmanager

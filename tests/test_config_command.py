@@ -448,7 +448,7 @@ def test_a_pnpm_workspace_is_installed_at_its_root(tmp_path: Path) -> None:
     assert (found.folder, found.manager) == (tmp_path, "pnpm")
 
 
-def test_a_package_above_the_root_is_nobody_s_business(tmp_path: Path) -> None:
+def test_a_package_above_the_root_is_left_alone(tmp_path: Path) -> None:
     package(tmp_path, **DEPENDENCIES)
     root = tmp_path / "root"
     (root / "ui").mkdir(parents=True)

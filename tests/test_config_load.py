@@ -83,7 +83,7 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
     assert (plan.procfile, plan.output, plan.notes) == (project.root / "Procfile", "auto", ())
 
 
-def test_a_plan_written_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
+def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
     (found,) = project.load("one: run\n").processes
     written = ProcessPlan(
         name="one", command="run", cwd=found.cwd, env=found.env, port=5000, source=found.source
@@ -153,7 +153,7 @@ def test_a_log_file_belongs_to_one_process(project: Project) -> None:
     assert "is a folder" in project.error(TWO, '[process.api]\nlog_file = "ui"\n')[0]
 
 
-def test_the_system_s_environment_is_beaten_by_env_files_and_those_by_settings(project: Project) -> None:
+def test_env_files_beat_the_system_and_settings_beat_both(project: Project) -> None:
     project.environ |= {"A": "os", "B": "os", "C": "os"}
     (project.root / ".env").write_text("A=file\nB=file\nPORT=7000\n")
     plan = project.load("one: run\n", '[process.one]\nenv = { A = "settings" }')
@@ -228,7 +228,7 @@ def test_processes_can_wait_for_others_which_are_then_run_too(project: Project) 
     }
     assert [each.ready if each.is_awaited else None for each in plan.processes][:2] == ["tcp", None]
     assert list(waits_of(project.load(CHAIN, only=["api"]))) == ["db", "migrate", "api"]
-    # Who leaves one out says that it is there anyway.
+    # One that is left out is taken to be there anyway.
     without = waits_of(project.load(CHAIN, only=["api"], left_out=["db"]))
     assert without == {"migrate": [], "api": ["migrate:completed"]}
 
@@ -317,7 +317,7 @@ def test_a_known_server_is_the_backend_before_all_that_might_be(project: Project
     assert proxy_of(plan).backend_reason == "`python manage.py runserver '$PORT'` is a server"
 
 
-def test_who_completes_or_is_ready_without_http_is_not_taken_for_the_backend(project: Project) -> None:
+def test_what_completes_or_is_ready_otherwise_is_not_the_backend(project: Project) -> None:
     procfile = "vite: cd ui && npm run dev\ndb: run\nmigrate: run\nnotes: run\n"
     settings = (
         'process.db.ready = "tcp"\nprocess.notes.depends_on = ["migrate:completed"]\n'
@@ -356,7 +356,7 @@ def test_the_first_argument_may_be_the_procfile(
 # --- Ports ---
 
 
-def test_the_first_port_is_the_option_s_else_the_settings_s_else_the_env_file_s_else_the_system_s(
+def test_the_first_port_comes_from_the_strongest_source(
     project: Project,
 ) -> None:
     def first(**options: Any) -> int | None:
@@ -410,7 +410,7 @@ def test_without_a_proxy_its_port_is_free_for_all(project: Project) -> None:
     assert ports_of(project.load("web: run\n", "[process.web]\nport = 8000\n")) == {"web": 8000}
 
 
-def test_who_is_not_run_needs_no_port(project: Project) -> None:
+def test_a_process_that_is_not_run_needs_no_port(project: Project) -> None:
     text = "a: run\nb: run\nc: run\n"
     plan = project.load(text, only=["a"], overrides=Overrides(base_port=65400))
     assert ports_of(plan) == {"a": 65400}
@@ -418,7 +418,7 @@ def test_who_is_not_run_needs_no_port(project: Project) -> None:
     assert message == "no port is left for c: they begin at 65400, 100 each"
 
 
-def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
+def test_no_process_is_moved_to_the_port_of_another(project: Project) -> None:
     text = "".join(f"p{i}: run\n" for i in range(3))
     plan = project.load(text, machine={"is_free": lambda port: not 5000 <= port < 5100})
     assert ports_of(plan) == {"p0": 5101, "p1": 5100, "p2": 5200}
@@ -439,7 +439,7 @@ def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project)
         (["x"], ("x",)),
     ],
 )
-def test_the_backend_is_found_by_its_name_else_it_will_be_by_its_answer(
+def test_the_backend_is_found_by_name_else_by_its_answer(
     project: Project, names: list[str], backend: FromProcess | tuple[str, ...]
 ) -> None:
     plan = project.load("f: cd ui && npm run dev\n" + "".join(f"{name}: run\n" for name in names))
@@ -459,7 +459,7 @@ def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Proje
     assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("serve",))
 
 
-def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(project: Project) -> None:
+def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> None:
     plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
     proxy = proxy_of(plan)
     assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), UNDECIDED)
@@ -481,7 +481,7 @@ def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(pro
         ),
     ],
 )
-def test_settings_say_who_stands_behind_the_proxy(
+def test_settings_say_what_stands_behind_the_proxy(
     project: Project, settings: str, frontend: object, backend: object
 ) -> None:
     plan = project.load(TWO + "x: run\n", f"[proxy]\n{settings}")
@@ -611,7 +611,7 @@ def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Proje
     assert notes_of(plan)[0] == "a: port 5000 is b's; it gets 5001"
 
 
-def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> None:
+def test_a_package_json_that_cannot_be_read_is_an_error(project: Project) -> None:
     (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"},\n}\n')
     message, hint = project.error()
     assert message.startswith("ui/package.json:3: not JSON: ")
@@ -807,6 +807,12 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             '[proxy]\nbackend = "api"\nfrontend = "api"\n',
             "orchestra.toml:2: proxy.backend: it is the frontend already",
             "Set one of the two to another process.",
+        ),
+        (
+            TWO,
+            "[proxy]\nbackend = true\n",
+            "orchestra.toml:2: proxy.backend: true is neither a process, a URL nor false",
+            "Name the process.",
         ),
         (
             TWO,

@@ -95,7 +95,7 @@ def test_an_upstream_may_run_elsewhere() -> None:
     assert (roles.frontend, roles.backend, roles.to_ask) == (ELSEWHERE, ELSEWHERE, ())
 
 
-def test_only_processes_without_a_role_are_asked_and_only_while_it_matters() -> None:
+def test_only_processes_without_a_role_are_asked() -> None:
     facts = Facts(processes=(process("api"), process("fe"), process("db", may_be_asked=False)))
     roles = decide(facts)
     assert roles.to_ask == ("fe",)

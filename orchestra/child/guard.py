@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.errors import OrchestraError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -58,10 +60,15 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Have the processes of a run ended should we be killed before the block is left."""
-    theirs, ours = os.pipe()
-    os.set_blocking(ours, False)
+    """Have the processes of a run ended should we be killed before the block is left.
+
+    Raises:
+        OrchestraError: The guardian cannot be started.
+    """
+    theirs = ours = -1
     try:
+        theirs, ours = os.pipe()
+        os.set_blocking(ours, False)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],
             stdin=theirs,
@@ -72,8 +79,13 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
             env={name: value for name, value in os.environ.items() if name != "ORCHESTRA_RUN"},
             start_new_session=True,
         )
+    except OSError as exc:
+        if ours >= 0:
+            os.close(ours)
+        raise OrchestraError(f"the guardian process cannot be started: {exc.strerror}") from exc
     finally:
-        os.close(theirs)
+        if theirs >= 0:
+            os.close(theirs)
     guard = Guard(ours)
     try:
         yield guard

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import shlex
 from itertools import pairwise
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,7 +161,7 @@ class _Walk:
         self.installs = False  # by itself
         self.is_first = True  # no program has been executed
         self.depth = 0
-        self.scripts = 0  # of those, scripts of packages: there the manager has changed PATH
+        self.scripts: list[tuple[Path | None, str]] = []  # that it is in: there the manager has changed PATH
         self.via = ""
 
     def set(self, **found: object) -> None:
@@ -207,13 +208,7 @@ class _Walk:
             return Path(self.env["HOME"], name[2:]) if self.env.get("HOME") else None
         if cwd is None or name == "-" or _UNKNOWN.search(name):
             return None
-        parts: list[str] = []  # without . and .., by the names alone, as `cd` does
-        for part in (cwd / name).parts:
-            if part == ".." and len(parts) > 1:
-                parts.pop()
-            elif part not in {".", ".."}:
-                parts.append(part)
-        return Path(*parts)
+        return Path(normpath(cwd / name))  # without .., by the names alone, as `cd` does
 
     def follow(self, words: list[str], cwd: Path | None, *, is_sure: bool = False) -> None:
         """Follow one simple command."""
@@ -352,11 +347,11 @@ class _Walk:
         if folder is not None and (fault := unreadable(folder / "package.json")) is not None:
             self.set(fault=fault)
         text = scripts_of(folder).get(name)
-        if text is not None:
-            self.scripts += 1
+        if text is not None and (folder, name) not in self.scripts:
+            self.scripts.append((folder, name))
             self.inner(f"{text} {shlex.join(args)}".strip(), folder)
-            self.scripts -= 1
-        elif not is_npm:
+            self.scripts.pop()
+        elif text is None and not is_npm:
             self.installed([name, *args], cwd)
 
     def installed(self, words: list[str], cwd: Path | None) -> None:

@@ -234,7 +234,7 @@ class _Reader:
             self.problems.add(reading.fault)
         return reading
 
-    # --- Who takes part in the proxy ---
+    # --- The proxy, and what takes part in it ---
 
     def decide_roles(self) -> roles.Roles:
         """Decide the roles, as far as they can be known before the start."""
@@ -249,7 +249,7 @@ class _Reader:
         upstreams: dict[str, roles.Given] = {}
         for key, value in (("frontend", table.frontend), ("backend", table.backend)):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, value, names, self.file)
+                upstreams[key] = roles.given(key, names, self.file, value=value)
         frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."

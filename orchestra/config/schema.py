@@ -8,7 +8,7 @@ is, also for a `Plan` that is written in code.
 Conventions: ``None`` is a default that follows from something else (the Procfile, what is found);
 `Meta.extra["default"]` says in words which one, for the README.
 
-Not here: reading files (`toml`), what follows from a setting (`load`), and who takes part (`roles`).
+Not here: reading files (`toml`), what follows from a setting (`load`), roles of processes (`roles`).
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ Instances: TypeAlias = Annotated[int, Meta(ge=0, le=100)]
 UrlPaths: TypeAlias = tuple[UrlPath, ...]
 Methods: TypeAlias = tuple[Method, ...]
 Strings: TypeAlias = tuple[str, ...]
-Upstream: TypeAlias = str | Literal[False] | None
+Upstream: TypeAlias = str | bool | None
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 Colour: TypeAlias = Literal["auto", "always", "never"]
 Mode: TypeAlias = Literal["replace", "overlap"]

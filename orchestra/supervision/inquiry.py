@@ -73,26 +73,26 @@ async def ask_sockets(
     """
     began, first_answer = trio.current_time(), 0.0
     asked: dict[Listening, Seen] = {}
-    async with run.scanner.looking_at(leader) as newest_sockets:
-        while is_open():
-            found = sockets.in_order_of_preference(await newest_sockets(), port)
-            for each in found:
-                if is_open() and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                    is_known = NOT_HTTP & await run.runtime.programs(leader, each.port)
-                    ask = run.runtime.identify
-                    asked[each] = Seen.SILENT if is_known else await ask(each, may_be_vite=may_be_vite())
-            now = trio.current_time()
-            for seen in (Seen.VITE, Seen.HTTP):
-                answering = next((each for each in found if asked.get(each) is seen), None)
-                if answering is None:
-                    continue
-                first_answer = first_answer or now
-                if seen is Seen.HTTP and may_be_vite() and now - first_answer < _SETTLE_TIME:
-                    continue
-                report(seen)
-                return answering
-            if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
-                report(Seen.SILENT)
+    newest_sockets = run.scanner.looking_at(leader)
+    while is_open():
+        found = sockets.in_order_of_preference(await newest_sockets(), port)
+        for each in found:
+            if is_open() and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                is_known = NOT_HTTP & await run.runtime.programs(leader, each.port)
+                ask = run.runtime.identify
+                asked[each] = Seen.SILENT if is_known else await ask(each, may_be_vite=may_be_vite())
+        now = trio.current_time()
+        for seen in (Seen.VITE, Seen.HTTP):
+            answering = next((each for each in found if asked.get(each) is seen), None)
+            if answering is None:
+                continue
+            first_answer = first_answer or now
+            if seen is Seen.HTTP and may_be_vite() and now - first_answer < _SETTLE_TIME:
+                continue
+            report(seen)
+            return answering
+        if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
+            report(Seen.SILENT)
     return None
 
 

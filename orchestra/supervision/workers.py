@@ -131,16 +131,13 @@ class Workers:
         """Run all processes until the run is over."""
         run = self._run
         try:
-            async with trio.open_nursery() as helpers:
-                helpers.start_soon(run.scanner.run)
-                async with run.runtime.guard(run.id) as guard, trio.open_nursery() as run.nursery:
-                    run.set_guard(guard)
-                    for worker in self.by_name.values():
-                        worker.look_at_dependencies()
-                    self._end_if_over()
-                    task_status.started()
-                    await self.over.wait()
-                helpers.cancel_scope.cancel()
+            async with run.runtime.guard(run.id) as guard, trio.open_nursery() as run.nursery:
+                run.set_guard(guard)
+                for worker in self.by_name.values():
+                    worker.look_at_dependencies()
+                self._end_if_over()
+                task_status.started()
+                await self.over.wait()
         finally:
             run.phase = Phase.OVER
             self.over.set()
