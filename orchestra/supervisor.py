@@ -120,14 +120,9 @@ class Supervisor:
         >>> from orchestra import Plan, ProcessPlan, Supervisor
         >>> async def main():
         ...     serve = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
-        ...     supervisor = Supervisor(
-        ...         Plan(
-        ...             processes=(
-        ...                 ProcessPlan(name="web", command=serve, port=5090, ready="http"),
-        ...                 ProcessPlan(name="hello", command="echo hello"),
-        ...             )
-        ...         )
-        ...     )
+        ...     web = ProcessPlan(name="web", command=serve, port=5090, ready="http")
+        ...     hello = ProcessPlan(name="hello", command="echo hello")
+        ...     supervisor = Supervisor(Plan(processes=(web, hello)))
         ...     async with trio.open_nursery() as nursery:
         ...         await nursery.start(supervisor.run)
         ...         await supervisor.wait_ready()
