@@ -23,7 +23,7 @@ import trio
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
 from orchestra.errors import ConfigError
 from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
@@ -120,14 +120,9 @@ class Supervisor:
         >>> from orchestra import Plan, ProcessPlan, Supervisor
         >>> async def main():
         ...     serve = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
-        ...     supervisor = Supervisor(
-        ...         Plan(
-        ...             processes=(
-        ...                 ProcessPlan(name="web", command=serve, port=5090, ready="http"),
-        ...                 ProcessPlan(name="hello", command="echo hello"),
-        ...             )
-        ...         )
-        ...     )
+        ...     web = ProcessPlan(name="web", command=serve, port=5090, ready="http")
+        ...     hello = ProcessPlan(name="hello", command="echo hello")
+        ...     supervisor = Supervisor(Plan(processes=(web, hello)))
         ...     async with trio.open_nursery() as nursery:
         ...         await nursery.start(supervisor.run)
         ...         await supervisor.wait_ready()
@@ -367,16 +362,8 @@ class Supervisor:
                 processes=tuple(process.name for process in plan.processes),
             )
         )
-        if plan.proxy is not None:
-            if plan.proxy.may_move and port != plan.proxy.port:
-                text = f"port {plan.proxy.port} has just been taken: the one address has the next free port"
-                self._bus.notice("plan", text, level="info")
-            if not ipaddress.ip_address(plan.proxy.host).is_loopback:
-                text = f"{self.url} can be reached from other machines, and so can all that is behind it"
-                self._bus.notice("not-loopback", text, hint=_NOT_LOOPBACK_HINT)
-            self._bus.notice("plan", _upstreams_in_words(plan.proxy), level="info")
-        for note in plan.notes:
-            self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+        for code, note in _opening_notes(plan, self.url, port):
+            self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
         if self._proxy is not None:
@@ -414,6 +401,20 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+
+
+def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
+    """Give what the user should know before anything runs, each with its code."""
+    if (proxy := plan.proxy) is not None:
+        if proxy.may_move and port != proxy.port:
+            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            yield "plan", Note(text)
+        if not ipaddress.ip_address(proxy.host).is_loopback:
+            text = f"{url} can be reached from other machines, and so can all that is behind it"
+            yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
+        yield "plan", Note(_upstreams_in_words(proxy))
+    for note in plan.notes:
+        yield "plan", note
 
 
 def _upstreams_in_words(proxy: ProxyPlan) -> str:

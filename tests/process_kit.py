@@ -1,4 +1,4 @@
-"""What tests of real processes share: a mark on everything that a test starts, and who still carries it."""
+"""What tests of real processes share: a mark on everything that a test starts, and what still carries it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Mark:
 
 
 def until(is_so: Callable[[], bool], complaint: Callable[[], object]) -> None:
-    """Look again and again until something is so that nobody tells us of."""
+    """Look again and again until something is so that no event tells."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         if time.monotonic() > deadline:

@@ -612,10 +612,10 @@ def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Proje
 
 
 def test_a_package_json_that_cannot_be_read_is_an_error(project: Project) -> None:
-    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"},\n}\n')
+    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"}\n  oops\n}\n')
     message, hint = project.error()
     assert message.startswith("ui/package.json:3: not JSON: ")
-    assert "column 1" in hint
+    assert "column 3" in hint
 
 
 def test_a_side_that_is_not_run_is_missed(project: Project) -> None:

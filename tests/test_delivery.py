@@ -157,9 +157,9 @@ def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: 
 
 
 def _is_blocked(mark: Mark) -> bool:
-    """Whether nobody has anything to do any more: neither the children nor orchestra."""
+    """Whether nothing runs any more: neither the children nor orchestra."""
     before = _computed(mark)
-    time.sleep(0.3)  # whether somebody computes is to be seen over some time only
+    time.sleep(0.3)  # whether a process computes can be seen over some time only
     return sum("seq" in line for line in before) == 2 and before == _computed(mark)
 
 

@@ -100,7 +100,7 @@ def test_a_daemon_that_runs_away_all_the_time_is_caught(tmp_path: Path, number: 
 
 
 @linux_only
-def test_a_daemon_that_has_left_its_session_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
+def test_a_daemon_that_has_left_its_session_ends_with_its_process(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, late=DAEMON_OF_THE_LATE, other="sleep 999")
     with Run(cwd=tmp_path, env=mark.env) as run:
@@ -290,7 +290,7 @@ def test_ten_stubborn_children_are_waited_for_together(tmp_path: Path) -> None:
         assert marked(run_id) == []
 
 
-def test_a_second_ctrl_c_kills_who_has_left_the_session_too(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_what_has_left_the_session(tmp_path: Path) -> None:
     mark = Mark()
     daemon = f'(setsid sh -c "{STUBBORN}" &); sleep 1000'
     (tmp_path / "Procfile").write_text(f"a: {daemon}\n")
