@@ -34,11 +34,10 @@ _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
+_USUAL_NAMES = ("app", "application", "api")
 _KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
-# `app = FastAPI(`, also behind a type or a module, and with another name for the class.
-_MADE = re.compile(
-    rf"^[ \t]*(app|application|api|\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE
-)
+# `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
+_MADE = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
 _FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
 _LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
 _SERVE = {
@@ -149,13 +148,14 @@ def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
         text = _text(file)
         if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
             continue
-        made = sorted(_MADE.findall(text), key=lambda each: each[0] not in {"app", "application", "api"})
-        factory = None if made else _FACTORY.search(text)
+        # One that is indented is under a condition, if it is not in a function that makes one.
+        made = sorted(_MADE.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
+        factory = None if made and not made[0][0] else _FACTORY.search(text)
         if made or factory:
-            name = made[0][0] if made else factory[1] if factory else ""
+            name = factory[1] if factory else made[0][1]
             folder, module = _module(file, text, root)
             server = "flask" if kind[1] == "Flask" else _server(kind[1], {root, folder}, env)
-            factory_option, call = ("", "") if made else ("--factory ", "()")
+            factory_option, call = ("--factory ", "()") if factory else ("", "")
             target = f"{module}:{name}{call if server == 'hypercorn' else ''}"
             command = _SERVE[server].format(factory=factory_option, target=shlex.quote(target))
             why = f"{file.relative_to(root)} makes a {kind[1]} application"

@@ -101,7 +101,7 @@ class Upstream:
         idle: So many idle connections are kept.
 
     Attributes:
-        generation: Counts its lives: each process or address that was asked, each time anew.
+        generation: Counts its lives: each process or address that is asked begins one.
     """
 
     def __init__(self, gate: Gate, *, dial: Dial, reader: HeadReader, idle: int = IDLE_CONNECTIONS) -> None:
