@@ -406,6 +406,7 @@ class _Reader:
                 siblings=environment.sibling_variables(siblings),
             ),
             port=ports.get(name),
+            may_move=not process.settings.port,
             role=role,
             install=self.installs[process.name],
             # A process that depends on one with several instances waits for all of them.
