@@ -58,7 +58,7 @@ def test_a_url_has_the_family_that_was_found() -> None:
     assert Listening("::1", 80).url == "http://[::1]:80"
 
 
-def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+def test_a_port_with_a_listener_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert not sockets.is_free(taken.getsockname()[1])
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:

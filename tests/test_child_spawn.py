@@ -56,7 +56,7 @@ class Recorder:
         )
 
     async def until_all_are_gone(self) -> None:
-        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - nobody tells us
+        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.01)
 
     @property
@@ -226,7 +226,7 @@ async def let_all_timeouts_pass(clock: trio.testing.MockClock) -> None:
 
 
 @pytest.mark.ceiling(60)
-async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebody_was_left_behind(
+async def test_a_slow_reader_gets_all_output_though_a_grandchild_was_left(
     clock_to_put_forward: trio.testing.MockClock,
 ) -> None:
     may_read = trio.Event()
@@ -257,10 +257,10 @@ async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebo
 
 
 @pytest.mark.ceiling(60)
-async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read(
+async def test_no_signal_is_sent_once_the_family_is_gone(
     monkeypatch: pytest.MonkeyPatch, clock_to_put_forward: trio.testing.MockClock
 ) -> None:
-    """The number of its group may belong to somebody else by then."""
+    """Its output may still be read then, but the number of its group may belong to another process."""
     reading, may_read = trio.Event(), trio.Event()
     signalled: list[tuple[int, int]] = []
     recorder = Recorder()
@@ -291,7 +291,7 @@ async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read
     assert signalled == []
 
 
-async def test_to_cancel_leaves_nobody_even_of_a_large_family() -> None:
+async def test_cancelling_leaves_nothing_of_a_large_family() -> None:
     for _ in range(10):
         recorder = Recorder()
         with trio.CancelScope() as scope:

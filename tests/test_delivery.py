@@ -164,7 +164,7 @@ def _is_blocked(mark: Mark) -> bool:
 
 
 def _computed(mark: Mark) -> dict[str, list[str]]:
-    """The processor time of everybody, by command line."""
+    """The processor time of all processes, by command line."""
     return {
         line: Path(f"/proc/{line.partition(':')[0]}/stat").read_text().rpartition(")")[2].split()[11:13]
         for line in mark.living()

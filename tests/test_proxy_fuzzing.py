@@ -252,7 +252,7 @@ async def test_whatever_an_origin_says_a_client_hears_an_answer_or_a_close(
             await trio.testing.wait_all_tasks_blocked()
             assert "0 connections" in repr(on.proxy)
             nursery.cancel_scope.cancel()
-    # Whoever was told that it is complete has heard all of it, and the other way round.
+    # An exchange is recorded as complete if and only if the client received all of it.
     assert (finished.outcome == "complete") == bool(heard)
     assert heard in ([], [finished.status])
 

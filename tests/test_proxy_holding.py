@@ -1,4 +1,4 @@
-"""Who is held and who is let go of while a backend begins anew: every rule as a dialogue.
+"""Which requests wait while a backend restarts, and which do not: every rule as a dialogue.
 
 Each is played in memory, and again over real sockets.
 """
@@ -320,7 +320,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_said_to_have_gone(
         assert on.dials == []
 
 
-async def test_who_was_held_for_too_long_is_said_to_have_failed(
+async def test_a_request_held_for_too_long_is_reported_as_failed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(hold=7.0) as on:
@@ -333,7 +333,7 @@ async def test_who_was_held_for_too_long_is_said_to_have_failed(
         assert released.held == pytest.approx(7)
 
 
-async def test_who_need_not_wait_is_not_said_to_have_been_held(
+async def test_a_request_that_need_not_wait_is_not_reported_as_held(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -355,7 +355,7 @@ def breaks(on: Stage) -> None:
     on.reports("api", State.UNHEALTHY, reason="SyntaxError: <invalid> syntax")
 
 
-async def test_somebody_who_navigates_to_a_broken_backend_is_told_why_at_once(
+async def test_a_navigation_to_a_broken_backend_is_told_why_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -393,7 +393,7 @@ async def test_the_caller_of_a_broken_api_is_told_why_at_once(
         assert on.dials == []
 
 
-async def test_who_waits_for_a_backend_that_turns_out_to_be_broken_waits_no_longer(
+async def test_a_held_request_is_answered_once_its_backend_is_broken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -530,11 +530,11 @@ async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requ
         await later.says(get())
         await (await on.successor()).hears_head()
 
-        has_let_go = trio.Event()
+        has_drained = trio.Event()
 
         async def retire() -> None:
             await on.proxy.before_stop("api")
-            has_let_go.set()
+            has_drained.set()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(retire)
@@ -543,7 +543,7 @@ async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requ
             old_client.leaves()
             assert await streaming.hears(len(LAST_CHUNK)) == LAST_CHUNK
             await trio.sleep(10)
-            assert not has_let_go.is_set()
+            assert not has_drained.is_set()
             await asked.says(PAGE)
             assert (await answer(asking))[1] == b"page"
         await new_backend.says(b"still")

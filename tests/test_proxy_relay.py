@@ -140,7 +140,7 @@ async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.
 
 
 @pytest.mark.parametrize(
-    ("request_", "from_vite", "heard", "who"),
+    ("request_", "from_vite", "heard", "upstream"),
     [
         pytest.param(get(b"/x", NAVIGATES), PAGE, b"page", b"frontend", id="a-navigation-gets-the-page"),
         pytest.param(get(b"/"), PAGE, b"page", b"frontend", id="so-does-curl-of-the-root"),
@@ -159,7 +159,7 @@ async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.
     ],
 )
 async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
-    request_: bytes, from_vite: bytes, heard: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+    request_: bytes, from_vite: bytes, heard: bytes, upstream: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage(memo=False) as on:
         client = on.client()
@@ -171,7 +171,7 @@ async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
         assert await vite.hears_head() == head
         await vite.says(from_vite)
         head, body = await answer(client)
-        assert (body, header(head, b"x-orchestra-upstream")) == (heard, who)
+        assert (body, header(head, b"x-orchestra-upstream")) == (heard, upstream)
         # Both connections are as good as before.
         await client.says(request_)
         await backend.hears_head()
@@ -694,7 +694,7 @@ async def test_a_request_that_meets_its_upstreams_death_is_held_and_sent_once_mo
         backend = await on.backend()
         await backend.hears_head()
         backend.breaks()
-        # The system closes connections a moment before anybody hears of the death.
+        # The system closes connections a moment before the proxy hears of the death.
         await trio.sleep(0.02)
         on.reports("api", State.BACKING_OFF)
         await trio.sleep(1)
@@ -812,7 +812,7 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         await backend.hears_head()
         await backend.says(PAGE)
         await answer(client)
-        # Nor is it sent to somebody who may just be closing.
+        # Nor is it sent over an idle connection, which the upstream may just be closing.
         await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
         backend = await on.backend()
         await backend.hears_head()
@@ -821,7 +821,7 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         assert on.dials == [BACKEND_PORT] * 2
 
 
-async def test_an_upload_that_may_be_repeated_begins_anew_after_its_upstreams_death(
+async def test_an_idempotent_upload_is_sent_again_after_its_upstreams_death(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(replay_bytes=8) as on:
@@ -872,7 +872,7 @@ async def test_idle_connections_are_dropped_before_vite_drops_them(
             assert await backend.hears_end() == b""
 
 
-async def test_connections_to_a_process_that_was_started_anew_are_not_used(
+async def test_connections_from_before_a_restart_are_not_used(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -1205,7 +1205,7 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
 
 
 @pytest.mark.parametrize(
-    ("request_", "from_vite", "status", "who"),
+    ("request_", "from_vite", "status", "upstream"),
     [
         pytest.param(get(b"/api/notes", NAVIGATES), PAGE, b"502", b"orchestra", id="an-api-has-no-page"),
         pytest.param(get(b"/notes"), PAGE, b"502", b"orchestra", id="data-is-no-page"),
@@ -1219,8 +1219,8 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
         ),
     ],
 )
-async def test_without_any_backend_nobody_takes_vites_page_for_data(
-    request_: bytes, from_vite: bytes, status: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+async def test_without_a_backend_vites_page_is_not_taken_for_data(
+    request_: bytes, from_vite: bytes, status: bytes, upstream: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.COMPLETED)
@@ -1231,8 +1231,8 @@ async def test_without_any_backend_nobody_takes_vites_page_for_data(
         await vite.hears_head()
         await vite.says(from_vite)
         head, body = await answer(client)
-        assert (head.split()[1], header(head, b"x-orchestra-upstream")) == (status, who)
-        if who == b"orchestra":
+        assert (head.split()[1], header(head, b"x-orchestra-upstream")) == (status, upstream)
+        if upstream == b"orchestra":
             assert b"worker" in body
 
 
