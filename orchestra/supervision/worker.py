@@ -140,9 +140,12 @@ class Worker:
                 self.tell(fact)
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that it was found to have; without one, it has no readiness."""
+        """Give the process the role that it was found to have.
+
+        Without one, its readiness is asked for only if others wait for it.
+        """
         plan = structs.replace(self.life.plan, role=role)
-        if role is Role.OTHER:
+        if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.life = structs.replace(self.life, plan=plan)
         self._handover.change_plan(plan)
