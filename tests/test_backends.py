@@ -276,7 +276,7 @@ def test_a_path_of_the_backend_is_its_own_for_every_client(run: Run, backend: Ba
         assert (through.status, through.text.replace(" ", "").strip()) == (200, '{"id":1}')
 
 
-def test_a_path_that_the_backend_has_not_shows_the_app_in_the_address_bar(run: Run, backend: Backend) -> None:
+def test_a_path_unknown_to_the_backend_shows_the_app(run: Run, backend: Backend) -> None:
     for path in ("/", "/dashboard/settings", *OTHER_PATHS):
         answer = ask(run.url + path, ADDRESS_BAR)
         assert (answer.status, answer.upstream) == (200, "frontend")

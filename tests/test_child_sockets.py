@@ -78,7 +78,7 @@ def test_the_one_address_is_on_both_loopback_addresses() -> None:
             listener.close()
 
 
-def test_a_taken_port_is_an_error_that_names_its_holder_and_a_free_one() -> None:
+def test_a_taken_port_error_names_its_holder_and_a_free_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:

@@ -175,7 +175,7 @@ class StrictReader:
 
 @given(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=3), edits, cuts)
 @fuzzing
-async def test_whatever_a_client_says_upstreams_see_what_is_logged_and_nothing_else(
+async def test_upstreams_see_exactly_the_requests_that_are_logged(
     requests: list[bytes], changes: list[tuple[int, int, bytes]], places: list[int]
 ) -> None:
     seen: dict[str, Counter[tuple[str, str]]] = {"backend": Counter(), "frontend": Counter()}

@@ -57,7 +57,7 @@ async def a_question(on: Stage, request: bytes = get()) -> tuple[Talker, Talker]
 # --- a backend that reloads by itself: its streams ---
 
 
-async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
+async def test_a_reload_ends_event_streams_in_an_orderly_way(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -81,7 +81,7 @@ async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
         assert (await client.hears_head()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_event_stream_that_ends_with_its_connection_has_an_end_for_its_client(
+async def test_an_event_stream_until_close_ends_properly_for_its_client(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -139,7 +139,7 @@ async def test_a_backend_that_reloads_takes_nothing_of_vites_along(
 # --- a backend that reloads by itself: requests in flight ---
 
 
-async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_once_it_is_ready(
+async def test_a_get_in_flight_is_aborted_after_2_s_and_sent_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -170,7 +170,7 @@ async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_onc
         assert on.dials == [BACKEND_PORT] * 2
 
 
-async def test_a_question_that_the_server_drops_itself_is_asked_again_once_it_is_ready(
+async def test_a_get_that_the_server_drops_is_sent_again_once_ready(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -187,7 +187,7 @@ async def test_a_question_that_the_server_drops_itself_is_asked_again_once_it_is
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PATCH"])
-async def test_what_may_not_be_repeated_is_cut_after_two_seconds_is_502_and_sent_once(
+async def test_a_post_in_flight_is_aborted_after_2_s_with_502_and_sent_once(
     method: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -244,7 +244,7 @@ async def test_an_answer_that_is_still_coming_after_two_seconds_breaks_off(
         assert told.duration == pytest.approx(2, abs=0.2)
 
 
-async def test_a_question_that_the_new_one_was_asked_is_not_cut_for_the_old_ones_sake(
+async def test_draining_the_old_child_aborts_no_request_of_the_new_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -461,7 +461,7 @@ async def test_one_that_is_ill_and_listens_is_still_asked(autojump_clock: trio.t
 # --- a new one takes over ---
 
 
-async def test_requests_in_flight_finish_with_the_old_one_and_the_next_go_to_the_new_one(
+async def test_requests_in_flight_finish_with_the_old_child(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -512,7 +512,7 @@ async def test_what_is_said_again_is_no_switch(autojump_clock: trio.testing.Mock
         assert not [event for event in on.events if isinstance(event, UpstreamSwitched)]
 
 
-async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requests_are_waited_for(
+async def test_draining_the_old_child_ends_only_its_own_streams(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:

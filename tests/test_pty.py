@@ -205,7 +205,7 @@ async def test_a_child_ends_with_its_own_code_or_signal() -> None:
     assert await Recorder(Window(80, 24)).run("kill -9 $$") == Exit(signal=9)
 
 
-async def test_what_is_left_in_the_background_of_a_terminal_ends_with_the_leader() -> None:
+async def test_background_jobs_of_a_terminal_end_with_the_leader() -> None:
     recorder = Recorder(Window(80, 24))
     assert await recorder.run("trap '' HUP; sleep 1000 & exit 3") == Exit(code=3)
 

@@ -181,7 +181,7 @@ def test_a_uvicorn_without_a_port_gets_its_own(project: Path) -> None:
         answers(run)
 
 
-def test_a_uvicorn_that_cannot_import_its_app_is_not_ready_until_it_can(project: Path) -> None:
+def test_uvicorn_is_not_ready_until_it_can_import_its_app(project: Path) -> None:
     (project / "app.py").write_text("def broken(:\n")
     (project / "Procfile").write_text("vite: cd ui && npm run dev\napi: uvicorn --reload app:app\n")
     with Run("--listen", "127.0.0.1:0", cwd=project, env=ACTIVATED) as run:

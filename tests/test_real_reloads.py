@@ -111,7 +111,7 @@ def serves(run: Run) -> None:
     assert "world" in answer.text
 
 
-def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project: Project) -> None:
+def test_a_backend_broken_by_an_edit_is_unhealthy_until_mended(project: Project) -> None:
     with project.run() as run:
         pid = run.state("api", "ready")["pid"]
         serves(run)
@@ -126,7 +126,7 @@ def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project:
         assert run.stop() == 130
 
 
-def test_a_backend_that_is_broken_from_the_first_says_so_until_it_is_mended(project: Project) -> None:
+def test_a_backend_broken_from_the_start_is_unhealthy_until_mended(project: Project) -> None:
     project.breaks()
     with project.run() as run:
         pid = is_broken(run)["pid"]

@@ -213,7 +213,7 @@ def test_a_client_without_the_token_is_refused_by_vite_itself(run: Run, setup: S
     assert shake_hands(run, setup, None).status == 101
 
 
-def test_an_evil_origin_gets_no_socket_of_vite_s_with_or_without_the_token(run: Run, setup: Setup) -> None:
+def test_an_evil_origin_gets_no_hmr_socket_even_with_the_token(run: Run, setup: Setup) -> None:
     origins = [
         "http://evil.example",
         "https://evil.example",
@@ -230,7 +230,7 @@ def test_an_evil_origin_gets_no_socket_of_vite_s_with_or_without_the_token(run: 
         assert f'[proxy] allowed_origins = ["{origin}"]' in answer.text
 
 
-def test_a_page_of_an_evil_origin_cannot_read_the_client_and_its_token(run: Run, setup: Setup) -> None:
+def test_a_page_of_an_evil_origin_cannot_read_the_token(run: Run, setup: Setup) -> None:
     answer = ask(f"{run.url}{setup.base}@vite/client", {"Accept": "*/*", "Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
 
