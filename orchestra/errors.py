@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the person who has to mend it.
+"""What can go wrong, in words that help the user to mend it.
 
 Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
 (file and line, process or port) and the cause; `hint` is the next step. Nothing here prints: the command

@@ -57,7 +57,7 @@ class Mark:
     def until_none_is_left(self) -> None:
         """Wait for the guardian to do its work, and to end."""
         until(lambda: not self.living(), lambda: f"left: {self.living()}")
-        # Whoever was being executed at that moment had no environment to be found by.
+        # A process that was inside exec at that moment had no environment to be found by.
         assert self.living() == []
 
 

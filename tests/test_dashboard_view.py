@@ -173,7 +173,7 @@ def test_the_processes_survive_on_the_smallest_terminal() -> None:
     assert "api" in picture
 
 
-def test_of_many_processes_those_in_trouble_are_shown_and_the_rest_counted() -> None:
+def test_of_many_processes_the_failing_are_shown_the_rest_counted() -> None:
     names = tuple(f"p{index}" for index in range(30))
     model = model_of(
         *(change(State.RUNNING, name, pid=1) for name in names), change(State.FAILED, "p29"), names=names
@@ -312,7 +312,7 @@ def test_a_warning_stays_in_the_footer_for_a_while() -> None:
     assert drawn(Footer(model, 60.0), 40) == [" q quit"]
 
 
-def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> None:
+def test_the_summary_tells_each_end_and_repeats_last_lines() -> None:
     model = model_of(
         line("unasked"),
         line("\x1b[31mboom\x1b[0m", "api"),
@@ -328,7 +328,7 @@ def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> No
     ]
 
 
-def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> None:
+def test_the_summary_repeats_last_lines_of_a_run_that_just_ended() -> None:
     model = model_of(
         line("done"),
         line("sent 3 mails", "api"),

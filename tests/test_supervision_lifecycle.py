@@ -54,12 +54,12 @@ def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[L
     return life, order
 
 
-def test_a_process_without_a_readiness_check_is_running_once_it_is_spawned() -> None:
+def test_without_a_readiness_check_a_spawned_process_is_running() -> None:
     assert lived(PLAIN, DependenciesMet())[1] is Order.SPAWN
     assert lived(PLAIN, DependenciesMet(), Spawned())[0].state is State.RUNNING
 
 
-def test_a_server_is_starting_until_it_answers_and_knows_how_long_that_took() -> None:
+def test_a_server_is_starting_until_it_answers_and_is_timed() -> None:
     assert lived(SERVER, DependenciesMet(), Spawned())[0].state is State.STARTING
     life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), seconds_each=2)
     assert (life.state, life.ready_after, order) == (State.READY, 2, None)
@@ -81,7 +81,7 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
-def test_a_server_that_has_served_and_ends_with_success_is_started_again(role: Role) -> None:
+def test_a_server_that_ends_with_success_is_started_again(role: Role) -> None:
     plan = replace(SERVER, role=role)
     life, order = lived(plan, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
@@ -102,7 +102,7 @@ def test_a_success_completes() -> None:
     assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
 
 
-def test_failures_are_restarted_five_times_ever_more_slowly_and_then_it_has_failed() -> None:
+def test_after_five_restarts_with_back_off_a_process_has_failed() -> None:
     life, order = lived(PLAIN, DependenciesMet())
     pauses = []
     while order is Order.SPAWN:
@@ -291,7 +291,7 @@ def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
     assert (life.state, order) == (State.STOPPING, Order.STOP)
 
 
-def test_one_that_cannot_come_up_is_unhealthy_and_says_why_until_it_answers() -> None:
+def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None:
     life, order = lived(
         SERVER, DependenciesMet(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2
     )

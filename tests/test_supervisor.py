@@ -180,7 +180,7 @@ def a_folder_with(tmp_path: Path, script: str) -> Install:
     return Install(folder=tmp_path, manager="npm", argv=("/bin/sh", "-c", script))
 
 
-async def test_packages_of_a_folder_are_installed_once_before_they_are_needed(tmp_path: Path) -> None:
+async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "echo installing; echo x >> count; mkdir node_modules")
     plans = tuple(
         ProcessPlan(name=name, command="ls -d node_modules", cwd=tmp_path, install=install) for name in "ab"
@@ -196,7 +196,7 @@ async def test_packages_of_a_folder_are_installed_once_before_they_are_needed(tm
         assert recorder.states(name)[-1] is State.COMPLETED
 
 
-async def test_a_broken_installation_fails_and_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
+async def test_a_failed_installation_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
     supervisor = Supervisor(
         Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
@@ -502,7 +502,7 @@ async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
     assert [life.state for life in supervisor._workers.ended] == [State.COMPLETED]
 
 
-async def test_a_run_that_is_kept_open_ends_when_it_is_stopped_though_nothing_runs() -> None:
+async def test_a_run_kept_open_without_processes_ends_on_stop() -> None:
     plan = Plan(processes=(waiting("a", command="exit 1", restart=Restart.NEVER),))
     supervisor = Supervisor(plan, is_kept_open=True)
     recorder = Recorder(supervisor)

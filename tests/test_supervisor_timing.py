@@ -118,7 +118,7 @@ async def test_questions_come_often_at_first_and_once_a_second_in_the_end(
     assert between[-1] == pytest.approx(1.0)
 
 
-async def test_a_process_that_is_late_is_said_to_be_once_and_may_still_be_ready(
+async def test_a_late_process_gets_one_notice_and_may_still_be_ready(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.missing = "no answer"
