@@ -68,7 +68,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:
-        yield f"  {note}"
+        yield f"  {note}{f' ({note.hint})' if note.hint else ''}"
     yield ""
     width = max(7, *(len(each.name) for each in plan.processes))
     yield f"{'process':<{width}}  PORT   command"
@@ -104,7 +104,7 @@ def _named(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
         case None:
             return "none"
         case _:
-            return " or ".join(proxy.candidates)
+            return f"not known yet, {' or '.join(proxy.candidates)}"
 
 
 def _why(reason: str) -> str:

@@ -110,7 +110,8 @@ def test_it_is_said_which_process_is_frontend_and_backend_and_why(tmp_path: Path
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run:
         said = run.until(lambda event: event["type"] == "notice" and event["code"] == "plan")["text"]
         assert said == (
-            "backend: mail or other (the first that answers HTTP); frontend: ui (set by proxy.frontend)"
+            "backend: not known yet, mail or other (the first that answers HTTP);"
+            " frontend: ui (set by proxy.frontend)"
         )
         found = run.until(lambda event: event["type"] == "notice" and event["code"] == "backend-found")
         assert found["text"] == "the backend is mail: it answers HTTP"
