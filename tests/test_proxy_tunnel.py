@@ -359,7 +359,7 @@ async def test_before_stop_returns_when_the_streams_are_gone(autojump_clock: tri
         assert (await on.closed()).code == 1012
 
 
-async def test_a_peer_that_does_not_say_goodbye_is_not_waited_for(
+async def test_a_peer_that_sends_no_close_frame_is_not_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:

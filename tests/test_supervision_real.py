@@ -47,7 +47,7 @@ print("helper", helper.pid, flush=True)
 address = ("127.0.0.1", int(os.environ["PORT"]))
 http.server.HTTPServer(address, Handler).serve_forever()
 """
-# Its parent holds the socket, as gunicorn's does, and replaces its worker without a word.
+# Its parent holds the socket, as gunicorn's does, and replaces its worker without a log line.
 WORKERS = """
 import os, pathlib, socket, time
 

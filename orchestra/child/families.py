@@ -28,7 +28,7 @@ _Found = TypeVar("_Found")
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
 _EXTRA_MARK = "ORCHESTRA_CHILD"
 # How much longer than looking is not looking, so that it never takes a core.
-_REST = 2.0
+_REST_RATIO = 2.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.2
 
@@ -77,7 +77,7 @@ class SharedLook(Generic[_Key, _Found]):
                 begun = trio.current_time()
                 batch.found = await trio.to_thread.run_sync(self._look, batch.keys)
                 now = trio.current_time()
-                self._not_before = now + max(_REST * (now - begun), self._pause)
+                self._not_before = now + max(_REST_RATIO * (now - begun), self._pause)
         finally:
             if self._next is batch:
                 self._next = _Batch()

@@ -4,7 +4,7 @@ A process whose parent has ended is given to process 1, and stays a zombie until
 wait for each one by its number, never for just any: that would take the exit statuses of the children that
 trio waits for. A zombie that is trio's is gone a moment later; one that is still there is an orphan.
 
-Only a program that owns its process does this: an embedder's children are its own affair.
+Only a program that owns its process does this: in an embedder's process, children of its own are left to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestra.child import table
 __all__ = ["reap_orphans"]
 
 # trio waits for its own children within milliseconds of their end.
-_TWICE = 1.0
+_REAP_DELAY = 1.0
 
 
 async def reap_orphans() -> None:
@@ -29,7 +29,7 @@ async def reap_orphans() -> None:
         async for _ in signals:
             seen = await trio.to_thread.run_sync(_zombies)
             if seen:
-                await trio.sleep(_TWICE)
+                await trio.sleep(_REAP_DELAY)
                 for pid in seen & await trio.to_thread.run_sync(_zombies):
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait at all

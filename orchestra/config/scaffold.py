@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Found", "look"]
 
 # Deeper, there are libraries and examples rather than the project.
-_DEEPEST = 3
-_MOST_FILES = 2000
-_LARGEST = 1_000_000
+_MAX_DEPTH = 3
+_MAX_FILES = 2000
+_MAX_FILE_SIZE = 1_000_000
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
@@ -37,7 +37,7 @@ _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "
 _USUAL_NAMES = ("app", "application", "api")
 _KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
-_MADE = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
+_ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
 _FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
 _LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
 _SERVE = {
@@ -85,7 +85,7 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
 def _folders(root: Path) -> Iterator[Path]:
     """The folder and those in it, those nearest to the top first."""
     level = [root]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_MAX_DEPTH + 1):
         yield from level
         level = [
             each
@@ -144,12 +144,12 @@ def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
         for each in _entries(folder)
         if each.suffix == ".py" and not each.name.startswith(("test_", "conftest")) and is_file(each)
     ]
-    for file in sorted(files[:_MOST_FILES], key=lambda file: _rank(file, root)):
+    for file in sorted(files[:_MAX_FILES], key=lambda file: _rank(file, root)):
         text = _text(file)
         if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
             continue
         # One that is indented is under a condition, if it is not in a function that makes one.
-        made = sorted(_MADE.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
+        made = sorted(_ASSIGNED_APP.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
         factory = None if made and not made[0][0] else _FACTORY.search(text)
         if made or factory:
             name = factory[1] if factory else made[0][1]
@@ -169,7 +169,7 @@ def _rank(file: Path, root: Path) -> tuple[int, int, str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig") if file.stat().st_size <= _LARGEST else ""
+        return file.read_text("utf-8-sig") if file.stat().st_size <= _MAX_FILE_SIZE else ""
     except (OSError, ValueError):
         return ""
 

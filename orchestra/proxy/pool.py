@@ -5,9 +5,9 @@ Strategy. `Pool` is a stack of idle connections, newest first, with three reason
 asked for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the
 upstream is ready, take an idle connection, else dial.
 
-A refused dial of a process that is said to be ready means that news of its death is on its way. Nothing of
-the request has reached it, so that any request may go on waiting. Something that runs elsewhere is not waited
-for: its coming would not be reported.
+If a process that is reported as ready refuses a dial, the report of its end is on its way. Nothing of the
+request has reached it, so any request may go on waiting. A server outside of this run is not waited for: no
+event would report its start.
 
 Not here: what is sent over a connection, and whether it may be sent again (`exchange`).
 """
@@ -38,7 +38,7 @@ Dial: TypeAlias = "Callable[[str, int], Awaitable[Transport]]"
 IDLE_LIMIT = 4.0
 # More than a browser opens at once, for several of them.
 IDLE_CONNECTIONS = 64
-# How long news of a death may take to reach us before we dial again.
+# How long the report of a process's end may take to reach us before we dial again.
 NEWS_DELAY = 0.1
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 

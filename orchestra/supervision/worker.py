@@ -54,7 +54,7 @@ __all__ = ["Worker"]
 _DRAIN_TIMEOUT = 2.0
 # For a stuck child: its clients have had their time, and requests are being held.
 _STUCK_STOP_TIMEOUT = 1.0
-# Processes that died together do not come back in the same instant.
+# The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
