@@ -1,6 +1,6 @@
-"""``orchestra check``: everything that is wrong, at once, and everything that was understood, in words.
+"""``orchestra check``: reports every problem of the configuration at once, and what a run would do.
 
-Both come from the same reading that a run begins with (`config.examine`).
+Both come from the function that a run uses, too (`config.examine`).
 
 Not here: starting anything, printing.
 """
@@ -28,7 +28,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """What came out.
+    """The result of a check.
 
     Attributes:
         problems: All that is wrong, in the order of the files.

@@ -153,7 +153,7 @@ class Asker:
         if connection.is_reused and not upstream.is_stale(connection):
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
-        await upstream.wait_for_news(connection)
+        await upstream.wait_for_report(connection)
         # A request that crashes its upstream is sent twice at most; not every crash is its fault.
         is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
         if is_suspect and self._has_met_a_death:
