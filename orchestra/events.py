@@ -8,6 +8,9 @@ its observers, synchronously. Observers read and never make the emitter wait; on
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
 
+A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
+show for it, if it is worth one, is in `dashboard/words`.
+
 Not here: input or output, tasks, what an event leads to.
 """
 

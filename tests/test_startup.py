@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.real
+
 # Says at exit, on standard error, which of the modules that it was asked about are loaded.
 SCRIPT = """
 import atexit, sys

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestra.child.lines import without_colours
-from orchestra.dashboard.words import OURSELVES, colour_number, is_blank, sentence
-from orchestra.events import Notice, OutputPaused, RunEnded, RunStarted, StateChanged, UpstreamSwitched
+from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
+from orchestra.events import OutputPaused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class PlainPrinter:
         kinds: The types of event that `observe` is for.
     """
 
-    kinds = (RunStarted, StateChanged, OutputPaused, UpstreamSwitched, Notice, RunEnded)
+    kinds = (*SENTENCE_KINDS, OutputPaused)
 
     def __init__(
         self,
