@@ -166,7 +166,7 @@ def init() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Have 0, 1 and 2 open, come what may: otherwise a file of ours would get such a number."""
+    """Open descriptors 0, 1 and 2 if they are closed: else a file of ours would get one of these numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

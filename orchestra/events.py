@@ -162,11 +162,11 @@ class StateChanged(_Stamped, frozen=True, kw_only=True, tag="process.state"):
     """A process entered a state, or learned something about itself while in it (`state == previous`).
 
     Attributes:
-        pid: Of the group's leader while there is one.
+        pid: The pid of the process group's leader while there is one.
         port: Where it listens, once that is known.
         url: The same as a URL with the family that was found: ``http://[::1]:5173``.
         restarts: How often it was started again in this run.
-        exit_code: Of the newest end; ``None`` if it has not ended or was ended by a signal.
+        exit_code: The exit code of the newest child; ``None`` if it has not ended or was ended by a signal.
         signal: The name of the signal that ended it (``SIGKILL``).
         reason: Why, in words for the dashboard; may be empty.
         ready_after: Seconds from the spawn to readiness, from `READY` on.
@@ -228,8 +228,8 @@ class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished
         held: Seconds that the request waited for an upstream to become ready.
         first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
         duration: Seconds from the request's head to the end of the exchange.
-        bytes_in: Of the request's body.
-        bytes_out: Of the answer's body.
+        bytes_in: The size of the request's body.
+        bytes_out: The size of the answer's body.
     """
 
     id: int

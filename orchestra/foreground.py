@@ -1,9 +1,9 @@
 """One run in this terminal: what is shown there, and what signals, job control and the reader do.
 
-The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose output is read no
-more ends, too. On a terminal in the foreground there is the dashboard, which is given back while we are
-stopped (Ctrl-Z) and taken again when we are in the foreground; else there are lines. Of this process's own
-limits and signal dispositions, which children inherit, only here anything is changed.
+The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose reader closes the
+output ends, too. On a terminal in the foreground the dashboard is shown; while we are stopped (Ctrl-Z), the
+terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal dispositions of this
+process, which children inherit, are changed here and nowhere else.
 
 Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), messages about errors (`cli`).
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-# What a run says that did not come to an end of its own.
+# The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
 _FOREGROUND_INTERVAL = 0.2
 # Between the end of our reader and the signal that ended it, if one did.
@@ -158,7 +158,7 @@ async def _write(  # noqa: ASYNC128 - handed on
 
 
 async def _watch_reader(writer: Writer, supervisor: Supervisor) -> None:
-    """Do not let a reader that reads no more keep a run that is to end."""
+    """When the run is to end, do not wait for a reader that has stopped reading."""
     await supervisor.until_stopping()
     await writer.watch_reader()
 

@@ -273,7 +273,7 @@ class Supervisor:
         """Wait until processes are as far as they get: ready, or running where they have no check.
 
         Args:
-            names: Of the processes to wait for; all by default.
+            names: The processes to wait for; all by default.
             timeout: Seconds after which that has failed.
 
         Raises:
@@ -301,7 +301,7 @@ class Supervisor:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
-            limit: So many may wait to be read; then the oldest is lost, and a `Notice` says how many were.
+            limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
         return feed(self._bus, self._stopped, limit=limit)
 
@@ -315,7 +315,7 @@ class Supervisor:
         await self._stop_asked.wait()
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Have a terminal's own screen shown again should we be killed.
+        """Have the guardian restore a terminal's own screen if we are killed.
 
         Args:
             terminal: The device that shows the alternate screen; ``None``: none does any more.

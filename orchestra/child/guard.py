@@ -36,20 +36,20 @@ class Guard:
         self._pipe = pipe
 
     def spawned(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
-        """A child has been spawned, that ends in such a way."""
+        """Report a spawned child, and how it is to be stopped."""
         marks = b"\0".join(family.marks).hex()
         self._say(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
 
     def emptied(self, family: Family) -> None:
-        """Nothing is left of a child, and its number means nothing any more."""
+        """Report that nothing is left of a child: its pid may be used again."""
         self._say(f"- {family.leader}")
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """A terminal shows the dashboard, or none does any more.
+        """Report the terminal that shows the dashboard, or that none does any more.
 
         Args:
             terminal: Its device.
-            give_back: What shows the terminal's own screen again when it is written there.
+            give_back: Bytes that restore the terminal's own screen when they are written to it.
         """
         self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
@@ -60,7 +60,7 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Have the processes of a run ended should we be killed before the block is left.
+    """Start a guardian that ends the processes of a run if we are killed inside of the block.
 
     Raises:
         OrchestraError: The guardian cannot be started.

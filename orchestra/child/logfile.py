@@ -25,10 +25,10 @@ __all__ = ["LogFile"]
 
 
 class LogFile:
-    """One file, and those that it was before.
+    """A log file and its backups.
 
     Args:
-        path: The newest one.
+        path: The newest file.
         max_bytes: No file becomes larger, unless a single line is.
         backups: How many older ones are kept; with none, the full file is emptied.
     """
@@ -80,7 +80,7 @@ class LogFile:
         self._flush(batch)
 
     def _open(self) -> int:
-        """Have the file open; return how large it may become."""
+        """Open the file if it is not open; return how large it may become."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

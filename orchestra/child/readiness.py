@@ -1,11 +1,10 @@
 """When is a process ready? All of its checks run at once, each with one question in flight.
 
-Strategy. Sockets are found by the `SocketScanner`, which looks for all processes together, often at first and
-once a second in the end; each look is followed by at most one question. Commands are asked at the same pace.
-Lines are handed in as they are written. A check that has passed has passed; when all have, the process is
-ready.
+Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
+a second; each scan is followed by at most one question. Commands are run at the same pace. Lines are handed in
+as they are written. A check that has passed is not asked again; when all have passed, the process is ready.
 
-What is still missing is known at any time, in words: it is what a user needs when nothing happens.
+`in_words` tells at any time what is still missing, for the user that waits.
 
 Not here: what follows from it (`supervision.lifecycle`).
 """
@@ -63,7 +62,7 @@ class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        plan: Whose child it is.
+        plan: The process that the child belongs to.
         env: The child's environment, for commands.
         port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
@@ -71,7 +70,7 @@ class Readiness:
 
     Attributes:
         listening: Where it listens, once that has been found.
-        missing: By check, what its last attempt lacked.
+        missing: By check, why its last attempt failed.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Readiness:
 
     @property
     def reads(self) -> bool:
-        """Whether it wants to see what is written."""
+        """Whether a check still has to see lines of output."""
         return any(not event.is_set() for event in self._seen.values())
 
     def see(self, lines: Iterable[str]) -> None:

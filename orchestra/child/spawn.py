@@ -90,7 +90,7 @@ class Window:
             self._apply(terminal)
 
     def add(self, terminal: FdStream) -> None:
-        """Have a terminal follow from now on, until it is closed."""
+        """Resize a terminal with this window from now on, until it is closed."""
         self._terminals = [*self._open_ones(), terminal]
         self._apply(terminal)
 
@@ -106,7 +106,7 @@ class Child:
     """A running child. Made by `run_child` only.
 
     Attributes:
-        pid: Of the leader, and the number of its group and its session.
+        pid: The leader's pid, which is also the number of its process group and session.
         family: All that belongs to it.
         is_gone: Whether nothing of it lives any more, and its number may belong to another process.
     """
@@ -272,7 +272,7 @@ async def _start(
 
 
 def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
-    """Have the shell run pieces of script, each with a word that is its ``$1``, before a program."""
+    """Wrap a program so that the shell first runs pieces of script, each with a word that is its ``$1``."""
     if not first:
         return list(argv)
     script = "".join(f"{piece}; shift; " for piece, _ in first) + 'exec "$@"'
@@ -280,7 +280,7 @@ def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
 
 
 def _make_plain(terminal: int) -> None:
-    """Have a terminal pass on what is written as it is, line ends too, and not show what is typed."""
+    """Set a terminal to pass on output unchanged, line ends too, and not to echo what is typed."""
     mode = termios.tcgetattr(terminal)
     mode[1] &= ~termios.OPOST
     mode[3] &= ~termios.ECHO

@@ -57,7 +57,7 @@ class Dependency(Struct, frozen=True):
     """That a process waits for another one.
 
     Attributes:
-        name: Of the other process.
+        name: The other process.
         condition: What it has to be, or to have been, once.
     """
 

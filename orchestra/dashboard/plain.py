@@ -127,7 +127,7 @@ class PlainPrinter:
             self._writer.put(self._format(event, event.process, event.text, sign=_PARTIAL_SIGN))
 
     def _begin(self, event: OutputPaused) -> None:
-        """Have an unfinished line stand at the end of the terminal, where it is replaced in place."""
+        """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
         stream = (event.process, event.stream)
         if event.text:
             text = without_colours(event.text)[: self._columns()]

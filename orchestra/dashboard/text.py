@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["QUIET", "decode", "fit", "one_line", "sized"]
 
 QUIET = Style(color="color(102)")
-"""For what is only looked at when it is looked for."""
+"""The style of details that should not draw attention."""
 
 # Of one line of output, so that one line of minified JavaScript does not push out everything else.
 _MAX_ROWS = 4

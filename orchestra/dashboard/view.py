@@ -6,7 +6,7 @@ the rows of the screen out. What matters comes first when rows are short: proces
 requests. Child output and what clients send is data, and goes through `text`.
 
 Restraint: green, orange and red mean good, busy and bad and nothing else; each process has its own colour,
-grey is for what is only looked at when it is looked for. Only the URL and trouble are bold.
+grey is for details that should not draw attention. Only the URL and trouble are bold.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Asker:
     Attributes:
         upload: The request's body; ``None`` without one.
         nursery: For the task that sends a body which is still on its way.
-        connection: To the upstream that is being asked; ``None`` while none is.
+        connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
         held: Seconds that the request has waited for upstreams.

@@ -216,7 +216,7 @@ class UpstreamConnection(_Connection):
 
     Args:
         transport: Connected.
-        reader: Of the heads of its answers.
+        reader: Reads the heads of its answers.
         process: What it is to, if that is a process of this run.
         label: What the upstream is called in messages.
         generation: Which life of the upstream it belongs to.

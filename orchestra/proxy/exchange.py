@@ -81,7 +81,7 @@ class Exchange:
 
     @property
     def connection(self) -> UpstreamConnection | None:
-        """To the upstream that is being asked; ``None`` while none is."""
+        """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
     async def run(self) -> None:

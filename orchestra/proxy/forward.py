@@ -61,7 +61,7 @@ class Peer:
 
     Args:
         address: The client's address, without a port; ``unknown`` where there is none (RFC 7239 6.2).
-        port: Of ours, that the connection arrived at.
+        port: Our port, at which the connection arrived.
     """
 
     __slots__ = ("_additions", "address", "port")

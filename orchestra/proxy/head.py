@@ -83,7 +83,7 @@ class _Head(Struct, frozen=True):
         lines: Each field as ``Name: value``, the name as received, in order.
         fields: The same as pairs of the lower-case name and the value.
         values: The first value of each name; of ``connection`` all of them, as one list.
-        length: Of the body as ``Content-Length`` says; ``None`` without one.
+        length: The length of the body by ``Content-Length``; ``None`` without one.
         is_chunked: Whether the body is chunked.
     """
 

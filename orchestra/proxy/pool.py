@@ -47,7 +47,7 @@ class Pool:
     """Idle connections to one upstream.
 
     Args:
-        limit: So many at most.
+        limit: How many are kept at most.
     """
 
     def __init__(self, limit: int = IDLE_CONNECTIONS) -> None:
@@ -97,8 +97,8 @@ class Upstream:
 
     Args:
         dial: How to connect; raises `OSError`.
-        reader: Of the heads of its answers.
-        idle: So many idle connections are kept.
+        reader: Reads the heads of its answers.
+        idle: How many idle connections are kept at most.
 
     Attributes:
         generation: Counts the endpoints so far: another process or address begins a new generation.

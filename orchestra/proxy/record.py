@@ -40,7 +40,7 @@ class Record:
 
     Attributes:
         upstream: Where the answer comes from.
-        status: Of the answer; ``None`` while none has begun.
+        status: The status of the answer; ``None`` before it begins.
         reason: Why it is that answer.
     """
 

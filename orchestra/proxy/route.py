@@ -156,7 +156,7 @@ class Memo:
     """Paths that the backend did not know and that turned out to be assets of the frontend.
 
     Args:
-        limit: So many at most; the oldest goes.
+        limit: How many are kept at most; then the oldest is dropped.
     """
 
     def __init__(self, limit: int = MEMORY) -> None:
@@ -245,7 +245,7 @@ class Router:
 
 
 class _At(Enum):
-    """Whose answer is awaited, and what it is for."""
+    """The state of a route: which answer is awaited, and what for."""
 
     BACKEND = auto()
     FALLBACK = auto()

@@ -90,7 +90,7 @@ class FrameTap:
     """Watches one direction of a WebSocket go by, in pieces of any size.
 
     Attributes:
-        close_code: Of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
+        close_code: The code of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
         messages: How many have been complete.
     """
 

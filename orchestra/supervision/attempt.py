@@ -91,7 +91,7 @@ class Attempt:
     """One child of a process.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         env: The child's environment.
         port: What its ``PORT`` says.

@@ -38,7 +38,7 @@ class Handover:
     """Runs the children of one process.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         on_output: Awaited with what its children write.
         on_fact: Called with each fact about the current child, but its end.

@@ -406,8 +406,8 @@ def dependency_fact(
     """Say whether the dependencies of a process let it start.
 
     Args:
-        dependencies: Of the process.
-        lives: Of all processes, by name.
+        dependencies: The process's dependencies.
+        lives: The lives of all processes, by name.
     """
     unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
     if not unmet:

@@ -30,7 +30,7 @@ class RunTimeRoles:
 
     Args:
         plan: What is run.
-        workers: Of its processes.
+        workers: The workers of its processes.
         tell: Called with each upstream when it is decided, and why.
     """
 

@@ -1,8 +1,7 @@
-"""What a run needs from outside, in one value, and what its processes share.
+"""The collaborators of a run, and the state that its processes share.
 
-`Runtime` holds the collaborators that touch the system: spawning, the guardian, sockets, questions, random
-numbers, the time of day. Tests pass their own, and patch nothing. `Run` is one run: every process of it is
-given it.
+`Runtime` holds everything that touches the system: spawning, the guardian, sockets, probes, random numbers,
+the time of day. Tests pass their own, and patch nothing. `Run` is one run; all its workers have the same one.
 
 Not here: what any of it is used for.
 """
@@ -44,7 +43,7 @@ __all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
-# What tells a child its port.
+# The environment variables that tell a child its port.
 _PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 
 
@@ -69,8 +68,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
 
     Attributes:
         spawn: Runs a child to its end, as `child.spawn.run_child` does.
-        guard: Keeps a guardian for a run, by its mark.
-        scanner: Makes what looks for listening sockets.
+        guard: Starts a guardian for a run, which is known by its mark.
+        scanner: Makes a scanner of listening sockets.
         probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         programs: Finds the names of their programs.
@@ -78,7 +77,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         has_server: Whether the process that starts servers has one now.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
-        soft_nofile: How many files a command may have open, if not as many as we.
+        soft_nofile: The soft limit of open files for children, if it differs from ours.
         random: A number from 0 to 1.
         now: The time of day, for events.
     """
@@ -111,7 +110,7 @@ class Run:
     """What all processes of one run share.
 
     Args:
-        runtime: What it needs from outside.
+        runtime: Its collaborators.
         bus: Where events go.
         sinks: Awaited with every line of output.
         window: The size of the terminals of the processes; without it they have pipes.

@@ -126,7 +126,7 @@ class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
     Args:
-        command: Of the process.
+        command: The process's command.
 
     Attributes:
         reloader: The pid of the process that starts its servers, once that is known.

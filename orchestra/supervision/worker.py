@@ -66,7 +66,7 @@ class Worker:
     """Runs one process of the plan.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         installer: Installs packages.
         others: All workers of the run, by name.
