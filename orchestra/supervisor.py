@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
-# From that of the plan on, for a proxy that may move.
+# How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5

@@ -1,8 +1,8 @@
 """When is a process ready? All of its checks run at once, each with one question in flight.
 
 Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
-a second; each scan is followed by at most one question. Commands are run at the same pace. Lines are handed in
-as they are written. A check that has passed is not asked again; when all have passed, the process is ready.
+a second; each scan is followed by at most one question. Commands are run at the same pace. Lines are handed
+in as they are written. A check that has passed is not asked again; the process is ready when all have passed.
 
 `in_words` tells at any time what is still missing, for the user that waits.
 

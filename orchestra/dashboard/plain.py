@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainPrinter", "wants_colours"]
 
-# Stands where a whole line has its "|".
+# Marks an unfinished line; a whole one has "|" there.
 _PARTIAL_SIGN = "…"
-# The colour of that sign before what was written to standard error.
+# The colour of either sign before a line of standard error.
 _RED = "\x1b[31m"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"

@@ -51,7 +51,7 @@ SUSPEND = "\x1a"
 """The key Ctrl-Z."""
 
 _TICK = 0.1
-# What a terminal without a size is taken to have.
+# The size that is assumed of a terminal without one.
 _FALLBACK_SIZE = (80, 24)
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
@@ -61,7 +61,7 @@ _STALL_TIMEOUT = 0.5
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
-# To end a synchronized update, colours, our switches, and the alternate screen.
+# Ends a synchronized update, colours, the modes that we set, and the alternate screen.
 _LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 

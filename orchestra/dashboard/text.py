@@ -24,7 +24,7 @@ __all__ = ["QUIET", "decode", "fit", "one_line", "sized"]
 QUIET = Style(color="color(102)")
 """The style of details that should not draw attention."""
 
-# Of one line of output, so that one line of minified JavaScript does not push out everything else.
+# The rows of one line of output: one line of minified JavaScript must not push out everything else.
 _MAX_ROWS = 4
 # Characters that would end a line for some terminals or for rich.
 _SEPARATORS = re.compile("[\u2028\u2029]")

@@ -43,7 +43,7 @@ PLAIN = Style.null()
 STRONG = Style(bold=True)
 ADDRESS = Style(bold=True, underline=True)
 
-# All are one cell wide, and differ in shape, for eyes that see no colours.
+# All are one cell wide, and differ in shape for users that see no colours.
 LOOK: dict[State, tuple[str, Style]] = {
     State.WAITING: ("○", QUIET),
     State.INSTALLING: ("◌", BUSY),
@@ -77,7 +77,7 @@ _LONGEST_NAME = 16
 _NOTICE_SECONDS = 30.0
 # So many processes have a row even where the log then has none.
 _ALWAYS_SHOWN = 6
-# What stands right of a number that is aligned to the right.
+# The space after a number that is aligned to the right.
 _GAP = 3
 # The widths of the columns that a narrow terminal has no room for, with their gaps, in the order of drawing.
 _COLUMNS = {"pid": 7 + _GAP, "port": 5 + _GAP, "uptime": 7 + _GAP, "restarts": 8 + _GAP}

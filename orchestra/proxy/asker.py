@@ -35,9 +35,9 @@ __all__ = ["Asker", "Reply"]
 
 # An answer that is not wanted is read to its end up to this size; beyond, a new connection is cheaper.
 DISCARDED = 65536
-# It is there, or it is not: Vite sends its page in one piece.
+# Seconds for reading it: Vite sends its page in one piece, so it is there, or it is not.
 DISCARD_LIMIT = 0.5
-# RFC 9110 9.2.2.
+# Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 

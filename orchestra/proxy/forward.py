@@ -33,10 +33,10 @@ _HOP_BY_HOP = frozenset(
 )
 # A sender must not call these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's meaning.
 _NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length"})
-# What we say about ourselves, so that others cannot.
+# Fields that we add ourselves: a client or an upstream cannot forge them.
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"}
 _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
-# It has no body to have a length (RFC 9110 8.6).
+# An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
 _FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Endpoint", "Gate", "Waiter", "wait_any_change"]
 
-# More means that a page asks again and again; one more is answered 502.
+# Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
 # Bytes that the requests that wait at one gate may have in memory together.
 MAX_WAITING_BYTES = 8 * 1024 * 1024

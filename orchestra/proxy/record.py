@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Record"]
 
-# Of a target; data: URLs in queries have been seen to be megabytes.
+# Bytes of a target that events carry; data: URLs in queries have been seen to be megabytes.
 MAX_TARGET = 8192
 
 

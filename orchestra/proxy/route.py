@@ -124,7 +124,7 @@ class Kept(Enum):
 
 Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
 
-# Most requests need no others.
+# The steps of most requests, made once.
 _ASK_BACKEND = Ask("backend")
 _ASK_FRONTEND = Ask("frontend")
 _FALL_BACK = Ask("frontend", keeps_answer=True)

@@ -52,7 +52,7 @@ __all__ = ["Proxy"]
 
 logger = logging.getLogger(__name__)
 
-# How exactly limits of time are kept; they are seconds long.
+# Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5
 # Seconds that a client may take to send a head.
 HEADER_TIMEOUT = 10.0
@@ -66,7 +66,7 @@ RESERVED_DESCRIPTORS = 64
 LINGER = 1.0
 # What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
 CLOSE_LIMIT = 2.0
-# After accept has failed for want of descriptors: one has to be closed first.
+# The pause after accept has failed for want of descriptors: one has to be closed first.
 ACCEPT_PAUSE = 0.1
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shared", "Stream"]
 
-# More of them are told by their answers alone.
+# Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
 

@@ -37,9 +37,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 # Called with whether the peer has reset the connection.
 OnHangup: TypeAlias = Callable[[bool], object]
 
-# Of one receive, at most: larger ones bring no more throughput.
+# The most bytes of one receive: larger ones bring no more throughput.
 RECEIVE_SIZE = 1048576
-# Of one receive while a head is awaited: malloc has such blocks at hand, larger ones come from the system.
+# The same while a head is awaited: malloc has such blocks at hand, larger ones come from the system.
 HEAD_SIZE = 65536
 # What is read and dropped before an orderly close, at most: this many receives of what is already there.
 _DRAINED = 16

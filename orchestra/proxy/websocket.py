@@ -34,9 +34,9 @@ __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fau
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 
-# After one side has ended: a WebSocket that is half closed has nothing more to say, as a rule.
+# Seconds for one side after the other has ended: a half-closed WebSocket has nothing more to send, as a rule.
 HALF_CLOSED_LIMIT = 10.0
-# For the other sides' close frames after ours (Chromium and Node answer at once).
+# Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
 
 _OPCODE_CLOSE = 0x8

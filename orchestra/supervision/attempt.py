@@ -55,12 +55,12 @@ _MAX_FAILURES = 3
 # A reload whose old server has not ended by then is stuck: its clients have had their time, and requests are
 # held for three times as long.
 _RELOAD_TIMEOUT = 5.0
-# Looking whether some processes still live costs some microseconds.
+# Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
-# A server has ended, and what it belongs to may be ending, too: then there is nothing to report.
+# The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
 _LINGER = 0.3
-# What a terminal has unless its user says otherwise.
+# The size of a terminal whose user has not set one.
 _USUAL_SIZE = (80, 24)
 # How long the question may take that tells a stuck server from one that only announced a reload.
 _STUCK_PROBE_TIMEOUT = 1.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "feed"]
 
-# Some seconds of a loud child; a reader that is later than that wants the newest.
+# Events that may wait for the reader: some seconds of a loud child. A later reader wants the newest.
 LIMIT = 10_000
 
 

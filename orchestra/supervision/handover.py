@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handover"]
 
-# Nothing waits for an old child that has been replaced, but the clients that it still serves.
+# Seconds for the old child to finish: nothing waits for it but the clients that it still serves.
 _DRAIN_TIMEOUT = 30.0
 
 

@@ -31,7 +31,7 @@ __all__ = ["ask_sockets", "identify"]
 # A server that has several sockets opens them within this time: Vite's may not be the first.
 _SETTLE_TIME = 0.5
 
-# A first request may compile, migrate or connect.
+# Seconds for one answer: a first request may compile, migrate or connect.
 _TIMEOUT = 60.0
 # Enough for the head of a page, where its first script is.
 _MAX_BYTES = 65536

@@ -46,7 +46,7 @@ _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|
 _RELOADS = re.compile(
     r"detected changes? in .*reloading|changed, reloading\.$|Worker reloading: .* modified", re.IGNORECASE
 )
-# What only a new server says; the old one has closed its sockets by then.
+# What only a new server logs; the old one has closed its sockets by then.
 _STARTED = re.compile(r"Started server process \[\d+\]")
 # uvicorn, Werkzeug, Django. A server that does not watch ends with its program, and needs no diagnosis.
 _WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")

@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-# As long as the proxy gives requests that are in progress.
+# Seconds that requests in flight get before a stop, as in the proxy.
 _DRAIN_TIMEOUT = 2.0
-# For a stuck child: its clients have had their time, and requests are being held.
+# The stop timeout of a stuck child: its clients have had their time, and requests are waiting.
 _STUCK_STOP_TIMEOUT = 1.0
 # The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
