@@ -204,7 +204,7 @@ def test_a_child_being_spawned_when_orchestra_is_killed_ends_too() -> None:
         guarded.say("?\n")
         _until_read(guarded)  # it watches now
         guarded.die()
-        # It takes a moment between the two; whoever has not waited for it has ended by then.
+        # It takes a moment between the two; a guardian that does not wait for it has ended by then.
         with contextlib.suppress(subprocess.TimeoutExpired):
             guarded.guardian.wait(0.3)
         assert forked.stdin is not None
@@ -311,7 +311,7 @@ async def test_a_guardian_that_is_gone_costs_its_protection_not_the_run() -> Non
     async with guarded("0123456789abcdef") as guard:
         (pid,) = {each.pid for each in psutil.Process().children()} - before
         os.kill(pid, signal.SIGKILL)
-        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - nobody tells us
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - no event tells us
             await trio.sleep(0.01)
         guard.spawned(table.Family(1), stop_signal=signal.SIGTERM, stop_timeout=5)
         guard.emptied(table.Family(1))

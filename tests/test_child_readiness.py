@@ -50,7 +50,7 @@ async def missing(
     recorder = Recorder(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
-        while not is_so(supervisor) and not any(  # noqa: ASYNC110 - nobody tells us
+        while not is_so(supervisor) and not any(  # noqa: ASYNC110 - no event tells us
             isinstance(event, Notice) for event in recorder.events
         ):
             await trio.sleep(0.01)

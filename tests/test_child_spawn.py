@@ -56,7 +56,7 @@ class Recorder:
         )
 
     async def until_all_are_gone(self) -> None:
-        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - nobody tells us
+        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - no event tells us
             await trio.sleep(0.01)
 
     @property
@@ -260,7 +260,7 @@ async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebo
 async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read(
     monkeypatch: pytest.MonkeyPatch, clock_to_put_forward: trio.testing.MockClock
 ) -> None:
-    """The number of its group may belong to somebody else by then."""
+    """The number of its group may belong to another process by then."""
     reading, may_read = trio.Event(), trio.Event()
     signalled: list[tuple[int, int]] = []
     recorder = Recorder()

@@ -63,7 +63,7 @@ class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        plan: Whose child it is.
+        plan: Of the process.
         env: The child's environment, for commands.
         port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
