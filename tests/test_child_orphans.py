@@ -42,8 +42,10 @@ def test_what_has_ended_is_reaped_and_no_exit_status_is_taken_from_trio() -> Non
         stdout=subprocess.PIPE,
         text=True,
     ) as adopter:
-        assert adopter.stdout is not None
-        assert [adopter.stdout.readline() for _ in range(10)] == ["7\n"] * 10
-        children = psutil.Process(adopter.pid).children
-        until(lambda: [each.status() for each in children()] == ["sleeping"] * 10, children)
-        mark.kill()
+        try:
+            assert adopter.stdout is not None
+            assert [adopter.stdout.readline() for _ in range(10)] == ["7\n"] * 10
+            children = psutil.Process(adopter.pid).children
+            until(lambda: [each.status() for each in children()] == ["sleeping"] * 10, children)
+        finally:
+            mark.kill()
