@@ -8,6 +8,9 @@ its observers, synchronously. Observers read and never make the emitter wait; on
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
 
+A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
+show for it, if it is worth one, is in `dashboard/words`.
+
 Not here: input or output, tasks, what an event leads to.
 """
 
@@ -220,7 +223,7 @@ class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished
         id: Counts from 1 within the run.
         target: As received, at most 8 KiB of it.
         status: What the client got; ``None`` if it left before an answer began.
-        upstream: Who answered.
+        upstream: Where the answer came from.
         reason: Why that one: ``backend answered``, ``backend 404``.
         held: Seconds that the request waited for an upstream to become ready.
         first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
@@ -328,7 +331,7 @@ class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
     Attributes:
         code: A stable short name for scripts (``port-moved``).
         hint: The next step; may be empty.
-        process: Whom it is about, if it is about one.
+        process: The process it is about, if it is about one.
     """
 
     level: Level

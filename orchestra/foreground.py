@@ -86,7 +86,7 @@ async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
 async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runtime) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import SUSPEND, Screen, farewell  # noqa: PLC0415
+    from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
     supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
@@ -105,7 +105,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
         await supervisor.run()
         nursery.cancel_scope.cancel()
     with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
+        os.write(1, summary(model, environ=_environ(plan)).encode("utf-8", "replace"))
     return supervisor
 
 

@@ -23,7 +23,7 @@ import trio
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
 from orchestra.errors import ConfigError
 from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
@@ -31,7 +31,7 @@ from orchestra.supervision.graceful import run_gracefully, wait_any
 from orchestra.supervision.lifecycle import culprit, run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import wants_port
+from orchestra.supervision.symptoms import IN_USE, wants_port
 from orchestra.supervision.workers import Workers
 from orchestra.version import __version__
 
@@ -54,6 +54,7 @@ __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 _PORTS_TO_TRY = 100
 # What the proxy may take to end requests and streams, with a little for itself.
 _PROXY_GRACE = 2.5
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 _CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
 # What the end may take beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
@@ -120,14 +121,9 @@ class Supervisor:
         >>> from orchestra import Plan, ProcessPlan, Supervisor
         >>> async def main():
         ...     serve = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
-        ...     supervisor = Supervisor(
-        ...         Plan(
-        ...             processes=(
-        ...                 ProcessPlan(name="web", command=serve, port=5090, ready="http"),
-        ...                 ProcessPlan(name="hello", command="echo hello"),
-        ...             )
-        ...         )
-        ...     )
+        ...     web = ProcessPlan(name="web", command=serve, port=5090, ready="http")
+        ...     hello = ProcessPlan(name="hello", command="echo hello")
+        ...     supervisor = Supervisor(Plan(processes=(web, hello)))
         ...     async with trio.open_nursery() as nursery:
         ...         await nursery.start(supervisor.run)
         ...         await supervisor.wait_ready()
@@ -367,16 +363,8 @@ class Supervisor:
                 processes=tuple(process.name for process in plan.processes),
             )
         )
-        if plan.proxy is not None:
-            if plan.proxy.may_move and port != plan.proxy.port:
-                text = f"port {plan.proxy.port} has just been taken: the one address has the next free port"
-                self._bus.notice("plan", text, level="info")
-            if not ipaddress.ip_address(plan.proxy.host).is_loopback:
-                text = f"{self.url} can be reached from other machines, and so can all that is behind it"
-                self._bus.notice("not-loopback", text, hint=_NOT_LOOPBACK_HINT)
-            self._bus.notice("plan", _upstreams_in_words(plan.proxy), level="info")
-        for note in plan.notes:
-            self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+        for code, note in _opening_notes(plan, self.url, port):
+            self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
         if self._proxy is not None:
@@ -390,12 +378,11 @@ class Supervisor:
         """Stop the run when the process that `exit_on` names has ended; notice one that wants our port."""
         if event.state.is_ended and culprit(self.plan.exit_on, self._workers.ended) is not None:
             self._stop_asked.set()
-        is_failure = event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing
-        port = self.url.rpartition(":")[2] if self.url is not None else ""
-        if port and is_failure and wants_port(event.last_lines, port):
-            self._clashing.add(event.process)
-            text = f"it wants port {port}, which is orchestra's own"
-            self._bus.notice("port-clash", text, hint=_CLASH_HINT, process=event.process)
+        if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
+            planned = self._workers.by_name[event.process].life.plan.port
+            if clash := _port_clash(event.last_lines, self.url, planned):
+                self._clashing.add(event.process)
+                self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
 
     def _conclude(self) -> None:
         """Emit how the run has ended."""
@@ -416,6 +403,30 @@ class Supervisor:
             yield from self.snapshot().values()
 
 
+def _port_clash(lines: Sequence[str], url: str | None, planned: int | None) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``."""
+    own = url.rpartition(":")[2] if url is not None else ""
+    if own and wants_port(lines, own):
+        return f"it wants port {own}, which is orchestra's own", _CLASH_HINT
+    if IN_USE.search("\n".join(lines)) and not (planned and wants_port(lines, str(planned))):
+        return "another program has the port that it wants", _OTHER_PORT_HINT
+    return None
+
+
+def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
+    """Give what the user should know before anything runs, each with its code."""
+    if (proxy := plan.proxy) is not None:
+        if proxy.may_move and port != proxy.port:
+            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            yield "plan", Note(text)
+        if not ipaddress.ip_address(proxy.host).is_loopback:
+            text = f"{url} can be reached from other machines, and so can all that is behind it"
+            yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
+        yield "plan", Note(_upstreams_in_words(proxy))
+    for note in plan.notes:
+        yield "plan", note
+
+
 def _upstreams_in_words(proxy: ProxyPlan) -> str:
     """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
 
@@ -426,7 +437,7 @@ def _upstreams_in_words(proxy: ProxyPlan) -> str:
             case AtUrl():
                 what = sockets.Listening(upstream.host, upstream.port).url
             case Role.UNDECIDED:
-                what = " or ".join(proxy.candidates)
+                what = f"not known yet, {' or '.join(proxy.candidates)}"
             case None:
                 return "none"
             case _:

@@ -127,6 +127,7 @@ class World:
         spawned: When they were.
         asked: When a question was asked.
         missing: What is wrong, when a process is asked over HTTP or by a command.
+        taken: The ports that other programs hold.
     """
 
     def __init__(self) -> None:
@@ -136,6 +137,7 @@ class World:
         self.asked: list[float] = []
         self.missing = ""
         self.random = 0.0
+        self.taken: set[int] = set()
         self._entries: dict[int, Child] = {}
 
     def runtime(self) -> Runtime:
@@ -211,7 +213,7 @@ class World:
         )
 
     def _free_port(self, wanted: int, *, besides: int | None) -> int:
-        taken = {besides, *(socket.port for child in self.living() for socket in child.sockets)}
+        taken = {besides, *self.taken, *(socket.port for child in self.living() for socket in child.sockets)}
         return next(port for port in count(wanted) if port not in taken)
 
     async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:

@@ -33,7 +33,7 @@ trio.run(main)
 """
 
 
-def test_what_has_ended_is_reaped_and_no_exit_status_is_taken_from_trio() -> None:
+def test_orphans_are_reaped_and_trio_keeps_its_exit_statuses() -> None:
     mark = Mark()
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("while True", "for _ in range(10)")],

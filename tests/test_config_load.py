@@ -86,7 +86,13 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
 def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
     (found,) = project.load("one: run\n").processes
     written = ProcessPlan(
-        name="one", command="run", cwd=found.cwd, env=found.env, port=5000, source=found.source
+        name="one",
+        command="run",
+        cwd=found.cwd,
+        env=found.env,
+        port=5000,
+        may_move=True,
+        source=found.source,
     )
     assert found == written
 
@@ -512,14 +518,15 @@ def test_one_upstream_has_a_proxy_too(
 
 
 NONE = "no proxy: neither a backend nor a frontend was found"
+REFUSED = f"{NONE} (proxy.backend and proxy.frontend = false)"
 
 
 @pytest.mark.parametrize(
     ("procfile", "settings", "listen", "notes"),
     [
         ("x: run\ny: run\n", "", None, (NONE,)),
-        (TWO, "proxy = { backend = false, frontend = false }", None, (NONE,)),
-        (TWO, "proxy = { backend = false, frontend = false }", ":9000", (NONE,)),
+        (TWO, "proxy = { backend = false, frontend = false }", None, (REFUSED,)),
+        (TWO, "proxy = { backend = false, frontend = false }", ":9000", (REFUSED,)),
         ("x: run\n", 'process.x.ready = "tcp"', ":9000", (NONE,)),
         (TWO, "proxy.enabled = false", None, ()),
     ],
@@ -612,10 +619,10 @@ def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Proje
 
 
 def test_a_package_json_that_cannot_be_read_is_an_error(project: Project) -> None:
-    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"},\n}\n')
+    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"}\n  oops\n}\n')
     message, hint = project.error()
     assert message.startswith("ui/package.json:3: not JSON: ")
-    assert "column 1" in hint
+    assert "column 3" in hint
 
 
 def test_a_side_that_is_not_run_is_missed(project: Project) -> None:

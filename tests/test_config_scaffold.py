@@ -107,6 +107,11 @@ def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
             "from starlette import *\ndef create_app(debug=False):\n    return Starlette()\n",
             "uvicorn --reload --port $PORT --factory main:create_app",
         ),
+        (
+            "app.py",
+            "from flask import Flask\ndef create_app():\n    app = Flask(__name__)\n    return app\n",
+            "flask --app app:create_app run --debug",
+        ),
         ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn --reload"),
         ("app.py", "from flask import Flask\napp = Flask(__name__)\n", "flask --app app:app run --debug"),
         ("manage.py", "", "python manage.py runserver 127.0.0.1:$PORT"),

@@ -28,7 +28,7 @@ def test_processes_are_in_the_order_of_the_procfile_and_wait_at_first() -> None:
     assert model.url == "http://127.0.0.1:8000"
 
 
-def test_a_process_counts_its_uptime_from_the_spawn_and_its_state_from_the_change() -> None:
+def test_uptime_counts_from_the_spawn_and_a_state_from_its_change() -> None:
     model = model_of(
         STARTED, STARTING, replace(STARTING, time=moment(10.25), previous=State.STARTING, pid=7), READY
     )
@@ -79,7 +79,7 @@ def test_memory_is_bounded() -> None:
     assert max(len(entry.text) for entry in model.log if isinstance(entry, OutputLine)) == 4096
 
 
-def test_the_last_lines_are_those_of_the_failure_however_loud_another_process_is() -> None:
+def test_the_last_lines_are_those_of_the_failed_process() -> None:
     failed = replace(READY, process="api", state=State.FAILED, last_lines=("Traceback", "last words"))
     model = model_of(STARTED, *(line(str(index)) for index in range(3000)), failed)
     assert model.last_lines(model.processes["api"]) == ("Traceback", "last words")

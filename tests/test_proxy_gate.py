@@ -68,7 +68,7 @@ def report(gate: Gate, state: State, *, process: str = "api", **more: Any) -> No
     gate.observe(StateChanged(process=process, state=state, previous=State.WAITING, **more))
 
 
-def test_it_opens_when_the_process_is_ready_at_the_address_that_was_found() -> None:
+def test_it_opens_at_the_found_address_when_the_process_is_ready() -> None:
     gate, _ = a_gate()
     assert now(gate) is Availability.HOLD
     report(gate, State.STARTING)
@@ -121,7 +121,7 @@ def test_what_ended_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
     assert now(gate) is Availability.READY
 
 
-def test_a_refusal_names_the_process_its_state_and_its_last_lines_without_colours() -> None:
+def test_a_refusal_names_process_state_and_colourless_last_lines() -> None:
     gate, _ = a_gate()
     for number in range(30):
         line = f"\x1b[31mline {number}\x1b[0m"

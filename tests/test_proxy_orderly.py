@@ -93,7 +93,7 @@ async def is_alive(port: int, node: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_a_server_without_an_error_handler_outlives_clients_that_leave(state: str) -> None:
+async def test_a_server_without_error_handler_survives_leaving_clients(state: str) -> None:
     """In each state, both ways to leave: by an end, and by a close with bytes unread, which is a reset."""
     async with a_proxy() as (port, node, events):
         for number in range(10):
@@ -112,7 +112,7 @@ async def test_a_server_without_an_error_handler_outlives_clients_that_leave(sta
         assert await is_alive(port, node)
 
 
-async def test_a_server_without_an_error_handler_outlives_upgrades_that_it_does_not_claim() -> None:
+async def test_a_server_without_error_handler_survives_unclaimed_upgrades() -> None:
     async with a_proxy(upgrade_timeout=0.05) as (port, node, _):
         for _ in range(5):
             async with await trio.open_tcp_stream("127.0.0.1", port) as client:

@@ -108,7 +108,7 @@ def websocket(
         (head(b"*", method=b"OPTIONS"), "orchestra", False),
     ],
 )
-def test_who_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
+def test_which_upstream_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
     route, step = begin(request_head)
     if first == "orchestra":
         assert step is Signal.SAY_OWN
@@ -215,7 +215,7 @@ def test_only_websocket_is_an_upgrade(value: bytes, *, expected: bool) -> None:
         (head(b"/", NAVIGATES, b"POST"), False),
     ],
 )
-def test_who_navigates(request_head: RequestHead, *, expected: bool) -> None:
+def test_which_requests_are_navigations(request_head: RequestHead, *, expected: bool) -> None:
     assert is_navigation(request_head) is expected
 
 

@@ -112,7 +112,7 @@ async def test_more_bytes_than_may_be_held_are_502_at_once(
 # --- the way down ---
 
 
-async def test_closing_ends_idle_connections_and_waits_for_requests_in_flight(
+async def test_closing_ends_idle_connections_and_drains_the_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra import ProcessPlan, ProxyPlan, Restart, Role, State
+from orchestra import Dependency, ProcessPlan, ProxyPlan, Restart, Role, State
 from orchestra.child.sockets import Listening
 from orchestra.config.plan import UNDECIDED, FromProcess
 from orchestra.config.roles import Seen
@@ -90,6 +90,23 @@ async def test_a_process_that_became_the_backend_is_one_from_then_on(
         State.STARTING,
         State.READY,
     ]
+
+
+async def test_a_process_without_a_role_is_still_waited_for_by_its_dependents(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def late(child: Child) -> int:
+        await trio.sleep(30)
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["job"] = late
+    waits = ProcessPlan(name="waits", command="waits", env={}, depends_on=(Dependency("job"),))
+    async with running_workers(world, API, FE, JOB, waits, proxy=BOTH_OPEN) as (workers, recorder):
+        await recorder.until_state("waits", State.RUNNING)
+        assert workers.by_name["job"].life.plan.role is Role.OTHER
+        assert recorder.states("job") == [State.STARTING, State.RUNNING, State.READY]
 
 
 async def test_a_process_that_does_not_listen_is_settled_after_five_seconds(

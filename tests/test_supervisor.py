@@ -43,7 +43,7 @@ async def test_run_returns_when_every_process_has_ended() -> None:
     assert supervisor.snapshot()["b"].exit_code == 0
 
 
-async def test_children_know_who_they_are_and_where_they_start(tmp_path: Path) -> None:
+async def test_children_get_their_name_port_folder_and_environment(tmp_path: Path) -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -114,7 +114,7 @@ async def test_a_killed_server_comes_back_by_itself() -> None:
     assert (died.state, died.signal) == (State.BACKING_OFF, "SIGKILL")
 
 
-async def test_a_process_that_fails_for_good_says_why_to_whoever_waits() -> None:
+async def test_a_process_that_fails_says_why_to_those_that_wait() -> None:
     broken = ProcessPlan(name="web", command="echo oh no >&2; exit 7", restart=Restart.NEVER, ready="http")
     supervisor = Supervisor(Plan(processes=(broken, ProcessPlan(name="other", command="sleep 1000"))))
     async with trio.open_nursery() as nursery:
@@ -152,7 +152,7 @@ async def test_to_cancel_run_is_to_stop_all_processes_properly() -> None:
     assert recorder.states("a")[-2:] == [State.STOPPING, State.STOPPED]
 
 
-async def test_kill_waits_for_nobody() -> None:
+async def test_kill_does_not_wait() -> None:
     stubborn = "trap '' TERM; echo up; while :; do sleep 1; done"
     supervisor = Supervisor(Plan(processes=(ProcessPlan(name="a", command=stubborn, stop_timeout=1000),)))
     recorder = Recorder(supervisor)
@@ -180,7 +180,7 @@ def a_folder_with(tmp_path: Path, script: str) -> Install:
     return Install(folder=tmp_path, manager="npm", argv=("/bin/sh", "-c", script))
 
 
-async def test_packages_of_a_folder_are_installed_once_before_whoever_needs_them(tmp_path: Path) -> None:
+async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "echo installing; echo x >> count; mkdir node_modules")
     plans = tuple(
         ProcessPlan(name=name, command="ls -d node_modules", cwd=tmp_path, install=install) for name in "ab"
@@ -196,7 +196,7 @@ async def test_packages_of_a_folder_are_installed_once_before_whoever_needs_them
         assert recorder.states(name)[-1] is State.COMPLETED
 
 
-async def test_a_broken_installation_fails_and_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
+async def test_a_failed_installation_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
     supervisor = Supervisor(
         Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
@@ -293,7 +293,7 @@ async def test_processes_wait_for_what_they_depend_on_and_say_so() -> None:
     assert [each for each in begun if each in order] == order
 
 
-async def test_a_dependency_that_comes_back_does_not_start_anybody_again() -> None:
+async def test_a_dependency_that_comes_back_starts_no_dependent_again() -> None:
     supervisor = Supervisor(
         Plan(processes=(waiting("db", command=SERVE + " 0", ready="http"), waiting("api", "db")))
     )
@@ -309,7 +309,7 @@ async def test_a_dependency_that_comes_back_does_not_start_anybody_again() -> No
     assert recorder.states("api") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
 
 
-async def test_who_waits_for_something_that_failed_ends_with_the_rest() -> None:
+async def test_a_blocked_process_ends_with_the_rest() -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -369,7 +369,7 @@ def test_a_plan_that_cannot_work_is_refused(processes: tuple[ProcessPlan, ...], 
     assert caught.value.hint
 
 
-async def test_who_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
+async def test_a_process_that_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
     over = tmp_path / "over"
@@ -447,7 +447,7 @@ async def test_one_that_was_stopped_stays_so_until_it_is_started() -> None:
         await supervisor.stop()
 
 
-async def test_who_waits_can_be_restarted_stopped_and_started_and_runs_once(tmp_path: Path) -> None:
+async def test_a_waiting_process_takes_orders_and_runs_once(tmp_path: Path) -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -502,7 +502,7 @@ async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
     assert [life.state for life in supervisor._workers.ended] == [State.COMPLETED]
 
 
-async def test_a_run_that_is_kept_open_ends_when_it_is_stopped_though_nothing_runs() -> None:
+async def test_a_run_kept_open_without_processes_ends_on_stop() -> None:
     plan = Plan(processes=(waiting("a", command="exit 1", restart=Restart.NEVER),))
     supervisor = Supervisor(plan, is_kept_open=True)
     recorder = Recorder(supervisor)
@@ -553,7 +553,7 @@ async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
             "plain",
             "on_ready `echo plain is up; exit 3`: exit code 3",
         )
-        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - nobody tells us
+        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.01)
         await supervisor.restart("web")
         await supervisor.wait_ready()
@@ -687,7 +687,7 @@ async def test_a_failure_is_told_though_another_one_takes_its_time() -> None:
         await supervisor.stop()
 
 
-async def test_who_stops_one_does_not_wait_for_ever_if_somebody_starts_it() -> None:
+async def test_a_stop_returns_though_the_process_is_started_again() -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -729,7 +729,7 @@ async def test_one_that_is_being_installed_can_be_stopped_alone(tmp_path: Path) 
         await supervisor.stop()
 
 
-async def test_who_is_stopped_while_it_backs_off_is_not_installed_again(tmp_path: Path) -> None:
+async def test_a_stop_in_the_back_off_does_not_install_again(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "echo x >> count; mkdir node_modules")
     plan = waiting("a", command="test -e mended && sleep 1000", cwd=tmp_path, install=install)
     supervisor = Supervisor(Plan(processes=(plan, waiting("b"))))

@@ -1,4 +1,4 @@
-"""Our end of the guardian: start it, tell it of our children, let it go.
+"""Our end of the guardian: start it, report our children to it, end it.
 
 The guardian (`guardian.py`, a process of its own) ends what we leave behind if we are killed. Telling it is a
 short write to a pipe and never waits: a guardian that is gone costs its protection, not the run.
@@ -26,7 +26,7 @@ __all__ = ["Guard", "guarded"]
 
 _SCRIPT = Path(__file__).with_name("guardian.py")
 # It has nothing to do but to read "bye" and to exit.
-_PATIENCE = 2.0
+_EXIT_TIMEOUT = 2.0
 
 
 class Guard:
@@ -90,7 +90,7 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
     try:
         yield guard
     finally:
-        guard._say("bye")  # noqa: SLF001 - the last word is ours
+        guard._say("bye")  # noqa: SLF001 - only this function may end it
         os.close(ours)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _PATIENCE):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _EXIT_TIMEOUT):
             await process.wait()

@@ -1,8 +1,8 @@
 """A process's output in a file: every whole line, without colours, rotated by size.
 
 ``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
-that one ``web.log.2``, and so on. Lines are appended in a worker thread, and the writer waits for that,
-so that nothing piles up. Each batch is in the file (though not on the disk) when it has been written.
+that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits for that, so
+that nothing piles up. Each batch is in the file (though not on the disk) when it has been written.
 
 Error handling: a file that cannot be written to any more (a full disk) raises OSError once, and then takes
 nothing: the run matters more than its log.
@@ -30,7 +30,7 @@ class LogFile:
     Args:
         path: The newest one.
         max_bytes: No file becomes larger, unless a single line is.
-        backups: How many older ones are kept; with none, the file starts empty again.
+        backups: How many older ones are kept; with none, the full file is emptied.
     """
 
     def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:

@@ -34,14 +34,16 @@ _EXEC_TIMEOUT = 10.0
 # A client that hangs up before the end of a short answer is logged as one.
 _LINGER = 0.2
 # Bytes that are kept of what a command says: its last line is quoted.
-_SAID = 2048
+_KEPT_OUTPUT = 2048
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with its first blank behind the status.
-_ENOUGH = len(b"HTTP/1.1 200 ")
-_ANY = HttpCheck()
+_STATUS_LENGTH = len(b"HTTP/1.1 200 ")
+_ANY_ANSWER = HttpCheck()
 
 
-async def http_answer(host: str, port: int, *, check: HttpCheck = _ANY, within: float = HTTP_TIMEOUT) -> str:
+async def http_answer(
+    host: str, port: int, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT
+) -> str:
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
@@ -63,7 +65,7 @@ async def http_answer(host: str, port: int, *, check: HttpCheck = _ANY, within: 
         try:
             async with await _dial(host, port) as stream:
                 await stream.send_all(request.encode("ascii"))
-                while len(received) < _ENOUGH and (chunk := await stream.receive_some(4096)):
+                while len(received) < _STATUS_LENGTH and (chunk := await stream.receive_some(4096)):
                     received += chunk
                 with trio.move_on_after(_LINGER):
                     while await stream.receive_some(65536):
@@ -126,7 +128,7 @@ async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str
         with trio.move_on_after(_EXEC_TIMEOUT) as limit:
             assert process.stdout is not None  # noqa: S101 - asked for
             async for chunk in process.stdout:
-                said = (said + chunk)[-_SAID:]
+                said = (said + chunk)[-_KEPT_OUTPUT:]
             await process.wait()
     finally:
         with suppress(ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""When is a process ready? All of its checks are pursued at once, each with one question in flight.
+"""When is a process ready? All of its checks run at once, each with one question in flight.
 
 Strategy. Sockets are found by the `SocketScanner`, which looks for all processes together, often at first and
 once a second in the end; each look is followed by at most one question. Commands are asked at the same pace.

@@ -1,11 +1,11 @@
-"""Listening sockets of this machine: which process holds which, which ports are free, and our own.
+"""Listening sockets of this machine: which process holds which, which ports are free, and how we bind ours.
 
-The truth about where a process listens is its sockets: a line in its output may be missing or stale, and a
-port that it was told is only a wish (Vite ignores ``PORT`` and moves on when 5173 is taken). Looking is cheap
-but not free: it is done only while something starts, once for all that start.
+Where a process listens is read from its sockets: a line in its output may be missing or stale, and Vite
+ignores ``PORT`` and moves on when 5173 is taken. Scanning is cheap but not free: it is done only while
+processes start, one scan for all of them.
 
-Sockets of another user cannot be seen, and the system may refuse to tell. Then less is said, not something
-wrong. psutil is imported where it is used: a run that asks for no socket does without it.
+Sockets of another user cannot be seen, and the system may refuse to tell. Then a message says less, but
+nothing wrong. psutil is imported where it is used: a run that asks for no socket does without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Struct
 from orchestra.child import table
 from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -233,9 +233,8 @@ def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
             hint="Give an address of this machine: --listen 127.0.0.1:8000.",
         )
     if exc.errno == errno.EADDRINUSE:
-        by = holder(port)
         return ConfigError(
-            f"port {port} is taken{' by ' + by if by else ''}: cannot listen on {where}",
+            f"{port_taken(port, holder(port))}: cannot listen on {where}",
             hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
         )
     if exc.errno == errno.EACCES:

@@ -54,8 +54,9 @@ _CHUNK = 65536
 _PARTIAL_AFTER = 0.08
 # After SIGKILL a process can linger in the kernel (a dead network file system), but we can do nothing more.
 _AFTER_KILL = 2.0
-# Once all are gone, only a process that is not ours can hold the pipes open: it is not waited for.
-_LAST_WORDS = 0.5
+# Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
+# is not waited for.
+_STALL_TIMEOUT = 0.5
 # What the shell does before the command takes over; $1 is what it is done with. To open a terminal makes it
 # the controlling one.
 _LIMIT_FILES = 'ulimit -Sn "$1"'
@@ -309,7 +310,7 @@ class _Output:
         """Wait for the end of all streams; give up when nothing comes although we would take it."""
         while not self._done.is_set():
             before = self._chunks
-            with trio.move_on_after(_LAST_WORDS):
+            with trio.move_on_after(_STALL_TIMEOUT):
                 await self._done.wait()
             if self._chunks == before and not self._delivering:
                 self._reading.cancel()
@@ -322,12 +323,12 @@ class _Output:
     async def _read(self, name: StreamName, stream: FdStream, splitter: LineSplitter) -> None:
         shown, deadline = "", inf
         while True:
-            with trio.move_on_at(deadline) as patience:
+            with trio.move_on_at(deadline) as pause:
                 try:
                     chunk = await stream.receive_some(_CHUNK)
                 except trio.BrokenResourceError:  # EIO: no process has the terminal open any more
                     return
-            if patience.cancelled_caught:
+            if pause.cancelled_caught:
                 shown, deadline = splitter.partial(), inf
                 await self._deliver(name, (), shown)
                 continue

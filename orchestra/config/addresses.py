@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.config.plan import Note
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -308,5 +308,4 @@ class Ports:
         return next((name for name, other in self.by_instance.items() if other == port), "")
 
     def _held(self, port: int) -> str:
-        by = self._machine.holder(port)
-        return f"port {port} is taken{' by ' + by if by else ''}"
+        return port_taken(port, self._machine.holder(port))

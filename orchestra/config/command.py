@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "read"]
 
 # A script that calls a script that calls a script: more is a loop or a puzzle.
-_DEEPEST = 8
+_MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
@@ -75,7 +75,7 @@ _CALL_OPTIONS = frozenset({"--call", "-c"})
 # Options that take a value, of all programs that are followed: where one has a flag of the same name, the
 # worst that happens is that Vite is found by its socket.
 # fmt: off
-_VALUES = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
+_VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
     "--base", "--chdir", "--conditions", "--config", "--configLoader", "--env-file", "--experimental-loader",
     "--extra", "--group", "--import", "--loader", "--logLevel", "--loglevel", "--mode", "--names",
     "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
@@ -90,16 +90,16 @@ _SERVERS: Mapping[str, int] = {
     "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
 }
 _DJANGO = {"runserver": 8000, "runserver_plus": 8000}
-_SERVING: Mapping[str, Mapping[str, int]] = {
+_SERVER_COMMANDS: Mapping[str, Mapping[str, int]] = {
     "django-admin": _DJANGO, "fastapi": {"dev": 8000, "run": 8000}, "flask": {"run": 0},
     "litestar": {"run": 8000}, "manage.py": _DJANGO, "quart": {"run": 0},
 }
 # fmt: on
 # Serve files: known for their port, not for being the backend.
-_OTHERS: Mapping[str, int] = {"http.server": 8000, "mkdocs": 8000}
+_OTHER_SERVERS: Mapping[str, int] = {"http.server": 8000, "mkdocs": 8000}
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
 _PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
-_TELLS_BY_POSITION = {"http.server", *_DJANGO}
+_POSITIONAL_PORT = {"http.server", *_DJANGO}
 _PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 
@@ -186,7 +186,7 @@ class _Walk:
 
     def inner(self, command: str, cwd: Path | None) -> None:
         """Follow a script, or what a program is told to run."""
-        if self.depth < _DEEPEST:
+        if self.depth < _MAX_DEPTH:
             self.depth += 1
             self.run(command, cwd)
             self.depth -= 1
@@ -441,7 +441,7 @@ def _split(args: Sequence[str], *, is_leading: bool = False) -> tuple[list[tuple
             words.append(arg)
             continue
         option, equals, value = arg.partition("=")
-        if not equals and option in _VALUES and left and not re.match(r"-(?!\d)", left[0]):
+        if not equals and option in _VALUE_OPTIONS and left and not re.match(r"-(?!\d)", left[0]):
             value = left.pop(0)
         options.append((option, value))
     return options, words
@@ -453,7 +453,7 @@ def _served(words: Sequence[str]) -> tuple[str, int] | None:
     if program in _SERVERS:
         return program, _SERVERS[program]
     # Options of the program itself may stand before what it is to do: `flask --app notes run`.
-    serving = _SERVING.get(program, {})
+    serving = _SERVER_COMMANDS.get(program, {})
     word = next((each for each in args if each in serving), None)
     return None if word is None else (word, serving[word])
 
@@ -472,7 +472,7 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
 def _ports(words: Sequence[str]) -> list[int]:
     """The ports that a program is told to listen on; of a server that is told none, its own."""
     program, args = _module(words)
-    served = _served(words) or ((program, _OTHERS[program]) if program in _OTHERS else None)
+    served = _served(words) or ((program, _OTHER_SERVERS[program]) if program in _OTHER_SERVERS else None)
     found: list[int] = []
     is_told, is_value = False, False
     for arg in args:
@@ -480,7 +480,7 @@ def _ports(words: Sequence[str]) -> list[int]:
         if _PORT_OPTIONS.fullmatch(option):
             is_told, is_value = True, not equals
             arg = value  # noqa: PLW2901 - what is left of it
-        elif not is_value and (served is None or served[0] not in _TELLS_BY_POSITION):
+        elif not is_value and (served is None or served[0] not in _POSITIONAL_PORT):
             continue
         else:
             is_value = False

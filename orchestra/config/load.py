@@ -283,7 +283,10 @@ class _Reader:
                 self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
         upstreams = {decided.frontend, decided.backend}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
-            self.notes.append(Note("no proxy: neither a backend nor a frontend was found", _NO_PROXY_HINT))
+            refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
+            why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
+            hint = "" if refused else _NO_PROXY_HINT
+            self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
         with self.problems.caught():
@@ -406,6 +409,7 @@ class _Reader:
                 siblings=environment.sibling_variables(siblings),
             ),
             port=ports.get(name),
+            may_move=not process.settings.port,
             role=role,
             install=self.installs[process.name],
             # A process that depends on one with several instances waits for all of them.

@@ -40,7 +40,7 @@ _LOCKS = {
     "bun.lockb": "bun",
 }
 # What a manager writes into node_modules when it is done; programs are linked when all packages are there.
-_DONE = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
+_INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 
 _Json: TypeAlias = "Mapping[str, object]"
 
@@ -171,7 +171,7 @@ def _is_installed(folder: Path, manager: str) -> bool:
     if not is_folder(modules):
         return is_file(folder / ".pnp.cjs")
     # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
-    return manager != "npm" or any(is_file(modules / mark) for mark in _DONE)
+    return manager != "npm" or any(is_file(modules / mark) for mark in _INSTALL_MARKS)
 
 
 def _argv(manager: str, folder: Path, described: Sequence[_Json], *, has_lock: bool) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
+            user's choice.
         role: What it is to the proxy.
         install: To be run first.
         depends_on: The processes that it waits for before that.
@@ -110,6 +112,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    may_move: bool = False
     role: Role = Role.OTHER
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()

@@ -27,18 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["Found", "look"]
 
 # Deeper, there are libraries and examples rather than the project.
-_DEEPEST = 3
-_MOST_FILES = 2000
-_LARGEST = 1_000_000
+_MAX_DEPTH = 3
+_MAX_FILES = 2000
+_MAX_FILE_SIZE = 1_000_000
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
+_USUAL_NAMES = ("app", "application", "api")
 _KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
-# `app = FastAPI(`, also behind a type or a module, and with another name for the class.
-_MADE = re.compile(
-    rf"^[ \t]*(app|application|api|\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE
-)
+# `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
+_ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
 _FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
 _LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
 _SERVE = {
@@ -86,7 +85,7 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
 def _folders(root: Path) -> Iterator[Path]:
     """The folder and those in it, those nearest to the top first."""
     level = [root]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_MAX_DEPTH + 1):
         yield from level
         level = [
             each
@@ -145,17 +144,18 @@ def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
         for each in _entries(folder)
         if each.suffix == ".py" and not each.name.startswith(("test_", "conftest")) and is_file(each)
     ]
-    for file in sorted(files[:_MOST_FILES], key=lambda file: _rank(file, root)):
+    for file in sorted(files[:_MAX_FILES], key=lambda file: _rank(file, root)):
         text = _text(file)
         if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
             continue
-        made = sorted(_MADE.findall(text), key=lambda each: each[0] not in {"app", "application", "api"})
-        factory = None if made else _FACTORY.search(text)
+        # One that is indented is under a condition, if it is not in a function that makes one.
+        made = sorted(_ASSIGNED_APP.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
+        factory = None if made and not made[0][0] else _FACTORY.search(text)
         if made or factory:
-            name = made[0][0] if made else factory[1] if factory else ""
+            name = factory[1] if factory else made[0][1]
             folder, module = _module(file, text, root)
             server = "flask" if kind[1] == "Flask" else _server(kind[1], {root, folder}, env)
-            factory_option, call = ("", "") if made else ("--factory ", "()")
+            factory_option, call = ("--factory ", "()") if factory else ("", "")
             target = f"{module}:{name}{call if server == 'hypercorn' else ''}"
             command = _SERVE[server].format(factory=factory_option, target=shlex.quote(target))
             why = f"{file.relative_to(root)} makes a {kind[1]} application"
@@ -169,7 +169,7 @@ def _rank(file: Path, root: Path) -> tuple[int, int, str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig") if file.stat().st_size <= _LARGEST else ""
+        return file.read_text("utf-8-sig") if file.stat().st_size <= _MAX_FILE_SIZE else ""
     except (OSError, ValueError):
         return ""
 

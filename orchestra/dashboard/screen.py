@@ -33,7 +33,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 
-from orchestra.dashboard.view import Dashboard, Farewell
+from orchestra.dashboard.view import Dashboard, Summary
 from orchestra.dashboard.writer import is_writable, write_some
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["SUSPEND", "KeyDecoder", "Screen", "farewell"]
+__all__ = ["SUSPEND", "KeyDecoder", "Screen", "summary"]
 
 SUSPEND = "\x1a"
 """The key Ctrl-Z."""
@@ -270,7 +270,7 @@ _PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
 _LONGEST_SEQUENCE = 64
 
 
-def farewell(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
+def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends.
 
     Args:
@@ -282,7 +282,7 @@ def farewell(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None
         width = os.get_terminal_size(stdout).columns or _FALLBACK_SIZE[0]
     except OSError:
         width = _FALLBACK_SIZE[0]
-    lines = _rendered(Farewell(model), (width, None), os.environ if environ is None else environ)
+    lines = _rendered(Summary(model), (width, None), os.environ if environ is None else environ)
     return "".join(f"{line}\n" for line in lines)
 
 

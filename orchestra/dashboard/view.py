@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.model import LogEntry, Model, Process
     from orchestra.events import RequestFinished
 
-__all__ = ["Dashboard", "Farewell", "Footer", "Header", "Log", "ProcessTable", "Requests"]
+__all__ = ["Dashboard", "Footer", "Header", "Log", "ProcessTable", "Requests", "Summary"]
 
 GOOD = Style(color="green")
 BUSY = Style(color="color(166)")  # orange: the yellow of many terminals cannot be read on white
@@ -84,7 +84,7 @@ _COLUMNS = {"pid": 7 + _GAP, "port": 5 + _GAP, "uptime": 7 + _GAP, "restarts": 8
 # The time of a request that took longer stands out.
 _SLOW = 1.0
 # A shorter wait is not noticed, and not shown.
-_NOTICEABLE = 0.05
+_NOTICEABLE_WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +364,7 @@ class Footer:
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
+class Summary:
     """What stays on the normal screen when the dashboard has gone: how each process ended, and why.
 
     Of a process that failed, or that ended by itself with all others, its last lines are repeated: the log
@@ -422,7 +422,7 @@ def _note(request: RequestFinished) -> tuple[str, Style]:
         return "broken off", BAD
     if request.outcome == "client-gone":
         return "client gone", QUIET
-    if request.held > _NOTICEABLE:
+    if request.held > _NOTICEABLE_WAIT:
         return f"held {short_seconds(request.held)}", BUSY
     return "", PLAIN
 

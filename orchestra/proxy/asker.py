@@ -1,6 +1,6 @@
-"""Asks upstreams on behalf of one request, and waits until they can be asked.
+"""Sends one request to upstreams, waits until they are ready, and sends it again where that is allowed.
 
-What may be tried again stands in `Asker.ask`. An upstream sees an orderly end of its connection, unless the
+`Asker.ask` says which requests are retried. An upstream sees an orderly end of its connection, unless the
 client itself has reset its own: servers were seen to end at a reset.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
@@ -153,8 +153,8 @@ class Asker:
         if connection.is_reused and not upstream.is_stale(connection):
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
-        await upstream.wait_for_news(connection)
-        # A request that kills what gets it is sent twice at most; not every death is its fault.
+        await upstream.wait_for_report(connection)
+        # A request that crashes its upstream is sent twice at most; not every crash is its fault.
         is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
         if is_suspect and self._has_met_a_death:
             raise fault

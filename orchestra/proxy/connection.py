@@ -115,20 +115,25 @@ class _Connection:
             raise self._gone()
         self._buffer = self._buffer + data if self._buffer else data
 
-    async def _split_head(self) -> bytes:
+    def _cut_head(self) -> bytes:
+        """Take the next head off the buffer; return nothing if that takes a closer look."""
+        buffer = self._buffer
+        end = buffer.find(_END) + 4
+        if not 4 <= end <= MAX_HEAD:
+            return b""
+        self._buffer = buffer[end:]
+        return buffer[:end] if self._buffer else buffer
+
+    async def _wait_for_head(self) -> bytes:
         """Take the next head off the buffer as soon as it is whole."""
-        end = self._buffer.find(_END) + 4
         searched = 0
-        while not 4 <= end <= MAX_HEAD:
-            end = end_of_head(self._buffer, searched)
-            if max(end, len(self._buffer) * (end < 0)) > MAX_HEAD:
-                raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
-            if end >= 0:
-                break
+        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
             if self._what == "request" and is_obviously_no_request(self._buffer):
                 raise BadMessage("this is no HTTP request; is it meant for https?")
             searched = len(self._buffer)
             await self._fill(HEAD_SIZE)
+        if not 0 <= end <= MAX_HEAD:
+            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
         raw, self._buffer = self._buffer[:end], self._buffer[end:]
         return raw
 
@@ -184,7 +189,7 @@ class ClientConnection(_Connection):
         """
         # Until its head is read, a request is not complete.
         self.body = _UNREAD
-        head = self._reader.request(await self._split_head())
+        head = self._reader.request(self._cut_head() or await self._wait_for_head())
         self.body = request_body(head)
         self._keeps_alive = keeps_alive(head)
         return head
@@ -260,7 +265,7 @@ class UpstreamConnection(_Connection):
             await self._fill(HEAD_SIZE)
         self._has_begun = True
         try:
-            head = self._reader.response(await self._split_head())
+            head = self._reader.response(self._cut_head() or await self._wait_for_head())
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
         if head.status >= 200:

@@ -5,8 +5,8 @@ does what concerns upstreams. Bodies stream: what has arrived is sent before mor
 is all the flow control there is. Only a request whose body is still on its way needs a second task;
 everything else is one straight line in the connection's own task.
 
-What may not be pretended: an answer whose upstream dies in the
-middle ends with the client's connection being reset.
+An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
+reset.
 
 Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
 upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
@@ -303,7 +303,7 @@ class Exchange:
     async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
         client, record = self._client, self._record
         record.upstream = reply.upstream.gate.side
-        # From here on the end of the client's bytes is half of a goodbye, not the client's leaving.
+        # From here on the end of the client's bytes is a half-close, not the client's leaving.
         client.transport.on_hangup(None)
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)

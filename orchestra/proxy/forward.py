@@ -67,17 +67,18 @@ class Peer:
     __slots__ = ("_additions", "address", "port")
 
     def __init__(self, address: str, port: int) -> None:
-        self.address = address
+        self.address = address.encode("ascii", "replace")
         self.port = port
         # What was added for the newest Host; a connection has one, as a rule.
         self._additions = (b"", b"")
 
     def additions(self, host: bytes) -> bytes:
-        """Return the lines that follow ``X-Forwarded-For`` in a request to `host`."""
+        """Return the lines that a request to `host` gets, from ``X-Forwarded-For`` on."""
         if self._additions[0] != host or not host:
             match = _HOST.fullmatch(host)
             port = (match and match[2]) or (b"80" if host else b"%d" % self.port)
             lines = (
+                b"X-Forwarded-For: " + self.address,
                 b"X-Forwarded-Host: " + (host or b"localhost:%d" % self.port),
                 b"X-Forwarded-Proto: http",
                 b"X-Forwarded-Port: " + port,
@@ -111,13 +112,13 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
     lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
     if b"host" not in values:
         lines.append(b"Host: " + (head.host or b"localhost:%d" % peer.port))
-    address = peer.address.encode("ascii", "replace")
-    if b"x-forwarded-for" in values:
-        lines += _with_address(head, dropped, address)
+    additions = peer.additions(head.host)
+    if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
+        lines += _with_address(head, dropped, peer.address)
+        additions = additions.partition(b"\r\n")[2]
     else:
         lines += _passing(head, dropped)
-        lines.append(b"X-Forwarded-For: " + address)
-    lines.append(peer.additions(head.host))
+    lines.append(additions)
     if upgrade:
         lines += _UPGRADE
     elif head.is_chunked:
@@ -148,19 +149,11 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
 
 def _with_address(head: RequestHead, dropped: frozenset[bytes], address: bytes) -> list[bytes]:
     """Return the lines that pass, with the client's address at the end of the last ``X-Forwarded-For``."""
-    lines = []
-    is_added = False
-    for line, (name, value) in zip(reversed(head.lines), reversed(head.fields), strict=True):
-        if name in dropped:
-            continue
-        if name == b"x-forwarded-for" and not is_added:
-            is_added = True
-            lines.append(line + b", " + address if value else line + address)
-        else:
-            lines.append(line)
-    if not is_added:
-        lines.insert(0, b"X-Forwarded-For: " + address)
-    return lines[::-1]
+    passing = [pair for pair in zip(head.lines, head.fields, strict=True) if pair[1][0] not in dropped]
+    last = max(index for index, (_, field) in enumerate(passing) if field[0] == b"x-forwarded-for")
+    lines = [line for line, _ in passing]
+    lines[last] += (b", " if passing[last][1][1] else b"") + address
+    return lines
 
 
 def forwarded_response(

@@ -8,7 +8,7 @@ ready is asked. While it is not decided which process the upstream is, requests 
 A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as
 long. It is woken by the next event, never by polling.
 
-Not here: connections (`pool`), what is answered to a request that waited in vain (`answers`), which process
+Not here: connections (`pool`), what is answered to a request whose wait has failed (`answers`), which process
 an upstream is (`decide` is told).
 """
 

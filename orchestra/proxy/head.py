@@ -294,12 +294,13 @@ class _KnownLines:
         """Read header lines; ``None`` if one is in any way unusual."""
         # `list` and `map` do in C what a loop would need five times as long for.
         fields = list(map(self._known.get, lines))
-        while not all(fields):
-            index = fields.index(None)
-            match = _SHORT_LINE.fullmatch(lines[index])
-            if match is None:
-                return None
-            fields[index] = self._learn(lines[index], match[1].lower(), match[2])
+        if not all(fields):
+            for index, field in enumerate(fields):
+                if field is None:
+                    match = _SHORT_LINE.fullmatch(lines[index])
+                    if match is None:
+                        return None
+                    fields[index] = self._learn(lines[index], match[1].lower(), match[2])
         return fields  # type: ignore[return-value]  # no None is left
 
     def _learn(self, line: bytes, name: bytes, value: bytes) -> tuple[bytes, bytes]:

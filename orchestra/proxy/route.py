@@ -1,14 +1,14 @@
 """Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-Strategy. The backend is asked first, because only it knows what it knows; what it answers with 404 falls back
-to Vite. The trap is that Vite says 200 with its page to nearly everything, so that an honest 404 of an API
-would turn into HTML with 200. Hence two judgements: whether a 404 may fall back at all, and whether what Vite
-made of it may replace it. A page is only ever an answer to a navigation.
+Strategy. The backend is asked first, because only it knows its routes; a request that it answers with 404
+falls back to Vite. The trap is that Vite answers nearly every path with 200 and its page, so that an honest
+404 of an API would turn into HTML with 200. Hence two decisions: whether a 404 may fall back at all, and
+whether Vite's answer may replace it. A page is only ever an answer to a navigation.
 
-A `Route` is one request's way: `begin` says the first step, `next` says what follows from what came of it.
-Paths that turned out to be assets of the frontend are remembered (`Memo`), because a page of 1,000 modules
-would otherwise be 1,000 404s of the backend, each time. `availability` says what the state of a process means
-for the requests that want it.
+A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
+the outcome of the last one. Paths that turned out to be assets of the frontend are remembered (`Memo`),
+because a page of 1,000 modules would otherwise cost 1,000 404s of the backend, each time. `availability` says
+what the state of a process means for the requests to it.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 
@@ -52,7 +52,7 @@ _READING = (b"GET", b"HEAD")
 
 
 class Availability(Enum):
-    """What a request has to expect of an upstream."""
+    """Whether a request can be sent to an upstream now, later, or not at all."""
 
     READY = "ready"
     HOLD = "hold"
@@ -105,7 +105,7 @@ class Fail(Struct, frozen=True):
 
 
 class Signal(Enum):
-    """A step that needs no more words."""
+    """A step without parameters."""
 
     WAIT = auto()  # until the availability of either upstream has changed, then begin again
     RESET = auto()  # the client's connection
@@ -211,7 +211,7 @@ class Router:
         self.api = _Prefixes([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         self.replay_bytes = plan.replay_bytes
-        # Then all that it says stands; a backend that was looked for and not found is another matter.
+        # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
         self._to_frontend = _Prefixes(plan.frontend_websockets)
         self._to_backend = _Prefixes([plan.api_prefix, *plan.backend_prefixes])
@@ -256,7 +256,7 @@ class _At(Enum):
 
 
 class Route:
-    """One request's way."""
+    """The state machine of one request: which step comes next."""
 
     _at = _At.BACKEND
     _is_ping = False
@@ -269,7 +269,7 @@ class Route:
         self._memo = router.memo
 
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
-        """Decide what to do first; without `may_wait` it is not to wait any more."""
+        """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
         path = head.path
         if path.startswith(OWN_PREFIX) or path == b"*":
@@ -422,7 +422,7 @@ def is_for_a_window(head: RequestHead) -> bool:
 
 
 def is_asset(head: RequestHead) -> bool:
-    """Whether a page loads this for itself: what Vite may answer while the backend is not there."""
+    """Whether a page loads this for itself: what Vite may answer while the backend is not ready."""
     return head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Shared", "Stream"]
 
 # More of them are told by their answers alone.
-_MOST_ORIGINS = 100
+_MAX_ORIGINS = 100
 
 
 class Stream(Protocol):
@@ -89,6 +89,6 @@ class Shared:
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""
         key = origin and origin.lower()
-        if key not in self._refused_origins and len(self._refused_origins) < _MOST_ORIGINS:
+        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
             self._refused_origins.add(key)
             self.bus.notice("origin-refused", refused)

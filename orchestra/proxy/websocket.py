@@ -37,7 +37,7 @@ SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 # After one side has ended: a WebSocket that is half closed has nothing more to say, as a rule.
 HALF_CLOSED_LIMIT = 10.0
 # For the other sides' close frames after ours (Chromium and Node answer at once).
-GOODBYE_LIMIT = 1.0
+CLOSE_FRAME_LIMIT = 1.0
 
 _OPCODE_CLOSE = 0x8
 
@@ -216,8 +216,8 @@ class Tunnel:
             is_whole = self._ended == 2
             if self._close_code is not None:
                 is_whole = True
-                with trio.move_on_after(GOODBYE_LIMIT):
-                    await self._say_goodbye(self._close_code)
+                with trio.move_on_after(CLOSE_FRAME_LIMIT):
+                    await self._send_close_frame(self._close_code)
         finally:
             if self._is_client_broken:
                 self._upstream.abort()
@@ -272,7 +272,7 @@ class Tunnel:
         if self._scope.deadline != inf:
             self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
 
-    async def _say_goodbye(self, code: int) -> None:
+    async def _send_close_frame(self, code: int) -> None:
         try:
             if not self._is_sending_up and self._from_client.is_at_boundary:
                 await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))

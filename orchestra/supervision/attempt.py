@@ -5,7 +5,7 @@ over (`handover`). An `Attempt` is one of them, with all that is known of it alo
 
 A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
-has introduced itself, and HTTP answers: the old one may go on answering for a while. A reload that does not
+has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
 come to an end, as uvicorn's while a client is still connected, is reported as stuck.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
@@ -51,9 +51,9 @@ __all__ = ["Attempt", "Stuck"]
 
 # How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
 _HEALTH_PAUSE = 2.0
-_MOST_FAILURES = 3
-# A server that reloads and has not let go of the old one by then is stuck: its clients have had their time,
-# and requests are held for three times as long.
+_MAX_FAILURES = 3
+# A reload whose old server has not ended by then is stuck: its clients have had their time, and requests are
+# held for three times as long.
 _RELOAD_TIMEOUT = 5.0
 # Looking whether some processes still live costs some microseconds.
 _RELOAD_PAUSE = 0.02
@@ -62,8 +62,8 @@ _SERVERS_PAUSE = 0.25
 _LINGER = 0.3
 # What a terminal has unless its user says otherwise.
 _USUAL_SIZE = (80, 24)
-# One quick question; a stuck server does not answer it.
-_QUICK_ANSWER = 1.0
+# How long the question may take that tells a stuck server from one that only announced a reload.
+_STUCK_PROBE_TIMEOUT = 1.0
 
 
 class Stuck(Struct, frozen=True):
@@ -306,14 +306,14 @@ class Attempt:
                 if await self._is_silent(reload.listening):
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
-                return  # it only spoke of a reload
+                return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
 
     async def _is_silent(self, listening: Listening | None) -> bool:
         if listening is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(listening.host, listening.port, within=_QUICK_ANSWER))
+        return bool(await answer(listening.host, listening.port, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""
@@ -358,7 +358,7 @@ class Attempt:
             failures = failures + 1 if missing else 0
             if not missing:
                 self._on_fact(self, Ready())
-            elif failures == _MOST_FAILURES:
+            elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
     async def _warn_in_time(self, readiness: Readiness) -> None:

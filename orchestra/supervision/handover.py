@@ -72,7 +72,18 @@ class Handover:
 
     def prepare(self) -> None:
         """Make the child that `run` spawns; from now on it can be stopped."""
-        self.current = self._new_attempt(self._plan.port)
+        self.current = self._new_attempt(self._plan.port if self.current is None else self._next_port())
+
+    def _next_port(self) -> int | None:
+        """The port for a child after the first; two runs that start at the same time choose the same one."""
+        wanted = self._plan.port
+        if wanted is None or not self._plan.may_move:
+            return wanted
+        port = self._run.runtime.free_port(wanted, besides=None)
+        if port != wanted:
+            text = f"port {wanted} is taken; PORT is {port} now"
+            self._run.bus.notice("port-moved", text, process=self._plan.name)
+        return port
 
     async def run(self) -> Ended | SpawnFailed:
         """Run the prepared child, and those that take over, until all have ended; return how the last did."""

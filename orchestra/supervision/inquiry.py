@@ -34,7 +34,7 @@ _SETTLE_TIME = 0.5
 # A first request may compile, migrate or connect.
 _TIMEOUT = 60.0
 # Enough for the head of a page, where its first script is.
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 # How long the rest of an answer is waited for, when its head is there.
 _REST_TIMEOUT = 2.0
 _CLIENT = "@vite/client"
@@ -151,7 +151,7 @@ async def _get(socket: Listening, path: str) -> _Answer | None:
                 await dialled.connect((socket.host, socket.port))
                 stream = trio.SocketStream(dialled)
                 await stream.send_all(request.encode("ascii", "replace"))
-                while len(received) < _MOST_BYTES and (chunk := await stream.receive_some(65536)):
+                while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
                     received += chunk
                     if b"\r\n\r\n" in received:
                         limit.deadline = min(limit.deadline, trio.current_time() + _REST_TIMEOUT)

@@ -64,16 +64,16 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
-_OVER = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
+_EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
-    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _OVER,
-    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _OVER,
+    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
+    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _EXITED,
     # A server that reloads itself starts again.
-    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _OVER,
-    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _OVER,
+    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _EXITED,
+    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _EXITED,
     State.STOPPING: frozenset({State.STOPPED, State.WAITING}),
     State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
     # Only on request.

@@ -200,7 +200,7 @@ class Run:
             self.guard.on_screen(terminal, give_back)
 
     async def drain(self, process: str, limit: float) -> None:
-        """Have a process let go of by those that are connected to it, before it is stopped.
+        """Drain a process: end the requests and streams that it serves, before it is stopped.
 
         Args:
             process: Its name.

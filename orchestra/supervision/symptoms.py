@@ -36,7 +36,7 @@ __all__ = [
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
 
-# A child whose last words are an exception and that has been silent for so long is not going to come up.
+# A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
 
 # What shells write when they cannot run a command.
@@ -119,7 +119,7 @@ class Diagnosis(Enum):
 
     COMING_UP = "it takes its time"
     BROKEN = "its program is broken"
-    ABANDONED = "its server has ended without a word, and its reloader waits for a file to change"
+    ABANDONED = "its server has ended without an error, and its reloader waits for a file to change"
 
 
 class Symptoms:
@@ -130,7 +130,7 @@ class Symptoms:
 
     Attributes:
         reloader: The pid of the process that starts its servers, once that is known.
-        new_server_seen: Whether a new server has introduced itself since the last reload.
+        new_server_seen: Whether a new server has logged its start since the last reload.
         last_line_at: When it wrote last, in the caller's seconds.
     """
 

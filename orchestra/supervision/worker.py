@@ -54,7 +54,7 @@ __all__ = ["Worker"]
 _DRAIN_TIMEOUT = 2.0
 # For a stuck child: its clients have had their time, and requests are being held.
 _STUCK_STOP_TIMEOUT = 1.0
-# Processes that died together do not come back in the same instant.
+# The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
@@ -140,9 +140,12 @@ class Worker:
                 self.tell(fact)
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that it was found to have; without one, it has no readiness."""
+        """Give the process the role that it was found to have.
+
+        Without one, its readiness is asked for only if others wait for it.
+        """
         plan = structs.replace(self.life.plan, role=role)
-        if role is Role.OTHER:
+        if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.life = structs.replace(self.life, plan=plan)
         self._handover.change_plan(plan)
