@@ -279,7 +279,7 @@ def _reachable(address: str) -> str:
 
 
 def _all_listening() -> Iterator[tuple[int, int]]:
-    """Give (pid, port) of every listening socket whose owner can be seen."""
+    """Give (pid, port) of every listening socket that can be seen."""
     import psutil  # noqa: PLC0415
 
     try:

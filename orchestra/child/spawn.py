@@ -165,12 +165,11 @@ class Child:
         waiting.cancel()
 
     async def _kill_now(self) -> None:
-        """Kill what is left, cancelled or not."""
+        """Kill what is left."""
         if not self.is_gone:
             self.family.signal(signal.SIGKILL)
-            with trio.move_on_after(_AFTER_KILL, shield=True):
-                await self._process.wait()
-                await self._families.until_gone(self.family)
+            await self._process.wait()
+            await self._families.until_gone(self.family)
 
 
 async def run_child(
@@ -221,7 +220,8 @@ async def run_child(
             await output.drain()
             nursery.cancel_scope.cancel()
     finally:
-        await child._kill_now()  # noqa: SLF001
+        with trio.move_on_after(_AFTER_KILL, shield=True):
+            await child._kill_now()  # noqa: SLF001
         output.close()
         if guard is not None:
             guard.emptied(child.family)
@@ -242,7 +242,7 @@ async def _start(
     """
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     first = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
-    ours = theirs = None
+    ours = theirs = process = None
     try:
         if window is not None:
             terminal, theirs = os.openpty()
@@ -255,17 +255,15 @@ async def _start(
         process = await trio.lowlevel.open_process(
             argv, cwd=cwd, env=dict(env), stdin=end, stdout=end, stderr=end, start_new_session=True
         )
-    except BaseException as exc:
-        if ours is not None:
-            ours.close()
-        if not isinstance(exc, OSError | ValueError):  # ValueError: a NUL byte
-            raise
+    except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         what = "cannot" if isinstance(command, str) else f"{command[0]} cannot"
         raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
     finally:
         if theirs is not None:
             os.close(theirs)
+        if ours is not None and process is None:
+            ours.close()
     if ours is not None:
         return process, {"pty": ours}
     return process, {name: getattr(process, name) for name in _PIPES}
