@@ -135,7 +135,7 @@ async def test_what_comes_from_standard_error_has_a_red_bar() -> None:
     ]
 
 
-async def test_requests_and_streams_are_not_even_listened_to() -> None:
+def test_requests_and_streams_are_not_even_listened_to() -> None:
     bus = Bus()
     printer = PlainPrinter(Writer(), ["api"], environ={})
     bus.subscribe(printer.observe, *printer.kinds)

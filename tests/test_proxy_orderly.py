@@ -64,7 +64,7 @@ async def a_proxy(
     upgrade_timeout: float = 5.0,
 ) -> AsyncIterator[tuple[int, subprocess.Popen[str], list[Event]]]:
     """A proxy in front of Node; its port, Node's process, and the events."""
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         ["node", "-e", NODE % ACCEPT.decode()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as node:
         assert node.stdout is not None
@@ -107,7 +107,7 @@ async def test_a_server_without_error_handler_survives_leaving_clients(state: st
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await client.aclose()
         with trio.fail_after(10):
-            while sum(isinstance(event, RequestFinished) for event in events) < 10:
+            while sum(isinstance(event, RequestFinished) for event in events) < 10:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert await is_alive(port, node)
 

@@ -43,7 +43,12 @@ _OPCODE_CLOSE = 0x8
 
 
 async def shake_hands(
-    upstream: UpstreamConnection, request: RequestHead, forwarded: bytes, *, name: str, timeout: float
+    upstream: UpstreamConnection,
+    request: RequestHead,
+    forwarded: bytes,
+    *,
+    name: str,
+    timeout: float,  # noqa: ASYNC109 - a setting
 ) -> ResponseHead:
     """Pass the handshake on.
 

@@ -344,7 +344,7 @@ class Attempt:
         servers = self._servers = await runtime.servers(leader, port)
         if not servers:
             return
-        while any(map(runtime.is_alive, servers)):
+        while any(map(runtime.is_alive, servers)):  # noqa: ASYNC110 - the system sends no event
             await trio.sleep(_SERVERS_PAUSE)
         await trio.sleep(_LINGER)
         self._begin_reload("its server process has ended", was_announced=False)
