@@ -41,12 +41,12 @@ __all__ = ["run"]
 # The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
 _FOREGROUND_INTERVAL = 0.2
-# Between the end of our reader and the signal that ended it, if one did.
+# Seconds to wait, when our reader has ended, for the signal that may have ended both.
 _SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Python ignores these for itself, and gives them back to children.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
-# Where a terminal has no size.
+# The size that is assumed of a terminal without one.
 _USUAL_SIZE = (80, 24)
 # How many files we want to be able to open, most to least: thousands of streams; and what macOS
 # allows at least (OPEN_MAX in its setrlimit(2)).
@@ -62,7 +62,7 @@ def run(plan: Plan) -> int:
     """
     mode = _output_mode(plan)
     runtime = Runtime(soft_nofile=_raise_file_limit())
-    # What there is now stays: it is not looked through for garbage any more.
+    # What there is now stays for the run: the garbage collector need not look through it again.
     gc.freeze()
     gc.enable()
     return trio.run(_run, _with_colours(plan, mode), mode, runtime)

@@ -52,12 +52,12 @@ __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
-# What the proxy may take to end requests and streams, with a little for itself.
+# Seconds for the proxy to end requests and streams, with a margin.
 _PROXY_GRACE = 2.5
 _OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 _CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
-# What the end may take beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
+# Seconds for the end beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
 _GRACE = 20.0
 
 

@@ -171,7 +171,7 @@ some_given = st.sampled_from([None, False, ELSEWHERE, FromProcess(name="a"), Fro
 @hypothesis_given(
     st.lists(some_process, max_size=5, unique_by=lambda each: each.name), some_given, some_given
 )
-def test_no_process_has_both_roles_and_none_is_asked_in_vain(
+def test_no_process_has_both_roles_and_none_is_asked_needlessly(
     processes: list[ProcessFacts], frontend: Any, backend: Any
 ) -> None:
     if frontend == backend:

@@ -146,7 +146,7 @@ def test_the_end_says_its_reason() -> None:
     assert (model.overall().phase, model.overall().text) == (Phase.ENDED, "all completed")
 
 
-def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
+def test_a_partial_line_is_kept_until_complete_or_taken_back() -> None:
     model = model_of(STARTED, begun("10%"), begun("Name? ", "api"), begun("20%"))
     assert [each.text for each in model.paused.values()] == ["Name? ", "20%"]
     model.apply(line("Name? Ada", "api"))
@@ -156,12 +156,12 @@ def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
     assert [each.text for each in model.log if isinstance(each, OutputLine)] == ["Name? Ada"]
 
 
-def test_a_begun_line_of_one_stream_is_not_completed_by_the_other_one() -> None:
+def test_a_partial_line_is_not_completed_by_the_other_stream() -> None:
     model = model_of(STARTED, begun("Name? "), replace(line("a warning"), stream="stderr"))
     assert [each.text for each in model.paused.values()] == ["Name? "]
 
 
-def test_a_begun_line_that_becomes_a_blank_one_is_gone() -> None:
+def test_a_partial_line_that_becomes_blank_is_gone() -> None:
     """A progress bar that clears itself, after a blank line: which is the second one, and not kept."""
     model = model_of(STARTED, line(""), begun("10%"), line(""))
     assert not model.paused

@@ -143,7 +143,7 @@ def test_requests_and_streams_are_not_even_listened_to() -> None:
     assert not bus.wants(StreamOpened)
 
 
-async def test_a_begun_line_is_visible_in_a_pipe_and_marked_as_one(pipe: Pipe) -> None:
+async def test_a_partial_line_is_visible_in_a_pipe_and_marked(pipe: Pipe) -> None:
     async with running(pipe.writer) as printer:
         printer.observe(begun("Name? "))
         got = await pipe.read()
@@ -178,7 +178,7 @@ async def on(terminal: Pty) -> AsyncIterator[PlainPrinter]:
         yield printer
 
 
-async def test_on_a_terminal_a_begun_line_is_replaced_in_place(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_is_replaced_in_place(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%"))
         await terminal.shows("api       | 10%")
@@ -196,7 +196,7 @@ async def test_on_a_terminal_a_begun_line_is_replaced_in_place(terminal: Pty) ->
         )
 
 
-async def test_on_a_terminal_a_begun_line_that_is_taken_back_is_gone(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_that_is_taken_back_is_gone(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%"))
         await terminal.shows("api       | 10%")
@@ -205,7 +205,7 @@ async def test_on_a_terminal_a_begun_line_that_is_taken_back_is_gone(terminal: P
         await terminal.shows("web       | other")
 
 
-async def test_on_a_terminal_a_begun_line_that_becomes_a_blank_one_is_gone(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_that_becomes_blank_is_gone(terminal: Pty) -> None:
     """A progress bar that clears itself, after a blank line: which is the second one, and not shown."""
     async with on(terminal) as printer:
         await printer.write_line(line(""))
@@ -216,7 +216,7 @@ async def test_on_a_terminal_a_begun_line_that_becomes_a_blank_one_is_gone(termi
         await terminal.shows("api       |", "web       | other")
 
 
-async def test_on_a_terminal_a_process_takes_back_its_own_begun_line_only(terminal: Pty) -> None:
+async def test_on_a_terminal_a_process_takes_back_only_its_partial_line(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%", "web"))
         printer.observe(begun("Name? "))

@@ -143,7 +143,7 @@ def test_what_a_child_says_while_it_is_being_stopped_arrives(tmp_path: Path) -> 
 
 
 @linux_only
-def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: Path) -> None:
+def test_a_stalled_reader_cannot_delay_the_end_of_a_run(tmp_path: Path) -> None:
     """`orchestra run | less`, and then SIGTERM."""
     mark = Mark()
     settings = "".join(f"[process.{name}]\nstop_timeout = 0.3\n" for name in "ab")
@@ -234,9 +234,7 @@ def valves(tmp_path: Path) -> Callable[[str], None]:
 WAITS = "n=0; w() { n=$((n+1)); while [ ! -e ${ORCHESTRA_PROCESS%.1}.$n ]; do sleep 0.02; done; }; "
 
 
-def test_a_begun_line_is_completed_whole_through_a_pipe(
-    tmp_path: Path, valves: Callable[[str], None]
-) -> None:
+def test_a_partial_line_is_completed_through_a_pipe(tmp_path: Path, valves: Callable[[str], None]) -> None:
     write(tmp_path, a=f"{WAITS}printf 'Password: '; w; echo secret; w")
     with Plain(tmp_path) as plain:
         plain.until(b"Password: ")

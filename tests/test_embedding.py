@@ -1,4 +1,4 @@
-"""Stacks in other people's programs: the README's examples, and every way in which a block can end."""
+"""Runs in other programs: the README's examples, and every way in which a block can end."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_what_ended_after_it_was_ready_is_waited_for() -> None:
     assert now(gate) is Availability.HOLD
 
 
-def test_what_ended_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
+def test_a_process_that_ended_before_ready_is_not_waited_for() -> None:
     gate, _ = a_gate()
     for state in (State.STARTING, State.READY, State.BACKING_OFF, State.STARTING, State.BACKING_OFF):
         report(gate, state, url=URL)
@@ -157,7 +157,7 @@ async def test_waiting_has_an_end(autojump_clock: trio.testing.MockClock) -> Non
         assert request.held == pytest.approx(15)
 
 
-async def test_a_death_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_end_of_the_process_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
     report(gate, State.STARTING)
     async with trio.open_nursery() as nursery:

@@ -643,7 +643,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_forgotten(
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
-async def test_an_upstream_that_dies_in_the_middle_is_never_covered_up(
+async def test_an_incomplete_answer_never_looks_complete(
     framing: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -660,7 +660,7 @@ async def test_an_upstream_that_dies_in_the_middle_is_never_covered_up(
 
 
 @pytest.mark.parametrize("is_broken", [True, False])
-async def test_an_upstream_that_dies_without_an_answer_is_502(
+async def test_an_upstream_that_ends_without_an_answer_is_502(
     *, is_broken: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -821,7 +821,7 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         assert on.dials == [BACKEND_PORT] * 2
 
 
-async def test_an_idempotent_upload_is_sent_again_after_its_upstreams_death(
+async def test_an_idempotent_upload_is_sent_again_if_its_upstream_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(replay_bytes=8) as on:
@@ -965,7 +965,7 @@ async def test_a_backend_that_ends_before_ready_is_502_with_last_lines(
         assert (await on.finished()).held == 0
 
 
-async def test_a_refused_connection_is_news_of_a_death_to_come(
+async def test_a_refused_connection_announces_the_end_of_a_process(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:

@@ -1,4 +1,4 @@
-"""Bytes over real sockets, and the news that a peer has hung up."""
+"""Bytes over real sockets, and the report that a peer has hung up."""
 
 from __future__ import annotations
 

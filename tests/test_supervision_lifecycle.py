@@ -138,7 +138,7 @@ def test_restart_policies() -> None:
     assert lived(always, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
 
 
-def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
+def test_any_exit_while_stopping_is_a_stop() -> None:
     killed = Ended(Exit(signal=signal.SIGKILL))
     for plan in (PLAIN, SERVER):
         life, order = lived(plan, DependenciesMet(), Spawned(), StopRequested())
@@ -261,7 +261,7 @@ def test_a_process_that_does_not_answer_is_unhealthy_until_it_does() -> None:
     assert step(life, RestartRequested(), 9)[1] is Order.STOP
 
 
-def test_a_server_that_reloads_by_itself_starts_again_though_it_lives() -> None:
+def test_a_server_that_reloads_itself_is_starting_again() -> None:
     life, order = lived(
         SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), seconds_each=2
     )
@@ -390,7 +390,7 @@ def test_a_run_s_exit_code_is_that_of_the_first_failure() -> None:
     assert run_result("done", [seven, done])[0] == 0
 
 
-def test_the_culprit_is_whose_end_ends_the_run() -> None:
+def test_the_culprit_is_the_process_that_ended_the_run() -> None:
     done = Life(plan=replace(PLAIN, name="done"), state=State.COMPLETED, exit=Exit(code=0))
     failed = Life(plan=replace(PLAIN, name="failed"), state=State.FAILED, exit=Exit(code=7))
     assert culprit("all", [done, failed]) is None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Guard", "guarded"]
 
 _SCRIPT = Path(__file__).with_name("guardian.py")
-# It has nothing to do but to read "bye" and to exit.
+# Seconds for the guardian's end: it has nothing to do but to read "bye" and to exit.
 _EXIT_TIMEOUT = 2.0
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # What stops a process that was not reported: the defaults of orchestra.
 USUAL_SIGNAL, USUAL_TIMEOUT = signal.SIGTERM, 5.0
-# After SIGKILL, a process that is still there is beyond us.
+# Seconds after SIGKILL: a process that is still there then cannot be ended by us.
 AFTER_KILL = 2.0
 PAUSE = 0.05
 

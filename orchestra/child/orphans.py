@@ -20,7 +20,7 @@ from orchestra.child import table
 
 __all__ = ["reap_orphans"]
 
-# trio waits for its own children within milliseconds of their end.
+# Seconds before a zombie counts as an orphan: trio reaps its own children within milliseconds.
 _REAP_DELAY = 1.0
 
 

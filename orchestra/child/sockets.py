@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 LOOPBACK = ("127.0.0.1", "::1")
-# Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.
+# Seconds between scans: readiness is noticed within 100 ms, and the scans cost next to nothing.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # Where `node --inspect` listens: it answers HTTP, but it is no web server.

@@ -52,7 +52,7 @@ _CHUNK = 65536
 # How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
 # what people take for that), but a line in two pieces is the rule when a child writes much.
 _PARTIAL_AFTER = 0.08
-# After SIGKILL a process can linger in the kernel (a dead network file system), but we can do nothing more.
+# Seconds after SIGKILL: a process stuck in the kernel (a dead network file system) is not waited for longer.
 _AFTER_KILL = 2.0
 # Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
 # is not waited for.

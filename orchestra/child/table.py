@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
 
-# A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
+# Passes over /proc: a process that forks and ends again and again is seen in one of the first.
 _MAX_ROUNDS = 100
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 

@@ -48,7 +48,7 @@ DEFAULT_LISTEN = ("127.0.0.1", 8000)
 DEFAULT_BASE_PORT = 5000
 PORTS_A_PROCESS = 100
 HIGHEST_PORT = 65535
-# AirPlay's receiver listens there on every newer Mac.
+# Ports of AirPlay's receiver on every newer Mac.
 _MACOS_PORTS = frozenset({5000, 7000})
 # Browsers refuse to open these: https://fetch.spec.whatwg.org/#port-blocking
 # fmt: off

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "read"]
 
-# A script that calls a script that calls a script: more is a loop or a puzzle.
+# How deep scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")

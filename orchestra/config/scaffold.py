@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "look"]
 
-# Deeper, there are libraries and examples rather than the project.
+# How deep folders are searched: below, there are libraries and examples rather than the project.
 _MAX_DEPTH = 3
 _MAX_FILES = 2000
 _MAX_FILE_SIZE = 1_000_000

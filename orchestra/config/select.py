@@ -43,9 +43,9 @@ __all__ = [
     "stop_levels",
 ]
 
-# So many ports each process has for its instances.
+# The ports that each process has for its instances.
 MAX_INSTANCES = 100
-# What serves an `app`; without workers of its own, so that its exit status is true.
+# The server of an `app`; without worker processes, which would hide its exit status.
 _SERVE = "exec hypercorn --workers 0 --graceful-timeout 1 --access-logfile - --bind 127.0.0.1:$PORT"
 
 

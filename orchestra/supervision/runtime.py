@@ -23,6 +23,7 @@ from orchestra.child.families import Families
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
+from orchestra.config.environment import PORT_VARIABLES
 from orchestra.supervision.delivery import Delivery
 from orchestra.supervision.inquiry import identify
 
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
-
-# The environment variables that tell a child its port.
-_PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 
 
 def _now() -> datetime:
@@ -218,7 +216,7 @@ class Run:
             "ORCHESTRA_RUN": self.id,
         }
         if port != plan.port:
-            env |= {name: str(port) for name in _PORT_VARIABLES if env.get(name) == str(plan.port)}
+            env |= {name: str(port) for name in PORT_VARIABLES if env.get(name) == str(plan.port)}
             env["PORT"] = str(port)
         return env
 
