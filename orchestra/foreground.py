@@ -261,7 +261,7 @@ def _output_mode(plan: Plan) -> str:
     is_terminal = os.isatty(0) and os.isatty(1)
     if plan.output == "dashboard" and not is_terminal:
         raise ConfigError(
-            "the dashboard needs a terminal, and this is none",
+            "the dashboard needs a terminal: standard input or output is not one",
             hint="Use --output plain (or json), or leave it to --output auto.",
         )
     if plan.output != "auto":

@@ -110,5 +110,5 @@ def test_half_an_address_is_not_kept() -> None:
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no address of this machine"):
+    with pytest.raises(ConfigError, match="not an address of this machine"):
         sockets.bind("203.0.113.7", 8000)

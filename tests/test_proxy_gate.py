@@ -191,14 +191,14 @@ async def test_only_so_many_may_wait(
     requests = [Request() for _ in range(3)]
     said: list[str] = []
 
-    async def wait_in_vain(request: Request) -> None:
+    async def wait_and_fail(request: Request) -> None:
         with pytest.raises(Unavailable) as caught:
             await gate.wait_ready(request)
         said.append(str(caught.value))
 
     async with trio.open_nursery() as nursery:
         for request in requests:
-            nursery.start_soon(wait_in_vain, request)
+            nursery.start_soon(wait_and_fail, request)
     assert said[0] == f"api is not started; {text}"
     assert sorted(round(request.held) for request in requests) == [0, 15, 15]
 

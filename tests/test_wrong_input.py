@@ -272,7 +272,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             {"Procfile": WEB},
             ["run", "--output", "dashboard"],
             (
-                "error: the dashboard needs a terminal, and this is none\n"
+                "error: the dashboard needs a terminal: standard input or output is not one\n"
                 " hint: Use --output plain (or json), or leave it to --output auto.\n"
             ),
             id="a-dashboard-without-a-terminal",

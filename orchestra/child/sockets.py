@@ -104,7 +104,7 @@ def programs(leader: int, port: int) -> frozenset[str]:
 
 
 def has_server(reloader: int) -> bool:
-    """Whether a process that starts servers has one now; what multiprocessing adds is none."""
+    """Whether a process that starts servers has one now; helpers of multiprocessing do not count."""
     import psutil  # noqa: PLC0415
 
     try:
@@ -229,7 +229,7 @@ def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if exc.errno in _NO_SUCH_ADDRESS:
         return ConfigError(
-            f"cannot listen on {host}: it is no address of this machine",
+            f"cannot listen on {host}: it is not an address of this machine",
             hint="Give an address of this machine: --listen 127.0.0.1:8000.",
         )
     if exc.errno == errno.EADDRINUSE:

@@ -112,7 +112,7 @@ def read_text(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file, as far as we may look; a path that cannot be one is none."""
+    """Whether there is such a file, as far as we may look; false for a path that cannot exist."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, as far as we may look; a path that cannot be one is none."""
+    """Whether there is such a folder, as far as we may look; false for a path that cannot exist."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -99,7 +99,7 @@ class Asker:
     async def ask(self, upstream: Upstream) -> ResponseHead | UpstreamError:
         """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on.
 
-        It may be sent again if its connection died before the first byte of an answer, it is idempotent
+        It may be sent again if its connection broke before the first byte of an answer, it is idempotent
         (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
         been closing), and once over a fresh one. A request that is not idempotent is never sent over a
         connection that has been idle.

@@ -129,7 +129,7 @@ class _Connection:
         searched = 0
         while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
             if self._what == "request" and is_obviously_no_request(self._buffer):
-                raise BadMessage("this is no HTTP request; is it meant for https?")
+                raise BadMessage("this is not an HTTP request; is it meant for https?")
             searched = len(self._buffer)
             await self._fill(HEAD_SIZE)
         if not 0 <= end <= MAX_HEAD:
@@ -222,7 +222,7 @@ class UpstreamConnection(_Connection):
         generation: Which life of the upstream it belongs to.
 
     Attributes:
-        is_reused: It has been idle, so that it may have died without our knowing.
+        is_reused: It has been idle, so the upstream may have closed it without our knowing.
         since: When it was used last.
     """
 
