@@ -115,7 +115,8 @@ class Running:
                 # A session's first terminal is its own.
                 command if terminal is None else ["setsid", "--ctty", *command],
                 cwd=cwd,
-                env={**os.environ, **(env or {})},
+                # Compiled, as it is where it was installed: else orchestra alone is compiled at each start.
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(env or {})},
                 stdin=subprocess.DEVNULL if terminal is None else terminal,
                 stdout=terminal or output or log,
                 stderr=terminal or log,

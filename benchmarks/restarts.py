@@ -271,6 +271,7 @@ class Measured:
     Attributes:
         requests: How many were sent.
         gets: What was wrong with the answers to GETs.
+        cut: Likewise, where the backend has ended after the head of its answer.
         not_begun: What was wrong with those to POSTs that had not even been sent to the backend.
         lost: Likewise, POSTs that had been sent to it, and that it has not begun to execute.
         begun: Likewise, POSTs that it has begun.
@@ -285,6 +286,7 @@ class Measured:
     server: Server
     requests: int
     gets: Sequence[str]
+    cut: Sequence[str]
     not_begun: Sequence[str]
     lost: Sequence[str]
     begun: Sequence[str]
@@ -303,6 +305,7 @@ class Measured:
         found += [f"executed twice: {text}" for text in self.twice]
         if not server.may_lose:
             found += [f"POST sent and lost: {text}" for text in counted(self.lost)]
+            found += [f"GET cut short: {text}" for text in counted(self.cut)]
         found += [
             f"{times} of {name}"
             for name, times in sorted(self.endings.items())
@@ -324,7 +327,7 @@ class Measured:
         complete = [seconds for seconds in self.reloads if seconds <= RELOAD_LIMIT]
         return [
             f"{self.requests:,}",
-            f"{len(self.gets)}",
+            f"{len(self.gets)} / {len(self.cut)}",
             f"{len(self.not_begun)} / {len(self.lost)} / {len(self.begun)}",
             f"{len(self.twice)}",
             f"{self.held[0]:.2f} s ({self.held[1]:,})",
@@ -430,6 +433,12 @@ def _summed_up(
         for event in finished
         if event.reason == "no valid answer" or event.outcome == "upstream-died"
     }
+    # The head of the answer had been passed on: what is left to do is to break off.
+    cut = {
+        event.target.partition("id=")[2].partition("&")[0]
+        for event in finished
+        if event.outcome == "upstream-died" and event.status is not None
+    }
     failed = [sent for sent in traffic.sent if sent.failure]
     posts = [sent for sent in failed if sent.method == "POST"]
     idle = [sent for sent in posts if not times[sent.id]]
@@ -437,7 +446,8 @@ def _summed_up(
     return Measured(
         server=project.server,
         requests=len(traffic.sent),
-        gets=[sent.failure for sent in failed if sent.method == "GET"],
+        gets=[sent.failure for sent in failed if sent.method == "GET" and sent.id not in cut],
+        cut=[sent.failure for sent in failed if sent.method == "GET" and sent.id in cut],
         not_begun=[sent.failure for sent in idle if sent.id not in sent_on],
         lost=[sent.failure for sent in idle if sent.id in sent_on],
         begun=[sent.failure for sent in posts if times[sent.id]],
@@ -455,7 +465,7 @@ def _summed_up(
 _COLUMNS = (
     "",
     "requests",
-    "failed GETs",
+    "failed GETs: others / cut short",
     "failed POSTs: not begun / lost / begun",
     "executed twice",
     "longest hold (held)",

@@ -1,6 +1,6 @@
-"""``orchestra check``: everything that is wrong, at once, and everything that was understood, in words.
+"""``orchestra check``: reports every problem of the configuration at once, and what a run would do.
 
-Both come from the same reading that a run begins with (`config.examine`).
+Both come from the function that a run uses, too (`config.examine`).
 
 Not here: starting anything, printing.
 """
@@ -28,7 +28,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """What came out.
+    """The result of a check.
 
     Attributes:
         problems: All that is wrong, in the order of the files.
@@ -68,7 +68,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:
-        yield f"  {note}"
+        yield f"  {note}{f' ({note.hint})' if note.hint else ''}"
     yield ""
     width = max(7, *(len(each.name) for each in plan.processes))
     yield f"{'process':<{width}}  PORT   command"
@@ -104,7 +104,7 @@ def _named(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
         case None:
             return "none"
         case _:
-            return " or ".join(proxy.candidates)
+            return f"not known yet, {' or '.join(proxy.candidates)}"
 
 
 def _why(reason: str) -> str:

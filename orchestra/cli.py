@@ -136,8 +136,8 @@ def init() -> int:
     from pathlib import Path  # noqa: PLC0415
 
     from orchestra.config.environment import with_tools  # noqa: PLC0415
-    from orchestra.config.initial import look  # noqa: PLC0415
     from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
+    from orchestra.config.scaffold import look  # noqa: PLC0415
 
     root = current_folder()
     path = Path(DEFAULT_NAMES[0])
@@ -166,7 +166,7 @@ def init() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Have 0, 1 and 2 open, come what may: otherwise a file of ours would get such a number."""
+    """Open descriptors 0, 1 and 2 if they are closed: else a file of ours would get one of these numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -199,7 +199,7 @@ async def running_async(
     what: Plan | Path | str | None = None, *, timeout: float = READY_TIMEOUT, **options: Any
 ) -> AsyncIterator[Running]:
     """Run a plan around a block of asyncio code; see `running`. Its methods block: `asyncio.to_thread`."""
-    import asyncio  # noqa: PLC0415 - only for those who use it
+    import asyncio  # noqa: PLC0415 - only where it is used
 
     run = Running(what if isinstance(what, Plan) else await asyncio.to_thread(load, what, **options))
     try:

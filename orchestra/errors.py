@@ -1,8 +1,10 @@
-"""What can go wrong, in the words of the person who has to mend it.
+"""What can go wrong, in words that help the user to mend it.
 
 Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
 (file and line, process or port) and the cause; `hint` is the next step. Nothing here prints: the command
 line shows ``error: <str>`` and ``hint: <hint>``, an embedder gets the exception.
+
+A message stands where its error is raised; one that several modules need (`port_taken`) stands here.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError"]
+__all__ = ["ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "port_taken"]
 
 
 class OrchestraError(Exception):
@@ -91,3 +93,8 @@ class UpstreamError(OrchestraError):
     def __init__(self, message: str, *, status_hint: int = 502, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.status_hint = status_hint
+
+
+def port_taken(port: int, holder: str) -> str:
+    """Say that a port is taken, and by what; `holder` is empty if that is not known."""
+    return f"port {port} is taken by {holder}" if holder else f"port {port} is taken"

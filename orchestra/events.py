@@ -8,6 +8,9 @@ its observers, synchronously. Observers read and never make the emitter wait; on
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
 
+A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
+show for it, if it is worth one, is in `dashboard/words`.
+
 Not here: input or output, tasks, what an event leads to.
 """
 
@@ -159,11 +162,11 @@ class StateChanged(_Stamped, frozen=True, kw_only=True, tag="process.state"):
     """A process entered a state, or learned something about itself while in it (`state == previous`).
 
     Attributes:
-        pid: Of the group's leader while there is one.
+        pid: The pid of the process group's leader while there is one.
         port: Where it listens, once that is known.
         url: The same as a URL with the family that was found: ``http://[::1]:5173``.
         restarts: How often it was started again in this run.
-        exit_code: Of the newest end; ``None`` if it has not ended or was ended by a signal.
+        exit_code: The exit code of the newest child; ``None`` if it has not ended or was ended by a signal.
         signal: The name of the signal that ended it (``SIGKILL``).
         reason: Why, in words for the dashboard; may be empty.
         ready_after: Seconds from the spawn to readiness, from `READY` on.
@@ -220,13 +223,13 @@ class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished
         id: Counts from 1 within the run.
         target: As received, at most 8 KiB of it.
         status: What the client got; ``None`` if it left before an answer began.
-        upstream: Who answered.
+        upstream: Where the answer came from.
         reason: Why that one: ``backend answered``, ``backend 404``.
         held: Seconds that the request waited for an upstream to become ready.
         first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
         duration: Seconds from the request's head to the end of the exchange.
-        bytes_in: Of the request's body.
-        bytes_out: Of the answer's body.
+        bytes_in: The size of the request's body.
+        bytes_out: The size of the answer's body.
     """
 
     id: int
@@ -328,7 +331,7 @@ class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
     Attributes:
         code: A stable short name for scripts (``port-moved``).
         hint: The next step; may be empty.
-        process: Whom it is about, if it is about one.
+        process: The process it is about, if it is about one.
     """
 
     level: Level

@@ -1,9 +1,9 @@
 """One run in this terminal: what is shown there, and what signals, job control and the reader do.
 
-The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose output is read no
-more ends, too. On a terminal in the foreground there is the dashboard, which is given back while we are
-stopped (Ctrl-Z) and taken again when we are in the foreground; else there are lines. Of this process's own
-limits and signal dispositions, which children inherit, only here anything is changed.
+The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose reader closes the
+output ends, too. On a terminal in the foreground the dashboard is shown; while we are stopped (Ctrl-Z), the
+terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal dispositions of this
+process, which children inherit, are changed here and nowhere else.
 
 Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), messages about errors (`cli`).
 """
@@ -23,11 +23,12 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.errors import ConfigError, OrchestraError
+from orchestra.events import State
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from orchestra.config.plan import Plan
     from orchestra.dashboard.jsonl import JsonPrinter
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-# What a run says that did not come to an end of its own.
+# The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
 _FOREGROUND_INTERVAL = 0.2
-# Between the end of our reader and the signal that ended it, if one did.
+# Seconds to wait, when our reader has ended, for the signal that may have ended both.
 _SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Python ignores these for itself, and gives them back to children.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
-# Where a terminal has no size.
+# The size that is assumed of a terminal without one.
 _USUAL_SIZE = (80, 24)
 # How many files we want to be able to open, most to least: thousands of streams; and what macOS
 # allows at least (OPEN_MAX in its setrlimit(2)).
@@ -61,7 +62,7 @@ def run(plan: Plan) -> int:
     """
     mode = _output_mode(plan)
     runtime = Runtime(soft_nofile=_raise_file_limit())
-    # What there is now stays: it is not looked through for garbage any more.
+    # What there is now stays for the run: the garbage collector need not look through it again.
     gc.freeze()
     gc.enable()
     return trio.run(_run, _with_colours(plan, mode), mode, runtime)
@@ -85,15 +86,15 @@ async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
 async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runtime) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import SUSPEND, Screen, farewell  # noqa: PLC0415
+    from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
     supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
     supervisor.subscribe(model.apply, *model.kinds)
     async with trio.open_nursery() as nursery:
-        keys = {
+        keys: dict[str, Callable[[], object]] = {
             "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
-            "r": supervisor.start_failed,
+            "r": partial(_start_failed, supervisor),
             SUSPEND: _stop_job,
         }
         screen = Screen(model, keys, on_taken=supervisor.on_screen, environ=_environ(plan))
@@ -104,7 +105,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
         await supervisor.run()
         nursery.cancel_scope.cancel()
     with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, farewell(model, environ=_environ(plan)).encode("utf-8", "replace"))
+        os.write(1, summary(model, environ=_environ(plan)).encode("utf-8", "replace"))
     return supervisor
 
 
@@ -157,7 +158,7 @@ async def _write(  # noqa: ASYNC128 - handed on
 
 
 async def _watch_reader(writer: Writer, supervisor: Supervisor) -> None:
-    """Do not let a reader that reads no more keep a run that is to end."""
+    """When the run is to end, do not wait for a reader that has stopped reading."""
     await supervisor.until_stopping()
     await writer.watch_reader()
 
@@ -172,6 +173,12 @@ async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, writer: Wri
                     writer.give_up()
             reason = signal.Signals(number).name
             nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
+
+
+def _start_failed(supervisor: Supervisor) -> None:
+    for name, event in supervisor.snapshot().items():
+        if event.state is State.FAILED:
+            supervisor.start(name)
 
 
 async def _silence() -> AsyncIterator[int]:
@@ -254,7 +261,7 @@ def _output_mode(plan: Plan) -> str:
     is_terminal = os.isatty(0) and os.isatty(1)
     if plan.output == "dashboard" and not is_terminal:
         raise ConfigError(
-            "the dashboard needs a terminal, and this is none",
+            "the dashboard needs a terminal: standard input or output is not one",
             hint="Use --output plain (or json), or leave it to --output auto.",
         )
     if plan.output != "auto":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import sysconfig
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self, assert_never
@@ -24,14 +23,15 @@ import trio
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import AtUrl, FromProcess, Role
-from orchestra.errors import StartError
-from orchestra.events import Bus, RunEnded, RunStarted, State
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
+from orchestra.errors import ConfigError
+from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
-from orchestra.supervision.lifecycle import culprit, run_exit_code
+from orchestra.supervision.lifecycle import culprit, run_result
+from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import IN_USE
+from orchestra.supervision.symptoms import IN_USE, wants_port
 from orchestra.supervision.workers import Workers
 from orchestra.version import __version__
 
@@ -43,16 +43,21 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer, StateChanged
+    from orchestra.events import Event, Observer
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
-    from orchestra.supervision.worker import Worker
+    from orchestra.supervision.roles import Side
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
-# What the proxy may take to end requests and streams, with a little for itself.
+# How many ports are tried, from the plan's on, for a proxy that may move.
+_PORTS_TO_TRY = 100
+# Seconds for the proxy to end requests and streams, with a margin.
 _PROXY_GRACE = 2.5
-# What the end may take beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
+_CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
+_NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
+# Seconds for the end beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
 _GRACE = 20.0
 
 
@@ -77,6 +82,18 @@ def load(
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
     return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
+
+
+def _bind(plan: ProxyPlan) -> list[socket.socket]:
+    """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
+    port = plan.port
+    while True:
+        try:
+            return sockets.bind(plan.host, port)
+        except ConfigError:
+            if not plan.may_move or port == plan.port + _PORTS_TO_TRY:
+                raise
+        port += 1
 
 
 def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
@@ -104,14 +121,9 @@ class Supervisor:
         >>> from orchestra import Plan, ProcessPlan, Supervisor
         >>> async def main():
         ...     serve = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
-        ...     supervisor = Supervisor(
-        ...         Plan(
-        ...             processes=(
-        ...                 ProcessPlan(name="web", command=serve, port=5090, ready="http"),
-        ...                 ProcessPlan(name="hello", command="echo hello"),
-        ...             )
-        ...         )
-        ...     )
+        ...     web = ProcessPlan(name="web", command=serve, port=5090, ready="http")
+        ...     hello = ProcessPlan(name="hello", command="echo hello")
+        ...     supervisor = Supervisor(Plan(processes=(web, hello)))
         ...     async with trio.open_nursery() as nursery:
         ...         await nursery.start(supervisor.run)
         ...         await supervisor.wait_ready()
@@ -157,6 +169,8 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._shared = Run(runtime, self._bus, sinks=sinks, window=window, before_stop=self._before_stop)
         self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open, on_change=self._look_at_change)
+        if plan.proxy is not None and UNDECIDED in (plan.proxy.backend, plan.proxy.frontend):
+            self._shared.roles = RunTimeRoles(plan, self._workers.by_name.values(), self._tell_upstream)
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -226,13 +240,7 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        self._worker(name).start()
-
-    def start_failed(self) -> None:
-        """Start all processes again that have failed."""
-        for name, event in self.snapshot().items():
-            if event.state is State.FAILED:
-                self.start(name)
+        self._workers.to_start(name).start()
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again; wait until the old one is gone.
@@ -244,7 +252,7 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        worker = self._worker(name)
+        worker = self._workers.to_start(name)
         worker.restart()
         await worker.until(lambda: worker.life.state is not State.STOPPING)
 
@@ -265,34 +273,14 @@ class Supervisor:
         """Wait until processes are as far as they get: ready, or running where they have no check.
 
         Args:
-            names: Of the processes to wait for; all by default.
+            names: The processes to wait for; all by default.
             timeout: Seconds after which that has failed.
 
         Raises:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
             KeyError: There is no process of that name.
         """
-        by_name = self._workers.by_name
-        workers = [by_name[name] for name in (by_name if names is None else names)]
-        errors: list[StartError] = []
-        with trio.move_on_after(timeout):
-            async with trio.open_nursery() as nursery:
-
-                async def wait(worker: Worker) -> None:
-                    try:
-                        await worker.until(worker.is_up)
-                    except StartError as exc:
-                        errors.append(exc)
-                        nursery.cancel_scope.cancel()  # one that takes its time does not hide it
-
-                for worker in workers:
-                    nursery.start_soon(wait, worker)
-            if errors:
-                raise errors[0]
-            return
-        late = next(worker for worker in workers if not worker.is_up())
-        text = f"is not ready after {timeout:g} s: {late.missing()}"
-        raise StartError(late.life.plan.name, text, tail=late.output.tail)
+        await self._workers.wait_ready(names, timeout)
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process, by name, in the order of the plan."""
@@ -313,7 +301,7 @@ class Supervisor:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
-            limit: So many may wait to be read; then the oldest is lost, and a `Notice` says how many were.
+            limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
         return feed(self._bus, self._stopped, limit=limit)
 
@@ -327,7 +315,7 @@ class Supervisor:
         await self._stop_asked.wait()
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Have a terminal's own screen shown again should we be killed.
+        """Have the guardian restore a terminal's own screen if we are killed.
 
         Args:
             terminal: The device that shows the alternate screen; ``None``: none does any more.
@@ -335,17 +323,11 @@ class Supervisor:
         """
         self._shared.on_screen(terminal, give_back)
 
-    def _worker(self, name: str) -> Worker:
-        worker = self._workers.by_name[name]
-        if self._shared.phase is Phase.OVER:
-            raise StartError(name, "cannot be started: the run is over", tail=())
-        return worker
-
     # --- From start to stop ---
 
     async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
         plan = self.plan.proxy
-        listeners = sockets.bind(plan.host, plan.port) if plan is not None else []
+        listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
             if plan is not None:
@@ -353,7 +335,7 @@ class Supervisor:
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
                 self._proxy = Proxy(plan, listeners, bus=self._bus)
-                self._bus.subscribe(self._proxy.observe)
+                self._bus.subscribe(self._proxy.observe, StateChanged, OutputLine)
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)
@@ -367,9 +349,10 @@ class Supervisor:
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""
-        plan = self.plan
+        plan, port = self.plan, 0
         if plan.proxy is not None:
-            self.url = sockets.Listening(plan.proxy.host, listeners[0].getsockname()[1]).url
+            port = listeners[0].getsockname()[1]
+            self.url = sockets.Listening(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -380,14 +363,12 @@ class Supervisor:
                 processes=tuple(process.name for process in plan.processes),
             )
         )
-        if plan.proxy is not None and not ipaddress.ip_address(plan.proxy.host).is_loopback:
-            text = f"{self.url} can be reached from other machines, and so can all that is behind it"
-            hint = "Give --listen 127.0.0.1:PORT if that is not meant."
-            self._bus.notice("not-loopback", text, hint=hint)
-        if plan.proxy is not None:
-            self._bus.notice("plan", _upstreams_in_words(plan.proxy), level="info")
-        for note in plan.notes:
-            self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+        for code, note in _opening_notes(plan, self.url, port):
+            self._bus.notice(code, note.text, level=note.level, hint=note.hint)
+
+    def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
+        if self._proxy is not None:
+            self._proxy.decide(side, upstream, reason=reason)
 
     async def _before_stop(self, process: str) -> None:
         if self._proxy is not None:
@@ -397,37 +378,53 @@ class Supervisor:
         """Stop the run when the process that `exit_on` names has ended; notice one that wants our port."""
         if event.state.is_ended and culprit(self.plan.exit_on, self._workers.ended) is not None:
             self._stop_asked.set()
-        if event.state in (State.BACKING_OFF, State.FAILED):
-            self._look_for_clash(event)
-
-    def _look_for_clash(self, event: StateChanged) -> None:
-        if self.url is None or event.process in self._clashing:
-            return
-        port = self.url.rpartition(":")[2]
-        said = "\n".join(event.last_lines)
-        if IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said):
-            self._clashing.add(event.process)
-            text = f"it wants port {port}, which is orchestra's own"
-            hint = "Have it listen on $PORT, or give orchestra another address: --listen."
-            self._bus.notice("port-clash", text, hint=hint, process=event.process)
+        if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
+            planned = self._workers.by_name[event.process].life.plan.port
+            if clash := _port_clash(event.last_lines, self.url, planned):
+                self._clashing.add(event.process)
+                self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
 
     def _conclude(self) -> None:
         """Emit how the run has ended."""
-        exit_code, reason, ends = self._exit_code, self._reason, self._workers.ended
-        if exit_code is None:
-            exit_code = run_exit_code(self.plan.exit_on, ends)
-        life = culprit(self.plan.exit_on, ends) or culprit("failure", ends)
-        if not reason and life is not None:
-            reason = f"{life.plan.name} {life.state.value}: {life.reason}"
+        exit_code, reason = run_result(self.plan.exit_on, self._workers.ended)
         if not reason:
-            reason = "all completed" if len(ends) == len(self.plan.processes) else "cancelled"
-        duration = trio.current_time() - self._started_at
-        self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
+            reason = "all completed" if self._workers.are_all_completed else "cancelled"
+        self.ended = self._bus.emit(
+            RunEnded(
+                exit_code=exit_code if self._exit_code is None else self._exit_code,
+                reason=self._reason or reason,
+                duration=trio.current_time() - self._started_at,
+            )
+        )
 
     def _newest_events(self) -> Iterator[Event]:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+
+
+def _port_clash(lines: Sequence[str], url: str | None, planned: int | None) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``."""
+    own = url.rpartition(":")[2] if url is not None else ""
+    if own and wants_port(lines, own):
+        return f"it wants port {own}, which is orchestra's own", _CLASH_HINT
+    if IN_USE.search("\n".join(lines)) and not (planned and wants_port(lines, str(planned))):
+        return "another program has the port that it wants", _OTHER_PORT_HINT
+    return None
+
+
+def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
+    """Give what the user should know before anything runs, each with its code."""
+    if (proxy := plan.proxy) is not None:
+        if proxy.may_move and port != proxy.port:
+            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            yield "plan", Note(text)
+        if not ipaddress.ip_address(proxy.host).is_loopback:
+            text = f"{url} can be reached from other machines, and so can all that is behind it"
+            yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
+        yield "plan", Note(_upstreams_in_words(proxy))
+    for note in plan.notes:
+        yield "plan", note
 
 
 def _upstreams_in_words(proxy: ProxyPlan) -> str:
@@ -440,7 +437,7 @@ def _upstreams_in_words(proxy: ProxyPlan) -> str:
             case AtUrl():
                 what = sockets.Listening(upstream.host, upstream.port).url
             case Role.UNDECIDED:
-                what = " or ".join(proxy.candidates)
+                what = f"not known yet, {' or '.join(proxy.candidates)}"
             case None:
                 return "none"
             case _:

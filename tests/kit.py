@@ -201,7 +201,7 @@ class Run:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             for event in reversed(self.events):
-                # Who is just being executed has no environment yet, and a number may be used again.
+                # While it is being executed it has no environment yet, and a number may be used again.
                 with contextlib.suppress(psutil.Error, OSError, KeyError):
                     if event["type"] == "process.state" and event["pid"]:
                         return psutil.Process(event["pid"]).environ()["ORCHESTRA_RUN"]

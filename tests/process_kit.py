@@ -1,4 +1,4 @@
-"""What tests of real processes share: a mark on everything that a test starts, and who still carries it."""
+"""What tests of real processes share: a mark on everything that a test starts, and what still carries it."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Mark:
     def until_none_is_left(self) -> None:
         """Wait for the guardian to do its work, and to end."""
         until(lambda: not self.living(), lambda: f"left: {self.living()}")
-        # Whoever was being executed at that moment had no environment to be found by.
+        # A process that was inside exec at that moment had no environment to be found by.
         assert self.living() == []
 
 
 def until(is_so: Callable[[], bool], complaint: Callable[[], object]) -> None:
-    """Look again and again until something is so that nobody tells us of."""
+    """Look again and again until something is so that no event tells."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         if time.monotonic() > deadline:

@@ -1,6 +1,6 @@
 """What the proxy's tests share: transports in memory, and a stage on which dialogues are played.
 
-On the `Stage` a proxy stands between clients and two origins; everybody is a `Talker`, who says bytes and
+On the `Stage` a proxy stands between clients and two origins; each end is a `Talker`: it says bytes and
 hears bytes. In memory nothing touches the system, so that a test can run under the autojump clock. The same
 dialogues are played again over real sockets (`world`): all ends of them are in this process, so that bytes
 are there as soon as they are sent, and the clock may jump when nothing has happened for a moment.
@@ -144,7 +144,7 @@ def memory_pair(capacity: int = 65536) -> tuple[MemoryTransport, MemoryTransport
 
 
 class Talker:
-    """Somebody who says bytes to the proxy and hears some from it."""
+    """A client or an upstream: it says bytes to the proxy and hears some from it."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -206,7 +206,7 @@ class World:
 
     Attributes:
         patience: Real seconds in which nothing happens before a clock that jumps does.
-        slack: Bytes that fit in between somebody who sends and somebody who does not read.
+        slack: Bytes that fit in between an end that sends and one that does not read.
     """
 
     patience = 0.0

@@ -8,6 +8,7 @@ it is asked to end.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
@@ -15,7 +16,10 @@ import trio
 from orchestra import Plan, Supervisor
 from orchestra.child.sockets import Listening, SocketScanner
 from orchestra.child.table import Entry
+from orchestra.config.plan import FromProcess
+from orchestra.config.roles import Seen
 from orchestra.events import Bus, Exit
+from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
 from orchestra.supervision.workers import Workers
 from tests.events_kit import Recorder, trio_clock
@@ -23,8 +27,9 @@ from tests.events_kit import Recorder, trio_clock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from orchestra import ProcessPlan
+    from orchestra import ProcessPlan, ProxyPlan
     from orchestra.child.spawn import OnOutput
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
     from orchestra.supervision.runtime import BeforeStop
 
@@ -45,6 +50,8 @@ class Child:
         heeds: Whether it ends when it is asked to.
         sockets: Where it listens.
         signals: What it was sent, beside being stopped and killed.
+        shows: What its sockets are found to be.
+        program: The name of the program that holds them.
     """
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
@@ -53,6 +60,8 @@ class Child:
         self.heeds = True
         self.sockets: set[Listening] = set()
         self.signals: list[int] = []
+        self.shows = Seen.HTTP
+        self.program = "python3"
         self.has_ended = False
         self._on_output = on_output
         self._asked, self._killed = trio.Event(), trio.Event()
@@ -80,9 +89,9 @@ class Child:
         if number == 9:
             self.kill()
 
-    async def asked(self) -> None:
-        """Wait until it is asked to end."""
-        await self._asked.wait()
+    @property
+    def is_killed(self) -> bool:
+        return self._killed.is_set()
 
     async def live(self, program: Program, stop_timeout: float) -> Exit:
         how: Exit | None = None
@@ -118,6 +127,7 @@ class World:
         spawned: When they were.
         asked: When a question was asked.
         missing: What is wrong, when a process is asked over HTTP or by a command.
+        taken: The ports that other programs hold.
     """
 
     def __init__(self) -> None:
@@ -127,6 +137,7 @@ class World:
         self.asked: list[float] = []
         self.missing = ""
         self.random = 0.0
+        self.taken: set[int] = set()
         self._entries: dict[int, Child] = {}
 
     def runtime(self) -> Runtime:
@@ -137,8 +148,10 @@ class World:
             probe=self,
             servers=self._servers,
             has_server=self._has_server,
+            programs=self._programs_at,
+            identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
-            free_port=_free_port,
+            free_port=self._free_port,
             random=lambda: self.random,
             now=trio_clock,
         )
@@ -199,13 +212,22 @@ class World:
             {Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started="0")}
         )
 
+    def _free_port(self, wanted: int, *, besides: int | None) -> int:
+        taken = {besides, *self.taken, *(socket.port for child in self.living() for socket in child.sockets)}
+        return next(port for port in count(wanted) if port not in taken)
+
+    async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
+        await trio.lowlevel.checkpoint()
+        return frozenset({self.child(leader).program})
+
+    async def _identify(self, socket: Listening, *, may_be_vite: bool) -> Seen:
+        await self._ask()
+        child = next(child for child in self.living() if socket in child.sockets)
+        return Seen.HTTP if child.shows is Seen.VITE and not may_be_vite else child.shows
+
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()
         return False
-
-
-def _free_port(wanted: int | None, *, besides: int | None) -> int:
-    return wanted if wanted is not None and wanted != besides else 1 + (besides or 0)
 
 
 class _Guard:
@@ -219,16 +241,12 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    async def run(self) -> None:
-        await trio.sleep_forever()
-
-    @asynccontextmanager
-    async def looking_at(self, leader: int) -> Any:
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
         async def newest() -> frozenset[Listening]:
             await trio.sleep(0.05)
             return frozenset(self._world.child(leader).sockets)
 
-        yield newest
+        return newest
 
 
 @asynccontextmanager
@@ -246,14 +264,34 @@ async def supervised(
 
 @asynccontextmanager
 async def running_workers(
-    world: World, *plans: ProcessPlan, before_stop: BeforeStop
+    world: World,
+    *plans: ProcessPlan,
+    before_stop: BeforeStop | None = None,
+    proxy: ProxyPlan | None = None,
+    decided: list[tuple[str, object]] | None = None,
 ) -> AsyncIterator[tuple[Workers, Recorder]]:
-    """Run workers alone, with what is awaited before one is stopped."""
+    """Run workers alone.
+
+    Args:
+        world: That they run in.
+        plans: Of the processes.
+        before_stop: Awaited before one is stopped.
+        proxy: What is before them, as far as roles depend on it.
+        decided: Takes the upstreams that are decided at run time, as (side, name or ``None``).
+    """
     bus = Bus(clock=trio_clock)
     recorder = Recorder(bus)
     run = Run(world.runtime(), bus, before_stop=before_stop)
-    workers = Workers(Plan(processes=plans), run)
+    plan = Plan(processes=plans, proxy=proxy)
+    workers = Workers(plan, run)
     run.phase = Phase.RUNNING
+
+    def decide(side: str, upstream: UpstreamPlan, _reason: str) -> None:
+        if decided is not None:
+            decided.append((side, upstream.name if isinstance(upstream, FromProcess) else upstream))
+
+    if proxy is not None:
+        run.roles = RunTimeRoles(plan, workers.by_name.values(), decide)
     async with trio.open_nursery() as nursery:
         await nursery.start(workers.run)
         yield workers, recorder

@@ -1,7 +1,7 @@
-"""Backends as people run them, beside Vite, with nothing but a Procfile: whose is a path that nobody has?
+"""Backends as people run them, beside Vite, with nothing but a Procfile: which one answers an unknown path?
 
-The backend's, byte for byte, for whoever asks as a program does, whether under `/api` or not; the app's, for
-whoever opens it in a window.
+The backend, byte for byte, if a program asks, under `/api` or not; the app, if the path is opened in a
+browser window.
 """
 
 from __future__ import annotations
@@ -269,14 +269,14 @@ def test_other_methods_are_the_backend_s_whatever_it_says(run: Run, backend: Bac
     assert through.status == direct.status == 404
 
 
-def test_what_the_backend_has_is_the_backend_s_whoever_asks(run: Run, backend: Backend) -> None:
+def test_a_path_of_the_backend_is_its_own_for_every_client(run: Run, backend: Backend) -> None:
     for path, headers in product(("/api/items/1", "/items/1"), [*PROGRAMS.values(), ADDRESS_BAR]):
         through, direct = ask_both(run, backend, path, headers)
         check_same(through, direct)
         assert (through.status, through.text.replace(" ", "").strip()) == (200, '{"id":1}')
 
 
-def test_a_path_that_the_backend_has_not_shows_the_app_in_the_address_bar(run: Run, backend: Backend) -> None:
+def test_a_path_unknown_to_the_backend_shows_the_app(run: Run, backend: Backend) -> None:
     for path in ("/", "/dashboard/settings", *OTHER_PATHS):
         answer = ask(run.url + path, ADDRESS_BAR)
         assert (answer.status, answer.upstream) == (200, "frontend")

@@ -91,5 +91,5 @@ async def test_what_cannot_be_known_counts_as_alive(scans: Scans) -> None:
         ),
     ],
 )
-async def test_marks_are_those_of_a_run(env: dict[str, str], marks: set[bytes]) -> None:
+def test_marks_are_those_of_a_run(env: dict[str, str], marks: set[bytes]) -> None:
     assert family_of(1, env).marks == marks

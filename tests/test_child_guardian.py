@@ -127,7 +127,7 @@ def test_an_end_is_noticed_although_the_pipe_is_still_held() -> None:
         assert child.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_it_ends_at_once_when_the_watched_process_ended_before_it_began() -> None:
+def test_it_ends_at_once_if_the_watched_process_is_already_gone() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
         guarded.report(child)
@@ -186,7 +186,7 @@ def test_a_stopped_process_ends_too() -> None:
 def test_a_child_being_spawned_when_orchestra_is_killed_ends_too() -> None:
     """Between fork and exec a child has neither a mark nor was it reported, but it still holds the pipe."""
     with Guarded() as guarded:
-        # The pipe is let go of by being executed, as orchestra's is, and not a moment before it.
+        # exec closes the pipe, as in orchestra's children; until then the child holds it.
         script = (
             "import os, sys\n"
             "sys.stdin.readline()\n"
@@ -204,7 +204,7 @@ def test_a_child_being_spawned_when_orchestra_is_killed_ends_too() -> None:
         guarded.say("?\n")
         _until_read(guarded)  # it watches now
         guarded.die()
-        # It takes a moment between the two; whoever has not waited for it has ended by then.
+        # A guardian that did not wait for the pipe to close would have ended by then.
         with contextlib.suppress(subprocess.TimeoutExpired):
             guarded.guardian.wait(0.3)
         assert forked.stdin is not None
@@ -227,7 +227,7 @@ def test_each_child_gets_its_own_stop_signal_and_stop_timeout() -> None:
         assert [each.wait(PATIENCE) for each in (polite, stubborn, slow)] == [9, -signal.SIGKILL, 8]
 
 
-def test_a_terminal_is_given_back_with_the_bytes_that_were_handed_over() -> None:
+def test_the_terminal_is_restored_with_the_given_bytes() -> None:
     with Guarded() as guarded:
         ours, theirs = os.openpty()
         guarded.say(f"screen {b'give back'.hex()} {os.ttyname(theirs)}\n")
@@ -273,7 +273,7 @@ def test_the_session_of_a_leader_that_has_ended_is_still_ours() -> None:
         os.kill(left.pid, signal.SIGKILL)
 
 
-def test_no_signal_of_a_terminal_or_a_system_that_shuts_down_ends_it_early() -> None:
+def test_signals_of_a_terminal_or_a_shutdown_do_not_end_it() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
         guarded.report(child)
@@ -296,7 +296,7 @@ def _until_read(guarded: Guarded) -> None:
         pass
 
 
-async def test_a_block_that_is_left_properly_leaves_no_guardian_and_no_files() -> None:
+async def test_a_proper_end_leaves_no_guardian_and_no_files() -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     async with guarded("0123456789abcdef") as guard:
         guard.spawned(table.Family(1), stop_signal=signal.SIGTERM, stop_timeout=5)
@@ -311,7 +311,7 @@ async def test_a_guardian_that_is_gone_costs_its_protection_not_the_run() -> Non
     async with guarded("0123456789abcdef") as guard:
         (pid,) = {each.pid for each in psutil.Process().children()} - before
         os.kill(pid, signal.SIGKILL)
-        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - nobody tells us
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.01)
         guard.spawned(table.Family(1), stop_signal=signal.SIGTERM, stop_timeout=5)
         guard.emptied(table.Family(1))

@@ -41,7 +41,7 @@ async def test_so_many_older_ones_are_kept(tmp_path: Path) -> None:
     }
 
 
-async def test_without_backups_the_file_begins_anew(tmp_path: Path) -> None:
+async def test_without_backups_a_full_file_is_emptied(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "web.log", max_bytes=10, backups=0)
     await log.write(["line 1", "line 2"])
     log.close()

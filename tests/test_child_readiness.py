@@ -50,7 +50,7 @@ async def missing(
     recorder = Recorder(supervisor)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
-        while not is_so(supervisor) and not any(  # noqa: ASYNC110 - nobody tells us
+        while not is_so(supervisor) and not any(  # noqa: ASYNC110 - there is no event for it
             isinstance(event, Notice) for event in recorder.events
         ):
             await trio.sleep(0.01)
@@ -150,7 +150,7 @@ async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_whoever_the_proxy_asks_is_ready_only_when_it_is_known_where_it_listens() -> None:
+async def test_an_upstream_is_ready_only_once_its_address_is_known() -> None:
     plan = ProcessPlan(name="a", command=f"echo up; {SERVE} 0", ready="log:up", role=Role.BACKEND)
     _, recorder = await ready(plan)
     assert (await recorder.until_state("a", State.READY)).url is not None

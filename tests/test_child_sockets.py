@@ -58,7 +58,7 @@ def test_a_url_has_the_family_that_was_found() -> None:
     assert Listening("::1", 80).url == "http://[::1]:80"
 
 
-def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+def test_a_port_with_a_listener_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert not sockets.is_free(taken.getsockname()[1])
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
@@ -78,7 +78,7 @@ def test_the_one_address_is_on_both_loopback_addresses() -> None:
             listener.close()
 
 
-def test_a_taken_port_is_an_error_that_names_its_holder_and_a_free_one() -> None:
+def test_a_taken_port_error_names_its_holder_and_a_free_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
@@ -110,5 +110,5 @@ def test_half_an_address_is_not_kept() -> None:
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no address of this machine"):
+    with pytest.raises(ConfigError, match="not an address of this machine"):
         sockets.bind("203.0.113.7", 8000)

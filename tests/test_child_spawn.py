@@ -56,7 +56,7 @@ class Recorder:
         )
 
     async def until_all_are_gone(self) -> None:
-        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - nobody tells us
+        while self.child is None or not self.child.is_gone:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.01)
 
     @property
@@ -69,7 +69,7 @@ class Recorder:
         return {entry.pid for entry in table.find([family]).get(family, ())}
 
 
-async def test_both_streams_are_read_and_told_apart_to_the_last_line_without_an_end() -> None:
+async def test_both_streams_are_read_to_their_unfinished_last_lines() -> None:
     recorder = Recorder()
     how = await recorder.run("echo out; echo err >&2; printf 'no end'; exit 7")
     assert how == Exit(code=7)
@@ -100,7 +100,7 @@ async def test_what_the_leader_leaves_behind_is_ended_with_it() -> None:
     assert recorder.survivors() == set()
 
 
-async def test_stop_reaches_grandchildren_and_background_jobs_in_groups_of_their_own() -> None:
+async def test_stop_reaches_grandchildren_in_other_process_groups() -> None:
     recorder = Recorder()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.run, "bash -mc 'sleep 1000 & echo up; wait'; true")
@@ -111,7 +111,7 @@ async def test_stop_reaches_grandchildren_and_background_jobs_in_groups_of_their
     assert recorder.survivors() == set()
 
 
-async def test_what_is_forked_after_the_stop_signal_is_killed_after_the_timeout() -> None:
+async def test_a_fork_after_the_stop_signal_is_killed_at_the_timeout() -> None:
     # The shell forks on being asked, and ends.
     recorder = Recorder()
     command = "trap 'sleep 1000 & exit 3' TERM; echo up; while :; do sleep 0.02; done"
@@ -181,7 +181,7 @@ async def test_output_of_a_slow_reader_is_whole() -> None:
     assert received == [str(number) for number in range(1, 200001)]
 
 
-async def test_a_command_gets_the_given_limit_of_open_files_and_leads_its_session() -> None:
+async def test_a_command_gets_its_file_limit_and_leads_its_session() -> None:
     recorder = Recorder()
     await run_child(
         "ulimit -Sn; ps -o sid= -p $$; exit 3",
@@ -226,7 +226,7 @@ async def let_all_timeouts_pass(clock: trio.testing.MockClock) -> None:
 
 
 @pytest.mark.ceiling(60)
-async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebody_was_left_behind(
+async def test_a_slow_reader_gets_all_output_though_a_grandchild_was_left(
     clock_to_put_forward: trio.testing.MockClock,
 ) -> None:
     may_read = trio.Event()
@@ -257,10 +257,10 @@ async def test_what_was_written_is_delivered_however_slow_its_reader_when_somebo
 
 
 @pytest.mark.ceiling(60)
-async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read(
+async def test_no_signal_is_sent_once_the_family_is_gone(
     monkeypatch: pytest.MonkeyPatch, clock_to_put_forward: trio.testing.MockClock
 ) -> None:
-    """The number of its group may belong to somebody else by then."""
+    """Its output may still be read then, but the number of its group may belong to another process."""
     reading, may_read = trio.Event(), trio.Event()
     signalled: list[tuple[int, int]] = []
     recorder = Recorder()
@@ -291,7 +291,7 @@ async def test_nobody_is_signalled_once_all_are_gone_though_output_is_still_read
     assert signalled == []
 
 
-async def test_to_cancel_leaves_nobody_even_of_a_large_family() -> None:
+async def test_cancelling_leaves_nothing_of_a_large_family() -> None:
     for _ in range(10):
         recorder = Recorder()
         with trio.CancelScope() as scope:

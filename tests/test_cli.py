@@ -110,10 +110,11 @@ def test_it_is_said_which_process_is_frontend_and_backend_and_why(tmp_path: Path
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run:
         said = run.until(lambda event: event["type"] == "notice" and event["code"] == "plan")["text"]
         assert said == (
-            "backend: mail or other (the first that answers HTTP); frontend: ui (set by proxy.frontend)"
+            "backend: not known yet, mail or other (the first that answers HTTP);"
+            " frontend: ui (set by proxy.frontend)"
         )
         found = run.until(lambda event: event["type"] == "notice" and event["code"] == "backend-found")
-        assert found["text"] == "the backend is mail: it was the first to answer HTTP"
+        assert found["text"] == "the backend is mail: it answers HTTP"
 
 
 def test_a_child_that_wants_our_port_gets_a_hint(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_a_child_that_wants_our_port_gets_a_hint(tmp_path: Path) -> None:
         assert "$PORT" in notice["hint"]
 
 
-def test_a_taken_port_is_an_error_with_its_holder_and_nothing_is_started(tmp_path: Path) -> None:
+def test_with_a_taken_port_nothing_is_started_and_its_holder_named(tmp_path: Path) -> None:
     write(tmp_path, "frontend: touch started-a; sleep 100\napi: touch started-b; sleep 100\n")
     (tmp_path / "orchestra.toml").write_text('[proxy]\nbackend = "api"\nfrontend = "frontend"\n')
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -227,7 +228,7 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
         assert marked(run_id) == []
 
 
-def test_an_ignored_sigint_stays_ignored_for_us_but_not_for_the_children(tmp_path: Path) -> None:
+def test_an_ignored_sigint_stays_ignored_but_not_for_children(tmp_path: Path) -> None:
     script = "trap '' INT; exec \"$@\""
     write(tmp_path, "a: kill -INT $PPID; kill -INT $$; echo never\n")
     (tmp_path / "orchestra.toml").write_text('[process.a]\nrestart = "never"\n')
@@ -262,7 +263,7 @@ def test_a_reader_that_goes_away_ends_the_run_with_141(tmp_path: Path) -> None:
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_reader_that_goes_away_is_noticed_by_a_run_that_has_nothing_to_say(tmp_path: Path) -> None:
+def test_a_silent_run_notices_that_its_reader_has_closed(tmp_path: Path) -> None:
     write(tmp_path, "a: sleep 1000\n")
     with subprocess.Popen(
         [*COMMAND, "run", "--output", "plain"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -329,11 +330,13 @@ def _listens(port: int) -> bool:
         return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_without_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
-    write(tmp_path, "web: echo up; sleep 1000\n")
+def test_without_a_backend_and_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo up; sleep 1000\n")
     with Run(cwd=tmp_path) as run:
-        run.line("web", "up")
+        run.line("one", "up")
         assert run.events[0]["url"] is None
+        texts = [event["text"] for event in run.events if event["type"] == "notice"]
+        assert texts == ["no proxy: neither a backend nor a frontend was found"]
         assert run.stop() == 130
 
 

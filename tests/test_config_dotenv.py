@@ -55,7 +55,7 @@ def test_env_files_are_read(text: str, variables: Mapping[str, str]) -> None:
         ("A=hu\0sh", ".env:1: 'A': no variable can have NUL in it"),
     ],
 )
-def test_a_line_that_cannot_be_understood_is_named_and_its_value_is_not(text: str, message: str) -> None:
+def test_a_line_that_makes_no_sense_is_named_without_its_value(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, over={})
     assert str(caught.value) == message

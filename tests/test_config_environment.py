@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_virtual_environment_beside_the_procfile_is_used_as_if_activated(tmp_path: Path) -> None:
+def test_a_virtual_environment_is_used_as_if_activated(tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "PYTHONHOME": "/elsewhere"}
     assert with_tools(env, root=tmp_path, scripts=None) == env
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

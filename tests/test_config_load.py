@@ -70,6 +70,7 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
         frontend_reason="`npm run dev` in ui runs vite",
         backend=FromProcess(name="api"),
         backend_reason="it is called api",
+        may_move=True,
     )
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.OTHER]
     assert [each.ready for each in plan.processes] == ["http", "http", None]
@@ -82,10 +83,16 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
     assert (plan.procfile, plan.output, plan.notes) == (project.root / "Procfile", "auto", ())
 
 
-def test_a_plan_written_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
+def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
     (found,) = project.load("one: run\n").processes
     written = ProcessPlan(
-        name="one", command="run", cwd=found.cwd, env=found.env, port=5000, source=found.source
+        name="one",
+        command="run",
+        cwd=found.cwd,
+        env=found.env,
+        port=5000,
+        may_move=True,
+        source=found.source,
     )
     assert found == written
 
@@ -152,7 +159,7 @@ def test_a_log_file_belongs_to_one_process(project: Project) -> None:
     assert "is a folder" in project.error(TWO, '[process.api]\nlog_file = "ui"\n')[0]
 
 
-def test_the_system_s_environment_is_beaten_by_env_files_and_those_by_settings(project: Project) -> None:
+def test_env_files_beat_the_system_and_settings_beat_both(project: Project) -> None:
     project.environ |= {"A": "os", "B": "os", "C": "os"}
     (project.root / ".env").write_text("A=file\nB=file\nPORT=7000\n")
     plan = project.load("one: run\n", '[process.one]\nenv = { A = "settings" }')
@@ -225,9 +232,9 @@ def test_processes_can_wait_for_others_which_are_then_run_too(project: Project) 
         "worker": ["api:started"],
         "other": [],
     }
-    assert [each.ready for each in plan.processes] == ["tcp", None, None, None, None]
+    assert [each.ready if each.is_awaited else None for each in plan.processes][:2] == ["tcp", None]
     assert list(waits_of(project.load(CHAIN, only=["api"]))) == ["db", "migrate", "api"]
-    # Who leaves one out says that it is there anyway.
+    # One that is left out is taken to be there anyway.
     without = waits_of(project.load(CHAIN, only=["api"], left_out=["db"]))
     assert without == {"migrate": [], "api": ["migrate:completed"]}
 
@@ -316,7 +323,7 @@ def test_a_known_server_is_the_backend_before_all_that_might_be(project: Project
     assert proxy_of(plan).backend_reason == "`python manage.py runserver '$PORT'` is a server"
 
 
-def test_who_completes_or_is_ready_without_http_is_not_taken_for_the_backend(project: Project) -> None:
+def test_what_completes_or_is_ready_otherwise_is_not_the_backend(project: Project) -> None:
     procfile = "vite: cd ui && npm run dev\ndb: run\nmigrate: run\nnotes: run\n"
     settings = (
         'process.db.ready = "tcp"\nprocess.notes.depends_on = ["migrate:completed"]\n'
@@ -355,7 +362,7 @@ def test_the_first_argument_may_be_the_procfile(
 # --- Ports ---
 
 
-def test_the_first_port_is_the_option_s_else_the_settings_s_else_the_env_file_s_else_the_system_s(
+def test_the_first_port_comes_from_the_strongest_source(
     project: Project,
 ) -> None:
     def first(**options: Any) -> int | None:
@@ -409,15 +416,15 @@ def test_without_a_proxy_its_port_is_free_for_all(project: Project) -> None:
     assert ports_of(project.load("web: run\n", "[process.web]\nport = 8000\n")) == {"web": 8000}
 
 
-def test_who_is_not_run_needs_no_port(project: Project) -> None:
+def test_a_process_that_is_not_run_needs_no_port(project: Project) -> None:
     text = "a: run\nb: run\nc: run\n"
     plan = project.load(text, only=["a"], overrides=Overrides(base_port=65400))
     assert ports_of(plan) == {"a": 65400}
     message, _ = project.error(text, overrides=Overrides(base_port=65400))
-    assert message == "no port is left for c: they begin at 65400, 100 for each process"
+    assert message == "no port is left for c: they begin at 65400, 100 each"
 
 
-def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project) -> None:
+def test_no_process_is_moved_to_the_port_of_another(project: Project) -> None:
     text = "".join(f"p{i}: run\n" for i in range(3))
     plan = project.load(text, machine={"is_free": lambda port: not 5000 <= port < 5100})
     assert ports_of(plan) == {"p0": 5101, "p1": 5100, "p2": 5200}
@@ -438,7 +445,7 @@ def test_nobody_is_moved_to_a_port_that_another_one_wishes_for(project: Project)
         (["x"], ("x",)),
     ],
 )
-def test_the_backend_is_found_by_its_name_else_it_will_be_by_its_answer(
+def test_the_backend_is_found_by_name_else_by_its_answer(
     project: Project, names: list[str], backend: FromProcess | tuple[str, ...]
 ) -> None:
     plan = project.load("f: cd ui && npm run dev\n" + "".join(f"{name}: run\n" for name in names))
@@ -458,7 +465,7 @@ def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Proje
     assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("serve",))
 
 
-def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(project: Project) -> None:
+def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> None:
     plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
     proxy = proxy_of(plan)
     assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), UNDECIDED)
@@ -480,7 +487,7 @@ def test_of_two_that_run_vite_the_first_is_the_frontend_and_none_the_backend(pro
         ),
     ],
 )
-def test_settings_say_who_stands_behind_the_proxy(
+def test_settings_say_what_stands_behind_the_proxy(
     project: Project, settings: str, frontend: object, backend: object
 ) -> None:
     plan = project.load(TWO + "x: run\n", f"[proxy]\n{settings}")
@@ -488,56 +495,144 @@ def test_settings_say_who_stands_behind_the_proxy(
 
 
 @pytest.mark.parametrize(
-    ("procfile", "settings", "notes"),
+    ("procfile", "settings", "frontend", "backend"),
     [
-        ("web: run\nworker: run\n", "", ()),
-        (TWO, "proxy.enabled = false", ()),
-        (TWO, "proxy.backend = false", ("no proxy: it needs a backend and a frontend",)),
-        (TWO, "proxy.frontend = false", ()),
-        (
-            "vite: cd ui && npm run dev\n",
-            "",
-            ("no proxy: it needs a backend and a frontend",),
-        ),
-        (
-            "api: run\n",
-            'proxy.backend = "api"',
-            ("no proxy: it needs a backend and a frontend",),
-        ),
+        ("vite: cd ui && npm run dev\n", "", "vite", None),
+        ("web: serve $PORT\n", "", None, "web"),
+        ("site: uvicorn app:app\n", "", None, "site"),
+        (TWO, "proxy.backend = false", "vite", None),
+        (TWO, "proxy.frontend = false", None, "api"),
+        ("x: run\n", 'proxy.backend = "x"', None, "x"),
+        ("x: run\n", 'proxy.frontend = "x"', "x", None),
+        ("api: uvicorn app:app\nworker: run\n", "", UNDECIDED, "api"),
     ],
 )
-def test_without_both_there_is_no_proxy(
-    project: Project, procfile: str, settings: str, notes: tuple[str, ...]
+def test_one_upstream_has_a_proxy_too(
+    project: Project, procfile: str, settings: str, frontend: object, backend: object
 ) -> None:
+    project.program("uvicorn")
     plan = project.load(procfile, settings)
+    proxy = proxy_of(plan)
+    found = [each.name if isinstance(each, FromProcess) else each for each in (proxy.frontend, proxy.backend)]
+    assert (found, plan.notes) == ([frontend, backend], ())
+
+
+NONE = "no proxy: neither a backend nor a frontend was found"
+REFUSED = f"{NONE} (proxy.backend and proxy.frontend = false)"
+
+
+@pytest.mark.parametrize(
+    ("procfile", "settings", "listen", "notes"),
+    [
+        ("x: run\ny: run\n", "", None, (NONE,)),
+        (TWO, "proxy = { backend = false, frontend = false }", None, (REFUSED,)),
+        (TWO, "proxy = { backend = false, frontend = false }", ":9000", (REFUSED,)),
+        ("x: run\n", 'process.x.ready = "tcp"', ":9000", (NONE,)),
+        (TWO, "proxy.enabled = false", None, ()),
+    ],
+)
+def test_without_either_there_is_none_which_is_said(
+    project: Project, procfile: str, settings: str, listen: str | None, notes: tuple[str, ...]
+) -> None:
+    plan = project.load(procfile, settings, overrides=Overrides(listen=listen))
     assert (plan.proxy, notes_of(plan)) == (None, notes)
 
 
-def test_a_proxy_that_was_asked_for_and_switched_off_is_missed(project: Project) -> None:
-    plan = project.load(TWO, "proxy.backend = false", overrides=Overrides(listen=":9000"))
-    assert (plan.proxy, notes_of(plan)) == (
-        None,
-        ("no proxy: it needs a backend and a frontend",),
-    )
+def test_a_proxy_that_is_asked_for_waits_for_what_turns_out(project: Project) -> None:
+    plan = project.load("x: run\n", overrides=Overrides(listen=":9000"))
+    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (UNDECIDED, UNDECIDED)
+    assert proxy_of(plan).candidates == ("x",)
 
 
-def test_a_package_json_that_nobody_can_read_is_an_error(project: Project) -> None:
-    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"},\n}\n')
+def test_a_name_alone_makes_no_process_wait_for_http(project: Project) -> None:
+    plan = project.load("web: run\nworker: run\n")
+    assert proxy_of(plan).backend == FromProcess(name="web")
+    assert [each.is_awaited for each in plan.processes] == [False, False]
+    assert project.load("web: run $PORT\n").processes[0].is_awaited
+
+
+def taken(*ports: int) -> dict[str, Any]:
+    def try_listen(host: str, port: int) -> None:
+        if port in ports:
+            raise ConfigError(f"port {port} is taken by pid 1 (x): cannot listen on {host}:{port}")
+
+    return {"try_listen": try_listen}
+
+
+@pytest.mark.parametrize(
+    ("procfile", "machine", "port", "notes"),
+    [
+        ("web: serve $PORT\n", taken(), 8000, ()),
+        (
+            "web: serve $PORT\n",
+            taken(8000, 8001),
+            8002,
+            ("port 8000 is taken by pid 1 (x): the one address has the next free port",),
+        ),
+        (
+            "web: python manage.py runserver\n",
+            taken(),
+            8001,
+            ("port 8000 is web's: the one address has the next free port",),
+        ),
+        (
+            "web: serve -b 127.0.0.1:8000 app\nx: serve -p 8001\n",
+            taken(),
+            8002,
+            ("port 8000 is web's: the one address has the next free port",),
+        ),
+    ],
+)
+def test_an_address_that_was_not_asked_for_gives_way(
+    project: Project, procfile: str, machine: Any, port: int, notes: tuple[str, ...]
+) -> None:
+    plan = project.load(procfile, machine=machine)
+    assert (proxy_of(plan).port, proxy_of(plan).may_move, notes_of(plan)) == (port, True, notes)
+
+
+@pytest.mark.parametrize(
+    ("procfile", "message", "hint"),
+    [
+        (
+            "web: serve -b 127.0.0.1:9000 app\n",
+            "Procfile:1: web: it listens on port 9000, which is the address of the proxy",
+            "Write `web: serve -b 127.0.0.1:$PORT app`, or choose another --listen.",
+        ),
+        ("web: serve $PORT\n", "port 9001 is taken by pid 1 (x): cannot listen on 127.0.0.1:9001", ""),
+        (
+            "web: python manage.py runserver\n",
+            "Procfile:1: web: it listens on port 8000, which is the address of the proxy",
+            "Write `web: python manage.py runserver $PORT`, or choose another --listen.",
+        ),
+    ],
+)
+def test_one_that_was_asked_for_does_not(project: Project, procfile: str, message: str, hint: str) -> None:
+    port = next(port for port in (9000, 9001, 8000) if str(port) in message)
+    (found,) = project.errors(procfile, overrides=Overrides(listen=f":{port}"), machine=taken(9001))
+    assert found == (message, hint)
+
+
+def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Project) -> None:
+    plan = project.load("a: run\nb: serve -p 5000\n")
+    assert ports_of(plan) == {"a": 5001, "b": 5100}
+    assert notes_of(plan)[0] == "a: port 5000 is b's; it gets 5001"
+
+
+def test_a_package_json_that_cannot_be_read_is_an_error(project: Project) -> None:
+    (project.root / "ui" / "package.json").write_text('{\n  "scripts": {"dev": "vite"}\n  oops\n}\n')
     message, hint = project.error()
     assert message.startswith("ui/package.json:3: not JSON: ")
-    assert "column 1" in hint
+    assert "column 3" in hint
 
 
-def test_a_side_that_is_not_chosen_is_missed(project: Project) -> None:
+def test_a_side_that_is_not_run_is_missed(project: Project) -> None:
     plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
-    assert plan.proxy is None
-    assert notes_of(plan) == ("no proxy: it needs a backend and a frontend",)
+    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (FromProcess(name="vite"), None)
+    assert notes_of(plan) == ("no backend: api is not among the processes of this run",)
 
 
-def test_a_plain_runner_waits_for_nobody_but_a_frontend_without_its_proxy_is_still_one(
-    project: Project,
-) -> None:
-    assert {each.ready for each in project.load("web: run\nworker: run\n").processes} == {None}
+def test_without_its_proxy_a_frontend_is_still_one(project: Project) -> None:
+    assert {each.ready for each in project.load("x: run\ny: run\n").processes} == {None}
     plan = project.load(TWO, overrides=Overrides(no_proxy=True))
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND]
 
@@ -692,7 +787,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         ),
         (
             TWO,
-            "[process.api]\nport = 8000\n",
+            "[process.api]\nport = 8000\n[proxy]\nlisten = ':8000'\n",
             "orchestra.toml:2: process.api.port: port 8000 is orchestra's own",
             "Choose another one, or another --listen.",
         ),
@@ -719,6 +814,12 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             '[proxy]\nbackend = "api"\nfrontend = "api"\n',
             "orchestra.toml:2: proxy.backend: it is the frontend already",
             "Set one of the two to another process.",
+        ),
+        (
+            TWO,
+            "[proxy]\nbackend = true\n",
+            "orchestra.toml:2: proxy.backend: true is neither a process, a URL nor false",
+            "Name the process.",
         ),
         (
             TWO,

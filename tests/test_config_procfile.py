@@ -143,7 +143,7 @@ pieces = st.sampled_from(
 
 @given(st.one_of(st.text(), st.lists(pieces).map("".join)))
 @example("web: a\r")
-def test_parsing_raises_nothing_but_our_error_and_what_is_printed_is_read_again(text: str) -> None:
+def test_what_is_parsed_and_printed_is_read_again(text: str) -> None:
     entries = attempt(text)
     if isinstance(entries, ConfigError):
         assert entries.hint

@@ -95,7 +95,7 @@ def test_an_upstream_may_run_elsewhere() -> None:
     assert (roles.frontend, roles.backend, roles.to_ask) == (ELSEWHERE, ELSEWHERE, ())
 
 
-def test_only_processes_without_a_role_are_asked_and_only_while_it_matters() -> None:
+def test_only_processes_without_a_role_are_asked() -> None:
     facts = Facts(processes=(process("api"), process("fe"), process("db", may_be_asked=False)))
     roles = decide(facts)
     assert roles.to_ask == ("fe",)
@@ -171,7 +171,7 @@ some_given = st.sampled_from([None, False, ELSEWHERE, FromProcess(name="a"), Fro
 @hypothesis_given(
     st.lists(some_process, max_size=5, unique_by=lambda each: each.name), some_given, some_given
 )
-def test_no_process_has_both_roles_and_none_is_asked_in_vain(
+def test_no_process_has_both_roles_and_none_is_asked_needlessly(
     processes: list[ProcessFacts], frontend: Any, backend: Any
 ) -> None:
     if frontend == backend:

@@ -148,5 +148,5 @@ async def test_json_numbers_its_lines_and_is_one_object_a_line() -> None:
     assert [each["seq"] for each in shown] == [1, 2, 3, 4]
 
 
-async def test_json_tells_nothing_of_begun_lines() -> None:
+async def test_json_contains_no_partial_lines() -> None:
     assert [each["text"] for each in await json_of(begun("Na"), line("Name"))] == ["Name"]

@@ -28,7 +28,7 @@ def test_processes_are_in_the_order_of_the_procfile_and_wait_at_first() -> None:
     assert model.url == "http://127.0.0.1:8000"
 
 
-def test_a_process_counts_its_uptime_from_the_spawn_and_its_state_from_the_change() -> None:
+def test_uptime_counts_from_the_spawn_and_a_state_from_its_change() -> None:
     model = model_of(
         STARTED, STARTING, replace(STARTING, time=moment(10.25), previous=State.STARTING, pid=7), READY
     )
@@ -79,7 +79,7 @@ def test_memory_is_bounded() -> None:
     assert max(len(entry.text) for entry in model.log if isinstance(entry, OutputLine)) == 4096
 
 
-def test_the_last_lines_are_those_of_the_failure_however_loud_another_process_is() -> None:
+def test_the_last_lines_are_those_of_the_failed_process() -> None:
     failed = replace(READY, process="api", state=State.FAILED, last_lines=("Traceback", "last words"))
     model = model_of(STARTED, *(line(str(index)) for index in range(3000)), failed)
     assert model.last_lines(model.processes["api"]) == ("Traceback", "last words")
@@ -146,7 +146,7 @@ def test_the_end_says_its_reason() -> None:
     assert (model.overall().phase, model.overall().text) == (Phase.ENDED, "all completed")
 
 
-def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
+def test_a_partial_line_is_kept_until_complete_or_taken_back() -> None:
     model = model_of(STARTED, begun("10%"), begun("Name? ", "api"), begun("20%"))
     assert [each.text for each in model.paused.values()] == ["Name? ", "20%"]
     model.apply(line("Name? Ada", "api"))
@@ -156,12 +156,12 @@ def test_a_begun_line_is_kept_until_it_is_whole_or_taken_back() -> None:
     assert [each.text for each in model.log if isinstance(each, OutputLine)] == ["Name? Ada"]
 
 
-def test_a_begun_line_of_one_stream_is_not_completed_by_the_other_one() -> None:
+def test_a_partial_line_is_not_completed_by_the_other_stream() -> None:
     model = model_of(STARTED, begun("Name? "), replace(line("a warning"), stream="stderr"))
     assert [each.text for each in model.paused.values()] == ["Name? "]
 
 
-def test_a_begun_line_that_becomes_a_blank_one_is_gone() -> None:
+def test_a_partial_line_that_becomes_blank_is_gone() -> None:
     """A progress bar that clears itself, after a blank line: which is the second one, and not kept."""
     model = model_of(STARTED, line(""), begun("10%"), line(""))
     assert not model.paused

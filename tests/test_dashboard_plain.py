@@ -83,7 +83,7 @@ async def test_without_colours_those_of_the_children_go_too() -> None:
     assert await printed(plain("api"), line("\x1b[31mred\x1b[0m")) == ["api       | red"]
 
 
-async def test_with_colours_each_process_has_its_own_and_none_runs_into_the_next_line() -> None:
+async def test_each_process_has_its_colour_and_none_leaks_into_a_line() -> None:
     coloured = plain("api", "web", environ={"FORCE_COLOR": "1"})
     assert await printed(coloured, line("\x1b[31mred"), line("plain", "web")) == [
         "\x1b[38;5;33mapi       | \x1b[0m\x1b[31mred\x1b[0m",
@@ -135,7 +135,7 @@ async def test_what_comes_from_standard_error_has_a_red_bar() -> None:
     ]
 
 
-async def test_requests_and_streams_are_not_even_listened_to() -> None:
+def test_requests_and_streams_are_not_even_listened_to() -> None:
     bus = Bus()
     printer = PlainPrinter(Writer(), ["api"], environ={})
     bus.subscribe(printer.observe, *printer.kinds)
@@ -143,7 +143,7 @@ async def test_requests_and_streams_are_not_even_listened_to() -> None:
     assert not bus.wants(StreamOpened)
 
 
-async def test_a_begun_line_is_visible_in_a_pipe_and_marked_as_one(pipe: Pipe) -> None:
+async def test_a_partial_line_is_visible_in_a_pipe_and_marked(pipe: Pipe) -> None:
     async with running(pipe.writer) as printer:
         printer.observe(begun("Name? "))
         got = await pipe.read()
@@ -156,7 +156,7 @@ async def test_a_begun_line_is_visible_in_a_pipe_and_marked_as_one(pipe: Pipe) -
     assert got.decode() == "api       … Name? \napi       | Name? Ada\napi       | Bye\n"
 
 
-async def test_a_begun_line_is_visible_though_something_else_is_just_being_written(pipe: Pipe) -> None:
+async def test_a_partial_line_is_visible_while_another_is_written(pipe: Pipe) -> None:
     async with running(pipe.writer) as printer:
         printer.observe(READY)
         printer.observe(begun("Name? "))
@@ -178,7 +178,7 @@ async def on(terminal: Pty) -> AsyncIterator[PlainPrinter]:
         yield printer
 
 
-async def test_on_a_terminal_a_begun_line_is_replaced_in_place(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_is_replaced_in_place(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%"))
         await terminal.shows("api       | 10%")
@@ -196,7 +196,7 @@ async def test_on_a_terminal_a_begun_line_is_replaced_in_place(terminal: Pty) ->
         )
 
 
-async def test_on_a_terminal_a_begun_line_that_is_taken_back_is_gone(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_that_is_taken_back_is_gone(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%"))
         await terminal.shows("api       | 10%")
@@ -205,7 +205,7 @@ async def test_on_a_terminal_a_begun_line_that_is_taken_back_is_gone(terminal: P
         await terminal.shows("web       | other")
 
 
-async def test_on_a_terminal_a_begun_line_that_becomes_a_blank_one_is_gone(terminal: Pty) -> None:
+async def test_on_a_terminal_a_partial_line_that_becomes_blank_is_gone(terminal: Pty) -> None:
     """A progress bar that clears itself, after a blank line: which is the second one, and not shown."""
     async with on(terminal) as printer:
         await printer.write_line(line(""))
@@ -216,7 +216,7 @@ async def test_on_a_terminal_a_begun_line_that_becomes_a_blank_one_is_gone(termi
         await terminal.shows("api       |", "web       | other")
 
 
-async def test_on_a_terminal_a_process_takes_back_its_own_begun_line_only(terminal: Pty) -> None:
+async def test_on_a_terminal_a_process_takes_back_only_its_partial_line(terminal: Pty) -> None:
     async with on(terminal) as printer:
         printer.observe(begun("10%", "web"))
         printer.observe(begun("Name? "))
@@ -226,7 +226,7 @@ async def test_on_a_terminal_a_process_takes_back_its_own_begun_line_only(termin
         await terminal.shows("web       | other", "api       | Name?")
 
 
-async def test_on_a_terminal_a_begun_line_that_is_too_long_is_cut_and_completed_whole(
+async def test_on_a_terminal_a_long_partial_line_is_cut_until_complete(
     terminal: Pty,
 ) -> None:
     async with on(terminal) as printer:
@@ -236,7 +236,7 @@ async def test_on_a_terminal_a_begun_line_that_is_too_long_is_cut_and_completed_
         await terminal.shows(f"api       | {'x' * 28}", "xx")
 
 
-async def test_on_a_terminal_many_blank_lines_are_one_and_through_a_pipe_they_are_all(
+async def test_blank_lines_are_merged_on_a_terminal_but_not_in_a_pipe(
     terminal: Pty,
 ) -> None:
     lines = [line("a"), *[line("") for _ in range(30)], line("b")]

@@ -11,7 +11,7 @@ import trio.testing
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from orchestra.dashboard.screen import KeyDecoder, Screen, farewell
+from orchestra.dashboard.screen import KeyDecoder, Screen, summary
 from orchestra.events import RunEnded, State, StateChanged
 from tests.dashboard_kit import STARTED, line as kit_line, model_of as run_model
 from tests.events_kit import moment
@@ -268,17 +268,17 @@ async def test_a_terminal_without_a_size_is_taken_to_be_80_by_24() -> None:
         terminal.close()
 
 
-def test_the_farewell_is_coloured_text_for_the_normal_screen(terminal: Pty) -> None:
+def test_the_summary_is_coloured_text_for_the_normal_screen(terminal: Pty) -> None:
     model = model_of("api")
     model.apply(line("boom"))
     model.apply(StateChanged(process="api", state=State.FAILED, previous=State.READY, exit_code=1))
     model.apply(RunEnded(time=moment(2.0), exit_code=1, reason="api failed", duration=2.0))
-    assert farewell(model, stdout=terminal.fd, environ={"TERM": "xterm", "NO_COLOR": "1"}).splitlines() == [
+    assert summary(model, stdout=terminal.fd, environ={"TERM": "xterm", "NO_COLOR": "1"}).splitlines() == [
         "\x1b[1morchestra\x1b[0m ran for 2.0 s, api failed",
         " \x1b[1m✗\x1b[0m api  \x1b[1mfailed\x1b[0m  exit code 1",
         "   │ boom",
     ]
-    assert "\x1b[38;5;33mapi" in farewell(model, stdout=terminal.fd, environ=ENVIRON)
+    assert "\x1b[38;5;33mapi" in summary(model, stdout=terminal.fd, environ=ENVIRON)
 
 
 @pytest.mark.parametrize(

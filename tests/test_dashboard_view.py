@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.view import Dashboard, Farewell, Footer, Header, Log, ProcessTable, Requests
+from orchestra.dashboard.view import Dashboard, Footer, Header, Log, ProcessTable, Requests, Summary
 from orchestra.events import (
     Notice,
     OutputLine,
@@ -173,7 +173,7 @@ def test_the_processes_survive_on_the_smallest_terminal() -> None:
     assert "api" in picture
 
 
-def test_of_many_processes_those_in_trouble_are_shown_and_the_rest_counted() -> None:
+def test_of_many_processes_the_failing_are_shown_the_rest_counted() -> None:
     names = tuple(f"p{index}" for index in range(30))
     model = model_of(
         *(change(State.RUNNING, name, pid=1) for name in names), change(State.FAILED, "p29"), names=names
@@ -312,7 +312,7 @@ def test_a_warning_stays_in_the_footer_for_a_while() -> None:
     assert drawn(Footer(model, 60.0), 40) == [" q quit"]
 
 
-def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> None:
+def test_the_summary_tells_each_end_and_repeats_last_lines() -> None:
     model = model_of(
         line("unasked"),
         line("\x1b[31mboom\x1b[0m", "api"),
@@ -320,7 +320,7 @@ def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> No
         replace(change(State.FAILED, "api", reason="exit code 1; given up after 5 restarts"), restarts=5),
         RunEnded(time=moment(9.0), exit_code=1, reason="api failed: exit code 1", duration=9.0),
     )
-    assert drawn(Farewell(model), 80) == [
+    assert drawn(Summary(model), 80) == [
         "orchestra ran for 9.0 s, api failed: exit code 1",
         " ■ vite  stopped",
         " ✗ api   failed  exit code 1; given up after 5 restarts  (restarts: 5)",
@@ -328,7 +328,7 @@ def test_the_farewell_says_how_each_process_ended_and_repeats_last_words() -> No
     ]
 
 
-def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> None:
+def test_the_summary_repeats_last_lines_of_a_run_that_just_ended() -> None:
     model = model_of(
         line("done"),
         line("sent 3 mails", "api"),
@@ -336,7 +336,7 @@ def test_the_farewell_repeats_the_last_words_of_a_run_that_ended_by_itself() -> 
         change(State.COMPLETED, "api"),
         RunEnded(time=moment(2.0), exit_code=0, reason="all completed", duration=2.0),
     )
-    assert drawn(Farewell(model), 80) == [
+    assert drawn(Summary(model), 80) == [
         "orchestra ran for 2.0 s, all completed",
         " ✓ vite  completed",
         "   │ done",
@@ -441,4 +441,4 @@ def test_whatever_happens_fits_on_a_screen_of_any_size(
     picture = drawn(Dashboard(model, now), width, height)
     assert len(picture) == height
     assert all(cell_len(row) <= width for row in picture)
-    assert all(cell_len(row) <= width for row in drawn(Farewell(model), width))
+    assert all(cell_len(row) <= width for row in drawn(Summary(model), width))

@@ -87,7 +87,7 @@ def _luminance(number: int) -> float:
 
 
 @pytest.mark.parametrize("number", PALETTE)
-def test_the_colours_of_processes_can_be_read_on_white_and_on_a_dark_background(number: int) -> None:
+def test_process_colours_are_readable_on_light_and_dark(number: int) -> None:
     white, dark = 1.0, 0.013
     luminance = _luminance(number)
     assert (white + 0.05) / (luminance + 0.05) >= 3

@@ -138,7 +138,7 @@ async def test_a_reader_that_goes_away_while_data_waits_releases_it(pipe: Pipe) 
     assert released == 100
 
 
-async def test_a_reader_that_goes_away_is_noticed_though_there_is_nothing_to_write(pipe: Pipe) -> None:
+async def test_a_closed_reader_is_noticed_with_nothing_to_write(pipe: Pipe) -> None:
     writer = Writer(pipe.writer)
 
     async def leave() -> None:
@@ -210,7 +210,7 @@ async def test_standard_output_stays_blocking(pipe: Pipe) -> None:
         assert os.get_blocking(pipe.writer)
 
 
-async def test_standard_output_that_another_program_made_non_blocking_loses_nothing(pipe: Pipe) -> None:
+async def test_non_blocking_standard_output_loses_nothing(pipe: Pipe) -> None:
     os.set_blocking(pipe.writer, False)
     writer = Writer(pipe.writer)
     got = b""

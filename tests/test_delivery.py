@@ -143,7 +143,7 @@ def test_what_a_child_says_while_it_is_being_stopped_arrives(tmp_path: Path) -> 
 
 
 @linux_only
-def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: Path) -> None:
+def test_a_stalled_reader_cannot_delay_the_end_of_a_run(tmp_path: Path) -> None:
     """`orchestra run | less`, and then SIGTERM."""
     mark = Mark()
     settings = "".join(f"[process.{name}]\nstop_timeout = 0.3\n" for name in "ab")
@@ -157,14 +157,14 @@ def test_a_reader_that_reads_no_more_cannot_keep_a_run_that_is_to_end(tmp_path: 
 
 
 def _is_blocked(mark: Mark) -> bool:
-    """Whether nobody has anything to do any more: neither the children nor orchestra."""
+    """Whether nothing runs any more: neither the children nor orchestra."""
     before = _computed(mark)
-    time.sleep(0.3)  # whether somebody computes is to be seen over some time only
+    time.sleep(0.3)  # whether a process computes can be seen over some time only
     return sum("seq" in line for line in before) == 2 and before == _computed(mark)
 
 
 def _computed(mark: Mark) -> dict[str, list[str]]:
-    """The processor time of everybody, by command line."""
+    """The processor time of all processes, by command line."""
     return {
         line: Path(f"/proc/{line.partition(':')[0]}/stat").read_text().rpartition(")")[2].split()[11:13]
         for line in mark.living()
@@ -234,9 +234,7 @@ def valves(tmp_path: Path) -> Callable[[str], None]:
 WAITS = "n=0; w() { n=$((n+1)); while [ ! -e ${ORCHESTRA_PROCESS%.1}.$n ]; do sleep 0.02; done; }; "
 
 
-def test_a_begun_line_is_completed_whole_through_a_pipe(
-    tmp_path: Path, valves: Callable[[str], None]
-) -> None:
+def test_a_partial_line_is_completed_through_a_pipe(tmp_path: Path, valves: Callable[[str], None]) -> None:
     write(tmp_path, a=f"{WAITS}printf 'Password: '; w; echo secret; w")
     with Plain(tmp_path) as plain:
         plain.until(b"Password: ")
@@ -247,7 +245,7 @@ def test_a_begun_line_is_completed_whole_through_a_pipe(
         assert plain.lines_of("a") == ["Password: secret"]
 
 
-def test_a_begun_line_that_another_one_interrupts_is_one_line_in_the_end(
+def test_an_interrupted_partial_line_is_one_line_in_the_end(
     tmp_path: Path, valves: Callable[[str], None]
 ) -> None:
     write(
@@ -304,7 +302,7 @@ def test_a_progress_line_is_replaced_in_place_on_a_terminal(
 
 
 @pytest.mark.parametrize("pty", ["false", "true"])
-def test_a_line_of_ten_megabytes_arrives_whole_and_so_does_what_follows(tmp_path: Path, pty: str) -> None:
+def test_a_line_of_ten_megabytes_and_the_next_arrive_whole(tmp_path: Path, pty: str) -> None:
     write(
         tmp_path,
         f'[process.a]\npty = {pty}\nlog_file = "a.log"\n',

@@ -1,4 +1,4 @@
-"""Stacks in other people's programs: the README's examples, and every way in which a block can end."""
+"""Runs in other programs: the README's examples, and every way in which a block can end."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_plain_code_gets_a_stack_that_is_ready_and_leaves_nothing(
         stack.wait_ready(["api"])
         assert get(stack.url).status == 200
         with pytest.raises(KeyError):
-            stack.restart("nobody")
+            stack.restart("nothing")
         assert mark.living() != []
     assert mark.living() == []
     assert [
@@ -168,7 +168,7 @@ MARK = Mark()
 def test_an_exception_in_the_block_comes_out_of_it() -> None:
     def fail() -> None:
         with orchestra.running(sleeping()):
-            until(lambda: MARK.living() != [], MARK.living)  # who is being executed has no environment yet
+            until(lambda: MARK.living() != [], MARK.living)  # until it is executed it has no environment
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -200,11 +200,11 @@ def test_a_start_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) ->
     wait_ready = Supervisor.wait_ready
 
     async def once_it_runs(supervisor: Supervisor, *arguments: Any, **more: Any) -> None:
-        while supervisor.snapshot()["a"].pid is None:  # noqa: ASYNC110 - nobody tells us
+        while supervisor.snapshot()["a"].pid is None:  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.01)
         await wait_ready(supervisor, *arguments, **more)
 
-    # What is missing is known of those who run only.
+    # What is missing is known of a running process only.
     monkeypatch.setattr(Supervisor, "wait_ready", once_it_runs)
     with (
         pytest.raises(

@@ -73,7 +73,7 @@ def test_packages_are_installed_first_and_visibly(notes: Run) -> None:
     )
 
 
-def test_the_page_is_vite_s_whoever_asks(notes: Run) -> None:
+def test_every_client_gets_vites_page(notes: Run) -> None:
     for headers in ({"Accept": "text/html"}, {}):
         answer = get(notes.url + "/", headers=headers)
         assert (answer.status, answer.upstream) == (200, "frontend")

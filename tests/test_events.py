@@ -32,7 +32,7 @@ def test_every_observer_sees_every_event_in_order() -> None:
     assert first == second == events
 
 
-def test_a_new_observer_is_brought_up_to_date_before_it_sees_anything_new() -> None:
+def test_a_new_observer_gets_the_snapshot_before_new_events() -> None:
     seen: list[Event] = []
     bus = Bus(lambda: [a_notice("so far")])
     bus.subscribe(seen.append)

@@ -125,7 +125,7 @@ class Streams:
 def project(folder: Path) -> Path:
     (folder / "server.py").write_text(SERVER)
     serve = f"exec {sys.executable} -S server.py"
-    (folder / "Procfile").write_text(f"api: {serve}\nui: {serve}\nworker: echo up; exec sleep 1000\n")
+    (folder / "Procfile").write_text(f"api: {serve}\nui: {serve}\n")
     (folder / "orchestra.toml").write_text('[proxy]\nbackend = "api"\nfrontend = "ui"\n')
     return folder
 
@@ -134,12 +134,12 @@ def limited(limit: str) -> tuple[str, ...]:
     return ("/bin/sh", "-c", f'ulimit {limit} && exec "$@"', "sh")
 
 
-def kill_worker_and_wait(run: Run) -> None:
-    """A restart needs descriptors, too."""
-    pid = run.state("worker", "running")["pid"]
+def restart_frontend(run: Run) -> None:
+    """Kill it, and wait until another one is ready: to spawn it and to ask it takes descriptors, too."""
+    pid = run.state("ui", "ready")["pid"]
     since = len(run.events)
     os.kill(pid, signal.SIGKILL)
-    run.state("worker", "running", since=since)
+    run.state("ui", "ready", since=since)
 
 
 def test_700_event_streams_under_a_soft_limit_of_1024(tmp_path: Path) -> None:
@@ -149,11 +149,32 @@ def test_700_event_streams_under_a_soft_limit_of_1024(tmp_path: Path) -> None:
         with Streams() as streams:
             streams.open(run.url, 700)
             streams.until_served(700)
-            kill_worker_and_wait(run)
+            restart_frontend(run)
             assert get(f"{run.url}/limit").text == "1024"  # children have the limit that we began with
             streams.until_all_bring(streams.served)
         assert run.stop() == 130
         assert run.errors == ""
+
+
+def test_150_event_streams_under_a_hard_limit_of_128(tmp_path: Path) -> None:
+    with Run("--listen", "127.0.0.1:0", cwd=project(tmp_path), before=limited("-n 128")) as run:
+        run.state("api", "ready")
+        run.state("ui", "ready")
+        with Streams() as streams:
+            streams.open(run.url, 150)
+            streams.until_served(20)
+            streams.read(2)
+            served = streams.served
+            assert 20 <= len(served) < 64
+            restart_frontend(run)
+            streams.until_all_bring(served)
+            streams.close(10)
+            # Those that have waited move up.
+            streams.until_served(len(served))
+            assert not streams.ended
+        assert run.stop() == 130
+        assert run.errors == ""
+        assert "bug" not in str(run.events)
 
 
 def test_too_few_descriptors_for_a_start_are_not_called_a_bug(tmp_path: Path) -> None:

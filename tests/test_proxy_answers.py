@@ -20,7 +20,7 @@ GONE = Message(
 NAVIGATES = RequestHead.of(b"GET", b"/x", [(b"Accept", b"text/html,*/*")])
 
 
-def test_somebody_who_navigates_gets_a_page_that_looks_again_by_itself() -> None:
+def test_a_navigation_gets_a_page_that_reloads_itself() -> None:
     head, body = render(GONE, NAVIGATES)
     page = body.decode()
     assert (head.status, head.reason, head.media_type) == (502, b"Bad Gateway", b"text/html")
@@ -60,7 +60,7 @@ def test_programs_get_json(accept: bytes) -> None:
 @pytest.mark.parametrize(
     "head", [None, RequestHead.of(b"GET", b"/", [(b"Accept", b"*/*")]), RequestHead.of(b"POST", b"/", [])]
 )
-def test_everybody_else_gets_text(head: RequestHead | None) -> None:
+def test_any_other_request_gets_text(head: RequestHead | None) -> None:
     answered, body = render(GONE, head)
     assert answered.media_type == b"text/plain"
     assert body.decode().startswith(

@@ -76,7 +76,7 @@ def test_what_passes_keeps_its_order_and_nothing_is_invented(headers: Headers) -
     assert not private & {name.lower() for name, _ in kept}
 
 
-def test_a_gateway_says_who_it_forwards_for() -> None:
+def test_a_forwarded_request_names_its_client() -> None:
     fields = (
         HOST + b"X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: gopher\r\nVia: 1.0 fred\r\nAccept: */*\r\n"
     )
@@ -144,7 +144,7 @@ def test_trailers_that_frame_route_or_authorise_are_dropped() -> None:
     assert forwarded_trailers(trailers) == [(b"Server-Timing", b"a")]
 
 
-def test_every_response_says_once_who_gave_it() -> None:
+def test_every_response_names_its_upstream_once() -> None:
     head = ResponseHead.of(200, [(b"x-orchestra-upstream", b"lie"), (b"A", b"1")])
     assert headers_of(forwarded_response(head, "frontend")) == [
         (b"A", b"1"),

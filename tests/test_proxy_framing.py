@@ -96,7 +96,7 @@ def test_a_body_with_a_length_ends_there(size: int, pieces: list[int]) -> None:
 @pytest.mark.parametrize(
     ("version", "passed", "end"), [(b"1.1", b"3\r\nabc\r\n", b"0\r\n\r\n"), (b"1.0", b"abc", b"")]
 )
-def test_a_body_that_ends_with_its_connection_has_chunks_where_they_are_known(
+def test_a_body_until_close_is_chunked_for_http_1_1_clients(
     version: bytes, passed: bytes, end: bytes
 ) -> None:
     request = RequestHead.of(b"GET", b"/", [], version=version)

@@ -175,7 +175,7 @@ class StrictReader:
 
 @given(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=3), edits, cuts)
 @fuzzing
-async def test_whatever_a_client_says_upstreams_see_what_is_logged_and_nothing_else(
+async def test_upstreams_see_exactly_the_requests_that_are_logged(
     requests: list[bytes], changes: list[tuple[int, int, bytes]], places: list[int]
 ) -> None:
     seen: dict[str, Counter[tuple[str, str]]] = {"backend": Counter(), "frontend": Counter()}
@@ -252,7 +252,7 @@ async def test_whatever_an_origin_says_a_client_hears_an_answer_or_a_close(
             await trio.testing.wait_all_tasks_blocked()
             assert "0 connections" in repr(on.proxy)
             nursery.cancel_scope.cancel()
-    # Whoever was told that it is complete has heard all of it, and the other way round.
+    # An exchange is recorded as complete if and only if the client received all of it.
     assert (finished.outcome == "complete") == bool(heard)
     assert heard in ([], [finished.status])
 

@@ -68,7 +68,7 @@ def report(gate: Gate, state: State, *, process: str = "api", **more: Any) -> No
     gate.observe(StateChanged(process=process, state=state, previous=State.WAITING, **more))
 
 
-def test_it_opens_when_the_process_is_ready_at_the_address_that_was_found() -> None:
+def test_it_opens_at_the_found_address_when_the_process_is_ready() -> None:
     gate, _ = a_gate()
     assert now(gate) is Availability.HOLD
     report(gate, State.STARTING)
@@ -110,7 +110,7 @@ def test_what_ended_after_it_was_ready_is_waited_for() -> None:
     assert now(gate) is Availability.HOLD
 
 
-def test_what_ended_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
+def test_a_process_that_ended_before_ready_is_not_waited_for() -> None:
     gate, _ = a_gate()
     for state in (State.STARTING, State.READY, State.BACKING_OFF, State.STARTING, State.BACKING_OFF):
         report(gate, state, url=URL)
@@ -121,7 +121,7 @@ def test_what_ended_before_it_was_ready_is_not_waited_for_until_it_is() -> None:
     assert now(gate) is Availability.READY
 
 
-def test_a_refusal_names_the_process_its_state_and_its_last_lines_without_colours() -> None:
+def test_a_refusal_names_process_state_and_colourless_last_lines() -> None:
     gate, _ = a_gate()
     for number in range(30):
         line = f"\x1b[31mline {number}\x1b[0m"
@@ -157,7 +157,7 @@ async def test_waiting_has_an_end(autojump_clock: trio.testing.MockClock) -> Non
         assert request.held == pytest.approx(15)
 
 
-async def test_a_death_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_end_of_the_process_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
     report(gate, State.STARTING)
     async with trio.open_nursery() as nursery:
@@ -191,14 +191,14 @@ async def test_only_so_many_may_wait(
     requests = [Request() for _ in range(3)]
     said: list[str] = []
 
-    async def wait_in_vain(request: Request) -> None:
+    async def wait_and_fail(request: Request) -> None:
         with pytest.raises(Unavailable) as caught:
             await gate.wait_ready(request)
         said.append(str(caught.value))
 
     async with trio.open_nursery() as nursery:
         for request in requests:
-            nursery.start_soon(wait_in_vain, request)
+            nursery.start_soon(wait_and_fail, request)
     assert said[0] == f"api is not started; {text}"
     assert sorted(round(request.held) for request in requests) == [0, 15, 15]
 
@@ -226,17 +226,19 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
     assert (notice.code, notice.text) == ("backend-found", "the backend is api: it answers HTTP")
 
 
-def test_what_is_decided_stays() -> None:
+def test_what_was_found_stays() -> None:
     gate, events = a_gate(UNDECIDED)
     gate.decide(None, reason="none of worker answers HTTP")
     assert now(gate) is Availability.ABSENT
     assert str(gate.unavailable()) == "no backend: none of worker answers HTTP"
-    gate.decide(API)
-    assert now(gate) is Availability.ABSENT
     (notice,) = events
     assert isinstance(notice, Notice)
     assert (notice.code, notice.text) == ("no-backend", "No backend: none of worker answers HTTP")
     assert "set [proxy] backend" in notice.hint
+    # It answers late.
+    gate.decide(API)
+    gate.decide(None)
+    assert gate.has("api")
 
 
 INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))

@@ -1,4 +1,4 @@
-"""Who is held and who is let go of while a backend begins anew: every rule as a dialogue.
+"""Which requests wait while a backend restarts, and which do not: every rule as a dialogue.
 
 Each is played in memory, and again over real sockets.
 """
@@ -57,7 +57,7 @@ async def a_question(on: Stage, request: bytes = get()) -> tuple[Talker, Talker]
 # --- a backend that reloads by itself: its streams ---
 
 
-async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
+async def test_a_reload_ends_event_streams_in_an_orderly_way(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -81,7 +81,7 @@ async def test_a_backend_that_reloads_loses_its_event_streams_in_an_orderly_way(
         assert (await client.hears_head()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_event_stream_that_ends_with_its_connection_has_an_end_for_its_client(
+async def test_an_event_stream_until_close_ends_properly_for_its_client(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -139,7 +139,7 @@ async def test_a_backend_that_reloads_takes_nothing_of_vites_along(
 # --- a backend that reloads by itself: requests in flight ---
 
 
-async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_once_it_is_ready(
+async def test_a_get_in_flight_is_aborted_after_2_s_and_sent_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -170,7 +170,7 @@ async def test_a_question_in_flight_is_cut_after_two_seconds_and_asked_again_onc
         assert on.dials == [BACKEND_PORT] * 2
 
 
-async def test_a_question_that_the_server_drops_itself_is_asked_again_once_it_is_ready(
+async def test_a_get_that_the_server_drops_is_sent_again_once_ready(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -187,7 +187,7 @@ async def test_a_question_that_the_server_drops_itself_is_asked_again_once_it_is
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PATCH"])
-async def test_what_may_not_be_repeated_is_cut_after_two_seconds_is_502_and_sent_once(
+async def test_a_post_in_flight_is_aborted_after_2_s_with_502_and_sent_once(
     method: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -244,7 +244,7 @@ async def test_an_answer_that_is_still_coming_after_two_seconds_breaks_off(
         assert told.duration == pytest.approx(2, abs=0.2)
 
 
-async def test_a_question_that_the_new_one_was_asked_is_not_cut_for_the_old_ones_sake(
+async def test_draining_the_old_child_aborts_no_request_of_the_new_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -320,7 +320,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_said_to_have_gone(
         assert on.dials == []
 
 
-async def test_who_was_held_for_too_long_is_said_to_have_failed(
+async def test_a_request_held_for_too_long_is_reported_as_failed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(hold=7.0) as on:
@@ -333,7 +333,7 @@ async def test_who_was_held_for_too_long_is_said_to_have_failed(
         assert released.held == pytest.approx(7)
 
 
-async def test_who_need_not_wait_is_not_said_to_have_been_held(
+async def test_a_request_that_need_not_wait_is_not_reported_as_held(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -355,7 +355,7 @@ def breaks(on: Stage) -> None:
     on.reports("api", State.UNHEALTHY, reason="SyntaxError: <invalid> syntax")
 
 
-async def test_somebody_who_navigates_to_a_broken_backend_is_told_why_at_once(
+async def test_a_navigation_to_a_broken_backend_is_told_why_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -393,7 +393,7 @@ async def test_the_caller_of_a_broken_api_is_told_why_at_once(
         assert on.dials == []
 
 
-async def test_who_waits_for_a_backend_that_turns_out_to_be_broken_waits_no_longer(
+async def test_a_held_request_is_answered_once_its_backend_is_broken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -461,7 +461,7 @@ async def test_one_that_is_ill_and_listens_is_still_asked(autojump_clock: trio.t
 # --- a new one takes over ---
 
 
-async def test_requests_in_flight_finish_with_the_old_one_and_the_next_go_to_the_new_one(
+async def test_requests_in_flight_finish_with_the_old_child(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -512,7 +512,7 @@ async def test_what_is_said_again_is_no_switch(autojump_clock: trio.testing.Mock
         assert not [event for event in on.events if isinstance(event, UpstreamSwitched)]
 
 
-async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requests_are_waited_for(
+async def test_draining_the_old_child_ends_only_its_own_streams(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -530,11 +530,11 @@ async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requ
         await later.says(get())
         await (await on.successor()).hears_head()
 
-        has_let_go = trio.Event()
+        has_drained = trio.Event()
 
         async def retire() -> None:
             await on.proxy.before_stop("api")
-            has_let_go.set()
+            has_drained.set()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(retire)
@@ -543,7 +543,7 @@ async def test_when_the_old_one_is_retired_only_its_own_streams_end_and_its_requ
             old_client.leaves()
             assert await streaming.hears(len(LAST_CHUNK)) == LAST_CHUNK
             await trio.sleep(10)
-            assert not has_let_go.is_set()
+            assert not has_drained.is_set()
             await asked.says(PAGE)
             assert (await answer(asking))[1] == b"page"
         await new_backend.says(b"still")

@@ -1,6 +1,6 @@
-"""What big bodies cost the proxy, and what visitors who leave in the middle leave behind: nothing.
+"""What big bodies cost the proxy, and what clients that leave in the middle leave behind: nothing.
 
-The short form of `benchmarks/limits.py`, over the same real sockets: its visitors, fewer of them.
+The short form of `benchmarks/limits.py`, over the same real sockets, with fewer clients.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _traced() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", limits.KINDS)
-async def test_those_who_leave_in_the_middle_leave_nothing_behind(
+async def test_clients_that_leave_in_the_middle_leave_nothing_behind(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with limits.inside() as view:

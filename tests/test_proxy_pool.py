@@ -56,7 +56,7 @@ def test_a_sweep_drops_the_old_and_keeps_the_young() -> None:
     assert pool.take(5) is young
 
 
-async def test_a_connection_that_has_ended_or_says_something_unasked_is_dropped() -> None:
+async def test_a_closed_or_unexpectedly_talking_connection_is_dropped() -> None:
     pool = Pool(4)
     (ended, far_of_ended), (talking, far_of_talking), (good, _) = a_side(), a_side(), a_side()
     for side in (good, ended, talking):

@@ -44,7 +44,7 @@ async def answer(talker: Talker) -> tuple[bytes, bytes]:
 # --- the straight way ---
 
 
-async def test_the_backend_is_asked_first_and_its_answer_comes_back_as_it_was(
+async def test_the_backend_is_asked_first_and_its_answer_is_unchanged(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -140,7 +140,7 @@ async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.
 
 
 @pytest.mark.parametrize(
-    ("request_", "from_vite", "heard", "who"),
+    ("request_", "from_vite", "heard", "upstream"),
     [
         pytest.param(get(b"/x", NAVIGATES), PAGE, b"page", b"frontend", id="a-navigation-gets-the-page"),
         pytest.param(get(b"/"), PAGE, b"page", b"frontend", id="so-does-curl-of-the-root"),
@@ -159,7 +159,7 @@ async def test_vites_own_paths_go_straight_to_vite(autojump_clock: trio.testing.
     ],
 )
 async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
-    request_: bytes, from_vite: bytes, heard: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+    request_: bytes, from_vite: bytes, heard: bytes, upstream: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage(memo=False) as on:
         client = on.client()
@@ -171,7 +171,7 @@ async def test_a_404_falls_to_vite_unless_vite_knows_nothing_better(
         assert await vite.hears_head() == head
         await vite.says(from_vite)
         head, body = await answer(client)
-        assert (body, header(head, b"x-orchestra-upstream")) == (heard, who)
+        assert (body, header(head, b"x-orchestra-upstream")) == (heard, upstream)
         # Both connections are as good as before.
         await client.says(request_)
         await backend.hears_head()
@@ -207,7 +207,7 @@ async def test_some_404s_never_fall_back(
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
-async def test_a_404_of_any_method_falls_back_with_its_body_if_that_is_wanted(
+async def test_a_404_of_any_method_falls_back_with_its_body_if_set(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(fallback_methods=("GET", "POST")) as on:
@@ -342,7 +342,7 @@ async def test_a_404_that_is_too_large_to_keep_stands_and_streams(
         assert on.dials == [BACKEND_PORT]
 
 
-async def test_without_vite_a_fetch_gets_the_backends_404_and_a_navigation_is_told(
+async def test_without_vite_fetch_gets_the_404_and_a_navigation_a_page(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(ready=("api",)) as on:
@@ -402,7 +402,7 @@ async def test_trailers_that_smuggle_are_400(trailer: bytes, autojump_clock: tri
         await backend.hears_end()
 
 
-async def test_an_answer_that_ends_with_its_connection_is_chunked_for_http_1_1(
+async def test_an_answer_until_close_is_chunked_for_http_1_1(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -455,7 +455,7 @@ async def test_bodiless_answers_keep_their_length_and_the_connection(
         assert on.dials == [BACKEND_PORT]
 
 
-async def test_a_connection_on_which_a_stream_may_go_on_after_head_is_not_used_again(
+async def test_a_connection_with_a_stream_after_head_is_not_reused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -515,7 +515,7 @@ async def test_early_hints_are_passed_on_without_fields_of_the_connection(
         assert (await answer(client))[1] == b"page"
 
 
-async def test_an_answer_before_the_bodys_end_is_passed_on_and_ends_the_upload(
+async def test_an_early_answer_is_passed_on_and_ends_the_upload(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -614,7 +614,7 @@ async def test_a_client_that_leaves_while_it_waits_takes_its_request_along(
         assert (told.status, told.outcome, told.first_byte) == (None, "client-gone", None)
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_takes_its_request_along(
+async def test_a_client_that_leaves_mid_body_ends_its_request_upstream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -643,7 +643,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_forgotten(
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
-async def test_an_upstream_that_dies_in_the_middle_is_never_covered_up(
+async def test_an_incomplete_answer_never_looks_complete(
     framing: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -660,7 +660,7 @@ async def test_an_upstream_that_dies_in_the_middle_is_never_covered_up(
 
 
 @pytest.mark.parametrize("is_broken", [True, False])
-async def test_an_upstream_that_dies_without_an_answer_is_502(
+async def test_an_upstream_that_ends_without_an_answer_is_502(
     *, is_broken: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
@@ -685,7 +685,7 @@ async def test_an_upstream_that_dies_without_an_answer_is_502(
         assert (await answer(client))[1] == b"page"
 
 
-async def test_a_request_that_meets_its_upstreams_death_is_held_and_sent_once_more(
+async def test_a_get_whose_upstream_ends_is_held_and_sent_once_more(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -694,7 +694,7 @@ async def test_a_request_that_meets_its_upstreams_death_is_held_and_sent_once_mo
         backend = await on.backend()
         await backend.hears_head()
         backend.breaks()
-        # The system closes connections a moment before anybody hears of the death.
+        # The system closes connections a moment before the proxy hears of the death.
         await trio.sleep(0.02)
         on.reports("api", State.BACKING_OFF)
         await trio.sleep(1)
@@ -710,7 +710,7 @@ async def test_a_request_that_meets_its_upstreams_death_is_held_and_sent_once_mo
         assert (await on.finished()).held == pytest.approx(1, abs=0.1)
 
 
-async def test_a_request_that_may_not_be_repeated_meets_its_upstreams_death_once(
+async def test_a_post_whose_upstream_ends_is_not_sent_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -745,7 +745,7 @@ async def test_an_ambiguous_answer_is_502(said: bytes, autojump_clock: trio.test
         await backend.hears_end()
 
 
-async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
+async def test_a_body_with_broken_framing_is_never_passed_on(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -763,7 +763,7 @@ async def test_a_body_that_is_not_framed_as_its_head_said_is_never_passed_on(
 # --- stale connections ---
 
 
-async def test_stale_connections_are_passed_over_until_a_fresh_one_has_been_tried(
+async def test_stale_connections_are_skipped_until_a_fresh_one_is_tried(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -812,7 +812,7 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         await backend.hears_head()
         await backend.says(PAGE)
         await answer(client)
-        # Nor is it sent to somebody who may just be closing.
+        # Nor is it sent over an idle connection, which the upstream may just be closing.
         await client.says(get(method=b"POST", fields=b"Content-Length: 1\r\n") + b"x")
         backend = await on.backend()
         await backend.hears_head()
@@ -821,7 +821,7 @@ async def test_a_request_that_may_not_be_repeated_is_not(autojump_clock: trio.te
         assert on.dials == [BACKEND_PORT] * 2
 
 
-async def test_an_upload_that_may_be_repeated_begins_anew_after_its_upstreams_death(
+async def test_an_idempotent_upload_is_sent_again_if_its_upstream_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(replay_bytes=8) as on:
@@ -872,7 +872,7 @@ async def test_idle_connections_are_dropped_before_vite_drops_them(
             assert await backend.hears_end() == b""
 
 
-async def test_connections_to_a_process_that_was_started_anew_are_not_used(
+async def test_connections_from_before_a_restart_are_not_used(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -949,7 +949,7 @@ async def test_a_request_that_was_held_too_long_is_502(autojump_clock: trio.test
         assert (told.upstream, told.reason) == ("orchestra", "backend not ready")
 
 
-async def test_a_backend_that_died_before_it_was_ready_is_502_at_once_with_its_last_lines(
+async def test_a_backend_that_ends_before_ready_is_502_with_last_lines(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(ready=("vite",)) as on:
@@ -965,7 +965,7 @@ async def test_a_backend_that_died_before_it_was_ready_is_502_at_once_with_its_l
         assert (await on.finished()).held == 0
 
 
-async def test_a_refused_connection_is_news_of_a_death_to_come(
+async def test_a_refused_connection_announces_the_end_of_a_process(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -1147,7 +1147,7 @@ async def test_a_backend_that_becomes_ready_is_asked_again(autojump_clock: trio.
 @pytest.mark.parametrize(
     ("memo", "said"), [(False, SCRIPT), (True, PAGE.replace(b"text/html", b"text/html; charset=utf-8"))]
 )
-async def test_pages_are_not_remembered_and_nothing_is_if_that_is_not_wanted(
+async def test_pages_are_not_remembered_nor_is_anything_if_switched_off(
     *, memo: bool, said: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage(memo=memo) as on:
@@ -1205,7 +1205,7 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
 
 
 @pytest.mark.parametrize(
-    ("request_", "from_vite", "status", "who"),
+    ("request_", "from_vite", "status", "upstream"),
     [
         pytest.param(get(b"/api/notes", NAVIGATES), PAGE, b"502", b"orchestra", id="an-api-has-no-page"),
         pytest.param(get(b"/notes"), PAGE, b"502", b"orchestra", id="data-is-no-page"),
@@ -1219,19 +1219,20 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
         ),
     ],
 )
-async def test_without_any_backend_nobody_takes_vites_page_for_data(
-    request_: bytes, from_vite: bytes, status: bytes, who: bytes, autojump_clock: trio.testing.MockClock
+async def test_without_a_backend_vites_page_is_not_taken_for_data(
+    request_: bytes, from_vite: bytes, status: bytes, upstream: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.COMPLETED)
+        on.proxy.decide("backend", None, reason="none of worker answers HTTP")
         client = on.client()
         await client.says(request_)
         vite = await on.frontend()
         await vite.hears_head()
         await vite.says(from_vite)
         head, body = await answer(client)
-        assert (head.split()[1], header(head, b"x-orchestra-upstream")) == (status, who)
-        if who == b"orchestra":
+        assert (head.split()[1], header(head, b"x-orchestra-upstream")) == (status, upstream)
+        if upstream == b"orchestra":
             assert b"worker" in body
 
 
@@ -1243,6 +1244,7 @@ async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
         client = on.client()
         await client.says(get(b"/api/notes"))
         await trio.sleep(12)
+        on.proxy.decide("backend", FromProcess(name="api"), reason="it answers HTTP")
         on.reports("api", State.READY)
         backend = await on.backend()
         await backend.hears_head()

@@ -12,9 +12,6 @@ from orchestra.errors import UpstreamError
 from orchestra.events import State
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.route import (
-    RESET,
-    SAY_OWN,
-    WAIT,
     Answer,
     Ask,
     Availability,
@@ -22,6 +19,7 @@ from orchestra.proxy.route import (
     Kept,
     Route,
     Router,
+    Signal,
     Unavailable,
     availability,
     is_asset,
@@ -110,10 +108,10 @@ def websocket(
         (head(b"*", method=b"OPTIONS"), "orchestra", False),
     ],
 )
-def test_who_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
+def test_which_upstream_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
     route, step = begin(request_head)
     if first == "orchestra":
-        assert step is SAY_OWN
+        assert step is Signal.SAY_OWN
         return
     assert step == Ask(side="frontend" if first == "frontend" else "backend")
     after = route.next(NOT_FOUND)
@@ -125,10 +123,10 @@ def test_who_is_asked_first(request_head: RequestHead, first: str, *, may_fall_b
 
 def test_vites_ping_is_reset_unless_vite_answers_it() -> None:
     ping = head(b"/", [(b"Accept", b"text/x-vite-ping")])
-    assert begin(ping, frontend=HOLD)[1] is RESET
+    assert begin(ping, frontend=HOLD)[1] is Signal.RESET
     route, step = begin(ping)
     assert step == Ask(side="frontend")
-    assert route.next(UpstreamError("gone")) is RESET
+    assert route.next(UpstreamError("gone")) is Signal.RESET
     assert websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-ping")])).is_ping
     assert not websocket(head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-hmr")])).is_ping
 
@@ -217,7 +215,7 @@ def test_only_websocket_is_an_upgrade(value: bytes, *, expected: bool) -> None:
         (head(b"/", NAVIGATES, b"POST"), False),
     ],
 )
-def test_who_navigates(request_head: RequestHead, *, expected: bool) -> None:
+def test_which_requests_are_navigations(request_head: RequestHead, *, expected: bool) -> None:
     assert is_navigation(request_head) is expected
 
 
@@ -332,8 +330,8 @@ ASSET = head(b"/x.js", [(b"Sec-Fetch-Dest", b"script")])
         (READY, READY, Ask(side="backend")),
         (HOLD, READY, Ask(side="frontend")),
         (FAIL, READY, Ask(side="frontend")),
-        (HOLD, HOLD, WAIT),
-        (FAIL, HOLD, WAIT),
+        (HOLD, HOLD, Signal.WAIT),
+        (FAIL, HOLD, Signal.WAIT),
         (HOLD, FAIL, Ask(side="backend")),
         (HOLD, ABSENT, Ask(side="backend")),
         (ABSENT, READY, Ask(side="backend")),
@@ -343,7 +341,7 @@ def test_an_asset_is_asked_of_what_is_ready_first(
     backend: Availability, frontend: Availability, step: Step
 ) -> None:
     assert begin(ASSET, backend=backend, frontend=frontend)[1] == step
-    if step is WAIT:
+    if step is Signal.WAIT:
         assert Route(ASSET, ROUTER).begin(backend, frontend, may_wait=False) == Ask(side="backend")
     assert begin(FALLS, backend=backend, frontend=frontend)[1] == Ask(side="backend")
 

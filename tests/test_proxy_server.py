@@ -1,4 +1,4 @@
-"""The proxy as a whole: connections and their limits, the way down, and all of it over real sockets."""
+"""The proxy as a whole: connections and their limits, its shutdown, and all of it over real sockets."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_more_bytes_than_may_be_held_are_502_at_once(
 # --- the way down ---
 
 
-async def test_closing_ends_idle_connections_and_waits_for_requests_in_flight(
+async def test_closing_ends_idle_connections_and_drains_the_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:
@@ -319,7 +319,7 @@ async def test_a_real_client_that_leaves_is_noticed_at_once() -> None:
 
 
 @pytest.mark.real
-async def test_a_real_upstream_that_dies_in_the_middle_resets_the_client() -> None:
+async def test_a_real_upstream_that_ends_mid_answer_resets_the_client() -> None:
     async def handler(stream: trio.SocketStream) -> None:
         await until(stream, b"\r\n\r\n")
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")

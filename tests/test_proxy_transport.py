@@ -1,4 +1,4 @@
-"""Bytes over real sockets, and the news that a peer has hung up."""
+"""Bytes over real sockets, and the report that a peer has hung up."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_an_abort_is_a_reset() -> None:
     server.close()
 
 
-async def test_closing_wakes_who_waits_and_may_be_repeated() -> None:
+async def test_closing_wakes_waiting_tasks_and_may_be_repeated() -> None:
     client, server = await a_connection()
     async with trio.open_nursery() as nursery:
 
@@ -86,7 +86,7 @@ async def test_closing_wakes_who_waits_and_may_be_repeated() -> None:
 
 
 @pytest.mark.parametrize("way", ["close", "abort", "send_eof"])
-async def test_a_hangup_is_told_once_even_behind_bytes_that_nobody_has_read(way: str) -> None:
+async def test_a_hangup_is_told_once_even_behind_unread_bytes(way: str) -> None:
     hangups = Hangups()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hangups.run)
@@ -112,7 +112,7 @@ async def test_a_hangup_is_told_once_even_behind_bytes_that_nobody_has_read(way:
     hangups.close()
 
 
-async def test_who_took_it_back_is_not_told() -> None:
+async def test_a_cancelled_subscription_is_not_told() -> None:
     hangups = Hangups()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hangups.run)

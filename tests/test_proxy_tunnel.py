@@ -156,14 +156,14 @@ async def test_a_half_closed_tunnel_does_not_stay_for_ever(autojump_clock: trio.
         assert (await on.closed()).duration == pytest.approx(10)
 
 
-@pytest.mark.parametrize("who", ["client", "backend"])
+@pytest.mark.parametrize("side", ["client", "backend"])
 async def test_a_side_that_breaks_takes_the_other_along(
-    who: str, autojump_clock: trio.testing.MockClock
+    side: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with stage() as on:
         client, backend = await a_tunnel(on)
-        (client if who == "client" else backend).breaks()
-        await (backend if who == "client" else client).hears_reset()
+        (client if side == "client" else backend).breaks()
+        await (backend if side == "client" else client).hears_reset()
         assert (await on.closed()).code is None
 
 
@@ -359,7 +359,7 @@ async def test_before_stop_returns_when_the_streams_are_gone(autojump_clock: tri
         assert (await on.closed()).code == 1012
 
 
-async def test_a_peer_that_does_not_say_goodbye_is_not_waited_for(
+async def test_a_peer_that_sends_no_close_frame_is_not_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage() as on:

@@ -67,7 +67,7 @@ class Recorder:
             await self._heard.wait()
 
     def type(self, keys: bytes) -> None:
-        """As if somebody sat before the terminal."""
+        """Press keys, as a user at the terminal does."""
         assert self.window is not None
         (controller,) = self.window._terminals
         os.write(controller.fileno(), keys)
@@ -147,9 +147,10 @@ async def test_line_ends_are_not_translated_and_what_is_typed_is_not_shown() -> 
     assert {"-opost", "-echo", "isig"} <= set(modes)
 
 
-# Asked at once and without waiting: at its end, or if somebody had written, there would be something to read.
+# Asked at once and without waiting: at its end, or if anything had been written, there would be something to
+# read.
 @pytest.mark.parametrize("window", [None, Window(80, 24)], ids=["pipes", "terminal"])
-async def test_standard_input_is_open_and_nobody_writes_to_it(window: Window | None) -> None:
+async def test_standard_input_is_open_and_stays_silent(window: Window | None) -> None:
     recorder = Recorder(window)
     await recorder.run(python("import select; print(select.select([0], [], [], 0)[0])"))
     assert recorder.lines == ["[]"]
@@ -183,7 +184,7 @@ async def test_all_is_read_from_a_child_that_ends_at_once(window: Window | None)
         assert recorder.lines == ["one", str(number)]
 
 
-async def test_output_of_a_terminal_that_nobody_has_read_yet_is_whole() -> None:
+async def test_unread_output_of_a_terminal_is_whole() -> None:
     recorder = Recorder(Window(80, 24))
     await recorder.run("seq 1 50000")
     assert recorder.lines == [str(number) for number in range(1, 50001)]
@@ -204,7 +205,7 @@ async def test_a_child_ends_with_its_own_code_or_signal() -> None:
     assert await Recorder(Window(80, 24)).run("kill -9 $$") == Exit(signal=9)
 
 
-async def test_what_is_left_in_the_background_of_a_terminal_ends_with_the_leader() -> None:
+async def test_background_jobs_of_a_terminal_end_with_the_leader() -> None:
     recorder = Recorder(Window(80, 24))
     assert await recorder.run("trap '' HUP; sleep 1000 & exit 3") == Exit(code=3)
 

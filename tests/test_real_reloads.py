@@ -38,7 +38,7 @@ class Project:
         self._source = source
         self._whole = whole
         source.write_text(whole)
-        # What there is to see is the backend's: nobody asks the frontend, which is elsewhere.
+        # Only the backend matters here: the frontend is elsewhere and never asked.
         (folder / "Procfile").write_text(f"api: {command}\n")
         settings = f'[proxy]\nbackend = "api"\nfrontend = "http://127.0.0.1:{free_port()}"\n'
         (folder / "orchestra.toml").write_text(settings)
@@ -88,7 +88,7 @@ def navigate(run: Run) -> Answer:
 
 
 def is_broken(run: Run, *, since: int = 0) -> dict[str, Any]:
-    """See that it is told why, at once, whoever asks; return how its state was said."""
+    """See that every client is told why, at once; return the event of its state."""
     event = run.state("api", "unhealthy", since=since)
     assert event["reason"].startswith("SyntaxError: "), event
     assert event["url"] is None
@@ -111,7 +111,7 @@ def serves(run: Run) -> None:
     assert "world" in answer.text
 
 
-def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project: Project) -> None:
+def test_a_backend_broken_by_an_edit_is_unhealthy_until_mended(project: Project) -> None:
     with project.run() as run:
         pid = run.state("api", "ready")["pid"]
         serves(run)
@@ -126,7 +126,7 @@ def test_a_backend_that_is_broken_by_an_edit_says_so_until_it_is_mended(project:
         assert run.stop() == 130
 
 
-def test_a_backend_that_is_broken_from_the_first_says_so_until_it_is_mended(project: Project) -> None:
+def test_a_backend_broken_from_the_start_is_unhealthy_until_mended(project: Project) -> None:
     project.breaks()
     with project.run() as run:
         pid = is_broken(run)["pid"]

@@ -33,7 +33,7 @@ async def serves(child: Child) -> int:
     return 0
 
 
-async def test_an_announced_reload_is_over_when_the_new_server_has_introduced_itself(
+async def test_a_reload_is_over_when_the_new_server_logs_its_start(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Until then the old server may go on answering."""
@@ -60,7 +60,7 @@ async def test_an_announced_reload_is_over_when_the_new_server_has_introduced_it
     assert supervisor.snapshot()["api"].restarts == 1
 
 
-async def test_a_server_that_only_speaks_of_a_reload_is_ready_again_after_five_seconds(
+async def test_a_reload_that_is_only_announced_is_over_after_5_s(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def speaks(child: Child) -> int:
@@ -163,7 +163,7 @@ async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
         assert recorder.states("api") == [State.STARTING, State.READY]
 
 
-async def test_a_child_that_ends_before_it_is_ready_is_told_apart_with_its_last_lines(
+async def test_an_end_before_ready_is_reported_with_last_lines(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     """The event says so from its end on, until a child is ready."""

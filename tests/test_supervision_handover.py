@@ -122,7 +122,7 @@ async def test_the_families_of_two_children_are_told_apart(autojump_clock: trio.
         assert api.world.children[0].env["ORCHESTRA_CHILD"] != child.env["ORCHESTRA_CHILD"]
 
 
-async def test_the_port_of_the_plan_is_taken_again_by_the_one_after_the_next(
+async def test_the_second_overlap_restart_uses_the_plans_port_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with overlapping() as api:
@@ -192,7 +192,7 @@ async def test_a_new_version_that_is_late_is_given_up(autojump_clock: trio.testi
         assert api.living == [new.pid]
 
 
-async def test_a_new_version_that_finds_its_port_taken_is_told_to_listen_on_its_own(
+async def test_a_successor_with_a_taken_port_is_told_to_use_its_own(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with overlapping() as api:
@@ -275,7 +275,7 @@ async def test_an_old_child_is_drained_for_30_seconds(autojump_clock: trio.testi
         assert api.living == [new.pid]
 
 
-async def test_a_new_child_that_dies_is_missed_though_the_old_one_is_being_drained(
+async def test_a_new_childs_end_is_noticed_while_the_old_one_drains(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     world = World()

@@ -31,7 +31,7 @@ from orchestra.supervision.lifecycle import (
     StopRequested,
     TakenOver,
     culprit,
-    run_exit_code,
+    run_result,
     step,
 )
 
@@ -54,12 +54,12 @@ def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[L
     return life, order
 
 
-def test_a_process_without_a_readiness_check_is_running_once_it_is_spawned() -> None:
+def test_without_a_readiness_check_a_spawned_process_is_running() -> None:
     assert lived(PLAIN, DependenciesMet())[1] is Order.SPAWN
     assert lived(PLAIN, DependenciesMet(), Spawned())[0].state is State.RUNNING
 
 
-def test_a_server_is_starting_until_it_answers_and_knows_how_long_that_took() -> None:
+def test_a_server_is_starting_until_it_answers_and_is_timed() -> None:
     assert lived(SERVER, DependenciesMet(), Spawned())[0].state is State.STARTING
     life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), seconds_each=2)
     assert (life.state, life.ready_after, order) == (State.READY, 2, None)
@@ -81,7 +81,7 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
-def test_a_server_that_has_served_and_ends_with_success_is_started_again(role: Role) -> None:
+def test_a_server_that_ends_with_success_is_started_again(role: Role) -> None:
     plan = replace(SERVER, role=role)
     life, order = lived(plan, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
@@ -102,7 +102,7 @@ def test_a_success_completes() -> None:
     assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
 
 
-def test_failures_are_restarted_five_times_ever_more_slowly_and_then_it_has_failed() -> None:
+def test_after_five_restarts_with_back_off_a_process_has_failed() -> None:
     life, order = lived(PLAIN, DependenciesMet())
     pauses = []
     while order is Order.SPAWN:
@@ -138,7 +138,7 @@ def test_restart_policies() -> None:
     assert lived(always, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
 
 
-def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
+def test_any_exit_while_stopping_is_a_stop() -> None:
     killed = Ended(Exit(signal=signal.SIGKILL))
     for plan in (PLAIN, SERVER):
         life, order = lived(plan, DependenciesMet(), Spawned(), StopRequested())
@@ -146,7 +146,7 @@ def test_a_death_while_stopping_is_a_stop_whatever_it_was() -> None:
         assert step(life, killed, 1.0)[0].state is State.STOPPED
 
 
-def test_who_had_to_be_killed_is_told() -> None:
+def test_a_stop_that_needed_sigkill_says_so() -> None:
     asked = (DependenciesMet(), Spawned(), StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGTERM)))[0].reason == ""
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGKILL)))[0].reason == "killed by SIGKILL"
@@ -216,7 +216,7 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
         (StopRequested(),),
     ],
 )
-def test_who_has_ended_can_begin_anew_with_a_clean_slate(asked: Fact, how: tuple[Fact, ...]) -> None:
+def test_an_ended_process_starts_again_without_its_failures(asked: Fact, how: tuple[Fact, ...]) -> None:
     life, order = lived(PLAIN, *how, asked)
     assert (life.state, order, life.failures, life.restarts) == (State.WAITING, None, 0, 1)
     assert step(life, DependenciesMet(), 0)[1] is Order.SPAWN
@@ -228,7 +228,7 @@ def test_back_off_has_a_limit_however_often_it_fails() -> None:
     assert life.back_off == 10
 
 
-def test_who_runs_is_stopped_first_and_then_begins_anew() -> None:
+def test_a_restart_stops_what_runs_first() -> None:
     life, order = lived(PLAIN, DependenciesMet(), Spawned(), RestartRequested())
     assert (life.state, order) == (State.STOPPING, Order.STOP)
     assert step(life, RestartRequested(), 0) == (life, None)
@@ -237,14 +237,14 @@ def test_who_runs_is_stopped_first_and_then_begins_anew() -> None:
     assert lived(PLAIN, DependenciesMet(), Spawned(), StartRequested())[0].state is State.RUNNING
 
 
-def test_whoever_stops_it_has_the_last_word() -> None:
+def test_the_last_request_counts() -> None:
     asked = (DependenciesMet(), Spawned(), RestartRequested(), StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=15)))[0].state is State.STOPPED
     assert lived(PLAIN, *asked, RestartRequested(), Ended(Exit(signal=15)))[0].state is State.WAITING
 
 
 @pytest.mark.parametrize("asked", [StartRequested(), RestartRequested()])
-def test_who_waits_goes_on_waiting_and_is_not_started_twice(asked: Fact) -> None:
+def test_a_waiting_process_goes_on_waiting(asked: Fact) -> None:
     assert lived(PLAIN, asked) == lived(PLAIN)
     life, order = lived(PLAIN, DependenciesMet(), Spawned(), FAILURE, asked)
     assert (life.state, order, life.failures, life.restarts) == (State.STARTING, Order.SPAWN, 0, 1)
@@ -252,7 +252,7 @@ def test_who_waits_goes_on_waiting_and_is_not_started_twice(asked: Fact) -> None
     assert (life.state, order) == (State.INSTALLING, None)
 
 
-def test_who_falls_silent_is_unhealthy_until_it_answers() -> None:
+def test_a_process_that_does_not_answer_is_unhealthy_until_it_does() -> None:
     life, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), NoAnswer("port 80: refused"))
     assert (life.state, life.reason) == (State.UNHEALTHY, "port 80: refused")
     assert step(life, Ready(), 9)[0].state is State.READY
@@ -261,7 +261,7 @@ def test_who_falls_silent_is_unhealthy_until_it_answers() -> None:
     assert step(life, RestartRequested(), 9)[1] is Order.STOP
 
 
-def test_a_server_that_reloads_by_itself_starts_again_though_it_lives() -> None:
+def test_a_server_that_reloads_itself_is_starting_again() -> None:
     life, order = lived(
         SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), seconds_each=2
     )
@@ -291,7 +291,7 @@ def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
     assert (life.state, order) == (State.STOPPING, Order.STOP)
 
 
-def test_one_that_cannot_come_up_is_unhealthy_and_says_why_until_it_answers() -> None:
+def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None:
     life, order = lived(
         SERVER, DependenciesMet(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2
     )
@@ -310,7 +310,7 @@ def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
     assert step(life, Broken("SyntaxError"), 1) == (life, None)
 
 
-def test_only_who_is_starting_can_be_broken() -> None:
+def test_only_a_starting_process_can_be_broken() -> None:
     for facts in (
         (),
         (DependenciesMet(),),
@@ -323,7 +323,7 @@ def test_only_who_is_starting_can_be_broken() -> None:
         assert step(life, Broken("SyntaxError"), 1) == (life, None)
 
 
-def test_another_child_takes_over_without_anybody_leaving_ready() -> None:
+def test_another_child_takes_over_and_the_process_stays_ready() -> None:
     life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), TakenOver(0.5), seconds_each=2)
     assert (life.state, order, life.restarts, life.ready_after) == (State.READY, None, 1, 0.5)
     assert (life.is_alive, life.spawned_at) == (True, 5.5)
@@ -332,7 +332,7 @@ def test_another_child_takes_over_without_anybody_leaving_ready() -> None:
     assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
 
 
-def test_who_takes_over_from_one_that_reloads_is_ready() -> None:
+def test_a_child_that_takes_over_from_a_reloading_one_is_ready() -> None:
     life, order = lived(
         SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), TakenOver(0.5)
     )
@@ -340,7 +340,7 @@ def test_who_takes_over_from_one_that_reloads_is_ready() -> None:
 
 
 @pytest.mark.parametrize("fact", [Reloading("app.py changed"), TakenOver(0.5)])
-def test_who_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
+def test_a_process_that_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
     for facts in (
         (),
         (DependenciesMet(),),
@@ -380,17 +380,17 @@ def test_a_run_s_exit_code_is_that_of_the_first_failure() -> None:
     seven = Life(plan=replace(PLAIN, name="seven"), state=State.FAILED, exit=Exit(code=7))
     killed = Life(plan=replace(PLAIN, name="killed"), state=State.FAILED, exit=Exit(signal=9))
     unspawned = Life(plan=PLAIN, state=State.FAILED)
-    assert run_exit_code("all", []) == 0
-    assert run_exit_code("all", [done]) == 0
-    assert run_exit_code("all", [done, seven, killed]) == 7
-    assert run_exit_code("all", [killed]) == 137
-    assert run_exit_code("all", [unspawned]) == 1
-    assert run_exit_code("killed", [seven, killed]) == 137
-    assert run_exit_code("any", [done, seven]) == 0
-    assert run_exit_code("done", [seven, done]) == 0
+    assert run_result("all", [])[0] == 0
+    assert run_result("all", [done])[0] == 0
+    assert run_result("all", [done, seven, killed])[0] == 7
+    assert run_result("all", [killed])[0] == 137
+    assert run_result("all", [unspawned])[0] == 1
+    assert run_result("killed", [seven, killed])[0] == 137
+    assert run_result("any", [done, seven])[0] == 0
+    assert run_result("done", [seven, done])[0] == 0
 
 
-def test_the_culprit_is_whose_end_ends_the_run() -> None:
+def test_the_culprit_is_the_process_that_ended_the_run() -> None:
     done = Life(plan=replace(PLAIN, name="done"), state=State.COMPLETED, exit=Exit(code=0))
     failed = Life(plan=replace(PLAIN, name="failed"), state=State.FAILED, exit=Exit(code=7))
     assert culprit("all", [done, failed]) is None

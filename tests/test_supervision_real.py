@@ -47,7 +47,7 @@ print("helper", helper.pid, flush=True)
 address = ("127.0.0.1", int(os.environ["PORT"]))
 http.server.HTTPServer(address, Handler).serve_forever()
 """
-# Its parent holds the socket, as gunicorn's does, and replaces its worker without a word.
+# Its parent holds the socket, as gunicorn's does, and replaces its worker without a log line.
 WORKERS = """
 import os, pathlib, socket, time
 
@@ -126,7 +126,7 @@ async def until_gone(pid: int) -> None:
 
 
 @pytest.mark.usefixtures("mark")
-async def test_the_family_of_the_old_child_ends_with_it_and_the_new_one_keeps_its_own(tmp_path: Path) -> None:
+async def test_the_old_childs_family_ends_and_the_new_ones_stays(tmp_path: Path) -> None:
     async with backend(tmp_path, SERVER, restart_mode="overlap") as (supervisor, recorder):
         old = await recorder.until_state("api", State.READY)
         assert await answered_by(supervisor) == old.pid

@@ -1,4 +1,4 @@
-"""What servers say when they begin anew, and what programs say when they are broken: their real words."""
+"""What servers write when they reload, and programs when they are broken: their real words."""
 
 from __future__ import annotations
 
@@ -182,11 +182,11 @@ def test_of_two_exceptions_the_last_one_counts() -> None:
         ("Restarting the universe", False),
     ],
 )
-def test_who_watches_its_files_outlives_a_broken_program(line: str, *, expected: bool) -> None:
+def test_a_server_that_watches_its_files_is_told_apart(line: str, *, expected: bool) -> None:
     assert watches(line) is expected
 
 
-def test_who_starts_the_servers_is_told() -> None:
+def test_the_reloader_is_read_from_its_line() -> None:
     assert reloader("INFO:     Started reloader process [4711] using WatchFiles") == 4711
     assert reloader("INFO:     Started server process [4711]") is None
 

@@ -18,9 +18,10 @@ from orchestra.errors import ConfigError
 from orchestra.events import Notice, OutputLine, StateChanged
 from tests.events_kit import Recorder
 from tests.process_kit import SERVE
+from tests.simulation_kit import World, supervised as simulated
 
 if TYPE_CHECKING:
-    from orchestra.events import Event
+    from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.real
 
@@ -42,7 +43,7 @@ async def test_run_returns_when_every_process_has_ended() -> None:
     assert supervisor.snapshot()["b"].exit_code == 0
 
 
-async def test_children_know_who_they_are_and_where_they_start(tmp_path: Path) -> None:
+async def test_children_get_their_name_port_folder_and_environment(tmp_path: Path) -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -113,7 +114,7 @@ async def test_a_killed_server_comes_back_by_itself() -> None:
     assert (died.state, died.signal) == (State.BACKING_OFF, "SIGKILL")
 
 
-async def test_a_process_that_fails_for_good_says_why_to_whoever_waits() -> None:
+async def test_a_process_that_fails_says_why_to_those_that_wait() -> None:
     broken = ProcessPlan(name="web", command="echo oh no >&2; exit 7", restart=Restart.NEVER, ready="http")
     supervisor = Supervisor(Plan(processes=(broken, ProcessPlan(name="other", command="sleep 1000"))))
     async with trio.open_nursery() as nursery:
@@ -151,7 +152,7 @@ async def test_to_cancel_run_is_to_stop_all_processes_properly() -> None:
     assert recorder.states("a")[-2:] == [State.STOPPING, State.STOPPED]
 
 
-async def test_kill_waits_for_nobody() -> None:
+async def test_kill_does_not_wait() -> None:
     stubborn = "trap '' TERM; echo up; while :; do sleep 1; done"
     supervisor = Supervisor(Plan(processes=(ProcessPlan(name="a", command=stubborn, stop_timeout=1000),)))
     recorder = Recorder(supervisor)
@@ -179,7 +180,7 @@ def a_folder_with(tmp_path: Path, script: str) -> Install:
     return Install(folder=tmp_path, manager="npm", argv=("/bin/sh", "-c", script))
 
 
-async def test_packages_of_a_folder_are_installed_once_before_whoever_needs_them(tmp_path: Path) -> None:
+async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "echo installing; echo x >> count; mkdir node_modules")
     plans = tuple(
         ProcessPlan(name=name, command="ls -d node_modules", cwd=tmp_path, install=install) for name in "ab"
@@ -195,7 +196,7 @@ async def test_packages_of_a_folder_are_installed_once_before_whoever_needs_them
         assert recorder.states(name)[-1] is State.COMPLETED
 
 
-async def test_a_broken_installation_fails_and_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
+async def test_a_failed_installation_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
     supervisor = Supervisor(
         Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
@@ -292,7 +293,7 @@ async def test_processes_wait_for_what_they_depend_on_and_say_so() -> None:
     assert [each for each in begun if each in order] == order
 
 
-async def test_a_dependency_that_comes_back_does_not_start_anybody_again() -> None:
+async def test_a_dependency_that_comes_back_starts_no_dependent_again() -> None:
     supervisor = Supervisor(
         Plan(processes=(waiting("db", command=SERVE + " 0", ready="http"), waiting("api", "db")))
     )
@@ -308,7 +309,7 @@ async def test_a_dependency_that_comes_back_does_not_start_anybody_again() -> No
     assert recorder.states("api") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
 
 
-async def test_who_waits_for_something_that_failed_ends_with_the_rest() -> None:
+async def test_a_blocked_process_ends_with_the_rest() -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -368,7 +369,7 @@ def test_a_plan_that_cannot_work_is_refused(processes: tuple[ProcessPlan, ...], 
     assert caught.value.hint
 
 
-async def test_who_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
+async def test_a_process_that_ends_before_its_turn_is_not_started_again(tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
     over = tmp_path / "over"
@@ -446,7 +447,7 @@ async def test_one_that_was_stopped_stays_so_until_it_is_started() -> None:
         await supervisor.stop()
 
 
-async def test_who_waits_can_be_restarted_stopped_and_started_and_runs_once(tmp_path: Path) -> None:
+async def test_a_waiting_process_takes_orders_and_runs_once(tmp_path: Path) -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -501,7 +502,7 @@ async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
     assert [life.state for life in supervisor._workers.ended] == [State.COMPLETED]
 
 
-async def test_a_run_that_is_kept_open_ends_when_it_is_stopped_though_nothing_runs() -> None:
+async def test_a_run_kept_open_without_processes_ends_on_stop() -> None:
     plan = Plan(processes=(waiting("a", command="exit 1", restart=Restart.NEVER),))
     supervisor = Supervisor(plan, is_kept_open=True)
     recorder = Recorder(supervisor)
@@ -552,7 +553,7 @@ async def test_a_command_can_be_run_whenever_it_is_up(tmp_path: Path) -> None:
             "plain",
             "on_ready `echo plain is up; exit 3`: exit code 3",
         )
-        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - nobody tells us
+        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.01)
         await supervisor.restart("web")
         await supervisor.wait_ready()
@@ -600,49 +601,56 @@ async def test_a_chain_as_projects_have_it(tmp_path: Path) -> None:
     assert gone == ["worker", "api", "db"]
 
 
-# --- Any sequence of orders, on real processes ---
+# --- Any sequence of orders ---
 
 ORDERS = st.lists(
     st.tuples(st.sampled_from(["start", "stop", "restart", "kill", "wait", "yield"]), st.sampled_from("abc")),
-    max_size=8,
+    max_size=12,
 )
 
 
-@pytest.mark.ceiling(300)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ORDERS)
+@pytest.mark.ceiling(100_000)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    orders=ORDERS,
+    restart_mode=st.sampled_from(["replace", "overlap"]),
+    heeds=st.booleans(),
+    clock=st.builds(trio.testing.MockClock, autojump_threshold=st.just(0)),
+)
 async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
-    orders: list[tuple[str, str]],
+    *, orders: list[tuple[str, str]], restart_mode: str, heeds: bool, clock: trio.testing.MockClock
 ) -> None:
-    living: dict[str, set[int]] = {"a": set(), "b": set(), "c": set()}
+    world = World()
     twice: list[str] = []
 
-    def watch(event: Event) -> None:
-        if isinstance(event, StateChanged) and event.pid is not None:
-            living[event.process] = {pid for pid in living[event.process] if exists(pid)} | {event.pid}
-            if len(living[event.process]) > 1:
-                twice.append(event.process)
+    async def serves(child: Child) -> int:
+        child.heeds = heeds
+        own = [each for each in world.living() if each.port == child.port and not each.is_killed]
+        if len(own) > 1:
+            twice.append(child.env["ORCHESTRA_PROCESS"])
+        child.listen()
+        await trio.sleep_forever()
+        return 0
 
-    def exists(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    supervisor = Supervisor(
-        Plan(
-            processes=(
-                waiting("a", command="exec sleep 1000", stop_timeout=0.5),
-                waiting("b", "a:started", command="exec sleep 1000", stop_timeout=0.5),
-                waiting("c", "b:completed", command="exec sleep 1000", stop_timeout=0.5),
-            )
-        ),
-        is_kept_open="always",
-    )
-    supervisor.subscribe(watch)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
+    world.programs["serve"] = serves
+    plans = [
+        waiting(
+            name,
+            *others,
+            command="serve",
+            env={"PORT": str(port)},
+            port=port,
+            ready="http",
+            stop_timeout=0.5,
+            restart_mode=restart_mode,
+        )
+        for port, name, others in (
+            (1000, "a", ()),
+            (2000, "b", ("a:started",)),
+            (3000, "c", ("b:completed",)),
+        )
+    ]
+    async with simulated(world, *plans, is_kept_open="always") as (supervisor, _):
         for order, name in orders:
             match order:
                 case "start":
@@ -655,13 +663,12 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
                 case "kill":
                     supervisor.signal(name, 9)
                 case "wait":
-                    await trio.sleep(0.01)
+                    await trio.sleep(0.3)
                 case _:
                     await trio.lowlevel.checkpoint()
-        await supervisor.stop()
     assert twice == []
     assert all(event.state.is_ended for event in supervisor.snapshot().values())
-    assert not any(exists(pid) for pids in living.values() for pid in pids)
+    assert world.living() == []
 
 
 async def test_a_failure_is_told_though_another_one_takes_its_time() -> None:
@@ -680,7 +687,7 @@ async def test_a_failure_is_told_though_another_one_takes_its_time() -> None:
         await supervisor.stop()
 
 
-async def test_who_stops_one_does_not_wait_for_ever_if_somebody_starts_it() -> None:
+async def test_a_stop_returns_though_the_process_is_started_again() -> None:
     supervisor = Supervisor(
         Plan(
             processes=(
@@ -722,7 +729,7 @@ async def test_one_that_is_being_installed_can_be_stopped_alone(tmp_path: Path) 
         await supervisor.stop()
 
 
-async def test_who_is_stopped_while_it_backs_off_is_not_installed_again(tmp_path: Path) -> None:
+async def test_a_stop_in_the_back_off_does_not_install_again(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "echo x >> count; mkdir node_modules")
     plan = waiting("a", command="test -e mended && sleep 1000", cwd=tmp_path, install=install)
     supervisor = Supervisor(Plan(processes=(plan, waiting("b"))))

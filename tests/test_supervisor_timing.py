@@ -50,6 +50,18 @@ def pauses(world: World) -> list[float]:
     return [round(later - earlier, 3) for earlier, later in pairwise(world.spawned)]
 
 
+@pytest.mark.parametrize(("may_move", "ports"), [(True, [5000, 5001]), (False, [5000, 5000])])
+async def test_a_port_that_was_taken_meanwhile_is_left(
+    world: World, autojump_clock: trio.testing.MockClock, *, may_move: bool, ports: list[int]
+) -> None:
+    """Two runs that start at the same time choose the same port, and the second server ends."""
+    world.programs["a"], world.taken = fails, {5000}
+    plan = replace(A, env={"PORT": "5000"}, port=5000, may_move=may_move, max_quick_failures=1)
+    async with supervised(world, plan) as (_, recorder):
+        await recorder.until_state("a", State.FAILED, restarts=1)
+    assert [child.port for child in world.children] == ports
+
+
 async def test_back_off_doubles_from_half_a_second_and_comes_to_rest(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -106,7 +118,7 @@ async def test_questions_come_often_at_first_and_once_a_second_in_the_end(
     assert between[-1] == pytest.approx(1.0)
 
 
-async def test_a_process_that_is_late_is_said_to_be_once_and_may_still_be_ready(
+async def test_a_late_process_gets_one_notice_and_may_still_be_ready(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     world.missing = "no answer"

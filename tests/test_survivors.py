@@ -100,7 +100,7 @@ def test_a_daemon_that_runs_away_all_the_time_is_caught(tmp_path: Path, number: 
 
 
 @linux_only
-def test_a_daemon_that_has_left_its_session_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
+def test_a_daemon_that_has_left_its_session_ends_with_its_process(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, late=DAEMON_OF_THE_LATE, other="sleep 999")
     with Run(cwd=tmp_path, env=mark.env) as run:
@@ -114,7 +114,7 @@ def test_a_daemon_that_has_left_its_session_ends_with_the_one_who_started_it(tmp
 
 
 @linux_only
-def test_nothing_survives_sigkill_of_orchestra_and_the_guardian_ends_too(tmp_path: Path) -> None:
+def test_nothing_survives_sigkill_and_the_guardian_ends_too(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, grand=GRANDCHILDREN, stubborn=STUBBORN, early=EARLY_LEADER, daemon=DAEMON)
     with Run(cwd=tmp_path, env=mark.env) as run:
@@ -127,7 +127,7 @@ def test_nothing_survives_sigkill_of_orchestra_and_the_guardian_ends_too(tmp_pat
 
 
 @linux_only
-def test_nothing_survives_sigkill_of_orchestra_whose_children_have_terminals(tmp_path: Path) -> None:
+def test_nothing_survives_sigkill_if_children_have_terminals(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, grand=GRANDCHILDREN, daemon="trap '' HUP; " + DAEMON)
     settings = (tmp_path / "orchestra.toml").read_text()
@@ -140,7 +140,7 @@ def test_nothing_survives_sigkill_of_orchestra_whose_children_have_terminals(tmp
 
 
 @linux_only
-def test_nothing_survives_sigkill_of_the_whole_process_group_of_orchestra(tmp_path: Path) -> None:
+def test_nothing_survives_sigkill_of_the_whole_process_group(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, a=GRANDCHILDREN, b=DAEMON)
     process = subprocess.Popen(
@@ -290,7 +290,7 @@ def test_ten_stubborn_children_are_waited_for_together(tmp_path: Path) -> None:
         assert marked(run_id) == []
 
 
-def test_a_second_ctrl_c_kills_who_has_left_the_session_too(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_what_has_left_the_session(tmp_path: Path) -> None:
     mark = Mark()
     daemon = f'(setsid sh -c "{STUBBORN}" &); sleep 1000'
     (tmp_path / "Procfile").write_text(f"a: {daemon}\n")
@@ -353,9 +353,7 @@ def test_twenty_restarts_leave_the_open_files_of_a_run_as_they_were(tmp_path: Pa
         pytest.param("PIPE TSTP TTIN TTOU USR1 USR2 ALRM WINCH", id="others"),
     ],
 )
-def test_children_get_default_signal_dispositions_whatever_orchestra_was_started_with(
-    tmp_path: Path, ignored: str, pty: str
-) -> None:
+def test_children_get_default_signal_dispositions(tmp_path: Path, ignored: str, pty: str) -> None:
     write(tmp_path, a="grep -E 'Sig(Ign|Blk)' /proc/self/status")
     settings = (tmp_path / "orchestra.toml").read_text()
     (tmp_path / "orchestra.toml").write_text(settings.replace("stop_timeout", f"pty = {pty}\nstop_timeout"))

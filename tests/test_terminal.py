@@ -222,7 +222,7 @@ def test_bg_leaves_the_terminal_alone_until_fg(tmp_path: Path) -> None:
 
 
 @linux_only
-def test_a_job_that_is_killed_while_it_is_stopped_leaves_nothing_and_the_terminal_as_it_was(
+def test_a_stopped_job_that_is_killed_leaves_a_clean_terminal(
     tmp_path: Path,
 ) -> None:
     mark = Mark()
@@ -243,7 +243,7 @@ def test_a_job_that_is_killed_while_it_is_stopped_leaves_nothing_and_the_termina
 
 
 @linux_only
-def test_started_in_the_background_it_prints_and_does_not_touch_the_terminal(tmp_path: Path) -> None:
+def test_in_the_background_it_prints_and_leaves_the_terminal_alone(tmp_path: Path) -> None:
     mark = Mark()
     with shell(tmp_path, env=mark.env) as terminal:
         own = modes(terminal, tmp_path)

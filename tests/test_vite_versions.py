@@ -1,4 +1,4 @@
-"""Every Vite that is in use, as npm has it: its HMR arrives through the one address, and nobody else gets it.
+"""Every Vite that is in use, as npm has it: its HMR arrives through the one address, and only there.
 
 Each setup is one run, which all the tests share. The browser cannot reach any port that Vite may choose, so
 that its client's silent way around us (straight to Vite's own port) is closed, and would be heard.
@@ -49,7 +49,7 @@ async def app(scope, receive, send):
 
 @dataclass(frozen=True)
 class Setup:
-    """How somebody has set up their Vite."""
+    """One way of setting up Vite."""
 
     major: int
     base: str = "/"
@@ -205,7 +205,7 @@ def test_a_page_of_ours_gets_the_app_its_client_and_the_hmr_socket(run: Run, set
         assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "vite-hmr")
 
 
-def test_who_lacks_the_token_is_refused_by_vite_itself(run: Run, setup: Setup) -> None:
+def test_a_client_without_the_token_is_refused_by_vite_itself(run: Run, setup: Setup) -> None:
     for token in (None, "guessed"):
         answer = shake_hands(run, setup, token, Origin=run.url)
         assert (answer.status, answer.upstream) == (400, "frontend")
@@ -213,7 +213,7 @@ def test_who_lacks_the_token_is_refused_by_vite_itself(run: Run, setup: Setup) -
     assert shake_hands(run, setup, None).status == 101
 
 
-def test_an_evil_origin_gets_no_socket_of_vite_s_with_or_without_the_token(run: Run, setup: Setup) -> None:
+def test_an_evil_origin_gets_no_hmr_socket_even_with_the_token(run: Run, setup: Setup) -> None:
     origins = [
         "http://evil.example",
         "https://evil.example",
@@ -230,7 +230,7 @@ def test_an_evil_origin_gets_no_socket_of_vite_s_with_or_without_the_token(run: 
         assert f'[proxy] allowed_origins = ["{origin}"]' in answer.text
 
 
-def test_a_page_of_an_evil_origin_cannot_read_the_client_and_its_token(run: Run, setup: Setup) -> None:
+def test_a_page_of_an_evil_origin_cannot_read_the_token(run: Run, setup: Setup) -> None:
     answer = ask(f"{run.url}{setup.base}@vite/client", {"Accept": "*/*", "Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
 
@@ -261,7 +261,7 @@ def test_an_evil_host_gets_no_socket_with_or_without_the_token(run: Run, setup: 
             assert f'[proxy] allowed_hosts = ["{name}"]' in answer.text
 
 
-def test_what_was_refused_is_told_and_who_may_still_may(run: Run, setup: Setup) -> None:
+def test_a_refusal_is_reported_and_allowed_clients_still_connect(run: Run, setup: Setup) -> None:
     shake_hands(run, setup, None, Origin="http://told.example")
     told = run.until(lambda event: event.get("code") == "origin-refused" and "told.example" in event["text"])
     assert (told["type"], told["level"]) == ("notice", "warning")

@@ -210,7 +210,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             {"Procfile": WEB},
             ["run", "-x", "web"],
             ("error: Procfile: no process is left to run\n hint: There is only web.\n"),
-            id="nobody-left",
+            id="nothing-left",
         ),
         pytest.param(
             {"Procfile": WEB + "b: x\n"},
@@ -239,7 +239,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 "error: --formation wbe=2: there is no process wbe\n"
                 " hint: Did you mean web? There are web, all.\n"
             ),
-            id="a-formation-of-somebody-unknown",
+            id="a-formation-of-an-unknown-process",
         ),
         pytest.param(
             {"Procfile": WEB},
@@ -272,7 +272,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             {"Procfile": WEB},
             ["run", "--output", "dashboard"],
             (
-                "error: the dashboard needs a terminal, and this is none\n"
+                "error: the dashboard needs a terminal: standard input or output is not one\n"
                 " hint: Use --output plain (or json), or leave it to --output auto.\n"
             ),
             id="a-dashboard-without-a-terminal",
@@ -374,7 +374,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 "error: orchestra.toml:1: process.wbe: there is no process wbe in Procfile, and no command here\n"
                 " hint: Did you mean web?\n"
             ),
-            id="a-table-of-nobody",
+            id="a-table-of-an-unknown-process",
         ),
         pytest.param(
             {"Procfile": WEB, "orchestra.toml": "[process.web]\ncommand = 'x'\n"},
@@ -422,7 +422,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 "error: orchestra.toml:2: process.web.depends_on: dependency cycle: web -> b -> web\n"
                 " hint: Take one of them out.\n"
             ),
-            id="a-circle",
+            id="a-cycle",
         ),
         pytest.param(
             {"Procfile": WEB + "b: x\n", "orchestra.toml": "[process.web]\ndepends_on = ['b']\n"},
@@ -458,7 +458,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 "error: orchestra.toml:2: proxy.backend: there is no process wbe\n"
                 " hint: Did you mean web? There is only web.\n"
             ),
-            id="an-upstream-that-is-nobody",
+            id="an-unknown-upstream",
         ),
         pytest.param(
             {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'https://x'\n"},

@@ -1,9 +1,9 @@
-"""What is left of children: one look at the process table serves all that want to know.
+"""Whether anything of a child still lives: one scan of the process table answers all that ask at once.
 
-Many children end together, and each has to see that nothing of it is left. Those that ask while a look is
-under way share the next one, in a worker thread; so the cost of an end grows with the number of processes,
-not with its square. A look that began before it was asked for is no answer: a process may have been forked
-since.
+Many children end together, and for each it has to be known that nothing of it is left. Requests that come
+while a scan is running share the next one, in a worker thread; so the cost of stopping grows with the number
+of processes, not with its square. A scan that began before the request does not answer it: a process may have
+been forked since.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _Found = TypeVar("_Found")
 # The variables that tell what a process belongs to; the last only where two of one name may live at once.
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
 _EXTRA_MARK = "ORCHESTRA_CHILD"
-# How much longer than looking is not looking, so that it never takes a core.
-_REST = 2.0
+# The pause after a scan, as a multiple of its time: scanning never takes more than a third of a core.
+_REST_RATIO = 2.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.2
 
@@ -42,10 +42,10 @@ def family_of(leader: int, env: Mapping[str, str]) -> Family:
 
 
 class SharedLook(Generic[_Key, _Found]):
-    """A look at the system that serves all that ask for one before it begins.
+    """A scan of the system that answers all requests made before it begins.
 
     Args:
-        look: Takes what is asked for, and tells what it has found of that; it runs in a worker thread.
+        look: Takes the keys that are asked for and returns what it found of them; runs in a worker thread.
         pause: Seconds at least from the end of one to the beginning of the next.
     """
 
@@ -57,7 +57,7 @@ class SharedLook(Generic[_Key, _Found]):
         self._not_before = 0.0
 
     async def ask(self, key: _Key) -> _Found | None:
-        """Look for something, by a look that begins now or later; ``None`` if it was not found."""
+        """Look for `key` in a scan that begins now or later; ``None`` if it was not found."""
         while True:
             batch = self._next
             batch.keys.append(key)
@@ -77,7 +77,7 @@ class SharedLook(Generic[_Key, _Found]):
                 begun = trio.current_time()
                 batch.found = await trio.to_thread.run_sync(self._look, batch.keys)
                 now = trio.current_time()
-                self._not_before = now + max(_REST * (now - begun), self._pause)
+                self._not_before = now + max(_REST_RATIO * (now - begun), self._pause)
         finally:
             if self._next is batch:
                 self._next = _Batch()
@@ -85,7 +85,7 @@ class SharedLook(Generic[_Key, _Found]):
 
 
 class _Batch(Generic[_Key, _Found]):
-    """What is looked for at once."""
+    """The requests that one scan answers."""
 
     def __init__(self) -> None:
         self.keys: list[_Key] = []
@@ -94,7 +94,7 @@ class _Batch(Generic[_Key, _Found]):
 
 
 class Families:
-    """Looks for the members of families; children of one run share one."""
+    """Looks for living members of families; all children of a run share it, and so its scans."""
 
     def __init__(self) -> None:
         self._scan = SharedLook(_find)

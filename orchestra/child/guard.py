@@ -1,4 +1,4 @@
-"""Our end of the guardian: start it, tell it of our children, let it go.
+"""Our end of the guardian: start it, report our children to it, end it.
 
 The guardian (`guardian.py`, a process of its own) ends what we leave behind if we are killed. Telling it is a
 short write to a pipe and never waits: a guardian that is gone costs its protection, not the run.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.errors import OrchestraError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Guard", "guarded"]
 
 _SCRIPT = Path(__file__).with_name("guardian.py")
-# It has nothing to do but to read "bye" and to exit.
-_PATIENCE = 2.0
+# Seconds for the guardian's end: it has nothing to do but to read "bye" and to exit.
+_EXIT_TIMEOUT = 2.0
 
 
 class Guard:
@@ -34,20 +36,20 @@ class Guard:
         self._pipe = pipe
 
     def spawned(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
-        """A child has been spawned, that ends in such a way."""
+        """Report a spawned child, and how it is to be stopped."""
         marks = b"\0".join(family.marks).hex()
         self._say(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
 
     def emptied(self, family: Family) -> None:
-        """Nothing is left of a child, and its number means nothing any more."""
+        """Report that nothing is left of a child: its pid may be used again."""
         self._say(f"- {family.leader}")
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """A terminal shows the dashboard, or none does any more.
+        """Report the terminal that shows the dashboard, or that none does any more.
 
         Args:
             terminal: Its device.
-            give_back: What shows the terminal's own screen again when it is written there.
+            give_back: Bytes that restore the terminal's own screen when they are written to it.
         """
         self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
@@ -58,10 +60,15 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Have the processes of a run ended should we be killed before the block is left."""
-    theirs, ours = os.pipe()
-    os.set_blocking(ours, False)
+    """Start a guardian that ends the processes of a run if we are killed inside of the block.
+
+    Raises:
+        OrchestraError: The guardian cannot be started.
+    """
+    theirs = ours = -1
     try:
+        theirs, ours = os.pipe()
+        os.set_blocking(ours, False)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],
             stdin=theirs,
@@ -72,13 +79,18 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
             env={name: value for name, value in os.environ.items() if name != "ORCHESTRA_RUN"},
             start_new_session=True,
         )
+    except OSError as exc:
+        if ours >= 0:
+            os.close(ours)
+        raise OrchestraError(f"the guardian process cannot be started: {exc.strerror}") from exc
     finally:
-        os.close(theirs)
+        if theirs >= 0:
+            os.close(theirs)
     guard = Guard(ours)
     try:
         yield guard
     finally:
-        guard._say("bye")  # noqa: SLF001 - the last word is ours
+        guard._say("bye")  # noqa: SLF001 - only this function may end it
         os.close(ours)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _PATIENCE):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _EXIT_TIMEOUT):
             await process.wait()

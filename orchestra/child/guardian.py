@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 # What stops a process that was not reported: the defaults of orchestra.
 USUAL_SIGNAL, USUAL_TIMEOUT = signal.SIGTERM, 5.0
-# After SIGKILL, a process that is still there is beyond us.
-AFTER_KILL = 5.0
+# Seconds after SIGKILL: a process that is still there then cannot be ended by us.
+AFTER_KILL = 2.0
 PAUSE = 0.05
 
 
@@ -161,7 +161,7 @@ def write(path: bytes, data: bytes) -> None:
 
 
 def clean_up(children: list[Child]) -> None:
-    """End all that is left: ask first, insist after each one's timeout."""
+    """End all that is left: its stop signal first, SIGKILL after its stop timeout."""
     begun = time.monotonic()
     families = {child.family: child for child in children}
     last = begun + max(child.stop_timeout for child in children) + AFTER_KILL
@@ -174,7 +174,7 @@ def clean_up(children: list[Child]) -> None:
             continue
         if not left and is_last:
             return
-        # A process that has let go of the pipe has its mark a moment later: one more round.
+        # A process that has just closed the pipe (at exec) has its mark a moment later: one more round.
         is_last = not left and not is_held()
         for family in left:
             child = families[family]

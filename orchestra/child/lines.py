@@ -28,7 +28,7 @@ _CONTROL = re.compile(
     re.VERBOSE,
 )
 _HAS_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-# A prompt or a progress bar, with all its colours. More is data that is still on its way.
+# Characters of a prompt or a progress bar, with all its colours. More is data that is still on its way.
 _LONGEST_PARTIAL = 8192
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
 

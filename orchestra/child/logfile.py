@@ -1,8 +1,8 @@
 """A process's output in a file: every whole line, without colours, rotated by size.
 
 ``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
-that one ``web.log.2``, and so on. Lines are appended in a worker thread, and whoever writes waits for that,
-so that nothing piles up. Each batch is in the file (though not on the disk) when it has been written.
+that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits for that, so
+that nothing piles up. Each batch is in the file (though not on the disk) when it has been written.
 
 Error handling: a file that cannot be written to any more (a full disk) raises OSError once, and then takes
 nothing: the run matters more than its log.
@@ -25,12 +25,12 @@ __all__ = ["LogFile"]
 
 
 class LogFile:
-    """One file, and those that it was before.
+    """A log file and its backups.
 
     Args:
-        path: The newest one.
+        path: The newest file.
         max_bytes: No file becomes larger, unless a single line is.
-        backups: How many older ones are kept; with none, the file begins anew.
+        backups: How many older ones are kept; with none, the full file is emptied.
     """
 
     def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
@@ -80,7 +80,7 @@ class LogFile:
         self._flush(batch)
 
     def _open(self) -> int:
-        """Have the file open; return how large it may become."""
+        """Open the file if it is not open; return how large it may become."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,10 +1,11 @@
-"""Orphans, where orchestra is process 1, as it can be in a container: it has to wait for them.
+"""Reaping orphans: what orchestra has to do when it is process 1, as it can be in a container.
 
-A process whose parent has ended is given to process 1, and stays a zombie until that has waited for it. We
-wait for each one by its number, never for just any: that would take the exit statuses of the children that
-trio waits for. A zombie that is trio's is gone a moment later; one that is still there is an orphan.
+A process whose parent has ended becomes a child of process 1, and stays a zombie until process 1 waits for
+it. Each orphan is waited for by its pid: to wait for any child would take exit statuses away from trio. trio
+reaps its own children within a moment; a zombie that is still there after that is an orphan.
 
-Only a program that owns its process does this: an embedder's children are its own affair.
+Only the command line does this: in an embedder's process there may be other children, which are not ours to
+reap.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from orchestra.child import table
 
 __all__ = ["reap_orphans"]
 
-# trio waits for its own children within milliseconds of their end.
-_TWICE = 1.0
+# Seconds before a zombie counts as an orphan: trio reaps its own children within milliseconds.
+_REAP_DELAY = 1.0
 
 
 async def reap_orphans() -> None:
-    """Wait for orphans that have ended, whenever a child of ours has; until cancelled."""
+    """Reap ended orphans, at every SIGCHLD, until cancelled."""
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         async for _ in signals:
             seen = await trio.to_thread.run_sync(_zombies)
             if seen:
-                await trio.sleep(_TWICE)
+                await trio.sleep(_REAP_DELAY)
                 for pid in seen & await trio.to_thread.run_sync(_zombies):
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait at all

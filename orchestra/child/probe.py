@@ -1,10 +1,10 @@
-"""One question to one process: are you there? An attempt either succeeds or says why it did not.
+"""One question to one process: is it there? An attempt either succeeds or says why it did not.
 
 The HTTP question is one plain ``GET`` on a connection of its own. Where nothing else is asked for, any answer
 will do, ``500`` included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn
 --reload`` accepts connections while its app cannot even be imported).
 
-Never here: how often, and what follows from it (`readiness.py`).
+Not here: how often, and what follows from it (`readiness`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ __all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "tcp_answer"]
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
-_MANNERS = 0.2
+# A client that hangs up before the end of a short answer is logged as one.
+_LINGER = 0.2
 # Bytes that are kept of what a command says: its last line is quoted.
-_SAID = 2048
+_KEPT_OUTPUT = 2048
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with its first blank behind the status.
-_ENOUGH = len(b"HTTP/1.1 200 ")
-_ANY = HttpCheck()
+_STATUS_LENGTH = len(b"HTTP/1.1 200 ")
+_ANY_ANSWER = HttpCheck()
 
 
-async def http_answer(host: str, port: int, *, check: HttpCheck = _ANY, within: float = HTTP_TIMEOUT) -> str:
+async def http_answer(
+    host: str, port: int, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT
+) -> str:
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
@@ -60,15 +63,11 @@ async def http_answer(host: str, port: int, *, check: HttpCheck = _ANY, within: 
     received = b""
     with trio.move_on_after(within) as limit:
         try:
-            # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
-            with trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET) as dialled:
-                await dialled.connect((host, port))
-                stream = trio.SocketStream(dialled)
+            async with await _dial(host, port) as stream:
                 await stream.send_all(request.encode("ascii"))
-                while len(received) < _ENOUGH and (chunk := await stream.receive_some(4096)):
+                while len(received) < _STATUS_LENGTH and (chunk := await stream.receive_some(4096)):
                     received += chunk
-                # Hear it out, if it is short: a client that hangs up early is logged as one.
-                with trio.move_on_after(_MANNERS):
+                with trio.move_on_after(_LINGER):
                     while await stream.receive_some(65536):
                         pass
         except (OSError, trio.BrokenResourceError) as exc:
@@ -89,12 +88,22 @@ async def tcp_answer(host: str, port: int) -> str:
     """Connect, and hang up; return what was wrong, in words."""
     with trio.move_on_after(_TCP_TIMEOUT):
         try:
-            with trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET) as dialled:
-                await dialled.connect((host, port))
+            async with await _dial(host, port):
                 return ""
         except OSError as exc:
             return f"port {port}: {exc}"
     return f"port {port} times out"
+
+
+async def _dial(host: str, port: int) -> trio.SocketStream:
+    # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
+    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET)
+    try:
+        await dialled.connect((host, port))
+    except BaseException:
+        dialled.close()
+        raise
+    return trio.SocketStream(dialled)
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
@@ -119,7 +128,7 @@ async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str
         with trio.move_on_after(_EXEC_TIMEOUT) as limit:
             assert process.stdout is not None  # noqa: S101 - asked for
             async for chunk in process.stdout:
-                said = (said + chunk)[-_SAID:]
+                said = (said + chunk)[-_KEPT_OUTPUT:]
             await process.wait()
     finally:
         with suppress(ProcessLookupError, PermissionError):

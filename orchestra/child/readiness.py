@@ -1,13 +1,12 @@
-"""When is a process ready? All of its checks are pursued at once, each with one question in flight.
+"""When is a process ready? All of its checks run at once, each with one question in flight.
 
-Strategy. Sockets are found by the `SocketScanner`, which looks for all processes together, often at first and
-once a second in the end; each look is followed by at most one question. Commands are asked at the same pace.
-Lines are handed in as they are written. A check that has passed has passed; when all have, the process is
-ready.
+Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
+a second; each scan is followed by at most one question. Commands are run at the same pace. Lines are handed
+in as they are written. A check that has passed is not asked again; the process is ready when all have passed.
 
-What is still missing is known at any time, in words: it is what a user needs when nothing happens.
+`in_words` tells at any time what is still missing, for the user that waits.
 
-Never here: what follows from it (`lifecycle.py`).
+Not here: what follows from it (`supervision.lifecycle`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = ["Probe", "Readiness"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-# What frontends and backends are asked unless somebody says otherwise.
+# What frontends and backends are asked by default.
 _IMPLIED = HttpCheck()
 
 
@@ -63,7 +62,7 @@ class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        plan: Whose child it is.
+        plan: The process that the child belongs to.
         env: The child's environment, for commands.
         port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
@@ -71,7 +70,7 @@ class Readiness:
 
     Attributes:
         listening: Where it listens, once that has been found.
-        missing: By check, what its last attempt lacked.
+        missing: By check, why its last attempt failed.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Readiness:
 
     @property
     def reads(self) -> bool:
-        """Whether it wants to see what is written."""
+        """Whether a check still has to see lines of output."""
         return any(not event.is_set() for event in self._seen.values())
 
     def see(self, lines: Iterable[str]) -> None:
@@ -127,15 +126,13 @@ class Readiness:
     async def ask_again(self) -> str:
         """Ask once more what can be asked again; return what was missing, in words."""
         for check in self.checks:
-            lacking = ""
-            if isinstance(check, HttpCheck) and self.listening is not None:
-                lacking = await self._probe.http_answer(self.listening.host, self.listening.port, check=check)
-            elif isinstance(check, TcpCheck) and self.listening is not None:
-                lacking = await self._probe.tcp_answer(self.listening.host, self.listening.port)
-            elif isinstance(check, ExecCheck):
-                lacking = await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
-            if lacking:
-                return lacking
+            missing = ""
+            if isinstance(check, ExecCheck):
+                missing = await self._run(check)
+            elif isinstance(check, TcpCheck | HttpCheck) and self.listening is not None:
+                missing = await self._ask(check, self.listening)
+            if missing:
+                return missing
         return ""
 
     async def _pursue(self, check: Check, leader: int, scanner: SocketScanner) -> None:
@@ -157,44 +154,39 @@ class Readiness:
         del self.missing[check]
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
-        async with scanner.looking_at(leader) as newest_sockets:
-            while True:
-                found = sockets.in_order_of_preference(await newest_sockets(), self._port)
-                for candidate in found:
-                    if isinstance(check, HttpCheck):
-                        self.missing[check] = f"port {candidate.port} is open, HTTP does not answer"
-                        within = probe.HTTP_TIMEOUT / len(found)
-                        lacking = await self._probe.http_answer(
-                            candidate.host, candidate.port, check=check, within=within
-                        )
-                        if lacking:
-                            self.missing[check] = lacking
-                            continue
-                    self.listening = candidate
+        newest_sockets = scanner.looking_at(leader)
+        while True:
+            found = sockets.in_order_of_preference(await newest_sockets(), self._port)
+            for socket in found:
+                missing = ""
+                if isinstance(check, HttpCheck):
+                    self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
+                    missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
+                if not missing:
+                    self.listening = socket
                     return
-                if not found and await self._is_answered_out_of_sight(check):
-                    return
-
-    async def _is_answered_out_of_sight(self, check: TcpCheck | HttpCheck) -> bool:
-        """Ask its own port although no socket is seen: a container's, or another user's, never is.
-
-        Only for a check that somebody has written down: at the port, a stranger may answer.
-        """
-        if self._port is None or check == _IMPLIED:
-            return False
-        for host in sockets.LOOPBACK:
-            if isinstance(check, HttpCheck):
-                lacking = await self._probe.http_answer(host, self._port, check=check)
-            else:
-                lacking = await self._probe.tcp_answer(host, self._port)
-            if not lacking:
-                self.listening = Listening(host, self._port)
-                return True
-        return False
+                self.missing[check] = missing
+            # A container's socket is not seen, nor another user's: they are asked at its own port. Only
+            # for a check that was written down, because another program's server may answer there.
+            if not found and self._port is not None and check != _IMPLIED:
+                for host in sockets.LOOPBACK:
+                    if not await self._ask(check, unseen := Listening(host, self._port)):
+                        self.listening = unseen
+                        return
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE
-        while lacking := await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env):
-            self.missing[check] = lacking
+        while missing := await self._run(check):
+            self.missing[check] = missing
             await trio.sleep(pause)
             pause = min(pause * 1.2, _LONGEST_PAUSE)
+
+    async def _ask(
+        self, check: TcpCheck | HttpCheck, at: Listening, *, within: float = probe.HTTP_TIMEOUT
+    ) -> str:
+        if isinstance(check, TcpCheck):
+            return await self._probe.tcp_answer(at.host, at.port)
+        return await self._probe.http_answer(at.host, at.port, check=check, within=within)
+
+    async def _run(self, check: ExecCheck) -> str:
+        return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)

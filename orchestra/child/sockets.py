@@ -1,11 +1,11 @@
-"""Listening sockets of this machine: which process holds which, which ports are free, and our own.
+"""Listening sockets of this machine: which process holds which, which ports are free, and how we bind ours.
 
-The truth about where a process listens is its sockets: a line in its output may be missing or stale, and a
-port that it was told is only a wish (Vite ignores ``PORT`` and moves on when 5173 is taken). Looking is cheap
-but not free: it is done only while something starts, once for all that start.
+Where a process listens is read from its sockets: a line in its output may be missing or stale, and Vite
+ignores ``PORT`` and moves on when 5173 is taken. Scanning is cheap but not free: it is done only while
+processes start, one scan for all of them.
 
-Sockets of another user cannot be seen, and the system may refuse to tell. Then less is said, not something
-wrong. psutil is imported where it is used: a run that asks for no socket does without it.
+Sockets of another user cannot be seen, and the system may refuse to tell. Then a message says less, but
+nothing wrong. psutil is imported where it is used: a run that asks for no socket does without it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import errno
 import os
 import socket
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct
 
 from orchestra.child import table
+from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 
 __all__ = [
     "LOOPBACK",
@@ -38,16 +38,19 @@ __all__ = [
     "holder",
     "in_order_of_preference",
     "is_free",
+    "programs",
     "scan",
     "servers",
 ]
 
 LOOPBACK = ("127.0.0.1", "::1")
-# Quick enough that readiness is noticed within 100 ms, slow enough not to be noticed itself.
+# Seconds between scans: readiness is noticed within 100 ms, and the scans cost next to nothing.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # Where `node --inspect` listens: it answers HTTP, but it is no web server.
 _DEBUGGER_PORTS = frozenset({9229})
+# The machine does not have the address, or not even its family.
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Listening(Struct, frozen=True):
@@ -67,12 +70,8 @@ class Listening(Struct, frozen=True):
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
-    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds.
-
-    Raises:
-        OSError: The process table cannot be read.
-    """
-    entries = list(table.take())
+    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
+    entries = _entries()
     return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
 
@@ -82,10 +81,7 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
     milliseconds; nothing is found if the process table cannot be read.
     """
-    try:
-        entries = list(table.take())
-    except OSError:
-        return frozenset()
+    entries = _entries()
     tree = table.tree(entries, leader)
     holders = {
         entry
@@ -96,8 +92,19 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     return frozenset(entry for entry in holders if entry.pid not in parents)
 
 
+def programs(leader: int, port: int) -> frozenset[str]:
+    """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks."""
+    import psutil  # noqa: PLC0415
+
+    found = set()
+    for entry in servers(leader, port):
+        with contextlib.suppress(psutil.Error, OSError):
+            found.add(psutil.Process(entry.pid).name())
+    return frozenset(found)
+
+
 def has_server(reloader: int) -> bool:
-    """Whether a process that starts servers has one now; what multiprocessing adds is none."""
+    """Whether a process that starts servers has one now; helpers of multiprocessing do not count."""
     import psutil  # noqa: PLC0415
 
     try:
@@ -163,70 +170,38 @@ def bind(host: str, port: int) -> list[socket.socket]:
         if host == "127.0.0.1":
             port = listeners[0].getsockname()[1]
             host = "::1"
-            with contextlib.suppress(_NoSuchAddressError):
-                listeners.append(_listen(host, port))
-    except _NoSuchAddressError as exc:
-        _close(listeners)
-        raise ConfigError(
-            f"cannot listen on {host}: it is no address of this machine",
-            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
-        ) from exc
+            listeners.append(_listen(host, port))
     except OSError as exc:
-        _close(listeners)
+        if exc.errno in _NO_SUCH_ADDRESS and listeners:
+            return listeners
+        for listener in listeners:
+            listener.close()
         raise _cannot_listen(host, port, exc) from exc
     return listeners
 
 
 class SocketScanner:
-    """Looks for listening sockets while any process needs to know its own, once for all of them."""
+    """Looks for the listening sockets of process trees, once for all that want to know theirs."""
 
     def __init__(self) -> None:
-        self._found: dict[int, frozenset[Listening]] = {}
-        self._joined = trio.Event()
-        self._scanned = trio.Event()
+        self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
 
-    async def run(self) -> None:
-        """Scan whenever it is wanted, until cancelled."""
-        while True:
-            await self._joined.wait()
-            self._joined = trio.Event()
-            pause = _FIRST_PAUSE
-            while self._found and not self._joined.is_set():
-                with contextlib.suppress(OSError):  # not known: as before
-                    newest = await trio.to_thread.run_sync(scan, tuple(self._found))
-                    self._found.update((each, newest[each]) for each in self._found if each in newest)
-                self._scanned.set()
-                self._scanned = trio.Event()
-                with trio.move_on_after(pause):
-                    await self._joined.wait()
-                pause = min(pause * 1.2, _LONGEST_PAUSE)
-
-    @asynccontextmanager
-    async def looking_at(self, leader: int) -> AsyncIterator[Callable[[], Awaitable[frozenset[Listening]]]]:
-        """Have the process tree of `leader` scanned; what is given waits for the next scan's result."""
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
+        """Give what looks for the sockets of a tree when it is awaited: often at first, then less so."""
+        pause = 0.0
 
         async def newest() -> frozenset[Listening]:
-            await self._scanned.wait()
-            return self._found[leader]
+            nonlocal pause
+            await trio.sleep(pause)
+            pause = min(max(pause * 1.2, _FIRST_PAUSE), _LONGEST_PAUSE)
+            return await self._scan.ask(leader) or frozenset()
 
-        self._found[leader] = frozenset()
-        self._joined.set()
-        try:
-            yield newest
-        finally:
-            del self._found[leader]
-
-
-class _NoSuchAddressError(Exception):
-    """This machine does not have the address or not even its family."""
+        return newest
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as exc:
-        raise _NoSuchAddressError from exc
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -236,10 +211,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(1024)
         listener.setblocking(False)
-    except OSError as exc:
+    except OSError:
         listener.close()
-        if exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            raise _NoSuchAddressError from exc
         raise
     return listener
 
@@ -254,10 +227,14 @@ def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
 
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if exc.errno == errno.EADDRINUSE:
-        by = holder(port)
+    if exc.errno in _NO_SUCH_ADDRESS:
         return ConfigError(
-            f"port {port} is taken{' by ' + by if by else ''}: cannot listen on {where}",
+            f"cannot listen on {host}: it is not an address of this machine",
+            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
+        )
+    if exc.errno == errno.EADDRINUSE:
+        return ConfigError(
+            f"{port_taken(port, holder(port))}: cannot listen on {where}",
             hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
         )
     if exc.errno == errno.EACCES:
@@ -272,9 +249,10 @@ def _next_free(port: int) -> int:
     return next((other for other in range(port, min(port + 100, 65535)) if is_free(other)), 0)
 
 
-def _close(listeners: Collection[socket.socket]) -> None:
-    for listener in listeners:
-        listener.close()
+def _entries() -> list[table.Entry]:
+    with contextlib.suppress(OSError):
+        return list(table.take())
+    return []
 
 
 def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
@@ -301,7 +279,7 @@ def _reachable(address: str) -> str:
 
 
 def _all_listening() -> Iterator[tuple[int, int]]:
-    """Give (pid, port) of every listening socket whose owner can be seen."""
+    """Give (pid, port) of every listening socket that can be seen."""
     import psutil  # noqa: PLC0415
 
     try:

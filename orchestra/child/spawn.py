@@ -52,10 +52,11 @@ _CHUNK = 65536
 # How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
 # what people take for that), but a line in two pieces is the rule when a child writes much.
 _PARTIAL_AFTER = 0.08
-# After SIGKILL a process can linger in the kernel (a dead network file system), but we can do nothing more.
+# Seconds after SIGKILL: a process stuck in the kernel (a dead network file system) is not waited for longer.
 _AFTER_KILL = 2.0
-# Once all are gone, only a process that is not ours can hold the pipes open: it is not waited for.
-_LAST_WORDS = 0.5
+# Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
+# is not waited for.
+_STALL_TIMEOUT = 0.5
 # What the shell does before the command takes over; $1 is what it is done with. To open a terminal makes it
 # the controlling one.
 _LIMIT_FILES = 'ulimit -Sn "$1"'
@@ -89,7 +90,7 @@ class Window:
             self._apply(terminal)
 
     def add(self, terminal: FdStream) -> None:
-        """Have a terminal follow from now on, until it is closed."""
+        """Resize a terminal with this window from now on, until it is closed."""
         self._terminals = [*self._open_ones(), terminal]
         self._apply(terminal)
 
@@ -105,7 +106,7 @@ class Child:
     """A running child. Made by `run_child` only.
 
     Attributes:
-        pid: Of the leader, and the number of its group and its session.
+        pid: The leader's pid, which is also the number of its process group and session.
         family: All that belongs to it.
         is_gone: Whether nothing of it lives any more, and its number may belong to another process.
     """
@@ -164,12 +165,11 @@ class Child:
         waiting.cancel()
 
     async def _kill_now(self) -> None:
-        """Kill what is left, cancelled or not."""
+        """Kill what is left."""
         if not self.is_gone:
             self.family.signal(signal.SIGKILL)
-            with trio.move_on_after(_AFTER_KILL, shield=True):
-                await self._process.wait()
-                await self._families.until_gone(self.family)
+            await self._process.wait()
+            await self._families.until_gone(self.family)
 
 
 async def run_child(
@@ -220,7 +220,8 @@ async def run_child(
             await output.drain()
             nursery.cancel_scope.cancel()
     finally:
-        await child._kill_now()  # noqa: SLF001
+        with trio.move_on_after(_AFTER_KILL, shield=True):
+            await child._kill_now()  # noqa: SLF001
         output.close()
         if guard is not None:
             guard.emptied(child.family)
@@ -241,7 +242,7 @@ async def _start(
     """
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     first = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
-    ours = theirs = None
+    ours = theirs = process = None
     try:
         if window is not None:
             terminal, theirs = os.openpty()
@@ -254,24 +255,22 @@ async def _start(
         process = await trio.lowlevel.open_process(
             argv, cwd=cwd, env=dict(env), stdin=end, stdout=end, stderr=end, start_new_session=True
         )
-    except BaseException as exc:
-        if ours is not None:
-            ours.close()
-        if not isinstance(exc, OSError | ValueError):  # ValueError: a NUL byte
-            raise
+    except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         what = "cannot" if isinstance(command, str) else f"{command[0]} cannot"
         raise SpawnError(f"{what} be started in {cwd}: {reason}") from exc
     finally:
         if theirs is not None:
             os.close(theirs)
+        if ours is not None and process is None:
+            ours.close()
     if ours is not None:
         return process, {"pty": ours}
     return process, {name: getattr(process, name) for name in _PIPES}
 
 
 def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
-    """Have the shell run pieces of script, each with a word that is its ``$1``, before a program."""
+    """Wrap a program so that the shell first runs pieces of script, each with a word that is its ``$1``."""
     if not first:
         return list(argv)
     script = "".join(f"{piece}; shift; " for piece, _ in first) + 'exec "$@"'
@@ -279,7 +278,7 @@ def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
 
 
 def _make_plain(terminal: int) -> None:
-    """Have a terminal pass on what is written as it is, line ends too, and not show what is typed."""
+    """Set a terminal to pass on output unchanged, line ends too, and not to echo what is typed."""
     mode = termios.tcgetattr(terminal)
     mode[1] &= ~termios.OPOST
     mode[3] &= ~termios.ECHO
@@ -311,7 +310,7 @@ class _Output:
         """Wait for the end of all streams; give up when nothing comes although we would take it."""
         while not self._done.is_set():
             before = self._chunks
-            with trio.move_on_after(_LAST_WORDS):
+            with trio.move_on_after(_STALL_TIMEOUT):
                 await self._done.wait()
             if self._chunks == before and not self._delivering:
                 self._reading.cancel()
@@ -324,12 +323,12 @@ class _Output:
     async def _read(self, name: StreamName, stream: FdStream, splitter: LineSplitter) -> None:
         shown, deadline = "", inf
         while True:
-            with trio.move_on_at(deadline) as patience:
+            with trio.move_on_at(deadline) as pause:
                 try:
                     chunk = await stream.receive_some(_CHUNK)
                 except trio.BrokenResourceError:  # EIO: no process has the terminal open any more
                     return
-            if patience.cancelled_caught:
+            if pause.cancelled_caught:
                 shown, deadline = splitter.partial(), inf
                 await self._deliver(name, (), shown)
                 continue

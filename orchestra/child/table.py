@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
 
-# A process that forks and ends again and again is seen in one of the first rounds; a busy machine settles.
-_ROUNDS = 100
+# Passes over /proc: a process that forks and ends again and again is seen in one of the first.
+_MAX_ROUNDS = 100
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -148,7 +148,7 @@ def take() -> Iterator[Entry]:
         yield from _ask_ps("-A")
         return
     seen: set[str] = set()
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         new = {name for name in os.listdir("/proc") if name.isdigit()} - seen  # noqa: PTH208 - no pathlib here
         if not new:
             return

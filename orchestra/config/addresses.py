@@ -1,10 +1,14 @@
 """Addresses: where the proxy listens, and which port each process gets.
 
-Every process of the Procfile has a place of its own among the ports, chosen or not, so that it has the same
-one whoever else runs. A port that is taken is passed over and that is said; one that the user has fixed can
-only be had as it is.
+Every process of the Procfile has a place of its own among the ports, run or not, so that it has the same one
+whichever others are run. A port that is taken is passed over, with a note; one that the user has fixed can
+only be had as it is. A port that a command takes by itself is given to no other process.
 
-Never here: binding. Whether a port is free, and who holds it, comes in as functions.
+The proxy never breaks a run that worked without it: an address that was not asked for gives way to a command
+that listens there, and to other programs. One that was asked for does not: then that is an error that names
+the line to write.
+
+Not here: binding. Whether a port is free, and what holds it, comes in as functions.
 """
 
 from __future__ import annotations
@@ -14,7 +18,10 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from orchestra.errors import ConfigError
+from msgspec import Struct
+
+from orchestra.config.plan import Note
+from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +34,21 @@ __all__ = [
     "BLOCKED_PORTS",
     "DEFAULT_BASE_PORT",
     "DEFAULT_LISTEN",
-    "assign",
+    "Machine",
+    "Ports",
+    "asked_address",
     "base_port",
-    "listen_address",
+    "check_address",
+    "first_free",
     "parse_listen",
 ]
 
 DEFAULT_LISTEN = ("127.0.0.1", 8000)
-# foreman's convention, and everyone's since: 5000, 5100, 5200.
+# The convention of foreman and its successors: 5000, 5100, 5200.
 DEFAULT_BASE_PORT = 5000
 PORTS_A_PROCESS = 100
-# AirPlay's receiver listens there on every newer Mac.
+HIGHEST_PORT = 65535
+# Ports of AirPlay's receiver on every newer Mac.
 _MACOS_PORTS = frozenset({5000, 7000})
 # Browsers refuse to open these: https://fetch.spec.whatwg.org/#port-blocking
 # fmt: off
@@ -50,6 +61,24 @@ BLOCKED_PORTS = frozenset({
 # fmt: on
 
 _LISTEN_FORM = "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone."
+
+
+class Machine(Struct, frozen=True, kw_only=True):
+    """What only the machine knows.
+
+    Attributes:
+        environ: The environment of the operating system.
+        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
+        is_free: Whether a port could be listened on now.
+        holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
+        try_listen: Raises `ConfigError` if an address cannot be listened on now.
+    """
+
+    environ: Mapping[str, str]
+    scripts: str | None = None
+    is_free: Callable[[int], bool] = lambda _: True
+    holder: Callable[[int], str] = lambda _: ""
+    try_listen: Callable[[str, int], None] = lambda _host, _port: None
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -88,16 +117,76 @@ def parse_listen(text: str) -> tuple[str, int]:
         raise wrong("the host is not an address") from exc
 
 
-def listen_address(file: SettingsFile, option: str | None) -> tuple[str, int]:
-    """Give the address to listen on: the option, else the settings, else the default."""
+def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | None:
+    """Give the address that the user asks for: the option, else the settings; ``None``: none.
+
+    Raises:
+        ConfigError: It is not an address.
+    """
     if option is not None:
         return parse_listen(option)
     if (written := file.settings.proxy.listen) is None:
-        return DEFAULT_LISTEN
+        return None
     try:
         return parse_listen(written)
     except ConfigError as exc:
         raise file.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
+
+
+def check_address(address: tuple[str, int], taken: Mapping[int, Written], machine: Machine) -> None:
+    """Check an address that the user asks for.
+
+    Args:
+        address: Host and port.
+        taken: By port, the process that takes it whatever it is told.
+        machine: Says what can be listened on.
+
+    Raises:
+        ConfigError: A process takes its port, or it cannot be listened on.
+    """
+    host, port = address
+    if port in taken:
+        process = taken[port]
+        raise ConfigError(
+            f"{process.name}: it listens on port {port}, which is the address of the proxy",
+            path=process.source.path,
+            line=process.source.line,
+            hint=f"Write `{process.name}: {_with_port(process.command, port)}`, or choose another --listen.",
+        )
+    machine.try_listen(host, port)
+
+
+def first_free(taken: Mapping[int, Written], machine: Machine) -> tuple[tuple[str, int], Note | None]:
+    """Choose an address where the user asks for none; if it is not the usual one, a note says why.
+
+    The arguments are those of `check_address`.
+
+    Raises:
+        ConfigError: None of a hundred can be had.
+    """
+    host, usual = DEFAULT_LISTEN
+    reason = ""
+    for port in range(usual, usual + 100):
+        if port in taken:
+            reason = reason or f"port {port} is {taken[port].name}'s"
+            continue
+        try:
+            machine.try_listen(host, port)
+        except ConfigError as exc:
+            reason = reason or exc.message.partition(": cannot")[0]
+        else:
+            note = Note(f"{reason}: the one address has the next free port") if reason else None
+            return (host, port), note
+    raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
+
+
+def _with_port(command: str, port: int) -> str:
+    """The command with the port that it is given, in place of its own."""
+    if re.search(rf"(?<!\d){port}(?!\d)", command):
+        return re.sub(rf"(?<!\d){port}(?!\d)", "$PORT", command)
+    told = {"runserver": "$PORT", "http.server": "$PORT", "hypercorn": "--bind 127.0.0.1:$PORT"}
+    option = next((each for word, each in told.items() if word in command), "--port $PORT")
+    return f"{command} {option}"
 
 
 def base_port(
@@ -120,130 +209,103 @@ def base_port(
     return int(text)
 
 
-def assign(
-    processes: Sequence[Written],
-    instances: Mapping[str, Sequence[str]],
-    *,
-    listen_port: int | None,
-    base: int,
-    file: SettingsFile,
-    is_free: Callable[[int], bool],
-    holder: Callable[[int], str],
-    problems: Problems,
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Give each instance its port, of those that are run a free one; and say who was moved, and why.
+class Ports:
+    """Gives each instance its port; of those that are run, a free one.
 
     Args:
         processes: All of them: each has its place, whether it is run or not.
         instances: By process, what its instances are called; none: it is not run.
         listen_port: The proxy's, if there is one.
-        base: The first process's port.
-        file: The settings.
-        is_free: Whether a port could be listened on now.
-        holder: Who listens on a port.
-        problems: Is told of ports that were fixed and cannot be had.
+        taken: By port, the process that takes it whatever it is told.
+        machine: Says which ports are free, and what holds the others.
 
-    Returns:
-        Ports by instance (and by process, for those that are not run); and by process, what is to be said.
+    Attributes:
+        by_instance: What came out; for processes that are not run, by their name.
+        moved: By process, why one of its instances has not the port that it would have.
     """
-    ports = _fixed_ports(
-        processes,
-        instances,
-        listen_port=listen_port,
-        file=file,
-        is_free=is_free,
-        holder=holder,
-        problems=problems,
-    )
-    own = frozenset() if listen_port is None else {listen_port}
-    unusable = BLOCKED_PORTS | own | (_MACOS_PORTS if sys.platform == "darwin" else frozenset())
 
-    def first_from(port: int) -> int | None:
-        while port in unusable or port in ports.values():
+    def __init__(
+        self,
+        processes: Sequence[Written],
+        instances: Mapping[str, Sequence[str]],
+        *,
+        listen_port: int | None,
+        taken: Mapping[int, Written],
+        machine: Machine,
+    ) -> None:
+        self.by_instance: dict[str, int] = {}
+        self.moved: list[tuple[str, str]] = []
+        self._processes = processes
+        self._instances = instances
+        self._listen_port = listen_port
+        self._taken = taken
+        self._machine = machine
+
+    def fix(self, file: SettingsFile, problems: Problems) -> None:
+        """Give the ports that the settings fix, further instances the next ones; they are had as they are."""
+        for each in self._processes:
+            names = self._instances[each.name]
+            for number, name in enumerate(names or [each.name]) if each.settings.port else ():
+                port = (each.settings.port or 0) + number
+                other = self._owner(port)
+                if port == self._listen_port:
+                    wrong = f"port {port} is orchestra's own", "Choose another one, or another --listen."
+                elif other:
+                    wrong = f"{other} has port {port}, too", "Choose another one."
+                elif port > HIGHEST_PORT:
+                    wrong = f"there is no port {port}", "Choose a lower one, or fewer instances."
+                elif names and not self._machine.is_free(port):
+                    wrong = self._held(port), "Stop it, or set port = 0."
+                else:
+                    self.by_instance[name] = port
+                    continue
+                problems.add(file.error(("process", each.name, "port"), wrong[0], hint=wrong[1]))
+
+    def assign(self, base: int, problems: Problems) -> None:
+        """Give all others theirs, beginning with `base`."""
+        # First the wishes of all, then the moves: no process is moved to a port that another one wishes for.
+        wishes: dict[str, tuple[int, str]] = {}
+        for index, each in enumerate(self._processes):
+            for number, name in enumerate(self._instances[each.name] or [each.name]):
+                if name not in self.by_instance:
+                    wish = base + index * PORTS_A_PROCESS + number
+                    wishes[name] = (wish, self._why_not(wish, each.name))
+                    self._give(name, self._first_from(wish, each.name))
+        for each in self._processes:
+            for name in (name for name in self._instances[each.name] if name in wishes):
+                wish, reason = wishes[name]
+                port = self.by_instance.get(name)
+                while port is not None and not self._machine.is_free(port):
+                    reason = reason or self._held(port)
+                    port = self._first_from(port + 1, each.name)
+                self._give(name, port)
+                if port is None:
+                    text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} each"
+                    problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
+                elif port != wish:
+                    self.moved.append((each.name, f"{name}: {reason}; it gets {port}"))
+
+    def _give(self, name: str, port: int | None) -> None:
+        if port is not None:
+            self.by_instance[name] = port
+
+    def _first_from(self, port: int, process: str) -> int | None:
+        while self._why_not(port, process):
             port += 1
-        return port if port <= 65535 else None
+        return port if port <= HIGHEST_PORT else None
 
-    def why(port: int) -> str:
-        if port in own:
+    def _why_not(self, port: int, process: str) -> str:
+        """Why a process cannot have a port; empty: it can."""
+        if port == self._listen_port:
             return f"port {port} is orchestra's own"
-        if port in unusable:
+        if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):
             return f"port {port} cannot be used"
-        other = next((name for name, taken in ports.items() if taken == port), None)
-        if other is not None:
-            return f"port {port} is {other}'s"
-        return _taken(port, holder)
+        taker = self._taken.get(port)
+        owner = taker.name if taker is not None and taker.name != process else self._owner(port)
+        return f"port {port} is {owner}'s" if owner else ""
 
-    # First the wishes of all, then the moves: nobody is moved onto a port that another one wishes for.
-    wishes: dict[str, tuple[int, str]] = {}
-    for index, each in enumerate(processes):
-        for number, name in enumerate(instances[each.name] or [each.name]):
-            wish = base + index * PORTS_A_PROCESS + number
-            port = ports.get(name) or first_from(wish)
-            if name not in ports:
-                wishes[name] = (wish, "" if port == wish else why(wish))
-            if port is not None:
-                ports[name] = port
-    moved = []
-    for each in processes:
-        for name in instances[each.name]:
-            wish, reason = wishes.get(name, (0, ""))
-            found = ports.get(name)
-            while found is not None and name in wishes and not is_free(found):
-                reason = reason or _taken(found, holder)
-                found = first_from(found + 1)
-            if found is None:
-                text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} for each process"
-                problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
-            else:
-                ports[name] = found
-                if name in wishes and found != wish:
-                    moved.append((each.name, f"{name}: {reason}; it gets {found}"))
-    return ports, moved
+    def _owner(self, port: int) -> str:
+        return next((name for name, other in self.by_instance.items() if other == port), "")
 
-
-def _taken(port: int, holder: Callable[[int], str]) -> str:
-    by = holder(port)
-    return f"port {port} is taken{' by ' + by if by else ''}"
-
-
-def _fixed_ports(
-    processes: Sequence[Written],
-    instances: Mapping[str, Sequence[str]],
-    *,
-    listen_port: int | None,
-    file: SettingsFile,
-    is_free: Callable[[int], bool],
-    holder: Callable[[int], str],
-    problems: Problems,
-) -> dict[str, int]:
-    """The ports that the settings fix, of further instances the next ones; each can only be had as it is."""
-    fixed: dict[str, int] = {}
-
-    def fault(each: Written, port: int, *, is_run: bool) -> ConfigError | None:
-        keys = ("process", each.name, "port")
-        other = next((name for name, taken in fixed.items() if taken == port), None)
-        if port == listen_port:
-            text, hint = f"port {port} is orchestra's own", "Choose another one, or another --listen."
-        elif other is not None:
-            text, hint = f"{other} has port {port}, too", "Choose another one."
-        elif port > 65535:
-            text, hint = f"there is no port {port}", "Choose a lower one, or fewer instances."
-        elif is_run and not is_free(port):
-            text = _taken(port, holder)
-            hint = "Stop it, or set port = 0."
-        else:
-            return None
-        return file.error(keys, text, hint=hint)
-
-    for each in processes:
-        if not each.settings.port:
-            continue
-        names = instances[each.name]
-        for number, name in enumerate(names or [each.name]):
-            port = each.settings.port + number
-            wrong = fault(each, port, is_run=bool(names))
-            if wrong is None:
-                fixed[name] = port
-            else:
-                problems.add(wrong)
-    return fixed
+    def _held(self, port: int) -> str:
+        return port_taken(port, self._machine.holder(port))

@@ -1,6 +1,6 @@
 """Readiness checks: words such as ``"http:/health"`` -> one question to a process each.
 
-Never here: asking (`child.probe`), how often and for how long (`child.readiness`).
+Not here: asking (`child.probe`), how often and for how long (`child.readiness`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``.env`` files: python-dotenv's grammar, with everything it would skip or drop as an error.
+"""``.env`` files in python-dotenv's grammar; whatever it would skip or drop is an error.
 
 Quotes, ``export``, multi-line values, ``${VAR}`` and ``${VAR:-default}`` are read as python-dotenv does. A
 line that it would skip with a warning, or drop without one, is an error here that names file and line.
@@ -37,7 +37,7 @@ def merge(
     Args:
         environ: The environment below them.
         files: Paths in order, the later file wins; and whether each one has to be there.
-        problems: Is told of files that are not there or cannot be read, and of lines that make no sense.
+        problems: Collects files that are missing or cannot be read, and lines that are not valid.
     """
     merged = dict(environ)
     for path, is_needed in files:
@@ -61,7 +61,7 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
     Args:
         text: The whole file.
         path: For messages.
-        problems: Is told of lines that make no sense; values never appear there, they may be secrets.
+        problems: Collects lines that are not valid; values never appear there, they may be secrets.
         over: What ``${VAR}`` sees beside the variables that stand above it in the file.
 
     Returns:

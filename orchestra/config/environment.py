@@ -27,7 +27,7 @@ __all__ = [
     "with_tools",
 ]
 
-# What a child reads its port from: everyone's, uvicorn's and Flask's.
+# The variables that tell a child its port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")

@@ -1,7 +1,7 @@
-"""Files that a person wrote: reading them, and collecting everything that is wrong with what they say.
+"""Reading the user's files, and collecting all problems that are found in them.
 
-`Problems` holds all that is wrong until reading has come to its end; then it is raised together, in the order
-of the files and lines. What can go wrong on its own is done inside `caught`, and left out if it was wrong.
+`Problems` collects errors until everything has been read; then they are raised together, in the order of
+files and lines. A step whose failure must not end the reading runs inside of `caught`.
 
 Not here: what any file means.
 """
@@ -21,11 +21,11 @@ __all__ = ["Problems", "is_file", "is_folder", "read_text"]
 
 
 class Problems:
-    """Collects what is wrong.
+    """Collects errors and warnings.
 
     Attributes:
-        errors: What a run cannot start with.
-        warnings: What a run may start with, and fail by later: a program that is not there yet.
+        errors: Problems with which a run cannot start.
+        warnings: Problems with which it can start, but may fail later: a program that is not there yet.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def _file_of(error: ConfigError) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Read a file that a person wrote: UTF-8, with or without a byte-order mark; line ends as they are.
+    """Read a file of the user: UTF-8, with or without a byte-order mark; line ends as they are.
 
     Raises:
         FileNotFoundError: There is no such file; the caller knows what that means.
@@ -112,7 +112,7 @@ def read_text(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file, as far as we may look; a path that cannot be one is none."""
+    """Whether there is such a file, as far as we may look; false for a path that cannot exist."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, as far as we may look; a path that cannot be one is none."""
+    """Whether there is such a folder, as far as we may look; false for a path that cannot exist."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Everything that a user wrote, put together: Procfile, ``.env`` files, settings and options -> a `Plan`.
 
 The order is that of the reader: first the Procfile and the settings are read, then processes are chosen
-(`select`), then each one gets its port (`addresses`), its environment and its reading (`discover`), and
+(`select`), then each one gets its port (`addresses`), its environment and its reading (`command`), and
 last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
 process has the same one whichever others run.
 
@@ -14,9 +14,6 @@ Looking at files is all that happens here. Not here: starting, binding, printing
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -25,10 +22,12 @@ from msgspec.structs import replace
 
 from orchestra.config import (
     addresses,
-    discover,
+    command,
     dotenv,
     environment,
+    packages,
     procfile as procfiles,
+    programs,
     roles,
     select,
     toml,
@@ -37,6 +36,7 @@ from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
     UNDECIDED,
+    AtUrl,
     Condition,
     Dependency,
     FromProcess,
@@ -51,8 +51,9 @@ from orchestra.config.schema import ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from orchestra.config.addresses import Machine
     from orchestra.config.select import Written
     from orchestra.config.toml import SettingsFile
 
@@ -60,17 +61,7 @@ __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 
-_NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
-_NEXT_STEPS = {
-    "npm": f"{_NODE} (npm comes with it)",
-    "npx": f"{_NODE} (npx comes with it)",
-    "pnpm": "Install it: `corepack enable pnpm`, or `npm install -g pnpm`",
-    "yarn": "Install it: `corepack enable yarn`, or `npm install -g yarn`",
-    "bun": "Install it: https://bun.sh, or `npm install -g bun`",
-    "bunx": "Install Bun: https://bun.sh, or `npm install -g bun`",
-    "corepack": "Install it: `npm install -g corepack`",
-    "vite": "Run it through its package: `npx vite`",
-}
+_NO_PROXY_HINT = "Set proxy.backend or proxy.frontend to a process or a URL."
 
 
 class Overrides(Struct, frozen=True, kw_only=True):
@@ -93,24 +84,6 @@ class Overrides(Struct, frozen=True, kw_only=True):
     output: str | None = None
     exit_on: str | None = None
     formation: str | None = None
-
-
-class Machine(Struct, frozen=True, kw_only=True):
-    """What only the machine knows.
-
-    Attributes:
-        environ: The environment of the operating system.
-        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
-        is_free: Whether a port could be listened on now.
-        holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
-        try_listen: Raises `ConfigError` if an address cannot be listened on now.
-    """
-
-    environ: Mapping[str, str]
-    scripts: str | None = None
-    is_free: Callable[[int], bool] = lambda _: True
-    holder: Callable[[int], str] = lambda _: ""
-    try_listen: Callable[[str, int], None] = lambda _host, _port: None
 
 
 def load(
@@ -233,30 +206,35 @@ class _Reader:
         }
 
     def read_commands(self) -> None:
+        """Find out what each command does, what it fails by, and which ports it takes by itself."""
         self.readings = {each.name: self._read(each) for each in self.chosen}
         self.installs = {}
         for each in self.chosen:
             reading = self.readings[each.name]
-            install = discover.plan_install(reading, root=self.root) if self.settings.run.install else None
+            install = None
+            if reading.manager and self.settings.run.install:
+                install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
             self.installs[each.name] = install
             # What is not sure of the command is not sure of its installation: PATH may change before it.
             manager = (install.manager,) if install is not None and reading.needs else ()
             with self.problems.caught():
-                _check(each, reading, (*reading.needs, *manager), self.env[each.name])
-            for warning in _missing(each, reading, self.env[each.name], is_installed=install is None):
+                programs.check(each, reading, (*reading.needs, *manager), self.env[each.name])
+            for warning in programs.missing(each, reading, self.env[each.name], is_installed=install is None):
                 self.problems.warn(warning)
 
-    def _read(self, process: Written) -> discover.Reading:
+        self.taken = {port: each for each in self.chosen for port in self.readings[each.name].ports}
+
+    def _read(self, process: Written) -> command.Reading:
         if not is_folder(process.cwd):
             keys, text = ("process", process.name, "cwd"), f"there is no folder {process.cwd}"
             self.problems.add(self.file.error(keys, text, hint="Create it, or correct cwd."))
-            return discover.Reading(runs_vite=False, folder=process.cwd)
-        reading = discover.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
+            return command.Reading(folder=process.cwd)
+        reading = command.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
         if reading.fault is not None:
             self.problems.add(reading.fault)
         return reading
 
-    # --- Who takes part in the proxy ---
+    # --- The proxy, and what takes part in it ---
 
     def decide_roles(self) -> roles.Roles:
         """Decide the roles, as far as they can be known before the start."""
@@ -271,7 +249,7 @@ class _Reader:
         upstreams: dict[str, roles.Given] = {}
         for key, value in (("frontend", table.frontend), ("backend", table.backend)):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, value, names, self.file)
+                upstreams[key] = roles.given(key, names, self.file, value=value)
         frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
@@ -284,56 +262,88 @@ class _Reader:
                 runs_vite=self.readings[each.name].why,
                 serves=self.readings[each.name].serves,
                 checks_http=select.is_http(self.ready[each.name]) and each.name not in completing,
-                may_be_asked=self.ready[each.name] is None and each.name not in completing,
+                may_be_asked=self.ready[each.name] is None
+                and each.name not in completing
+                and self.readings[each.name].speaks_http,
             )
             for each in self.chosen
         ]
         return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
-        """Plan the proxy; without a backend and a frontend there is none."""
-        host, port = addresses.DEFAULT_LISTEN
+        """Plan the proxy; without a backend and without a frontend there is none."""
+        address: tuple[str, int] | None = None
         with self.problems.caught():
-            host, port = addresses.listen_address(self.file, self.overrides.listen)
+            address = addresses.asked_address(self.file, self.overrides.listen)
         table = self.settings.proxy
         if self.overrides.no_proxy or not table.enabled:
             return None
-        if decided.frontend in (None, UNDECIDED) or decided.backend is None:
-            asked = self.overrides.listen or table.backend or table.frontend
-            if asked or decided.frontend not in (None, UNDECIDED):
-                self.notes.append(Note("no proxy: it needs a backend and a frontend"))
+        for key, wanted in (("backend", table.backend), ("frontend", table.frontend)):
+            if wanted in self.instances and not self.instances[str(wanted)]:
+                self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
+        upstreams = {decided.frontend, decided.backend}
+        if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
+            refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
+            why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
+            hint = "" if refused else _NO_PROXY_HINT
+            self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
-        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
+        may_move = address is None
         with self.problems.caught():
-            self.machine.try_listen(host, port)
-        undecided = tuple(name for each in decided.to_ask for name in self.instances[each])
+            if address is not None:
+                addresses.check_address(address, self.taken, self.machine)
+            else:
+                fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
+                address, note = addresses.first_free({**fixed, **self.taken}, self.machine)
+                self.notes += [] if note is None else [note]
+        host, port = address or addresses.DEFAULT_LISTEN
+        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
         return ProxyPlan(
             **shared,
             host=host,
             port=port,
+            may_move=may_move,
             backend=decided.backend,
             backend_reason=decided.backend_reason,
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
-            candidates=undecided if decided.backend is UNDECIDED else (),
+            candidates=tuple(name for each in decided.to_ask for name in self.instances[each]),
         )
+
+    def roles_of(self, decided: roles.Roles, *, has_proxy: bool) -> dict[str, Role]:
+        """Give the role of each process."""
+        given = {each.name: decided.of(each.name) for each in self.chosen}
+        for each in self.chosen:
+            # Without a frontend, a name alone does not make a process wait for HTTP: it may be a plain one.
+            is_guess = not (
+                self.readings[each.name].serves
+                or environment.mentions_port(each.command)
+                or self.settings.proxy.backend
+                or isinstance(decided.frontend, FromProcess | AtUrl)
+            )
+            if given[each.name] is Role.BACKEND and is_guess:
+                given[each.name] = Role.UNDECIDED
+            if given[each.name] is Role.UNDECIDED and not has_proxy:
+                given[each.name] = Role.OTHER
+        return given
 
     # --- The plan ---
 
     def plan(self) -> Plan:
         decided = self.decide_roles()
         proxy = self.plan_proxy(decided)
-        given = {each.name: decided.of(each.name) for each in self.chosen}
-        if proxy is None:
-            # A plain Procfile runner asks nothing.
-            is_plain = decided.frontend in (None, UNDECIDED) and not self.settings.proxy.backend
-            plain = {Role.UNDECIDED, Role.BACKEND} if is_plain else {Role.UNDECIDED}
-            given = {name: Role.OTHER if role in plain else role for name, role in given.items()}
-        for name, role in given.items():
-            if role is not Role.OTHER:
-                self.ready[name] = self.ready[name] or IMPLIED_READY
+        given = self.roles_of(decided, has_proxy=proxy is not None)
+        has_frontend = isinstance(decided.frontend, FromProcess | AtUrl)
+        implied = {name for name, role in given.items() if role is not Role.OTHER}
+        # Beside a frontend, what is left is most probably the backend; without one, it may be anything.
+        counted = {name for name in implied if has_frontend or given[name] is not Role.UNDECIDED}
+        known = {
+            name: ready or (IMPLIED_READY if name in counted else None) for name, ready in self.ready.items()
+        }
+        select.refuse_unready(given, self.waits_for, known, self.file, self.problems)
+        for name in implied:
+            self.ready[name] = self.ready[name] or IMPLIED_READY
         ports = self.assign_ports(proxy)
-        select.refuse_unready(given, self.waits_for, self.ready, self.file, self.problems)
         processes = [
             self.plan_process(each, name, given[each.name], ports)
             for each in self.chosen
@@ -361,19 +371,18 @@ class _Reader:
             base = addresses.base_port(
                 self.file, self.overrides.base_port, self.from_files, self.machine.environ
             )
-        ports, moved = addresses.assign(
+        ports = addresses.Ports(
             self.processes,
             self.instances,
             listen_port=None if proxy is None else proxy.port,
-            base=base,
-            file=self.file,
-            is_free=self.machine.is_free,
-            holder=self.machine.holder,
-            problems=self.problems,
+            taken=self.taken,
+            machine=self.machine,
         )
+        ports.fix(self.file, self.problems)
+        ports.assign(base, self.problems)
         # Vite does not ask for PORT.
-        self.notes[:0] = [Note(text) for name, text in moved if not self.readings[name].runs_vite]
-        return ports
+        self.notes[:0] = [Note(text) for name, text in ports.moved if not self.readings[name].why]
+        return ports.by_instance
 
     def plan_process(self, process: Written, name: str, role: Role, ports: Mapping[str, int]) -> ProcessPlan:
         siblings = {
@@ -400,6 +409,7 @@ class _Reader:
                 siblings=environment.sibling_variables(siblings),
             ),
             port=ports.get(name),
+            may_move=not process.settings.port,
             role=role,
             install=self.installs[process.name],
             # A process that depends on one with several instances waits for all of them.
@@ -440,46 +450,6 @@ def split_arguments(
     if args and (exists(args[0]) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")):
         return args[0], tuple(args[1:])
     return None, tuple(args)
-
-
-def _check(process: Written, reading: discover.Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
-    if reading.missing is not None:
-        hint = "Create it, or correct the command."
-        raise _wrong(process, f"cd to {reading.missing}: there is no such folder", hint)
-    for program in needs:
-        if shutil.which(program, path=env.get("PATH")) is None:
-            all_needs = " and ".join(dict.fromkeys(needs))
-            raise _wrong(
-                process,
-                f"it needs {all_needs}, but {program} is not found on PATH",
-                f"{_NEXT_STEPS.get(program, _NODE)}.",
-            )
-
-
-def _missing(
-    process: Written, reading: discover.Reading, env: Mapping[str, str], *, is_installed: bool
-) -> Iterator[ConfigError]:
-    """Say what a command is going to fail by, unless something puts it there in time: a program."""
-    try:
-        shlex.split(process.command, comments=True)
-    except ValueError:
-        yield _wrong(process, "a quote is opened and not closed", "Close it.")
-    program, cwd, correct = reading.program, reading.program_cwd, "or correct the command."
-    if not program or program in reading.needs or ("node_modules/" in program and not is_installed):
-        return
-    if "/" not in program:
-        if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
-            yield _wrong(process, f"{program} is not found on PATH", f"Install it, {correct}")
-    elif cwd is not None and not (cwd / program).exists():
-        yield _wrong(process, f"there is no {cwd / program}", f"Create it, {correct}")
-    elif cwd is not None and not os.access(cwd / program, os.X_OK):
-        yield _wrong(process, f"{cwd / program} is not executable", f"Make it so: chmod +x {cwd / program}")
-
-
-def _wrong(process: Written, message: str, hint: str) -> ConfigError:
-    path, line = process.source.path, process.source.line
-    return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
 
 
 def _output(text: str) -> Output:

@@ -57,7 +57,7 @@ class Dependency(Struct, frozen=True):
     """That a process waits for another one.
 
     Attributes:
-        name: Of the other process.
+        name: The other process.
         condition: What it has to be, or to have been, once.
     """
 
@@ -99,6 +99,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
+            user's choice.
         role: What it is to the proxy.
         install: To be run first.
         depends_on: The processes that it waits for before that.
@@ -110,6 +112,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    may_move: bool = False
     role: Role = Role.OTHER
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
@@ -166,6 +169,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     Attributes:
         host: The literal address to listen on; with ``127.0.0.1`` the same port of ``::1`` is added.
         port: 0 is any that is free.
+        may_move: Whether the next free port will do, too, if that is taken: the user did not ask for it.
         backend: The upstream that is asked first; ``None``: there is none.
         backend_reason: Why that one, for people.
         frontend: The upstream that is asked for what the backend does not know; ``None``: there is none.
@@ -175,19 +179,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    may_move: bool = False
     backend: UpstreamPlan
     backend_reason: str = ""
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
-    # Constants, in the plan until the proxy has them itself.
-    hold_requests: int = 256
-    hold_bytes: int = 8388608
-    max_head: int = 65536
-    header_timeout: float = 10.0
-    idle_timeout: float = 75.0
-    max_connections: int = 1024
-    pool: int = 64
 
 
 class Note(Struct, frozen=True):

@@ -1,8 +1,8 @@
 r"""The text of a Procfile -> its entries, and what is wrong with each other line.
 
 The grammar is small: ``name: command``, comments and empty lines. Everything else is an error that names
-line, column, cause and fix: a runner that skips what it does not understand starts half of a project without
-a word. Lines end at ``\n`` or ``\r\n`` and nowhere else: a form feed or U+2028 is part of a command.
+line, column, cause and fix: a runner that skips what it does not understand silently starts half of a
+project. Lines end at ``\n`` or ``\r\n`` and nowhere else: a form feed or U+2028 is part of a command.
 
 Not here: what a command means, whether it can be run.
 """

@@ -64,22 +64,12 @@ __all__ = [
 # Names of processes that are the backend, in the order of preference.
 BACKEND_NAMES = ("backend", "api", "web", "server", "app")
 # Programs whose sockets are not asked.
-NOT_HTTP = frozenset(
-    {
-        "beanstalkd",
-        "mariadbd",
-        "memcached",
-        "mongod",
-        "mosquitto",
-        "mysqld",
-        "mysqld_safe",
-        "nats-server",
-        "postgres",
-        "rabbitmq-server",
-        "redis-server",
-        "valkey-server",
-    }
-)
+# fmt: off
+NOT_HTTP = frozenset({
+    "beanstalkd", "mariadbd", "memcached", "mongod", "mosquitto", "mysqld", "mysqld_safe", "nats-server",
+    "postgres", "rabbitmq-server", "redis-server", "valkey-server",
+})
+# fmt: on
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
 
@@ -237,7 +227,7 @@ def _given_by_plan(upstream: UpstreamPlan) -> Given:
     return None if upstream is UNDECIDED else upstream or False
 
 
-def given(key: str, value: str | Literal[False] | None, names: Sequence[str], file: SettingsFile) -> Given:
+def given(key: str, names: Sequence[str], file: SettingsFile, *, value: str | bool | None) -> Given:
     """Read what ``proxy.backend`` or ``proxy.frontend`` says.
 
     Raises:
@@ -246,6 +236,8 @@ def given(key: str, value: str | Literal[False] | None, names: Sequence[str], fi
     if value is None or value is False:
         return value
     keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
+    if value is True:
+        raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
     if "://" not in value:
         if value not in names:
             raise file.error(keys, f"there is no process {value}", hint=did_you_mean(value, names))

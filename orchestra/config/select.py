@@ -43,9 +43,9 @@ __all__ = [
     "stop_levels",
 ]
 
-# So many ports each process has for its instances.
-MOST_INSTANCES = 100
-# What serves an `app`; without workers of its own, so that its exit status is true.
+# The ports that each process has for its instances.
+MAX_INSTANCES = 100
+# The server of an `app`; without worker processes, which would hide its exit status.
 _SERVE = "exec hypercorn --workers 0 --graceful-timeout 1 --access-logfile - --bind 127.0.0.1:$PORT"
 
 
@@ -190,10 +190,8 @@ def formation(text: str | None, processes: Sequence[Written]) -> dict[str, int]:
             raise wrong(f"there is no process {name}", did_you_mean(name, [*names, "all"]))
         if name in asked:
             raise wrong(f"{name} is in it twice", "Say it once.")
-        if len(count) > 3 or int(count) > MOST_INSTANCES:
-            raise wrong(
-                f"{count} instances of {name} are too many", f"There can be {MOST_INSTANCES} at most."
-            )
+        if len(count) > 3 or int(count) > MAX_INSTANCES:
+            raise wrong(f"{count} instances of {name} are too many", f"There can be {MAX_INSTANCES} at most.")
         asked[name] = int(count)
     default = asked.get("all")
     return {

@@ -132,7 +132,7 @@ class Model:
         held: Requests that wait for an upstream now, by id; the proxy bounds them.
         streams: What is open, by id.
         notices: Warnings and errors, oldest first; the newest 20.
-        request_count: Of all requests of the run.
+        request_count: How many requests the run has had.
     """
 
     kinds = (

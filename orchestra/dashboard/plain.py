@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestra.child.lines import without_colours
-from orchestra.dashboard.words import OURSELVES, colour_number, is_blank, sentence
-from orchestra.events import Notice, OutputPaused, RunEnded, RunStarted, StateChanged, UpstreamSwitched
+from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
+from orchestra.events import OutputPaused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainPrinter", "wants_colours"]
 
-# Stands where a whole line has its "|".
-_BEGUN = "…"
-# The colour of that sign before what was written to standard error.
+# Marks an unfinished line; a whole one has "|" there.
+_PARTIAL_SIGN = "…"
+# The colour of either sign before a line of standard error.
 _RED = "\x1b[31m"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"
@@ -51,7 +51,7 @@ class PlainPrinter:
         kinds: The types of event that `observe` is for.
     """
 
-    kinds = (RunStarted, StateChanged, OutputPaused, UpstreamSwitched, Notice, RunEnded)
+    kinds = (*SENTENCE_KINDS, OutputPaused)
 
     def __init__(
         self,
@@ -124,10 +124,10 @@ class PlainPrinter:
         stream = (event.process, event.stream)
         if event.text and stream not in self._marked:
             self._marked.add(stream)
-            self._writer.put(self._format(event, event.process, event.text, sign=_BEGUN))
+            self._writer.put(self._format(event, event.process, event.text, sign=_PARTIAL_SIGN))
 
     def _begin(self, event: OutputPaused) -> None:
-        """Have an unfinished line stand at the end of the terminal, where it is replaced in place."""
+        """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
         stream = (event.process, event.stream)
         if event.text:
             text = without_colours(event.text)[: self._columns()]

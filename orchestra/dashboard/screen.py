@@ -33,7 +33,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 
-from orchestra.dashboard.view import Dashboard, Farewell
+from orchestra.dashboard.view import Dashboard, Summary
 from orchestra.dashboard.writer import is_writable, write_some
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["SUSPEND", "KeyDecoder", "Screen", "farewell"]
+__all__ = ["SUSPEND", "KeyDecoder", "Screen", "summary"]
 
 SUSPEND = "\x1a"
 """The key Ctrl-Z."""
 
 _TICK = 0.1
-# What a terminal without a size is taken to have.
+# The size that is assumed of a terminal without one.
 _FALLBACK_SIZE = (80, 24)
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
@@ -61,7 +61,7 @@ _STALL_TIMEOUT = 0.5
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
-# To end a synchronized update, colours, our switches, and the alternate screen.
+# Ends a synchronized update, colours, the modes that we set, and the alternate screen.
 _LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
@@ -270,7 +270,7 @@ _PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
 _LONGEST_SEQUENCE = 64
 
 
-def farewell(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
+def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends.
 
     Args:
@@ -282,7 +282,7 @@ def farewell(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None
         width = os.get_terminal_size(stdout).columns or _FALLBACK_SIZE[0]
     except OSError:
         width = _FALLBACK_SIZE[0]
-    lines = _rendered(Farewell(model), (width, None), os.environ if environ is None else environ)
+    lines = _rendered(Summary(model), (width, None), os.environ if environ is None else environ)
     return "".join(f"{line}\n" for line in lines)
 
 

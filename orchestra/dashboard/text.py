@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["QUIET", "decode", "fit", "one_line", "sized"]
 
 QUIET = Style(color="color(102)")
-"""For what is only looked at when it is looked for."""
+"""The style of details that should not draw attention."""
 
-# Of one line of output, so that one line of minified JavaScript does not push out everything else.
-_MOST_ROWS = 4
+# The rows of one line of output: one line of minified JavaScript must not push out everything else.
+_MAX_ROWS = 4
 # Characters that would end a line for some terminals or for rich.
 _SEPARATORS = re.compile("[\u2028\u2029]")
 
@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
 def decode(text: str, width: int) -> tuple[Text, ...]:
     """Turn a line of output into rows of at most `width` cells. The result is shared: not to be changed."""
     # Enough for all rows, even if nearly all of it are colours.
-    text = _SEPARATORS.sub(" ", clean(text[: width * _MOST_ROWS * 8]))
+    text = _SEPARATORS.sub(" ", clean(text[: width * _MAX_ROWS * 8]))
     decoded = AnsiDecoder().decode_line(text)
     decoded.no_wrap, decoded.overflow, decoded.end = True, "crop", ""
     decoded.expand_tabs(8)
@@ -49,15 +49,15 @@ def decode(text: str, width: int) -> tuple[Text, ...]:
         return (decoded,)
     offsets: list[int] = []
     offset = 0
-    while len(offsets) < _MOST_ROWS and offset < len(decoded.plain):
+    while len(offsets) < _MAX_ROWS and offset < len(decoded.plain):
         offset += _fold(decoded.plain[offset:], width)
         offsets.append(offset)
     rows = list(decoded.divide(offsets))
-    if any(rows[_MOST_ROWS:]):
-        last = rows[_MOST_ROWS - 1]
+    if any(rows[_MAX_ROWS:]):
+        last = rows[_MAX_ROWS - 1]
         last.truncate(width - 1, overflow="crop")
         last.append("…", QUIET)
-    return tuple(fit(row, width) for row in rows[:_MOST_ROWS] if row)
+    return tuple(fit(row, width) for row in rows[:_MAX_ROWS] if row)
 
 
 def _fold(text: str, width: int) -> int:

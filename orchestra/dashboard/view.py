@@ -6,7 +6,7 @@ the rows of the screen out. What matters comes first when rows are short: proces
 requests. Child output and what clients send is data, and goes through `text`.
 
 Restraint: green, orange and red mean good, busy and bad and nothing else; each process has its own colour,
-grey is for what is only looked at when it is looked for. Only the URL and trouble are bold.
+grey is for details that should not draw attention. Only the URL and trouble are bold.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.model import LogEntry, Model, Process
     from orchestra.events import RequestFinished
 
-__all__ = ["Dashboard", "Farewell", "Footer", "Header", "Log", "ProcessTable", "Requests"]
+__all__ = ["Dashboard", "Footer", "Header", "Log", "ProcessTable", "Requests", "Summary"]
 
 GOOD = Style(color="green")
 BUSY = Style(color="color(166)")  # orange: the yellow of many terminals cannot be read on white
@@ -43,7 +43,7 @@ PLAIN = Style.null()
 STRONG = Style(bold=True)
 ADDRESS = Style(bold=True, underline=True)
 
-# All are one cell wide, and differ in shape, for eyes that see no colours.
+# All are one cell wide, and differ in shape for users that see no colours.
 LOOK: dict[State, tuple[str, Style]] = {
     State.WAITING: ("○", QUIET),
     State.INSTALLING: ("◌", BUSY),
@@ -77,14 +77,14 @@ _LONGEST_NAME = 16
 _NOTICE_SECONDS = 30.0
 # So many processes have a row even where the log then has none.
 _ALWAYS_SHOWN = 6
-# What stands right of a number that is aligned to the right.
+# The space after a number that is aligned to the right.
 _GAP = 3
 # The widths of the columns that a narrow terminal has no room for, with their gaps, in the order of drawing.
 _COLUMNS = {"pid": 7 + _GAP, "port": 5 + _GAP, "uptime": 7 + _GAP, "restarts": 8 + _GAP}
 # The time of a request that took longer stands out.
 _SLOW = 1.0
 # A shorter wait is not noticed, and not shown.
-_NOTICEABLE = 0.05
+_NOTICEABLE_WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +364,7 @@ class Footer:
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
+class Summary:
     """What stays on the normal screen when the dashboard has gone: how each process ended, and why.
 
     Of a process that failed, or that ended by itself with all others, its last lines are repeated: the log
@@ -422,7 +422,7 @@ def _note(request: RequestFinished) -> tuple[str, Style]:
         return "broken off", BAD
     if request.outcome == "client-gone":
         return "client gone", QUIET
-    if request.held > _NOTICEABLE:
+    if request.held > _NOTICEABLE_WAIT:
         return f"held {short_seconds(request.held)}", BUSY
     return "", PLAIN
 

@@ -13,7 +13,16 @@ from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged, 
 if TYPE_CHECKING:
     from orchestra.events import Event
 
-__all__ = ["OURSELVES", "PALETTE", "colour_number", "is_blank", "outcome", "sentence", "short_seconds"]
+__all__ = [
+    "OURSELVES",
+    "PALETTE",
+    "SENTENCE_KINDS",
+    "colour_number",
+    "is_blank",
+    "outcome",
+    "sentence",
+    "short_seconds",
+]
 
 OURSELVES = "orchestra"
 """The name before a line that no process has written."""
@@ -21,6 +30,9 @@ OURSELVES = "orchestra"
 # Numbers of the 256-colour palette, each readable on a white and on a dark background (a test computes the
 # contrast), and none of them the red, green or orange that states are shown in.
 PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
+
+# The events that `sentence` puts into words.
+SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, Notice, RunEnded)
 
 # A line of blanks and colours alone is not longer.
 _LONGEST_BLANK = 100

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["ReaderGone", "Unwritable", "Writer", "is_writable", "write_some"]
 
 # 4 MiB are buffered: one half is being written while the other is filled.
-_HALF = 2 * 1024 * 1024
+_BUFFER_LIMIT = 2 * 1024 * 1024
 # What a pipe holds. Larger writes would hide for how long nothing has moved.
-_PIECE = 64 * 1024
+_WRITE_SIZE = 64 * 1024
 # At the end, progress has to be seen in smaller steps: a reader that takes 1 KiB a second is still reading.
-_LAST_PIECE = 4 * 1024
+_LAST_WRITE_SIZE = 4 * 1024
 # At the end, a reader that has taken nothing for so long is not waited for.
 _STALL_TIMEOUT = 5.0
 _STALL_INTERVAL = 0.25
@@ -79,7 +79,7 @@ class Writer:
         self._room = trio.Event()
         self._drained = trio.Event()
         self._drained.set()
-        self._piece = _PIECE
+        self._write_size = _WRITE_SIZE
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Writer:
 
     @property
     def is_full(self) -> bool:  # noqa: D102 - among the attributes
-        return self._pending_bytes >= _HALF
+        return self._pending_bytes >= _BUFFER_LIMIT
 
     def put(self, data: bytes) -> None:
         """Append to the buffer, whether it is full or not; what must not lose anything waits for room."""
@@ -132,7 +132,7 @@ class Writer:
 
     async def aclose(self) -> None:
         """Wait until all is written, for as long as the reader makes progress."""
-        self._piece = _LAST_PIECE
+        self._write_size = _LAST_WRITE_SIZE
         await self._drain()
 
     async def watch_reader(self) -> None:
@@ -175,7 +175,7 @@ class Writer:
                 await trio.to_thread.run_sync(self._write, batch, abandon_on_cancel=True)
                 if not self._pending:
                     self._drained.set()
-                if len(batch) < _SMALL_BATCH and self._piece != _LAST_PIECE:
+                if len(batch) < _SMALL_BATCH and self._write_size != _LAST_WRITE_SIZE:
                     await trio.sleep(_COALESCE_DELAY)
         except BrokenPipeError:
             return ReaderGone()
@@ -186,7 +186,7 @@ class Writer:
         """Write a batch; in a worker thread."""
         rest = memoryview(batch)
         while rest and not self._is_over:
-            count = write_some(self.fd, rest[: self._piece])
+            count = write_some(self.fd, rest[: self._write_size])
             self._written_bytes += count
             rest = rest[count:]
 

@@ -1,6 +1,6 @@
-"""Asks upstreams on behalf of one request, and waits until they can be asked.
+"""Sends one request to upstreams, waits until they are ready, and sends it again where that is allowed.
 
-What may be tried again stands in `Asker.ask`. An upstream sees an orderly end of its connection, unless the
+`Asker.ask` says which requests are retried. An upstream sees an orderly end of its connection, unless the
 client itself has reset its own: servers were seen to end at a reset.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
@@ -35,9 +35,9 @@ __all__ = ["Asker", "Reply"]
 
 # An answer that is not wanted is read to its end up to this size; beyond, a new connection is cheaper.
 DISCARDED = 65536
-# It is there, or it is not: Vite sends its page in one piece.
+# Seconds for reading it: Vite sends its page in one piece, so it is there, or it is not.
 DISCARD_LIMIT = 0.5
-# RFC 9110 9.2.2.
+# Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
@@ -64,7 +64,7 @@ class Asker:
     Attributes:
         upload: The request's body; ``None`` without one.
         nursery: For the task that sends a body which is still on its way.
-        connection: To the upstream that is being asked; ``None`` while none is.
+        connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
         held: Seconds that the request has waited for upstreams.
@@ -82,6 +82,7 @@ class Asker:
     nursery: trio.Nursery | None = None
     _forwarded = b""
     _deadline: float | None = None
+    _has_met_a_death = False
 
     def __init__(
         self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
@@ -98,73 +99,76 @@ class Asker:
     async def ask(self, upstream: Upstream) -> ResponseHead | UpstreamError:
         """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on.
 
+        It may be sent again if its connection broke before the first byte of an answer, it is idempotent
+        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
+        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
+        connection that has been idle.
+
         Returns:
             The head, or why there is none.
         """
+        head, upload, shared = self._head, self.upload, self._shared
+        # All upstreams get the same bytes.
+        forwarded = self._forwarded = self._forwarded or forwarded_request(head, self._peer)
+        may_reuse = head.method in _IDEMPOTENT and (
+            upload is None or (upload.is_complete and upload.can_begin)
+        )
+        self._has_met_a_death = False
         try:
-            return await self._ask(upstream)
+            while True:
+                connection = upstream.take(shared.now) if may_reuse else None
+                if connection is None:
+                    connection = await upstream.connect(self, shared.now, fresh=not may_reuse)
+                self.connection = connection
+                try:
+                    if upload is None:
+                        await connection.send(forwarded)
+                    else:
+                        await self._send_with_body(connection, upload)
+                    answer = await connection.read_head(head)
+                    while answer.status < 200:
+                        answer = await self._pass_on_early(connection, answer)
+                    self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+                except UpstreamGone as exc:
+                    await self._prepare_again(upstream, connection, exc)
+                else:
+                    return answer
         except UpstreamError as exc:
             self.close()
             return exc
 
-    async def _ask(self, upstream: Upstream) -> ResponseHead:
-        """Ask again where that may be done.
-
-        It may be sent again if its connection died before the first byte of an answer, it is idempotent
-        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
-        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
-        connection that has been idle.
-        """
+    async def _prepare_again(
+        self, upstream: Upstream, connection: UpstreamConnection, fault: UpstreamGone
+    ) -> None:
+        """Get ready to send the request again, or raise what came of it."""
         upload = self.upload
-        is_repeatable = self._head.method in _IDEMPOTENT
-        may_reuse = is_repeatable and (upload is None or (upload.is_complete and upload.can_begin))
-        has_met_a_death = False
-        while True:
-            connection = upstream.take(self._shared.now) if may_reuse else None
-            if connection is None:
-                connection = await upstream.connect(self, self._shared.now, fresh=not may_reuse)
-            self.connection = connection
-            try:
-                answer = await self._send_and_wait(connection)
-                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
-            except UpstreamGone as exc:
-                self.close()
-                if upload is not None:
-                    await upload.stop()  # noqa: ASYNC120 - nothing is lost if it is cancelled
-                if not is_repeatable or exc.has_begun or (upload is not None and not upload.can_begin):
-                    raise
-                # The time in which an answer was awaited does not count: only being held does.
-                self._deadline = None
-                if connection.is_reused and not upstream.is_stale(connection):
-                    # Each turn uses up one idle connection; the last turn is one with a fresh one.
-                    continue
-                await upstream.wait_for_news(connection)  # noqa: ASYNC120 - as above
-                # A request that kills what gets it is sent twice at most; not every death is its fault.
-                is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
-                if is_suspect and has_met_a_death:
-                    raise
-                self._record.replayed(upstream.gate.side, str(exc))
-                self.was_ended_early = False
-                has_met_a_death = has_met_a_death or is_suspect
-            else:
-                return answer
+        self.close()
+        if upload is not None:
+            await upload.stop()
+        can_begin = upload is None or upload.can_begin
+        if self._head.method not in _IDEMPOTENT or fault.has_begun or not can_begin:
+            raise fault
+        # The time in which an answer was awaited does not count: only being held does.
+        self._deadline = None
+        if connection.is_reused and not upstream.is_stale(connection):
+            # Each turn uses up one idle connection; the last turn is one with a fresh one.
+            return
+        await upstream.wait_for_report(connection)
+        # A request that crashes its upstream is sent twice at most; not every crash is its fault.
+        is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
+        if is_suspect and self._has_met_a_death:
+            raise fault
+        self._record.replayed(upstream.gate.side, str(fault))
+        self.was_ended_early = False
+        self._has_met_a_death = self._has_met_a_death or is_suspect
 
-    async def _send_and_wait(self, connection: UpstreamConnection) -> ResponseHead:
-        head, upload = self._head, self.upload
-        # All upstreams get the same bytes.
-        forwarded = self._forwarded = self._forwarded or forwarded_request(head, self._peer)
-        if upload is None:
-            await connection.send(forwarded)
-        else:
-            await self._send_with_body(connection, upload)
-        while True:
-            answer = await connection.read_head(head)
-            if answer.status >= 200:
-                return answer
-            if answer.status == 101:
-                raise BadResponse("the upstream switched protocols, which was not asked for")
-            if head.version != b"1.0":
-                await self._client.send(forwarded_response(answer, self._record.upstream))
+    async def _pass_on_early(self, connection: UpstreamConnection, answer: ResponseHead) -> ResponseHead:
+        """Pass a 1xx on and return the next answer."""
+        if answer.status == 101:
+            raise BadResponse("the upstream switched protocols, which was not asked for")
+        if self._head.version != b"1.0":
+            await self._client.send(forwarded_response(answer, self._record.upstream))
+        return await connection.read_head(self._head)
 
     async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
         try:

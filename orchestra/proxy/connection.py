@@ -21,7 +21,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
 from orchestra.proxy.framing import NO_BODY, ClosingBody, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
-from orchestra.proxy.transport import HEAD_SIZE
+from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
@@ -55,84 +55,45 @@ class BadResponse(UpstreamError):  # noqa: N818 - as above
     """The upstream's answer is no HTTP that may be passed on."""
 
 
-class ClientConnection:
-    """A client's connection.
+class _Connection:
+    """What both kinds have.
 
     Attributes:
-        body: Of the newest request.
-        was_reset: The client has reset it.
+        body: That is read from it.
     """
 
+    body: Body = NO_BODY
+    _what = "request"
     _buffer = b""
     _keeps_alive = True
-    body: Body = NO_BODY
-    was_reset = False
 
     def __init__(self, transport: Transport, reader: HeadReader) -> None:
         self.transport = transport
         self._reader = reader
 
-    def __repr__(self) -> str:
-        return f"<ClientConnection {self.transport!r}>"
+    def _gone(self) -> Exception:
+        """Say that the peer has gone."""
+        raise NotImplementedError
 
-    async def wait_for_request(self) -> bool:
-        """Wait for the first byte of the next request; ``False`` if none will come.
+    async def send(self, data: Buffer) -> None:
+        """Send bytes as they are."""
+        try:
+            await self.transport.send_all(data)
+        except _BROKEN as exc:
+            raise self._gone() from exc
 
-        One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-        """
-        if not self._buffer:
-            try:
-                self._buffer = await self.transport.receive_some(HEAD_SIZE)
-            except _BROKEN:
-                return False
-        has_swallowed = False
-        while True:
-            if not has_swallowed and self._buffer.startswith(b"\r\n"):
-                self._buffer = self._buffer[2:]
-                has_swallowed = True
-            if self._buffer and self._buffer != b"\r":
-                return True
-            try:
-                data = await self.transport.receive_some(HEAD_SIZE)
-            except _BROKEN:
-                return False
-            if not data:
-                return False
-            self._buffer += data
-
-    async def read_head(self) -> RequestHead:
-        """Read the head of the next request.
-
-        Raises:
-            BadMessage: It is illegal; the connection can only be answered and closed.
-            ClientGone: It will never be complete.
-        """
-        # Until its head is read, a request is not complete.
-        self.body = _UNREAD
-        end = self._buffer.find(_END) + 4
-        if not 4 <= end <= MAX_HEAD:
-            end = await self._wait_for_head()
-        raw, self._buffer = self._buffer[:end], self._buffer[end:]
-        head = self._reader.request(raw)
-        self.body = request_body(head)
-        self._keeps_alive = keeps_alive(head)
-        return head
-
-    async def _wait_for_head(self) -> int:
-        searched = 0
-        while True:
-            end = end_of_head(self._buffer, searched)
-            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
-                raise BadMessage(f"the request's head has more than {MAX_HEAD} bytes", status=431)
-            if end >= 0:
-                return end
-            if is_obviously_no_request(self._buffer):
-                raise BadMessage("this is no HTTP request; is it meant for https?")
-            searched = len(self._buffer)
-            self._buffer += await self._receive(HEAD_SIZE)
+    async def receive_raw(self) -> bytes:
+        """Receive bytes as they are, after a 101: those that came with the handshake first."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        try:
+            return await self.transport.receive_some()
+        except _BROKEN as exc:
+            raise self._gone() from exc
 
     def take(self) -> bytes:
-        """Return what an upstream gets of the body's bytes that are already here.
+        """Return what the receiver gets of the body's bytes that are already here.
 
         Raises:
             BadMessage: The body is not framed as its head said.
@@ -144,78 +105,131 @@ class ClientConnection:
         self._buffer = body.rest
         return piece
 
+    async def _fill(self, max_bytes: int = RECEIVE_SIZE) -> None:
+        """Wait for more bytes; the end is an error here."""
+        try:
+            data = await self.transport.receive_some(max_bytes)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+        if not data:
+            raise self._gone()
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def _cut_head(self) -> bytes:
+        """Take the next head off the buffer; return nothing if that takes a closer look."""
+        buffer = self._buffer
+        end = buffer.find(_END) + 4
+        if not 4 <= end <= MAX_HEAD:
+            return b""
+        self._buffer = buffer[end:]
+        return buffer[:end] if self._buffer else buffer
+
+    async def _wait_for_head(self) -> bytes:
+        """Take the next head off the buffer as soon as it is whole."""
+        searched = 0
+        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
+            if self._what == "request" and is_obviously_no_request(self._buffer):
+                raise BadMessage("this is not an HTTP request; is it meant for https?")
+            searched = len(self._buffer)
+            await self._fill(HEAD_SIZE)
+        if not 0 <= end <= MAX_HEAD:
+            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+        raw, self._buffer = self._buffer[:end], self._buffer[end:]
+        return raw
+
+    def close(self) -> None:
+        """Close the connection: the peer sees an orderly end."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection so that the peer sees an error, and takes nothing for complete."""
+        self.transport.abort()
+
+
+class ClientConnection(_Connection):
+    """A client's connection.
+
+    Attributes:
+        was_reset: The client has reset it.
+    """
+
+    was_reset = False
+
+    def _gone(self) -> ClientGone:
+        return ClientGone()
+
+    async def wait_for_request(self) -> bool:
+        """Wait for the first byte of the next request; ``False`` if none will come.
+
+        One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
+        """
+        has_swallowed = False
+        while True:
+            if self._buffer[:1].isalpha():
+                return True
+            if not has_swallowed and self._buffer.startswith(b"\r\n"):
+                self._buffer = self._buffer[2:]
+                has_swallowed = True
+            if self._buffer and self._buffer != b"\r":
+                return True
+            try:
+                data = await self.transport.receive_some(HEAD_SIZE)
+            except _BROKEN:
+                return False
+            if not data:
+                return False
+            self._buffer = self._buffer + data if self._buffer else data
+
+    async def read_head(self) -> RequestHead:
+        """Read the head of the next request.
+
+        Raises:
+            BadMessage: It is illegal; the connection can only be answered and closed.
+            ClientGone: It will never be complete.
+        """
+        # Until its head is read, a request is not complete.
+        self.body = _UNREAD
+        head = self._reader.request(self._cut_head() or await self._wait_for_head())
+        self.body = request_body(head)
+        self._keeps_alive = keeps_alive(head)
+        return head
+
     async def fill(self) -> None:
         """Wait for more of the body.
 
         Raises:
             ClientGone: It will never be complete.
         """
-        self._buffer += await self._receive()
-
-    async def send(self, data: Buffer) -> None:
-        """Send bytes as they are."""
         try:
-            await self.transport.send_all(data)
-        except _BROKEN as exc:
-            raise ClientGone from exc
+            await self._fill()
+        except ClientGone as exc:
+            self.was_reset |= isinstance(exc.__cause__, ConnectionResetError)
+            raise
 
     def closes_after(self, answer: Body) -> bool:
         """Whether no request can follow an answer with that body."""
         return not self._keeps_alive or not self.body.is_complete or answer.ends_by_close
 
-    async def receive_raw(self) -> bytes:
-        """Receive bytes as they are, after a 101: those that came with the handshake first."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
-            return data
-        try:
-            return await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise ClientGone from exc
 
-    def close(self) -> None:
-        """Close the connection in an orderly way."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection so that the client cannot take what it got for complete."""
-        self.transport.abort()
-
-    async def _receive(self, max_bytes: int = 262144) -> bytes:
-        try:
-            data = await self.transport.receive_some(max_bytes)
-        except ConnectionResetError as exc:
-            self.was_reset = True
-            raise ClientGone from exc
-        except _BROKEN as exc:
-            raise ClientGone from exc
-        if not data:
-            raise ClientGone
-        return data
-
-
-class UpstreamConnection:
+class UpstreamConnection(_Connection):
     """A connection to an upstream.
 
     Args:
         transport: Connected.
-        reader: Of the heads of its answers.
+        reader: Reads the heads of its answers.
         process: What it is to, if that is a process of this run.
         label: What the upstream is called in messages.
         generation: Which life of the upstream it belongs to.
 
     Attributes:
-        body: Of the newest answer.
-        is_reused: It has been idle, so that it may have died without our knowing.
+        is_reused: It has been idle, so the upstream may have closed it without our knowing.
         since: When it was used last.
     """
 
-    _buffer = b""
-    _has_begun = False
-    _keeps_alive = True
-    body: Body = NO_BODY
     is_reused = False
     since = 0.0
+    _what = "answer"
+    _has_begun = False
 
     def __init__(
         self,
@@ -226,26 +240,19 @@ class UpstreamConnection:
         label: str = "upstream",
         generation: int = 0,
     ) -> None:
-        self.transport = transport
-        self._reader = reader
+        super().__init__(transport, reader)
         self._label = label
         self.process = process
         self.generation = generation
 
-    def __repr__(self) -> str:
-        return f"<UpstreamConnection to {self._label}, {self.transport!r}>"
+    def _gone(self) -> UpstreamGone:
+        when = "in the middle of its answer" if self._has_begun else "without an answer"
+        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
 
     def reuse(self) -> None:
         """Another request begins."""
         self.is_reused = True
         self._has_begun = False
-
-    async def send(self, data: Buffer) -> None:
-        """Send bytes as they are."""
-        try:
-            await self.transport.send_all(data)
-        except _BROKEN as exc:
-            raise self._gone() from exc
 
     async def read_head(self, request: RequestHead) -> ResponseHead:
         """Read the head of the next answer to `request`, be it informational or final.
@@ -254,16 +261,11 @@ class UpstreamConnection:
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
-        buffer = self._buffer or await self._receive_head()
+        if not self._buffer:
+            await self._fill(HEAD_SIZE)
         self._has_begun = True
-        end = buffer.find(_END) + 4
-        if not 4 <= end <= MAX_HEAD:
-            self._buffer = buffer
-            end = await self._wait_for_head()
-            buffer = self._buffer
-        raw, self._buffer = buffer[:end], buffer[end:]
         try:
-            head = self._reader.response(raw)
+            head = self._reader.response(self._cut_head() or await self._wait_for_head())
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
         if head.status >= 200:
@@ -273,41 +275,16 @@ class UpstreamConnection:
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
 
-    async def _wait_for_head(self) -> int:
-        searched = 0
-        while True:
-            end = end_of_head(self._buffer, searched)
-            if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
-                raise BadResponse(f"{self._label}: the answer's head has more than {MAX_HEAD} bytes")
-            if end >= 0:
-                return end
-            searched = len(self._buffer)
-            self._buffer += await self._receive_head()
-
-    async def _receive_head(self) -> bytes:
-        try:
-            data = await self.transport.receive_some(HEAD_SIZE)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if not data:
-            raise self._gone()
-        return data
-
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.
 
         Raises:
             BadResponse: The body is not framed as its head said.
         """
-        body = self.body
-        if not self._buffer or body.is_complete:
-            return b""
         try:
-            piece = body.feed(self._buffer)
+            return super().take()
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-        self._buffer = body.rest
-        return piece
 
     async def more(self) -> bytes:
         """Wait for more of the body, or for its end; return what the client gets of it.
@@ -316,12 +293,8 @@ class UpstreamConnection:
             BadResponse: The body is not framed as its head said.
             UpstreamGone: The connection broke, or ended in the middle.
         """
-        try:
-            data = await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if data:
-            self._buffer = data
+        self._buffer = await self.receive_raw()
+        if self._buffer:
             return self.take()
         self._keeps_alive = False
         end = self.body.close()
@@ -332,25 +305,3 @@ class UpstreamConnection:
     def is_reusable(self) -> bool:
         """Whether the answer is complete, nothing is left over, and another request may be sent."""
         return self._keeps_alive and self.body.is_complete and not self._buffer
-
-    async def receive_raw(self) -> bytes:
-        """Receive bytes as they are: after a 101, those that came with the handshake first."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
-            return data
-        try:
-            return await self.transport.receive_some()
-        except _BROKEN as exc:
-            raise self._gone() from exc
-
-    def close(self) -> None:
-        """Close the connection in an orderly way: the upstream sees an end, never an error."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection so that the upstream sees an error, as the client's was."""
-        self.transport.abort()
-
-    def _gone(self) -> UpstreamGone:
-        when = "in the middle of its answer" if self._has_begun else "without an answer"
-        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)

@@ -5,8 +5,8 @@ does what concerns upstreams. Bodies stream: what has arrived is sent before mor
 is all the flow control there is. Only a request whose body is still on its way needs a second task;
 everything else is one straight line in the connection's own task.
 
-What may not be pretended: an answer whose upstream dies in the
-middle ends with the client's connection being reset.
+An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
+reset.
 
 Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
 upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
@@ -17,7 +17,7 @@ Not here: accepting connections, limits of time (`server`), what it all means fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
@@ -37,16 +37,7 @@ from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import (
-    RESET,
-    WAIT,
-    Answer,
-    Ask,
-    Availability,
-    Fail,
-    Route,
-    is_websocket,
-)
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal, is_websocket
 from orchestra.proxy.websocket import Tunnel
 
 if TYPE_CHECKING:
@@ -88,12 +79,9 @@ class Exchange:
         self._record = Record(shared.bus, shared.next_number(), head)
         self._asker = Asker(shared, client, head, peer, self._record)
 
-    def __repr__(self) -> str:
-        return f"<Exchange {self._record!r}>"
-
     @property
     def connection(self) -> UpstreamConnection | None:
-        """To the upstream that is being asked; ``None`` while none is."""
+        """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
     async def run(self) -> None:
@@ -153,9 +141,13 @@ class Exchange:
     async def _follow_route(self) -> None:
         """Carry out one step after the other until there is an answer."""
         head, shared, asker = self._head, self._shared, self._asker
-        refusal = self._refusal()
-        if refusal is not None:
-            await self._say(refusal)
+        refused = host_refusal(head.host, shared.plan.allowed_hosts)
+        if refused is not None:
+            await self._say(Message(status=403, title="Host not allowed", text=f"{refused}."))
+            return
+        if b"via" in head.values and is_looping(head):
+            text = "The request has come through here again and again: an upstream sends it back."
+            await self._say(Message(status=508, title="Loop Detected", text=text))
             return
         if b"upgrade" in head.values and is_websocket(head):
             await self._websocket()
@@ -173,26 +165,18 @@ class Exchange:
                     return
                 case Fail():
                     raise step.error
-                case _ if step is WAIT:
+                case Signal.WAIT:
                     await self._wait_for_either()
                     may_wait = trio.current_time() < self._asker.deadline()
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
-                case _ if step is RESET:
+                case Signal.RESET:
                     raise _Reset
-                case _:
+                case Signal.SAY_OWN:
                     self._record.reason = "orchestra's own path"
                     await self._say(answers.own(head))
                     return
-
-    def _refusal(self) -> Message | None:
-        head = self._head
-        refused = host_refusal(head.host, self._shared.plan.allowed_hosts)
-        if refused is not None:
-            return Message(status=403, title="Host not allowed", text=f"{refused}.")
-        if b"via" in head.values and is_looping(head):
-            text = "The request has come through here again and again: an upstream sends it back."
-            return Message(status=508, title="Loop Detected", text=text)
-        return None
+                case _:
+                    assert_never(step)
 
     async def _wait_for_either(self) -> None:
         begun = trio.current_time()
@@ -319,7 +303,7 @@ class Exchange:
     async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
         client, record = self._client, self._record
         record.upstream = reply.upstream.gate.side
-        # From here on the end of the client's bytes is half of a goodbye, not the client's leaving.
+        # From here on the end of the client's bytes is a half-close, not the client's leaving.
         client.transport.on_hangup(None)
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)

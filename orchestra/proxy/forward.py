@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 
     from orchestra.proxy.head import Headers, RequestHead, ResponseHead
 
-__all__ = [
-    "Peer",
-    "forwarded_request",
-    "forwarded_response",
-    "forwarded_trailers",
-    "host_refusal",
-    "is_looping",
-    "keeps_alive",
-    "origin_refusal",
-    "websocket_fault",
-]
+__all__ = ["Peer", "forwarded_request", "forwarded_response", "forwarded_trailers"]
 
 VIA = b"1.1 orchestra"
 # Once is normal, twice may be two nested projects; five times the same name is a loop.
@@ -43,28 +33,16 @@ _HOP_BY_HOP = frozenset(
 )
 # A sender must not call these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's meaning.
 _NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length"})
-# What we say about ourselves, so that others cannot.
+# Fields that we add ourselves: a client or an upstream cannot forge them.
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"}
 _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
-# It has no body to have a length (RFC 9110 8.6).
+# An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-_FORBIDDEN_TRAILERS = _HOP_BY_HOP | {
-    b"authorization",
-    b"cache-control",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"max-forwards",
-    b"pragma",
-    b"range",
-    b"set-cookie",
-    b"trailer",
-}
+_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+    b"authorization cache-control content-encoding content-length content-range content-type cookie"
+    b" expect host max-forwards pragma range set-cookie trailer".split()
+)
 _UPSTREAM = {
     name: b"X-Orchestra-Upstream: " + name.encode("ascii") for name in ("backend", "frontend", "orchestra")
 }
@@ -83,23 +61,24 @@ class Peer:
 
     Args:
         address: The client's address, without a port; ``unknown`` where there is none (RFC 7239 6.2).
-        port: Of ours, that the connection arrived at.
+        port: Our port, at which the connection arrived.
     """
 
     __slots__ = ("_additions", "address", "port")
 
     def __init__(self, address: str, port: int) -> None:
-        self.address = address
+        self.address = address.encode("ascii", "replace")
         self.port = port
         # What was added for the newest Host; a connection has one, as a rule.
         self._additions = (b"", b"")
 
     def additions(self, host: bytes) -> bytes:
-        """Return the lines that follow ``X-Forwarded-For`` in a request to `host`."""
+        """Return the lines that a request to `host` gets, from ``X-Forwarded-For`` on."""
         if self._additions[0] != host or not host:
             match = _HOST.fullmatch(host)
             port = (match and match[2]) or (b"80" if host else b"%d" % self.port)
             lines = (
+                b"X-Forwarded-For: " + self.address,
                 b"X-Forwarded-Host: " + (host or b"localhost:%d" % self.port),
                 b"X-Forwarded-Proto: http",
                 b"X-Forwarded-Port: " + port,
@@ -133,13 +112,13 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
     lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
     if b"host" not in values:
         lines.append(b"Host: " + (head.host or b"localhost:%d" % peer.port))
-    address = peer.address.encode("ascii", "replace")
-    if b"x-forwarded-for" in values:
-        lines += _with_address(head, dropped, address)
+    additions = peer.additions(head.host)
+    if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
+        lines += _with_address(head, dropped, peer.address)
+        additions = additions.partition(b"\r\n")[2]
     else:
         lines += _passing(head, dropped)
-        lines.append(b"X-Forwarded-For: " + address)
-    lines.append(peer.additions(head.host))
+    lines.append(additions)
     if upgrade:
         lines += _UPGRADE
     elif head.is_chunked:
@@ -170,19 +149,11 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
 
 def _with_address(head: RequestHead, dropped: frozenset[bytes], address: bytes) -> list[bytes]:
     """Return the lines that pass, with the client's address at the end of the last ``X-Forwarded-For``."""
-    lines = []
-    is_added = False
-    for line, (name, value) in zip(reversed(head.lines), reversed(head.fields), strict=True):
-        if name in dropped:
-            continue
-        if name == b"x-forwarded-for" and not is_added:
-            is_added = True
-            lines.append(line + b", " + address if value else line + address)
-        else:
-            lines.append(line)
-    if not is_added:
-        lines.insert(0, b"X-Forwarded-For: " + address)
-    return lines[::-1]
+    passing = [pair for pair in zip(head.lines, head.fields, strict=True) if pair[1][0] not in dropped]
+    last = max(index for index, (_, field) in enumerate(passing) if field[0] == b"x-forwarded-for")
+    lines = [line for line, _ in passing]
+    lines[last] += (b", " if passing[last][1][1] else b"") + address
+    return lines
 
 
 def forwarded_response(

@@ -88,7 +88,7 @@ class LengthBody(Body):
         return data[:left]
 
 
-# All that has no body: it is complete, and never fed.
+# For messages without a body: it is complete, and never fed.
 NO_BODY = LengthBody(0)
 # The answer to a HEAD whose body would have come in chunks.
 _NO_CHUNKS = LengthBody(0, has_chunks=True)

@@ -8,7 +8,7 @@ ready is asked. While it is not decided which process the upstream is, requests 
 A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as
 long. It is woken by the next event, never by polling.
 
-Not here: connections (`pool`), what is answered to a request that waited in vain (`answers`), which process
+Not here: connections (`pool`), what is answered to a request whose wait has failed (`answers`), which process
 an upstream is (`decide` is told).
 """
 
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, base_name
+from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
 from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
 from orchestra.proxy.route import Availability, Unavailable, availability
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Endpoint", "Gate", "Waiter", "wait_any_change"]
 
-# More means that a page asks again and again; one more is answered 502.
+# Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
 # Bytes that the requests that wait at one gate may have in memory together.
 MAX_WAITING_BYTES = 8 * 1024 * 1024
@@ -128,19 +128,16 @@ class Gate:
         side: Which upstream it is.
         upstream: What is behind it; ``None``: there is no such upstream.
         bus: Where decisions and switches are reported.
-        candidates: The processes one of which an undecided upstream may be.
 
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked; ``None`` while nothing can be.
     """
 
-    def __init__(
-        self, side: Side, upstream: UpstreamPlan, *, bus: Bus, candidates: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, side: Side, upstream: UpstreamPlan, *, bus: Bus) -> None:
         self.side: Side = side
         self._bus = bus
-        self._candidates = candidates
+        self._is_open = upstream is UNDECIDED
         self._waiting = 0
         self._waiting_bytes = 0
         self._lives: dict[str, _Life] = {}
@@ -171,18 +168,19 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if that was not decided before.
+        """Take note of what the upstream is, if the plan has left that open; what was found stays.
 
         Args:
             upstream: What it is; ``None``: there is no such upstream.
             reason: Why, for people.
         """
-        if not self._is_undecided:
+        if not self._is_open or self._members:
             return
         hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
         if upstream is None:
             self._absence = f"no {self.side}: {reason}" if reason else self._absence
-            self._bus.notice(f"no-{self.side}", f"N{self._absence[1:]}", hint=hint)
+            text = self._absence[0].upper() + self._absence[1:]
+            self._bus.notice(f"no-{self.side}", text, level="info", hint=hint)
         elif isinstance(upstream, FromProcess):
             hint = f"If that is wrong, set [proxy] {self.side}."
             text = f"the {self.side} is {upstream.name}: {reason}"
@@ -218,20 +216,6 @@ class Gate:
                     )
                     self._bus.emit(switched)
                 self._look()
-            elif self._is_undecided and event.process in self._candidates:
-                self._decide_by_state(event.process)
-
-    def _decide_by_state(self, process: str) -> None:
-        """Decide while the supervisor does not: the first candidate that is ready; none if all have ended."""
-        if self.side == "backend" and self._life(process).availability is Availability.READY:
-            name = base_name(process)
-            instances = tuple(each for each in self._candidates if base_name(each) == name)
-            upstream = FromProcess(name=name, instances=instances if instances != (name,) else ())
-            self.decide(upstream, reason="it was the first to answer HTTP")
-            return
-        states = [self._life(each).state for each in self._candidates]
-        if all(state is not None and state.is_ended for state in states):
-            self.decide(None, reason=f"none of {', '.join(self._candidates)} answers HTTP")
 
     def _life(self, process: str) -> _Life:
         return self._lives.setdefault(process, _Life())

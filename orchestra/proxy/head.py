@@ -83,7 +83,7 @@ class _Head(Struct, frozen=True):
         lines: Each field as ``Name: value``, the name as received, in order.
         fields: The same as pairs of the lower-case name and the value.
         values: The first value of each name; of ``connection`` all of them, as one list.
-        length: Of the body as ``Content-Length`` says; ``None`` without one.
+        length: The length of the body by ``Content-Length``; ``None`` without one.
         is_chunked: Whether the body is chunked.
     """
 
@@ -173,11 +173,6 @@ class ResponseHead(_Head, frozen=True):
         return cls(lines, fields, values, length, is_chunked, status, reason, version)
 
     @property
-    def is_informational(self) -> bool:
-        """Whether a final response is still to come."""
-        return self.status < 200
-
-    @property
     def media_type(self) -> bytes:
         """The media type without its parameters, in lower case; empty if none is given."""
         return self.values.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -227,18 +222,13 @@ class HeadReader:
         limit: Header lines that are remembered, of requests and of answers each.
 
     Attributes:
-        short: How many heads took the short way.
-        long: How many took the long one.
+        long: How many heads took the long way.
     """
 
     def __init__(self, limit: int = _KNOWN_LINES) -> None:
         self._requests = _KnownLines(limit)
         self._responses = _KnownLines(limit)
-        self.short = 0
         self.long = 0
-
-    def __repr__(self) -> str:
-        return f"<HeadReader: {self.short} heads the short way, {self.long} the long way>"
 
     def request(self, raw: bytes) -> RequestHead:
         """Read the head of a request, its empty line included.
@@ -257,7 +247,6 @@ class HeadReader:
                 if host is not None and len(values) == len(fields) and _HOST.fullmatch(host) is not None:
                     framing = _framing(values)
                     if framing is not None:
-                        self.short += 1
                         length, is_chunked = framing
                         return RequestHead(
                             lines, fields, values, length, is_chunked, match[1], match[2], b"1.1", host
@@ -280,11 +269,12 @@ class HeadReader:
                 values = dict(fields)
                 if len(values) != len(fields):
                     values = _values(fields)
-                    framing = _framing(values) if not _repeats_framing(fields) else None
+                    names = [name for name, _ in fields]
+                    is_clear = names.count(b"content-length") < 2 and names.count(b"transfer-encoding") < 2
+                    framing = _framing(values) if is_clear else None
                 else:
                     framing = _framing(values)
                 if framing is not None:
-                    self.short += 1
                     length, is_chunked = framing
                     return ResponseHead(
                         lines, fields, values, length, is_chunked, int(match[1]), match[2], b"1.1"
@@ -304,12 +294,13 @@ class _KnownLines:
         """Read header lines; ``None`` if one is in any way unusual."""
         # `list` and `map` do in C what a loop would need five times as long for.
         fields = list(map(self._known.get, lines))
-        while not all(fields):
-            index = fields.index(None)
-            match = _SHORT_LINE.fullmatch(lines[index])
-            if match is None:
-                return None
-            fields[index] = self._learn(lines[index], match[1].lower(), match[2])
+        if not all(fields):
+            for index, field in enumerate(fields):
+                if field is None:
+                    match = _SHORT_LINE.fullmatch(lines[index])
+                    if match is None:
+                        return None
+                    fields[index] = self._learn(lines[index], match[1].lower(), match[2])
         return fields  # type: ignore[return-value]  # no None is left
 
     def _learn(self, line: bytes, name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -333,20 +324,11 @@ def _framing(values: dict[bytes, bytes]) -> tuple[int | None, bool] | None:
     return (int(length), False) if length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS else None
 
 
-def _repeats_framing(fields: Headers) -> bool:
-    names = [name for name, _ in fields]
-    return names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1
-
-
 # --- The long way --------------------------------------------------------------------------------------
 
 
 def judge_request(raw: bytes) -> RequestHead:
-    """Read the head of a request by all rules, ours and h11's.
-
-    Raises:
-        BadMessage: See `HeadReader.request`.
-    """
+    """Read the head of a request by all rules, ours and h11's, as `HeadReader.request` does."""
     lines = _lines(raw)
     match = _REQUEST_LINE.fullmatch(lines[0])
     if match is None:
@@ -361,25 +343,15 @@ def judge_request(raw: bytes) -> RequestHead:
     target, authority = _origin_form(method, target)
     host = _host(headers, version, authority)
     _no_contradiction(lengths, codings, version)
-    head = RequestHead.of(
-        method,
-        target,
-        headers,
-        version=version,
-        host=host,
-        length=_length(lengths),
-        is_chunked=bool(codings),
-    )
     _ask_h11(h11.Connection(h11.SERVER), raw)
-    return head
+    length, is_chunked = _length(lengths), bool(codings)
+    return RequestHead.of(
+        method, target, headers, version=version, host=host, length=length, is_chunked=is_chunked
+    )
 
 
 def judge_response(raw: bytes) -> ResponseHead:
-    """Read the head of a response by all rules, ours and h11's.
-
-    Raises:
-        BadMessage: See `HeadReader.response`.
-    """
+    """Read the head of a response by all rules, ours and h11's, as `HeadReader.response` does."""
     lines = _lines(raw)
     match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
@@ -388,21 +360,16 @@ def judge_response(raw: bytes) -> ResponseHead:
     version = b"1." + minor
     headers, lengths, codings = _headers(lines[1:])
     _no_contradiction(lengths, codings, version)
-    head = ResponseHead.of(
-        int(status),
-        headers,
-        reason or b"",
-        version=version,
-        length=_length(lengths),
-        is_chunked=bool(codings),
-    )
+    length, is_chunked = _length(lengths), bool(codings)
     client = h11.Connection(h11.CLIENT)
     # It takes an answer only after a request, and a 101 only if that has asked for it.
     asked = [("Host", "localhost"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
     client.send(h11.Request(method="GET", target="/", headers=asked))
     client.send(h11.EndOfMessage())
     _ask_h11(client, raw)
-    return head
+    return ResponseHead.of(
+        int(status), headers, reason or b"", version=version, length=length, is_chunked=is_chunked
+    )
 
 
 def judge_trailer(line: bytes) -> tuple[bytes, bytes]:

@@ -5,9 +5,9 @@ Strategy. `Pool` is a stack of idle connections, newest first, with three reason
 asked for), or its upstream is not the same any more. `Upstream` puts the gate before it: wait until the
 upstream is ready, take an idle connection, else dial.
 
-A refused dial of a process that is said to be ready means that news of its death is on its way. Nothing of
-the request has reached it, so that any request may go on waiting. Something that runs elsewhere is not waited
-for: its coming would not be reported.
+If a process that is reported as ready refuses a dial, the report of its end is on its way. Nothing of the
+request has reached it, so any request may go on waiting. A server outside of this run is not waited for: no
+event would report its start.
 
 Not here: what is sent over a connection, and whether it may be sent again (`exchange`).
 """
@@ -34,12 +34,12 @@ __all__ = ["Dial", "Pool", "Upstream"]
 
 Dial: TypeAlias = "Callable[[str, int], Awaitable[Transport]]"
 
-# Node's and uvicorn's keep-alive is 5 s; a second is for a request that is just being sent.
+# Node and uvicorn close idle connections after 5 s; one second of margin for a request on its way.
 IDLE_LIMIT = 4.0
 # More than a browser opens at once, for several of them.
 IDLE_CONNECTIONS = 64
-# How long news of a death may take to reach us before we dial again.
-NEWS_DELAY = 0.1
+# How long the report of a process's end may take to reach us before we dial again.
+REPORT_DELAY = 0.1
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -47,7 +47,7 @@ class Pool:
     """Idle connections to one upstream.
 
     Args:
-        limit: So many at most.
+        limit: How many are kept at most.
     """
 
     def __init__(self, limit: int = IDLE_CONNECTIONS) -> None:
@@ -97,11 +97,11 @@ class Upstream:
 
     Args:
         dial: How to connect; raises `OSError`.
-        reader: Of the heads of its answers.
-        idle: So many idle connections are kept.
+        reader: Reads the heads of its answers.
+        idle: How many idle connections are kept at most.
 
     Attributes:
-        generation: Counts its lives: each process or address that was asked, each time anew.
+        generation: Counts the endpoints so far: another process or address begins a new generation.
     """
 
     def __init__(self, gate: Gate, *, dial: Dial, reader: HeadReader, idle: int = IDLE_CONNECTIONS) -> None:
@@ -113,7 +113,7 @@ class Upstream:
         self.generation = 0
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.gate!r} in life {self.generation}, {self._pool!r}>"
+        return f"<Upstream {self.gate!r} in generation {self.generation}, {self._pool!r}>"
 
     @property
     def idle(self) -> int:
@@ -134,14 +134,14 @@ class Upstream:
         self.look()
 
     def look(self) -> None:
-        """Drop connections to what is not asked any more."""
+        """Drop all connections if the endpoint has changed."""
         if self._endpoint != self.gate.endpoint:
             self._endpoint = self.gate.endpoint
             self.generation += 1
             self._pool.clear()
 
     def is_stale(self, connection: UpstreamConnection) -> bool:
-        """Whether it is to a life that is over, or about to be."""
+        """Whether it is to an earlier generation, which has ended or is about to."""
         return connection.generation != self.generation
 
     def take(self, now: float) -> UpstreamConnection | None:
@@ -181,11 +181,11 @@ class Upstream:
                 deadline = waiter.deadline()
                 if now >= deadline or not (is_ours or self.gate.is_supervised):
                     raise self.gate.unavailable() from exc
-                await self.gate.wait_change(min(now + NEWS_DELAY, deadline))
+                await self.gate.wait_change(min(now + REPORT_DELAY, deadline))
                 waiter.held += trio.current_time() - now
                 continue
             if generation != self.generation:
-                # It has begun to go while we dialled; nothing has been sent to it yet.
+                # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
                 transport.close()
                 continue
             return UpstreamConnection(
@@ -196,10 +196,10 @@ class Upstream:
                 generation=generation,
             )
 
-    async def wait_for_news(self, connection: UpstreamConnection) -> None:
-        """Wait a moment after a connection broke: that its process is gone may be about to be reported."""
+    async def wait_for_report(self, connection: UpstreamConnection) -> None:
+        """Wait a moment after a connection broke: the report that its process has ended may be on its way."""
         if self.gate.is_supervised:
-            deadline = trio.current_time() + NEWS_DELAY
+            deadline = trio.current_time() + REPORT_DELAY
             while not self.is_stale(connection) and trio.current_time() < deadline:
                 await self.gate.wait_change(deadline)
 

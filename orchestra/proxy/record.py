@@ -20,13 +20,15 @@ from orchestra.events import (
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
-    from orchestra.events import Bus, Outcome, StreamKind, UpstreamName
+    from collections.abc import Callable
+
+    from orchestra.events import Bus, Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.route import Side
 
 __all__ = ["Record"]
 
-# Of a target; data: URLs in queries have been seen to be megabytes.
+# Bytes of a target that events carry; data: URLs in queries have been seen to be megabytes.
 MAX_TARGET = 8192
 
 
@@ -38,7 +40,7 @@ class Record:
 
     Attributes:
         upstream: Where the answer comes from.
-        status: Of the answer; ``None`` while none has begun.
+        status: The status of the answer; ``None`` before it begins.
         reason: Why it is that answer.
     """
 
@@ -56,9 +58,6 @@ class Record:
         self._is_due = bus.wants(RequestFinished)
         self._begun = trio.current_time()
 
-    def __repr__(self) -> str:
-        return f"<Record {self._number} {self._head.method!r} {self._head.path!r} {self.reason}>"
-
     def _target(self) -> str:
         return self._head.target[:MAX_TARGET].decode("ascii")
 
@@ -68,16 +67,16 @@ class Record:
         if self._is_due:
             self._first_byte = trio.current_time() - self._begun
 
+    def _tell(self, kind: Callable[..., Event], **more: object) -> None:
+        method, target = self._head.method.decode("ascii"), self._target()
+        self._bus.emit(kind(id=self._number, method=method, target=target, **more))
+
     def finished(self, *, held: float, bytes_in: int, bytes_out: int) -> None:
         """The exchange is over, or has become a WebSocket."""
-        if not self._is_due:
-            return
-        self._is_due = False
-        self._bus.emit(
-            RequestFinished(
-                id=self._number,
-                method=self._head.method.decode("ascii"),
-                target=self._target(),
+        if self._is_due:
+            self._is_due = False
+            self._tell(
+                RequestFinished,
                 status=self.status,
                 upstream=self.upstream,
                 reason=self.reason,
@@ -88,37 +87,20 @@ class Record:
                 bytes_out=bytes_out,
                 outcome=self.outcome,
             )
-        )
 
     def held(self, side: Side, reason: str) -> None:
         """It begins to wait for an upstream."""
-        self._bus.emit(
-            RequestHeld(
-                id=self._number,
-                method=self._head.method.decode("ascii"),
-                target=self._target(),
-                upstream=side,
-                reason=reason,
-            )
-        )
+        self._tell(RequestHeld, upstream=side, reason=reason)
+
+    def replayed(self, side: Side, reason: str) -> None:
+        """It is sent again."""
+        self._tell(RequestReplayed, upstream=side, reason=reason)
 
     def released(self, side: Side, found: Availability | None, held: float) -> None:
         """It waits no longer; ``None``: it was cancelled."""
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if found is None else "ready" if found is Availability.READY else "failed"
         self._bus.emit(RequestReleased(id=self._number, upstream=side, held=held, outcome=outcome))
-
-    def replayed(self, side: Side, reason: str) -> None:
-        """It is sent again."""
-        self._bus.emit(
-            RequestReplayed(
-                id=self._number,
-                method=self._head.method.decode("ascii"),
-                target=self._target(),
-                upstream=side,
-                reason=reason,
-            )
-        )
 
     def stream_opened(self, kind: StreamKind) -> None:
         """It has become a stream."""

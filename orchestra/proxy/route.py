@@ -1,14 +1,14 @@
 """Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-Strategy. The backend is asked first, because only it knows what it knows; what it answers with 404 falls back
-to Vite. The trap is that Vite says 200 with its page to nearly everything, so that an honest 404 of an API
-would turn into HTML with 200. Hence two judgements: whether a 404 may fall back at all, and whether what Vite
-made of it may replace it. A page is only ever an answer to a navigation.
+Strategy. The backend is asked first, because only it knows its routes; a request that it answers with 404
+falls back to Vite. The trap is that Vite answers nearly every path with 200 and its page, so that an honest
+404 of an API would turn into HTML with 200. Hence two decisions: whether a 404 may fall back at all, and
+whether Vite's answer may replace it. A page is only ever an answer to a navigation.
 
-A `Route` is one request's way: `begin` says the first step, `next` says what follows from what came of it.
-Paths that turned out to be assets of the frontend are remembered (`Memo`), because a page of 1,000 modules
-would otherwise be 1,000 404s of the backend, each time. `availability` says what the state of a process means
-for the requests that want it.
+A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
+the outcome of the last one. Paths that turned out to be assets of the frontend are remembered (`Memo`),
+because a page of 1,000 modules would otherwise cost 1,000 404s of the backend, each time. `availability` says
+what the state of a process means for the requests to it.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 
@@ -52,7 +52,7 @@ _READING = (b"GET", b"HEAD")
 
 
 class Availability(Enum):
-    """What a request has to expect of an upstream."""
+    """Whether a request can be sent to an upstream now, later, or not at all."""
 
     READY = "ready"
     HOLD = "hold"
@@ -104,20 +104,15 @@ class Fail(Struct, frozen=True):
     error: UpstreamError
 
 
-class _Simple(Enum):
-    WAIT = auto()
-    RESET = auto()
-    SAY_OWN = auto()
+class Signal(Enum):
+    """A step without parameters."""
+
+    WAIT = auto()  # until the availability of either upstream has changed, then begin again
+    RESET = auto()  # the client's connection
+    SAY_OWN = auto()  # answer for orchestra itself
 
 
-# Wait until the availability of either upstream has changed, then begin again.
-WAIT = _Simple.WAIT
-# Reset the client's connection.
-RESET = _Simple.RESET
-# Answer for orchestra itself.
-SAY_OWN = _Simple.SAY_OWN
-
-Step: TypeAlias = Ask | Answer | Fail | _Simple
+Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
@@ -129,7 +124,7 @@ class Kept(Enum):
 
 Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
 
-# Most requests need no others.
+# The steps of most requests, made once.
 _ASK_BACKEND = Ask("backend")
 _ASK_FRONTEND = Ask("frontend")
 _FALL_BACK = Ask("frontend", keeps_answer=True)
@@ -161,7 +156,7 @@ class Memo:
     """Paths that the backend did not know and that turned out to be assets of the frontend.
 
     Args:
-        limit: So many at most; the oldest goes.
+        limit: How many are kept at most; then the oldest is dropped.
     """
 
     def __init__(self, limit: int = MEMORY) -> None:
@@ -216,7 +211,7 @@ class Router:
         self.api = _Prefixes([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         self.replay_bytes = plan.replay_bytes
-        # Then all that it says stands; a backend that was looked for and not found is another matter.
+        # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
         self._to_frontend = _Prefixes(plan.frontend_websockets)
         self._to_backend = _Prefixes([plan.api_prefix, *plan.backend_prefixes])
@@ -250,7 +245,7 @@ class Router:
 
 
 class _At(Enum):
-    """Whose answer is awaited, and what it is for."""
+    """The state of a route: which answer is awaited, and what for."""
 
     BACKEND = auto()
     FALLBACK = auto()
@@ -261,7 +256,7 @@ class _At(Enum):
 
 
 class Route:
-    """One request's way."""
+    """The state machine of one request: which step comes next."""
 
     _at = _At.BACKEND
     _is_ping = False
@@ -273,15 +268,12 @@ class Route:
         self._router = router
         self._memo = router.memo
 
-    def __repr__(self) -> str:
-        return f"<Route of {self._head.path!r} at {self._at.name}>"
-
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
-        """Decide what to do first; without `may_wait` it is not to wait any more."""
+        """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
         path = head.path
         if path.startswith(OWN_PREFIX) or path == b"*":
-            return SAY_OWN
+            return Signal.SAY_OWN
         if frontend is Availability.ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:
@@ -294,7 +286,7 @@ class Route:
         ):
             # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
             self._is_ping = True
-            return self._ask_frontend("vite's ping") if frontend is Availability.READY else RESET
+            return self._ask_frontend("vite's ping") if frontend is Availability.READY else Signal.RESET
         if router.frontend_paths.match(path):
             return self._ask_frontend("vite's own path")
         if self._memo is not None and frontend is Availability.READY and self._memo.knows(head, path):
@@ -306,7 +298,7 @@ class Route:
                 self._at = _At.EARLY_ASSET
                 return _ASK_FRONTEND
             if frontend is Availability.HOLD and may_wait:
-                return WAIT
+                return Signal.WAIT
         return _ASK_BACKEND
 
     def _ask_frontend(self, reason: str) -> Ask:
@@ -325,7 +317,7 @@ class Route:
             case _At.FRONTEND:
                 if isinstance(outcome, ResponseHead):
                     return Answer(self._reason)
-                return RESET if self._is_ping else _failed(outcome)
+                return Signal.RESET if self._is_ping else _failed(outcome)
             case _At.ALONE:
                 return self._after_frontend_alone(outcome)
             case _At.EARLY_ASSET | _At.REMEMBERED_ASSET:
@@ -430,7 +422,7 @@ def is_for_a_window(head: RequestHead) -> bool:
 
 
 def is_asset(head: RequestHead) -> bool:
-    """Whether a page loads this for itself: what Vite may answer while the backend is not there."""
+    """Whether a page loads this for itself: what Vite may answer while the backend is not ready."""
     return head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
 
 

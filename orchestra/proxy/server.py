@@ -52,7 +52,7 @@ __all__ = ["Proxy"]
 
 logger = logging.getLogger(__name__)
 
-# How exactly limits of time are kept; they are seconds long.
+# Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5
 # Seconds that a client may take to send a head.
 HEADER_TIMEOUT = 10.0
@@ -66,7 +66,7 @@ RESERVED_DESCRIPTORS = 64
 LINGER = 1.0
 # What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
 CLOSE_LIMIT = 2.0
-# After accept has failed for want of descriptors: one has to be closed first.
+# The pause after accept has failed for want of descriptors: one has to be closed first.
 ACCEPT_PAUSE = 0.1
 
 
@@ -95,8 +95,8 @@ class Proxy:
         self._backend, self._frontend = (
             Upstream(gate, dial=dial, reader=self._reader, idle=idle)
             for gate in (
-                Gate("backend", plan.backend, bus=bus, candidates=plan.candidates),
-                Gate("frontend", plan.frontend, bus=bus, candidates=plan.candidates),
+                Gate("backend", plan.backend, bus=bus),
+                Gate("frontend", plan.frontend, bus=bus),
             )
         )
         self._shared = Shared(
@@ -199,7 +199,7 @@ class Proxy:
         finally:
             client.close()
             self._connections.discard(connection)
-            self._shared.ended.unpark_all()
+            self._shared.report_ended()
 
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
@@ -215,7 +215,7 @@ class Proxy:
                 connection.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._connections:
-                await self._shared.ended.park()
+                await self._shared.wait_ended()
         self._serving.cancel()
         if self._hangups is not None:
             await self._has_ended.wait()
@@ -228,7 +228,7 @@ class Proxy:
         """
         self._close_streams(SERVICE_RESTART, process=process)
         while self._asked_of(process):
-            await self._shared.ended.park()
+            await self._shared.wait_ended()
 
     async def _drain_reload(self, process: str) -> None:
         """Drain a process that reloads by itself, and waits for all that it still serves."""
@@ -274,8 +274,8 @@ class Proxy:
             exchange = connection.exchange = Exchange(shared, client, head, peer)
             await exchange.run()
             connection.exchange = None
-            if shared.ended:
-                shared.ended.unpark_all()
+            if shared.waiting:
+                shared.report_ended()
             if exchange.is_last:
                 return
 
@@ -299,7 +299,7 @@ class Proxy:
         port = listener.getsockname()[1]
         while True:
             while len(self._connections) >= self._max_connections:
-                await self._shared.ended.park()
+                await self._shared.wait_ended()
             try:
                 sock, (address, _) = await accept(listener)
             except OSError as exc:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shared", "Stream"]
 
-# More of them are told by their answers alone.
-_MOST_ORIGINS = 100
+# Refused origins that get a notice; further ones see the refusal in their answers alone.
+_MAX_ORIGINS = 100
 
 
 class Stream(Protocol):
@@ -44,7 +44,7 @@ class Shared:
 
     Attributes:
         streams: All WebSockets and event streams that are open now.
-        ended: Where to wait for the end of an exchange or a connection.
+        waiting: How many tasks wait for the end of an exchange or a connection.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
     """
@@ -60,7 +60,8 @@ class Shared:
         # That something elsewhere was restarted is not reported.
         self.router = Router(plan, remembers=plan.memo and backend.gate.is_supervised)
         self.streams: set[Stream] = set()
-        self.ended = trio.lowlevel.ParkingLot()
+        self._ended = trio.lowlevel.ParkingLot()
+        self.waiting = 0
         self.is_closing = False
         self.now = 0.0
         self.next_number = itertools.count(1).__next__
@@ -73,9 +74,21 @@ class Shared:
         """Return the upstream of that side."""
         return self.backend if side == "backend" else self.frontend
 
+    async def wait_ended(self) -> None:
+        """Wait for the end of an exchange or a connection."""
+        self.waiting += 1
+        try:
+            await self._ended.park()
+        finally:
+            self.waiting -= 1
+
+    def report_ended(self) -> None:
+        """An exchange or a connection has ended."""
+        self._ended.unpark_all()
+
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""
         key = origin and origin.lower()
-        if key not in self._refused_origins and len(self._refused_origins) < _MOST_ORIGINS:
+        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
             self._refused_origins.add(key)
             self.bus.notice("origin-refused", refused)

@@ -49,9 +49,6 @@ class Upload:
         self.is_sent = False
         self.fault: ClientGone | BadMessage | None = None
 
-    def __repr__(self) -> str:
-        return f"<Upload of {self.size} bytes{', complete' if self.is_complete else ''}>"
-
     @property
     def size(self) -> int:
         """Bytes that were read."""

@@ -34,16 +34,21 @@ __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fau
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 
-# After one side has ended: a WebSocket that is half closed has nothing more to say, as a rule.
+# Seconds for one side after the other has ended: a half-closed WebSocket has nothing more to send, as a rule.
 HALF_CLOSED_LIMIT = 10.0
-# For the other sides' close frames after ours (Chromium and Node answer at once).
-GOODBYE_LIMIT = 1.0
+# Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
+CLOSE_FRAME_LIMIT = 1.0
 
 _OPCODE_CLOSE = 0x8
 
 
 async def shake_hands(
-    upstream: UpstreamConnection, request: RequestHead, forwarded: bytes, *, name: str, timeout: float
+    upstream: UpstreamConnection,
+    request: RequestHead,
+    forwarded: bytes,
+    *,
+    name: str,
+    timeout: float,  # noqa: ASYNC109 - a setting
 ) -> ResponseHead:
     """Pass the handshake on.
 
@@ -64,9 +69,9 @@ async def shake_hands(
     with trio.move_on_after(timeout):
         await upstream.send(forwarded)
         answer = await upstream.read_head(request)
-        while answer.is_informational and answer.status != 101:
+        while answer.status < 200 and answer.status != 101:
             answer = await upstream.read_head(request)
-    if answer is None or (answer.is_informational and answer.status != 101):
+    if answer is None or (answer.status < 200 and answer.status != 101):
         text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
         raise UpstreamError(text, status_hint=504)
     if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:
@@ -90,7 +95,7 @@ class FrameTap:
     """Watches one direction of a WebSocket go by, in pieces of any size.
 
     Attributes:
-        close_code: Of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
+        close_code: The code of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
         messages: How many have been complete.
     """
 
@@ -114,6 +119,15 @@ class FrameTap:
         """Watch `data` go by."""
         position, end = 0, len(data)
         while position < end:
+            if not self._remaining and not self._header and end - position >= 2:
+                # Most often a small frame is whole: look at its header where it is.
+                first, second = data[position], data[position + 1]
+                length = second & 0x7F
+                size = 2 + length + (4 if second & 0x80 else 0)
+                if length < 126 and first & 0x0F != _OPCODE_CLOSE and size <= end - position:
+                    self.messages += first & 0x80 != 0 and first & 0x0F < _OPCODE_CLOSE
+                    position += size
+                    continue
             if self._remaining:
                 step = min(self._remaining, end - position)
                 if self._is_close and len(self._payload) < 2:
@@ -207,8 +221,8 @@ class Tunnel:
             is_whole = self._ended == 2
             if self._close_code is not None:
                 is_whole = True
-                with trio.move_on_after(GOODBYE_LIMIT):
-                    await self._say_goodbye(self._close_code)
+                with trio.move_on_after(CLOSE_FRAME_LIMIT):
+                    await self._send_close_frame(self._close_code)
         finally:
             if self._is_client_broken:
                 self._upstream.abort()
@@ -263,7 +277,7 @@ class Tunnel:
         if self._scope.deadline != inf:
             self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
 
-    async def _say_goodbye(self, code: int) -> None:
+    async def _send_close_frame(self, code: int) -> None:
         try:
             if not self._is_sending_up and self._from_client.is_at_boundary:
                 await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))

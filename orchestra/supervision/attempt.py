@@ -5,7 +5,7 @@ over (`handover`). An `Attempt` is one of them, with all that is known of it alo
 
 A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
-has introduced itself, and HTTP answers: the old one may go on answering for a while. A reload that does not
+has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
 come to an end, as uvicorn's while a client is still connected, is reported as stuck.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
@@ -23,6 +23,7 @@ from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
+from orchestra.supervision.inquiry import ask_sockets
 from orchestra.supervision.lifecycle import (
     Broken,
     Ended,
@@ -50,19 +51,19 @@ __all__ = ["Attempt", "Stuck"]
 
 # How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
 _HEALTH_PAUSE = 2.0
-_MOST_FAILURES = 3
-# A server that reloads and has not let go of the old one by then is stuck: its clients have had their time,
-# and requests are held for three times as long.
+_MAX_FAILURES = 3
+# A reload whose old server has not ended by then is stuck: its clients have had their time, and requests are
+# held for three times as long.
 _RELOAD_TIMEOUT = 5.0
-# Looking whether some processes still live costs some microseconds.
+# Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
-# A server has ended, and what it belongs to may be ending, too: then there is nothing to report.
+# The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
 _LINGER = 0.3
-# What a terminal has unless its user says otherwise.
+# The size of a terminal whose user has not set one.
 _USUAL_SIZE = (80, 24)
-# One quick question; a stuck server does not answer it.
-_QUICK_ANSWER = 1.0
+# How long the question may take that tells a stuck server from one that only announced a reload.
+_STUCK_PROBE_TIMEOUT = 1.0
 
 
 class Stuck(Struct, frozen=True):
@@ -90,7 +91,7 @@ class Attempt:
     """One child of a process.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         env: The child's environment.
         port: What its ``PORT`` says.
@@ -161,6 +162,8 @@ class Attempt:
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
+        if self._handle.is_ending:
+            return
         plan = self.plan
         async with trio.open_nursery() as nursery:
 
@@ -243,11 +246,30 @@ class Attempt:
                 nursery.start_soon(self._warn_in_time, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
-            await readiness.wait(leader, self._run.scanner)
+            found = await self._identify(leader)
+            if self.plan.ready is None:
+                await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
+            if found is None:
+                await readiness.wait(leader, self._run.scanner)
+                found = readiness.listening
             nursery.cancel_scope.cancel()
-        self.listening = readiness.listening
+        self.listening = found
         self._reload = None
         self._on_fact(self, Ready())
+
+    async def _identify(self, leader: int) -> Listening | None:
+        """Return where a process without a role answers HTTP; ``None``: it has a role, perhaps by now."""
+        roles = self._run.roles
+        if self.plan.role is not Role.UNDECIDED or roles is None:
+            return None
+        return await ask_sockets(
+            leader,
+            self.port,
+            self._run,
+            is_open=lambda: self.plan.role is Role.UNDECIDED,
+            may_be_vite=lambda: roles.may_be_vite,
+            report=lambda seen: roles.see(self.plan.name, seen),
+        )
 
     async def _stay_up(self, leader: int) -> None:
         """Do what is done while it is ready, until it ends or reloads."""
@@ -284,14 +306,14 @@ class Attempt:
                 if await self._is_silent(reload.listening):
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
-                return  # it only spoke of a reload
+                return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
 
     async def _is_silent(self, listening: Listening | None) -> bool:
         if listening is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(listening.host, listening.port, within=_QUICK_ANSWER))
+        return bool(await answer(listening.host, listening.port, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""
@@ -322,7 +344,7 @@ class Attempt:
         servers = self._servers = await runtime.servers(leader, port)
         if not servers:
             return
-        while any(map(runtime.is_alive, servers)):
+        while any(map(runtime.is_alive, servers)):  # noqa: ASYNC110 - the system sends no event
             await trio.sleep(_SERVERS_PAUSE)
         await trio.sleep(_LINGER)
         self._begin_reload("its server process has ended", was_announced=False)
@@ -336,7 +358,7 @@ class Attempt:
             failures = failures + 1 if missing else 0
             if not missing:
                 self._on_fact(self, Ready())
-            elif failures == _MOST_FAILURES:
+            elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
     async def _warn_in_time(self, readiness: Readiness) -> None:

@@ -27,7 +27,7 @@ __all__ = ["Delivery", "ProcessOutput", "Sink"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
 
-# A millisecond's worth of lines: nothing else waits longer for its turn.
+# Lines between two checkpoints: a millisecond's worth, so that no other task waits longer for its turn.
 _LINES_AT_A_TIME = 500
 # At the end, a sink that has taken nothing for so long is not waited for.
 _SINK_STALL_TIMEOUT = 5.0

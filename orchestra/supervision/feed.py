@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "feed"]
 
-# Some seconds of a loud child; a reader that is later than that wants the newest.
+# Events that may wait for the reader: some seconds of a loud child. A later reader wants the newest.
 LIMIT = 10_000
 
 
@@ -32,7 +32,7 @@ async def feed(bus: Bus, is_over: trio.Event, *, limit: int = LIMIT) -> AsyncGen
     Args:
         bus: Where they come from.
         is_over: Is set when no more will come.
-        limit: So many may wait to be read; then the oldest is dropped, and a `Notice` of the code
+        limit: How many events may wait to be read; then the oldest is dropped, and a `Notice` of the code
             ``events-lost`` takes the place of what was lost.
     """
     waiting: deque[Event] = deque()

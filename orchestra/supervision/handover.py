@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handover"]
 
-# Nothing waits for an old child that has been replaced, but the clients that it still serves.
+# Seconds for the old child to finish: nothing waits for it but the clients that it still serves.
 _DRAIN_TIMEOUT = 30.0
 
 
@@ -38,7 +38,7 @@ class Handover:
     """Runs the children of one process.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         on_output: Awaited with what its children write.
         on_fact: Called with each fact about the current child, but its end.
@@ -70,11 +70,26 @@ class Handover:
     def __repr__(self) -> str:
         return f"<Handover from {self.current} to {self._successor}>"
 
+    def prepare(self) -> None:
+        """Make the child that `run` spawns; from now on it can be stopped."""
+        self.current = self._new_attempt(self._plan.port if self.current is None else self._next_port())
+
+    def _next_port(self) -> int | None:
+        """The port for a child after the first; two runs that start at the same time choose the same one."""
+        wanted = self._plan.port
+        if wanted is None or not self._plan.may_move:
+            return wanted
+        port = self._run.runtime.free_port(wanted, besides=None)
+        if port != wanted:
+            text = f"port {wanted} is taken; PORT is {port} now"
+            self._run.bus.notice("port-moved", text, process=self._plan.name)
+        return port
+
     async def run(self) -> Ended | SpawnFailed:
-        """Run a child, and those that take over from it, until all have ended; return how the last did."""
+        """Run the prepared child, and those that take over, until all have ended; return how the last did."""
         self._ended, ended = trio.open_memory_channel[Attempt](inf)
         async with trio.open_nursery() as self._nursery:
-            self.current = self._new_attempt(self._plan.port)
+            assert self.current is not None  # noqa: S101 - by `prepare`
             self._nursery.start_soon(self._live, self.current)
             async for attempt in ended:
                 if attempt is self._successor:
@@ -134,6 +149,12 @@ class Handover:
             await self._run.drain(self._plan.name, _DRAIN_TIMEOUT)
         self._draining.discard(scope)
         old.stop()
+
+    def change_plan(self, plan: ProcessPlan) -> None:
+        """Run the children by another plan of the process, those that live included."""
+        self._plan = plan
+        for attempt in self._living:
+            attempt.plan = plan
 
     def stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""

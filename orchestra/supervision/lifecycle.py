@@ -55,7 +55,7 @@ __all__ = [
     "TakenOver",
     "culprit",
     "dependency_fact",
-    "run_exit_code",
+    "run_result",
     "step",
 ]
 
@@ -64,16 +64,16 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
-_OVER = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
+_EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
-    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _OVER,
-    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _OVER,
+    State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
+    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _EXITED,
     # A server that reloads itself starts again.
-    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _OVER,
-    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _OVER,
+    State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _EXITED,
+    State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _EXITED,
     State.STOPPING: frozenset({State.STOPPED, State.WAITING}),
     State.BACKING_OFF: frozenset({State.STARTING, State.STOPPED}),
     # Only on request.
@@ -406,8 +406,8 @@ def dependency_fact(
     """Say whether the dependencies of a process let it start.
 
     Args:
-        dependencies: Of the process.
-        lives: Of all processes, by name.
+        dependencies: The process's dependencies.
+        lives: The lives of all processes, by name.
     """
     unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
     if not unmet:
@@ -465,9 +465,12 @@ def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
             return next((life for life in ends if name in (life.plan.name, base_name(life.plan.name))), None)
 
 
-def run_exit_code(exit_on: str, ends: Sequence[Life]) -> int:
-    """Give a whole run's exit code: that of the culprit, else of the first failure, else 0."""
+def run_result(exit_on: str, ends: Sequence[Life]) -> tuple[int, str]:
+    """Give a whole run's exit status and the reason: those of the culprit, else of the first failure."""
     life = culprit(exit_on, ends) or culprit("failure", ends)
-    if life is None or life.state is not State.FAILED:
-        return 0
-    return (life.exit.shell_code if life.exit is not None else 0) or 1
+    if life is None:
+        return 0, ""
+    reason = f"{life.plan.name} {life.state.value}: {life.reason}"
+    if life.state is not State.FAILED:
+        return 0, reason
+    return (life.exit.shell_code if life.exit is not None else 0) or 1, reason

@@ -1,8 +1,7 @@
-"""What a run needs from outside, in one value, and what its processes share.
+"""The collaborators of a run, and the state that its processes share.
 
-`Runtime` holds the collaborators that touch the system: spawning, the guardian, sockets, questions, random
-numbers, the time of day. Tests pass their own, and patch nothing. `Run` is one run: every process of it is
-given it.
+`Runtime` holds everything that touches the system: spawning, the guardian, sockets, probes, random numbers,
+the time of day. Tests pass their own, and patch nothing. `Run` is one run; all its workers have the same one.
 
 Not here: what any of it is used for.
 """
@@ -24,7 +23,9 @@ from orchestra.child.families import Families
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
+from orchestra.config.environment import PORT_VARIABLES
 from orchestra.supervision.delivery import Delivery
+from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -34,15 +35,14 @@ if TYPE_CHECKING:
     from orchestra.child.readiness import Probe
     from orchestra.child.spawn import Child, Window
     from orchestra.config.plan import ProcessPlan
+    from orchestra.config.roles import Seen
     from orchestra.events import Bus, Exit
     from orchestra.supervision.delivery import Sink
+    from orchestra.supervision.roles import RunTimeRoles
 
 __all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
-
-# What tells a child its port.
-_PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 
 
 def _now() -> datetime:
@@ -51,6 +51,10 @@ def _now() -> datetime:
 
 async def _servers(leader: int, port: int) -> frozenset[table.Entry]:
     return await trio.to_thread.run_sync(sockets.servers, leader, port)
+
+
+async def _programs(leader: int, port: int) -> frozenset[str]:
+    return await trio.to_thread.run_sync(sockets.programs, leader, port)
 
 
 async def _has_server(reloader: int) -> bool:
@@ -62,14 +66,16 @@ class Runtime(Struct, frozen=True, kw_only=True):
 
     Attributes:
         spawn: Runs a child to its end, as `child.spawn.run_child` does.
-        guard: Keeps a guardian for a run, by its mark.
-        scanner: Makes what looks for listening sockets.
+        guard: Starts a guardian for a run, which is known by its mark.
+        scanner: Makes a scanner of listening sockets.
         probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
+        programs: Finds the names of their programs.
+        identify: Asks what answers at a socket, as `inquiry.identify` does.
         has_server: Whether the process that starts servers has one now.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
-        soft_nofile: How many files a command may have open, if not as many as we.
+        soft_nofile: The soft limit of open files for children, if it differs from ours.
         random: A number from 0 to 1.
         now: The time of day, for events.
     """
@@ -79,6 +85,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     scanner: Callable[[], SocketScanner] = SocketScanner
     probe: Probe = probe
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _servers
+    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _programs
+    identify: Callable[..., Awaitable[Seen]] = identify
     has_server: Callable[[int], Awaitable[bool]] = _has_server
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
@@ -100,7 +108,7 @@ class Run:
     """What all processes of one run share.
 
     Args:
-        runtime: What it needs from outside.
+        runtime: Its collaborators.
         bus: Where events go.
         sinks: Awaited with every line of output.
         window: The size of the terminals of the processes; without it they have pipes.
@@ -109,6 +117,7 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
+        roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
     """
@@ -132,6 +141,7 @@ class Run:
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
         self.guard: Guard | None = None
+        self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
         self._before_stop = before_stop
@@ -187,7 +197,7 @@ class Run:
             self.guard.on_screen(terminal, give_back)
 
     async def drain(self, process: str, limit: float) -> None:
-        """Have a process let go of by those that are connected to it, before it is stopped.
+        """Drain a process: end the requests and streams that it serves, before it is stopped.
 
         Args:
             process: Its name.
@@ -206,7 +216,7 @@ class Run:
             "ORCHESTRA_RUN": self.id,
         }
         if port != plan.port:
-            env |= {name: str(port) for name in _PORT_VARIABLES if env.get(name) == str(plan.port)}
+            env |= {name: str(port) for name in PORT_VARIABLES if env.get(name) == str(plan.port)}
             env["PORT"] = str(port)
         return env
 

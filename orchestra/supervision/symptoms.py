@@ -19,14 +19,24 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "reloader", "reloads", "starts_server", "watches"]
+__all__ = [
+    "IN_USE",
+    "Diagnosis",
+    "Symptoms",
+    "Traceback",
+    "reloader",
+    "reloads",
+    "starts_server",
+    "wants_port",
+    "watches",
+]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
 
-# A child whose last words are an exception and that has been silent for so long is not going to come up.
+# A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
 
 # What shells write when they cannot run a command.
@@ -36,7 +46,7 @@ _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|
 _RELOADS = re.compile(
     r"detected changes? in .*reloading|changed, reloading\.$|Worker reloading: .* modified", re.IGNORECASE
 )
-# What only a new server says; the old one has closed its sockets by then.
+# What only a new server logs; the old one has closed its sockets by then.
 _STARTED = re.compile(r"Started server process \[\d+\]")
 # uvicorn, Werkzeug, Django. A server that does not watch ends with its program, and needs no diagnosis.
 _WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")
@@ -67,6 +77,12 @@ def watches(line: str) -> bool:
 def starts_server(line: str) -> bool:
     """Whether a server says by `line` that it is a new one."""
     return "Started" in line and _STARTED.search(line) is not None
+
+
+def wants_port(lines: Iterable[str], port: str) -> bool:
+    """Whether a process that has ended says in its last lines that this port is taken."""
+    said = "\n".join(lines)
+    return bool(IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said))
 
 
 class Traceback:
@@ -103,18 +119,18 @@ class Diagnosis(Enum):
 
     COMING_UP = "it takes its time"
     BROKEN = "its program is broken"
-    ABANDONED = "its server has ended without a word, and its reloader waits for a file to change"
+    ABANDONED = "its server has ended without an error, and its reloader waits for a file to change"
 
 
 class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
     Args:
-        command: Of the process.
+        command: The process's command.
 
     Attributes:
         reloader: The pid of the process that starts its servers, once that is known.
-        new_server_seen: Whether a new server has introduced itself since the last reload.
+        new_server_seen: Whether a new server has logged its start since the last reload.
         last_line_at: When it wrote last, in the caller's seconds.
     """
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 from msgspec import structs
 
+from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.attempt import Stuck
@@ -49,11 +50,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-# As long as the proxy gives requests that are in progress.
+# Seconds that requests in flight get before a stop, as in the proxy.
 _DRAIN_TIMEOUT = 2.0
-# For a stuck child: its clients have had their time, and requests are being held.
+# The stop timeout of a stuck child: its clients have had their time, and requests are waiting.
 _STUCK_STOP_TIMEOUT = 1.0
-# Processes that died together do not come back in the same instant.
+# The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
@@ -65,7 +66,7 @@ class Worker:
     """Runs one process of the plan.
 
     Args:
-        plan: Of the process.
+        plan: The process's plan.
         run: The run that it belongs to.
         installer: Installs packages.
         others: All workers of the run, by name.
@@ -138,6 +139,17 @@ class Worker:
             if fact != Blocked(self.life.reason, self.life.is_blocked):
                 self.tell(fact)
 
+    def take_role(self, role: Role) -> None:
+        """Give the process the role that it was found to have.
+
+        Without one, its readiness is asked for only if others wait for it.
+        """
+        plan = structs.replace(self.life.plan, role=role)
+        if role is Role.OTHER and not self.dependents:
+            plan = structs.replace(plan, ready=None)
+        self.life = structs.replace(self.life, plan=plan)
+        self._handover.change_plan(plan)
+
     # --- Facts, and what follows from them ---
 
     def tell(self, fact: Fact) -> None:
@@ -163,6 +175,7 @@ class Worker:
                 nursery.start_soon(self._install, self._join_installation(), self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
+                self._handover.prepare()
                 nursery.start_soon(self._run_child)
             case Order.HAND_OVER:
                 self._handover.begin()
@@ -219,16 +232,12 @@ class Worker:
 
     def _learn(self, fact: Fact | Stuck) -> None:
         """Take account of what the current child reports."""
-        if isinstance(fact, Stuck):
-            self._restart_stuck()
-            return
-        self.tell(fact)
-        if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
-            self.restart()
-
-    def _restart_stuck(self) -> None:
         attempt = self._handover.current
-        if attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
+        if not isinstance(fact, Stuck):
+            self.tell(fact)
+            if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
+                self.restart()
+        elif attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
             text = "its own reload does not end, or has not brought up a new server: it is restarted"
             self._run.bus.notice("reload-stuck", text, process=self.life.plan.name)
             self.restart()

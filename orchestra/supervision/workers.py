@@ -15,15 +15,16 @@ import trio
 
 from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.plan import Condition
+from orchestra.config.roles import Seen
 from orchestra.config.select import find_cycle, stop_levels
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, StartError
 from orchestra.events import State
 from orchestra.supervision.install import Installer
 from orchestra.supervision.runtime import Phase
 from orchestra.supervision.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
     from orchestra.events import StateChanged
@@ -85,6 +86,41 @@ class Workers:
         """The lives of the processes that have ended by themselves, for good, in that order."""
         return tuple(self._ended.values())
 
+    @property
+    def are_all_completed(self) -> bool:
+        """Whether each process has ended by itself."""
+        return len(self._ended) == len(self.by_name)
+
+    def to_start(self, name: str) -> Worker:
+        """Give the worker of a process that is to be started; refuse that if the run is over."""
+        worker = self.by_name[name]
+        if self._run.phase is Phase.OVER:
+            raise StartError(name, "cannot be started: the run is over")
+        return worker
+
+    async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
+        workers = [self.by_name[name] for name in (self.by_name if names is None else names)]
+        errors: list[StartError] = []
+        with trio.move_on_after(timeout):
+            async with trio.open_nursery() as nursery:
+
+                async def wait(worker: Worker) -> None:
+                    try:
+                        await worker.until(worker.is_up)
+                    except StartError as exc:
+                        errors.append(exc)
+                        nursery.cancel_scope.cancel()  # one that takes its time does not hide it
+
+                for worker in workers:
+                    nursery.start_soon(wait, worker)
+            if errors:
+                raise errors[0]
+            return
+        late = next(worker for worker in workers if not worker.is_up())
+        text = f"is not ready after {timeout:g} s: {late.missing()}"
+        raise StartError(late.life.plan.name, text, tail=late.output.tail)
+
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""
         for worker in self.by_name.values():
@@ -95,16 +131,13 @@ class Workers:
         """Run all processes until the run is over."""
         run = self._run
         try:
-            async with trio.open_nursery() as helpers:
-                helpers.start_soon(run.scanner.run)
-                async with run.runtime.guard(run.id) as guard, trio.open_nursery() as run.nursery:
-                    run.set_guard(guard)
-                    for worker in self.by_name.values():
-                        worker.look_at_dependencies()
-                    self._end_if_over()
-                    task_status.started()
-                    await self.over.wait()
-                helpers.cancel_scope.cancel()
+            async with run.runtime.guard(run.id) as guard, trio.open_nursery() as run.nursery:
+                run.set_guard(guard)
+                for worker in self.by_name.values():
+                    worker.look_at_dependencies()
+                self._end_if_over()
+                task_status.started()
+                await self.over.wait()
         finally:
             run.phase = Phase.OVER
             self.over.set()
@@ -148,6 +181,8 @@ class Workers:
             if life.state in (State.COMPLETED, State.FAILED):
                 self._ended[name] = life
         self._on_change(worker.newest)
+        if self._run.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
+            self._run.roles.see(name, Seen.SILENT)
         if life.is_settled:
             self._active.discard(name)
             self._end_if_over()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestra.config.initial import look
 from orchestra.config.procfile import parse, render
+from orchestra.config.scaffold import look
 from tests.config_kit import completed
 
 ENV = {"PATH": "/nowhere"}
@@ -73,7 +73,7 @@ def test_a_folder_s_name_is_quoted(tmp_path: Path) -> None:
     assert commands(tmp_path) == {"vite": "cd 'my ui' && npm run dev"}
 
 
-def test_of_several_the_one_nearest_to_the_top_is_taken_and_the_others_are_named(tmp_path: Path) -> None:
+def test_the_nearest_to_the_top_is_taken_and_others_are_named(tmp_path: Path) -> None:
     for folder in ("b/deep", "a"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "package.json").write_text(VITE)
@@ -82,7 +82,7 @@ def test_of_several_the_one_nearest_to_the_top_is_taken_and_the_others_are_named
     assert remarks[0] == "not taken: `npm run dev` in b/deep runs vite"
 
 
-def test_libraries_tests_and_hidden_folders_are_nobody_s_application(tmp_path: Path) -> None:
+def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
     for folder in ("node_modules/x", ".venv/lib", "tests", "env/lib"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "app.py").write_text(APP)
@@ -106,6 +106,11 @@ def test_libraries_tests_and_hidden_folders_are_nobody_s_application(tmp_path: P
             "main.py",
             "from starlette import *\ndef create_app(debug=False):\n    return Starlette()\n",
             "uvicorn --reload --port $PORT --factory main:create_app",
+        ),
+        (
+            "app.py",
+            "from flask import Flask\ndef create_app():\n    app = Flask(__name__)\n    return app\n",
+            "flask --app app:create_app run --debug",
         ),
         ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn --reload"),
         ("app.py", "from flask import Flask\napp = Flask(__name__)\n", "flask --app app:app run --debug"),
@@ -161,7 +166,6 @@ def test_a_module_s_own_imports_tell_where_it_is_imported_from(
     "text",
     [
         "import fastapi\nif True:\n    app = fastapi.FastAPI()\n",
-        "from fastapi import FastAPI as F\napp = F()\n",
         "try:\n    from fastapi import FastAPI\n    app = FastAPI()\nexcept ImportError:\n    raise\n",
     ],
 )
@@ -181,7 +185,7 @@ def test_the_server_that_the_project_names_is_taken(tmp_path: Path) -> None:
     assert commands(tmp_path) == {"api": "granian --interface asgi --reload --port $PORT main:app"}
 
 
-def test_a_locked_project_is_run_by_its_tool_until_it_has_an_environment(tmp_path: Path) -> None:
+def test_a_locked_project_is_run_by_its_tool(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "uv.lock").touch()
     tools = tmp_path / "tools"

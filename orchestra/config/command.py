@@ -1,0 +1,498 @@
+"""What a command is going to run, by reading it: Vite or a known server, where, and at which port.
+
+A command is split into simple commands, and these are followed: through ``cd``, what merely runs another
+program (``exec``, ``env``, ``corepack``, ``uv run``, ``concurrently``), package managers and the scripts of
+``package.json``, to a bounded depth. This is reading, not running: what depends on a variable, on a
+substitution or on what a command answers is not known, and what is not known is not claimed. What starts Vite
+in any other way (``make dev``) is found by its sockets (`roles`); what is read here decides before the start
+what is installed, and which requests are held.
+
+Only the first program after ``cd`` is sure to be executed as it stands: only of that is it said that it is
+missing.
+
+Not here: starting anything, the network, `os.environ`; packages (`packages`).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+from os.path import normpath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from orchestra.config.files import is_folder
+from orchestra.config.packages import package_folder, scripts_of, unreadable, workspace
+from orchestra.config.roles import NOT_HTTP
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Reading", "read"]
+
+# How deep scripts that call scripts are followed: more is a loop or a puzzle.
+_MAX_DEPTH = 8
+_OPERATOR = re.compile(r"[;&|()]+")
+_SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+# What the shell decides when it runs.
+_UNKNOWN = re.compile(r"[$`*?~]")
+# Programs that run the command behind them. `cd` and the like come before a command and change nothing.
+_WRAPPERS = frozenset(
+    {
+        "command",
+        "cross-env",
+        "env",
+        "exec",
+        "nice",
+        "nohup",
+        "setsid",
+        "stdbuf",
+        "time",
+        "timeout",
+    }
+)
+_LAUNCHERS = frozenset({"hatch", "pdm", "pipenv", "poetry", "rye", "uv"})
+_SHELLS = frozenset({"bash", "dash", "sh", "zsh"})
+_HARMLESS = frozenset({":", "echo", "export", "printf", "set", "trap", "true", "ulimit", "umask", "unset"})
+# Builtins and keywords: what comes later depends on how they end, or is not a program.
+# fmt: off
+_NOT_PROGRAMS = frozenset({
+    "!", ".", "[", "[[", "{", "}", "alias", "builtin", "case", "command", "do", "done", "elif", "else",
+    "esac", "eval", "exit", "false", "fi", "for", "function", "if", "kill", "popd", "pushd", "pwd", "read",
+    "return", "select", "shift", "source", "test", "then", "type", "until", "wait", "while",
+})
+# fmt: on
+_MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
+_RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}
+_FOLDER_OPTIONS = frozenset({"--cwd", "--dir", "--prefix", "-C"})
+_WORKSPACE_OPTIONS = frozenset({"--filter", "--workspace", "-F", "-w"})
+_CALL_OPTIONS = frozenset({"--call", "-c"})
+# Options that take a value, of all programs that are followed: where one has a flag of the same name, the
+# worst that happens is that Vite is found by its socket.
+# fmt: off
+_VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
+    "--base", "--chdir", "--conditions", "--config", "--configLoader", "--env-file", "--experimental-loader",
+    "--extra", "--group", "--import", "--loader", "--logLevel", "--loglevel", "--mode", "--names",
+    "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
+    "--require", "--unset", "--with", "-X", "-a", "-k", "-l", "-m", "-n", "-p", "-r", "-u",
+})
+# fmt: on
+# What serves whatever it is told, and what does many things, with the word that makes it serve; and the port
+# that it takes if it is told none. Uvicorn, gunicorn, Flask read one that we set from the environment: 0.
+# fmt: off
+_SERVERS: Mapping[str, int] = {
+    "daphne": 8000, "granian": 8000, "gunicorn": 0, "hypercorn": 8000, "pserve": 0, "sanic": 8000,
+    "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
+}
+_DJANGO = {"runserver": 8000, "runserver_plus": 8000}
+_SERVER_COMMANDS: Mapping[str, Mapping[str, int]] = {
+    "django-admin": _DJANGO, "fastapi": {"dev": 8000, "run": 8000}, "flask": {"run": 0},
+    "litestar": {"run": 8000}, "manage.py": _DJANGO, "quart": {"run": 0},
+}
+# fmt: on
+# Serve files: known for their port, not for being the backend.
+_OTHER_SERVERS: Mapping[str, int] = {"http.server": 8000, "mkdocs": 8000}
+# 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
+_PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
+_POSITIONAL_PORT = {"http.server", *_DJANGO}
+_PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What a command is going to do, as far as reading it tells.
+
+    Attributes:
+        folder: Where it runs Vite; otherwise where it first asks a package manager, or starts.
+        why: How it runs Vite's development server, for people: "`npm run dev` in frontend runs vite".
+        needs: Programs that the first one needs on `PATH`, itself included: ``("node", "npm")``.
+        manager: The package manager that it uses, if its packages have to be there before it starts.
+        missing: A folder that it changes to and that does not exist.
+        program: What is sure to be executed first: a name, or a path; empty if that is not sure.
+        program_cwd: Where it is then.
+        serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
+        ports: Those that it listens on, whatever its environment says.
+        speaks_http: Whether it may: it does not run a program of `roles.NOT_HTTP`.
+        fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
+    """
+
+    folder: Path
+    why: str = ""
+    needs: tuple[str, ...] = ()
+    manager: str = ""
+    missing: Path | None = None
+    program: str = ""
+    program_cwd: Path | None = None
+    serves: str = ""
+    ports: tuple[int, ...] = ()
+    speaks_http: bool = True
+    fault: ConfigError | None = None
+
+
+def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
+    """Read a command that is given to ``/bin/sh -c``.
+
+    Args:
+        command: As it stands in the Procfile.
+        cwd: The folder that it starts in.
+        root: The Procfile's folder: messages are relative to it; no `package.json` above it is looked for.
+        env: The child's environment, for ``~``.
+    """
+    walk = _Walk(root, env or {})
+    walk.run(command, cwd)
+    walk.found.setdefault("folder", cwd)
+    if walk.installs:
+        walk.found["manager"] = ""
+    return Reading(**walk.found, ports=tuple(dict.fromkeys(walk.ports)))  # type: ignore[arg-type] # see set
+
+
+class _Walk:
+    """Follows the simple commands of one command, in the order in which a shell would run them."""
+
+    def __init__(self, root: Path, env: Mapping[str, str]) -> None:
+        self.root = root
+        self.env = env
+        self.found: dict[str, object] = {}
+        self.ports: list[int] = []
+        self.installs = False  # by itself
+        self.is_first = True  # no program has been executed
+        self.depth = 0
+        self.scripts: list[tuple[Path | None, str]] = []  # that it is in: there the manager has changed PATH
+        self.via = ""
+
+    def set(self, **found: object) -> None:
+        """Take note of fields of `Reading` that are not known yet."""
+        for name, value in found.items():
+            self.found.setdefault(name, value)
+
+    def run(self, command: str, cwd: Path | None) -> None:
+        """Follow all simple commands of `command`, which begins in `cwd`; `None` is a folder not known."""
+        outer: list[Path | None] = []
+        for words, operator in _simple_commands(command):
+            if operator == "(":
+                outer.append(cwd)
+            elif operator == ")":
+                cwd = outer.pop() if outer else cwd
+            elif words[0] in {"pushd", "popd"}:  # not every shell has them
+                cwd = None
+            elif words[0] == "cd":
+                cwd = self.change(words[1:], cwd, may_fail=operator == "||")
+            else:
+                self.follow(words, cwd, is_sure=operator != "||")
+
+    def inner(self, command: str, cwd: Path | None) -> None:
+        """Follow a script, or what a program is told to run."""
+        if self.depth < _MAX_DEPTH:
+            self.depth += 1
+            self.run(command, cwd)
+            self.depth -= 1
+
+    def change(self, args: Sequence[str], cwd: Path | None, *, may_fail: bool) -> Path | None:
+        """Follow ``cd``."""
+        new = self.folder(next((each for each in args if each != "--"), "~"), cwd)
+        if new is not None and not is_folder(new):
+            # Only a `cd` that comes before everything else is sure to fail: a command may make the folder.
+            if may_fail:
+                return cwd
+            if self.is_first and not self.scripts:
+                self.set(missing=new)
+        return new
+
+    def folder(self, name: str, cwd: Path | None) -> Path | None:
+        """The folder that `name` means in `cwd`; `None` if it depends on something."""
+        if name == "~" or name.startswith("~/"):
+            return Path(self.env["HOME"], name[2:]) if self.env.get("HOME") else None
+        if cwd is None or name == "-" or _UNKNOWN.search(name):
+            return None
+        return Path(normpath(cwd / name))  # without .., by the names alone, as `cd` does
+
+    def follow(self, words: list[str], cwd: Path | None, *, is_sure: bool = False) -> None:
+        """Follow one simple command."""
+        outermost = not self.via
+        if outermost:
+            self.via = shlex.join(words)
+        words, ports, keeps_path = _without_prefix(words)
+        script = _shell_script(words)
+        if script is not None:
+            self.inner(script, cwd)
+        elif words and (words[0] not in _HARMLESS or "PATH=" in " ".join(words)):
+            is_first, self.is_first = self.is_first and is_sure and not self.scripts, False
+            if is_first:
+                is_known = keeps_path and words[0] not in _NOT_PROGRAMS and not _UNKNOWN.search(words[0])
+                self.set(program=words[0] if is_known else "", program_cwd=cwd)
+            if not _UNKNOWN.search(words[0]):
+                self.ports += ports or _ports(words)
+                self.program(words, cwd, is_first=is_first and keeps_path)
+        if outermost:
+            self.via = ""
+
+    def program(self, words: list[str], cwd: Path | None, *, is_first: bool) -> None:
+        """Follow a program: Vite, Node, a package manager, a server; any other is not of interest."""
+        name, args = words[0], words[1:]
+        program = name.rpartition("/")[2]
+        base = _unversioned(program).removesuffix(".js")
+        if program in NOT_HTTP:
+            self.set(speaks_http=False)
+        elif base == "vite":
+            self.needs("node", *([program] if "/" not in name else []), is_first=is_first)
+            self.uses("npm", cwd)
+            self.vite(args, cwd)
+        elif program in {"node", "nodejs"}:
+            self.node(program, args, cwd, is_first=is_first)
+        elif program in _RUNNERS:
+            self.needs("bun" if program == "bunx" else "node", program, is_first=is_first)
+            self.uses(_RUNNERS[program], cwd)
+            self.manage(_RUNNERS[program], ["exec", *args], cwd)
+        elif program == "corepack" and args:
+            self.needs("node", program, is_first=is_first)
+            self.inner(shlex.join(args), cwd)
+        elif program == "concurrently":
+            for each in _split(args)[1]:
+                self.inner(each, cwd)
+        elif program in _LAUNCHERS and args[:1] == ["run"]:
+            self.follow(_split(args[1:], is_leading=True)[1], cwd)
+        elif _served(words) is not None:
+            self.set(serves=shlex.join([program, *args]))
+        elif program in _MANAGERS:
+            self.needs(*([] if program == "bun" else ["node"]), program, is_first=is_first)
+            self.manage(program, args, cwd)
+
+    def node(self, program: str, args: list[str], cwd: Path | None, *, is_first: bool) -> None:
+        self.needs(program, is_first=is_first)
+        if args[:1] == ["--run"] and len(args) > 1:
+            self.uses("npm", cwd)
+            self.script(args[1], args[2:], cwd)
+        elif (rest := _split(args, is_leading=True)[1]) and rest[0].endswith(
+            ("vite/bin/vite.js", ".bin/vite")
+        ):
+            self.uses("npm", cwd)
+            self.vite(rest[1:], cwd)
+
+    def vite(self, args: Sequence[str], cwd: Path | None) -> None:
+        """Take note of Vite, unless a subcommand or an option makes it something else than the server."""
+        options, words = _split(args)
+        is_asked = {"--help", "-h", "--version", "-v"} & {option for option, _ in options}
+        if (
+            not is_asked
+            and words[:1] not in (["build"], ["preview"], ["optimize"])
+            and "why" not in self.found
+        ):
+            folder = cwd or self.root
+            where = ""
+            if folder != self.root:
+                inside = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
+                where = f" in {inside}"
+            self.found.update(folder=folder, why=f"`{self.via}`{where} runs vite")
+
+    def manage(self, manager: str, args: list[str], cwd: Path | None) -> None:
+        """Follow a command of npm, pnpm, yarn or bun."""
+        end = args.index("--") if "--" in args else len(args)
+        options, words = _split(args[:end])
+        extra = args[end + 1 :]
+        if words[:1] == ["workspace"] and len(words) > 2:
+            options, words = [*options, ("--workspace", words[1])], words[2:]
+        cwd = self.of_options(options, cwd)
+        self.uses(manager, cwd)
+        # Options of the manager may stand behind what it runs: for Vite, they are as good as its own.
+        match words:
+            case [("run" | "run-script"), name, *rest]:
+                if manager == "npm" and not {"--if-present", "-ws", "--workspaces"} & dict(options).keys():
+                    self.refuse_missing_script(name, cwd)
+                self.script(name, [*rest, *extra], cwd, is_npm=manager == "npm")
+            case [("exec" | "x" | "dlx"), *program]:
+                call = next((value for option, value in options if option in _CALL_OPTIONS), None)
+                if call is not None:
+                    self.inner(call, cwd)
+                else:
+                    self.installed([*program, *extra], cwd)
+            case [("install" | "i" | "ci" | "clean-install" | "add"), *_]:
+                self.installs = True
+            case []:
+                self.installs = self.installs or manager == "yarn"
+            case [name, *rest] if manager != "npm" or name == "start":
+                self.script(name, [*rest, *extra], cwd, is_npm=manager == "npm")
+
+    def of_options(self, options: Sequence[tuple[str, str]], cwd: Path | None) -> Path | None:
+        """The folder that a package manager works in, by its options."""
+        for option, value in options:
+            if value and option in _FOLDER_OPTIONS:
+                cwd = self.folder(value, cwd)
+            elif value and option in _WORKSPACE_OPTIONS:
+                cwd = None if cwd is None else workspace(value, cwd, self.root)
+        return cwd
+
+    def refuse_missing_script(self, name: str, cwd: Path | None) -> None:
+        """Take note if npm is certain to find no such script: it looks in all folders above, too."""
+        if self.found.get("program") != "npm" or self.scripts or cwd is None or not is_folder(cwd):
+            return
+        folder = package_folder(cwd, Path(cwd.anchor))
+        if folder is None:
+            hint = "Correct the command, or create one: npm create vite."
+            text = f"npm run {name}: there is no package.json"
+            self.set(fault=ConfigError(text, path=cwd / "package.json", hint=hint))
+        elif name not in scripts_of(folder):
+            path = folder / "package.json"
+            hint = f"There are: {', '.join(scripts_of(folder)) or 'none'}."
+            self.set(
+                fault=unreadable(path) or ConfigError(f"there is no script {name}", path=path, hint=hint)
+            )
+
+    def script(self, name: str, args: Sequence[str], cwd: Path | None, *, is_npm: bool = True) -> None:
+        """Follow a script of the nearest `package.json`; all but npm take the name of a program, too."""
+        folder = None if cwd is None else package_folder(cwd, self.root)
+        if folder is not None and (fault := unreadable(folder / "package.json")) is not None:
+            self.set(fault=fault)
+        text = scripts_of(folder).get(name)
+        if text is not None and (folder, name) not in self.scripts:
+            self.scripts.append((folder, name))
+            self.inner(f"{text} {shlex.join(args)}".strip(), folder)
+            self.scripts.pop()
+        elif text is None and not is_npm:
+            self.installed([name, *args], cwd)
+
+    def installed(self, words: list[str], cwd: Path | None) -> None:
+        """Follow a program that a package manager finds."""
+        if words and _unversioned(words[0]) in {"vite", "concurrently", "cross-env"}:
+            self.inner(shlex.join([_unversioned(words[0]), *words[1:]]), cwd)
+
+    def needs(self, *programs: str, is_first: bool) -> None:
+        # Within a script the manager puts node_modules/.bin on PATH: only what the user wrote is looked for.
+        if is_first:
+            self.set(needs=tuple(dict.fromkeys(programs)))
+
+    def uses(self, manager: str, cwd: Path | None) -> None:
+        if cwd is not None and "manager" not in self.found:
+            self.set(manager=manager, folder=cwd)
+
+
+def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
+    """Split into simple commands, each with the operator behind it; a bracket is one without words."""
+    command = _SUBSTITUTION.sub("$UNKNOWN", command)
+    lexer = shlex.shlex(command.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=True)
+    lexer.commenters = ""
+    lexer.whitespace_split = True
+    words: list[str] = []
+    is_target = False
+    try:
+        for token in lexer:
+            if is_target:
+                is_target = False  # of a redirection
+            elif token.startswith("#"):
+                break
+            elif token and set(token) <= set("<>&") and set(token) & set("<>"):
+                is_target = True
+                if len(words) > 1 and re.fullmatch("[0-9]", words[-1]):
+                    words.pop()  # the descriptor that is redirected
+            elif _OPERATOR.fullmatch(token):
+                for operator in re.findall(r"[()]|[^()]+", token):
+                    if words:
+                        yield words, "" if operator in {"(", ")"} else operator
+                    if operator in {"(", ")"}:
+                        yield [], operator
+                    words = []
+            else:
+                words.append(token)
+    except ValueError:  # an open quote: the shell will say so
+        return
+    if words:
+        yield words, ""
+
+
+def _shell_script(words: Sequence[str]) -> str | None:
+    """The script of ``sh -c script``."""
+    if words and words[0].rpartition("/")[2] in _SHELLS:
+        for option, value in pairwise(words[1:]):
+            if re.fullmatch("-[a-z]*c", option):
+                return value
+    return None
+
+
+def _without_prefix(words: list[str]) -> tuple[list[str], list[int], bool]:
+    """Leave out assignments and wrappers; also give ports that are set, and whether PATH stays as it is."""
+    ports, keeps_path = [], True
+    while words:
+        program = words[0].rpartition("/")[2]
+        if _ASSIGNMENT.match(words[0]):
+            name, _, value = words[0].partition("=")
+            keeps_path = keeps_path and not name.startswith("PATH")
+            ports += [int(value)] if name == "PORT" and value.isdecimal() else []
+            words = words[1:]
+        elif program in _WRAPPERS and not (program == "command" and words[1:2] == ["-v"]):
+            words = _split(words[1:], is_leading=True)[1][program == "timeout" :]
+        else:
+            break
+    return words, ports, keeps_path
+
+
+def _split(args: Sequence[str], *, is_leading: bool = False) -> tuple[list[tuple[str, str]], list[str]]:
+    """Split into options, with their values, and the rest; `is_leading`: options end at the first word."""
+    options: list[tuple[str, str]] = []
+    words: list[str] = []
+    left = list(args)
+    while left:
+        arg = left.pop(0)
+        if arg == "--" or (is_leading and not arg.startswith("-")):
+            return options, [*words, *([] if arg == "--" else [arg]), *left]
+        if not arg.startswith("-") or arg == "-":
+            words.append(arg)
+            continue
+        option, equals, value = arg.partition("=")
+        if not equals and option in _VALUE_OPTIONS and left and not re.match(r"-(?!\d)", left[0]):
+            value = left.pop(0)
+        options.append((option, value))
+    return options, words
+
+
+def _served(words: Sequence[str]) -> tuple[str, int] | None:
+    """The server for Python that this runs, and the port that it takes if it is told none."""
+    program, args = _module(words)
+    if program in _SERVERS:
+        return program, _SERVERS[program]
+    # Options of the program itself may stand before what it is to do: `flask --app notes run`.
+    serving = _SERVER_COMMANDS.get(program, {})
+    word = next((each for each in args if each in serving), None)
+    return None if word is None else (word, serving[word])
+
+
+def _module(words: Sequence[str]) -> tuple[str, list[str]]:
+    """What is run, and with what: of Python, its module or script."""
+    program, args = words[0].rpartition("/")[2], list(words[1:])
+    if re.fullmatch(r"python(\d(\.\d+)?)?", program):
+        while args and args[0].startswith("-") and args[0] != "-m":
+            args = args[1 + (args[0] in {"-W", "-X"}) :]
+        args = args[args[:1] == ["-m"] :]
+        return (args[0].rpartition("/")[2], args[1:]) if args else ("", [])
+    return program, args
+
+
+def _ports(words: Sequence[str]) -> list[int]:
+    """The ports that a program is told to listen on; of a server that is told none, its own."""
+    program, args = _module(words)
+    served = _served(words) or ((program, _OTHER_SERVERS[program]) if program in _OTHER_SERVERS else None)
+    found: list[int] = []
+    is_told, is_value = False, False
+    for arg in args:
+        option, equals, value = arg.partition("=")
+        if _PORT_OPTIONS.fullmatch(option):
+            is_told, is_value = True, not equals
+            arg = value  # noqa: PLW2901 - what is left of it
+        elif not is_value and (served is None or served[0] not in _POSITIONAL_PORT):
+            continue
+        else:
+            is_value = False
+        if matched := _PORT.fullmatch(arg):
+            found.append(int(matched[1]))
+        is_told = is_told or "$" in arg
+    if found or is_told or served is None or not served[1]:
+        return found
+    return [served[1]]
+
+
+def _unversioned(name: str) -> str:
+    """``vite@latest`` is ``vite``."""
+    at = name.find("@", 1)
+    return name if at < 0 else name[:at]

@@ -1,0 +1,190 @@
+"""JavaScript packages: reading ``package.json``, finding workspaces, and what has to be installed first.
+
+What a file does not plainly say is not claimed. Not here: installing, the network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeAlias
+
+from orchestra.config.files import is_file, is_folder
+from orchestra.config.plan import Install
+from orchestra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = [
+    "manager_of",
+    "package_folder",
+    "package_json",
+    "plan_install",
+    "scripts_of",
+    "unreadable",
+    "workspace",
+]
+
+# Where the folders of workspaces are looked for: apps/web is common, three levels are not.
+_WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
+_MANAGERS = ("npm", "pnpm", "yarn", "bun")
+_LOCKS = {
+    "package-lock.json": "npm",
+    "npm-shrinkwrap.json": "npm",
+    "pnpm-lock.yaml": "pnpm",
+    "yarn.lock": "yarn",
+    "bun.lock": "bun",
+    "bun.lockb": "bun",
+}
+# What a manager writes into node_modules when it is done; programs are linked when all packages are there.
+_INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
+
+_Json: TypeAlias = "Mapping[str, object]"
+
+
+def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
+    """Decide whether packages have to be installed before a command can run, and how.
+
+    The folder is that of the nearest `package.json`, or the root of the workspace that it belongs to; the
+    manager is that of its lock file, else the one that `package.json` names, else the one that is used.
+
+    Args:
+        folder: Where the command uses packages.
+        root: The Procfile's folder: none above it is looked at.
+        uses: The package manager that the command uses.
+    """
+    package = package_folder(folder, root)
+    if package is None:
+        return None
+    folder = _install_folder(package, root)
+    described = [package_json(package), package_json(folder)]
+    if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
+        return None
+    manager, has_lock = _manager(folder, described, default=uses)
+    if _is_installed(folder, manager):
+        return None
+    return Install(folder=folder, manager=manager, argv=_argv(manager, folder, described, has_lock=has_lock))
+
+
+def manager_of(package: Path, root: Path) -> str:
+    """Say which package manager the folder of a `package.json` belongs to; npm if nothing tells."""
+    folder = _install_folder(package, root)
+    return _manager(folder, [package_json(package), package_json(folder)], default="npm")[0]
+
+
+def package_json(folder: Path) -> _Json:
+    """The `package.json` of a folder; empty if there is none, or none that can be understood."""
+    try:
+        data = _json(folder / "package.json")
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def scripts_of(folder: Path | None) -> dict[str, str]:
+    """The scripts of the `package.json` of a folder, by name."""
+    scripts = package_json(folder).get("scripts") if folder is not None else None
+    found = scripts if isinstance(scripts, dict) else {}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
+def unreadable(path: Path) -> ConfigError | None:
+    """Say why no package manager can read a `package.json`, if none can."""
+    try:
+        data = _json(path)
+    except json.JSONDecodeError as exc:
+        hint = f"Look at column {exc.colno}; JSON has neither comments nor commas at the end."
+        return ConfigError(f"not JSON: {exc.msg}", path=path, line=exc.lineno, hint=hint)
+    except UnicodeDecodeError:
+        return ConfigError("not UTF-8", path=path, hint="Save the file as UTF-8.")
+    except OSError as exc:
+        return ConfigError(f"cannot be read: {exc.strerror}", path=path, hint="Check its permissions.")
+    except (ValueError, RecursionError):
+        return ConfigError("too large or too deep to be read", path=path, hint="Restore the file.")
+    if not isinstance(data, dict):
+        return ConfigError("not a JSON object", path=path, hint='Write `{"scripts": {"dev": "vite"}}`.')
+    return None
+
+
+def package_folder(folder: Path, root: Path) -> Path | None:
+    """The nearest folder, from `folder` up to `root`, that has a `package.json`."""
+    return next((each for each in _upward(folder, root) if is_file(each / "package.json")), None)
+
+
+def workspace(name: str, cwd: Path, root: Path) -> Path | None:
+    """The folder of a workspace that is given by its folder or by the name of its package."""
+    if is_file(cwd / name / "package.json"):
+        return cwd / name
+    base = package_folder(cwd, root) or cwd
+    for pattern in _WORKSPACE_GLOBS:
+        for path in sorted(base.glob(pattern)):
+            if "node_modules" not in path.parts and package_json(path.parent).get("name") == name:
+                return path.parent
+    return None
+
+
+def _json(path: Path) -> object:
+    return json.loads(path.read_bytes().decode("utf-8-sig"))
+
+
+def _upward(folder: Path, root: Path) -> Iterator[Path]:
+    """The folder and those above it, up to `root`; of a folder elsewhere, only itself."""
+    yield folder
+    while folder != root and folder.is_relative_to(root):
+        folder = folder.parent
+        yield folder
+
+
+def _install_folder(package: Path, root: Path) -> Path:
+    """The folder in which a package's dependencies are installed: its own, or its workspace's root."""
+    if any(is_file(package / lock) for lock in _LOCKS):
+        return package
+    for folder in _upward(package.parent, root) if package != root else ():
+        declared = package_json(folder).get("workspaces")
+        if isinstance(declared, dict):
+            declared = declared.get("packages")
+        patterns = [str(each) for each in declared] if isinstance(declared, list) else []
+        inside = package.relative_to(folder).as_posix()
+        if any(fnmatchcase(inside, pattern.removeprefix("./").rstrip("/")) for pattern in patterns):
+            return folder
+        # Its patterns are YAML; that a package without a lock file of its own belongs to it is a safe guess.
+        if is_file(folder / "pnpm-workspace.yaml"):
+            return folder
+    return package
+
+
+def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> tuple[str, bool]:
+    """The manager of a folder's packages, and whether it has a lock file of that."""
+    names = [str(each.get("packageManager", "")).partition("@")[0] for each in described]
+    named = next((name for name in names if name in _MANAGERS), "")
+    locks = list(dict.fromkeys(manager for lock, manager in _LOCKS.items() if is_file(folder / lock)))
+    if not locks:
+        return named or default, False
+    return next(each for each in (named, default, *locks) if each in locks), True
+
+
+def _is_installed(folder: Path, manager: str) -> bool:
+    modules = folder / "node_modules"
+    if not is_folder(modules):
+        return is_file(folder / ".pnp.cjs")
+    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
+    return manager != "npm" or any(is_file(modules / mark) for mark in _INSTALL_MARKS)
+
+
+def _argv(manager: str, folder: Path, described: Sequence[_Json], *, has_lock: bool) -> tuple[str, ...]:
+    """The command that installs what the lock file says, changes no lock file, and asks nothing."""
+    frozen = ("--frozen-lockfile",) if has_lock else ()
+    match manager:
+        case "pnpm" | "bun":
+            return (manager, "install", *frozen)
+        case "yarn":
+            versions = [str(each.get("packageManager", "")) for each in described]
+            if is_file(folder / ".yarnrc.yml") or any(re.match(r"yarn@([2-9]|\d\d)", v) for v in versions):
+                # Berry is immutable by itself where CI is set, and cannot be without a lock file.
+                return ("yarn", "install", "--immutable" if has_lock else "--no-immutable")
+            return ("yarn", "install", *frozen, "--non-interactive")
+        case _:
+            return ("npm", "ci" if has_lock else "install", "--no-audit", "--no-fund")

@@ -1,0 +1,213 @@
+"""``orchestra init``: a look at a folder -> the Procfile that runs what is in it, and why.
+
+Frontends are folders whose `package.json` has Vite; backends are Python files that make an application, or a
+`manage.py`. Files are searched, never imported or parsed. Of several candidates the one nearest to the top is
+taken, then the one with the most usual name; the others are named.
+
+Not here: writing, and whether what is written works.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from orchestra.config import command as commands, packages
+from orchestra.config.files import is_file, is_folder
+from orchestra.config.procfile import Entry, is_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Found", "look"]
+
+# How deep folders are searched: below, there are libraries and examples rather than the project.
+_MAX_DEPTH = 3
+_MAX_FILES = 2000
+_MAX_FILE_SIZE = 1_000_000
+_SKIPPED = frozenset(
+    {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
+)
+_USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
+_USUAL_NAMES = ("app", "application", "api")
+_KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
+# `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
+_ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
+_FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
+_LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
+_SERVE = {
+    "uvicorn": "uvicorn --reload --port $PORT {factory}{target}",
+    "hypercorn": "hypercorn --reload --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
+    "granian": "granian --interface asgi --reload --port $PORT {factory}{target}",
+    "flask": "flask --app {target} run --debug --port $PORT",
+}
+
+
+class Found(Struct, frozen=True):
+    """One process that a Procfile should have.
+
+    Attributes:
+        why: What was seen, for people.
+    """
+
+    entry: Entry
+    why: str
+
+
+def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]:
+    """Look at a folder.
+
+    Args:
+        root: The folder.
+        env: For ``PATH``: which server of several is there.
+
+    Returns:
+        The processes, the frontend first; and remarks about what was seen and not taken.
+    """
+    found: list[Found] = []
+    remarks: list[str] = []
+    for role, candidates in (("frontend", [*_frontends(root)]), ("backend", [*_backends(root, env)])):
+        if not candidates:
+            remarks.append(f"no {role} was found: add a line for it, if there is one")
+        else:
+            found.append(candidates[0])
+            remarks += [f"not taken: {other.why}" for other in candidates[1:]]
+    if not found:
+        remarks = ["nothing was found that has Vite, nor a Python file that makes an application"]
+    return found, remarks
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folder and those in it, those nearest to the top first."""
+    level = [root]
+    for _ in range(_MAX_DEPTH + 1):
+        yield from level
+        level = [
+            each
+            for folder in level
+            for each in _entries(folder)
+            if is_folder(each)
+            and not each.is_symlink()
+            and each.name not in _SKIPPED
+            and not each.name.startswith((".", "_"))
+            and not is_file(each / "pyvenv.cfg")
+        ]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _entry(name: str, folder: Path, root: Path, command: str) -> Entry:
+    where = shlex.quote(folder.relative_to(root).as_posix())
+    return Entry(name, command if folder == root else f"cd {where} && {command}", 0)
+
+
+def _frontends(root: Path) -> Iterator[Found]:
+    for folder in _folders(root):
+        manager = packages.manager_of(folder, root)
+        scripts = packages.scripts_of(folder)
+        usual = [name for name in ("dev", "start", "serve") if name in scripts]
+        for name in dict.fromkeys([*usual, *scripts]):
+            command = f"{manager} run {name}"
+            reading = commands.read(command, cwd=folder, root=root)
+            if is_name(name) and reading.why:
+                yield Found(_entry("vite", folder, root, command), reading.why)
+                break
+        else:
+            package = packages.package_json(folder)
+            tables = [package.get(key) for key in ("dependencies", "devDependencies")]
+            if any(isinstance(table, dict) and "vite" in table for table in tables):
+                runner = {"pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}.get(manager, "npx")
+                why = f"{(folder / 'package.json').relative_to(root)} depends on vite"
+                yield Found(_entry("vite", folder, root, f"{runner} vite"), why)
+
+
+def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
+    prefix = _prefix(root, env)
+    for folder in _folders(root):
+        if is_file(folder / "manage.py"):
+            command = f"{prefix}python manage.py runserver 127.0.0.1:$PORT"
+            why = f"{(folder / 'manage.py').relative_to(root)} is Django's"
+            yield Found(_entry("api", folder, root, command), why)
+    files = [
+        each
+        for folder in _folders(root)
+        for each in _entries(folder)
+        if each.suffix == ".py" and not each.name.startswith(("test_", "conftest")) and is_file(each)
+    ]
+    for file in sorted(files[:_MAX_FILES], key=lambda file: _rank(file, root)):
+        text = _text(file)
+        if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
+            continue
+        # One that is indented is under a condition, if it is not in a function that makes one.
+        made = sorted(_ASSIGNED_APP.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
+        factory = None if made and not made[0][0] else _FACTORY.search(text)
+        if made or factory:
+            name = factory[1] if factory else made[0][1]
+            folder, module = _module(file, text, root)
+            server = "flask" if kind[1] == "Flask" else _server(kind[1], {root, folder}, env)
+            factory_option, call = ("--factory ", "()") if factory else ("", "")
+            target = f"{module}:{name}{call if server == 'hypercorn' else ''}"
+            command = _SERVE[server].format(factory=factory_option, target=shlex.quote(target))
+            why = f"{file.relative_to(root)} makes a {kind[1]} application"
+            yield Found(_entry("api", folder, root, prefix + command), why)
+
+
+def _rank(file: Path, root: Path) -> tuple[int, int, str]:
+    usual = _USUAL_FILES.index(file.stem) if file.stem in _USUAL_FILES else len(_USUAL_FILES)
+    return len(file.relative_to(root).parts), usual, str(file)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig") if file.stat().st_size <= _MAX_FILE_SIZE else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _prefix(root: Path, env: Mapping[str, str]) -> str:
+    """How a command is run in the project's environment, if that is not there yet or elsewhere."""
+    if env.get("VIRTUAL_ENV") or is_folder(root / ".venv"):
+        return ""
+    for lock, runner in _LOCKS.items():
+        if is_file(root / lock) and shutil.which(runner.partition(" ")[0], path=env.get("PATH")):
+            return f"{runner} "
+    return ""
+
+
+def _module(file: Path, text: str, root: Path) -> tuple[Path, str]:
+    """Where a file can be imported from, and as what: as part of the packages that it is in or names."""
+    parts, folder = [file.stem], file.parent
+    while folder != root and (
+        (file.stem == "__init__" and len(parts) == 1)
+        or is_file(folder / "__init__.py")
+        or re.search(
+            rf"^\s*(from|import) ({re.escape(folder.name)}\b|\.{{{len(parts)},}}\w)", text, re.MULTILINE
+        )
+    ):
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(parts).removesuffix(".__init__")
+
+
+def _server(kind: str, folders: set[Path], env: Mapping[str, str]) -> str:
+    """Choose what serves: what the project names, else what is installed, else the most usual one."""
+    offered = ("hypercorn", "uvicorn", "granian") if kind == "Quart" else ("uvicorn", "hypercorn", "granian")
+    named = "\n".join(
+        _text(file)
+        for folder in folders
+        for file in _entries(folder)
+        if re.fullmatch(r"pyproject\.toml|Pipfile|setup\.cfg|requirements.*\.(txt|in)", file.name)
+    )
+    known = [server for server in offered if re.search(rf"\b{server}\b", named)]
+    installed = [server for server in offered if shutil.which(server, path=env.get("PATH"))]
+    return next(iter([*(each for each in known if each in installed), *installed, *known, *offered]))

@@ -1,0 +1,100 @@
+"""Projects that say nothing of roles, as people have them: what answers decides, with a real Vite."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit import Run, get
+from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
+
+NAVIGATES = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+APP = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        is_known = scope["path"].startswith("/api")
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200 if is_known else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+"""
+MAIN = """
+import { greeting } from './greeting.js'
+
+const app = document.querySelector('#app')
+app.textContent = greeting
+import.meta.hot.accept('./greeting.js', changed => { app.textContent = changed.greeting })
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browser_without(VITE_PORTS) as launched:
+        yield launched
+
+
+def notice(run: Run, code: str) -> str:
+    text: str = run.until(lambda event: event["type"] == "notice" and event["code"] == code)["text"]
+    return text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("base", ["/", "/app/"])
+def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
+    tmp_path: Path, vite_packages: Callable[[int], Path], browser: Browser, base: str
+) -> None:
+    frontend(tmp_path / "web", vite_packages(8), script=f"vite --base {base}")
+    (tmp_path / "web/src/main.js").write_text(MAIN)
+    (tmp_path / "web/src/greeting.js").write_text("export const greeting = 'hello'\n")
+    (tmp_path / "Makefile").write_text("dev:\n\t@cd web && npm run dev\n")
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "Procfile").write_text("fe: make dev\napi: uvicorn app:app --port $PORT\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        assert notice(run, "frontend-found") == "the frontend is fe: it answers /@vite/client"
+        run.state("fe", "ready")
+        run.state("api", "ready")
+        assert get(run.url + "/api/x").upstream == "backend"
+        page = browser.new_page()
+        page.goto(run.url + base)
+        page.get_by_text("hello").wait_for()
+        page.evaluate("window.stays = true")
+        (tmp_path / "web/src/greeting.js").write_text("export const greeting = 'changed'\n")
+        page.get_by_text("changed").wait_for()
+        assert page.evaluate("window.stays")
+        page.close()
+
+
+def test_without_a_frontend_an_honest_404_does_not_wait(tmp_path: Path) -> None:
+    """After five seconds it is known that the worker does not listen."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "Procfile").write_text("api: uvicorn app:app --port $PORT\nworker: sleep 1000\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        notice(run, "no-frontend")
+        began = time.monotonic()
+        answer = get(run.url + "/nowhere", headers=NAVIGATES)
+        assert (answer.status, answer.upstream) == (404, "backend")
+        assert time.monotonic() - began < 2
+
+
+def test_a_backend_that_is_found_late_gets_its_requests(tmp_path: Path) -> None:
+    """It has no name, and no command that is known; it listens when it was taken for none that ever will."""
+    serve = f"sleep 7; exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
+    (tmp_path / "Procfile").write_text(
+        f"ui: {sys.executable} -m http.server --bind 127.0.0.1 $PORT\nx: {serve}\n"
+    )
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nfrontend = "ui"\n')
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        notice(run, "no-backend")
+        assert notice(run, "backend-found") == "the backend is x: it answers HTTP"
+        run.state("x", "ready")
+        assert get(run.url + "/", headers=NAVIGATES).upstream == "backend"

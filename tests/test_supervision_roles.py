@@ -1,0 +1,278 @@
+"""Processes whose role shows at run time: what is asked of them, what they become, and when it is settled."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from orchestra import Dependency, ProcessPlan, ProxyPlan, Restart, Role, State
+from orchestra.child.sockets import Listening
+from orchestra.config.plan import UNDECIDED, FromProcess
+from orchestra.config.roles import Seen
+from orchestra.supervision.inquiry import identify
+from tests.simulation_kit import World, running_workers
+
+if TYPE_CHECKING:
+    from tests.simulation_kit import Child
+
+pytestmark = pytest.mark.ceiling(100_000)
+
+BOTH_OPEN = ProxyPlan(backend=UNDECIDED, frontend=UNDECIDED)
+
+
+def open_process(name: str, port: int) -> ProcessPlan:
+    """A process without a role, as the configuration plans it."""
+    return ProcessPlan(
+        name=name, command=name, env={"PORT": str(port)}, port=port, ready="http", role=Role.UNDECIDED
+    )
+
+
+FE, API, JOB = open_process("fe", 5173), open_process("dev", 5000), open_process("job", 5100)
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.programs["fe"] = partial(shows, Seen.VITE)
+    made.programs["dev"] = partial(shows, Seen.HTTP)
+    return made
+
+
+async def shows(seen: Seen, child: Child) -> int:
+    child.shows = seen
+    await trio.sleep(1)
+    child.listen()
+    await trio.sleep_forever()
+    return 0
+
+
+async def test_vite_is_the_frontend_and_the_other_server_the_backend(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    decided: list[tuple[str, object]] = []
+    async with running_workers(world, API, FE, JOB, proxy=BOTH_OPEN, decided=decided) as (workers, recorder):
+        ready = await recorder.until_state("fe", State.READY)
+        assert (ready.previous, ready.url) == (State.RUNNING, "http://127.0.0.1:5173")
+        await recorder.until_state("dev", State.READY)
+        assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
+        roles = [worker.life.plan.role for worker in workers.by_name.values()]
+        assert roles == [Role.BACKEND, Role.FRONTEND, Role.OTHER]
+        # It cannot get a role any more, and is not asked.
+        asked = len(world.asked)
+        world.children[-1].listen(9999)
+        await trio.sleep(100)
+        assert len(world.asked) == asked
+        assert recorder.states("job") == [State.STARTING, State.RUNNING]
+
+
+async def test_a_process_that_became_the_backend_is_one_from_then_on(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is awaited when it is started again, and missed when it ends with 0."""
+
+    async def ends(child: Child) -> int:
+        child.listen()
+        await trio.sleep(20)
+        return 0
+
+    world.programs["dev"] = ends
+    async with running_workers(world, API, FE, proxy=BOTH_OPEN) as (_, recorder):
+        await recorder.until_state("dev", State.READY, restarts=1)
+    assert recorder.states("dev")[:6] == [
+        State.STARTING,
+        State.RUNNING,
+        State.READY,
+        State.BACKING_OFF,
+        State.STARTING,
+        State.READY,
+    ]
+
+
+async def test_a_process_without_a_role_is_still_waited_for_by_its_dependents(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def late(child: Child) -> int:
+        await trio.sleep(30)
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["job"] = late
+    waits = ProcessPlan(name="waits", command="waits", env={}, depends_on=(Dependency("job"),))
+    async with running_workers(world, API, FE, JOB, waits, proxy=BOTH_OPEN) as (workers, recorder):
+        await recorder.until_state("waits", State.RUNNING)
+        assert workers.by_name["job"].life.plan.role is Role.OTHER
+        assert recorder.states("job") == [State.STARTING, State.RUNNING, State.READY]
+
+
+async def test_a_process_that_does_not_listen_is_settled_after_five_seconds(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    decided: list[tuple[str, object]] = []
+    async with running_workers(world, API, JOB, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        started = await recorder.until_state("job", State.RUNNING)
+        await recorder.until_state("dev", State.READY)
+        assert decided == [("backend", "dev")]
+        while len(decided) < 2:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.1)
+        assert decided[1] == ("frontend", None)
+        assert trio.current_time() - started.at == pytest.approx(5, abs=1.1)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+async def test_a_process_that_ends_is_settled(
+    world: World, code: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def ends(_child: Child) -> int:
+        await trio.sleep(2)
+        return code
+
+    world.programs["job"] = ends
+    decided: list[tuple[str, object]] = []
+    async with running_workers(world, API, JOB, proxy=BOTH_OPEN, decided=decided):
+        await trio.sleep(2.5)
+        assert decided == [("backend", "dev"), ("frontend", None)]
+
+
+async def test_a_socket_that_has_not_answered_yet_is_waited_for(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def slow(child: Child) -> int:
+        child.shows = Seen.NOTHING
+        child.listen()
+        await trio.sleep(60)
+        child.shows = Seen.VITE
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["fe"] = slow
+    decided: list[tuple[str, object]] = []
+    async with running_workers(world, API, FE, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await recorder.until_state("fe", State.READY)
+        assert decided == [("backend", "dev"), ("frontend", "fe")]
+
+
+async def test_each_socket_is_asked_once_and_a_database_s_never(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def queue(child: Child) -> int:
+        child.shows = Seen.SILENT
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    async def database(child: Child) -> int:
+        child.program = "mysqld"
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs |= {"job": queue, "fe": database}
+    async with running_workers(world, JOB, FE, proxy=BOTH_OPEN):
+        await trio.sleep(100)
+    assert len(world.asked) == 1
+
+
+async def test_of_several_sockets_vite_s_counts(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    """Its own may be opened a moment later than that of its WebSocket."""
+
+    async def both(child: Child) -> int:
+        child.listen(24678)
+        await trio.sleep(0.2)
+        child.shows = Seen.VITE
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["fe"] = both
+    decided: list[tuple[str, object]] = []
+    async with running_workers(world, FE, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        assert (await recorder.until_state("fe", State.READY)).port == 5173
+        await recorder.until_state("dev", State.READY)
+    assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
+
+
+async def test_where_the_frontend_is_known_vite_is_not_told_apart(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A backend that passes Vite on answers for it, too."""
+    decided: list[tuple[str, object]] = []
+    proxy = ProxyPlan(backend=UNDECIDED, frontend=FromProcess(name="ui"))
+    async with running_workers(world, FE, proxy=proxy, decided=decided) as (_, recorder):
+        await recorder.until_state("fe", State.READY)
+    assert decided == [("backend", "fe")]
+
+
+async def test_a_plan_without_an_open_role_asks_nothing(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    plan = ProcessPlan(name="dev", command="dev", env={"PORT": "5000"}, restart=Restart.NEVER)
+    async with running_workers(world, plan, proxy=ProxyPlan(backend=None, frontend=FromProcess(name="ui"))):
+        await trio.sleep(100)
+    assert world.asked == []
+
+
+# --- What answers at a socket ---
+
+JAVASCRIPT = b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\n\r\nexport {}"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n\r\n{}"
+HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
+PAGE = HTML + b'<script type=module src="%s"></script>'
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen", "questions"),
+    [
+        pytest.param({"/@vite/client": JAVASCRIPT}, Seen.VITE, 1, id="vite"),
+        pytest.param(
+            {"/": b"HTTP/1.1 302 Found\r\nLocation: /app/\r\n\r\n", "/app/@vite/client": JAVASCRIPT},
+            Seen.VITE,
+            3,
+            id="vite below its base",
+        ),
+        pytest.param({"/": HTML, "/_nuxt/@vite/client": JAVASCRIPT}, Seen.VITE, 3, id="nuxt"),
+        pytest.param(
+            {"/": PAGE % b"/ui/@vite/client", "/ui/@vite/client": JAVASCRIPT}, Seen.VITE, 4, id="a page of it"
+        ),
+        pytest.param({}, Seen.HTTP, 2, id="an API"),
+        pytest.param({"/@vite/client": HTML, "/": HTML}, Seen.HTTP, 3, id="a page for everything"),
+        pytest.param(
+            {"/": PAGE % b"http://localhost:5173/@vite/client"}, Seen.HTTP, 3, id="a page that refers to Vite"
+        ),
+        pytest.param({"*": b"220 mail.example ESMTP\r\n"}, Seen.SILENT, 2, id="not HTTP"),
+        pytest.param({"*": b""}, Seen.SILENT, 2, id="hangs up"),
+    ],
+)
+async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen, questions: int) -> None:
+    asked: list[str] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            path = (await stream.receive_some(65536)).split()[1].decode()
+            asked.append(path)
+            await stream.send_all(answers.get(path, answers.get("*", NOT_FOUND)))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        socket = Listening("127.0.0.1", listeners[0].socket.getsockname()[1])
+        assert await identify(socket, may_be_vite=True) is seen
+        assert len(asked) == questions
+        asked.clear()
+        assert await identify(socket, may_be_vite=False) is (Seen.HTTP if seen is Seen.VITE else seen)
+        assert asked == ["/"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_does_not_answer_in_time_has_shown_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    with listener:
+        socket = Listening("127.0.0.1", listener.getsockname()[1])
+        assert await identify(socket, may_be_vite=True) is Seen.NOTHING
