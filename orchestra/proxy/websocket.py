@@ -174,31 +174,47 @@ class FrameTap:
                 self.close_code = int(CloseReason.NO_STATUS_RCVD)
 
 
-class Tunnel:
-    """The bytes of one WebSocket, once both handshakes are done.
+class _Flow:
+    """One direction of a tunnel.
 
     Attributes:
-        bytes_in: Bytes that came from the client.
-        bytes_out: Bytes that went to it.
+        tap: What its frames show.
+        size: Bytes that came.
+        is_sending: Whether what came last is still being sent.
     """
+
+    def __init__(self) -> None:
+        self.tap = FrameTap()
+        self.size = 0
+        self.is_sending = False
+
+
+class Tunnel:
+    """The bytes of one WebSocket, once both handshakes are done."""
 
     def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
         self._client = client
         self._upstream = upstream
-        self._from_client = FrameTap()
-        self._from_upstream = FrameTap()
-        self._is_sending_up = self._is_sending_down = False
+        self._up, self._down = _Flow(), _Flow()
         self._close_code: int | None = None
         self._ended = 0
         self._is_client_broken = False
         self._scope = trio.CancelScope()
-        self.bytes_in = 0
-        self.bytes_out = 0
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that came from the client."""
+        return self._up.size
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that came from the upstream."""
+        return self._down.size
 
     @property
     def close_code(self) -> int | None:
         """The close code that was seen first, or sent by us; ``None`` if there was none."""
-        seen = self._from_client.close_code or self._from_upstream.close_code
+        seen = self._up.tap.close_code or self._down.tap.close_code
         return seen if seen is not None else self._close_code
 
     def close(self, code: int) -> None:
@@ -216,8 +232,8 @@ class Tunnel:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._up)
-                    nursery.start_soon(self._down)
+                    nursery.start_soon(self._relay, self._client, self._upstream, self._up)
+                    nursery.start_soon(self._relay, self._upstream, self._client, self._down)
             is_whole = self._ended == 2
             if self._close_code is not None:
                 is_whole = True
@@ -233,40 +249,27 @@ class Tunnel:
             else:
                 self._client.abort()
 
-    async def _up(self) -> None:
+    async def _relay(
+        self,
+        source: ClientConnection | UpstreamConnection,
+        sink: ClientConnection | UpstreamConnection,
+        flow: _Flow,
+    ) -> None:
         try:
-            while data := await self._client.receive_raw():
-                self.bytes_in += len(data)
+            while data := await source.receive_raw():
+                flow.size += len(data)
                 self._postpone_end()
-                self._from_client.feed(data)
-                self._is_sending_up = True
-                await self._upstream.send(data)
-                self._is_sending_up = False
+                flow.tap.feed(data)
+                flow.is_sending = True
+                await sink.send(data)
+                flow.is_sending = False
         except ClientGone:
             self._is_client_broken = True
             self._scope.cancel()
         except UpstreamGone:
             self._scope.cancel()
         else:
-            self._upstream.transport.send_eof()
-            self._one_ends()
-
-    async def _down(self) -> None:
-        try:
-            while data := await self._upstream.receive_raw():
-                self.bytes_out += len(data)
-                self._postpone_end()
-                self._from_upstream.feed(data)
-                self._is_sending_down = True
-                await self._client.send(data)
-                self._is_sending_down = False
-        except ClientGone:
-            self._is_client_broken = True
-            self._scope.cancel()
-        except UpstreamGone:
-            self._scope.cancel()
-        else:
-            self._client.transport.send_eof()
+            sink.transport.send_eof()
             self._one_ends()
 
     def _one_ends(self) -> None:
@@ -279,13 +282,13 @@ class Tunnel:
 
     async def _send_close_frame(self, code: int) -> None:
         try:
-            if not self._is_sending_up and self._from_client.is_at_boundary:
+            if not self._up.is_sending and self._up.tap.is_at_boundary:
                 await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))
             self._upstream.transport.send_eof()
         except UpstreamGone:
             pass
         try:
-            if not self._is_sending_down and self._from_upstream.is_at_boundary:
+            if not self._down.is_sending and self._down.tap.is_at_boundary:
                 await self._client.send(FrameProtocol(client=False, extensions=[]).close(code))
                 # A close with the client's bytes unread would turn into a reset, and the code would be lost.
                 self._client.transport.send_eof()
