@@ -85,6 +85,12 @@ class State(Enum):
         """Whether nothing of the process runs and nothing is going to start it again by itself."""
         return self in _ENDED
 
+    @property
+    def predicate(self) -> str:
+        """What a sentence says of a process in this state: ``is starting``, ``has failed``."""
+        words = {State.INSTALLING: "is being installed", State.BACKING_OFF: "has ended"}
+        return words.get(self, f"{'has' if self.is_ended else 'is'} {self.value}")
+
 
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.STOPPED})
 
