@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.lines import clean
+from orchestra.child.sockets import Listening
 from orchestra.config.checks import HttpCheck
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "tcp_answer"]
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
+# Seconds after SIGKILL: a process that is still there then cannot be ended by us.
+_AFTER_KILL = 2.0
 # A client that hangs up before the end of a short answer is logged as one.
 _LINGER = 0.2
 # Bytes that are kept of what a command says: its last line is quoted.
@@ -55,10 +58,9 @@ async def http_answer(
     Returns:
         An empty string after an answer that will do, else what was wrong, in words.
     """
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     request = (
-        f"GET {check.path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: orchestra-probe\r\n"
-        "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
+        f"GET {check.path} HTTP/1.1\r\nHost: {Listening(host, port).authority}\r\n"
+        "User-Agent: orchestra-probe\r\nAccept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""
     with trio.move_on_after(within) as limit:
@@ -123,20 +125,19 @@ async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str
         )
     except OSError as exc:
         return f"`{command}` cannot be run: {exc.strerror}"
+    assert process.stdout is not None  # noqa: S101 - asked for
     said = b""
     try:
         with trio.move_on_after(_EXEC_TIMEOUT) as limit:
-            assert process.stdout is not None  # noqa: S101 - asked for
             async for chunk in process.stdout:
                 said = (said + chunk)[-_KEPT_OUTPUT:]
             await process.wait()
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(_AFTER_KILL, shield=True):
+            await process.stdout.aclose()
             await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
     if limit.cancelled_caught:
         return f"`{command}` takes longer than {_EXEC_TIMEOUT:g} s"
     if process.returncode == 0:
