@@ -234,7 +234,9 @@ tables = st.one_of(st.dictionaries(keys, values, max_size=3), leaves)
 @example({"process": {"web": {"command": {}}}})
 @example({"proxy": {"hold": 16**9999}})
 def test_any_table_gives_settings_or_our_error(table: dict[str, Any]) -> None:
-    found = attempt(lambda: completed(lambda problems: toml.decode(table, SettingsFile(path=PATH, problems=problems))))
+    found = attempt(
+        lambda: completed(lambda problems: toml.decode(table, SettingsFile(path=PATH, problems=problems)))
+    )
     if isinstance(found, ConfigError):
         assert found.hint
 

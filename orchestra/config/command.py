@@ -120,7 +120,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
     """
 
-    folder: Path
+    folder: Path = Path()
     why: str = ""
     needs: tuple[str, ...] = ()
     manager: str = ""

@@ -34,9 +34,9 @@ from orchestra.config.schema import (
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["SettingsFile", "decode", "find", "nearest", "parse"]
+__all__ = ["SettingsFile", "decode", "did_you_mean", "find", "nearest", "parse", "there_are"]
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
@@ -156,6 +156,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Name the one that was probably meant, and all that there are."""
+    near = nearest(name, names)
+    return f"Did you mean {near}? {there_are(names)}" if near else there_are(names)
+
+
+def there_are(names: Sequence[str]) -> str:
+    """Name all that there are."""
+    return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
 
 
 def _table(
