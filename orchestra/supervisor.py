@@ -25,7 +25,7 @@ from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
 from orchestra.supervision.lifecycle import culprit, run_result
@@ -334,8 +334,8 @@ class Supervisor:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                self._proxy = Proxy(plan, listeners, bus=self._bus)
-                self._bus.subscribe(self._proxy.observe, StateChanged, OutputLine)
+                self._proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                self._bus.subscribe(self._proxy.observe, StateChanged)
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from orchestra.child.lines import without_colours
 from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
+from orchestra.dashboard.writer import terminal_size
 from orchestra.events import OutputPaused
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ class PlainPrinter:
         self._marked: set[tuple[str, str]] = set()
         # On a terminal: the unfinished line that stands at the end, with its stream.
         self._begun: tuple[tuple[str, str], bytes] | None = None
-        self._time_of_day = _TimeOfDay()
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
@@ -90,10 +90,7 @@ class PlainPrinter:
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
-        # No checkpoint on the fast path: a line costs less than a turn of trio's scheduler, and the caller
-        # has just waited for the bytes that the line is made of.
-        if self._writer.is_full:
-            await self._writer.wait_for_room()
+        await self._writer.wait_for_room()
         data = self._format(line, line.process, line.text, is_stderr=line.stream == "stderr")
         if self._is_terminal:
             is_repeated = self._is_repeated_blank(line)
@@ -130,7 +127,9 @@ class PlainPrinter:
         """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
         stream = (event.process, event.stream)
         if event.text:
-            text = without_colours(event.text)[: self._columns()]
+            # What has wrapped could not be taken back.
+            columns, _ = terminal_size(self._writer.fd)
+            text = without_colours(event.text)[: max(columns - self._width - 4, 1)]
             data = self._format(event, event.process, text, is_stderr=event.stream == "stderr")[:-1]
             self._writer.put(data if self._begun is None else _ERASE + data)
             self._begun = (stream, data)
@@ -148,12 +147,6 @@ class PlainPrinter:
             return _ERASE + data
         return _ERASE + data + begun
 
-    def _columns(self) -> int | None:
-        """How much of a line can be taken back: what has wrapped cannot."""
-        with suppress(OSError):
-            return max(os.get_terminal_size(self._writer.fd).columns - self._width - 4, 1)
-        return None
-
     def _format(
         self, event: Event, name: str, text: str, *, sign: str = "|", is_stderr: bool = False
     ) -> bytes:
@@ -163,7 +156,7 @@ class PlainPrinter:
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
             text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
-        when = self._time_of_day(event.at) if self._has_timestamps else ""
+        when = _time_of_day(int(event.at)) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, sign: str, *, is_stderr: bool) -> str:
@@ -187,15 +180,7 @@ def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
     return os.isatty(fd) and environ.get("TERM") != "dumb"
 
 
-class _TimeOfDay:
-    """Formats times of day, in local time; the text of a second is made once."""
-
-    def __init__(self) -> None:
-        self._second: int | None = None
-        self._text = ""
-
-    def __call__(self, at: float) -> str:
-        second = int(at)
-        if second != self._second:
-            self._second, self._text = second, time.strftime("%H:%M:%S ", time.localtime(second))
-        return self._text
+@lru_cache(maxsize=1)
+def _time_of_day(second: int) -> str:
+    """Format a time of day, in local time; the text of a second is made once."""
+    return time.strftime("%H:%M:%S ", time.localtime(second))
