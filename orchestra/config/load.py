@@ -36,7 +36,7 @@ from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
     UNDECIDED,
-    AtUrl,
+    Address,
     Condition,
     Dependency,
     FromProcess,
@@ -273,7 +273,7 @@ class _Reader:
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""
-        has_frontend = isinstance(decided.frontend, FromProcess | AtUrl)
+        has_frontend = isinstance(decided.frontend, FromProcess | Address)
         unready = set()
         for each in self.chosen:
             each.role = decided.of(each.name)

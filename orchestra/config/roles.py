@@ -40,7 +40,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role, base_name
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role, base_name
 from orchestra.config.toml import did_you_mean
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ NOT_HTTP = frozenset({
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
 
-Given: TypeAlias = FromProcess | AtUrl | Literal[False] | None
+Given: TypeAlias = FromProcess | Address | Literal[False] | None
 
 
 class Seen(Enum):
@@ -238,7 +238,7 @@ def given(key: str, names: Sequence[str], file: SettingsFile) -> Given:
         raise file.error(keys, f"an upstream cannot be asked by {url.scheme}, only by http", hint=hint)
     if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
         raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
-    return AtUrl(host=url.hostname, port=port)
+    return Address(host=url.hostname, port=port)
 
 
 def _frontend_before_start(facts: Facts) -> tuple[UpstreamPlan, str]:
@@ -278,9 +278,9 @@ def _is(upstream: Given | UpstreamPlan, process: ProcessFacts) -> bool:
     return isinstance(upstream, FromProcess) and upstream.name == process.name
 
 
-def _as_given(upstream: Given, facts: Facts) -> FromProcess | AtUrl | None:
+def _as_given(upstream: Given, facts: Facts) -> FromProcess | Address | None:
     """An upstream of the settings; none if that process is not part of the run."""
-    if isinstance(upstream, AtUrl):
+    if isinstance(upstream, Address):
         return upstream
     return next((each.upstream for each in facts.processes if _is(upstream, each)), None)
 
