@@ -22,6 +22,8 @@ import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
+from orchestra.dashboard.jsonl import JsonPrinter
+from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import State
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from orchestra.config.plan import Plan
-    from orchestra.dashboard.jsonl import JsonPrinter
-    from orchestra.dashboard.plain import PlainPrinter
     from orchestra.dashboard.screen import Screen
 
 __all__ = ["run"]
@@ -125,11 +125,7 @@ async def _run_printing(
 
 def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
     if mode == "json":
-        from orchestra.dashboard.jsonl import JsonPrinter  # noqa: PLC0415
-
         return JsonPrinter(writer)
-    from orchestra.dashboard.plain import PlainPrinter  # noqa: PLC0415
-
     names = [process.name for process in plan.processes]
     return PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
 
@@ -259,12 +255,8 @@ def _environ(plan: Plan) -> dict[str, str]:
 
 def _with_colours(plan: Plan, mode: str) -> Plan:
     """Tell children without a terminal to use colours if a person sees them, unless it is decided."""
-    is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
-    if plan.color != "auto":
-        is_wanted = plan.color == "always" and mode != "json"
-    elif {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
-        return plan
-    if not is_wanted:
+    is_decided = plan.color == "auto" and {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys()
+    if is_decided or mode == "json" or not wants_colours(_environ(plan), 1):
         return plan
     forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
     processes = tuple(

@@ -26,6 +26,7 @@ import termios
 import threading
 import time
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
@@ -271,13 +272,12 @@ def _rendered(section: Section, size: tuple[int, int], environ: Mapping[str, str
 
 def _difference(before: list[str], after: list[str]) -> str:
     """Return what to send so that a terminal that shows `before` shows `after`."""
-    update = []
-    for row, line in enumerate(after):
-        if row < len(before) and before[row] == line:
-            continue
-        # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
-        update.append(f"\x1b[{row + 1}H\x1b[K{line}")
-    return "".join(update)
+    # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
+    return "".join(
+        f"\x1b[{row}H\x1b[K{new}"
+        for row, (old, new) in enumerate(zip_longest(before, after), start=1)
+        if old != new
+    )
 
 
 def _key_mode(mode: _Mode, disabled: bytes) -> _Mode:
