@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.lines import clean
-from orchestra.child.sockets import Listening
 from orchestra.config.checks import HttpCheck
+from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ async def http_answer(
         An empty string after an answer that will do, else what was wrong, in words.
     """
     try:
-        status, _ = await http_get(Listening(host, port), check.path, within=within, rest=_LINGER)
+        status, _ = await http_get(Address(host, port), check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
         return f"port {port} is open, HTTP times out"
     except OSError as exc:
@@ -74,7 +74,7 @@ async def http_answer(
     return ""
 
 
-async def http_get(at: Listening, path: str, *, within: float, rest: float) -> tuple[int | None, bytes]:
+async def http_get(at: Address, path: str, *, within: float, rest: float) -> tuple[int | None, bytes]:
     """Ask for a path, and hang up.
 
     Args:
@@ -91,7 +91,7 @@ async def http_get(at: Listening, path: str, *, within: float, rest: float) -> t
         trio.TooSlowError: Nothing comes in time.
     """
     request = (
-        f"GET {path} HTTP/1.1\r\nHost: {at.authority}\r\nUser-Agent: orchestra-probe\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: orchestra-probe\r\n"
         "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""
