@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestra.config.environment import (
-    colliding,
     for_child,
     mentions_port,
     sibling_variables,
@@ -50,12 +49,6 @@ def test_a_child_is_told_its_port_and_its_siblings() -> None:
         "ORCHESTRA_NOTES_API_URL": "http://127.0.0.1:5000",
     }
     assert for_child({"PYTHONUNBUFFERED": ""}, port=None, siblings={}) == {"PYTHONUNBUFFERED": ""}
-
-
-def test_names_that_would_be_the_same_variable_are_found() -> None:
-    assert colliding(["a", "a-b", "c", "a_b"]) == ("a-b", "a_b")
-    assert colliding(["web", "WEB"]) == ("web", "WEB")
-    assert colliding(["web", "web2"]) is None
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING
 from orchestra.config.files import is_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = [
-    "PORT_VARIABLES",
-    "colliding",
-    "for_child",
-    "mentions_port",
-    "sibling_variables",
-    "variable_name",
-    "with_tools",
-]
+__all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "sibling_variables", "variable_name", "with_tools"]
 
 # The variables that tell a child its port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
@@ -84,16 +76,6 @@ def sibling_variables(ports: Mapping[str, int]) -> dict[str, str]:
         variables[f"{prefix}_PORT"] = str(port)
         variables[f"{prefix}_URL"] = f"http://127.0.0.1:{port}"
     return variables
-
-
-def colliding(names: Sequence[str]) -> tuple[str, str] | None:
-    """Find two processes that would have the same variables, such as ``a-b`` and ``a_b``."""
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(variable_name(name), name)
-        if other != name:
-            return other, name
-    return None
 
 
 def mentions_port(command: str) -> bool:

@@ -361,7 +361,6 @@ class _Reader:
             role=process.role,
             install=process.install,
             depends_on=tuple(depends_on),
-            source=process.source,
         )
 
     def exit_on(self, names: Sequence[str]) -> str:
