@@ -129,7 +129,8 @@ def examine(
     with problems.caught():
         entries = procfiles.read(path, problems)
     file = toml.find(path.parent, problems)
-    reader = _Reader(path, file, entries, machine=machine, overrides=overrides or Overrides())
+    processes = select.gather(path, entries, file)
+    reader = _Reader(path, file, processes, machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -140,13 +141,7 @@ class _Reader:
     """Goes from what was written to the plan, step by step."""
 
     def __init__(
-        self,
-        path: Path,
-        file: SettingsFile,
-        entries: Sequence[procfiles.Entry],
-        *,
-        machine: Machine,
-        overrides: Overrides,
+        self, path: Path, file: SettingsFile, processes: list[Draft], machine: Machine, overrides: Overrides
     ) -> None:
         self.path = path
         self.root = path.absolute().parent
@@ -155,21 +150,14 @@ class _Reader:
         self.problems = file.problems
         self.machine = machine
         self.overrides = overrides
-        self.processes = select.gather(path, self.root, entries, file)
+        self.processes = processes
         self.notes: list[Note] = list(file.notes)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
-        select.choose(
-            self.processes,
-            only=only,
-            left_out=left_out,
-            counts=counts,
-            path=self.path,
-            problems=self.problems,
-        )
+        select.choose(self.processes, self.path, self.problems, only=only, left_out=left_out, counts=counts)
         self.chosen = [each for each in self.processes if each.instances]
 
     def read_environments(self) -> None:
@@ -250,13 +238,12 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
+        fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
         with self.problems.caught():
-            if address is not None:
-                addresses.check_address(address, self.taken, self.machine)
-            else:
-                fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
-                address, note = addresses.first_free({**fixed, **self.taken}, self.machine)
-                self.notes += [] if note is None else [note]
+            address, note = addresses.settle_address(
+                address, taken=self.taken, fixed=fixed, machine=self.machine
+            )
+            self.notes += [] if note is None else [note]
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(

@@ -92,16 +92,15 @@ class Draft(Struct, kw_only=True):
 # --- Which there are ---
 
 
-def gather(path: Path, root: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
+def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
     """Give the Procfile's processes in its order, then those that only the settings define.
 
     Args:
         path: The Procfile.
-        root: Its folder.
         entries: What is in it.
         file: The settings; its problems are told what is wrong.
     """
-    tables = dict(file.settings.process)
+    root, tables = path.absolute().parent, dict(file.settings.process)
     drafts: list[Draft] = []
 
     def add(name: str, command: str, table: ProcessSettings, path: Path, line: int) -> None:
@@ -271,22 +270,22 @@ def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
 
 def choose(
     processes: Sequence[Draft],
+    path: Path,
+    problems: Problems,
     *,
     only: Sequence[str],
     left_out: Sequence[str],
     counts: Mapping[str, int],
-    path: Path,
-    problems: Problems,
 ) -> None:
     """Give instances to the processes that are run: those that are named, with their dependencies.
 
     Args:
         processes: All that there are.
+        path: The Procfile, for messages.
+        problems: Is told.
         only: The names of the command line; none means all.
         left_out: Those that are not run, whatever depends on them.
         counts: How many instances each is to have; with none it is left out, too.
-        path: The Procfile, for messages.
-        problems: Is told.
     """
     by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):
