@@ -10,7 +10,6 @@ import pytest
 from orchestra.config.environment import (
     for_child,
     mentions_port,
-    sibling_variables,
     with_tools,
 )
 
@@ -38,7 +37,7 @@ def test_our_own_scripts_are_found_last_and_named_once(tmp_path: Path) -> None:
 
 
 def test_a_child_is_told_its_port_and_its_siblings() -> None:
-    env = for_child({"A": "1", "PORT": "9"}, port=5100, siblings=sibling_variables({"notes-api": 5000}))
+    env = for_child({"A": "1", "PORT": "9"}, port=5100, siblings={"notes-api": 5000})
     assert env == {
         "A": "1",
         "PORT": "5100",

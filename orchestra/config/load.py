@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.config.addresses import Machine
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.config.select import Draft
     from orchestra.config.toml import SettingsFile
 
@@ -196,15 +197,15 @@ class _Reader:
             for other in each.waits_for
             if other.condition is Condition.COMPLETED
         }
-        upstreams: dict[str, roles.Given] = {}
+        upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
                 upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
-        frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
+        frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
             self.file.refuse(("proxy", "backend"), "it is the frontend already", hint=hint)
-            backend = None
+            backend = UNDECIDED
         processes = [
             roles.ProcessFacts(
                 name=each.name,
@@ -328,7 +329,6 @@ class _Reader:
             and (other.settings.port or environment.mentions_port(other.command))
             and (port := ports.get((*other.instances, other.name)[0]))
         }
-        addressed = environment.sibling_variables(siblings)
         # A process that depends on one with several instances waits for all of them.
         instances = {each.name: each.instances for each in self.processes}
         depends_on = [
@@ -342,7 +342,7 @@ class _Reader:
             name=name,
             command=process.command,
             cwd=process.cwd,
-            env=environment.for_child(process.env, port=ports.get(name), siblings=addressed),
+            env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
             port=ports.get(name),
             may_move=not process.settings.port,
             role=process.role,

@@ -171,7 +171,7 @@ def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
     """Refuse names that siblings could not tell apart in their variables, such as ``a-b`` and ``a_b``."""
     owners: dict[str, Draft] = {}
     for each in processes:
-        variable = f"ORCHESTRA_{environment.variable_name(each.name)}_PORT"
+        variable = f"{environment.sibling_prefix(each.name)}_PORT"
         first = owners.setdefault(variable, each)
         if first is not each:
             text = f"{each.name} and {first.name} ({first.path}:{first.line}) would both be {variable}"
