@@ -202,11 +202,9 @@ def facts_of(plan: Plan) -> Facts:
         for name, instances in names.items()
     ]
     facts = Facts(processes=tuple(processes))
-    return (
-        facts
-        if plan.proxy is None
-        else replace(facts, frontend=plan.proxy.frontend, backend=plan.proxy.backend)
-    )
+    if plan.proxy is None:
+        return facts
+    return replace(facts, frontend=plan.proxy.frontend, backend=plan.proxy.backend)
 
 
 def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
