@@ -14,9 +14,9 @@ from wsproto.utilities import generate_accept_token
 
 from orchestra.events import State, StreamOpened
 from orchestra.proxy import server
-from orchestra.proxy.head import RequestHead, ResponseHead
+from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.websocket import FrameTap, handshake_fault
-from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, stage
+from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, request_head, stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -435,7 +435,7 @@ def test_a_close_frame_without_a_code_is_1005() -> None:
 
 
 def test_a_handshake_is_accepted_with_its_own_key_only() -> None:
-    request = RequestHead.of(b"GET", b"/", [(b"Sec-WebSocket-Key", KEY)])
+    request = request_head(b"GET", b"/", [(b"Sec-WebSocket-Key", KEY)])
     headers = [(b"upgrade", b"WebSocket"), (b"connection", b"upgrade"), (b"sec-websocket-accept", ACCEPT)]
     assert handshake_fault(request, ResponseHead.of(101, headers)) is None
     assert handshake_fault(request, ResponseHead.of(101, headers[:2])) is not None
