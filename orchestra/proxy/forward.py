@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestra.proxy.head import tokens
+from orchestra.proxy.head import match_host, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,6 @@ _ORDINARY_CONNECTIONS = frozenset(
     {b"keep-alive", b"close", b"upgrade", b"Upgrade", b"Keep-Alive", b"Close", b"keep-alive, Upgrade"}
 )
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?")
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
@@ -75,7 +74,7 @@ class Peer:
     def additions(self, host: bytes) -> bytes:
         """Return the lines that a request to `host` gets, from ``X-Forwarded-For`` on."""
         if self._additions[0] != host or not host:
-            match = _HOST.fullmatch(host)
+            match = match_host(host)
             port = (match and match[2]) or (b"80" if host else b"%d" % self.port)
             lines = (
                 b"X-Forwarded-For: " + self.address,
@@ -150,11 +149,8 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
 
 def _add_address(lines: list[bytes], address: bytes) -> None:
     """Put the client's address at the end of the last ``X-Forwarded-For``."""
-    for index in reversed(range(len(lines))):
-        name, _, value = lines[index].partition(b": ")
-        if name.lower() == b"x-forwarded-for":
-            lines[index] += (b", " if value else b"") + address
-            return
+    last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
+    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address
 
 
 def forwarded_response(
@@ -232,7 +228,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     A web page of another site can make its own name point to this machine (DNS rebinding); its requests then
     carry that name. ``localhost``, its subdomains and literal addresses cannot be used so.
     """
-    match = _HOST.fullmatch(host)
+    match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
     if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
         return None

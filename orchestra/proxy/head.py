@@ -53,7 +53,8 @@ _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
-_is_host = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]{0,5})?").fullmatch
+# The name and the port of a Host.
+match_host = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?").fullmatch
 # The short way.
 _END = b"\r\n\r\n"
 _ordinary_request_line = re.compile(
@@ -278,7 +279,7 @@ class HeadReader:
             or host is None
             or len(values) != len(lines)
             or not raw.endswith(_END)
-            or not _is_host(host)
+            or not match_host(host)
         ):
             raise _UnusualError
         length, is_chunked = _framing(values, b"1.1")
@@ -449,7 +450,7 @@ def _host(lines: list[bytes], version: bytes, authority: bytes | None) -> bytes:
         if version == b"1.1":
             raise BadMessage("Host is missing")
         return authority or b""
-    if not _is_host(hosts[0]):
+    if not match_host(hosts[0]):
         raise BadMessage("illegal Host")
     # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
     if authority is not None and authority.lower() != hosts[0].lower():
