@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 
-from orchestra.config.plan import AtUrl, FromProcess, ProxyPlan
+from orchestra.config.plan import Address, FromProcess, ProxyPlan
 from orchestra.events import (
     Bus,
     RequestFinished,
@@ -352,8 +352,8 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
         nursery.cancel_scope.cancel()
 
 
-def elsewhere(port: int) -> AtUrl:
-    return AtUrl(host="127.0.0.1", port=port)
+def elsewhere(port: int) -> Address:
+    return Address(host="127.0.0.1", port=port)
 
 
 def request_head(
