@@ -126,7 +126,7 @@ def test_a_refusal_names_process_state_and_last_lines() -> None:
     gate, _ = a_gate()
     report(gate, State.FAILED, reason="exit code 3")
     refusal = gate.unavailable()
-    assert str(refusal) == "api is failed: exit code 3"
+    assert str(refusal) == "api has failed: exit code 3"
     assert refusal.tail == ("api says why",)
 
 
@@ -250,7 +250,7 @@ def test_one_instance_that_is_ready_is_enough() -> None:
     assert gate.endpoint == Endpoint("api.2", Address("::1", 5173))
     report(gate, State.FAILED, process="api.2")
     assert now(gate) is Availability.FAIL
-    assert str(gate.unavailable()).startswith("api.1 is ")
+    assert str(gate.unavailable()).startswith("api.1 has ")
 
 
 def test_a_gate_says_what_it_is() -> None:

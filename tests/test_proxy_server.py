@@ -106,7 +106,7 @@ async def test_more_bytes_than_may_be_held_are_502_at_once(
         client = on.client()
         await client.says(GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 4000 + b"\r\n\r\n"))
         await trio.testing.wait_all_tasks_blocked()
-        assert (await on.told(RequestHeld, 3)).reason == "api is backing-off"
+        assert (await on.told(RequestHeld, 3)).reason == "api has ended"
 
 
 # --- the way down ---

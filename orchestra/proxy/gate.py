@@ -252,7 +252,7 @@ class Gate:
         newest = self._newest.get(process)
         if newest is None:
             return f"{process} is not started"
-        text = f"{process} is {newest.state.value}"
+        text = f"{process} {newest.state.predicate}"
         return f"{text}: {newest.reason}" if newest.reason else text
 
     def _most_telling(self) -> str | None:
