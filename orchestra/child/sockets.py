@@ -116,13 +116,8 @@ def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> 
 def is_free(port: int) -> bool:
     """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
     for host in LOOPBACK:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            if _is_answered(family, host, port):
-                return False
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind((host, port))
+            _listen(host, port).close()
         except OSError as exc:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
@@ -134,8 +129,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
     if wanted is not None and wanted != besides and is_free(wanted):
         return wanted
     while True:
-        with socket.socket() as trial:
-            trial.bind((LOOPBACK[0], 0))
+        with _listen(LOOPBACK[0], 0) as trial:
             port = int(trial.getsockname()[1])
         if port != besides and is_free(port):
             return port
@@ -196,8 +190,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if port and _is_answered(family, host, port):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
+        if port and sys.platform != "linux":
+            # Elsewhere a bind would pass beside a wildcard that is listened on.
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                if trial.connect_ex((host, port)) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
@@ -206,14 +203,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
-    """Whether a wildcard is listened on beside which a bind would pass, as it does outside Linux."""
-    if sys.platform == "linux":
-        return False
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        return trial.connect_ex((host, port)) == 0
 
 
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
