@@ -13,16 +13,16 @@ from msgspec import Struct
 
 from orchestra.child.sockets import Listening
 from orchestra.config import examine
-from orchestra.config.plan import AtUrl, Condition, FromProcess
+from orchestra.config.plan import Condition
 from orchestra.errors import ConfigError
-from orchestra.supervisor import this_machine
+from orchestra.supervisor import in_words, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config import Overrides
-    from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import Plan, ProcessPlan
 
 __all__ = ["Report", "check"]
 
@@ -63,8 +63,8 @@ def _understood(plan: Plan) -> Iterator[str]:
     yield ""
     if plan.proxy is not None:
         yield f"{Listening(plan.proxy.host, plan.proxy.port).url} asks"
-        yield f"  backend   {_named(plan.proxy.backend, plan.proxy)}{_why(plan.proxy.backend_reason)}"
-        yield f"  frontend  {_named(plan.proxy.frontend, plan.proxy)}{_why(plan.proxy.frontend_reason)}"
+        yield f"  backend   {in_words(plan.proxy.backend, plan.proxy)}{_why(plan.proxy.backend_reason)}"
+        yield f"  frontend  {in_words(plan.proxy.frontend, plan.proxy)}{_why(plan.proxy.frontend_reason)}"
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:
@@ -93,18 +93,6 @@ def _details(process: ProcessPlan) -> Iterator[str]:
     if process.ready is not None:
         checks = (process.ready,) if isinstance(process.ready, str) else process.ready
         yield f"ready: {', '.join(checks)}"
-
-
-def _named(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
-    match upstream:
-        case FromProcess():
-            return " and ".join(upstream.members)
-        case AtUrl():
-            return Listening(upstream.host, upstream.port).url
-        case None:
-            return "none"
-        case _:
-            return f"not known yet, {' or '.join(proxy.candidates)}"
 
 
 def _why(reason: str) -> str:

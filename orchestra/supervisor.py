@@ -25,10 +25,8 @@ from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
-from orchestra.supervision.feed import LIMIT, feed
-from orchestra.supervision.graceful import run_gracefully, wait_any
-from orchestra.supervision.lifecycle import culprit, run_result
+from orchestra.events import Bus, Event, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
 from orchestra.supervision.symptoms import IN_USE, wants_port
@@ -43,15 +41,17 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer
+    from orchestra.events import Observer
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import Side
 
-__all__ = ["Runtime", "Supervisor", "load", "this_machine"]
+__all__ = ["Runtime", "Supervisor", "in_words", "load", "this_machine"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
+# Events that may wait for a reader: some seconds of a loud process.
+_WAITING_EVENTS = 10_000
 # Seconds for the proxy to end requests and streams, with a margin.
 _PROXY_GRACE = 2.5
 _OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
@@ -174,11 +174,11 @@ class Supervisor:
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._started_at = 0.0
-        self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._exit_code: int | None = None
         self._reason = ""
         self._clashing: set[str] = set()
+        self._readers: set[trio.MemorySendChannel[Event]] = set()
 
     def __repr__(self) -> str:
         return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
@@ -194,14 +194,26 @@ class Supervisor:
         """
         self._shared.phase = Phase.RUNNING
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
+        shield = trio.CancelScope(shield=True)
 
-        async def body() -> None:
-            await self._run(task_status)
+        async def shielded() -> None:
+            try:
+                with shield:
+                    await self._run(task_status)
+            finally:
+                self._stopped.set()
+                for reader in self._readers:
+                    reader.close()
 
-        try:
-            await run_gracefully(body, asked=self._stop_asked, grace=2 * longest + _GRACE)
-        finally:
-            self._stopped.set()
+        # trio cancels at once and everywhere, but a process group has to be signalled, waited for and perhaps
+        # killed. So a cancellation becomes a request to end; from then on the shield has a deadline.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shielded)
+            try:
+                await self._stopped.wait()
+            finally:
+                self._shared.ending.set()
+                shield.deadline = trio.current_time() + 2 * longest + _GRACE
 
     async def stop(
         self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
@@ -226,9 +238,9 @@ class Supervisor:
             # Not until it has ended: it may be started again at once.
             await worker.until(lambda: worker.life.state is not State.STOPPING)
             return
-        if not self._stop_asked.is_set() or (exit_code and not self._exit_code):
+        if not self._shared.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
-            self._stop_asked.set()
+            self._shared.ending.set()
         if self._shared.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
@@ -266,7 +278,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
-        self._stop_asked.set()
+        self._shared.ending.set()
         self._workers.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
@@ -297,22 +309,47 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    def events(self, *, limit: int = LIMIT) -> AsyncGenerator[Event, None]:
+    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        return feed(self._bus, self._stopped, limit=limit)
+        send, receive = trio.open_memory_channel[Event](limit)
+        lost = 0
+
+        def take(event: Event) -> None:
+            nonlocal lost
+            try:
+                send.send_nowait(event)
+            except trio.WouldBlock:  # the bus does not wait, and a late reader wants the newest
+                receive.receive_nowait()
+                lost += 1
+                send.send_nowait(event)
+
+        with send, receive:
+            unsubscribe = self._bus.subscribe(take)
+            self._readers.add(send)
+            if self._stopped.is_set():
+                send.close()
+            try:
+                async for event in receive:
+                    if lost:
+                        text, lost = f"{lost} events were lost: they were not read in time", 0
+                        yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
+                    yield event
+            finally:
+                unsubscribe()
+                self._readers.discard(send)
 
     @property
     def is_stopping(self) -> bool:
         """Whether the run has been asked to end."""
-        return self._stop_asked.is_set()
+        return self._shared.ending.is_set()
 
     async def until_stopping(self) -> None:
         """Wait until the run is asked to end."""
-        await self._stop_asked.wait()
+        await self._shared.ending.wait()
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Have the guardian restore a terminal's own screen if we are killed.
@@ -339,7 +376,7 @@ class Supervisor:
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)
-            await wait_any(self._stop_asked, self._workers.over)
+            await self._shared.ending.wait()
             if self._proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await self._proxy.close()
@@ -375,9 +412,7 @@ class Supervisor:
             await self._proxy.before_stop(process)
 
     def _look_at_change(self, event: StateChanged) -> None:
-        """Stop the run when the process that `exit_on` names has ended; notice one that wants our port."""
-        if event.state.is_ended and culprit(self.plan.exit_on, self._workers.ended) is not None:
-            self._stop_asked.set()
+        """Notice a process that wants a port that is taken."""
         if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
             planned = self._workers.by_name[event.process].life.plan.port
             if clash := _port_clash(event.last_lines, self.url, planned):
@@ -431,18 +466,23 @@ def _upstreams_in_words(proxy: ProxyPlan) -> str:
     """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
 
     def said(upstream: UpstreamPlan, reason: str) -> str:
-        match upstream:
-            case FromProcess(name=name):
-                what = name
-            case AtUrl():
-                what = sockets.Listening(upstream.host, upstream.port).url
-            case Role.UNDECIDED:
-                what = f"not known yet, {' or '.join(proxy.candidates)}"
-            case None:
-                return "none"
-            case _:
-                assert_never(upstream)
-        return f"{what} ({reason})" if reason else what
+        what = in_words(upstream, proxy)
+        return f"{what} ({reason})" if reason and upstream is not None else what
 
     backend = said(proxy.backend, proxy.backend_reason)
     return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"
+
+
+def in_words(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
+    """Name what is asked: its processes, its URL, those that it may be, or none."""
+    match upstream:
+        case FromProcess(members=members):
+            return " and ".join(members)
+        case AtUrl(host=host, port=port):
+            return sockets.Listening(host, port).url
+        case Role.UNDECIDED:
+            return f"not known yet, {' or '.join(proxy.candidates)}"
+        case None:
+            return "none"
+        case _:
+            assert_never(upstream)

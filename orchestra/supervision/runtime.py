@@ -117,6 +117,7 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
+        ending: Is set when the run is to end.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
@@ -140,6 +141,7 @@ class Run:
         self._families = Families()
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
+        self.ending = trio.Event()
         self.guard: Guard | None = None
         self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)
