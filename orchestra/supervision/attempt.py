@@ -17,7 +17,6 @@ import signal
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
-from msgspec import Struct
 
 from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
@@ -32,8 +31,9 @@ from orchestra.supervision.lifecycle import (
     Reloading,
     Spawned,
     SpawnFailed,
+    Stuck,
 )
-from orchestra.supervision.runtime import Handle
+from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Symptoms
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.runtime import Run
 
-__all__ = ["Attempt", "Stuck"]
+__all__ = ["Attempt"]
 
 # How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
 _HEALTH_PAUSE = 2.0
@@ -66,28 +66,10 @@ _USUAL_SIZE = (80, 24)
 _STUCK_PROBE_TIMEOUT = 1.0
 
 
-class Stuck(Struct, frozen=True):
-    """The child's own reload does not end, or has brought up no new server."""
+OnFact: TypeAlias = "Callable[[Attempt, Fact], object]"
 
 
-OnFact: TypeAlias = "Callable[[Attempt, Fact | Stuck], object]"
-
-
-class _Reload(Struct, frozen=True, kw_only=True):
-    """A reload that is in progress.
-
-    Attributes:
-        was_announced: By its output.
-        servers: The processes that accepted connections before.
-        listening: Where they did.
-    """
-
-    was_announced: bool
-    servers: frozenset[Entry]
-    listening: Listening | None
-
-
-class Attempt:
+class Attempt(Stoppable):
     """One child of a process.
 
     Args:
@@ -114,6 +96,7 @@ class Attempt:
         on_output: OnOutput,
         on_fact: OnFact,
     ) -> None:
+        super().__init__()
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
@@ -123,34 +106,22 @@ class Attempt:
         self._env = env
         self._on_output = on_output
         self._on_fact = on_fact
-        self._handle = Handle()
         # What it writes counts from its first line on.
         self._readiness = self._new_readiness()
         self._symptoms = Symptoms(plan.command)
+        # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
-        self._reload: _Reload | None = None
+        self._served_at: Listening | None = None
+        self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
 
     def __repr__(self) -> str:
-        return f"<Attempt of {self.plan.name}: {self._handle.child}, at {self.listening}>"
-
-    @property
-    def child(self) -> Child | None:
-        """The child, while there is one."""
-        return self._handle.child
-
-    def stop(self) -> None:
-        """Stop the child, even if it is only being spawned. Does not wait."""
-        self._handle.stop()
-
-    def kill(self) -> None:
-        """Kill the child, even if it is only being spawned. Does not wait."""
-        self._handle.kill()
+        return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
 
     async def kill_after(self, seconds: float) -> None:
         """Kill the child if it has not ended by then."""
         await trio.sleep(seconds)
-        self._handle.kill()
+        self.kill()
 
     def missing(self) -> str:
         """Say what it lacks to be ready."""
@@ -162,7 +133,7 @@ class Attempt:
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
-        if self._handle.is_ending:
+        if self.is_ending:
             return
         plan = self.plan
         async with trio.open_nursery() as nursery:
@@ -170,7 +141,7 @@ class Attempt:
             def spawned(child: Child) -> None:
                 self.spawned_at = trio.current_time()
                 self._on_fact(self, Spawned())
-                if self._handle.is_ending:
+                if self.is_ending:
                     return
                 if plan.ready is not None:
                     nursery.start_soon(self._attend, child.pid)
@@ -180,7 +151,7 @@ class Attempt:
             try:
                 how = await self._run.spawn(
                     plan.command,
-                    handle=self._handle,
+                    owner=self,
                     on_spawn=spawned,
                     on_output=self._see,
                     cwd=plan.cwd,
@@ -253,8 +224,7 @@ class Attempt:
                 await readiness.wait(leader, self._run.scanner)
                 found = readiness.listening
             nursery.cancel_scope.cancel()
-        self.listening = found
-        self._reload = None
+        self.listening = self._served_at = found
         self._on_fact(self, Ready())
 
     async def _identify(self, leader: int) -> Listening | None:
@@ -284,9 +254,8 @@ class Attempt:
 
     def _begin_reload(self, reason: str, *, was_announced: bool) -> None:
         """Start again, as the child does."""
-        listening = self.listening or (self._reload.listening if self._reload is not None else None)
-        self._reload = _Reload(was_announced=was_announced, servers=self._servers, listening=listening)
-        self._servers, self.listening = frozenset(), None
+        self._was_announced = was_announced
+        self.listening = None
         self._readiness = self._new_readiness()
         self._symptoms.forget()
         self._on_fact(self, Reloading(reason))
@@ -295,31 +264,28 @@ class Attempt:
     async def _until_old_server_is_gone(self) -> None:
         """Wait until a reload has replaced the old server; report it as stuck if that does not happen."""
         began = trio.current_time()
-        reload = self._reload
-        assert reload is not None  # noqa: S101 - by _begin_reload
-        is_alive = self._run.runtime.is_alive
-        while reload.servers and all(map(is_alive, reload.servers)) and not self._symptoms.new_server_seen:
+        is_alive, servers = self._run.runtime.is_alive, self._servers
+        while servers and all(map(is_alive, servers)) and not self._symptoms.new_server_seen:
             now = trio.current_time()
             if self._symptoms.error and self._symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
-                if await self._is_silent(reload.listening):
+                if await self._is_silent():
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
 
-    async def _is_silent(self, listening: Listening | None) -> bool:
-        if listening is None:
+    async def _is_silent(self) -> bool:
+        if (last := self._served_at) is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(listening.host, listening.port, within=_STUCK_PROBE_TIMEOUT))
+        return bool(await answer(last.host, last.port, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""
         began = trio.current_time()
         symptoms = self._symptoms
-        was_announced = self._reload is None or self._reload.was_announced
         while True:
             await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
             if not symptoms.is_silent(began, trio.current_time()):
@@ -327,7 +293,7 @@ class Attempt:
             has_server = None
             if symptoms.reloader is not None:
                 has_server = await self._run.runtime.has_server(symptoms.reloader)
-            match symptoms.diagnose(has_server=has_server, was_announced=was_announced):
+            match symptoms.diagnose(has_server=has_server, was_announced=self._was_announced):
                 case Diagnosis.BROKEN:
                     self._on_fact(self, Broken(symptoms.error or symptoms.explanation()))
                 case Diagnosis.ABANDONED:

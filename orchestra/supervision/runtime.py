@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import RunTimeRoles
 
-__all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
+__all__ = ["BeforeStop", "Phase", "Run", "Runtime", "Stoppable"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
@@ -155,7 +155,7 @@ class Run:
         self,
         command: str | Sequence[str],
         *,
-        handle: Handle | None = None,
+        owner: Stoppable | None = None,
         on_spawn: Callable[[Child], object] = lambda _: None,
         **how: Any,
     ) -> Exit:
@@ -163,15 +163,15 @@ class Run:
 
         Args:
             command: As for `child.spawn.run_child`.
-            handle: Has hold of the child while there is one.
+            owner: Has hold of the child while there is one.
             on_spawn: Called when there is one.
             **how: The other arguments of `run_child`.
         """
         assert self.guard is not None  # noqa: S101 - there is one before there is a child
 
         def spawned(child: Child) -> None:
-            if handle is not None:
-                handle.attach(child)
+            if owner is not None:
+                owner.attach(child)
             on_spawn(child)
 
         try:
@@ -184,8 +184,8 @@ class Run:
                 **how,
             )
         finally:
-            if handle is not None:
-                handle.child = None
+            if owner is not None:
+                owner.child = None
 
     def set_guard(self, guard: Guard) -> None:
         """Take the guard of the run."""
@@ -223,8 +223,8 @@ class Run:
         return env
 
 
-class Handle:
-    """Holds a child, which may be told to end before it has been spawned.
+class Stoppable:
+    """What runs a child, and may be told to end it before it has been spawned.
 
     Attributes:
         child: While there is one.
@@ -233,9 +233,6 @@ class Handle:
     def __init__(self) -> None:
         self.child: Child | None = None
         self._orders: list[Callable[[Child], object]] = []
-
-    def __repr__(self) -> str:
-        return f"<Handle of {self.child}>"
 
     @property
     def is_ending(self) -> bool:
