@@ -65,6 +65,7 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
+_UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -444,15 +445,7 @@ def _unmet_in_words(dependency: Dependency, life: Life) -> str:
         return f"{name} has {life.state.value}"
     if life.is_settled:
         return f"{name} is blocked by a failed dependency"
-    match dependency.condition:
-        case Condition.READY:
-            return f"waits for {name} to be ready"
-        case Condition.STARTED:
-            return f"waits for {name} to start"
-        case Condition.COMPLETED:
-            return f"waits for {name} to complete"
-        case _:
-            assert_never(dependency.condition)
+    return f"waits for {name} to {_UNMET[dependency.condition]}"
 
 
 def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:

@@ -13,7 +13,7 @@ import random
 import secrets
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 from msgspec import Struct
@@ -45,20 +45,15 @@ __all__ = ["BeforeStop", "Phase", "Run", "Runtime", "Stoppable"]
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
 
+_T = TypeVar("_T")
+
+
+def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
+    return lambda *args: trio.to_thread.run_sync(look, *args)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-async def _servers(leader: int, port: int) -> frozenset[table.Entry]:
-    return await trio.to_thread.run_sync(sockets.servers, leader, port)
-
-
-async def _programs(leader: int, port: int) -> frozenset[str]:
-    return await trio.to_thread.run_sync(sockets.programs, leader, port)
-
-
-async def _has_server(reloader: int) -> bool:
-    return await trio.to_thread.run_sync(sockets.has_server, reloader)
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -84,10 +79,10 @@ class Runtime(Struct, frozen=True, kw_only=True):
     guard: Callable[[str], AbstractAsyncContextManager[Guard]] = guarded
     scanner: Callable[[], SocketScanner] = SocketScanner
     probe: Probe = probe
-    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _servers
-    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _programs
+    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
+    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
     identify: Callable[..., Awaitable[Seen]] = identify
-    has_server: Callable[[int], Awaitable[bool]] = _has_server
+    has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
     soft_nofile: int | None = None

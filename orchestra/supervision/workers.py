@@ -217,23 +217,22 @@ def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")
-    depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
     for each in plan.processes:
-        for dependency in each.depends_on:
-            if dependency.name not in depends_on:
-                hint = f"There are {', '.join(depends_on)}."
-                text = f"{each.name} depends on {dependency.name}, which is not a process of the plan"
-                raise ConfigError(text, hint=hint)
-    if found := find_cycle(depends_on):
-        raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
-    for each in plan.processes:
-        for dependency in each.depends_on:
-            if dependency.condition is Condition.READY and by_name[dependency.name].ready is None:
-                text = f"{each.name} waits for {dependency.name} to be ready, which has no readiness check"
-                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
-                raise ConfigError(text, hint=hint)
         try:
             parse_checks(each.ready)
         except ValueError as exc:
             raise ConfigError(f"{each.name}: ready: {exc}", hint=f"It can be {FORMS}.") from exc
+        for dependency in each.depends_on:
+            other = by_name.get(dependency.name)
+            if other is None:
+                hint = f"There are {', '.join(by_name)}."
+                text = f"{each.name} depends on {dependency.name}, which is not a process of the plan"
+                raise ConfigError(text, hint=hint)
+            if dependency.condition is Condition.READY and other.ready is None:
+                text = f"{each.name} waits for {other.name} to be ready, which has no readiness check"
+                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
+                raise ConfigError(text, hint=hint)
+    depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
+    if found := find_cycle(depends_on):
+        raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
     return depends_on
