@@ -22,7 +22,6 @@ from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
-from orchestra.supervision.inquiry import ask_sockets
 from orchestra.supervision.lifecycle import (
     Broken,
     Ended,
@@ -217,7 +216,9 @@ class Attempt(Stoppable):
                 nursery.start_soon(self._warn_in_time, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
-            found = await self._identify(leader)
+            found, roles = None, self._run.roles
+            if self.plan.role is Role.UNDECIDED and roles is not None:
+                found = await roles.ask_sockets(self.plan.name, self._run, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:
@@ -226,20 +227,6 @@ class Attempt(Stoppable):
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
         self._on_fact(self, Ready())
-
-    async def _identify(self, leader: int) -> Listening | None:
-        """Return where a process without a role answers HTTP; ``None``: it has a role, perhaps by now."""
-        roles = self._run.roles
-        if self.plan.role is not Role.UNDECIDED or roles is None:
-            return None
-        return await ask_sockets(
-            leader,
-            self.port,
-            self._run,
-            is_open=lambda: self.plan.role is Role.UNDECIDED,
-            may_be_vite=lambda: roles.may_be_vite,
-            report=lambda seen: roles.see(self.plan.name, seen),
-        )
 
     async def _stay_up(self, leader: int) -> None:
         """Do what is done while it is ready, until it ends or reloads."""
