@@ -15,21 +15,23 @@ from __future__ import annotations
 import ipaddress
 import os
 import sysconfig
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self, assert_never
 
 import trio
+from trio.lowlevel import ParkingLot
 
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, Event, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import IN_USE, wants_port
+from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.workers import Workers
 from orchestra.version import __version__
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Observer
+    from orchestra.events import Event, Observer
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import Side
@@ -54,8 +56,6 @@ _PORTS_TO_TRY = 100
 _WAITING_EVENTS = 10_000
 # Seconds for the proxy to end requests and streams, with a margin.
 _PROXY_GRACE = 2.5
-_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
-_CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
 # Seconds for the end beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
 _GRACE = 20.0
@@ -178,7 +178,7 @@ class Supervisor:
         self._exit_code: int | None = None
         self._reason = ""
         self._clashing: set[str] = set()
-        self._readers: set[trio.MemorySendChannel[Event]] = set()
+        self._news = ParkingLot()  # of readers of events
 
     def __repr__(self) -> str:
         return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
@@ -202,8 +202,7 @@ class Supervisor:
                     await self._run(task_status)
             finally:
                 self._stopped.set()
-                for reader in self._readers:
-                    reader.close()
+                self._news.unpark_all()
 
         # trio cancels at once and everywhere, but a process group has to be signalled, waited for and perhaps
         # killed. So a cancellation becomes a request to end; from then on the shield has a deadline.
@@ -309,38 +308,13 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        send, receive = trio.open_memory_channel[Event](limit)
-        lost = 0
-
-        def take(event: Event) -> None:
-            nonlocal lost
-            try:
-                send.send_nowait(event)
-            except trio.WouldBlock:  # the bus does not wait, and a late reader wants the newest
-                receive.receive_nowait()
-                lost += 1
-                send.send_nowait(event)
-
-        with send, receive:
-            unsubscribe = self._bus.subscribe(take)
-            self._readers.add(send)
-            if self._stopped.is_set():
-                send.close()
-            try:
-                async for event in receive:
-                    if lost:
-                        text, lost = f"{lost} events were lost: they were not read in time", 0
-                        yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
-                    yield event
-            finally:
-                unsubscribe()
-                self._readers.discard(send)
+        return _read(self._bus, self._news, self._stopped, limit)
 
     @property
     def is_stopping(self) -> bool:
@@ -415,7 +389,7 @@ class Supervisor:
         """Notice a process that wants a port that is taken."""
         if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
             planned = self._workers.by_name[event.process].life.plan.port
-            if clash := _port_clash(event.last_lines, self.url, planned):
+            if clash := port_clash(event.last_lines, own=self.url, planned=planned):
                 self._clashing.add(event.process)
                 self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
 
@@ -438,14 +412,29 @@ class Supervisor:
             yield from self.snapshot().values()
 
 
-def _port_clash(lines: Sequence[str], url: str | None, planned: int | None) -> tuple[str, str] | None:
-    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``."""
-    own = url.rpartition(":")[2] if url is not None else ""
-    if own and wants_port(lines, own):
-        return f"it wants port {own}, which is orchestra's own", _CLASH_HINT
-    if IN_USE.search("\n".join(lines)) and not (planned and wants_port(lines, str(planned))):
-        return "another program has the port that it wants", _OTHER_PORT_HINT
-    return None
+async def _read(bus: Bus, news: ParkingLot, is_over: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
+    """Give all events until the run is over; `news` is unparked then."""
+    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+    lost = 0
+
+    def take(event: Event) -> None:
+        nonlocal lost
+        lost += len(waiting) == limit
+        waiting.append(event)
+        news.unpark_all()
+
+    unsubscribe = bus.subscribe(take)
+    try:
+        while waiting or not is_over.is_set():
+            if not waiting:
+                await news.park()
+                continue
+            if lost:
+                text, lost = f"{lost} events were lost: they were not read in time", 0
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
+            yield waiting.popleft()
+    finally:
+        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

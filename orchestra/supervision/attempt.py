@@ -148,9 +148,9 @@ class Attempt(Stoppable):
                     nursery.start_soon(self._run_on_ready, plan.on_ready)
 
             try:
-                how = await self._run.spawn(
+                how = await self.run_child(
+                    self._run,
                     plan.command,
-                    owner=self,
                     on_spawn=spawned,
                     on_output=self._see,
                     cwd=plan.cwd,

@@ -87,9 +87,9 @@ class Installation(Stoppable):
         packages = install.folder / "node_modules"
         had_packages = packages.exists()
         try:
-            how = await run.spawn(
+            how = await self.run_child(
+                run,
                 install.argv,
-                owner=self,
                 cwd=install.folder,
                 env=self._env,
                 on_output=self._on_output,

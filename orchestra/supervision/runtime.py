@@ -146,41 +146,21 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.phase.value}>"
 
-    async def spawn(
-        self,
-        command: str | Sequence[str],
-        *,
-        owner: Stoppable | None = None,
-        on_spawn: Callable[[Child], object] = lambda _: None,
-        **how: Any,
-    ) -> Exit:
+    async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
         """Run a child to its end; the guardian knows of it while anything of it is left.
 
         Args:
             command: As for `child.spawn.run_child`.
-            owner: Has hold of the child while there is one.
-            on_spawn: Called when there is one.
-            **how: The other arguments of `run_child`.
+            **how: The other arguments of that, except what the run decides.
         """
         assert self.guard is not None  # noqa: S101 - there is one before there is a child
-
-        def spawned(child: Child) -> None:
-            if owner is not None:
-                owner.attach(child)
-            on_spawn(child)
-
-        try:
-            return await self.runtime.spawn(
-                command,
-                on_spawn=spawned,
-                families=self._families,
-                guard=self.guard,
-                soft_nofile=self.runtime.soft_nofile,
-                **how,
-            )
-        finally:
-            if owner is not None:
-                owner.child = None
+        return await self.runtime.spawn(
+            command,
+            families=self._families,
+            guard=self.guard,
+            soft_nofile=self.runtime.soft_nofile,
+            **how,
+        )
 
     def set_guard(self, guard: Guard) -> None:
         """Take the guard of the run."""
@@ -234,11 +214,26 @@ class Stoppable:
         """Whether it was told to end."""
         return bool(self._orders)
 
-    def attach(self, child: Child) -> None:
-        """Take hold of a child that has just been spawned."""
-        self.child = child
-        for order in self._orders:
-            order(child)
+    async def run_child(
+        self,
+        run: Run,
+        command: str | Sequence[str],
+        *,
+        on_spawn: Callable[[Child], object] = lambda _: None,
+        **how: Any,
+    ) -> Exit:
+        """Run a child to its end; the arguments are those of `Run.spawn`."""
+
+        def spawned(child: Child) -> None:
+            self.child = child
+            for order in self._orders:
+                order(child)
+            on_spawn(child)
+
+        try:
+            return await run.spawn(command, on_spawn=spawned, **how)
+        finally:
+            self.child = None
 
     def stop(self) -> None:
         """Stop the child: its stop signal, and SIGKILL after the stop timeout. Does not wait."""

@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "wants_port"]
+__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "port_clash"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
+
+_OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
@@ -48,10 +51,27 @@ _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?")
 _KEPT_LINES = 20
 
 
-def wants_port(lines: Iterable[str], port: str) -> bool:
-    """Whether a process that has ended says in its last lines that this port is taken."""
+def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
+
+    Args:
+        lines: Its last lines.
+        own: The one address, if there is one.
+        planned: Its ``PORT``.
+    """
     said = "\n".join(lines)
-    return bool(IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said))
+
+    def names(port: object) -> bool:
+        return re.search(rf"(?<!\d){port}(?!\d)", said) is not None
+
+    if not IN_USE.search(said):
+        return None
+    own_port = own.rpartition(":")[2] if own is not None else ""
+    if own_port and names(own_port):
+        return f"it wants port {own_port}, which is orchestra's own", _OWN_PORT_HINT
+    if planned and names(planned):
+        return None
+    return "another program has the port that it wants", _OTHER_PORT_HINT
 
 
 class Traceback:

@@ -217,6 +217,9 @@ def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")
+    depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
+    if found := find_cycle(depends_on):
+        raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
     for each in plan.processes:
         try:
             parse_checks(each.ready)
@@ -232,7 +235,4 @@ def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
                 text = f"{each.name} waits for {other.name} to be ready, which has no readiness check"
                 hint = "Give it a check, or wait for it to be started: Condition.STARTED."
                 raise ConfigError(text, hint=hint)
-    depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
-    if found := find_cycle(depends_on):
-        raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
     return depends_on
