@@ -17,7 +17,7 @@ import os
 import sysconfig
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Literal, Self, assert_never
+from typing import TYPE_CHECKING, Literal, Self
 
 import trio
 from trio.lowlevel import ParkingLot
@@ -25,7 +25,7 @@ from trio.lowlevel import ParkingLot
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
+from orchestra.config.plan import UNDECIDED, Address, Note
 from orchestra.errors import ConfigError
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import Side
 
-__all__ = ["Runtime", "Supervisor", "in_words", "load", "this_machine"]
+__all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
@@ -363,7 +363,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self.url = sockets.Listening(plan.proxy.host, port).url
+            self.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -455,23 +455,7 @@ def _upstreams_in_words(proxy: ProxyPlan) -> str:
     """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
 
     def said(upstream: UpstreamPlan, reason: str) -> str:
-        what = in_words(upstream, proxy)
-        return f"{what} ({reason})" if reason and upstream is not None else what
+        return f"{proxy.named(upstream)} ({reason})" if reason and upstream else proxy.named(upstream)
 
     backend = said(proxy.backend, proxy.backend_reason)
     return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"
-
-
-def in_words(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
-    """Name what is asked: its processes, its URL, those that it may be, or none."""
-    match upstream:
-        case FromProcess(members=members):
-            return " and ".join(members)
-        case AtUrl(host=host, port=port):
-            return sockets.Listening(host, port).url
-        case Role.UNDECIDED:
-            return f"not known yet, {' or '.join(proxy.candidates)}"
-        case None:
-            return "none"
-        case _:
-            assert_never(upstream)

@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
+from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.events import Bus, Notice, State, StateChanged
 from orchestra.proxy import gate as gate_module
-from orchestra.proxy.gate import Address, Endpoint, Gate
+from orchestra.proxy.gate import Endpoint, Gate
 from orchestra.proxy.route import Availability, Unavailable
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_it_opens_at_the_found_address_when_the_process_is_ready() -> None:
     report(gate, State.READY, url=URL)
     assert now(gate) is Availability.READY
     assert gate.endpoint == Endpoint("api", Address("::1", 5173))
-    assert str(Address("::1", 5173)) == URL
+    assert Address("::1", 5173).url == URL
 
 
 def test_events_of_other_processes_do_not_matter() -> None:
@@ -86,7 +86,7 @@ def test_events_of_other_processes_do_not_matter() -> None:
 
 
 def test_something_that_runs_elsewhere_is_always_there() -> None:
-    gate, _ = a_gate(AtUrl(host="10.0.0.1", port=99))
+    gate, _ = a_gate(Address(host="10.0.0.1", port=99))
     assert now(gate) is Availability.READY
     assert gate.endpoint == Endpoint(None, Address("10.0.0.1", 99))
     assert not gate.is_supervised
@@ -126,7 +126,7 @@ def test_a_refusal_names_process_state_and_last_lines() -> None:
     gate, _ = a_gate()
     report(gate, State.FAILED, reason="exit code 3")
     refusal = gate.unavailable()
-    assert str(refusal) == "api is failed: exit code 3"
+    assert str(refusal) == "api has failed: exit code 3"
     assert refusal.tail == ("api says why",)
 
 
@@ -250,7 +250,7 @@ def test_one_instance_that_is_ready_is_enough() -> None:
     assert gate.endpoint == Endpoint("api.2", Address("::1", 5173))
     report(gate, State.FAILED, process="api.2")
     assert now(gate) is Availability.FAIL
-    assert str(gate.unavailable()).startswith("api.1 is ")
+    assert str(gate.unavailable()).startswith("api.1 has ")
 
 
 def test_a_gate_says_what_it_is() -> None:

@@ -27,7 +27,7 @@ from orchestra.config.checks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestra.child.sockets import SocketScanner
@@ -100,16 +100,10 @@ class Readiness:
         """Say what is missing."""
         return "; ".join(self.missing[check] for check in self.checks if check in self.missing)
 
-    @property
-    def reads(self) -> bool:
-        """Whether a check still has to see lines of output."""
-        return any(not event.is_set() for event in self._seen.values())
-
-    def see(self, lines: Iterable[str]) -> None:
+    def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
-        lines = list(lines)
         for check, event in self._seen.items():
-            if not event.is_set() and any(check.pattern.search(line) for line in lines):
+            if not event.is_set() and any(map(check.pattern.search, lines)):
                 event.set()
 
     async def wait(self, leader: int, scanner: SocketScanner) -> None:

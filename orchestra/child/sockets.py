@@ -18,11 +18,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import trio
-from msgspec import Struct
 
 from orchestra.child import table
 from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
+from orchestra.config.plan import Address
 from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
@@ -53,20 +53,11 @@ _DEBUGGER_PORTS = frozenset({9229})
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-class Listening(Struct, frozen=True):
-    """A listening TCP socket.
+class Listening(Address, frozen=True):
+    """A listening TCP socket: an address that reaches it from this machine.
 
-    Attributes:
-        host: An address that reaches it from this machine: a wildcard is replaced by its family's loopback.
+    A wildcard is replaced by its family's loopback.
     """
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """The socket as an HTTP URL."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
@@ -125,13 +116,8 @@ def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> 
 def is_free(port: int) -> bool:
     """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
     for host in LOOPBACK:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            if _is_answered(family, host, port):
-                return False
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind((host, port))
+            _listen(host, port).close()
         except OSError as exc:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
@@ -143,8 +129,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
     if wanted is not None and wanted != besides and is_free(wanted):
         return wanted
     while True:
-        with socket.socket() as trial:
-            trial.bind((LOOPBACK[0], 0))
+        with _listen(LOOPBACK[0], 0) as trial:
             port = int(trial.getsockname()[1])
         if port != besides and is_free(port):
             return port
@@ -205,8 +190,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if port and _is_answered(family, host, port):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
+        if port and sys.platform != "linux":
+            # Elsewhere a bind would pass beside a wildcard that is listened on.
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                if trial.connect_ex((host, port)) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
@@ -217,16 +205,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
-    """Whether a wildcard is listened on beside which a bind would pass, as it does outside Linux."""
-    if sys.platform == "linux":
-        return False
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        return trial.connect_ex((host, port)) == 0
-
-
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = Address(host, port)
     if exc.errno in _NO_SUCH_ADDRESS:
         return ConfigError(
             f"cannot listen on {host}: it is not an address of this machine",

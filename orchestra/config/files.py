@@ -8,8 +8,11 @@ Not here: what any file means.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from orchestra.errors import ConfigError, ConfigErrors
 
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Problems", "is_file", "is_folder", "read_text"]
 
+# As far as we may look, and false for a path that cannot exist: the methods of `Path` raise there.
+is_file, is_folder = os.path.isfile, os.path.isdir
 
-class Problems:
+
+class Problems(Struct):
     """Collects errors and warnings.
 
     Attributes:
@@ -28,12 +34,8 @@ class Problems:
         warnings: Problems with which it can start, but may fail later: a program that is not there yet.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[ConfigError] = []
-        self.warnings: list[ConfigError] = []
-
-    def __repr__(self) -> str:
-        return f"<Problems: {len(self.errors)} errors, {len(self.warnings)} warnings>"
+    errors: list[ConfigError] = field(default_factory=list)
+    warnings: list[ConfigError] = field(default_factory=list)
 
     def add(self, error: ConfigError) -> None:
         """Add an error."""
@@ -93,35 +95,13 @@ def read_text(path: Path) -> str:
         raise
     except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise ConfigError(
-            f"cannot be read: {reason}", path=path, hint="Check the path and the file's permissions."
-        ) from exc
+        hint = "Check the path and the file's permissions."
+        raise ConfigError(f"cannot be read: {reason}", path=path, hint=hint) from exc
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         # With a byte-order mark, positions are counted after it.
         before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
         line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-        bad = exc.object[exc.start]
-        raise ConfigError(
-            f"not UTF-8: byte 0x{bad:02x} at byte {column} of the line",
-            path=path,
-            line=line,
-            hint="Save the file as UTF-8.",
-        ) from exc
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, as far as we may look; false for a path that cannot exist."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, as far as we may look; false for a path that cannot exist."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
+        text = f"not UTF-8: byte 0x{exc.object[exc.start]:02x} at byte {column} of the line"
+        raise ConfigError(text, path=path, line=line, hint="Save the file as UTF-8.") from exc

@@ -34,14 +34,14 @@ Not here: asking sockets, reading commands, what the proxy does while an upstrea
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role, base_name
-from orchestra.config.select import did_you_mean
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role, base_name
+from orchestra.config.toml import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,6 @@ NOT_HTTP = frozenset({
 # fmt: on
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
-
-Given: TypeAlias = FromProcess | AtUrl | Literal[False] | None
 
 
 class Seen(Enum):
@@ -118,13 +116,13 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     Attributes:
         processes: Those of the run, in the order of the Procfile.
-        frontend: What the settings say: an upstream, ``False`` for none, ``None`` for nothing.
+        frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
     """
 
     processes: tuple[ProcessFacts, ...]
-    frontend: Given = None
-    backend: Given = None
+    frontend: UpstreamPlan = UNDECIDED
+    backend: UpstreamPlan = UNDECIDED
 
     def with_seen(self, process: str, seen: Seen) -> Facts:
         """Give the facts in which `process` (or the instance of that name) has shown `seen`."""
@@ -133,12 +131,10 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     def settled(self, roles: Roles) -> Facts:
         """Give the facts in which upstreams that have been found stay what they are."""
-        found: dict[str, Given] = {}
-        if isinstance(roles.frontend, FromProcess):
-            found["frontend"] = roles.frontend
-        if isinstance(roles.backend, FromProcess):
-            found["backend"] = roles.backend
-        return replace(self, **found)
+        upstreams = {"frontend": roles.frontend, "backend": roles.backend}
+        return replace(
+            self, **{key: each for key, each in upstreams.items() if isinstance(each, FromProcess)}
+        )
 
 
 class Roles(Struct, frozen=True, kw_only=True):
@@ -169,38 +165,25 @@ class Roles(Struct, frozen=True, kw_only=True):
 
 def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
-    frontend: UpstreamPlan
-    backend: UpstreamPlan
-    frontend, frontend_reason = known_frontend = _frontend_before_start(facts)
-    backend, backend_reason = _backend_before_start(facts, known_frontend[0])
-    taken = {each.name for each in (frontend, backend) if isinstance(each, FromProcess)}
+    frontend, frontend_reason = _frontend_before_start(facts)
+    backend, backend_reason = _backend_before_start(facts, frontend)
+    to_decide = UNDECIDED in (frontend, backend)
     left = [
         each
         for each in facts.processes
-        if each.name not in taken and not each.runs_vite and each.may_be_asked
+        if each.upstream not in (frontend, backend) and not each.runs_vite and each.may_be_asked
     ]
-    is_open = any(each.seen is Seen.NOTHING for each in left)
-    wants_frontend = frontend is None and facts.frontend is None
-    wants_backend = backend is None and facts.backend is None
-    if wants_frontend:
-        found = [each for each in left if each.seen is Seen.VITE]
-        frontend = found[0].upstream if found else UNDECIDED if is_open else None
-        frontend_reason = _and_others("it answers /@vite/client", found)
-        if frontend is UNDECIDED:
-            frontend_reason = "the first that answers /@vite/client"
-    if wants_backend:
-        found = [each for each in left if each.seen is Seen.HTTP]
-        backend = found[0].upstream if found else UNDECIDED if is_open else None
-        backend_reason = _and_others("it answers HTTP", found)
-        if backend is UNDECIDED:
-            backend_reason = "the first that answers HTTP"
-    to_ask = left if wants_frontend or wants_backend else []
+    if frontend is UNDECIDED:
+        frontend, frontend_reason = _at_run_time(left, Seen.VITE, "answers /@vite/client")
+    if backend is UNDECIDED:
+        backend, backend_reason = _at_run_time(left, Seen.HTTP, "answers HTTP")
+    still_to_ask = [each.name for each in left if to_decide and each.upstream not in (frontend, backend)]
     return Roles(
         frontend=frontend,
         frontend_reason=frontend_reason,
         backend=backend,
         backend_reason=backend_reason,
-        to_ask=tuple(each.name for each in to_ask if each.upstream not in (frontend, backend)),
+        to_ask=tuple(still_to_ask),
     )
 
 
@@ -218,23 +201,21 @@ def facts_of(plan: Plan) -> Facts:
         )
         for name, instances in names.items()
     ]
-    upstreams = (None, None) if plan.proxy is None else (plan.proxy.frontend, plan.proxy.backend)
-    frontend, backend = map(_given_by_plan, upstreams)
-    return Facts(processes=tuple(processes), frontend=frontend, backend=backend)
+    facts = Facts(processes=tuple(processes))
+    if plan.proxy is None:
+        return facts
+    return replace(facts, frontend=plan.proxy.frontend, backend=plan.proxy.backend)
 
 
-def _given_by_plan(upstream: UpstreamPlan) -> Given:
-    return None if upstream is UNDECIDED else upstream or False
-
-
-def given(key: str, names: Sequence[str], file: SettingsFile, *, value: str | bool | None) -> Given:
-    """Read what ``proxy.backend`` or ``proxy.frontend`` says.
+def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
+    """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to; `UNDECIDED`: to nothing.
 
     Raises:
         ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
     """
+    value: str | bool | None = getattr(file.settings.proxy, key)
     if value is None or value is False:
-        return value
+        return UNDECIDED if value is None else None
     keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
@@ -251,20 +232,18 @@ def given(key: str, names: Sequence[str], file: SettingsFile, *, value: str | bo
         raise file.error(keys, f"an upstream cannot be asked by {url.scheme}, only by http", hint=hint)
     if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
         raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
-    return AtUrl(host=url.hostname, port=port)
+    return Address(host=url.hostname, port=port)
 
 
-def _frontend_before_start(facts: Facts) -> tuple[FromProcess | AtUrl | None, str]:
-    if facts.frontend is not None:
+def _frontend_before_start(facts: Facts) -> tuple[UpstreamPlan, str]:
+    if facts.frontend is not UNDECIDED:
         return _as_given(facts.frontend, facts), "set by proxy.frontend"
     found = [each for each in facts.processes if each.runs_vite and not _is(facts.backend, each)]
-    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (None, "")
+    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (UNDECIDED, "")
 
 
-def _backend_before_start(
-    facts: Facts, frontend: FromProcess | AtUrl | None
-) -> tuple[FromProcess | AtUrl | None, str]:
-    if facts.backend is not None:
+def _backend_before_start(facts: Facts, frontend: UpstreamPlan) -> tuple[UpstreamPlan, str]:
+    if facts.backend is not UNDECIDED:
         return _as_given(facts.backend, facts), "set by proxy.backend"
     others = [each for each in facts.processes if not each.runs_vite and not _is(frontend, each)]
     for wanted in BACKEND_NAMES:
@@ -277,22 +256,29 @@ def _backend_before_start(
     for each in others:
         if each.checks_http:
             return each.upstream, "its readiness is an HTTP check"
+    return UNDECIDED, ""
+
+
+def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tuple[UpstreamPlan, str]:
+    """The first process of `left` that has shown what is `wanted`; undecided while one has shown nothing."""
+    if found := [each for each in left if each.seen is wanted]:
+        return found[0].upstream, _and_others(f"it {answers}", found)
+    if any(each.seen is Seen.NOTHING for each in left):
+        return UNDECIDED, f"the first that {answers}"
     return None, ""
 
 
-def _is(upstream: Given, process: ProcessFacts) -> bool:
+def _is(upstream: UpstreamPlan, process: ProcessFacts) -> bool:
     return isinstance(upstream, FromProcess) and upstream.name == process.name
 
 
-def _as_given(upstream: Given, facts: Facts) -> FromProcess | AtUrl | None:
+def _as_given(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
     """An upstream of the settings; none if that process is not part of the run."""
-    if isinstance(upstream, AtUrl):
+    if isinstance(upstream, Address):
         return upstream
     return next((each.upstream for each in facts.processes if _is(upstream, each)), None)
 
 
 def _and_others(reason: str, found: Sequence[ProcessFacts]) -> str:
-    if not found:
-        return ""
     others = ", ".join(each.name for each in found[1:])
     return f"{reason} (so does {others})" if others else reason

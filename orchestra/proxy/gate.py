@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role
 from orchestra.events import State, UpstreamSwitched
 from orchestra.proxy.route import Availability, Unavailable, availability
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestra.events import Bus, StateChanged
     from orchestra.proxy.route import Side
 
-__all__ = ["Address", "Endpoint", "Gate", "Waiter", "wait_any_change"]
+__all__ = ["Endpoint", "Gate", "Waiter", "wait_any_change"]
 
 # Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
@@ -39,16 +39,6 @@ MAX_WAITING = 256
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 # Of several instances one that is ready is enough.
 _BEST_FIRST = (Availability.READY, Availability.HOLD, Availability.FAIL)
-
-
-class Address(Struct, frozen=True):
-    """Where an upstream listens; `host` is a literal address or a name, without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 class Endpoint(Struct, frozen=True):
@@ -158,7 +148,7 @@ class Gate:
     @property
     def is_supervised(self) -> bool:
         """Whether its coming and going is reported to us."""
-        return not isinstance(self._upstream, AtUrl)
+        return not isinstance(self._upstream, Address)
 
     def observe(self, event: StateChanged) -> None:
         """Take note of what is reported of a process."""
@@ -172,8 +162,8 @@ class Gate:
             switched = UpstreamSwitched(
                 upstream=self.side,
                 process=event.process,
-                url=str(now.address),
-                previous=str(before.address),
+                url=now.address.url,
+                previous=before.address.url,
             )
             self._bus.emit(switched)
 
@@ -189,9 +179,9 @@ class Gate:
                     parts = urlsplit(best.url or "")
                     address = Address(parts.hostname or "127.0.0.1", parts.port or 80)
                     self.endpoint = Endpoint(best.process, address)
-            case AtUrl(host=host, port=port):
+            case Address():
                 self.availability = Availability.READY
-                self.endpoint = Endpoint(None, Address(host, port))
+                self.endpoint = Endpoint(None, self._upstream)
             case Role.UNDECIDED:
                 self.availability = Availability.HOLD
             case None:
@@ -253,7 +243,7 @@ class Gate:
     def _explain(self) -> str:
         if self.endpoint is not None:
             refuses = f"{self.endpoint.process} refuses connections" if self._members else "nothing answers"
-            return f"{refuses} at {self.endpoint.address}"
+            return f"{refuses} at {self.endpoint.address.url}"
         if self._upstream is UNDECIDED:
             return f"it is not known yet which process is the {self.side}"
         process = self._most_telling()
@@ -262,7 +252,7 @@ class Gate:
         newest = self._newest.get(process)
         if newest is None:
             return f"{process} is not started"
-        text = f"{process} is {newest.state.value}"
+        text = f"{process} {newest.state.predicate}"
         return f"{text}: {newest.reason}" if newest.reason else text
 
     def _most_telling(self) -> str | None:

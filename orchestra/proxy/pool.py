@@ -192,7 +192,7 @@ class Upstream:
                 transport,
                 self._reader,
                 process=endpoint.process,
-                label=endpoint.process or str(endpoint.address),
+                label=endpoint.process or endpoint.address.url,
                 generation=generation,
             )
 

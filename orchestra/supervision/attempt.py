@@ -178,8 +178,7 @@ class Attempt(Stoppable):
     async def _see(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
         """Take note of what it wrote, and pass it on."""
         plain = [without_colours(line) for line in lines]
-        if self._readiness.reads:
-            self._readiness.see([*plain, without_colours(partial)] if partial else plain)
+        self._readiness.see([*plain, without_colours(partial)] if partial else plain)
         self._symptoms.keep(plain)
         if self._may_reload:
             for line in plain:

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
+from orchestra.child import probe
 from orchestra.config.roles import Seen
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ __all__ = ["identify"]
 
 # Seconds for one answer: a first request may compile, migrate or connect.
 _TIMEOUT = 60.0
-# Enough for the head of a page, where its first script is.
-_MAX_BYTES = 65536
-# How long the rest of an answer is waited for, when its head is there.
+# How long the rest of an answer is waited for, when its beginning is there.
 _REST_TIMEOUT = 2.0
 _CLIENT = "@vite/client"
 _REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 
 
 class _Answer(NamedTuple):
@@ -82,37 +80,15 @@ async def _is_client(socket: Listening, base: str) -> bool:
 
 async def _get(socket: Listening, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
-    host = socket.url.removeprefix("http://")
-    request = (
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: orchestra-probe\r\n"
-        "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
-    )
-    received = b""
-    with trio.move_on_after(_TIMEOUT) as limit:
-        try:
-            family = trio.socket.AF_INET6 if ":" in socket.host else trio.socket.AF_INET
-            with trio.socket.socket(family) as dialled:
-                await dialled.connect((socket.host, socket.port))
-                stream = trio.SocketStream(dialled)
-                await stream.send_all(request.encode("ascii", "replace"))
-                while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
-                    received += chunk
-                    if b"\r\n\r\n" in received:
-                        limit.deadline = min(limit.deadline, trio.current_time() + _REST_TIMEOUT)
-        except (OSError, trio.BrokenResourceError):
-            pass  # what was received before counts
-    if limit.cancelled_caught and not received:
-        raise trio.TooSlowError
-    return _parse(received)
-
-
-def _parse(received: bytes) -> _Answer | None:
-    found = _STATUS_LINE.match(received)
-    if found is None:
+    try:
+        status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
+    except OSError:
+        return None
+    if status is None:
         return None
     head, _, body = received.partition(b"\r\n\r\n")
     fields = {
         name.strip().lower(): value.strip()
         for name, _, value in (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
     }
-    return _Answer(int(found[1]), fields.get("content-type", ""), fields.get("location", ""), body)
+    return _Answer(status, fields.get("content-type", ""), fields.get("location", ""), body)
