@@ -23,7 +23,7 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.child.sockets import Listening
+    from orchestra.config.plan import Address
     from orchestra.supervision.runtime import Run
 
 __all__ = ["ask_sockets", "identify"]
@@ -54,7 +54,7 @@ async def ask_sockets(
     is_open: Callable[[], bool],
     may_be_vite: Callable[[], bool],
     report: Callable[[Seen], object],
-) -> Listening | None:
+) -> Address | None:
     """Ask each new socket of a child, until one answers HTTP.
 
     Args:
@@ -69,7 +69,7 @@ async def ask_sockets(
         Where it answers; ``None`` if it does not matter any more.
     """
     began, first_answer = trio.current_time(), 0.0
-    asked: dict[Listening, Seen] = {}
+    asked: dict[Address, Seen] = {}
     newest_sockets = run.scanner.looking_at(leader)
     while is_open():
         found = sockets.in_order_of_preference(await newest_sockets(), port)
@@ -93,7 +93,7 @@ async def ask_sockets(
     return None
 
 
-async def identify(socket: Listening, *, may_be_vite: bool) -> Seen:
+async def identify(socket: Address, *, may_be_vite: bool) -> Seen:
     """Ask what answers at a socket.
 
     Args:
@@ -128,12 +128,12 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _is_client(socket: Listening, base: str) -> bool:
+async def _is_client(socket: Address, base: str) -> bool:
     answer = await _get(socket, base.rstrip("/") + "/" + _CLIENT)
     return answer is not None and answer.status == 200 and "javascript" in answer.content_type
 
 
-async def _get(socket: Listening, path: str) -> _Answer | None:
+async def _get(socket: Address, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
     try:
         status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
