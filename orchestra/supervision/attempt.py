@@ -38,10 +38,9 @@ from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Sy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.sockets import Listening
     from orchestra.child.spawn import Child, OnOutput
     from orchestra.child.table import Entry
-    from orchestra.config.plan import ProcessPlan
+    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.events import StreamName
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.runtime import Run
@@ -99,7 +98,7 @@ class Attempt(Stoppable):
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
-        self.listening: Listening | None = None
+        self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._run = run
         self._env = env
@@ -110,7 +109,7 @@ class Attempt(Stoppable):
         self._symptoms = Symptoms(plan.command)
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
-        self._served_at: Listening | None = None
+        self._served_at: Address | None = None
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
 
@@ -266,7 +265,7 @@ class Attempt(Stoppable):
         if (last := self._served_at) is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(last.host, last.port, within=_STUCK_PROBE_TIMEOUT))
+        return bool(await answer(last, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""

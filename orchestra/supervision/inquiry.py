@@ -19,7 +19,7 @@ from orchestra.child import probe
 from orchestra.config.roles import Seen
 
 if TYPE_CHECKING:
-    from orchestra.child.sockets import Listening
+    from orchestra.config.plan import Address
 
 __all__ = ["identify"]
 
@@ -38,7 +38,7 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-async def identify(socket: Listening, *, may_be_vite: bool) -> Seen:
+async def identify(socket: Address, *, may_be_vite: bool) -> Seen:
     """Ask what answers at a socket.
 
     Args:
@@ -73,12 +73,12 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _is_client(socket: Listening, base: str) -> bool:
+async def _is_client(socket: Address, base: str) -> bool:
     answer = await _get(socket, base.rstrip("/") + "/" + _CLIENT)
     return answer is not None and answer.status == 200 and "javascript" in answer.content_type
 
 
-async def _get(socket: Listening, path: str) -> _Answer | None:
+async def _get(socket: Address, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
     try:
         status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)

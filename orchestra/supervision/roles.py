@@ -24,8 +24,7 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_o
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orchestra.child.sockets import Listening
-    from orchestra.config.plan import Plan, UpstreamPlan
+    from orchestra.config.plan import Address, Plan, UpstreamPlan
     from orchestra.supervision.runtime import Run
     from orchestra.supervision.worker import Worker
 
@@ -57,7 +56,7 @@ class RunTimeRoles:
     def __repr__(self) -> str:
         return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
 
-    async def ask_sockets(self, process: str, run: Run, *, leader: int, port: int | None) -> Listening | None:
+    async def ask_sockets(self, process: str, run: Run, *, leader: int, port: int | None) -> Address | None:
         """Ask each new socket of a child, until one answers HTTP.
 
         Args:
@@ -70,7 +69,7 @@ class RunTimeRoles:
             Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
         """
         began, first_answer = trio.current_time(), 0.0
-        asked: dict[Listening, Seen] = {}
+        asked: dict[Address, Seen] = {}
         newest_sockets = run.scanner.looking_at(leader)
         while self._is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
@@ -91,7 +90,7 @@ class RunTimeRoles:
                 self.see(process, Seen.SILENT)
         return None
 
-    async def _ask(self, socket: Listening, run: Run, leader: int) -> Seen:
+    async def _ask(self, socket: Address, run: Run, leader: int) -> Seen:
         if NOT_HTTP & await run.runtime.programs(leader, socket.port):
             return Seen.SILENT
         return await run.runtime.identify(socket, may_be_vite=self._may_be_vite)
