@@ -86,5 +86,5 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
     finally:
         guard._say("bye")  # noqa: SLF001 - only this function may end it
         process.stdin.close()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _EXIT_TIMEOUT):
+        with trio.move_on_after(_EXIT_TIMEOUT, shield=True):
             await process.wait()

@@ -20,11 +20,12 @@ import trio
 
 from orchestra.child.lines import clean
 from orchestra.config.checks import HttpCheck
-from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from orchestra.config.plan import Address
 
 __all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "http_get", "tcp_answer"]
 
@@ -46,14 +47,11 @@ _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
 
 
-async def http_answer(
-    host: str, port: int, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT
-) -> str:
+async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> str:
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
-        host: A literal address.
-        port: Its port.
+        at: Where to ask, by a literal address.
         check: What is asked for, and which answers will do.
         within: Seconds for all of it.
 
@@ -61,16 +59,16 @@ async def http_answer(
         An empty string after an answer that will do, else what was wrong, in words.
     """
     try:
-        status, _ = await http_get(Address(host, port), check.path, within=within, rest=_LINGER)
+        status, _ = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
-        return f"port {port} is open, HTTP times out"
+        return f"port {at.port} is open, HTTP times out"
     except OSError as exc:
-        return f"port {port}: {exc}"
+        return f"port {at.port}: {exc}"
     if status is None:
-        return f"port {port} is open, but does not speak HTTP"
+        return f"port {at.port} is open, but does not speak HTTP"
     if not check.accepts(status):
         wanted = "below 500" if check.status is None else str(check.status)
-        return f"port {port} answers {check.path} with {status}, not {wanted}"
+        return f"port {at.port} answers {check.path} with {status}, not {wanted}"
     return ""
 
 
@@ -97,9 +95,7 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> tup
     received = b""
     with trio.move_on_after(within) as limit:
         try:
-            with _new_socket(at.host) as dialled:
-                await dialled.connect((at.host, at.port))
-                stream = trio.SocketStream(dialled)
+            async with await _dial(at) as stream:
                 await stream.send_all(request.encode("ascii", "replace"))
                 while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
                     received += chunk
@@ -114,21 +110,26 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> tup
     return int(found[1]) if found else None, received
 
 
-async def tcp_answer(host: str, port: int) -> str:
+async def tcp_answer(at: Address) -> str:
     """Connect, and hang up; return what was wrong, in words."""
     with trio.move_on_after(_TCP_TIMEOUT):
         try:
-            with _new_socket(host) as dialled:
-                await dialled.connect((host, port))
+            async with await _dial(at):
                 return ""
         except OSError as exc:
-            return f"port {port}: {exc}"
-    return f"port {port} times out"
+            return f"port {at.port}: {exc}"
+    return f"port {at.port} times out"
 
 
-def _new_socket(host: str) -> trio.socket.SocketType:
+async def _dial(at: Address) -> trio.SocketStream:
     # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
-    return trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET)
+    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in at.host else trio.socket.AF_INET)
+    try:
+        await dialled.connect((at.host, at.port))
+    except BaseException:
+        dialled.close()
+        raise
+    return trio.SocketStream(dialled)
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:

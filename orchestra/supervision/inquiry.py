@@ -1,12 +1,10 @@
-"""What answers at the sockets of a child without a role: Vite, another HTTP server, or neither.
+"""What answers at a socket of a child without a role: Vite, another HTTP server, or neither.
 
 ``/@vite/client`` answered with JavaScript is Vite, whatever started it. Below a base (``/app/``, Nuxt's
 ``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. Any other HTTP answer is that of
-another server. Each socket is asked once, but never that of a program that is known not to speak HTTP (MySQL
-locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be importing
-its program, and is waited for.
+another server.
 
-Not here: what follows for roles (`config/roles`).
+Not here: which sockets are asked, and when (`roles`).
 """
 
 from __future__ import annotations
@@ -17,19 +15,13 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
-from orchestra.child import probe, sockets
-from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen
+from orchestra.child import probe
+from orchestra.config.roles import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from orchestra.config.plan import Address
 
-    from orchestra.child.sockets import Listening
-    from orchestra.supervision.runtime import Run
-
-__all__ = ["ask_sockets", "identify"]
-
-# A server that has several sockets opens them within this time: Vite's may not be the first.
-_SETTLE_TIME = 0.5
+__all__ = ["identify"]
 
 # Seconds for one answer: a first request may compile, migrate or connect.
 _TIMEOUT = 60.0
@@ -46,54 +38,7 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-async def ask_sockets(
-    leader: int,
-    port: int | None,
-    run: Run,
-    *,
-    is_open: Callable[[], bool],
-    may_be_vite: Callable[[], bool],
-    report: Callable[[Seen], object],
-) -> Listening | None:
-    """Ask each new socket of a child, until one answers HTTP.
-
-    Args:
-        leader: The pid of the child.
-        port: What its ``PORT`` says.
-        run: Scans and asks.
-        is_open: Whether it still matters.
-        may_be_vite: Whether Vite is told apart.
-        report: Called with what its sockets have shown.
-
-    Returns:
-        Where it answers; ``None`` if it does not matter any more.
-    """
-    began, first_answer = trio.current_time(), 0.0
-    asked: dict[Listening, Seen] = {}
-    newest_sockets = run.scanner.looking_at(leader)
-    while is_open():
-        found = sockets.in_order_of_preference(await newest_sockets(), port)
-        for each in found:
-            if is_open() and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                is_known = NOT_HTTP & await run.runtime.programs(leader, each.port)
-                ask = run.runtime.identify
-                asked[each] = Seen.SILENT if is_known else await ask(each, may_be_vite=may_be_vite())
-        now = trio.current_time()
-        for seen in (Seen.VITE, Seen.HTTP):
-            answering = next((each for each in found if asked.get(each) is seen), None)
-            if answering is None:
-                continue
-            first_answer = first_answer or now
-            if seen is Seen.HTTP and may_be_vite() and now - first_answer < _SETTLE_TIME:
-                continue
-            report(seen)
-            return answering
-        if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
-            report(Seen.SILENT)
-    return None
-
-
-async def identify(socket: Listening, *, may_be_vite: bool) -> Seen:
+async def identify(socket: Address, *, may_be_vite: bool) -> Seen:
     """Ask what answers at a socket.
 
     Args:
@@ -128,12 +73,12 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _is_client(socket: Listening, base: str) -> bool:
+async def _is_client(socket: Address, base: str) -> bool:
     answer = await _get(socket, base.rstrip("/") + "/" + _CLIENT)
     return answer is not None and answer.status == 200 and "javascript" in answer.content_type
 
 
-async def _get(socket: Listening, path: str) -> _Answer | None:
+async def _get(socket: Address, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
     try:
         status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
