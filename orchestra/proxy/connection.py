@@ -180,6 +180,33 @@ class ClientConnection(_Connection):
                 return False
             self._buffer = self._buffer + data if self._buffer else data
 
+    def take_request(self) -> RequestHead | None:
+        """Read a request that is here, whole and alone, without waiting.
+
+        Returns:
+            Its head; ``None`` if it takes a closer look (`wait_for_request`).
+        """
+        data = self._buffer = self.transport.take_some() or b""
+        if not self._cut_head() or self._buffer:
+            self._buffer = data
+            return None
+        try:
+            head = self._reader.request(data)
+        except BadMessage:
+            self._buffer = data
+            return None
+        self._begin(head)
+        return head
+
+    def _begin(self, head: RequestHead) -> None:
+        self.body = request_body(head)
+        self._keeps_alive = keeps_alive(head)
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether something was received that is not read yet."""
+        return bool(self._buffer)
+
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.
 
@@ -190,8 +217,7 @@ class ClientConnection(_Connection):
         # Until its head is read, a request is not complete.
         self.body = _UNREAD
         head = self._reader.request(self._cut_head() or await self._wait_for_head())
-        self.body = request_body(head)
-        self._keeps_alive = keeps_alive(head)
+        self._begin(head)
         return head
 
     async def fill(self) -> None:
@@ -268,12 +294,33 @@ class UpstreamConnection(_Connection):
             head = self._reader.response(self._cut_head() or await self._wait_for_head())
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+        self._begin(head, request)
+        return head
+
+    def take_head(self, request: RequestHead) -> ResponseHead | None:
+        """Read the head of the final answer to `request` if it is here, without waiting.
+
+        Returns:
+            The head; ``None`` if it takes a closer look (`read_head`).
+        """
+        data = self._buffer = self.transport.take_some() or b""
+        raw = self._cut_head()
+        try:
+            head = self._reader.response(raw) if raw else None
+        except BadMessage:
+            head = None
+        if head is None or head.status < 200:
+            self._buffer = data
+            return None
+        self._begin(head, request)
+        return head
+
+    def _begin(self, head: ResponseHead, request: RequestHead) -> None:
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
-        return head
 
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.

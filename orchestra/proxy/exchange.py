@@ -1,9 +1,11 @@
 """One exchange: a request comes in, an upstream is asked, an answer goes out.
 
-Strategy. An `Exchange` carries out the steps of its `Route`, one after the other, in one loop; its `Asker`
-does what concerns upstreams. Bodies stream: what has arrived is sent before more is awaited, and `await send`
-is all the flow control there is. Only a request whose body is still on its way needs a second task;
-everything else is one straight line in the connection's own task.
+Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what concerns
+upstreams. Most requests never have to wait: an idle connection is at hand, the answer comes in one piece, and
+the client takes it. `advance` carries out such steps whenever bytes arrive. What may have to wait is for `run`,
+in the connection's task, which goes on from there. Bodies stream: what has arrived is sent before more is
+awaited, and `await send` is all the flow control there is. Only a request whose body is still on its way needs
+a second task.
 
 An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
 reset.
@@ -17,6 +19,7 @@ Not here: accepting connections, limits of time (`server`), what it all means fo
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -37,7 +40,7 @@ from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal, is_websocket
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal
 from orchestra.proxy.websocket import Tunnel
 
 if TYPE_CHECKING:
@@ -46,11 +49,19 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.route import Step, WebSocketRoute
     from orchestra.proxy.shared import Shared
     from orchestra.proxy.upload import Upload
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Progress"]
+
+
+class Progress(Enum):
+    """How far `Exchange.advance` has come."""
+
+    ASKED = auto()  # an upstream was asked: go on when its connection has input
+    OVER = auto()  # the client has its answer
+    STUCK = auto()  # the next step may have to wait: go on with `run`
 
 
 class _Reset(Exception):  # noqa: N818 - an order, not an error
@@ -65,11 +76,15 @@ class Exchange:
 
     Attributes:
         is_last: No request can follow over the client's connection.
+        is_over: The client has its answer.
     """
 
     is_last = True
+    is_over = False
     _bytes_out = 0
     _is_stream = False
+    _step: Step | Message | None = None
+    _unsent = b""
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -77,6 +92,7 @@ class Exchange:
         self._head = head
         self._peer = peer
         self._record = Record(shared.bus, shared.next_number(), head)
+        self._route = Route(head, shared.router)
         self._asker = Asker(shared, client, head, peer, self._record)
 
     @property
@@ -84,8 +100,43 @@ class Exchange:
         """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
+    def advance(self) -> Progress:
+        """Carry out steps as long as that needs no waiting."""
+        asker = self._asker
+        if self._step is None:
+            self._step = self._first_step()
+        elif isinstance(self._step, Ask):
+            outcome = asker.hear_now(self._shared.upstream(self._step.side))
+            if outcome is None:
+                return Progress.STUCK
+            self._step = self._route.next(outcome)
+        step = self._step
+        if asker.reply is not None and not asker.reply.body.is_complete:
+            return Progress.STUCK
+        if isinstance(step, Ask):
+            asker.set_aside_now(keep=step.keeps_answer)
+            asked = asker.ask_now(self._shared.upstream(step.side))
+            return Progress.STUCK if asked is None else Progress.ASKED
+        return self._answer_now(step) if isinstance(step, Answer) else Progress.STUCK
+
+    def _answer_now(self, step: Answer) -> Progress:
+        asker, client = self._asker, self._client
+        if step.is_kept:
+            asker.set_aside_now(keep=False)
+        reply = asker.kept if step.is_kept else asker.reply
+        assert reply is not None  # noqa: S101 - the route has judged it
+        data = self._begin_answer(reply, step.reason)
+        asker.release(reply)
+        sent = client.transport.send_some(data)
+        if sent < len(data):
+            self._unsent = data[sent:]
+            return Progress.STUCK
+        self._finish()
+        self.is_over = True
+        return Progress.OVER
+
     async def run(self) -> None:
-        """See it through, and report it.
+        """See it through from where `advance` has brought it, and report it.
 
         Nothing is raised but a cancellation (and mistakes of ours).
         """
@@ -106,12 +157,21 @@ class Exchange:
             self._client.abort()
         except BaseException:
             # Most often a cancellation: the client has left, or the proxy ends.
-            record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
-            self._client.abort()
+            self._give_up()
             raise
         finally:
             self._asker.close()
             self._finish()
+
+    def abandon(self) -> None:
+        """End it without an answer, while nothing runs it."""
+        self._give_up()
+        self._asker.close()
+        self._finish()
+
+    def _give_up(self) -> None:
+        self._record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
+        self._client.abort()
 
     def end_early(self) -> None:
         """Close the connection to the upstream: an answer that has begun breaks off."""
@@ -138,23 +198,20 @@ class Exchange:
         if fault is not None:
             raise fault
 
-    async def _follow_route(self) -> None:
-        """Carry out one step after the other until there is an answer."""
-        head, shared, asker = self._head, self._shared, self._asker
+    def _first_step(self) -> Step | Message:
+        head, shared = self._head, self._shared
         refused = host_refusal(head.host, shared.plan.allowed_hosts)
         if refused is not None:
-            await self._say(Message(status=403, title="Host not allowed", text=f"{refused}."))
-            return
+            return Message(status=403, title="Host not allowed", text=f"{refused}.")
         if b"via" in head.values and is_looping(head):
             text = "The request has come through here again and again: an upstream sends it back."
-            await self._say(Message(status=508, title="Loop Detected", text=text))
-            return
-        if b"upgrade" in head.values and is_websocket(head):
-            await self._websocket()
-            return
-        backend, frontend = shared.backend.gate, shared.frontend.gate
-        route = Route(head, shared.router)
-        step = route.begin(backend.availability, frontend.availability)
+            return Message(status=508, title="Loop Detected", text=text)
+        return self._route.begin(shared.backend.gate.availability, shared.frontend.gate.availability)
+
+    async def _follow_route(self) -> None:
+        """Carry out one step after the other until there is an answer."""
+        shared, asker, route = self._shared, self._asker, self._route
+        step = self._step or self._first_step()
         while True:
             match step:
                 case Ask():
@@ -163,17 +220,24 @@ class Exchange:
                 case Answer():
                     await self._answer(step)
                     return
+                case Message():
+                    await self._say(step)
+                    return
                 case Fail():
                     raise step.error
                 case Signal.WAIT:
                     await self._wait_for_either()
                     may_wait = trio.current_time() < self._asker.deadline()
+                    backend, frontend = shared.backend.gate, shared.frontend.gate
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
+                case Signal.UPGRADE:
+                    await self._websocket()
+                    return
                 case Signal.RESET:
                     raise _Reset
                 case Signal.SAY_OWN:
                     self._record.reason = "orchestra's own path"
-                    await self._say(answers.own(head))
+                    await self._say(answers.own(self._head))
                     return
                 case _:
                     assert_never(step)
@@ -190,31 +254,42 @@ class Exchange:
 
     async def _answer(self, step: Answer) -> None:
         asker = self._asker
+        if self._unsent:
+            await self._client.send(self._unsent)
+            return
         reply = asker.kept if step.is_kept else asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
         await self._pass_on(reply, step.reason)
         if step.is_kept:
             await asker.discard()
 
+    def _begin_answer(self, reply: Reply, reason: str) -> bytes:
+        """Return what the client gets first: the head, and what is here of the body."""
+        record, client, body = self._record, self._client, reply.body
+        record.reason, record.upstream = reason, reply.upstream.gate.side
+        self.is_last = self._shared.is_closing or client.closes_after(body)
+        record.answered(reply.head.status)
+        self._bytes_out = body.size
+        return (
+            forwarded_response(reply.head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
+            + reply.read
+        )
+
     async def _pass_on(self, reply: Reply, reason: str) -> None:
         """Send an answer to the client while it comes."""
         record, client, head, body = self._record, self._client, reply.head, reply.body
-        record.reason, record.upstream = reason, reply.upstream.gate.side
-        self.is_last = self._shared.is_closing or client.closes_after(body)
-        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
-        record.answered(head.status)
+        data = self._begin_answer(reply, reason)
         if body.is_complete:
             # The usual case: all of it is here, and goes out in one piece.
-            self._bytes_out = body.size
             self._asker.release(reply)
-            await client.send(out + reply.read)
+            await client.send(data)
             return
         if head.media_type == b"text/event-stream" and self._head.method == b"GET":
             self._is_stream = True
             self._shared.streams.add(self)
             record.stream_opened("event-stream")
         try:
-            await client.send(out + reply.read)
+            await client.send(data)
             while not body.is_complete:
                 piece = await reply.connection.more()
                 if piece:

@@ -110,6 +110,7 @@ class Signal(Enum):
     WAIT = auto()  # until the availability of either upstream has changed, then begin again
     RESET = auto()  # the client's connection
     SAY_OWN = auto()  # answer for orchestra itself
+    UPGRADE = auto()  # the client wants a WebSocket: see `Router.websocket`
 
 
 Step: TypeAlias = Ask | Answer | Fail | Signal
@@ -271,6 +272,8 @@ class Route:
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
+        if b"upgrade" in head.values and is_websocket(head):
+            return Signal.UPGRADE
         path = head.path
         if path.startswith(OWN_PREFIX) or path == b"*":
             return Signal.SAY_OWN
