@@ -103,11 +103,11 @@ class MemoryTransport:
             else:
                 await self._out.changed.park()
 
-    def take_some(self) -> bytes | None:
+    def take_some(self, max_bytes: int = 262144) -> bytes | None:
         if self._is_closed or self._in.is_broken:
-            return b""
-        data = bytes(self._in.data)
-        self._in.data.clear()
+            return None
+        data = bytes(self._in.data[:max_bytes])
+        del self._in.data[:max_bytes]
         self._in.changed.unpark_all()
         return data if data or self._in.has_ended else None
 

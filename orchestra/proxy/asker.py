@@ -80,6 +80,7 @@ class Asker:
     is_upgrade = False
     upload: Upload | None = None
     nursery: trio.Nursery | None = None
+    _upstream: Upstream | None = None
     _forwarded = b""
     _deadline: float | None = None
     _has_met_a_death = False
@@ -127,28 +128,29 @@ class Asker:
             self.close()
             return exc
 
-    def ask_now(self, upstream: Upstream) -> UpstreamConnection | None:
-        """Send the request over an idle connection; return that, or ``None`` if it takes more (`ask`)."""
+    def ask_now(self, upstream: Upstream) -> bool:
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
         if self.upload is not None or self._head.method not in _IDEMPOTENT:
-            return None
+            return False
         connection = upstream.take(self._shared.now)
-        if connection is not None:
-            request = self._request()
-            if connection.transport.send_some(request) < len(request):
-                connection.close()
-                return None
-            self.connection = connection
-        return connection
+        if connection is None:
+            return False
+        request = self._request()
+        if connection.transport.send_some(request) < len(request):
+            connection.close()
+            return False
+        self._upstream, self.connection = upstream, connection
+        return True
 
-    def hear_now(self, upstream: Upstream) -> ResponseHead | UpstreamError | None:
-        """Return what came of `ask_now`; ``None`` if that takes a closer look (`ask`)."""
-        connection = self.connection
-        assert connection is not None  # noqa: S101 - it was asked
-        answer = connection.take_head(self._head)
-        if answer is None:
-            return None
+    def hear_now(self) -> ResponseHead | UpstreamError | None:
+        """Return what came of `ask_now`; ``None`` if that takes more (`ask`)."""
+        upstream, connection = self._upstream, self.connection
+        assert upstream is not None  # noqa: S101 - it was asked
+        assert connection is not None  # noqa: S101
         try:
-            self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+            answer = connection.take_head(self._head)
+            if answer is not None:
+                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
         except UpstreamError as exc:
             self.close()
             return exc

@@ -186,7 +186,7 @@ class ClientConnection(_Connection):
         Returns:
             Its head; ``None`` if it takes a closer look (`wait_for_request`).
         """
-        data = self._buffer = self.transport.take_some() or b""
+        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
         if not self._cut_head() or self._buffer:
             self._buffer = data
             return None
@@ -275,8 +275,9 @@ class UpstreamConnection(_Connection):
         when = "in the middle of its answer" if self._has_begun else "without an answer"
         return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
 
-    def reuse(self) -> None:
-        """Another request begins."""
+    def rest(self, now: float) -> None:
+        """It is idle until another request begins."""
+        self.since = now
         self.is_reused = True
         self._has_begun = False
 
@@ -303,7 +304,7 @@ class UpstreamConnection(_Connection):
         Returns:
             The head; ``None`` if it takes a closer look (`read_head`).
         """
-        data = self._buffer = self.transport.take_some() or b""
+        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
         raw = self._cut_head()
         try:
             head = self._reader.response(raw) if raw else None
@@ -340,8 +341,16 @@ class UpstreamConnection(_Connection):
             BadResponse: The body is not framed as its head said.
             UpstreamGone: The connection broke, or ended in the middle.
         """
-        self._buffer = await self.receive_raw()
-        if self._buffer:
+        return self._feed(await self.receive_raw())
+
+    def take_more(self) -> bytes | None:
+        """Do the same without waiting; ``None``: there is nothing, or an error that `more` meets, too."""
+        data = self.transport.take_some(RECEIVE_SIZE)
+        return None if data is None else self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        self._buffer = data
+        if data:
             return self.take()
         self._keeps_alive = False
         end = self.body.close()

@@ -1,7 +1,7 @@
 """One client's connection: requests and answers, one after the other, until no more can follow.
 
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
-plain functions read a request, ask an upstream, and answer (`Exchange.advance`). A task that is woken twice
+plain functions read a request, ask an upstream, and answer (`Exchange.begin` and `advance`). A task that is woken twice
 a request would cost more than all of that. The task is woken for what may have to wait or takes a closer
 look: a head or an answer that is not whole, a body, an upstream that is not ready, a WebSocket. It goes on
 where the functions have stopped.
@@ -167,15 +167,17 @@ class Conversation:
         else:
             self.deadline = inf
             self.exchange = Exchange(self._shared, self._client, head, self._peer)
-            self._advance()
+            self._go_on(self.exchange, self.exchange.begin())
 
-    def _advance(self) -> None:
+    def _answer_arrived(self) -> None:
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 - this is its next step
-        progress = exchange.advance()
-        if progress is Progress.ASKED:
-            assert exchange.connection is not None  # noqa: S101 - it was asked over this
-            exchange.connection.transport.on_input(self._advance)
+        self._go_on(exchange, exchange.advance())
+
+    def _go_on(self, exchange: Exchange, progress: Progress) -> None:
+        if progress is Progress.WAITING:
+            assert exchange.connection is not None  # noqa: S101 - it is asked over this
+            exchange.connection.transport.on_input(self._answer_arrived)
         elif progress is Progress.STUCK or exchange.is_last:
             self._woken.set()
         else:

@@ -59,9 +59,9 @@ __all__ = ["Exchange", "Progress"]
 class Progress(Enum):
     """How far `Exchange.advance` has come."""
 
-    ASKED = auto()  # an upstream was asked: go on when its connection has input
+    WAITING = auto()  # for the upstream: go on when its connection has input
+    STUCK = auto()  # the next step may have to wait for something else: go on with `run`
     OVER = auto()  # the client has its answer
-    STUCK = auto()  # the next step may have to wait: go on with `run`
 
 
 class _Reset(Exception):  # noqa: N818 - an order, not an error
@@ -84,7 +84,9 @@ class Exchange:
     _bytes_out = 0
     _is_stream = False
     _step: Step | Message | None = None
+    _answering: Reply | None = None
     _unsent = b""
+    _fault: UpstreamError | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -100,37 +102,51 @@ class Exchange:
         """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
-    def advance(self) -> Progress:
-        """Carry out steps as long as that needs no waiting."""
-        asker = self._asker
-        if self._step is None:
-            self._step = self._first_step()
-        elif isinstance(self._step, Ask):
-            outcome = asker.hear_now(self._shared.upstream(self._step.side))
-            if outcome is None:
-                return Progress.STUCK
-            self._step = self._route.next(outcome)
-        step = self._step
-        if asker.reply is not None and not asker.reply.body.is_complete:
-            return Progress.STUCK
-        if isinstance(step, Ask):
-            asker.set_aside_now(keep=step.keeps_answer)
-            asked = asker.ask_now(self._shared.upstream(step.side))
-            return Progress.STUCK if asked is None else Progress.ASKED
-        return self._answer_now(step) if isinstance(step, Answer) else Progress.STUCK
+    def begin(self) -> Progress:
+        """Carry out the first step if that needs no waiting."""
+        step = self._step = self._first_step()
+        return self._ask_now(step) if isinstance(step, Ask) else Progress.STUCK
 
-    def _answer_now(self, step: Answer) -> Progress:
-        asker, client = self._asker, self._client
-        if step.is_kept:
-            asker.set_aside_now(keep=False)
-        reply = asker.kept if step.is_kept else asker.reply
-        assert reply is not None  # noqa: S101 - the route has judged it
-        data = self._begin_answer(reply, step.reason)
-        asker.release(reply)
-        sent = client.transport.send_some(data)
+    def advance(self) -> Progress:
+        """Take what has come from the upstream, and go on with it as long as that needs no waiting."""
+        asker = self._asker
+        if self._answering is not None:
+            return self._pass_on_now(self._answering)
+        outcome = asker.hear_now()
+        if outcome is None:
+            return Progress.STUCK
+        step = self._step = self._route.next(outcome)
+        if isinstance(step, Answer) and not step.is_kept:
+            return self._send_now(self._open_answer(step))
+        if asker.reply is not None and asker.reply.body.is_complete:
+            asker.set_aside_now(keep=isinstance(step, Ask) and step.keeps_answer)
+            if isinstance(step, Ask):
+                return self._ask_now(step)
+            if isinstance(step, Answer):
+                return self._send_now(self._open_answer(step))
+        return Progress.STUCK
+
+    def _ask_now(self, step: Ask) -> Progress:
+        is_asked = self._asker.ask_now(self._shared.upstream(step.side))
+        return Progress.WAITING if is_asked else Progress.STUCK
+
+    def _pass_on_now(self, reply: Reply) -> Progress:
+        try:
+            piece = reply.connection.take_more()
+        except UpstreamError as exc:
+            self._fault = exc
+            return Progress.STUCK
+        return Progress.STUCK if piece is None else self._send_now(piece)
+
+    def _send_now(self, data: bytes) -> Progress:
+        assert self._answering is not None  # noqa: S101 - it is a piece of this
+        sent = self._client.transport.send_some(data)
         if sent < len(data):
             self._unsent = data[sent:]
             return Progress.STUCK
+        if not self._answering.body.is_complete:
+            return Progress.WAITING
+        self._close_answer()
         self._finish()
         self.is_over = True
         return Progress.OVER
@@ -218,7 +234,11 @@ class Exchange:
                     kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
                     step = route.next(kept or await asker.ask(shared.upstream(step.side)))
                 case Answer():
-                    await self._answer(step)
+                    if self._answering is None:
+                        self._unsent = self._open_answer(step)
+                    await self._pass_on()
+                    if step.is_kept:
+                        await asker.discard()
                     return
                 case Message():
                     await self._say(step)
@@ -252,54 +272,54 @@ class Exchange:
 
     # --- Answering ---
 
-    async def _answer(self, step: Answer) -> None:
+    def _open_answer(self, step: Answer) -> bytes:
         asker = self._asker
-        if self._unsent:
-            await self._client.send(self._unsent)
-            return
         reply = asker.kept if step.is_kept else asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
-        await self._pass_on(reply, step.reason)
-        if step.is_kept:
-            await asker.discard()
+        return self._open(reply, step.reason)
 
-    def _begin_answer(self, reply: Reply, reason: str) -> bytes:
-        """Return what the client gets first: the head, and what is here of the body."""
-        record, client, body = self._record, self._client, reply.body
+    def _open(self, reply: Reply, reason: str) -> bytes:
+        """Begin an answer: return its head, and what is here of its body."""
+        record, head, body = self._record, reply.head, reply.body
+        self._answering = reply
         record.reason, record.upstream = reason, reply.upstream.gate.side
-        self.is_last = self._shared.is_closing or client.closes_after(body)
-        record.answered(reply.head.status)
-        self._bytes_out = body.size
-        return (
-            forwarded_response(reply.head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
-            + reply.read
-        )
-
-    async def _pass_on(self, reply: Reply, reason: str) -> None:
-        """Send an answer to the client while it comes."""
-        record, client, head, body = self._record, self._client, reply.head, reply.body
-        data = self._begin_answer(reply, reason)
+        record.answered(head.status)
+        self.is_last = self._shared.is_closing or self._client.closes_after(body)
         if body.is_complete:
-            # The usual case: all of it is here, and goes out in one piece.
+            # The usual case: all of it goes out in one piece.
             self._asker.release(reply)
-            await client.send(data)
-            return
-        if head.media_type == b"text/event-stream" and self._head.method == b"GET":
+        elif head.media_type == b"text/event-stream" and self._head.method == b"GET":
             self._is_stream = True
             self._shared.streams.add(self)
             record.stream_opened("event-stream")
+        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
+        return out + reply.read
+
+    def _close_answer(self) -> None:
+        reply = self._answering
+        assert reply is not None  # noqa: S101 - it was opened
+        self._bytes_out = reply.body.size
+        if reply.body.is_complete:
+            self._asker.release(reply)
+        if self._is_stream:
+            self._shared.streams.discard(self)
+
+    async def _pass_on(self) -> None:
+        """Send the rest of an answer that was opened, while it comes."""
+        client, reply = self._client, self._answering
+        assert reply is not None  # noqa: S101 - it was opened
         try:
-            await client.send(data)
-            while not body.is_complete:
+            await client.send(self._unsent)
+            if self._fault is not None:
+                raise self._fault
+            while not reply.body.is_complete:
                 piece = await reply.connection.more()
                 if piece:
                     await client.send(piece)
-            self._asker.release(reply)
         except UpstreamError:
             await self._break_off(reply)
         finally:
-            self._bytes_out = body.size
-            self._shared.streams.discard(self)
+            self._close_answer()
 
     async def _explain(self, error: UpstreamError | BadMessage) -> None:
         """Say why there is no answer, if none has begun."""
@@ -373,7 +393,8 @@ class Exchange:
         if reply.head.status == 101:
             await self._tunnel(reply, route)
         else:
-            await self._pass_on(reply, route.reason)
+            self._unsent = self._open(reply, route.reason)
+            await self._pass_on()
 
     async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
         client, record = self._client, self._record
@@ -387,11 +408,12 @@ class Exchange:
         self._asker.connection = None
 
     def _finish(self) -> None:
-        upload = self._asker.upload
-        bytes_in = 0 if upload is None else upload.size
-        self._record.finished(held=self._asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
+        asker, record = self._asker, self._record
+        bytes_in = 0 if asker.upload is None else asker.upload.size
+        if record.is_due:
+            record.finished(held=asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
         if self._is_stream:
-            self._record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
+            record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
 
 
 class _WebSocket:

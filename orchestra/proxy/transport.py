@@ -48,8 +48,9 @@ HEAD_SIZE = 65536
 _DRAINED = 16
 # Loopback answers in microseconds; this is for upstreams that run elsewhere behind a silent firewall.
 DIAL_TIMEOUT = 10.0
-# Sockets that the poller tells of something before other tasks have their turn.
+# Sockets that the poller tells of something at once, and how often, before other tasks have their turn.
 _BATCH = 64
+_ROUNDS = 16
 # What a poller tells, in epoll's numbers: something can be received; that is the end; it is an error.
 _INPUT, _ERROR, _END = 0x1, 0x8, 0x2018
 
@@ -61,8 +62,12 @@ class Transport(Protocol):
         """Wait for bytes and return some; ``b""`` is the end."""
         ...
 
-    def take_some(self) -> bytes | None:
-        """Return bytes that are here, without waiting; ``b""`` is the end or an error, ``None``: nothing."""
+    def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
+        """Return bytes that are here, without waiting; ``b""`` is the end.
+
+        Returns:
+            ``None`` if there is nothing, or an error, which `receive_some` will raise.
+        """
         ...
 
     async def send_all(self, data: Buffer) -> None:
@@ -108,7 +113,17 @@ class SocketTransport:
         poller: Tells what happens to it.
     """
 
-    __slots__ = ("_fd", "_has_ended", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
+    __slots__ = (
+        "_fault",
+        "_fd",
+        "_has_ended",
+        "_is_readable",
+        "_on_hangup",
+        "_on_input",
+        "_poller",
+        "_size",
+        "_sock",
+    )
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
@@ -120,6 +135,8 @@ class SocketTransport:
         self._size = HEAD_SIZE
         # The poller tells of news only, so what it has told is remembered until it was received.
         self._is_readable = self._has_ended = False
+        # The system tells of an error once.
+        self._fault: OSError | None = None
         self._on_input: OnInput | None = None
         self._on_hangup: OnHangup | None = None
         self._poller = poller
@@ -145,6 +162,8 @@ class SocketTransport:
         while True:
             if self._fd < 0:
                 raise trio.ClosedResourceError
+            if self._fault is not None:
+                raise self._fault
             if not self._is_readable:
                 await self._wait_for_input()
                 continue
@@ -163,15 +182,15 @@ class SocketTransport:
         self._on_input = lambda: trio.lowlevel.reschedule(task)
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def take_some(self) -> bytes | None:
+    def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """See `Transport.take_some`."""
         try:
-            return self._receive(HEAD_SIZE)
+            return self._receive(min(max_bytes, self._size))
         except (BlockingIOError, InterruptedError):
             self._is_readable = False
-            return None
-        except OSError:
-            return b""
+        except OSError as exc:
+            self._fault = exc
+        return None
 
     def _receive(self, size: int) -> bytes:
         data = self._sock.recv(size)
@@ -286,17 +305,23 @@ class Poller:
         """Tell, until cancelled."""
         while True:
             await wait_readable(self._set.fd)
-            self._tell_all()
+            # Work for one connection often makes news of another; to wait anew costs ten times as much.
+            for _ in range(_ROUNDS):
+                if not self._tell_all():
+                    break
 
-    def _tell_all(self) -> None:
+    def _tell_all(self) -> int:
+        """Tell what is new; return how much that was."""
         # Not in `run`, whose variables would keep a connection alive until there is news of another one.
-        for fd, news in self._set.news():
+        all_news = self._set.news()
+        for fd, news in all_news:
             tell = self._tell.get(fd)
             if tell is not None:
                 try:
                     tell(news)
                 except Exception:
                     logger.exception("a bug in orchestra stopped the work for one connection: %r", tell)
+        return len(all_news)
 
     def close(self) -> None:
         """Give the poller back to the system."""
