@@ -81,9 +81,8 @@ async def test_bytes_are_taken_and_sent_without_waiting() -> None:
         await has_input(server)
         assert server.take_some() == b"x"
         assert server.take_some() is None
-        data = b"x" * 50_000_000
-        assert 0 < client.send_some(data) < len(data)
-        assert client.send_some(data) == 0
+        while client.send_some(b"x" * 50_000_000):
+            pass
         client.abort()
         await has_input(server)
         while server.take_some():

@@ -184,6 +184,8 @@ class SocketTransport:
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """See `Transport.take_some`."""
+        if self._fault is not None:
+            return None
         try:
             return self._receive(min(max_bytes, self._size))
         except (BlockingIOError, InterruptedError):
