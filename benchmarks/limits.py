@@ -34,7 +34,7 @@ import trio.testing
 
 from benchmarks.harness import MIB, Failed, Report, Running, answers, free_port
 from benchmarks.peers import Site, own_origin, serving
-from orchestra.config.plan import AtUrl, ProxyPlan
+from orchestra.config.plan import Address as Upstream, ProxyPlan
 from orchestra.events import Bus
 from orchestra.proxy import Proxy
 
@@ -328,7 +328,7 @@ async def inside() -> AsyncIterator[Inside]:
         place = Path(folder)
         with Running(own_origin(port, place), cwd=place) as running:
             running.wait_for(answers(port, "/api/"), "the origin does not answer")
-            origin = AtUrl(host="127.0.0.1", port=port)
+            origin = Upstream(host="127.0.0.1", port=port)
             ours = socket.create_server(("127.0.0.1", 0), backlog=WIDTH)
             address = ours.getsockname()
             proxy = Proxy(ProxyPlan(backend=origin, frontend=origin), [ours], bus=Bus())

@@ -52,7 +52,7 @@ async def main() -> None:
     plan = load(ROOT / "Procfile.example", environ={**os.environ, "FORCE_COLOR": "1"})
     supervisor = Supervisor(plan)
     model = Model()
-    supervisor.subscribe(model.apply, *model.kinds)
+    supervisor.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await supervisor.wait_ready()

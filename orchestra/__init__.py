@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestra.config.load import Overrides
-    from orchestra.config.plan import (
-        Condition,
-        Dependency,
-        Plan,
-        ProcessPlan,
-        ProxyPlan,
-        Restart,
-        Role,
-    )
+    from orchestra.config.plan import Condition, Dependency, Plan, ProcessPlan, ProxyPlan, Restart, Role
     from orchestra.embedding import Running, running, running_async
     from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
     from orchestra.events import State
@@ -48,27 +40,19 @@ __all__ = [
 
 # Imported when they are used: pytest imports us for its plugin, and should not pay for trio and all the rest.
 _HOMES = {
-    "orchestra.config.load": ("Overrides",),
-    "orchestra.config.plan": (
-        "Condition",
-        "Dependency",
-        "Plan",
-        "ProcessPlan",
-        "ProxyPlan",
-        "Restart",
-        "Role",
-    ),
-    "orchestra.embedding": ("Running", "running", "running_async"),
-    "orchestra.errors": ("ConfigError", "OrchestraError", "StartError", "UpstreamError"),
-    "orchestra.events": ("State",),
-    "orchestra.supervisor": ("Supervisor", "load"),
-    "orchestra.version": ("__version__",),
+    "orchestra.config.load": "Overrides",
+    "orchestra.config.plan": "Condition Dependency Plan ProcessPlan ProxyPlan Restart Role",
+    "orchestra.embedding": "Running running running_async",
+    "orchestra.errors": "ConfigError OrchestraError StartError UpstreamError",
+    "orchestra.events": "State",
+    "orchestra.supervisor": "Supervisor load",
+    "orchestra.version": "__version__",
 }
 
 
 def __getattr__(name: str) -> object:
     for home, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.child.sockets import Listening
 from orchestra.config import examine
-from orchestra.config.plan import AtUrl, Condition, FromProcess
+from orchestra.config.checks import words_of
+from orchestra.config.plan import Address
 from orchestra.errors import ConfigError
 from orchestra.supervisor import this_machine
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config import Overrides
-    from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import Plan, ProcessPlan
 
 __all__ = ["Report", "check"]
 
@@ -61,10 +61,10 @@ def check(
 def _understood(plan: Plan) -> Iterator[str]:
     yield str(plan.procfile or "")
     yield ""
-    if plan.proxy is not None:
-        yield f"{Listening(plan.proxy.host, plan.proxy.port).url} asks"
-        yield f"  backend   {_named(plan.proxy.backend, plan.proxy)}{_why(plan.proxy.backend_reason)}"
-        yield f"  frontend  {_named(plan.proxy.frontend, plan.proxy)}{_why(plan.proxy.frontend_reason)}"
+    if (proxy := plan.proxy) is not None:
+        yield f"{Address(proxy.host, proxy.port).url} asks"
+        yield f"  backend   {proxy.named(proxy.backend)}{_why(proxy.backend_reason)}"
+        yield f"  frontend  {proxy.named(proxy.frontend)}{_why(proxy.frontend_reason)}"
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:
@@ -91,20 +91,7 @@ def _details(process: ProcessPlan) -> Iterator[str]:
     if process.install is not None:
         yield f"`{' '.join(process.install.argv)}` is run first, in {process.install.folder}"
     if process.ready is not None:
-        checks = (process.ready,) if isinstance(process.ready, str) else process.ready
-        yield f"ready: {', '.join(checks)}"
-
-
-def _named(upstream: UpstreamPlan, proxy: ProxyPlan) -> str:
-    match upstream:
-        case FromProcess():
-            return " and ".join(upstream.members)
-        case AtUrl():
-            return Listening(upstream.host, upstream.port).url
-        case None:
-            return "none"
-        case _:
-            return f"not known yet, {' or '.join(proxy.candidates)}"
+        yield f"ready: {', '.join(words_of(process.ready))}"
 
 
 def _why(reason: str) -> str:
@@ -112,8 +99,7 @@ def _why(reason: str) -> str:
 
 
 def _tree(process: ProcessPlan, processes: Mapping[str, ProcessPlan], margin: str) -> Iterator[str]:
-    words = {Condition.READY: "ready", Condition.STARTED: "started", Condition.COMPLETED: "completed"}
     for index, each in enumerate(process.depends_on, 1):
         is_last = index == len(process.depends_on)
-        yield f"{margin}{'└' if is_last else '├'}─ {each.name}, {words[each.condition]}"
+        yield f"{margin}{'└' if is_last else '├'}─ {each.name}, {each.condition.value}"
         yield from _tree(processes[each.name], processes, margin + ("   " if is_last else "│  "))

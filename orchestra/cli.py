@@ -37,15 +37,9 @@ def main() -> NoReturn:
     _open_standard_streams()
     try:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
-    except click.UsageError as exc:
-        command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
-        _complain(exc.format_message(), f"{command} --help shows what there is.")
-        code = exc.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = _EXIT_INTERRUPTED
     except BaseExceptionGroup as group:
         code = _show(_worst(group))
-    except Exception as exc:  # noqa: BLE001 - the last line of defence: a traceback is never shown
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - a traceback is never shown
         code = _show(exc)
     finally:
         gc.enable()
@@ -176,40 +170,46 @@ def _open_standard_streams() -> None:
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Choose what to show of all that went wrong: a bug before a user's error, the first of each."""
-    leaves: list[BaseException] = []
-    unseen: list[BaseException] = [group]
-    while unseen:
-        match unseen.pop(0):
-            case BaseExceptionGroup() as inner:
-                unseen = [*inner.exceptions, *unseen]
-            case leaf:
-                leaves.append(leaf)
-    return next((leaf for leaf in leaves if not isinstance(leaf, OrchestraError)), leaves[0])
+    errors, bugs = group.split(OrchestraError)
+    worst: BaseException | None = bugs or errors
+    while isinstance(worst, BaseExceptionGroup):
+        worst = worst.exceptions[0]
+    return worst or group
 
 
 def _show(exc: BaseException) -> int:
     """Say what went wrong on standard error; return the exit status."""
-    if isinstance(exc, KeyboardInterrupt):
-        return _EXIT_INTERRUPTED
-    if isinstance(exc, ConfigErrors):
-        for each in exc.errors:
-            _complain(str(each), each.hint)
-        return exc.exit_code
-    if isinstance(exc, OrchestraError):
-        if exc.message:
-            _complain(str(exc), exc.hint)
-        return exc.exit_code
-    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
-        _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
-        return _EXIT_BUG
+    match exc:
+        case KeyboardInterrupt() | click.Abort():
+            return _EXIT_INTERRUPTED
+        case click.UsageError():
+            command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
+            _complain(exc.format_message(), f"{command} --help shows what there is.")
+            return exc.exit_code
+        case ConfigErrors():
+            for each in exc.errors:
+                _complain(str(each), each.hint)
+            return exc.exit_code
+        case OrchestraError():
+            if exc.message:
+                _complain(str(exc), exc.hint)
+            return exc.exit_code
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
+        case _:
+            path = _write_report(exc)
+            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {path}.")
+    return _EXIT_BUG
+
+
+def _write_report(exc: BaseException) -> str:
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
 
     with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
         file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
         traceback.print_exception(exc, file=file)
-    _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {file.name}.")
-    return _EXIT_BUG
+    return file.name
 
 
 def _say(text: str) -> None:

@@ -85,6 +85,12 @@ class State(Enum):
         """Whether nothing of the process runs and nothing is going to start it again by itself."""
         return self in _ENDED
 
+    @property
+    def predicate(self) -> str:
+        """What a sentence says of a process in this state: ``is starting``, ``has failed``."""
+        words = {State.INSTALLING: "is being installed", State.BACKING_OFF: "has ended"}
+        return words.get(self, f"{'has' if self.is_ended else 'is'} {self.value}")
+
 
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.STOPPED})
 
@@ -373,19 +379,9 @@ def encode(event: Event) -> bytes:
     try:
         return json.encode(event)
     except UnicodeEncodeError:  # a path that is not UTF-8
-        return json.encode(_printable(to_builtins(event)))
+        from json import dumps  # noqa: PLC0415 - msgspec's has no error handler
 
-
-def _printable(value: object) -> object:
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {key: _printable(each) for key, each in value.items()}
-        case list():
-            return [_printable(each) for each in value]
-        case _:
-            return value
+        return dumps(to_builtins(event), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def decode(line: bytes | str) -> Event:

@@ -14,7 +14,7 @@ import gc
 import os
 import resource
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
+from orchestra.dashboard.jsonl import JsonPrinter
+from orchestra.dashboard.plain import PlainPrinter, wants_colours
+from orchestra.dashboard.writer import Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import State
 from orchestra.supervision.runtime import Runtime
@@ -31,10 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from orchestra.config.plan import Plan
-    from orchestra.dashboard.jsonl import JsonPrinter
-    from orchestra.dashboard.plain import PlainPrinter
     from orchestra.dashboard.screen import Screen
-    from orchestra.dashboard.writer import Writer
 
 __all__ = ["run"]
 
@@ -46,8 +46,6 @@ _SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Python ignores these for itself, and gives them back to children.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
-# The size that is assumed of a terminal without one.
-_USUAL_SIZE = (80, 24)
 # How many files we want to be able to open, most to least: thousands of streams; and what macOS
 # allows at least (OPEN_MAX in its setrlimit(2)).
 _WANTED_FILES = (65_536, 10_240)
@@ -69,9 +67,7 @@ def run(plan: Plan) -> int:
 
 
 async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
-    heeded = _heeded_signals()
-    # trio wants at least one signal to wait for; there may be none left.
-    with trio.open_signal_receiver(*heeded) if heeded else nullcontext(_silence()) as signals:
+    with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
@@ -90,17 +86,16 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
 
     model, window = Model(), Window(*_room_for_output(plan))
     supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
-    supervisor.subscribe(model.apply, *model.kinds)
+    supervisor.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
             "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
             "r": partial(_start_failed, supervisor),
-            SUSPEND: _stop_job,
+            SUSPEND: partial(os.kill, 0, signal.SIGTSTP),  # all of the job, as Ctrl-Z does
         }
         screen = Screen(model, keys, on_taken=supervisor.on_screen, environ=_environ(plan))
         await nursery.start(screen.run)
-        nursery.start_soon(_obey, signals, supervisor)
-        nursery.start_soon(_follow_size, window, plan)
+        nursery.start_soon(_obey, signals, supervisor, window)
         nursery.start_soon(_follow_job_control, screen)
         await supervisor.run()
         nursery.cancel_scope.cancel()
@@ -112,8 +107,6 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
 async def _run_printing(
     plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
 ) -> Supervisor:
-    from orchestra.dashboard.writer import Writer  # noqa: PLC0415
-
     writer = Writer()
     printer = _printer(writer, plan, mode)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
@@ -121,10 +114,8 @@ async def _run_printing(
     supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, supervisor)
-        nursery.start_soon(_watch_reader, writer, supervisor)
-        nursery.start_soon(_obey, signals, supervisor, writer)
-        if window is not None:
-            nursery.start_soon(_follow_size, window, plan)
+        nursery.start_soon(_expect_end, writer, supervisor)
+        nursery.start_soon(_obey, signals, supervisor, window, writer)
         await supervisor.run()
         printer.finish()
         await writer.aclose()
@@ -134,11 +125,7 @@ async def _run_printing(
 
 def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
     if mode == "json":
-        from orchestra.dashboard.jsonl import JsonPrinter  # noqa: PLC0415
-
         return JsonPrinter(writer)
-    from orchestra.dashboard.plain import PlainPrinter  # noqa: PLC0415
-
     names = [process.name for process in plan.processes]
     return PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
 
@@ -157,16 +144,25 @@ async def _write(  # noqa: ASYNC128 - handed on
             raise
 
 
-async def _watch_reader(writer: Writer, supervisor: Supervisor) -> None:
+async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
     """When the run is to end, do not wait for a reader that has stopped reading."""
     await supervisor.until_stopping()
-    await writer.watch_reader()
+    writer.expect_end()
 
 
-async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, writer: Writer | None = None) -> None:
-    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT."""
+async def _obey(
+    signals: AsyncIterator[int], supervisor: Supervisor, window: Window | None, writer: Writer | None = None
+) -> None:
+    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT.
+
+    The terminals of the children follow the size of ours.
+    """
     async with trio.open_nursery() as nursery:
         async for number in signals:
+            if number == signal.SIGWINCH:
+                if window is not None:
+                    window.resize(*_room_for_output(supervisor.plan))
+                continue
             if supervisor.is_stopping or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:
@@ -181,24 +177,9 @@ def _start_failed(supervisor: Supervisor) -> None:
             supervisor.start(name)
 
 
-async def _silence() -> AsyncIterator[int]:
-    await trio.sleep_forever()
-    yield 0
-
-
-async def _follow_size(window: Window, plan: Plan) -> None:
-    """Give the children's terminals the size of ours, whenever that changes."""
-    with trio.open_signal_receiver(signal.SIGWINCH) as changes:
-        async for _ in changes:
-            window.resize(*_room_for_output(plan))
-
-
 def _room_for_output(plan: Plan) -> tuple[int, int]:
     """Give the columns and lines of our terminal that a line of output has: all but the names before it."""
-    try:
-        columns, lines = os.get_terminal_size(1)
-    except OSError:
-        columns, lines = _USUAL_SIZE
+    columns, lines = terminal_size(1)
     margin = max(len(name) for name in ("orchestra", *(process.name for process in plan.processes))) + 4
     return max(columns - margin, 20), max(lines, 2)
 
@@ -216,11 +197,6 @@ async def _follow_job_control(screen: Screen) -> None:
             while not _is_in_foreground():  # noqa: ASYNC110 - no signal tells
                 await trio.sleep(_FOREGROUND_INTERVAL)
             screen.take()
-
-
-def _stop_job() -> None:
-    """Do what Ctrl-Z does to a job: stop all of it."""
-    os.kill(0, signal.SIGTSTP)
 
 
 def _is_in_foreground() -> bool:
@@ -279,12 +255,8 @@ def _environ(plan: Plan) -> dict[str, str]:
 
 def _with_colours(plan: Plan, mode: str) -> Plan:
     """Tell children without a terminal to use colours if a person sees them, unless it is decided."""
-    is_wanted = mode == "dashboard" or (mode == "plain" and os.isatty(1))
-    if plan.color != "auto":
-        is_wanted = plan.color == "always" and mode != "json"
-    elif {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys():
-        return plan
-    if not is_wanted:
+    is_decided = plan.color == "auto" and {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys()
+    if is_decided or mode == "json" or not wants_colours(_environ(plan), 1):
         return plan
     forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
     processes = tuple(

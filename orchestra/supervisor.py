@@ -16,16 +16,16 @@ import ipaddress
 import os
 import sysconfig
 from math import inf
-from typing import TYPE_CHECKING, Literal, Self, assert_never
+from typing import TYPE_CHECKING, Literal, Self
 
 import trio
 
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Note, Role
+from orchestra.config.plan import UNDECIDED, Address, Note
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, OutputLine, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.feed import LIMIT, feed
 from orchestra.supervision.graceful import run_gracefully, wait_any
 from orchestra.supervision.lifecycle import culprit, run_result
@@ -334,8 +334,8 @@ class Supervisor:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                self._proxy = Proxy(plan, listeners, bus=self._bus)
-                self._bus.subscribe(self._proxy.observe, StateChanged, OutputLine)
+                self._proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                self._bus.subscribe(self._proxy.observe, StateChanged)
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)
@@ -352,7 +352,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self.url = sockets.Listening(plan.proxy.host, port).url
+            self.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -431,18 +431,7 @@ def _upstreams_in_words(proxy: ProxyPlan) -> str:
     """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
 
     def said(upstream: UpstreamPlan, reason: str) -> str:
-        match upstream:
-            case FromProcess(name=name):
-                what = name
-            case AtUrl():
-                what = sockets.Listening(upstream.host, upstream.port).url
-            case Role.UNDECIDED:
-                what = f"not known yet, {' or '.join(proxy.candidates)}"
-            case None:
-                return "none"
-            case _:
-                assert_never(upstream)
-        return f"{what} ({reason})" if reason else what
+        return f"{proxy.named(upstream)} ({reason})" if reason and upstream else proxy.named(upstream)
 
     backend = said(proxy.backend, proxy.backend_reason)
     return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"

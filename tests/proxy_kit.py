@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 
-from orchestra.config.plan import AtUrl, FromProcess, ProxyPlan
+from orchestra.config.plan import Address, FromProcess, ProxyPlan
 from orchestra.events import (
     Bus,
-    OutputLine,
     RequestFinished,
     State,
     StateChanged,
@@ -281,14 +281,15 @@ class Stage:
         self._nursery = nursery
         self._transports: list[Transport] = []
         self._told = trio.lowlevel.ParkingLot()
-        self._states: dict[str, State] = {}
+        self._newest: dict[str, StateChanged] = {}
+        self._tails: defaultdict[str, list[str]] = defaultdict(list)
         self._dialled = {
             port: trio.open_memory_channel[Talker](100)
             for port in (BACKEND_PORT, FRONTEND_PORT, SUCCESSOR_PORT)
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
-        self.proxy = Proxy(self.plan, [], bus=self.bus, dial=self._dial)
+        self.proxy = Proxy(self.plan, [], bus=self.bus, tail=self._tails.__getitem__, dial=self._dial)
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)
@@ -336,12 +337,19 @@ class Stage:
         """The supervisor reports the state of a process, and what it was before."""
         if state is State.READY:
             more.setdefault("url", f"http://127.0.0.1:{BACKEND_PORT if process == 'api' else FRONTEND_PORT}")
-        previous = self._states.get(process, State.WAITING)
-        self._states[process] = state
-        self.proxy.observe(StateChanged(process=process, state=state, previous=previous, **more))
+        newest = self._newest.get(process) or StateChanged(
+            process=process, state=State.WAITING, previous=State.WAITING
+        )
+        died = newest.ended_before_ready and state is not State.READY
+        if state in (State.BACKING_OFF, State.FAILED):
+            died = newest.state is not State.READY
+        event = self._newest[process] = StateChanged(
+            process=process, state=state, previous=newest.state, ended_before_ready=died, **more
+        )
+        self.proxy.observe(event)
 
     def prints(self, process: str, text: str) -> None:
-        self.proxy.observe(OutputLine(process=process, stream="stderr", text=text))
+        self._tails[process].append(text)
 
     async def told(self, kind: type[T], count: int = 1) -> T:
         """Wait until `count` events of a kind have been emitted; return the last of them."""
@@ -374,8 +382,8 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
         nursery.cancel_scope.cancel()
 
 
-def elsewhere(port: int) -> AtUrl:
-    return AtUrl(host="127.0.0.1", port=port)
+def elsewhere(port: int) -> Address:
+    return Address(host="127.0.0.1", port=port)
 
 
 def headers_of(head: bytes) -> list[tuple[bytes, bytes]]:

@@ -176,6 +176,8 @@ def test_a_stopped_process_ends_too() -> None:
     with Guarded() as guarded:
         child = guarded.child(UP)
         child.send_signal(signal.SIGSTOP)
+        # Until it has stopped, SIGTERM would still end it.
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
         guarded.report(child, stop_timeout=0.1)
         guarded.die()
         assert guarded.end() == 0

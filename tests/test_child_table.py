@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -36,14 +37,14 @@ def test_a_process_is_known_by_its_number_and_by_when_it_has_started() -> None:
 
 
 def test_a_process_that_has_ended_is_not_there_even_as_a_zombie() -> None:
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        entry = entry_of(process.pid)
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        entry, session = entry_of(process.pid), table.Family(process.pid)
+        assert session in table.find([session])
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert entry_of(process.pid).is_zombie
         assert not table.is_still_there(entry)
-        session = table.Family(os.getsid(0))
-        assert process.pid not in [each.pid for each in table.find([session])[session]]
+        assert table.find([session]) == {}
     assert not table.is_still_there(entry)
 
 
@@ -88,6 +89,16 @@ def test_a_name_with_blanks_and_parentheses_is_no_riddle(tmp_path: Path) -> None
             assert entry_of(process.pid).parent == os.getpid()
         finally:
             process.kill()
+
+
+def test_a_member_of_a_group_from_outside_the_container_hears_the_stop_signal() -> None:
+    """Such groups have the number 0, as the leader of a family has that consists of marks only."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        member, family = entry_of(process.pid), table.Family(0, frozenset({b"A=b"}))
+        member.group = 0
+        family.signal(signal.SIGTERM)
+        family.has(member)
+        assert process.wait() == -signal.SIGTERM
 
 
 @linux_only

@@ -306,6 +306,7 @@ def test_known_servers_are_recognised(root: Path, command: str, serves: str) -> 
         (". venv/bin/activate && x", ""),
         ("$EDITOR x", ""),
         ("echo hello", ""),
+        ("export PATH=/x:$PATH; y", ""),
     ],
 )
 def test_the_program_that_is_sure_to_be_executed_is_known(root: Path, command: str, program: str) -> None:

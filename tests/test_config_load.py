@@ -15,7 +15,7 @@ from orchestra.config.addresses import BLOCKED_PORTS
 from orchestra.config.checks import FORMS
 from orchestra.config.plan import (
     UNDECIDED,
-    AtUrl,
+    Address,
     FromProcess,
     Plan,
     ProcessPlan,
@@ -478,12 +478,12 @@ def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> Non
         ('backend = "x"', FromProcess(name="vite"), FromProcess(name="x")),
         ('frontend = "x"', FromProcess(name="x"), FromProcess(name="api")),
         ('backend = "vite"\nfrontend = "api"', FromProcess(name="api"), FromProcess(name="vite")),
-        ('backend = "http://[::1]:9/"', FromProcess(name="vite"), AtUrl(host="::1", port=9)),
-        ('frontend = "http://localhost"', AtUrl(host="localhost", port=80), FromProcess(name="api")),
+        ('backend = "http://[::1]:9/"', FromProcess(name="vite"), Address(host="::1", port=9)),
+        ('frontend = "http://localhost"', Address(host="localhost", port=80), FromProcess(name="api")),
         (
             'frontend = "http://h:9"\nbackend = "http://h:9"',
-            AtUrl(host="h", port=9),
-            AtUrl(host="h", port=9),
+            Address(host="h", port=9),
+            Address(host="h", port=9),
         ),
     ],
 )

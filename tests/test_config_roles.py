@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given as hypothesis_given, strategies as st
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Plan, ProcessPlan, ProxyPlan, Role
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, ProcessPlan, ProxyPlan, Role
 from orchestra.config.roles import Facts, ProcessFacts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
 
-ELSEWHERE = AtUrl(host="h", port=9)
+ELSEWHERE = Address(host="h", port=9)
 NOTHING, HTTP, VITE, SILENT = Seen.NOTHING, Seen.HTTP, Seen.VITE, Seen.SILENT
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, strategies as st
 
 from orchestra.config.plan import Source
 from orchestra.config.schema import ProcessSettings
-from orchestra.config.select import Written, find_cycle, formation, stop_levels
+from orchestra.config.select import Draft, find_cycle, formation, stop_levels
 from orchestra.errors import ConfigError
 
 
-def written(**instances: int) -> list[Written]:
+def written(**instances: int) -> list[Draft]:
     return [
-        Written(
+        Draft(
             name=name,
             command="run",
             source=Source(path=Path("Procfile"), line=1),

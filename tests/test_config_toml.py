@@ -12,7 +12,7 @@ from hypothesis import example, given, strategies as st
 from orchestra.config import toml
 from orchestra.config.files import Problems
 from orchestra.config.schema import ProcessSettings, ProxySettings, Restart, RunSettings, Settings
-from orchestra.config.toml import Decoder, SettingsFile
+from orchestra.config.toml import SettingsFile
 from orchestra.errors import ConfigError
 from tests.config_kit import completed
 
@@ -234,7 +234,9 @@ tables = st.one_of(st.dictionaries(keys, values, max_size=3), leaves)
 @example({"process": {"web": {"command": {}}}})
 @example({"proxy": {"hold": 16**9999}})
 def test_any_table_gives_settings_or_our_error(table: dict[str, Any]) -> None:
-    found = attempt(lambda: completed(lambda problems: Decoder(PATH, "", (), problems).settings(table)))
+    found = attempt(
+        lambda: completed(lambda problems: toml.decode(table, SettingsFile(path=PATH, problems=problems)))
+    )
     if isinstance(found, ConfigError):
         assert found.hint
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from orchestra.dashboard.model import Phase
 from orchestra.events import Notice, OutputLine, RunEnded, State, StateChanged, StreamClosed, StreamOpened
 from tests import dashboard_kit as kit
 from tests.dashboard_kit import begun, line, model_of
@@ -73,17 +72,25 @@ def test_memory_is_bounded() -> None:
         model.apply(replace(kit.REQUEST, id=index))
         model.apply(Notice(time=moment(1.0), level="error", code="c", text=str(index)))
         model.apply(StreamOpened(time=moment(1.0), id=index, kind="hmr", target="/", upstream="frontend"))
-    assert (len(model.log), len(model.requests), len(model.notices)) == (2000, 200, 20)
+    assert (len(model.log), len(model.requests)) == (2000, 200)
     assert len(model.streams) == 1000
     assert model.request_count == 3000
     assert max(len(entry.text) for entry in model.log if isinstance(entry, OutputLine)) == 4096
 
 
-def test_the_last_lines_are_those_of_the_failed_process() -> None:
-    failed = replace(READY, process="api", state=State.FAILED, last_lines=("Traceback", "last words"))
-    model = model_of(STARTED, *(line(str(index)) for index in range(3000)), failed)
-    assert model.last_lines(model.processes["api"]) == ("Traceback", "last words")
-    assert model.last_lines(model.processes["vite"]) == [str(index) for index in range(2990, 3000)]
+def test_the_last_lines_of_a_process_stay_when_the_log_is_full_of_others() -> None:
+    last_words = [line(text, "api") for text in ("Traceback", "last words")]
+    failed = replace(READY, process="api", state=State.FAILED)
+    model = model_of(STARTED, *last_words, failed, *(line(str(index)) for index in range(3000)))
+    assert list(model.processes["api"].tail) == ["Traceback", "last words"]
+    assert list(model.processes["vite"].tail) == [str(index) for index in range(2990, 3000)]
+
+
+def test_the_last_lines_are_those_of_the_newest_child() -> None:
+    failed = replace(READY, state=State.FAILED, pid=None)
+    again = replace(STARTING, restarts=1)
+    model = model_of(STARTED, STARTING, line("before"), failed, again, line("after"), failed)
+    assert list(model.processes["vite"].tail) == ["after"]
 
 
 def test_streams_are_known_while_they_are_open() -> None:
@@ -107,30 +114,30 @@ def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
     notice = Notice(time=moment(1.0), level="info", code="c", text="t")
     model = model_of(STARTED, STARTING, line("a"), notice, READY)
     assert list(model.log) == [STARTING, line("a"), notice, READY]
-    assert not model.notices  # an info needs no attention
+    assert model.warning is None  # an info needs no attention
 
 
 @pytest.mark.parametrize(
-    ("vite", "api", "phase", "text"),
+    ("vite", "api", "worst", "text"),
     [
-        (State.STARTING, State.WAITING, Phase.STARTING, "starting 0/2"),
-        (State.READY, State.STARTING, Phase.STARTING, "starting 1/2"),
-        (State.READY, State.RUNNING, Phase.READY, "ready in 1.5 s"),
-        (State.READY, State.COMPLETED, Phase.READY, "ready in 1.5 s"),
-        (State.READY, State.BACKING_OFF, Phase.TROUBLE, "api is down"),
-        (State.UNHEALTHY, State.BACKING_OFF, Phase.TROUBLE, "vite and api are down"),
-        (State.READY, State.FAILED, Phase.FAILED, "api failed"),
-        (State.BACKING_OFF, State.FAILED, Phase.FAILED, "api failed"),
-        (State.STOPPING, State.FAILED, Phase.STOPPING, "stopping"),
+        (State.STARTING, State.WAITING, State.STARTING, "starting 0/2"),
+        (State.READY, State.STARTING, State.STARTING, "starting 1/2"),
+        (State.READY, State.RUNNING, State.READY, "ready in 1.5 s"),
+        (State.READY, State.COMPLETED, State.READY, "ready in 1.5 s"),
+        (State.READY, State.BACKING_OFF, State.BACKING_OFF, "api is down"),
+        (State.UNHEALTHY, State.BACKING_OFF, State.BACKING_OFF, "vite and api are down"),
+        (State.READY, State.FAILED, State.FAILED, "api failed"),
+        (State.BACKING_OFF, State.FAILED, State.FAILED, "api failed"),
+        (State.STOPPING, State.FAILED, State.STOPPING, "stopping"),
     ],
 )
-def test_the_run_is_as_well_as_its_worst_process(vite: State, api: State, phase: Phase, text: str) -> None:
+def test_the_run_is_as_well_as_its_worst_process(vite: State, api: State, worst: State, text: str) -> None:
     model = model_of(
         STARTED,
         replace(READY, state=vite, previous=State.WAITING),
         replace(READY, process="api", state=api, previous=State.WAITING),
     )
-    assert (model.overall().phase, model.overall().text) == (phase, text)
+    assert model.overall() == (worst, text)
 
 
 def test_the_time_to_readiness_is_that_of_the_first_time() -> None:
@@ -143,7 +150,7 @@ def test_the_time_to_readiness_is_that_of_the_first_time() -> None:
 
 def test_the_end_says_its_reason() -> None:
     model = model_of(STARTED, RunEnded(time=moment(20.0), exit_code=0, reason="all completed", duration=10.0))
-    assert (model.overall().phase, model.overall().text) == (Phase.ENDED, "all completed")
+    assert model.overall() == (State.STOPPED, "all completed")
 
 
 def test_a_partial_line_is_kept_until_complete_or_taken_back() -> None:

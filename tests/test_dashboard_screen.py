@@ -271,7 +271,7 @@ async def test_a_terminal_without_a_size_is_taken_to_be_80_by_24() -> None:
 def test_the_summary_is_coloured_text_for_the_normal_screen(terminal: Pty) -> None:
     model = model_of("api")
     model.apply(line("boom"))
-    model.apply(StateChanged(process="api", state=State.FAILED, previous=State.READY, exit_code=1))
+    model.apply(StateChanged(process="api", state=State.FAILED, previous=State.READY, reason="exit code 1"))
     model.apply(RunEnded(time=moment(2.0), exit_code=1, reason="api failed", duration=2.0))
     assert summary(model, stdout=terminal.fd, environ={"TERM": "xterm", "NO_COLOR": "1"}).splitlines() == [
         "\x1b[1morchestra\x1b[0m ran for 2.0 s, api failed",

@@ -104,6 +104,20 @@ def test_a_recorded_line_reads_as_the_event_that_it_was(event: Event) -> None:
     assert decode(line) == stamped
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (State.STARTING, "is starting"),
+        (State.INSTALLING, "is being installed"),
+        (State.BACKING_OFF, "has ended"),
+        (State.FAILED, "has failed"),
+        (State.STOPPED, "has stopped"),
+    ],
+)
+def test_a_state_has_words_for_a_sentence(state: State, words: str) -> None:
+    assert state.predicate == words
+
+
 def test_a_path_that_is_not_utf_8_can_be_recorded() -> None:
     event = RunStarted(version="1", pid=2, procfile="/p/\udcff", url=None, processes=())
     assert decode(encode(event)) == replace(event, procfile="/p/?")

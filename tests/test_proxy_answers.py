@@ -13,7 +13,7 @@ from orchestra.proxy.head import RequestHead
 GONE = Message(
     status=502,
     title="The backend is not there",
-    text="api is failed: exit code 1.",
+    text="api has failed: exit code 1.",
     hint="<mend> it",
     tail=("Traceback", "  <script>alert(1)</script>"),
 )
@@ -25,7 +25,7 @@ def test_a_navigation_gets_a_page_that_reloads_itself() -> None:
     page = body.decode()
     assert (head.status, head.reason, head.media_type) == (502, b"Bad Gateway", b"text/html")
     assert '<meta http-equiv="refresh" content="1">' in page
-    assert "api is failed: exit code 1." in page
+    assert "api has failed: exit code 1." in page
     assert "Traceback" in page
     assert "color-scheme: light dark" in page
 
@@ -51,7 +51,7 @@ def test_programs_get_json(accept: bytes) -> None:
     assert head.media_type == b"application/json"
     assert json.loads(body) == {
         "error": "The backend is not there",
-        "detail": "api is failed: exit code 1.",
+        "detail": "api has failed: exit code 1.",
         "hint": "<mend> it",
         "output": ["Traceback", "  <script>alert(1)</script>"],
     }
@@ -64,7 +64,7 @@ def test_any_other_request_gets_text(head: RequestHead | None) -> None:
     answered, body = render(GONE, head)
     assert answered.media_type == b"text/plain"
     assert body.decode().startswith(
-        "The backend is not there: api is failed: exit code 1.\n<mend> it\n\nTraceback\n"
+        "The backend is not there: api has failed: exit code 1.\n<mend> it\n\nTraceback\n"
     )
 
 

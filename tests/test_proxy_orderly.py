@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from orchestra.config.plan import AtUrl, ProxyPlan
+from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import Bus, RequestFinished
 from orchestra.proxy import Proxy, server
 from orchestra.proxy.transport import accept
@@ -69,7 +69,9 @@ async def a_proxy(
     ) as node:
         assert node.stdout is not None
         try:
-            upstream = AtUrl(host="127.0.0.1", port=int(await trio.to_thread.run_sync(node.stdout.readline)))
+            upstream = Address(
+                host="127.0.0.1", port=int(await trio.to_thread.run_sync(node.stdout.readline))
+            )
             plan = ProxyPlan(backend=upstream, frontend=upstream, upgrade_timeout=upgrade_timeout)
             events: list[Event] = []
             bus = Bus()

@@ -359,7 +359,7 @@ async def test_without_vite_fetch_gets_the_404_and_a_navigation_a_page(
         await backend.says(JSON_404)
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 502 ")
-        assert b"vite is failed: exit code 1" in body
+        assert b"vite has failed: exit code 1" in body
         assert b"cannot find vite.config.ts" in body
 
 
@@ -960,7 +960,7 @@ async def test_a_backend_that_ends_before_ready_is_502_with_last_lines(
         await client.says(get(b"/x", NAVIGATES))
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 502 ")
-        assert b"api is backing-off: exit code 1" in body
+        assert b"api has ended: exit code 1" in body
         assert b"SyntaxError: &lt;invalid&gt;" in body
         assert (await on.finished()).held == 0
 

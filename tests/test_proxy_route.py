@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.errors import UpstreamError
-from orchestra.events import State
+from orchestra.events import State, StateChanged
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.route import (
     Answer,
@@ -382,6 +382,13 @@ def test_where_no_backend_was_found_vites_page_is_no_data(
     assert route.next(answer) == (Answer("no backend") if counts else Fail(absent))
 
 
+def report(state: State, *, ended_before_ready: bool, has_url: bool) -> StateChanged:
+    url = "http://127.0.0.1:5173" if has_url else None
+    return StateChanged(
+        process="api", state=state, previous=state, url=url, ended_before_ready=ended_before_ready
+    )
+
+
 @pytest.mark.parametrize(
     ("state", "ended_before_ready", "has_url", "expected"),
     [
@@ -407,10 +414,11 @@ def test_where_no_backend_was_found_vites_page_is_no_data(
 def test_what_is_held_and_what_fails_fast(
     state: State | None, *, ended_before_ready: bool, has_url: bool, expected: Availability
 ) -> None:
-    assert availability(state, ended_before_ready=ended_before_ready, has_url=has_url) is expected
+    newest = report(state, ended_before_ready=ended_before_ready, has_url=has_url) if state else None
+    assert availability(newest) is expected
 
 
 @given(state=st.sampled_from(State), ended=st.booleans(), has_url=st.booleans())
 def test_only_a_process_that_answered_is_ever_asked(state: State, *, ended: bool, has_url: bool) -> None:
-    found = availability(state, ended_before_ready=ended, has_url=has_url)
+    found = availability(report(state, ended_before_ready=ended, has_url=has_url))
     assert (found is READY) == (has_url and state in (State.READY, State.UNHEALTHY))

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.config.plan import AtUrl, ProxyPlan
+from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
 from orchestra.proxy import Proxy, conversation, gate, server
 from orchestra.proxy.exchange import Exchange
@@ -106,7 +106,7 @@ async def test_more_bytes_than_may_be_held_are_502_at_once(
         client = on.client()
         await client.says(GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 4000 + b"\r\n\r\n"))
         await trio.testing.wait_all_tasks_blocked()
-        assert (await on.told(RequestHeld, 3)).reason == "api is backing-off"
+        assert (await on.told(RequestHeld, 3)).reason == "api has ended"
 
 
 # --- the way down ---
@@ -217,7 +217,7 @@ async def street(
         ours.listen()
         events: list[Event] = []
         plan = ProxyPlan(
-            backend=AtUrl(host="127.0.0.1", port=port), frontend=AtUrl(host="127.0.0.1", port=port)
+            backend=Address(host="127.0.0.1", port=port), frontend=Address(host="127.0.0.1", port=port)
         )
         bus = Bus()
         bus.subscribe(events.append)
@@ -406,7 +406,7 @@ async def test_a_cancelled_proxy_leaves_nothing_open() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, _quiet(handler), listeners)
-        upstream = AtUrl(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
+        upstream = Address(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
         ours = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         addresses = [listener.getsockname() for listener in ours]
         with trio.CancelScope() as scope:
@@ -440,7 +440,7 @@ def _quiet(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Any:
 @pytest.mark.real
 async def test_more_connections_than_allowed_wait_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
-    upstream = AtUrl(host="127.0.0.1", port=1)
+    upstream = Address(host="127.0.0.1", port=1)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ from orchestra import (
     running,
     running_async,
 )
-from orchestra.config.plan import AtUrl, FromProcess
+from orchestra.config.plan import Address, FromProcess
 from orchestra.events import StateChanged
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def a_plan() -> Plan:
         restart=Restart.ALWAYS,
         depends_on=(Dependency("db"), Dependency("migrate", Condition.COMPLETED)),
     )
-    proxy = ProxyPlan(backend=FromProcess(name="api"), frontend=AtUrl(host="127.0.0.1", port=5173))
+    proxy = ProxyPlan(backend=FromProcess(name="api"), frontend=Address(host="127.0.0.1", port=5173))
     return Plan(processes=(db, api), proxy=proxy)
 
 

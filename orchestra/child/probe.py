@@ -20,6 +20,7 @@ import trio
 
 from orchestra.child.lines import clean
 from orchestra.config.checks import HttpCheck
+from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,9 +56,8 @@ async def http_answer(
     Returns:
         An empty string after an answer that will do, else what was wrong, in words.
     """
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     request = (
-        f"GET {check.path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: orchestra-probe\r\n"
+        f"GET {check.path} HTTP/1.1\r\nHost: {Address(host, port)}\r\nUser-Agent: orchestra-probe\r\n"
         "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""

@@ -18,11 +18,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import trio
-from msgspec import Struct
 
 from orchestra.child import table
 from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
+from orchestra.config.plan import Address
 from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
@@ -53,20 +53,11 @@ _DEBUGGER_PORTS = frozenset({9229})
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-class Listening(Struct, frozen=True):
-    """A listening TCP socket.
+class Listening(Address, frozen=True):
+    """A listening TCP socket: an address that reaches it from this machine.
 
-    Attributes:
-        host: An address that reaches it from this machine: a wildcard is replaced by its family's loopback.
+    A wildcard is replaced by its family's loopback.
     """
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """The socket as an HTTP URL."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
@@ -226,7 +217,7 @@ def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
 
 
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = Address(host, port)
     if exc.errno in _NO_SUCH_ADDRESS:
         return ConfigError(
             f"cannot listen on {host}: it is not an address of this machine",

@@ -96,7 +96,10 @@ class Family:
         """Take note of a living member, and send it what the group has been sent, if it has not heard yet."""
         if self.signalled == signal.SIGKILL:
             send(member, self.signalled)
-        elif self.signalled and member.group != self.leader and member not in self._heard:
+            return
+        # Where there is no leader no group has heard; in a container, groups from outside have the number 0.
+        has_heard = (self.leader and member.group == self.leader) or member in self._heard
+        if self.signalled and not has_heard:
             self._heard.add(member)
             send(member, self.signalled)
 

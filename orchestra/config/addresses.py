@@ -18,7 +18,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from orchestra.config.plan import Note
 from orchestra.errors import ConfigError, port_taken
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.config.files import Problems
-    from orchestra.config.select import Written
+    from orchestra.config.select import Draft
     from orchestra.config.toml import SettingsFile
 
 __all__ = [
@@ -133,7 +133,7 @@ def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | N
         raise file.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
 
 
-def check_address(address: tuple[str, int], taken: Mapping[int, Written], machine: Machine) -> None:
+def check_address(address: tuple[str, int], taken: Mapping[int, Draft], machine: Machine) -> None:
     """Check an address that the user asks for.
 
     Args:
@@ -147,16 +147,13 @@ def check_address(address: tuple[str, int], taken: Mapping[int, Written], machin
     host, port = address
     if port in taken:
         process = taken[port]
-        raise ConfigError(
-            f"{process.name}: it listens on port {port}, which is the address of the proxy",
-            path=process.source.path,
-            line=process.source.line,
-            hint=f"Write `{process.name}: {_with_port(process.command, port)}`, or choose another --listen.",
-        )
+        text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
+        line = f"{process.name}: {_with_port(process.command, port)}"
+        raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
     machine.try_listen(host, port)
 
 
-def first_free(taken: Mapping[int, Written], machine: Machine) -> tuple[tuple[str, int], Note | None]:
+def first_free(taken: Mapping[int, Draft], machine: Machine) -> tuple[tuple[str, int], Note | None]:
     """Choose an address where the user asks for none; if it is not the usual one, a note says why.
 
     The arguments are those of `check_address`.
@@ -190,100 +187,94 @@ def _with_port(command: str, port: int) -> str:
 
 
 def base_port(
-    file: SettingsFile, option: int | None, written: Mapping[str, str], environ: Mapping[str, str]
+    file: SettingsFile, option: int | None, env: Mapping[str, str], environ: Mapping[str, str]
 ) -> int:
-    """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's."""
+    """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's.
+
+    Args:
+        file: The settings.
+        option: Of the command line.
+        env: The environment of the system with the env files over it.
+        environ: The environment of the system.
+
+    Raises:
+        ConfigError: It is not a port.
+    """
     if option is not None:
-        if not 1 <= option <= 65535:
+        if not 1 <= option <= HIGHEST_PORT:
             raise ConfigError(f"--base-port {option}: no such port", hint="Give a port from 1 to 65535.")
         return option
     if file.settings.run.base_port is not None:
         return file.settings.run.base_port
-    text = written.get("PORT") or environ.get("PORT") or str(DEFAULT_BASE_PORT)
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        where = "in the env file" if written.get("PORT") else "in the environment"
-        raise ConfigError(
-            f"PORT is {text!r} {where}: not a port",
-            hint="Set it to a number from 1 to 65535, or unset it: then processes get 5000, 5100, ...",
-        )
+    text = env.get("PORT") or environ.get("PORT") or str(DEFAULT_BASE_PORT)
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= HIGHEST_PORT:
+        where = "in the environment" if text == environ.get("PORT") else "in the env file"
+        hint = "Set it to a number from 1 to 65535, or unset it: then processes get 5000, 5100, ..."
+        raise ConfigError(f"PORT is {text!r} {where}: not a port", hint=hint)
     return int(text)
 
 
-class Ports:
+class Ports(Struct, kw_only=True):
     """Gives each instance its port; of those that are run, a free one.
 
-    Args:
+    Attributes:
         processes: All of them: each has its place, whether it is run or not.
-        instances: By process, what its instances are called; none: it is not run.
         listen_port: The proxy's, if there is one.
         taken: By port, the process that takes it whatever it is told.
         machine: Says which ports are free, and what holds the others.
-
-    Attributes:
         by_instance: What came out; for processes that are not run, by their name.
-        moved: By process, why one of its instances has not the port that it would have.
+        notes: Which instance has another port than the one that it would have, and why.
     """
 
-    def __init__(
-        self,
-        processes: Sequence[Written],
-        instances: Mapping[str, Sequence[str]],
-        *,
-        listen_port: int | None,
-        taken: Mapping[int, Written],
-        machine: Machine,
-    ) -> None:
-        self.by_instance: dict[str, int] = {}
-        self.moved: list[tuple[str, str]] = []
-        self._processes = processes
-        self._instances = instances
-        self._listen_port = listen_port
-        self._taken = taken
-        self._machine = machine
+    processes: Sequence[Draft]
+    listen_port: int | None
+    taken: Mapping[int, Draft]
+    machine: Machine
+    by_instance: dict[str, int] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
-    def fix(self, file: SettingsFile, problems: Problems) -> None:
+    def fix(self, file: SettingsFile) -> None:
         """Give the ports that the settings fix, further instances the next ones; they are had as they are."""
-        for each in self._processes:
-            names = self._instances[each.name]
-            for number, name in enumerate(names or [each.name]) if each.settings.port else ():
+        for each in self.processes:
+            for number, name in enumerate(each.instances or [each.name]) if each.settings.port else ():
                 port = (each.settings.port or 0) + number
                 other = self._owner(port)
-                if port == self._listen_port:
+                if port == self.listen_port:
                     wrong = f"port {port} is orchestra's own", "Choose another one, or another --listen."
                 elif other:
                     wrong = f"{other} has port {port}, too", "Choose another one."
                 elif port > HIGHEST_PORT:
                     wrong = f"there is no port {port}", "Choose a lower one, or fewer instances."
-                elif names and not self._machine.is_free(port):
+                elif each.instances and not self.machine.is_free(port):
                     wrong = self._held(port), "Stop it, or set port = 0."
                 else:
                     self.by_instance[name] = port
                     continue
-                problems.add(file.error(("process", each.name, "port"), wrong[0], hint=wrong[1]))
+                file.refuse(("process", each.name, "port"), wrong[0], hint=wrong[1])
 
     def assign(self, base: int, problems: Problems) -> None:
         """Give all others theirs, beginning with `base`."""
         # First the wishes of all, then the moves: no process is moved to a port that another one wishes for.
         wishes: dict[str, tuple[int, str]] = {}
-        for index, each in enumerate(self._processes):
-            for number, name in enumerate(self._instances[each.name] or [each.name]):
+        for index, each in enumerate(self.processes):
+            for number, name in enumerate(each.instances or [each.name]):
                 if name not in self.by_instance:
                     wish = base + index * PORTS_A_PROCESS + number
                     wishes[name] = (wish, self._why_not(wish, each.name))
                     self._give(name, self._first_from(wish, each.name))
-        for each in self._processes:
-            for name in (name for name in self._instances[each.name] if name in wishes):
+        for each in self.processes:
+            for name in (name for name in each.instances if name in wishes):
                 wish, reason = wishes[name]
                 port = self.by_instance.get(name)
-                while port is not None and not self._machine.is_free(port):
+                while port is not None and not self.machine.is_free(port):
                     reason = reason or self._held(port)
                     port = self._first_from(port + 1, each.name)
                 self._give(name, port)
                 if port is None:
                     text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} each"
                     problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
-                elif port != wish:
-                    self.moved.append((each.name, f"{name}: {reason}; it gets {port}"))
+                elif port != wish and not each.reading.why:  # Vite does not ask for PORT
+                    self.notes.append(Note(f"{name}: {reason}; it gets {port}"))
 
     def _give(self, name: str, port: int | None) -> None:
         if port is not None:
@@ -296,11 +287,11 @@ class Ports:
 
     def _why_not(self, port: int, process: str) -> str:
         """Why a process cannot have a port; empty: it can."""
-        if port == self._listen_port:
+        if port == self.listen_port:
             return f"port {port} is orchestra's own"
         if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):
             return f"port {port} cannot be used"
-        taker = self._taken.get(port)
+        taker = self.taken.get(port)
         owner = taker.name if taker is not None and taker.name != process else self._owner(port)
         return f"port {port} is {owner}'s" if owner else ""
 
@@ -308,4 +299,4 @@ class Ports:
         return next((name for name, other in self.by_instance.items() if other == port), "")
 
     def _held(self, port: int) -> str:
-        return port_taken(port, self._machine.holder(port))
+        return port_taken(port, self.machine.holder(port))

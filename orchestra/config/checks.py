@@ -20,6 +20,7 @@ __all__ = [
     "LogCheck",
     "TcpCheck",
     "parse_checks",
+    "words_of",
 ]
 
 FORMS = '"tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2"'
@@ -92,8 +93,12 @@ def parse_checks(ready: str | tuple[str, ...] | None) -> tuple[Check, ...]:
     Raises:
         ValueError: One of them has no form that there is; the text says which and why.
     """
-    words = () if ready is None else (ready,) if isinstance(ready, str) else ready
-    return tuple(_parse(each) for each in words)
+    return tuple(_parse(each) for each in words_of(ready))
+
+
+def words_of(ready: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Give the checks of a setting or a plan as they are written."""
+    return (ready,) if isinstance(ready, str) else ready or ()
 
 
 def _parse(text: str) -> Check:

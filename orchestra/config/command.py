@@ -42,33 +42,28 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 # What the shell decides when it runs.
 _UNKNOWN = re.compile(r"[$`*?~]")
 # Programs that run the command behind them. `cd` and the like come before a command and change nothing.
-_WRAPPERS = frozenset(
-    {
-        "command",
-        "cross-env",
-        "env",
-        "exec",
-        "nice",
-        "nohup",
-        "setsid",
-        "stdbuf",
-        "time",
-        "timeout",
-    }
-)
+# fmt: off
+_WRAPPERS = frozenset({
+    "command", "cross-env", "env", "exec", "nice", "nohup", "setsid", "stdbuf", "time", "timeout",
+})
 _LAUNCHERS = frozenset({"hatch", "pdm", "pipenv", "poetry", "rye", "uv"})
 _SHELLS = frozenset({"bash", "dash", "sh", "zsh"})
 _HARMLESS = frozenset({":", "echo", "export", "printf", "set", "trap", "true", "ulimit", "umask", "unset"})
 # Builtins and keywords: what comes later depends on how they end, or is not a program.
-# fmt: off
-_NOT_PROGRAMS = frozenset({
+_NOT_PROGRAMS = _HARMLESS | {
     "!", ".", "[", "[[", "{", "}", "alias", "builtin", "case", "command", "do", "done", "elif", "else",
     "esac", "eval", "exit", "false", "fi", "for", "function", "if", "kill", "popd", "pushd", "pwd", "read",
     "return", "select", "shift", "source", "test", "then", "type", "until", "wait", "while",
-})
+}
 # fmt: on
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
 _RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}
+# What has to be on `PATH` for a program, itself included.
+_NEEDS = {
+    **{program: ("node", program) for program in ("corepack", "npm", "npx", "pnpm", "pnpx", "vite", "yarn")},
+    **{program: (program,) for program in ("bun", "node", "nodejs")},
+    "bunx": ("bun", "bunx"),
+}
 _FOLDER_OPTIONS = frozenset({"--cwd", "--dir", "--prefix", "-C"})
 _WORKSPACE_OPTIONS = frozenset({"--filter", "--workspace", "-F", "-w"})
 _CALL_OPTIONS = frozenset({"--call", "-c"})
@@ -81,25 +76,23 @@ _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozense
     "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
     "--require", "--unset", "--with", "-X", "-a", "-k", "-l", "-m", "-n", "-p", "-r", "-u",
 })
-# fmt: on
-# What serves whatever it is told, and what does many things, with the word that makes it serve; and the port
-# that it takes if it is told none. Uvicorn, gunicorn, Flask read one that we set from the environment: 0.
-# fmt: off
+# The port that a server takes if it is told none; 0: it reads one that we set from the environment.
 _SERVERS: Mapping[str, int] = {
-    "daphne": 8000, "granian": 8000, "gunicorn": 0, "hypercorn": 8000, "pserve": 0, "sanic": 8000,
-    "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
+    "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000, "gunicorn": 0,
+    "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000, "mkdocs": 8000, "pserve": 0,
+    "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
 }
-_DJANGO = {"runserver": 8000, "runserver_plus": 8000}
-_SERVER_COMMANDS: Mapping[str, Mapping[str, int]] = {
-    "django-admin": _DJANGO, "fastapi": {"dev": 8000, "run": 8000}, "flask": {"run": 0},
-    "litestar": {"run": 8000}, "manage.py": _DJANGO, "quart": {"run": 0},
+# What does many things, with the words that make it serve.
+_SERVING_WORDS: Mapping[str, set[str]] = {
+    "django-admin": {"runserver", "runserver_plus"}, "fastapi": {"dev", "run"}, "flask": {"run"},
+    "litestar": {"run"}, "manage.py": {"runserver", "runserver_plus"}, "quart": {"run"},
 }
 # fmt: on
-# Serve files: known for their port, not for being the backend.
-_OTHER_SERVERS: Mapping[str, int] = {"http.server": 8000, "mkdocs": 8000}
+# These serve files: known for their port, not for being the backend.
+_FILE_SERVERS = frozenset({"http.server", "mkdocs"})
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
 _PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
-_POSITIONAL_PORT = {"http.server", *_DJANGO}
+_POSITIONAL_PORT = frozenset({"django-admin", "http.server", "manage.py"})
 _PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 
@@ -109,7 +102,6 @@ class Reading(Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where it runs Vite; otherwise where it first asks a package manager, or starts.
         why: How it runs Vite's development server, for people: "`npm run dev` in frontend runs vite".
-        needs: Programs that the first one needs on `PATH`, itself included: ``("node", "npm")``.
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.
@@ -120,9 +112,8 @@ class Reading(Struct, frozen=True, kw_only=True):
         fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
     """
 
-    folder: Path
+    folder: Path = Path()
     why: str = ""
-    needs: tuple[str, ...] = ()
     manager: str = ""
     missing: Path | None = None
     program: str = ""
@@ -131,6 +122,13 @@ class Reading(Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...] = ()
     speaks_http: bool = True
     fault: ConfigError | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What `program` needs on `PATH`, itself included: ``("node", "npm")``."""
+        folder, _, file = self.program.rpartition("/")
+        name = file.removesuffix(".js")
+        return tuple(each for each in _NEEDS.get(name, ()) if each != name or not folder)
 
 
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
@@ -144,7 +142,7 @@ def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None =
     """
     walk = _Walk(root, env or {})
     walk.run(command, cwd)
-    walk.found.setdefault("folder", cwd)
+    walk.set(folder=cwd)
     if walk.installs:
         walk.found["manager"] = ""
     return Reading(**walk.found, ports=tuple(dict.fromkeys(walk.ports)))  # type: ignore[arg-type] # see set
@@ -161,8 +159,8 @@ class _Walk:
         self.installs = False  # by itself
         self.is_first = True  # no program has been executed
         self.depth = 0
-        self.scripts: list[tuple[Path | None, str]] = []  # that it is in: there the manager has changed PATH
-        self.via = ""
+        self.scripts: list[tuple[Path | None, str]] = []  # that it is in
+        self.via = ""  # the outermost simple command that it is in
 
     def set(self, **found: object) -> None:
         """Take note of fields of `Reading` that are not known yet."""
@@ -173,6 +171,8 @@ class _Walk:
         """Follow all simple commands of `command`, which begins in `cwd`; `None` is a folder not known."""
         outer: list[Path | None] = []
         for words, operator in _simple_commands(command):
+            if self.depth == 0:
+                self.via = shlex.join(words)
             if operator == "(":
                 outer.append(cwd)
             elif operator == ")":
@@ -198,7 +198,7 @@ class _Walk:
             # Only a `cd` that comes before everything else is sure to fail: a command may make the folder.
             if may_fail:
                 return cwd
-            if self.is_first and not self.scripts:
+            if self.is_first:
                 self.set(missing=new)
         return new
 
@@ -212,63 +212,59 @@ class _Walk:
 
     def follow(self, words: list[str], cwd: Path | None, *, is_sure: bool = False) -> None:
         """Follow one simple command."""
-        outermost = not self.via
-        if outermost:
-            self.via = shlex.join(words)
         words, ports, keeps_path = _without_prefix(words)
-        script = _shell_script(words)
-        if script is not None:
+        if (script := _shell_script(words)) is not None:
             self.inner(script, cwd)
         elif words and (words[0] not in _HARMLESS or "PATH=" in " ".join(words)):
-            is_first, self.is_first = self.is_first and is_sure and not self.scripts, False
-            if is_first:
-                is_known = keeps_path and words[0] not in _NOT_PROGRAMS and not _UNKNOWN.search(words[0])
-                self.set(program=words[0] if is_known else "", program_cwd=cwd)
-            if not _UNKNOWN.search(words[0]):
-                self.ports += ports or _ports(words)
-                self.program(words, cwd, is_first=is_first and keeps_path)
-        if outermost:
-            self.via = ""
+            is_clear = not _UNKNOWN.search(words[0])
+            if self.is_first and is_sure:
+                # Of what comes behind a program it is not sure that it is executed, and with which PATH.
+                is_program = keeps_path and is_clear and words[0] not in _NOT_PROGRAMS
+                self.set(program=words[0] if is_program else "", program_cwd=cwd)
+            self.is_first = False
+            if is_clear:
+                self.program(words[0].rpartition("/")[2], words[1:], cwd)
+                self.serve(words, told=ports)
 
-    def program(self, words: list[str], cwd: Path | None, *, is_first: bool) -> None:
-        """Follow a program: Vite, Node, a package manager, a server; any other is not of interest."""
-        name, args = words[0], words[1:]
-        program = name.rpartition("/")[2]
-        base = _unversioned(program).removesuffix(".js")
+    def program(self, program: str, args: list[str], cwd: Path | None) -> None:
+        """Follow a program: Vite, Node, a package manager; any other is not of interest."""
         if program in NOT_HTTP:
             self.set(speaks_http=False)
-        elif base == "vite":
-            self.needs("node", *([program] if "/" not in name else []), is_first=is_first)
+        elif _unversioned(program).removesuffix(".js") == "vite":
             self.uses("npm", cwd)
             self.vite(args, cwd)
         elif program in {"node", "nodejs"}:
-            self.node(program, args, cwd, is_first=is_first)
+            self.node(args, cwd)
         elif program in _RUNNERS:
-            self.needs("bun" if program == "bunx" else "node", program, is_first=is_first)
             self.uses(_RUNNERS[program], cwd)
             self.manage(_RUNNERS[program], ["exec", *args], cwd)
-        elif program == "corepack" and args:
-            self.needs("node", program, is_first=is_first)
+        elif program in _MANAGERS:
+            self.manage(program, args, cwd)
+        elif program == "corepack":
             self.inner(shlex.join(args), cwd)
         elif program == "concurrently":
             for each in _split(args)[1]:
                 self.inner(each, cwd)
         elif program in _LAUNCHERS and args[:1] == ["run"]:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
-        elif _served(words) is not None:
-            self.set(serves=shlex.join([program, *args]))
-        elif program in _MANAGERS:
-            self.needs(*([] if program == "bun" else ["node"]), program, is_first=is_first)
-            self.manage(program, args, cwd)
 
-    def node(self, program: str, args: list[str], cwd: Path | None, *, is_first: bool) -> None:
-        self.needs(program, is_first=is_first)
+    def serve(self, words: Sequence[str], *, told: Sequence[int]) -> None:
+        """Take note of a server for Python, and of the ports that a program takes."""
+        program, args = _module(words)
+        # Options of the program itself may stand before what it is to do: `flask --app notes run`.
+        wanted = _SERVING_WORDS.get(program)
+        serves = program in _SERVERS and (wanted is None or not wanted.isdisjoint(args))
+        if serves and program not in _FILE_SERVERS:
+            self.set(serves=shlex.join([words[0].rpartition("/")[2], *words[1:]]))
+        is_positional = serves and program in _POSITIONAL_PORT
+        self.ports += told or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
+
+    def node(self, args: list[str], cwd: Path | None) -> None:
+        rest = _split(args, is_leading=True)[1]
         if args[:1] == ["--run"] and len(args) > 1:
             self.uses("npm", cwd)
             self.script(args[1], args[2:], cwd)
-        elif (rest := _split(args, is_leading=True)[1]) and rest[0].endswith(
-            ("vite/bin/vite.js", ".bin/vite")
-        ):
+        elif rest and rest[0].endswith(("vite/bin/vite.js", ".bin/vite")):
             self.uses("npm", cwd)
             self.vite(rest[1:], cwd)
 
@@ -276,54 +272,42 @@ class _Walk:
         """Take note of Vite, unless a subcommand or an option makes it something else than the server."""
         options, words = _split(args)
         is_asked = {"--help", "-h", "--version", "-v"} & {option for option, _ in options}
-        if (
-            not is_asked
-            and words[:1] not in (["build"], ["preview"], ["optimize"])
-            and "why" not in self.found
-        ):
-            folder = cwd or self.root
-            where = ""
-            if folder != self.root:
-                inside = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
-                where = f" in {inside}"
-            self.found.update(folder=folder, why=f"`{self.via}`{where} runs vite")
+        if is_asked or words[:1] in (["build"], ["preview"], ["optimize"]) or "why" in self.found:
+            return
+        folder = cwd or self.root
+        inside = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
+        where = "" if folder == self.root else f" in {inside}"
+        self.found.update(folder=folder, why=f"`{self.via}`{where} runs vite")
 
     def manage(self, manager: str, args: list[str], cwd: Path | None) -> None:
         """Follow a command of npm, pnpm, yarn or bun."""
-        end = args.index("--") if "--" in args else len(args)
-        options, words = _split(args[:end])
-        extra = args[end + 1 :]
+        # Options of the manager may stand behind what it runs: for Vite, they are as good as its own.
+        options, words = _split(args)
         if words[:1] == ["workspace"] and len(words) > 2:
             options, words = [*options, ("--workspace", words[1])], words[2:]
-        cwd = self.of_options(options, cwd)
+        for option, value in options:
+            if value and option in _FOLDER_OPTIONS:
+                cwd = self.folder(value, cwd)
+            elif value and option in _WORKSPACE_OPTIONS and cwd is not None:
+                cwd = workspace(value, cwd, self.root)
         self.uses(manager, cwd)
-        # Options of the manager may stand behind what it runs: for Vite, they are as good as its own.
         match words:
             case [("run" | "run-script"), name, *rest]:
                 if manager == "npm" and not {"--if-present", "-ws", "--workspaces"} & dict(options).keys():
                     self.refuse_missing_script(name, cwd)
-                self.script(name, [*rest, *extra], cwd, is_npm=manager == "npm")
+                self.script(name, rest, cwd, is_npm=manager == "npm")
             case [("exec" | "x" | "dlx"), *program]:
                 call = next((value for option, value in options if option in _CALL_OPTIONS), None)
                 if call is not None:
                     self.inner(call, cwd)
                 else:
-                    self.installed([*program, *extra], cwd)
+                    self.installed(program, cwd)
             case [("install" | "i" | "ci" | "clean-install" | "add"), *_]:
                 self.installs = True
             case []:
                 self.installs = self.installs or manager == "yarn"
             case [name, *rest] if manager != "npm" or name == "start":
-                self.script(name, [*rest, *extra], cwd, is_npm=manager == "npm")
-
-    def of_options(self, options: Sequence[tuple[str, str]], cwd: Path | None) -> Path | None:
-        """The folder that a package manager works in, by its options."""
-        for option, value in options:
-            if value and option in _FOLDER_OPTIONS:
-                cwd = self.folder(value, cwd)
-            elif value and option in _WORKSPACE_OPTIONS:
-                cwd = None if cwd is None else workspace(value, cwd, self.root)
-        return cwd
+                self.script(name, rest, cwd, is_npm=manager == "npm")
 
     def refuse_missing_script(self, name: str, cwd: Path | None) -> None:
         """Take note if npm is certain to find no such script: it looks in all folders above, too."""
@@ -334,12 +318,10 @@ class _Walk:
             hint = "Correct the command, or create one: npm create vite."
             text = f"npm run {name}: there is no package.json"
             self.set(fault=ConfigError(text, path=cwd / "package.json", hint=hint))
-        elif name not in scripts_of(folder):
-            path = folder / "package.json"
-            hint = f"There are: {', '.join(scripts_of(folder)) or 'none'}."
-            self.set(
-                fault=unreadable(path) or ConfigError(f"there is no script {name}", path=path, hint=hint)
-            )
+        elif name not in (scripts := scripts_of(folder)):
+            path, hint = folder / "package.json", f"There are: {', '.join(scripts) or 'none'}."
+            missing = ConfigError(f"there is no script {name}", path=path, hint=hint)
+            self.set(fault=unreadable(path) or missing)
 
     def script(self, name: str, args: Sequence[str], cwd: Path | None, *, is_npm: bool = True) -> None:
         """Follow a script of the nearest `package.json`; all but npm take the name of a program, too."""
@@ -356,13 +338,8 @@ class _Walk:
 
     def installed(self, words: list[str], cwd: Path | None) -> None:
         """Follow a program that a package manager finds."""
-        if words and _unversioned(words[0]) in {"vite", "concurrently", "cross-env"}:
-            self.inner(shlex.join([_unversioned(words[0]), *words[1:]]), cwd)
-
-    def needs(self, *programs: str, is_first: bool) -> None:
-        # Within a script the manager puts node_modules/.bin on PATH: only what the user wrote is looked for.
-        if is_first:
-            self.set(needs=tuple(dict.fromkeys(programs)))
+        if words and (name := _unversioned(words[0])) in {"vite", "concurrently", "cross-env"}:
+            self.follow([name, *words[1:]], cwd)
 
     def uses(self, manager: str, cwd: Path | None) -> None:
         if cwd is not None and "manager" not in self.found:
@@ -447,17 +424,6 @@ def _split(args: Sequence[str], *, is_leading: bool = False) -> tuple[list[tuple
     return options, words
 
 
-def _served(words: Sequence[str]) -> tuple[str, int] | None:
-    """The server for Python that this runs, and the port that it takes if it is told none."""
-    program, args = _module(words)
-    if program in _SERVERS:
-        return program, _SERVERS[program]
-    # Options of the program itself may stand before what it is to do: `flask --app notes run`.
-    serving = _SERVER_COMMANDS.get(program, {})
-    word = next((each for each in args if each in serving), None)
-    return None if word is None else (word, serving[word])
-
-
 def _module(words: Sequence[str]) -> tuple[str, list[str]]:
     """What is run, and with what: of Python, its module or script."""
     program, args = words[0].rpartition("/")[2], list(words[1:])
@@ -469,10 +435,8 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
     return program, args
 
 
-def _ports(words: Sequence[str]) -> list[int]:
-    """The ports that a program is told to listen on; of a server that is told none, its own."""
-    program, args = _module(words)
-    served = _served(words) or ((program, _OTHER_SERVERS[program]) if program in _OTHER_SERVERS else None)
+def _ports(args: Sequence[str], default: int, *, is_positional: bool) -> list[int]:
+    """The ports that a program is told to listen on; if it is told none, its own."""
     found: list[int] = []
     is_told, is_value = False, False
     for arg in args:
@@ -480,16 +444,14 @@ def _ports(words: Sequence[str]) -> list[int]:
         if _PORT_OPTIONS.fullmatch(option):
             is_told, is_value = True, not equals
             arg = value  # noqa: PLW2901 - what is left of it
-        elif not is_value and (served is None or served[0] not in _POSITIONAL_PORT):
+        elif not is_value and not is_positional:
             continue
         else:
             is_value = False
         if matched := _PORT.fullmatch(arg):
             found.append(int(matched[1]))
         is_told = is_told or "$" in arg
-    if found or is_told or served is None or not served[1]:
-        return found
-    return [served[1]]
+    return found or ([] if is_told or not default else [default])
 
 
 def _unversioned(name: str) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from msgspec import Struct, field
+
 from orchestra.errors import ConfigError, ConfigErrors
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Problems", "is_file", "is_folder", "read_text"]
 
 
-class Problems:
+class Problems(Struct):
     """Collects errors and warnings.
 
     Attributes:
@@ -28,12 +30,8 @@ class Problems:
         warnings: Problems with which it can start, but may fail later: a program that is not there yet.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[ConfigError] = []
-        self.warnings: list[ConfigError] = []
-
-    def __repr__(self) -> str:
-        return f"<Problems: {len(self.errors)} errors, {len(self.warnings)} warnings>"
+    errors: list[ConfigError] = field(default_factory=list)
+    warnings: list[ConfigError] = field(default_factory=list)
 
     def add(self, error: ConfigError) -> None:
         """Add an error."""

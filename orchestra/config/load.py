@@ -15,7 +15,7 @@ Looking at files is all that happens here. Not here: starting, binding, printing
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -36,7 +36,7 @@ from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
     UNDECIDED,
-    AtUrl,
+    Address,
     Condition,
     Dependency,
     FromProcess,
@@ -47,21 +47,17 @@ from orchestra.config.plan import (
     Role,
     base_name,
 )
-from orchestra.config.schema import ProcessPolicy, ProxyPolicy, RunPolicy
+from orchestra.config.schema import Output, ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.config.addresses import Machine
-    from orchestra.config.select import Written
+    from orchestra.config.select import Draft
     from orchestra.config.toml import SettingsFile
 
 __all__ = ["Overrides", "examine", "load", "split_arguments"]
-
-Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
-
-_NO_PROXY_HINT = "Set proxy.backend or proxy.frontend to a process or a URL."
 
 
 class Overrides(Struct, frozen=True, kw_only=True):
@@ -133,14 +129,7 @@ def examine(
     with problems.caught():
         entries = procfiles.read(path, problems)
     file = toml.find(path.parent, problems)
-    reader = _Reader(
-        path,
-        file,
-        entries=entries,
-        machine=machine,
-        overrides=overrides or Overrides(),
-        problems=problems,
-    )
+    reader = _Reader(path, file, entries, machine=machine, overrides=overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -154,117 +143,88 @@ class _Reader:
         self,
         path: Path,
         file: SettingsFile,
-        *,
         entries: Sequence[procfiles.Entry],
+        *,
         machine: Machine,
         overrides: Overrides,
-        problems: Problems,
     ) -> None:
         self.path = path
         self.root = path.absolute().parent
         self.file = file
         self.settings = file.settings
+        self.problems = file.problems
         self.machine = machine
         self.overrides = overrides
-        self.problems = problems
-        self.processes = select.gather(path, self.root, entries, file, problems)
-        self.waits_for = select.dependencies(self.processes, file, problems)
+        self.processes = select.gather(path, self.root, entries, file)
         self.notes: list[Note] = list(file.notes)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
-        self.chosen = select.choose(
-            self.path,
+        select.choose(
             self.processes,
             only=only,
             left_out=left_out,
             counts=counts,
-            waits_for=self.waits_for,
+            path=self.path,
             problems=self.problems,
         )
-        self.instances = select.instances_of(self.processes, self.chosen, counts)
-        self.ready = {each.name: select.ready_of(each, self.file, self.problems) for each in self.chosen}
+        self.chosen = [each for each in self.processes if each.instances]
 
     def read_environments(self) -> None:
-        """Find the environment of each process, and what the env files alone say."""
-        environ = self.machine.environ
+        """Lay env files, and what each process has of its own, over the system's environment."""
         named = self.overrides.env_files or self.settings.run.env_files
-        files = (
-            [(self.path.parent / ".env", False)]
-            if named is None
-            else [(self.path.parent / n, True) for n in named]
-        )
-        env = dotenv.merge(environ, files, self.problems)
-        self.from_files = {name: value for name, value in env.items() if environ.get(name) != value}
-        self.env = {
-            each.name: environment.with_tools(
-                {**env, **each.settings.env}, root=self.root, scripts=self.machine.scripts
-            )
-            for each in self.chosen
-        }
+        names, are_needed = ([".env"], False) if named is None else (named, True)
+        files = [(self.path.parent / name, are_needed) for name in names]
+        self.env = dotenv.merge(self.machine.environ, files, self.problems)
+        for each in self.chosen:
+            own = {**self.env, **each.settings.env}
+            each.env = environment.with_tools(own, root=self.root, scripts=self.machine.scripts)
 
     def read_commands(self) -> None:
         """Find out what each command does, what it fails by, and which ports it takes by itself."""
-        self.readings = {each.name: self._read(each) for each in self.chosen}
-        self.installs = {}
         for each in self.chosen:
-            reading = self.readings[each.name]
-            install = None
+            if is_folder(each.cwd):
+                each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
+            else:
+                keys, text = ("process", each.name, "cwd"), f"there is no folder {each.cwd}"
+                self.file.refuse(keys, text, hint="Create it, or correct cwd.")
+            reading = each.reading
+            if reading.fault is not None:
+                self.problems.add(reading.fault)
             if reading.manager and self.settings.run.install:
-                install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
-            self.installs[each.name] = install
-            # What is not sure of the command is not sure of its installation: PATH may change before it.
-            manager = (install.manager,) if install is not None and reading.needs else ()
-            with self.problems.caught():
-                programs.check(each, reading, (*reading.needs, *manager), self.env[each.name])
-            for warning in programs.missing(each, reading, self.env[each.name], is_installed=install is None):
-                self.problems.warn(warning)
-
-        self.taken = {port: each for each in self.chosen for port in self.readings[each.name].ports}
-
-    def _read(self, process: Written) -> command.Reading:
-        if not is_folder(process.cwd):
-            keys, text = ("process", process.name, "cwd"), f"there is no folder {process.cwd}"
-            self.problems.add(self.file.error(keys, text, hint="Create it, or correct cwd."))
-            return command.Reading(folder=process.cwd)
-        reading = command.read(process.command, cwd=process.cwd, root=self.root, env=self.env[process.name])
-        if reading.fault is not None:
-            self.problems.add(reading.fault)
-        return reading
+                each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
+            programs.check(each, self.problems)
+        self.taken = {port: each for each in self.chosen for port in each.reading.ports}
 
     # --- The proxy, and what takes part in it ---
 
     def decide_roles(self) -> roles.Roles:
         """Decide the roles, as far as they can be known before the start."""
         completing = {
-            each.name
-            for others in self.waits_for.values()
-            for each in others
-            if each.condition is Condition.COMPLETED
+            other.name
+            for each in self.processes
+            for other in each.waits_for
+            if other.condition is Condition.COMPLETED
         }
-        names = [each.name for each in self.processes]
-        table = self.settings.proxy
         upstreams: dict[str, roles.Given] = {}
-        for key, value in (("frontend", table.frontend), ("backend", table.backend)):
+        for key in ("frontend", "backend"):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, names, self.file, value=value)
+                upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
         frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
-            self.problems.add(self.file.error(("proxy", "backend"), "it is the frontend already", hint=hint))
+            self.file.refuse(("proxy", "backend"), "it is the frontend already", hint=hint)
             backend = None
         processes = [
             roles.ProcessFacts(
                 name=each.name,
-                instances=tuple(names) if len(names := self.instances[each.name]) > 1 else (),
-                runs_vite=self.readings[each.name].why,
-                serves=self.readings[each.name].serves,
-                checks_http=select.is_http(self.ready[each.name]) and each.name not in completing,
-                may_be_asked=self.ready[each.name] is None
-                and each.name not in completing
-                and self.readings[each.name].speaks_http,
+                instances=tuple(each.instances) if len(each.instances) > 1 else (),
+                runs_vite=each.reading.why,
+                serves=each.reading.serves,
+                checks_http=each.checks_http and each.name not in completing,
+                may_be_asked=each.reading.speaks_http and not each.ready and each.name not in completing,
             )
             for each in self.chosen
         ]
@@ -278,14 +238,15 @@ class _Reader:
         table = self.settings.proxy
         if self.overrides.no_proxy or not table.enabled:
             return None
+        not_run = [each.name for each in self.processes if not each.instances]
         for key, wanted in (("backend", table.backend), ("frontend", table.frontend)):
-            if wanted in self.instances and not self.instances[str(wanted)]:
+            if wanted in not_run:
                 self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
         upstreams = {decided.frontend, decided.backend}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
             why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
-            hint = "" if refused else _NO_PROXY_HINT
+            hint = "" if refused else "Set proxy.backend or proxy.frontend to a process or a URL."
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
@@ -297,9 +258,9 @@ class _Reader:
                 address, note = addresses.first_free({**fixed, **self.taken}, self.machine)
                 self.notes += [] if note is None else [note]
         host, port = address or addresses.DEFAULT_LISTEN
-        shared = {**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"}
+        candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
-            **shared,
+            **{**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"},
             host=host,
             port=port,
             may_move=may_move,
@@ -307,57 +268,48 @@ class _Reader:
             backend_reason=decided.backend_reason,
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
-            candidates=tuple(name for each in decided.to_ask for name in self.instances[each]),
+            candidates=tuple(candidates),
         )
 
-    def roles_of(self, decided: roles.Roles, *, has_proxy: bool) -> dict[str, Role]:
-        """Give the role of each process."""
-        given = {each.name: decided.of(each.name) for each in self.chosen}
+    def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
+        """Give each process its role, and the readiness check that follows from it."""
+        has_frontend = isinstance(decided.frontend, FromProcess | Address)
+        unready = set()
         for each in self.chosen:
+            each.role = decided.of(each.name)
             # Without a frontend, a name alone does not make a process wait for HTTP: it may be a plain one.
-            is_guess = not (
-                self.readings[each.name].serves
+            is_sure = (
+                each.reading.serves
                 or environment.mentions_port(each.command)
                 or self.settings.proxy.backend
-                or isinstance(decided.frontend, FromProcess | AtUrl)
+                or has_frontend
             )
-            if given[each.name] is Role.BACKEND and is_guess:
-                given[each.name] = Role.UNDECIDED
-            if given[each.name] is Role.UNDECIDED and not has_proxy:
-                given[each.name] = Role.OTHER
-        return given
+            if each.role is Role.BACKEND and not is_sure:
+                each.role = Role.UNDECIDED
+            if each.role is Role.UNDECIDED and not has_proxy:
+                each.role = Role.OTHER
+            if each.ready is None:
+                # Beside a frontend, what is left is most probably the backend; else it may be anything.
+                if each.role is Role.OTHER or (each.role is Role.UNDECIDED and not has_frontend):
+                    unready.add(each.name)
+                each.ready = None if each.role is Role.OTHER else IMPLIED_READY
+        select.refuse_unready(self.chosen, unready, self.file)
 
     # --- The plan ---
 
     def plan(self) -> Plan:
         decided = self.decide_roles()
         proxy = self.plan_proxy(decided)
-        given = self.roles_of(decided, has_proxy=proxy is not None)
-        has_frontend = isinstance(decided.frontend, FromProcess | AtUrl)
-        implied = {name for name, role in given.items() if role is not Role.OTHER}
-        # Beside a frontend, what is left is most probably the backend; without one, it may be anything.
-        counted = {name for name in implied if has_frontend or given[name] is not Role.UNDECIDED}
-        known = {
-            name: ready or (IMPLIED_READY if name in counted else None) for name, ready in self.ready.items()
-        }
-        select.refuse_unready(given, self.waits_for, known, self.file, self.problems)
-        for name in implied:
-            self.ready[name] = self.ready[name] or IMPLIED_READY
+        self.give_roles(decided, has_proxy=proxy is not None)
         ports = self.assign_ports(proxy)
-        processes = [
-            self.plan_process(each, name, given[each.name], ports)
-            for each in self.chosen
-            for name in self.instances[each.name]
-        ]
-        output: Output = self.settings.run.output
-        with self.problems.caught():
-            output = output if self.overrides.output is None else _output(self.overrides.output)
-        exit_on = "all"
-        with self.problems.caught():
-            exit_on = self.exit_on(processes)
-        shared = {**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on}
+        processes = [self.plan_process(each, name, ports) for each in self.chosen for name in each.instances]
+        output = self.overrides.output or self.settings.run.output
+        if output not in get_args(Output):
+            hint = "There are auto, dashboard, plain and json."
+            self.problems.add(ConfigError(f"--output {output}: no such output", hint=hint))
+        exit_on = self.exit_on([each.name for each in processes])
         return Plan(
-            **shared,
+            **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on},
             processes=tuple(processes),
             proxy=proxy,
             procfile=self.path.absolute(),
@@ -368,70 +320,62 @@ class _Reader:
         """Give each instance its port; of processes that are not run, too."""
         base = addresses.DEFAULT_BASE_PORT
         with self.problems.caught():
-            base = addresses.base_port(
-                self.file, self.overrides.base_port, self.from_files, self.machine.environ
-            )
+            option, environ = self.overrides.base_port, self.machine.environ
+            base = addresses.base_port(self.file, option, self.env, environ)
         ports = addresses.Ports(
-            self.processes,
-            self.instances,
+            processes=self.processes,
             listen_port=None if proxy is None else proxy.port,
             taken=self.taken,
             machine=self.machine,
         )
-        ports.fix(self.file, self.problems)
+        ports.fix(self.file)
         ports.assign(base, self.problems)
-        # Vite does not ask for PORT.
-        self.notes[:0] = [Note(text) for name, text in ports.moved if not self.readings[name].why]
+        self.notes[:0] = ports.notes
         return ports.by_instance
 
-    def plan_process(self, process: Written, name: str, role: Role, ports: Mapping[str, int]) -> ProcessPlan:
+    def plan_process(self, process: Draft, name: str, ports: Mapping[str, int]) -> ProcessPlan:
         siblings = {
             other.name: port
             for other in self.processes
             if other.name != process.name
             and (other.settings.port or environment.mentions_port(other.command))
-            and (port := ports.get((self.instances[other.name] or [other.name])[0]))
+            and (port := ports.get((*other.instances, other.name)[0]))
         }
-        number = name.partition(".")[2]
-        shared = {
-            **_shared(process.settings, ProcessPolicy),
-            "ready": self.ready[process.name],
-            "log_file": select.log_file(self.root, process.settings, number),
-        }
+        addressed = environment.sibling_variables(siblings)
+        # A process that depends on one with several instances waits for all of them.
+        instances = {each.name: each.instances for each in self.processes}
+        depends_on = [
+            Dependency(instance, each.condition)
+            for each in process.waits_for
+            for instance in instances[each.name]
+        ]
+        log_file = select.log_file(self.root, process.settings, name.partition(".")[2])
         return ProcessPlan(
-            **shared,
+            **{**_shared(process.settings, ProcessPolicy), "ready": process.ready, "log_file": log_file},
             name=name,
             command=process.command,
             cwd=process.cwd,
-            env=environment.for_child(
-                self.env[process.name],
-                port=ports.get(name),
-                siblings=environment.sibling_variables(siblings),
-            ),
+            env=environment.for_child(process.env, port=ports.get(name), siblings=addressed),
             port=ports.get(name),
             may_move=not process.settings.port,
-            role=role,
-            install=self.installs[process.name],
-            # A process that depends on one with several instances waits for all of them.
-            depends_on=tuple(
-                Dependency(instance, each.condition)
-                for each in self.waits_for[process.name]
-                for instance in self.instances[each.name]
-            ),
+            role=process.role,
+            install=process.install,
+            depends_on=tuple(depends_on),
             source=process.source,
         )
 
-    def exit_on(self, processes: Sequence[ProcessPlan]) -> str:
+    def exit_on(self, names: Sequence[str]) -> str:
+        """Give what ends the run."""
         option = self.overrides.exit_on
         wanted = self.settings.run.exit_on if option is None else option
-        names = [each.name for each in processes]
         known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]
-        if wanted in known:
-            return wanted
-        hint = select.did_you_mean(wanted, known)
-        if option is None:
-            raise self.file.error(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
-        raise ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint)
+        if wanted not in known:
+            hint = toml.did_you_mean(wanted, known)
+            if option is None:
+                self.file.refuse(("run", "exit_on"), f"no process {wanted} is run", hint=hint)
+            else:
+                self.problems.add(ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint))
+        return wanted
 
 
 def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:
@@ -450,10 +394,3 @@ def split_arguments(
     if args and (exists(args[0]) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")):
         return args[0], tuple(args[1:])
     return None, tuple(args)
-
-
-def _output(text: str) -> Output:
-    for known in get_args(Output):
-        if text == known:
-            return cast("Output", known)  # `get_args` gives Any
-    raise ConfigError(f"--output {text}: no such output", hint="There are auto, dashboard, plain and json.")

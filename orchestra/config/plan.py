@@ -9,7 +9,7 @@ Nothing in a plan is looked up again later: what is not in it does not happen.
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
@@ -19,7 +19,7 @@ __all__ = [
     "IMPLIED_READY",
     "UNDECIDED",
     "VITE_PATHS",
-    "AtUrl",
+    "Address",
     "Condition",
     "Dependency",
     "FromProcess",
@@ -150,17 +150,26 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
-class AtUrl(Struct, frozen=True, kw_only=True):
-    """An upstream that runs elsewhere: ``http://host:port``."""
+class Address(Struct, frozen=True):
+    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``."""
 
     host: str
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address as an HTTP URL."""
+        return f"http://{self}"
 
 
 UNDECIDED: Final = Role.UNDECIDED
 """An upstream that one of the processes with this role may still turn out to be."""
 
-UpstreamPlan: TypeAlias = FromProcess | AtUrl | Literal[Role.UNDECIDED] | None
+# A process of this run, or what runs elsewhere.
+UpstreamPlan: TypeAlias = FromProcess | Address | Literal[Role.UNDECIDED] | None
 
 
 class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
@@ -185,6 +194,20 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
+
+    def named(self, upstream: UpstreamPlan) -> str:
+        """Name one of the two upstreams, for people."""
+        match upstream:
+            case FromProcess(members=members):
+                return " and ".join(members)
+            case Address():
+                return upstream.url
+            case Role.UNDECIDED:
+                return f"not known yet, {' or '.join(self.candidates)}"
+            case None:
+                return "none"
+            case _:
+                assert_never(upstream)
 
 
 class Note(Struct, frozen=True):

@@ -10,15 +10,12 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
-from orchestra.errors import ConfigError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from orchestra.config.files import Problems
+    from orchestra.config.select import Draft
+    from orchestra.errors import ConfigError
 
-    from orchestra.config.command import Reading
-    from orchestra.config.select import Written
-
-__all__ = ["check", "missing"]
+__all__ = ["check"]
 
 _NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
 _NEXT_STEPS = {
@@ -33,41 +30,39 @@ _NEXT_STEPS = {
 }
 
 
-def check(process: Written, reading: Reading, needs: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what cannot start: a folder that is not there, or what a package manager needs."""
+def check(process: Draft, problems: Problems) -> None:
+    """Refuse what cannot start; warn of what fails unless something puts a program there in time."""
+    reading, correct = process.reading, "or correct the command."
+
+    def message(text: str, hint: str) -> ConfigError:
+        return process.error(f"{process.name}: {text}", hint=hint)
+
+    needs = reading.needs
+    if needs and process.install is not None:
+        # What is not sure of the command is not sure of its installation: PATH may change before it.
+        needs = (*needs, process.install.manager)
+    lacking = next((program for program in needs if not _is_on_path(program, process)), None)
     if reading.missing is not None:
-        hint = "Create it, or correct the command."
-        raise _wrong(process, f"cd to {reading.missing}: there is no such folder", hint)
-    for program in needs:
-        if shutil.which(program, path=env.get("PATH")) is None:
-            all_needs = " and ".join(dict.fromkeys(needs))
-            raise _wrong(
-                process,
-                f"it needs {all_needs}, but {program} is not found on PATH",
-                f"{_NEXT_STEPS.get(program, _NODE)}.",
-            )
-
-
-def missing(
-    process: Written, reading: Reading, env: Mapping[str, str], *, is_installed: bool
-) -> Iterator[ConfigError]:
-    """Say what a command is going to fail by, unless something puts it there in time: a program."""
+        problems.add(message(f"cd to {reading.missing}: there is no such folder", f"Create it, {correct}"))
+    elif lacking is not None:
+        text = f"it needs {' and '.join(dict.fromkeys(needs))}, but {lacking} is not found on PATH"
+        problems.add(message(text, f"{_NEXT_STEPS.get(lacking, _NODE)}."))
     try:
         shlex.split(process.command, comments=True)
     except ValueError:
-        yield _wrong(process, "a quote is opened and not closed", "Close it.")
-    program, cwd, correct = reading.program, reading.program_cwd, "or correct the command."
-    if not program or program in reading.needs or ("node_modules/" in program and not is_installed):
+        problems.warn(message("a quote is opened and not closed", "Close it."))
+    program, cwd = reading.program, reading.program_cwd
+    if not program or program in reading.needs or ("node_modules/" in program and process.install):
         return
     if "/" not in program:
-        if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
-            yield _wrong(process, f"{program} is not found on PATH", f"Install it, {correct}")
+        if not _is_on_path(program, process):
+            problems.warn(message(f"{program} is not found on PATH", f"Install it, {correct}"))
     elif cwd is not None and not (cwd / program).exists():
-        yield _wrong(process, f"there is no {cwd / program}", f"Create it, {correct}")
+        problems.warn(message(f"there is no {cwd / program}", f"Create it, {correct}"))
     elif cwd is not None and not os.access(cwd / program, os.X_OK):
-        yield _wrong(process, f"{cwd / program} is not executable", f"Make it so: chmod +x {cwd / program}")
+        hint = f"Make it so: chmod +x {cwd / program}"
+        problems.warn(message(f"{cwd / program} is not executable", hint))
 
 
-def _wrong(process: Written, message: str, hint: str) -> ConfigError:
-    path, line = process.source.path, process.source.line
-    return ConfigError(f"{process.name}: {message}", path=path, line=line, hint=hint)
+def _is_on_path(program: str, process: Draft) -> bool:
+    return shutil.which(program, path=process.env["PATH"]) is not None

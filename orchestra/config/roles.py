@@ -40,8 +40,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess, Role, base_name
-from orchestra.config.select import did_you_mean
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role, base_name
+from orchestra.config.toml import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ NOT_HTTP = frozenset({
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
 
-Given: TypeAlias = FromProcess | AtUrl | Literal[False] | None
+Given: TypeAlias = FromProcess | Address | Literal[False] | None
 
 
 class Seen(Enum):
@@ -133,12 +133,10 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     def settled(self, roles: Roles) -> Facts:
         """Give the facts in which upstreams that have been found stay what they are."""
-        found: dict[str, Given] = {}
-        if isinstance(roles.frontend, FromProcess):
-            found["frontend"] = roles.frontend
-        if isinstance(roles.backend, FromProcess):
-            found["backend"] = roles.backend
-        return replace(self, **found)
+        upstreams = {"frontend": roles.frontend, "backend": roles.backend}
+        return replace(
+            self, **{key: each for key, each in upstreams.items() if isinstance(each, FromProcess)}
+        )
 
 
 class Roles(Struct, frozen=True, kw_only=True):
@@ -169,31 +167,19 @@ class Roles(Struct, frozen=True, kw_only=True):
 
 def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
-    frontend: UpstreamPlan
-    backend: UpstreamPlan
-    frontend, frontend_reason = known_frontend = _frontend_before_start(facts)
-    backend, backend_reason = _backend_before_start(facts, known_frontend[0])
-    taken = {each.name for each in (frontend, backend) if isinstance(each, FromProcess)}
+    frontend, frontend_reason = _frontend_before_start(facts)
+    backend, backend_reason = _backend_before_start(facts, frontend)
+    wants_frontend = frontend is None and facts.frontend is None
+    wants_backend = backend is None and facts.backend is None
     left = [
         each
         for each in facts.processes
-        if each.name not in taken and not each.runs_vite and each.may_be_asked
+        if each.upstream not in (frontend, backend) and not each.runs_vite and each.may_be_asked
     ]
-    is_open = any(each.seen is Seen.NOTHING for each in left)
-    wants_frontend = frontend is None and facts.frontend is None
-    wants_backend = backend is None and facts.backend is None
     if wants_frontend:
-        found = [each for each in left if each.seen is Seen.VITE]
-        frontend = found[0].upstream if found else UNDECIDED if is_open else None
-        frontend_reason = _and_others("it answers /@vite/client", found)
-        if frontend is UNDECIDED:
-            frontend_reason = "the first that answers /@vite/client"
+        frontend, frontend_reason = _at_run_time(left, Seen.VITE, "answers /@vite/client")
     if wants_backend:
-        found = [each for each in left if each.seen is Seen.HTTP]
-        backend = found[0].upstream if found else UNDECIDED if is_open else None
-        backend_reason = _and_others("it answers HTTP", found)
-        if backend is UNDECIDED:
-            backend_reason = "the first that answers HTTP"
+        backend, backend_reason = _at_run_time(left, Seen.HTTP, "answers HTTP")
     to_ask = left if wants_frontend or wants_backend else []
     return Roles(
         frontend=frontend,
@@ -227,12 +213,13 @@ def _given_by_plan(upstream: UpstreamPlan) -> Given:
     return None if upstream is UNDECIDED else upstream or False
 
 
-def given(key: str, names: Sequence[str], file: SettingsFile, *, value: str | bool | None) -> Given:
-    """Read what ``proxy.backend`` or ``proxy.frontend`` says.
+def given(key: str, names: Sequence[str], file: SettingsFile) -> Given:
+    """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to.
 
     Raises:
         ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
     """
+    value: str | bool | None = getattr(file.settings.proxy, key)
     if value is None or value is False:
         return value
     keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
@@ -251,19 +238,17 @@ def given(key: str, names: Sequence[str], file: SettingsFile, *, value: str | bo
         raise file.error(keys, f"an upstream cannot be asked by {url.scheme}, only by http", hint=hint)
     if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
         raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
-    return AtUrl(host=url.hostname, port=port)
+    return Address(host=url.hostname, port=port)
 
 
-def _frontend_before_start(facts: Facts) -> tuple[FromProcess | AtUrl | None, str]:
+def _frontend_before_start(facts: Facts) -> tuple[UpstreamPlan, str]:
     if facts.frontend is not None:
         return _as_given(facts.frontend, facts), "set by proxy.frontend"
     found = [each for each in facts.processes if each.runs_vite and not _is(facts.backend, each)]
     return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (None, "")
 
 
-def _backend_before_start(
-    facts: Facts, frontend: FromProcess | AtUrl | None
-) -> tuple[FromProcess | AtUrl | None, str]:
+def _backend_before_start(facts: Facts, frontend: UpstreamPlan) -> tuple[UpstreamPlan, str]:
     if facts.backend is not None:
         return _as_given(facts.backend, facts), "set by proxy.backend"
     others = [each for each in facts.processes if not each.runs_vite and not _is(frontend, each)]
@@ -280,19 +265,26 @@ def _backend_before_start(
     return None, ""
 
 
-def _is(upstream: Given, process: ProcessFacts) -> bool:
+def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tuple[UpstreamPlan, str]:
+    """The first process of `left` that has shown what is `wanted`; undecided while one has shown nothing."""
+    if found := [each for each in left if each.seen is wanted]:
+        return found[0].upstream, _and_others(f"it {answers}", found)
+    if any(each.seen is Seen.NOTHING for each in left):
+        return UNDECIDED, f"the first that {answers}"
+    return None, ""
+
+
+def _is(upstream: Given | UpstreamPlan, process: ProcessFacts) -> bool:
     return isinstance(upstream, FromProcess) and upstream.name == process.name
 
 
-def _as_given(upstream: Given, facts: Facts) -> FromProcess | AtUrl | None:
+def _as_given(upstream: Given, facts: Facts) -> FromProcess | Address | None:
     """An upstream of the settings; none if that process is not part of the run."""
-    if isinstance(upstream, AtUrl):
+    if isinstance(upstream, Address):
         return upstream
     return next((each.upstream for each in facts.processes if _is(upstream, each)), None)
 
 
 def _and_others(reason: str, found: Sequence[ProcessFacts]) -> str:
-    if not found:
-        return ""
     others = ", ".join(each.name for each in found[1:])
     return f"{reason} (so does {others})" if others else reason

@@ -9,10 +9,12 @@ Not here: writing, and whether what is written works.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
@@ -21,8 +23,7 @@ from orchestra.config.files import is_file, is_folder
 from orchestra.config.procfile import Entry, is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["Found", "look"]
 
@@ -39,6 +40,8 @@ _KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
 _ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
 _FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
+# Where a project names its packages.
+_LISTS = re.compile(r"pyproject\.toml|Pipfile|setup\.cfg|requirements.*\.(txt|in)")
 _LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
 _SERVE = {
     "uvicorn": "uvicorn --reload --port $PORT {factory}{target}",
@@ -46,6 +49,8 @@ _SERVE = {
     "granian": "granian --interface asgi --reload --port $PORT {factory}{target}",
     "flask": "flask --app {target} run --debug --port $PORT",
 }
+
+_Files: TypeAlias = "Mapping[Path, Sequence[str]]"
 
 
 class Found(Struct, frozen=True):
@@ -71,7 +76,11 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
     """
     found: list[Found] = []
     remarks: list[str] = []
-    for role, candidates in (("frontend", [*_frontends(root)]), ("backend", [*_backends(root, env)])):
+    files = _files(root)
+    for role, candidates in (
+        ("frontend", [*_frontends(root, files)]),
+        ("backend", [*_backends(root, files, env)]),
+    ):
         if not candidates:
             remarks.append(f"no {role} was found: add a line for it, if there is one")
         else:
@@ -82,37 +91,27 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
     return found, remarks
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """The folder and those in it, those nearest to the top first."""
-    level = [root]
-    for _ in range(_MAX_DEPTH + 1):
-        yield from level
-        level = [
-            each
-            for folder in level
-            for each in _entries(folder)
-            if is_folder(each)
-            and not each.is_symlink()
-            and each.name not in _SKIPPED
-            and not each.name.startswith((".", "_"))
-            and not is_file(each / "pyvenv.cfg")
-        ]
+def _files(root: Path) -> dict[Path, list[str]]:
+    """The names of the files in the folder and in those in it; those nearest to the top come first."""
+    found = {}
+    for path, folders, names in os.walk(root):
+        folder = Path(path)
+        is_environment = folder != root and "pyvenv.cfg" in names
+        if is_environment or len(folder.relative_to(root).parts) == _MAX_DEPTH:
+            folders.clear()
+        folders[:] = [each for each in folders if each not in _SKIPPED and not each.startswith((".", "_"))]
+        if not is_environment:
+            found[folder] = sorted(names)
+    return dict(sorted(found.items(), key=lambda each: (len(each[0].parts), each[0])))
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _entry(name: str, folder: Path, root: Path, command: str) -> Entry:
+def _found(name: str, folder: Path, root: Path, command: str, why: str) -> Found:
     where = shlex.quote(folder.relative_to(root).as_posix())
-    return Entry(name, command if folder == root else f"cd {where} && {command}", 0)
+    return Found(Entry(name, command if folder == root else f"cd {where} && {command}", 0), why)
 
 
-def _frontends(root: Path) -> Iterator[Found]:
-    for folder in _folders(root):
+def _frontends(root: Path, files: _Files) -> Iterator[Found]:
+    for folder in (each for each, names in files.items() if "package.json" in names):
         manager = packages.manager_of(folder, root)
         scripts = packages.scripts_of(folder)
         usual = [name for name in ("dev", "start", "serve") if name in scripts]
@@ -120,7 +119,7 @@ def _frontends(root: Path) -> Iterator[Found]:
             command = f"{manager} run {name}"
             reading = commands.read(command, cwd=folder, root=root)
             if is_name(name) and reading.why:
-                yield Found(_entry("vite", folder, root, command), reading.why)
+                yield _found("vite", folder, root, command, reading.why)
                 break
         else:
             package = packages.package_json(folder)
@@ -128,23 +127,21 @@ def _frontends(root: Path) -> Iterator[Found]:
             if any(isinstance(table, dict) and "vite" in table for table in tables):
                 runner = {"pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}.get(manager, "npx")
                 why = f"{(folder / 'package.json').relative_to(root)} depends on vite"
-                yield Found(_entry("vite", folder, root, f"{runner} vite"), why)
+                yield _found("vite", folder, root, f"{runner} vite", why)
 
 
-def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
+def _backends(root: Path, files: _Files, env: Mapping[str, str]) -> Iterator[Found]:
     prefix = _prefix(root, env)
-    for folder in _folders(root):
-        if is_file(folder / "manage.py"):
-            command = f"{prefix}python manage.py runserver 127.0.0.1:$PORT"
-            why = f"{(folder / 'manage.py').relative_to(root)} is Django's"
-            yield Found(_entry("api", folder, root, command), why)
-    files = [
-        each
-        for folder in _folders(root)
-        for each in _entries(folder)
-        if each.suffix == ".py" and not each.name.startswith(("test_", "conftest")) and is_file(each)
+    for folder in (each for each, names in files.items() if "manage.py" in names):
+        why = f"{(folder / 'manage.py').relative_to(root)} is Django's"
+        yield _found("api", folder, root, f"{prefix}python manage.py runserver 127.0.0.1:$PORT", why)
+    python = [
+        folder / name
+        for folder, names in files.items()
+        for name in names
+        if name.endswith(".py") and not name.startswith(("test_", "conftest"))
     ]
-    for file in sorted(files[:_MAX_FILES], key=lambda file: _rank(file, root)):
+    for file in sorted(python[:_MAX_FILES], key=lambda file: _rank(file, root)):
         text = _text(file)
         if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
             continue
@@ -154,12 +151,18 @@ def _backends(root: Path, env: Mapping[str, str]) -> Iterator[Found]:
         if made or factory:
             name = factory[1] if factory else made[0][1]
             folder, module = _module(file, text, root)
-            server = "flask" if kind[1] == "Flask" else _server(kind[1], {root, folder}, env)
+            named = "\n".join(
+                _text(each / name)
+                for each in {root, folder}
+                for name in files[each]
+                if _LISTS.fullmatch(name)
+            )
+            server = "flask" if kind[1] == "Flask" else _server(kind[1], named, env)
             factory_option, call = ("--factory ", "()") if factory else ("", "")
             target = f"{module}:{name}{call if server == 'hypercorn' else ''}"
             command = _SERVE[server].format(factory=factory_option, target=shlex.quote(target))
             why = f"{file.relative_to(root)} makes a {kind[1]} application"
-            yield Found(_entry("api", folder, root, prefix + command), why)
+            yield _found("api", folder, root, prefix + command, why)
 
 
 def _rank(file: Path, root: Path) -> tuple[int, int, str]:
@@ -169,7 +172,8 @@ def _rank(file: Path, root: Path) -> tuple[int, int, str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig") if file.stat().st_size <= _MAX_FILE_SIZE else ""
+        is_small_file = file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE
+        return file.read_text("utf-8-sig") if is_small_file else ""
     except (OSError, ValueError):
         return ""
 
@@ -199,15 +203,9 @@ def _module(file: Path, text: str, root: Path) -> tuple[Path, str]:
     return folder, ".".join(parts).removesuffix(".__init__")
 
 
-def _server(kind: str, folders: set[Path], env: Mapping[str, str]) -> str:
+def _server(kind: str, named: str, env: Mapping[str, str]) -> str:
     """Choose what serves: what the project names, else what is installed, else the most usual one."""
     offered = ("hypercorn", "uvicorn", "granian") if kind == "Quart" else ("uvicorn", "hypercorn", "granian")
-    named = "\n".join(
-        _text(file)
-        for folder in folders
-        for file in _entries(folder)
-        if re.fullmatch(r"pyproject\.toml|Pipfile|setup\.cfg|requirements.*\.(txt|in)", file.name)
-    )
     known = [server for server in offered if re.search(rf"\b{server}\b", named)]
     installed = [server for server in offered if shutil.which(server, path=env.get("PATH"))]
     return next(iter([*(each for each in known if each in installed), *installed, *known, *offered]))

@@ -12,33 +12,30 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path  # noqa: TC003 - a field of a struct
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from orchestra.config import environment, procfile as procfiles
-from orchestra.config.checks import FORMS, HttpCheck, parse_checks
-from orchestra.config.plan import Condition, Dependency, Source
+from orchestra.config.checks import FORMS, HttpCheck, parse_checks, words_of
+from orchestra.config.command import Reading
+from orchestra.config.plan import Condition, Dependency, Role, Source
 from orchestra.config.schema import ProcessSettings
-from orchestra.config.toml import nearest
+from orchestra.config.toml import did_you_mean, nearest, there_are
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orchestra.config.files import Problems
+    from orchestra.config.plan import Install
     from orchestra.config.toml import SettingsFile
 
 __all__ = [
-    "Written",
+    "Draft",
     "choose",
-    "dependencies",
-    "did_you_mean",
     "find_cycle",
     "formation",
     "gather",
-    "instances_of",
-    "is_http",
     "log_file",
-    "ready_of",
     "refuse_unready",
     "stop_levels",
 ]
@@ -49,52 +46,89 @@ MAX_INSTANCES = 100
 _SERVE = "exec hypercorn --workers 0 --graceful-timeout 1 --access-logfile - --bind 127.0.0.1:$PORT"
 
 
-class Written(Struct, frozen=True, kw_only=True):
-    """A process as it was written, before anything is decided."""
+class Draft(Struct, kw_only=True):
+    """A process on its way into the plan: what was written, then what each step of `load` finds out.
+
+    Attributes:
+        name: As in the Procfile.
+        command: As it was written; of an `app`, what serves it.
+        source: Where that was written.
+        settings: Its table.
+        cwd: The folder that it starts in.
+        waits_for: What it depends on, without what cannot work.
+        ready: Its readiness checks, without those that are invalid.
+        instances: What they are called: a single one like the process; with none it is not run.
+        env: The environment that its command is run in, but for ports.
+        reading: What its command is going to do.
+        install: What has to be installed first.
+        role: What it is to the proxy.
+    """
 
     name: str
     command: str
     source: Source
     settings: ProcessSettings
     cwd: Path
+    waits_for: tuple[Dependency, ...] = ()
+    ready: str | tuple[str, ...] | None = None
+    instances: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    reading: Reading = Reading()
+    install: Install | None = None
+    role: Role = Role.OTHER
+
+    @property
+    def checks_http(self) -> bool:
+        """Whether one of its readiness checks asks by HTTP."""
+        return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
+
+    def error(self, message: str, *, hint: str) -> ConfigError:
+        """Make an error about what was written: file, line, then `message`."""
+        return ConfigError(message, path=self.source.path, line=self.source.line, hint=hint)
 
 
 # --- Which there are ---
 
 
-def gather(
-    path: Path, root: Path, entries: Iterable[procfiles.Entry], file: SettingsFile, problems: Problems
-) -> list[Written]:
-    """Give the Procfile's processes in its order, then those that only the settings define."""
+def gather(path: Path, root: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
+    """Give the Procfile's processes in its order, then those that only the settings define.
+
+    Args:
+        path: The Procfile.
+        root: Its folder.
+        entries: What is in it.
+        file: The settings; its problems are told what is wrong.
+    """
     tables = dict(file.settings.process)
-    processes: list[Written] = []
+    drafts: list[Draft] = []
+
+    def add(name: str, command: str, table: ProcessSettings, source: Source) -> None:
+        cwd = root / (table.cwd or "")
+        drafts.append(Draft(name=name, command=command, source=source, settings=table, cwd=cwd))
+
     for entry in entries:
         table = tables.pop(entry.name, None) or ProcessSettings()
         for key in ("command", "app"):
             if getattr(table, key) is not None:
                 text = f"{entry.name} has a command in {path}:{entry.line}, too"
-                problems.add(file.error(("process", entry.name, key), text, hint="Delete one of the two."))
-        source = Source(path=path, line=entry.line)
-        processes.append(_written(entry.name, entry.command, table, source, root))
+                file.refuse(("process", entry.name, key), text, hint="Delete one of the two.")
+        add(entry.name, entry.command, table, Source(path=path, line=entry.line))
     for name, table in tables.items():
-        with problems.caught():
-            command = _command_of(name, table, file, path=path, others=processes)
+        with file.problems.caught():
+            command = _command_of(name, table, file, path=path, others=drafts)
             line = file.line("process", name, "command") or file.line("process", name) or 1
-            source = Source(path=file.path or path, line=line)
-            processes.append(_written(name, command, table, source, root))
-    for each in processes:
-        _check_environment(each, file, problems)
-    _refuse_collisions(processes, problems)
-    _refuse_shared_logs(processes, file, root, problems)
-    return processes
-
-
-def _written(name: str, command: str, table: ProcessSettings, source: Source, root: Path) -> Written:
-    return Written(name=name, command=command, source=source, settings=table, cwd=root / (table.cwd or ""))
+            add(name, command, table, Source(path=file.path or path, line=line))
+    for each in drafts:
+        _check_environment(each, file)
+        _check_ready(each, file)
+    _refuse_collisions(drafts, file.problems)
+    _refuse_shared_logs(drafts, file, root)
+    _find_dependencies(drafts, file)
+    return drafts
 
 
 def _command_of(
-    name: str, table: ProcessSettings, file: SettingsFile, *, path: Path, others: Sequence[Written]
+    name: str, table: ProcessSettings, file: SettingsFile, *, path: Path, others: Sequence[Draft]
 ) -> str:
     """The command of a process that only the settings define."""
     keys, command = ("process", name), (table.command or "").strip()
@@ -110,31 +144,36 @@ def _command_of(
     return command or f"{_SERVE} {table.app}"
 
 
-def _check_environment(process: Written, file: SettingsFile, problems: Problems) -> None:
+def _check_environment(process: Draft, file: SettingsFile) -> None:
     for variable, value in process.settings.env.items():
         keys = ("process", process.name, "env", variable)
         if variable in environment.PORT_VARIABLES:
             hint = f"Set process.{process.name}.port = {value or 5000} instead."
-            problems.add(file.error(keys, "orchestra sets this variable", hint=hint))
+            file.refuse(keys, "orchestra sets this variable", hint=hint)
         elif not variable or "=" in variable or "\0" in variable + value:
-            hint = "Use no = and no NUL character in it."
-            problems.add(file.error(keys, "cannot be a variable", hint=hint))
+            file.refuse(keys, "cannot be a variable", hint="Use no = and no NUL character in it.")
 
 
-def _refuse_collisions(processes: Sequence[Written], problems: Problems) -> None:
+def _check_ready(process: Draft, file: SettingsFile) -> None:
+    checks = []
+    for check in words_of(process.settings.ready):
+        try:
+            parse_checks(check)
+        except ValueError as exc:
+            file.refuse(("process", process.name, "ready"), str(exc), hint=f"It can be {FORMS}.")
+        else:
+            checks.append(check)
+    process.ready = checks[0] if len(checks) == 1 else tuple(checks) or None
+
+
+def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
     if (pair := environment.colliding([each.name for each in processes])) is None:
         return
     first, second = (each for each in processes if each.name in pair)
     variable = f"ORCHESTRA_{environment.variable_name(second.name)}_PORT"
-    problems.add(
-        ConfigError(
-            f"{second.name} and {first.name} ({first.source.path}:{first.source.line})"
-            f" would both be {variable}",
-            path=second.source.path,
-            line=second.source.line,
-            hint="Give one of them another name.",
-        )
-    )
+    where = f"{first.source.path}:{first.source.line}"
+    text = f"{second.name} and {first.name} ({where}) would both be {variable}"
+    problems.add(second.error(text, hint="Give one of them another name."))
 
 
 def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | None:
@@ -145,9 +184,7 @@ def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | N
     return path.with_name(f"{path.stem}.{instance}{path.suffix}") if instance else path
 
 
-def _refuse_shared_logs(
-    processes: Sequence[Written], file: SettingsFile, root: Path, problems: Problems
-) -> None:
+def _refuse_shared_logs(processes: Sequence[Draft], file: SettingsFile, root: Path) -> None:
     owners: dict[Path, str] = {}
     for each in processes:
         if (path := log_file(root, each.settings)) is None:
@@ -156,15 +193,44 @@ def _refuse_shared_logs(
         owner = owners.setdefault(path, each.name)
         if owner != each.name:
             text = f"{owner} writes to this file, too"
-            problems.add(file.error(keys, text, hint="Give each process a file of its own."))
+            file.refuse(keys, text, hint="Give each process a file of its own.")
         elif path.is_dir():
-            problems.add(file.error(keys, "this is a folder", hint="Name a file in it."))
+            file.refuse(keys, "this is a folder", hint="Name a file in it.")
+
+
+def _find_dependencies(processes: Sequence[Draft], file: SettingsFile) -> None:
+    by_name = {each.name: each for each in processes}
+    for each in processes:
+        awaited = []
+        for written in each.settings.depends_on:
+            name, _, condition = written.partition(":")
+            if name in by_name:
+                awaited.append(Dependency(name, Condition(condition or "ready")))
+            else:
+                hint = did_you_mean(name, [*by_name])
+                file.refuse(("process", each.name, "depends_on"), f"there is no process {name}", hint=hint)
+        each.waits_for = tuple(dict.fromkeys(awaited))
+    while cycle := find_cycle({each.name: [other.name for other in each.waits_for] for each in processes}):
+        first, second = by_name[cycle[0]], cycle[1]
+        text = f"dependency cycle: {' -> '.join(cycle)}"
+        file.refuse(("process", first.name, "depends_on"), text, hint="Take one of them out.")
+        first.waits_for = tuple(other for other in first.waits_for if other.name != second)
+
+
+def refuse_unready(processes: Iterable[Draft], unready: Collection[str], file: SettingsFile) -> None:
+    """Refuse to wait until a process is ready that has no readiness check: those of `unready`."""
+    for process in processes:
+        for each in process.waits_for:
+            if each.condition is Condition.READY and each.name in unready:
+                hint = f'Set process.{each.name}.ready, such as "tcp", or depend on "{each.name}:started".'
+                text = f"{each.name} has no readiness check"
+                file.refuse(("process", process.name, "depends_on"), text, hint=hint)
 
 
 # --- Which are run ---
 
 
-def formation(text: str | None, processes: Sequence[Written]) -> dict[str, int]:
+def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
     """Say how many instances each process is to have.
 
     Args:
@@ -201,85 +267,47 @@ def formation(text: str | None, processes: Sequence[Written]) -> dict[str, int]:
 
 
 def choose(
-    path: Path,
-    processes: Sequence[Written],
+    processes: Sequence[Draft],
     *,
     only: Sequence[str],
     left_out: Sequence[str],
     counts: Mapping[str, int],
-    waits_for: Mapping[str, Sequence[Dependency]],
+    path: Path,
     problems: Problems,
-) -> list[Written]:
-    """Find the processes that are run: those that are named, with their dependencies.
+) -> None:
+    """Give instances to the processes that are run: those that are named, with their dependencies.
 
     Args:
-        path: The Procfile, for messages.
         processes: All that there are.
         only: The names of the command line; none means all.
         left_out: Those that are not run, whatever depends on them.
         counts: How many instances each is to have; with none it is left out, too.
-        waits_for: What each depends on.
+        path: The Procfile, for messages.
         problems: Is told.
     """
-    names = [each.name for each in processes]
+    by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):
-        if name not in names:
-            problems.add(
-                ConfigError(f"there is no process {name}", path=path, hint=did_you_mean(name, names))
-            )
+        if name not in by_name:
+            hint = did_you_mean(name, [*by_name])
+            problems.add(ConfigError(f"there is no process {name}", path=path, hint=hint))
         elif name in only and name in left_out:
             problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
-    absent = {name for name in names if name in left_out or not counts[name]}
-    asked = [name for name in only if name in names] if only else names
-    wanted: set[str] = set()
-    unseen = [name for name in asked if name not in absent]
+    asked = [name for name in only if name in by_name] if only else [*by_name]
+    chosen: set[str] = set()
+    unseen = [*asked]
     while unseen:
         name = unseen.pop()
-        if name not in wanted:
-            wanted.add(name)
-            unseen += [each.name for each in waits_for[name] if each.name not in absent]
-    chosen = [each for each in processes if each.name in wanted]
+        if name not in chosen and name not in left_out and counts[name]:
+            chosen.add(name)
+            unseen += [each.name for each in by_name[name].waits_for]
+    for name in chosen:
+        numbered = [f"{name}.{number}" for number in range(1, counts[name] + 1)]
+        by_name[name].instances = numbered if len(numbered) > 1 else [name]
     if not chosen and processes and (not only or asked):
-        problems.add(ConfigError("no process is left to run", path=path, hint=_there_are(names)))
-    return chosen
+        problems.add(ConfigError("no process is left to run", path=path, hint=there_are([*by_name])))
 
 
-def instances_of(
-    processes: Sequence[Written], chosen: Sequence[Written], counts: Mapping[str, int]
-) -> dict[str, list[str]]:
-    """Say what the instances of each process are called: a single one is called like the process."""
-    instances: dict[str, list[str]] = {each.name: [] for each in processes}
-    for name, count in ((each.name, counts[each.name]) for each in chosen):
-        instances[name] = [name] if count == 1 else [f"{name}.{number}" for number in range(1, count + 1)]
-    return instances
-
-
-# --- What each depends on ---
-
-
-def dependencies(
-    processes: Sequence[Written], file: SettingsFile, problems: Problems
-) -> dict[str, tuple[Dependency, ...]]:
-    """Say what each process depends on, without what cannot work."""
-    names = [each.name for each in processes]
-    found: dict[str, tuple[Dependency, ...]] = {}
-    for each in processes:
-        awaited = []
-        for written in each.settings.depends_on:
-            name, _, condition = written.partition(":")
-            if name in names:
-                awaited.append(Dependency(name, Condition(condition or "ready")))
-            else:
-                keys = ("process", each.name, "depends_on")
-                hint = did_you_mean(name, names)
-                problems.add(file.error(keys, f"there is no process {name}", hint=hint))
-        found[each.name] = tuple(dict.fromkeys(awaited))
-    while cycle := find_cycle({name: [each.name for each in others] for name, others in found.items()}):
-        first, second = cycle[:2]
-        text = f"dependency cycle: {' -> '.join(cycle)}"
-        problems.add(file.error(("process", first, "depends_on"), text, hint="Take one of them out."))
-        found[first] = tuple(each for each in found[first] if each.name != second)
-    return found
+# --- In which order they are started and stopped ---
 
 
 def find_cycle(waits_for: Mapping[str, Sequence[str]]) -> list[str]:
@@ -316,57 +344,3 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
         levels.append(list(sorter.get_ready()))
         sorter.done(*levels[-1])
     return levels
-
-
-def ready_of(process: Written, file: SettingsFile, problems: Problems) -> str | tuple[str, ...] | None:
-    """Give the checks that the settings ask for, without those that are invalid."""
-    ready = process.settings.ready
-    checks = []
-    for check in () if ready is None else (ready,) if isinstance(ready, str) else ready:
-        try:
-            parse_checks(check)
-        except ValueError as exc:
-            keys = ("process", process.name, "ready")
-            problems.add(file.error(keys, str(exc), hint=f"It can be {FORMS}."))
-        else:
-            checks.append(check)
-    return (checks[0] if len(checks) == 1 else tuple(checks)) if checks else None
-
-
-def is_http(ready: str | tuple[str, ...] | None) -> bool:
-    """Whether one of these checks asks by HTTP."""
-    return any(isinstance(check, HttpCheck) for check in parse_checks(ready))
-
-
-def refuse_unready(
-    processes: Iterable[str],
-    waits_for: Mapping[str, Sequence[Dependency]],
-    ready: Mapping[str, object],
-    file: SettingsFile,
-    problems: Problems,
-) -> None:
-    """Refuse to wait until a process is ready that has no readiness check.
-
-    Args:
-        processes: Those that are run.
-        waits_for: What each depends on.
-        ready: By process, its checks; ``None`` is none.
-        file: Says where it was written.
-        problems: Is told.
-    """
-    for name in processes:
-        for each in waits_for[name]:
-            if each.condition is Condition.READY and each.name in ready and ready[each.name] is None:
-                hint = f'Set process.{each.name}.ready, such as "tcp", or depend on "{each.name}:started".'
-                text = f"{each.name} has no readiness check"
-                problems.add(file.error(("process", name, "depends_on"), text, hint=hint))
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Name the one that was probably meant, and all that there are."""
-    near = nearest(name, names)
-    return f"Did you mean {near}? {_there_are(names)}" if near else _there_are(names)
-
-
-def _there_are(names: Sequence[str]) -> str:
-    return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."

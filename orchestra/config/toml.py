@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
-from orchestra.config.files import read_text
+from orchestra.config.files import Problems, read_text
 from orchestra.config.plan import Note
 from orchestra.config.schema import (
     CONSTANTS,
@@ -33,20 +34,21 @@ from orchestra.config.schema import (
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from orchestra.config.files import Problems
-
-__all__ = ["SettingsFile", "find", "nearest", "parse"]
+__all__ = ["SettingsFile", "decode", "did_you_mean", "find", "nearest", "parse", "there_are"]
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
-_T = TypeVar("_T", bound=msgspec.Struct)
+_HEADER = re.compile(r"\s*\[+([^\[\]]+)\]")
+_KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
+
+_T = TypeVar("_T")
 
 
 class SettingsFile(Struct, frozen=True, kw_only=True):
-    """Settings, and where they stand.
+    """Settings, where they stand, and the problems that messages about them are added to.
 
     Attributes:
         settings: What was set, and the defaults.
@@ -54,39 +56,53 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
         text: The file's text, to find lines in.
         notes: Keys that have no effect any more.
+        problems: All that is wrong with what the user wrote.
     """
 
-    settings: Settings
+    settings: Settings = Settings()
     path: Path | None = None
     above: tuple[str, ...] = ()
     text: str = ""
     notes: tuple[Note, ...] = ()
+    problems: Problems = field(default_factory=Problems)
 
     def line(self, *keys: str) -> int | None:
         """Find the line of a table or key such as ``("proxy", "listen")``; ``None`` if it is not certain."""
-        return _line_of(self.text, (*self.above, *keys))
+        return _lines(self.text).get((*self.above, *keys))
 
-    def error(self, keys: tuple[str, ...], message: str, *, hint: str) -> ConfigError:
-        """Make an error about the key at `keys`: file, line, key path, then `message`."""
-        return _error(self.path, self.text, (*self.above, *keys), message, hint=hint)
+    def error(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> ConfigError:
+        """Make an error about the key at `keys`: file, line, key path, then `message`.
+
+        Args:
+            keys: The tables and the key.
+            message: What is wrong.
+            hint: The next step.
+            place: Which part of the value: ``[1]``.
+        """
+        where = ".".join(
+            key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in (*self.above, *keys)
+        )
+        line = self.line(*keys) or (self.line(*keys[:-1]) if "env" in keys else None)
+        text = f"{where}{place}: {message}" if where else message
+        return ConfigError(text, path=self.path, line=line, hint=hint)
+
+    def refuse(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> None:
+        """Add such an error to the problems."""
+        self.problems.add(self.error(keys, message, hint=hint, place=place))
 
 
 def find(root: Path, problems: Problems) -> SettingsFile:
     """Read the settings in `root`; all defaults if there are none."""
     own = shared = None
     with problems.caught():
-        own = _read(root / OWN_FILE, (), problems)
+        own = _read(root / OWN_FILE, problems)
     with problems.caught():
-        shared = _read(root / SHARED_FILE, ("tool", "orchestra"), problems)
+        shared = _read(root / SHARED_FILE, problems, above=("tool", "orchestra"))
     if own is not None and shared is not None:
-        problems.add(
-            ConfigError(
-                f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}",
-                path=root / OWN_FILE,
-                hint="Keep one of the two, and move everything there.",
-            )
-        )
-    return own or shared or SettingsFile(settings=Settings())
+        text = f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}"
+        hint = "Keep one of the two, and move everything there."
+        problems.add(ConfigError(text, path=own.path, hint=hint))
+    return own or shared or SettingsFile(problems=problems)
 
 
 def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
@@ -114,59 +130,23 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
         if not isinstance(table, dict) or key not in table:
             return None
         table = table[key]
-    settings, notes = Decoder(path, text, above, problems).settings(table)
-    return SettingsFile(settings=settings, path=path, above=above, text=text, notes=notes)
+    return decode(table, SettingsFile(path=path, above=above, text=text, problems=problems))
 
 
-class Decoder(Struct, frozen=True):
-    """Decodes the tables of one file, and reports what does not fit."""
-
-    path: Path
-    text: str
-    above: tuple[str, ...]
-    problems: Problems
-
-    def settings(self, value: object) -> tuple[Settings, tuple[Note, ...]]:
-        tables = dict(value) if isinstance(value, dict) else {}
-        run = self.table(("run",), tables.pop("run", {}), RunSettings)
-        proxy = self.table(("proxy",), tables.pop("proxy", {}), ProxySettings)
-        processes = tables.pop("process", {})
-        if not isinstance(processes, dict):
-            self.table(("process",), processes, ProcessSettings)  # says what is wrong
-            processes = {}
-        by_name = {
-            name: self.table(("process", name), each, ProcessSettings) for name, each in processes.items()
-        }
-        by_name = {name: each for name, each in by_name.items() if isinstance(processes[name], dict)}
-        # What is left of the tables is unknown, or the value is not a table at all.
-        self.table((), tables if isinstance(value, dict) else value, Settings)
-        constants = value.get("proxy", {}) if isinstance(value, dict) else {}
-        notes = [self.constant(key) for key in CONSTANTS if isinstance(constants, dict) and key in constants]
-        return Settings(run=run, proxy=proxy, process=by_name), tuple(notes)
-
-    def table(self, keys: tuple[str, ...], value: object, kind: type[_T]) -> _T:
-        """Decode one table: what does not fit is reported, and has its default."""
-        if isinstance(value, dict):
-            value = {key: each for key, each in value.items() if keys != ("proxy",) or key not in CONSTANTS}
-        while True:
-            try:
-                return msgspec.convert(value, kind, dec_hook=_custom)
-            except msgspec.ValidationError as exc:
-                message, key, place = _understood(str(exc))
-                if not isinstance(value, dict) or key not in value:
-                    header = ".".join((*self.above, *keys, *(["NAME"] if keys == ("process",) else [])))
-                    self.report(keys, message, f"Write a table: [{header}].")
-                    return kind()
-                self.report((*keys, key), message, _hint(key, kind), place)
-                del value[key]
-
-    def report(self, keys: tuple[str, ...], message: str, hint: str, place: str = "") -> None:
-        self.problems.add(_error(self.path, self.text, (*self.above, *keys), message, hint=hint, place=place))
-
-    def constant(self, key: str) -> Note:
-        keys = (*self.above, "proxy", key)
-        text = str(_error(self.path, self.text, keys, f"has no effect: it is always {CONSTANTS[key]}"))
-        return Note(text, hint="Delete it.", level="warning")
+def decode(value: object, file: SettingsFile) -> SettingsFile:
+    """Give `file` with the settings of `value`, the table that all others are in."""
+    tables = _table((), value, dict, file)
+    run = _table(("run",), tables.pop("run", {}), RunSettings, file)
+    proxy_table, processes = tables.pop("proxy", {}), {}
+    former = [key for key in CONSTANTS if isinstance(proxy_table, dict) and key in proxy_table]
+    proxy = _table(("proxy",), proxy_table, ProxySettings, file, ignored=former)
+    for name, each in _table(("process",), tables.pop("process", {}), dict, file).items():
+        table = _table(("process", name), each, ProcessSettings, file)
+        if isinstance(each, dict):
+            processes[name] = table
+    _table((), tables, Settings, file)  # what is left of the tables is unknown
+    settings = Settings(run=run, proxy=proxy, process=processes)
+    return replace(file, settings=settings, notes=tuple(_without_effect(key, file) for key in former))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -176,6 +156,36 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Name the one that was probably meant, and all that there are."""
+    near = nearest(name, names)
+    return f"Did you mean {near}? {there_are(names)}" if near else there_are(names)
+
+
+def there_are(names: Sequence[str]) -> str:
+    """Name all that there are."""
+    return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
+
+
+def _table(
+    keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsFile, *, ignored: Iterable[str] = ()
+) -> _T:
+    """Decode one table: what does not fit is reported, and has its default."""
+    if isinstance(value, dict):
+        value = {key: each for key, each in value.items() if key not in ignored}
+    while True:
+        try:
+            return msgspec.convert(value, kind, dec_hook=_custom)
+        except msgspec.ValidationError as exc:
+            message, key, place = _understood(str(exc))
+            if not isinstance(value, dict) or key not in value:
+                header = ".".join((*file.above, *keys, *(["NAME"] if keys == ("process",) else [])))
+                file.refuse(keys, message, hint=f"Write a table: [{header}].")
+                return kind()
+            file.refuse((*keys, key), message, hint=_hint(key, kind), place=place)
+            del value[key]
 
 
 def _custom(kind: type, value: object) -> object:
@@ -193,7 +203,7 @@ def _understood(message: str) -> tuple[str, str, str]:
     return message, "", ""
 
 
-def _hint(key: str, kind: type[msgspec.Struct]) -> str:
+def _hint(key: str, kind: type) -> str:
     known = documented(kind)
     if key in known:
         return f"{key}: {known[key].text} (default: {known[key].default})."
@@ -201,7 +211,12 @@ def _hint(key: str, kind: type[msgspec.Struct]) -> str:
     return f"Did you mean {near}?" if near else f"Known are: {', '.join(known)}."
 
 
-def _read(path: Path, above: tuple[str, ...], problems: Problems) -> SettingsFile | None:
+def _without_effect(key: str, file: SettingsFile) -> Note:
+    error = file.error(("proxy", key), f"has no effect: it is always {CONSTANTS[key]}", hint="Delete it.")
+    return Note(str(error), hint=error.hint, level="warning")
+
+
+def _read(path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -224,36 +239,17 @@ def _invalid_toml(path: Path, text: str, exc: Exception) -> ConfigError:
     )
 
 
-def _error(
-    path: Path | None, text: str, keys: tuple[str, ...], message: str, *, hint: str = "", place: str = ""
-) -> ConfigError:
-    where = ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in keys) + place
-    line = _line_of(text, keys) or (_line_of(text, keys[:-1]) if "env" in keys else None)
-    return ConfigError(f"{where}: {message}" if where else message, path=path, line=line, hint=hint)
-
-
-def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
-    """Find the line of a header ``[a.b]``, or of ``c = `` below it; only if there is exactly one."""
-    lines = text.split("\n")
-
-    def header(wanted: tuple[str, ...]) -> int | None:
-        quoted = r"\s*\.\s*".join(rf"[\"']?{re.escape(key)}[\"']?" for key in wanted)
-        pattern = re.compile(rf"\s*\[\s*{quoted}\s*\]")
-        found = [number for number, line in enumerate(lines) if pattern.match(line)]
-        return found[0] if len(found) == 1 else None
-
-    if not keys:
-        return None
-    if (number := header(keys)) is not None:
-        return number + 1
-    start = -1 if len(keys) == 1 else header(keys[:-1])
-    if start is None:
-        return None
-    pattern = re.compile(rf"\s*[\"']?{re.escape(keys[-1])}[\"']?\s*[.=]")
-    found = []
-    for number in range(start + 1, len(lines)):
-        if re.match(r"\s*\[", lines[number]):
-            break
-        if pattern.match(lines[number]):
-            found.append(number)
-    return found[0] + 1 if len(found) == 1 else None
+def _lines(text: str) -> dict[tuple[str, ...], int | None]:
+    """Find the lines of all headers and keys; `None` is what seems to stand twice, in a string say."""
+    found: dict[tuple[str, ...], int | None] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := _HEADER.match(line):
+            parts = re.findall(r""""[^"]*"|'[^']*'|[^.\s]+""", header[1])
+            keys = table = tuple(part.strip("\"'") for part in parts)
+        elif key := _KEY.match(line):
+            keys = (*table, key[1].strip("\"'"))
+        else:
+            continue
+        found[keys] = None if keys in found else number
+    return found

@@ -41,8 +41,7 @@ class JsonPrinter:
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
-        if self._writer.is_full:
-            await self._writer.wait_for_room()
+        await self._writer.wait_for_room()
         self.observe(structs.replace(line, text=without_colours(line.text)))
 
     def finish(self) -> None:

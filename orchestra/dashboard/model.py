@@ -10,7 +10,6 @@ Not here: time, tasks, the terminal, rich. `now` is an argument, in seconds sinc
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from msgspec import structs
@@ -33,16 +32,13 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orchestra.events import Event
 
-__all__ = ["LogEntry", "Model", "Overall", "Phase", "Process"]
+__all__ = ["LogEntry", "Model", "Overall", "Process"]
 
 # Some screens' worth of text, for what a terminal of any size can show at once.
 _LINES = 2000
 _REQUESTS = 200
-_NOTICES = 20
 _STREAMS = 1000
 _LAST_LINES = 10
 # More of one line is never shown at once: a bundler may write megabytes without a line end.
@@ -62,7 +58,7 @@ class Process:
         newest: What it told last of its state.
         since: When it entered that state.
         started_at: When the child that runs now was spawned; ``None`` if none runs.
-        is_after_blank: Whether its newest line was blank: another one is not kept (see `is_blank`).
+        tail: The last lines of its newest child, oldest first.
     """
 
     def __init__(self, name: str, index: int) -> None:
@@ -71,7 +67,7 @@ class Process:
         self.newest = StateChanged(process=name, state=State.WAITING, previous=State.WAITING)
         self.since = 0.0
         self.started_at: float | None = None
-        self.is_after_blank = False
+        self.tail: deque[str] = deque(maxlen=_LAST_LINES)
 
     def __repr__(self) -> str:
         return f"<Process {self.name} {self.state.value}>"
@@ -89,6 +85,8 @@ class Process:
         """Take a change of its state into account."""
         if event.state is not self.state:
             self.since = event.at
+            if event.state in (State.INSTALLING, State.STARTING):
+                self.tail.clear()
         if event.state not in _RUNS or event.pid is None:
             self.started_at = None
         elif event.pid != self.newest.pid or self.started_at is None:
@@ -97,21 +95,10 @@ class Process:
         self.newest = event
 
 
-class Phase(Enum):
-    """How the run as a whole is doing."""
-
-    STARTING = "starting"
-    READY = "ready"
-    TROUBLE = "trouble"  # something is down and is being brought back
-    FAILED = "failed"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
 class Overall(NamedTuple):
-    """How the run as a whole is doing, and that in a few words."""
+    """How the run as a whole is doing: the state that stands for all processes, and that in a few words."""
 
-    phase: Phase
+    state: State
     text: str
 
 
@@ -119,7 +106,6 @@ class Model:
     """The run as it is now.
 
     Attributes:
-        kinds: The types of event that `apply` is for.
         version: Counts the events: the screen compares it with what it was.
         url: The one address; ``None`` without a proxy, or before the run has begun.
         started: The event that began the run.
@@ -129,26 +115,11 @@ class Model:
         paused: Lines that were begun and wait for their end, by process and stream; the newest last.
         log: What the children wrote and what happened to them, oldest first; the newest 2000.
         requests: The newest 200, oldest first.
-        held: Requests that wait for an upstream now, by id; the proxy bounds them.
-        streams: What is open, by id.
-        notices: Warnings and errors, oldest first; the newest 20.
+        held: The ids of requests that wait for an upstream now; the proxy bounds them.
+        streams: The ids of open streams; the first 1000.
+        warning: The newest warning or error.
         request_count: How many requests the run has had.
     """
-
-    kinds = (
-        RunStarted,
-        StateChanged,
-        OutputLine,
-        OutputPaused,
-        RequestFinished,
-        RequestHeld,
-        RequestReleased,
-        UpstreamSwitched,
-        StreamOpened,
-        StreamClosed,
-        Notice,
-        RunEnded,
-    )
 
     def __init__(self) -> None:
         self.version = 0
@@ -160,9 +131,9 @@ class Model:
         self.log: deque[LogEntry] = deque(maxlen=_LINES)
         self.paused: dict[tuple[str, str], OutputPaused] = {}
         self.requests: deque[RequestFinished] = deque(maxlen=_REQUESTS)
-        self.held: dict[int, RequestHeld] = {}
-        self.streams: dict[int, StreamOpened] = {}
-        self.notices: deque[Notice] = deque(maxlen=_NOTICES)
+        self.held: set[int] = set()
+        self.streams: set[int] = set()
+        self.warning: Notice | None = None
         self.request_count = 0
 
     def __repr__(self) -> str:
@@ -182,20 +153,20 @@ class Model:
             case OutputPaused():
                 self._pause(event)
             case RequestHeld():
-                self.held[event.id] = event
+                self.held.add(event.id)
             case RequestReleased():
-                self.held.pop(event.id, None)
+                self.held.discard(event.id)
             case UpstreamSwitched():
                 self.log.append(event)
             case StreamOpened():
                 if len(self.streams) < _STREAMS:
-                    self.streams[event.id] = event
+                    self.streams.add(event.id)
             case StreamClosed():
-                self.streams.pop(event.id, None)
+                self.streams.discard(event.id)
             case Notice():
                 self.log.append(event)
                 if event.level != "info":
-                    self.notices.append(event)
+                    self.warning = event
             case RunStarted():
                 self.started, self.url = event, event.url
                 for name in event.processes:
@@ -207,32 +178,21 @@ class Model:
         """Sum up: the worst that is true of any process, in words."""
         processes = self.processes.values()
         if self.ended is not None:
-            return Overall(Phase.ENDED, self.ended.reason or "ended")
+            return Overall(State.STOPPED, self.ended.reason or "ended")
         failed = [each.name for each in processes if each.state is State.FAILED]
         down = [each.name for each in processes if each.state in (State.BACKING_OFF, State.UNHEALTHY)]
         up = sum(each.state in _UP for each in processes)
         if any(each.state is State.STOPPING for each in processes):
-            return Overall(Phase.STOPPING, "stopping")
+            return Overall(State.STOPPING, "stopping")
         if failed:
-            return Overall(Phase.FAILED, f"{_some(failed)} failed")
+            return Overall(State.FAILED, f"{_some(failed)} failed")
         if down:
-            return Overall(Phase.TROUBLE, f"{_some(down)} {'is' if len(down) == 1 else 'are'} down")
+            return Overall(State.BACKING_OFF, f"{_some(down)} {'is' if len(down) == 1 else 'are'} down")
         if up < len(processes) or not processes:
             of = f" {up}/{len(processes)}" if len(processes) > 1 else ""
-            return Overall(Phase.STARTING, f"{'starting' if self.ready_after is None else 'restarting'}{of}")
+            return Overall(State.STARTING, f"{'starting' if self.ready_after is None else 'restarting'}{of}")
         took = "" if self.ready_after is None else f" in {short_seconds(self.ready_after)}"
-        return Overall(Phase.READY, f"ready{took}")
-
-    def last_lines(self, process: Process) -> Sequence[str]:
-        """Give the newest lines of a process: those that came with its failure, else those of the log."""
-        if process.newest.last_lines:
-            return process.newest.last_lines[-_LAST_LINES:]
-        lines = [
-            entry.text
-            for entry in self.log
-            if isinstance(entry, OutputLine) and entry.process == process.name
-        ]
-        return lines[-_LAST_LINES:]
+        return Overall(State.READY, f"ready{took}")
 
     def _process(self, name: str) -> Process:
         process = self.processes.get(name)
@@ -246,8 +206,9 @@ class Model:
         if self.paused:
             self.paused.pop((event.process, event.stream), None)
         process = self._process(event.process)
-        was_blank, process.is_after_blank = process.is_after_blank, is_blank(event.text)
-        if not (was_blank and process.is_after_blank):
+        is_repeated = is_blank(event.text) and process.tail and is_blank(process.tail[-1])
+        if not is_repeated:
+            process.tail.append(event.text)
             self.log.append(event)
 
     def _pause(self, event: OutputPaused) -> None:

@@ -12,25 +12,30 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.child.lines import without_colours
 from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
+from orchestra.dashboard.writer import terminal_size
 from orchestra.events import OutputPaused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestra.dashboard.writer import Writer
-    from orchestra.events import Event, OutputLine
+    from orchestra.events import Event, OutputLine, StreamName
+
+    _Source: TypeAlias = tuple[str, StreamName | None]
 
 __all__ = ["PlainPrinter", "wants_colours"]
 
+# The source of what is said about the run; that of other lines is a process and one of its streams.
+_OURS = (OURSELVES, None)
 # Marks an unfinished line; a whole one has "|" there.
 _PARTIAL_SIGN = "…"
-# The colour of either sign before a line of standard error.
-_RED = "\x1b[31m"
+# Red is the sign before a line of standard error.
+_BOLD, _RED, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 # Back to the beginning of the row, and clear it.
 _ERASE = b"\r\x1b[K"
 
@@ -65,16 +70,15 @@ class PlainPrinter:
         self._width = max(len(name) for name in (OURSELVES, *names))
         self._has_colours = wants_colours(environ, writer.fd)
         self._index = {name: index for index, name in enumerate(names)}
-        self._margins: dict[tuple[str, str, bool], str] = {}
+        self._margins: dict[tuple[_Source, str], str] = {}
         self._has_timestamps = has_timestamps
         self._is_terminal = os.isatty(writer.fd)
-        # The processes whose newest line is blank.
-        self._blank: set[str] = set()
-        # In a pipe: the streams whose unfinished line was printed.
-        self._marked: set[tuple[str, str]] = set()
-        # On a terminal: the unfinished line that stands at the end, with its stream.
-        self._begun: tuple[tuple[str, str], bytes] | None = None
-        self._time_of_day = _TimeOfDay()
+        # On a terminal: the newest line of each process.
+        self._newest: dict[str, str] = {}
+        # On a terminal: the unfinished line that stands at the end, with its source.
+        self._begun: tuple[_Source, bytes] | None = None
+        # In a pipe: the sources whose unfinished line was printed.
+        self._marked: set[_Source] = set()
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
@@ -83,23 +87,20 @@ class PlainPrinter:
                 self._begin(event)
             else:
                 self._mark(event)
-            return
-        text = sentence(event)
-        if text:
-            self._writer.put(self._around(self._format(event, OURSELVES, text)))
+        elif text := sentence(event):
+            self._writer.put(self._around(self._format(event, _OURS, text)))
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
-        # No checkpoint on the fast path: a line costs less than a turn of trio's scheduler, and the caller
-        # has just waited for the bytes that the line is made of.
-        if self._writer.is_full:
-            await self._writer.wait_for_room()
-        data = self._format(line, line.process, line.text, is_stderr=line.stream == "stderr")
+        await self._writer.wait_for_room()
+        source = (line.process, line.stream)
+        data = self._format(line, source, line.text)
         if self._is_terminal:
-            is_repeated = self._is_repeated_blank(line)
-            data = self._around(b"" if is_repeated else data, (line.process, line.stream))
+            before, self._newest[line.process] = self._newest.get(line.process), line.text
+            is_repeated = before is not None and is_blank(line.text) and is_blank(before)
+            data = self._around(b"" if is_repeated else data, source)
         elif self._marked:
-            self._marked.discard((line.process, line.stream))
+            self._marked.discard(source)
         if data:
             self._writer.put(data)
 
@@ -108,74 +109,58 @@ class PlainPrinter:
         if self._begun is not None:
             self._writer.put(b"\n")
 
-    def _is_repeated_blank(self, line: OutputLine) -> bool:
-        if not is_blank(line.text):
-            self._blank.discard(line.process)
-            return False
-        is_repeated = line.process in self._blank
-        self._blank.add(line.process)
-        return is_repeated
-
     def _mark(self, event: OutputPaused) -> None:
         """Print an unfinished line as a line of its own: it may be a prompt, and a pipe takes nothing back.
 
         It has a mark of its own, so that ``name | line`` is always whole.
         """
-        stream = (event.process, event.stream)
-        if event.text and stream not in self._marked:
-            self._marked.add(stream)
-            self._writer.put(self._format(event, event.process, event.text, sign=_PARTIAL_SIGN))
+        source = (event.process, event.stream)
+        if event.text and source not in self._marked:
+            self._marked.add(source)
+            self._writer.put(self._format(event, source, event.text, sign=_PARTIAL_SIGN))
 
     def _begin(self, event: OutputPaused) -> None:
         """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
-        stream = (event.process, event.stream)
+        source = (event.process, event.stream)
         if event.text:
-            text = without_colours(event.text)[: self._columns()]
-            data = self._format(event, event.process, text, is_stderr=event.stream == "stderr")[:-1]
+            # What has wrapped could not be taken back.
+            columns, _ = terminal_size(self._writer.fd)
+            text = without_colours(event.text)[: max(columns - self._width - 4, 1)]
+            data = self._format(event, source, text)[:-1]
             self._writer.put(data if self._begun is None else _ERASE + data)
-            self._begun = (stream, data)
-        elif self._begun is not None and self._begun[0] == stream:
+            self._begun = (source, data)
+        elif self._begun is not None and self._begun[0] == source:
             self._writer.put(_ERASE)
             self._begun = None
 
-    def _around(self, data: bytes, stream: tuple[str, str] | None = None) -> bytes:
+    def _around(self, data: bytes, source: _Source | None = None) -> bytes:
         """Put a line where an unfinished one stands: in its place if it completes it, else before it."""
         if self._begun is None:
             return data
         owner, begun = self._begun
-        if owner == stream:
+        if owner == source:
             self._begun = None
             return _ERASE + data
         return _ERASE + data + begun
 
-    def _columns(self) -> int | None:
-        """How much of a line can be taken back: what has wrapped cannot."""
-        with suppress(OSError):
-            return max(os.get_terminal_size(self._writer.fd).columns - self._width - 4, 1)
-        return None
-
-    def _format(
-        self, event: Event, name: str, text: str, *, sign: str = "|", is_stderr: bool = False
-    ) -> bytes:
-        margin = self._margins.get((name, sign, is_stderr))
+    def _format(self, event: Event, source: _Source, text: str, *, sign: str = "|") -> bytes:
+        margin = self._margins.get((source, sign))
         if margin is None:
-            margin = self._margins[name, sign, is_stderr] = self._margin(name, sign, is_stderr=is_stderr)
+            margin = self._margins[source, sign] = self._margin(*source, sign)
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
-            text = f"{text}\x1b[0m" if self._has_colours else without_colours(text)
-        when = self._time_of_day(event.at) if self._has_timestamps else ""
+            text = f"{text}{_RESET}" if self._has_colours else without_colours(text)
+        when = _time_of_day(int(event.at)) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
-    def _margin(self, name: str, sign: str, *, is_stderr: bool) -> str:
-        margin = f"{name:<{self._width}} {sign} "
+    def _margin(self, name: str, stream: StreamName | None, sign: str) -> str:
+        padded = f"{name:<{self._width}} "
         if not self._has_colours:
-            return margin
-        if is_stderr:
-            margin = f"{name:<{self._width}} {_RED}{sign} "
-        if name == OURSELVES and name not in self._index:
-            return f"\x1b[1m{margin}\x1b[0m"
+            return f"{padded}{sign} "
+        if stream is None:
+            return f"{_BOLD}{padded}{sign} {_RESET}"
         number = colour_number(self._index.setdefault(name, len(self._index)))
-        return f"\x1b[38;5;{number}m{margin}\x1b[0m"
+        return f"\x1b[38;5;{number}m{padded}{_RED if stream == 'stderr' else ''}{sign} {_RESET}"
 
 
 def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
@@ -187,15 +172,7 @@ def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
     return os.isatty(fd) and environ.get("TERM") != "dumb"
 
 
-class _TimeOfDay:
-    """Formats times of day, in local time; the text of a second is made once."""
-
-    def __init__(self) -> None:
-        self._second: int | None = None
-        self._text = ""
-
-    def __call__(self, at: float) -> str:
-        second = int(at)
-        if second != self._second:
-            self._second, self._text = second, time.strftime("%H:%M:%S ", time.localtime(second))
-        return self._text
+@lru_cache(maxsize=1)
+def _time_of_day(second: int) -> str:
+    """Format a time of day, in local time; the text of a second is made once."""
+    return time.strftime("%H:%M:%S ", time.localtime(second))

@@ -25,23 +25,21 @@ import re
 import termios
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
-from rich.color import ColorSystem
 from rich.console import Console
-from rich.segment import Segment
 
 from orchestra.dashboard.view import Dashboard, Summary
-from orchestra.dashboard.writer import is_writable, write_some
+from orchestra.dashboard.writer import is_writable, terminal_size, write_some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from rich.console import RenderableType
+    from collections.abc import Callable, Mapping
 
     from orchestra.dashboard.model import Model
+    from orchestra.dashboard.view import Section
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
@@ -51,8 +49,6 @@ SUSPEND = "\x1a"
 """The key Ctrl-Z."""
 
 _TICK = 0.1
-# The size that is assumed of a terminal without one.
-_FALLBACK_SIZE = (80, 24)
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
 
@@ -65,11 +61,6 @@ _CLEAR = b"\x1b[0m\x1b[2J"
 _LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
-_COLOUR_SYSTEMS = {
-    "standard": ColorSystem.STANDARD,
-    "256": ColorSystem.EIGHT_BIT,
-    "truecolor": ColorSystem.TRUECOLOR,
-}
 _REDRAW = "\x0c"  # Ctrl-L, as everywhere
 
 
@@ -109,14 +100,14 @@ class Screen:
         self._stdout = stdout
         self._environ = environ
         self._clock = clock
+        # What to give back; while there is none, the terminal is not ours.
         self._mode: _Mode | None = None
-        self._is_ours = False
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._drawn: tuple[int, int, tuple[int, int]] | None = None
 
     def __repr__(self) -> str:
-        return f"<Screen {'on' if self._is_ours else 'off'} terminal {self._stdout}>"
+        return f"<Screen {'off' if self._mode is None else 'on'} terminal {self._stdout}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw and read keys until cancelled.
@@ -124,7 +115,8 @@ class Screen:
         Args:
             task_status: `nursery.start` goes on when the first frame has been drawn.
         """
-        with self._terminal():
+        self.take()
+        try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read_keys)
                 await self._draw()
@@ -132,15 +124,17 @@ class Screen:
                 while True:
                     await trio.sleep(_TICK)
                     await self._draw()
+        finally:
+            self.restore()
 
     def restore(self) -> None:
         """Give the terminal back as it was; nothing is drawn until `take`.
 
         Does nothing the second time; never raises, never hangs.
         """
-        if not self._is_ours:
+        mode, self._mode = self._mode, None
+        if mode is None:
             return
-        self._is_ours = False
         atexit.unregister(self.restore)
         # All of this fails if the terminal is gone, and then it does not matter.
         with suppress(OSError, termios.error):
@@ -158,24 +152,14 @@ class Screen:
             # Keys that were meant for us are not meant for the shell. TCSANOW: the others wait for the
             # output.
             termios.tcflush(self._stdin, termios.TCIFLUSH)
-            if self._mode is not None:
-                termios.tcsetattr(self._stdin, termios.TCSANOW, self._mode)
+            termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
         self._on_taken(None, b"")
-
-    @contextmanager
-    def _terminal(self) -> Iterator[None]:
-        self.take()
-        try:
-            yield
-        finally:
-            self.restore()
 
     def take(self) -> None:
         """Take the terminal; the next frame draws everything."""
-        if self._is_ours:
+        if self._mode is not None:
             return
         self._mode = termios.tcgetattr(self._stdin)
-        self._is_ours = True
         atexit.register(self.restore)
         with suppress(OSError):
             self._on_taken(os.ttyname(self._stdout), _LEAVE)
@@ -186,18 +170,16 @@ class Screen:
     async def _draw(self) -> None:
         """Draw a frame if something that it shows may have changed."""
         now = self._clock()
-        size = self._size()
+        size = terminal_size(self._stdout)
         state = (self._model.version, int(now), size)
-        if not self._is_ours or state == self._drawn:
+        if self._mode is None or state == self._drawn:
             await trio.lowlevel.checkpoint()
             return
-        lines = _rendered(Dashboard(self._model, now), size, self._environ)
-        is_new = self._drawn is None or self._drawn[2] != size
-        update = _difference([] if is_new else self._lines, lines)
-        if self._drawn is None:
-            update = _ENTER + update
-        elif is_new:
-            update = "\x1b[0m\x1b[2J" + update
+        lines = _rendered(Dashboard(self._model, now), size, self._environ).split("\n")[:-1]
+        if self._drawn is None or self._drawn[2] != size:
+            update = _ENTER + _difference([], lines)
+        else:
+            update = _difference(self._lines, lines)
         self._lines, self._drawn = lines, state
         if not update:
             await trio.lowlevel.checkpoint()
@@ -212,35 +194,25 @@ class Screen:
         """Write a frame; in a worker thread."""
         with self._lock:
             rest = memoryview(data)
-            while rest and self._is_ours:
+            while rest and self._mode is not None:
                 rest = rest[write_some(self._stdout, rest) :]
-
-    def _size(self) -> tuple[int, int]:
-        try:
-            width, height = os.get_terminal_size(self._stdout)
-        except OSError:
-            return _FALLBACK_SIZE
-        return width or _FALLBACK_SIZE[0], height or _FALLBACK_SIZE[1]
 
     async def _read_keys(self) -> None:
         decoder = KeyDecoder()
         with suppress(OSError):
             while True:
                 await trio.lowlevel.wait_readable(self._stdin)
-                if not self._is_ours:  # suspended: what is typed now is not for us
+                if self._mode is None:  # suspended: what is typed now is not for us
                     await trio.sleep(_TICK)
                     continue
                 data = os.read(self._stdin, 1024)
                 if not data:
                     return
                 for key in decoder.feed(data):
-                    self._press(key)
-
-    def _press(self, key: str) -> None:
-        if key == _REDRAW:
-            self._drawn = None
-        elif key in self._keys:
-            self._keys[key]()
+                    if key == _REDRAW:
+                        self._drawn = None
+                    elif key in self._keys:
+                        self._keys[key]()
 
 
 class KeyDecoder:
@@ -270,60 +242,42 @@ _PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
 _LONGEST_SEQUENCE = 64
 
 
-def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str] | None = None) -> str:
+def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends.
 
     Args:
         model: The run, ended or not.
         stdout: The terminal that it is for: its width counts.
-        environ: As for `Screen`; by default this process's.
+        environ: As for `Screen`.
     """
-    try:
-        width = os.get_terminal_size(stdout).columns or _FALLBACK_SIZE[0]
-    except OSError:
-        width = _FALLBACK_SIZE[0]
-    lines = _rendered(Summary(model), (width, None), os.environ if environ is None else environ)
-    return "".join(f"{line}\n" for line in lines)
+    return _rendered(Summary(model), terminal_size(stdout), environ)
 
 
-def _rendered(
-    renderable: RenderableType, size: tuple[int, int | None], environ: Mapping[str, str]
-) -> list[str]:
-    """Render to lines of text and colours, without what is blank at their ends."""
+def _rendered(section: Section, size: tuple[int, int], environ: Mapping[str, str]) -> str:
+    """Render to lines of text and colours, each with its end."""
     width, height = size
     console = Console(
         file=io.StringIO(),
         force_terminal=True,
         legacy_windows=False,
         width=width,
-        height=height or _FALLBACK_SIZE[1],
+        height=height,
         no_color=bool(environ.get("NO_COLOR")),
         _environ=environ,
     )
-    colours = _COLOUR_SYSTEMS.get(console.color_system or "")
-    options = console.options.update(width=width, height=height)
-    lines = console.render_lines(renderable, options, pad=False)
-    return [_ansi(Segment.remove_color(line) if console.no_color else line, colours) for line in lines]
-
-
-def _ansi(line: Iterable[Segment], colours: ColorSystem | None) -> str:
-    segments = list(Segment.simplify(line))
-    if segments and not segments[-1].style:
-        segments[-1] = Segment(segments[-1].text.rstrip(" "))
-    return "".join(
-        style.render(text, color_system=colours) if style else text for text, style, _ in segments if text
-    )
+    with console.capture() as capture:
+        console.print(section)
+    return capture.get()
 
 
 def _difference(before: list[str], after: list[str]) -> str:
     """Return what to send so that a terminal that shows `before` shows `after`."""
-    update = []
-    for row, line in enumerate(after):
-        if row < len(before) and before[row] == line:
-            continue
-        # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
-        update.append(f"\x1b[{row + 1}H\x1b[K{line}")
-    return "".join(update)
+    # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
+    return "".join(
+        f"\x1b[{row}H\x1b[K{new}"
+        for row, (old, new) in enumerate(zip_longest(before, after), start=1)
+        if old != new
+    )
 
 
 def _key_mode(mode: _Mode, disabled: bytes) -> _Mode:

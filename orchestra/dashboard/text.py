@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rich.ansi import AnsiDecoder
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.style import Style
 
 from orchestra.child.lines import clean
@@ -26,6 +27,8 @@ QUIET = Style(color="color(102)")
 
 # The rows of one line of output: one line of minified JavaScript must not push out everything else.
 _MAX_ROWS = 4
+# `Text.wrap` asks it how to justify, which is not asked for.
+_CONSOLE = Console(_environ={})
 # Characters that would end a line for some terminals or for rich.
 _SEPARATORS = re.compile("[\u2028\u2029]")
 
@@ -42,40 +45,21 @@ def decode(text: str, width: int) -> tuple[Text, ...]:
     # Enough for all rows, even if nearly all of it are colours.
     text = _SEPARATORS.sub(" ", clean(text[: width * _MAX_ROWS * 8]))
     decoded = AnsiDecoder().decode_line(text)
-    decoded.no_wrap, decoded.overflow, decoded.end = True, "crop", ""
-    decoded.expand_tabs(8)
     decoded.rstrip()
-    if decoded.cell_len <= width:
-        return (decoded,)
-    offsets: list[int] = []
-    offset = 0
-    while len(offsets) < _MAX_ROWS and offset < len(decoded.plain):
-        offset += _fold(decoded.plain[offset:], width)
-        offsets.append(offset)
-    rows = list(decoded.divide(offsets))
-    if any(rows[_MAX_ROWS:]):
+    rows = decoded.wrap(_CONSOLE, width, overflow="fold")
+    if len(rows) > _MAX_ROWS:
         last = rows[_MAX_ROWS - 1]
         last.truncate(width - 1, overflow="crop")
         last.append("…", QUIET)
-    return tuple(fit(row, width) for row in rows[:_MAX_ROWS] if row)
+    return tuple(fit(row, width) for row in rows[:_MAX_ROWS])
 
 
-def _fold(text: str, width: int) -> int:
-    """Say how many characters go into the first row: behind a space, if one is near its end."""
-    row = (chop_cells(text, width) or [text])[0]
-    space = row.rfind(" ")
-    if len(row) < len(text) and space >= len(row) * 2 // 3:
-        return space + 1
-    return len(row) or 1  # where not even one wide character has room
-
-
-def sized(text: str, size: int, *, is_right: bool = False) -> str:
-    """Make text exactly `size` cells wide: cut off, or padded on one side."""
+def sized(text: str, size: int) -> str:
+    """Make text exactly `size` cells wide: cut off, or padded."""
     text = one_line(text)
     if cell_len(text) > size:
-        text = (chop_cells(text, size - 1) or [""])[0] + "…" if size > 1 else "…" * size
-    space = " " * max(size - cell_len(text), 0)
-    return space + text if is_right else text + space
+        text = set_cell_size(text, size - 1) + "…"
+    return set_cell_size(text, size)
 
 
 def fit(text: Text, width: int, *, pad: bool = False) -> Text:

@@ -19,7 +19,6 @@ __all__ = [
     "SENTENCE_KINDS",
     "colour_number",
     "is_blank",
-    "outcome",
     "sentence",
     "short_seconds",
 ]
@@ -63,7 +62,6 @@ def _change(event: StateChanged) -> str:
         return ""
     name = event.process
     reason = f": {event.reason}" if event.reason else ""
-    how = f": {text}" if (text := event.reason or _end(event)) else ""
     match event.state:
         case State.WAITING:
             return ""
@@ -82,28 +80,11 @@ def _change(event: StateChanged) -> str:
         case State.STOPPING:
             return f"{name} is being stopped{reason}"
         case State.BACKING_OFF:
-            return f"{name} ended{how}"
-        case State.COMPLETED:
-            return f"{name} completed{how}"
-        case State.FAILED:
-            return f"{name} failed{how}"
-        case State.STOPPED:
-            return f"{name} stopped{reason}"
+            return f"{name} ended{reason}"
+        case State.COMPLETED | State.FAILED | State.STOPPED:
+            return f"{name} {event.state.value}{reason}"
         case _:
             assert_never(event.state)
-
-
-def outcome(event: StateChanged) -> str:
-    """Say how a process ended, or why it is in its state: the reason, or else the exit status."""
-    if event.reason or event.state not in (State.FAILED, State.BACKING_OFF, State.COMPLETED):
-        return event.reason
-    return _end(event)
-
-
-def _end(event: StateChanged) -> str:
-    if event.signal is not None:
-        return f"killed by {event.signal}"
-    return "" if event.exit_code is None else f"exit code {event.exit_code}"
 
 
 def is_blank(text: str) -> bool:

@@ -14,26 +14,22 @@ import fcntl
 import os
 import select
 import stat
-from typing import TYPE_CHECKING
+from math import inf
 
 import trio
 
 from orchestra.errors import OrchestraError
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-__all__ = ["ReaderGone", "Unwritable", "Writer", "is_writable", "write_some"]
+__all__ = ["ReaderGone", "Unwritable", "Writer", "is_writable", "terminal_size", "write_some"]
 
 # 4 MiB are buffered: one half is being written while the other is filled.
 _BUFFER_LIMIT = 2 * 1024 * 1024
-# What a pipe holds. Larger writes would hide for how long nothing has moved.
+# What a pipe holds: a larger write would hide that the reader takes something.
 _WRITE_SIZE = 64 * 1024
 # At the end, progress has to be seen in smaller steps: a reader that takes 1 KiB a second is still reading.
 _LAST_WRITE_SIZE = 4 * 1024
 # At the end, a reader that has taken nothing for so long is not waited for.
 _STALL_TIMEOUT = 5.0
-_STALL_INTERVAL = 0.25
 # A quiet moment before a small batch is followed by another: a line each way to the worker thread and back
 # would cost more than the line. 5 ms cannot be seen.
 _COALESCE_DELAY = 0.005
@@ -67,45 +63,35 @@ class Writer:
 
     Attributes:
         fd: The file descriptor.
-        is_full: Whether `wait_for_room` would wait.
     """
 
     def __init__(self, fd: int = 1) -> None:
         self.fd = fd
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._written_bytes = 0
-        self._more = trio.Event()
-        self._room = trio.Event()
-        self._drained = trio.Event()
-        self._drained.set()
-        self._write_size = _WRITE_SIZE
+        self._is_writing = False
+        self._is_ending = False
         self._is_over = False
+        self._write_scope = trio.CancelScope()  # around the newest write
+        self._changed = trio.Event()
 
     def __repr__(self) -> str:
         return f"<Writer to {self.fd} with {self._pending_bytes} bytes to write>"
-
-    @property
-    def is_full(self) -> bool:  # noqa: D102 - among the attributes
-        return self._pending_bytes >= _BUFFER_LIMIT
 
     def put(self, data: bytes) -> None:
         """Append to the buffer, whether it is full or not; what must not lose anything waits for room."""
         if self._is_over:
             return
         if not self._pending:
-            self._more.set()
-            if self._drained.is_set():
-                self._drained = trio.Event()
+            self._wake()
         self._pending.append(data)
         self._pending_bytes += len(data)
 
     async def wait_for_room(self) -> None:
         """Wait until the buffer is not full."""
-        while self.is_full and not self._is_over:
-            if self._room.is_set():
-                self._room = trio.Event()  # one for all tasks that wait
-            await self._room.wait()
+        # No checkpoint on the fast path: a line costs less than a turn of trio's scheduler.
+        while self._pending_bytes >= _BUFFER_LIMIT and not self._is_over:
+            await self._changed.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled.
@@ -114,90 +100,83 @@ class Writer:
             ReaderGone: The reader has closed its end.
             Unwritable: It cannot be written to.
         """
-        errors: list[OrchestraError] = []
+        error: OrchestraError = ReaderGone()
         async with trio.open_nursery() as nursery:
-
-            async def end_with(failure: Callable[[], Awaitable[OrchestraError]]) -> None:
-                errors.append(await failure())
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(end_with, self._hangup)
+            nursery.start_soon(self._cancel_at_hangup, nursery.cancel_scope)
             task_status.started()
             try:
-                await end_with(self._write_all)
+                error = await self._write_all()
+                nursery.cancel_scope.cancel()
             finally:
                 self.give_up()
         # Raised outside of the nursery, which would put it into a group.
-        raise errors[0]
+        raise error
+
+    def expect_end(self) -> None:
+        """From now on, drop the rest when the reader makes no progress any more."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._write_scope.deadline = trio.current_time() + _STALL_TIMEOUT
 
     async def aclose(self) -> None:
         """Wait until all is written, for as long as the reader makes progress."""
-        self._write_size = _LAST_WRITE_SIZE
-        await self._drain()
-
-    async def watch_reader(self) -> None:
-        """Drop the rest when the reader makes no progress any more. For the end."""
-        while not self._is_over:
-            if not await self._drain():
-                self.give_up()
-            await trio.sleep(_STALL_INTERVAL)
+        self.expect_end()
+        while (self._pending or self._is_writing) and not self._is_over:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
 
     def give_up(self) -> None:
         """Drop what has not been written yet, and what is still to come."""
         self._is_over = True
-        self._room.set()
-        self._drained.set()
+        self._write_scope.cancel()
+        self._wake()
 
-    async def _drain(self) -> bool:
-        """Wait until all is written; ``False`` if there was no progress for too long."""
-        written, since = self._written_bytes, trio.current_time()
-        while not self._drained.is_set():
-            with trio.move_on_after(_STALL_INTERVAL):
-                await self._drained.wait()
-            if self._written_bytes != written:
-                written, since = self._written_bytes, trio.current_time()
-            elif trio.current_time() - since >= _STALL_TIMEOUT:
-                return False
-        await trio.lowlevel.checkpoint()
-        return True
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _write_all(self) -> OrchestraError:
         """Write until that fails; return why."""
         try:
             while True:
-                await self._more.wait()
+                while not self._pending:
+                    await self._changed.wait()
                 batch = b"".join(self._pending)
                 self._pending.clear()
                 self._pending_bytes = 0
-                self._more = trio.Event()
-                self._room.set()
-                # Abandoned: a thread that is stuck in a write must not keep us from ending.
-                await trio.to_thread.run_sync(self._write, batch, abandon_on_cancel=True)
-                if not self._pending:
-                    self._drained.set()
-                if len(batch) < _SMALL_BATCH and self._write_size != _LAST_WRITE_SIZE:
+                self._is_writing = True
+                self._wake()  # there is room
+                await self._write(batch)
+                self._is_writing = False
+                self._wake()
+                if len(batch) < _SMALL_BATCH and not self._is_ending:
                     await trio.sleep(_COALESCE_DELAY)
         except BrokenPipeError:
             return ReaderGone()
         except OSError as exc:
             return Unwritable(exc)
 
-    def _write(self, batch: bytes) -> None:
-        """Write a batch; in a worker thread."""
+    async def _write(self, batch: bytes) -> None:
         rest = memoryview(batch)
         while rest and not self._is_over:
-            count = write_some(self.fd, rest[: self._write_size])
-            self._written_bytes += count
-            rest = rest[count:]
+            size = _LAST_WRITE_SIZE if self._is_ending else _WRITE_SIZE
+            patience = _STALL_TIMEOUT if self._is_ending else inf
+            with trio.move_on_after(patience) as self._write_scope:
+                # Abandoned: a thread that is stuck in a write must not keep us from ending.
+                count = await trio.to_thread.run_sync(
+                    write_some, self.fd, rest[:size], abandon_on_cancel=True
+                )
+                rest = rest[count:]
+            if self._write_scope.cancelled_caught:
+                self.give_up()
 
-    async def _hangup(self) -> OrchestraError:
+    async def _cancel_at_hangup(self, scope: trio.CancelScope) -> None:
         """Notice that the reader has gone, though there is nothing to write just now."""
-        if not _tells_hangup(self.fd):
-            await trio.sleep_forever()
-        while not _is_hung_up(self.fd):
-            await trio.lowlevel.wait_readable(self.fd)
-            await trio.sleep(_COALESCE_DELAY)
-        return ReaderGone()
+        if _tells_hangup(self.fd):
+            while not _is_hung_up(self.fd):
+                await trio.lowlevel.wait_readable(self.fd)
+                await trio.sleep(_COALESCE_DELAY)
+            scope.cancel()
 
 
 def write_some(fd: int, data: bytes | memoryview) -> int:
@@ -239,3 +218,12 @@ def _is_hung_up(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def terminal_size(fd: int) -> tuple[int, int]:
+    """Return the columns and lines of a terminal; 80 by 24 if it does not tell."""
+    try:
+        columns, lines = os.get_terminal_size(fd)
+    except OSError:
+        columns = lines = 0
+    return columns or 80, lines or 24

@@ -1,11 +1,11 @@
 """One exchange: a request comes in, an upstream is asked, an answer goes out.
 
-Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what concerns
-upstreams. Most requests never have to wait: an idle connection is at hand, the answer comes in one piece, and
-the client takes it. `advance` carries out such steps whenever bytes arrive. What may have to wait is for `run`,
-in the connection's task, which goes on from there. Bodies stream: what has arrived is sent before more is
-awaited, and `await send` is all the flow control there is. Only a request whose body is still on its way needs
-a second task.
+Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
+concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
+hand, and the client takes what it gets. `begin` and `advance` carry out such steps whenever bytes arrive.
+What may have to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies
+stream: what has arrived is sent before more is awaited, and a send that waits is all the flow control there
+is. Only a request whose body is still on its way needs a second task.
 
 An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
 reset.

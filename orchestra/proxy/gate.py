@@ -14,45 +14,31 @@ an upstream is (`decide` is told).
 
 from __future__ import annotations
 
-import re
-from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, assert_never
 from urllib.parse import urlsplit
 
 import trio
 from msgspec import Struct
 
-from orchestra.config.plan import UNDECIDED, AtUrl, FromProcess
-from orchestra.events import OutputLine, State, StateChanged, UpstreamSwitched
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role
+from orchestra.events import State, UpstreamSwitched
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import Bus, Event
+    from orchestra.events import Bus, StateChanged
     from orchestra.proxy.route import Side
 
-__all__ = ["Address", "Endpoint", "Gate", "Waiter", "wait_any_change"]
+__all__ = ["Endpoint", "Gate", "Waiter", "wait_any_change"]
 
 # Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
 # Bytes that the requests that wait at one gate may have in memory together.
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-# Enough for a Python traceback's end, little enough for a page.
-TAIL_LINES = 20
-
-_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
-
-
-class Address(Struct, frozen=True):
-    """Where an upstream listens; `host` is a literal address or a name, without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+# Of several instances one that is ready is enough.
+_BEST_FIRST = (Availability.READY, Availability.HOLD, Availability.FAIL)
 
 
 class Endpoint(Struct, frozen=True):
@@ -88,39 +74,6 @@ class Waiter(Protocol):
         ...
 
 
-class _Life:
-    """What was reported of one process."""
-
-    __slots__ = ("ended_before_ready", "is_ready_now", "reason", "state", "tail", "url")
-
-    def __init__(self) -> None:
-        self.state: State | None = None
-        self.url: str | None = None
-        self.reason = ""
-        self.ended_before_ready = False
-        self.is_ready_now = False
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-    def apply(self, event: StateChanged) -> None:
-        self.state, self.reason = event.state, event.reason
-        self.url = event.url or (f"http://127.0.0.1:{event.port}" if event.port else None)
-        match event.state:
-            case State.READY:
-                self.is_ready_now, self.ended_before_ready = True, False
-            case State.STARTING:
-                self.is_ready_now = False
-            case State.BACKING_OFF | State.FAILED:
-                self.ended_before_ready = not self.is_ready_now
-            case _:
-                pass
-
-    @property
-    def availability(self) -> Availability:
-        return availability(
-            self.state, ended_before_ready=self.ended_before_ready, has_url=self.url is not None
-        )
-
-
 class Gate:
     """Whether one upstream can be asked, and where.
 
@@ -128,44 +81,40 @@ class Gate:
         side: Which upstream it is.
         upstream: What is behind it; ``None``: there is no such upstream.
         bus: Where decisions and switches are reported.
+        tail: Gives the last lines that a process wrote, for a refusal.
 
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked; ``None`` while nothing can be.
     """
 
-    def __init__(self, side: Side, upstream: UpstreamPlan, *, bus: Bus) -> None:
+    availability = Availability.HOLD
+    endpoint: Endpoint | None = None
+
+    def __init__(
+        self, side: Side, upstream: UpstreamPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]]
+    ) -> None:
         self.side: Side = side
+        self._upstream = upstream
         self._bus = bus
-        self._is_open = upstream is UNDECIDED
+        self._tail = tail
+        self._was_undecided = upstream is UNDECIDED
+        self._absence = f"there is no {side}"
+        # Of all processes: which of them the upstream is may be decided later.
+        self._newest: dict[str, StateChanged] = {}
         self._waiting = 0
         self._waiting_bytes = 0
-        self._lives: dict[str, _Life] = {}
         self._changed = trio.Event()
-        self._absence = f"there is no {side}"
-        self.availability = Availability.HOLD
-        self.endpoint: Endpoint | None = None
-        self._set(upstream)
+        self._look()
 
     def __repr__(self) -> str:
-        what = " and ".join(self._members) or self._fixed or "not decided yet"
+        fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
+        what = " and ".join(self._members) or fixed
         return f"<Gate {self.side}: {what}, {self.availability.value}, {self._waiting} waiting>"
 
-    def _set(self, upstream: UpstreamPlan) -> None:
-        self._members: tuple[str, ...] = ()
-        self._fixed: Address | None = None
-        self._is_undecided = False
-        match upstream:
-            case None:
-                pass
-            case AtUrl():
-                self._fixed = Address(upstream.host, upstream.port)
-            case FromProcess():
-                self._members = upstream.members
-            case _:
-                assert upstream is UNDECIDED  # noqa: S101 - nothing else is left
-                self._is_undecided = True
-        self._look()
+    @property
+    def _members(self) -> tuple[str, ...]:
+        return self._upstream.members if isinstance(self._upstream, FromProcess) else ()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
         """Take note of what the upstream is, if the plan has left that open; what was found stays.
@@ -174,7 +123,7 @@ class Gate:
             upstream: What it is; ``None``: there is no such upstream.
             reason: Why, for people.
         """
-        if not self._is_open or self._members:
+        if not self._was_undecided or self._members:
             return
         hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
         if upstream is None:
@@ -185,7 +134,8 @@ class Gate:
             hint = f"If that is wrong, set [proxy] {self.side}."
             text = f"the {self.side} is {upstream.name}: {reason}"
             self._bus.notice(f"{self.side}-found", text, level="info", hint=hint)
-        self._set(upstream)
+        self._upstream = upstream
+        self._look()
 
     def has(self, process: str) -> bool:
         """Whether it is known to stand for this process."""
@@ -193,50 +143,51 @@ class Gate:
 
     def is_stopping(self, process: str | None) -> bool:
         """Whether it has been asked to end, so that its connections break."""
-        return process in self._lives and self._lives[process].state is State.STOPPING
+        return process in self._newest and self._newest[process].state is State.STOPPING
 
     @property
     def is_supervised(self) -> bool:
         """Whether its coming and going is reported to us."""
-        return self._fixed is None
+        return not isinstance(self._upstream, Address)
 
-    def observe(self, event: Event) -> None:
-        """Take note of an event; others than those of its processes do not matter here."""
-        if isinstance(event, OutputLine):
-            if event.process in self._members or self._is_undecided:
-                self._life(event.process).tail.append(_COLOURS.sub("", event.text))
-        elif isinstance(event, StateChanged):
-            life = self._life(event.process)
-            before = life.url if life.state is State.READY else None
-            life.apply(event)
-            if event.process in self._members:
-                if before and life.url and life.state is State.READY and life.url != before:
-                    switched = UpstreamSwitched(
-                        upstream=self.side, process=event.process, url=life.url, previous=before
-                    )
-                    self._bus.emit(switched)
-                self._look()
-
-    def _life(self, process: str) -> _Life:
-        return self._lives.setdefault(process, _Life())
+    def observe(self, event: StateChanged) -> None:
+        """Take note of what is reported of a process."""
+        self._newest[event.process] = event
+        if event.process not in self._members:
+            return
+        before = self.endpoint
+        self._look()
+        now = self.endpoint
+        if before is not None and now is not None and before != now and before.process == now.process:
+            switched = UpstreamSwitched(
+                upstream=self.side,
+                process=event.process,
+                url=now.address.url,
+                previous=before.address.url,
+            )
+            self._bus.emit(switched)
 
     def _look(self) -> None:
         """Find out what can be asked now, and wake all that wait."""
         self.endpoint = None
-        if self._fixed is not None:
-            self.endpoint = Endpoint(None, self._fixed)
-            self.availability = Availability.READY
-        elif self._members:
-            lives = {process: self._life(process) for process in self._members}
-            self.availability = _best(life.availability for life in lives.values())
-            for process, life in lives.items():
-                if life.availability is Availability.READY and life.url is not None:
-                    parts = urlsplit(life.url)
+        match self._upstream:
+            case FromProcess(members=members):
+                reports = [self._newest.get(name) for name in members]
+                best = min(reports, key=lambda report: _BEST_FIRST.index(availability(report)))
+                self.availability = availability(best)
+                if self.availability is Availability.READY and best is not None:
+                    parts = urlsplit(best.url or "")
                     address = Address(parts.hostname or "127.0.0.1", parts.port or 80)
-                    self.endpoint = Endpoint(process, address)
-                    break
-        else:
-            self.availability = Availability.HOLD if self._is_undecided else Availability.ABSENT
+                    self.endpoint = Endpoint(best.process, address)
+            case Address():
+                self.availability = Availability.READY
+                self.endpoint = Endpoint(None, self._upstream)
+            case Role.UNDECIDED:
+                self.availability = Availability.HOLD
+            case None:
+                self.availability = Availability.ABSENT
+            case _:
+                assert_never(self._upstream)
         self._changed.set()
         self._changed = trio.Event()
 
@@ -286,26 +237,28 @@ class Gate:
         """Say why it cannot be asked."""
         text = self._explain()
         process = self._most_telling()
-        tail = tuple(self._lives[process].tail) if process in self._lives else ()
+        tail = tuple(self._tail(process)) if process is not None else ()
         return Unavailable(self.side, self.availability, f"{text}; {more}" if more else text, tail)
 
     def _explain(self) -> str:
-        if self._fixed is not None:
-            return f"nothing answers at {self._fixed}"
-        if self._is_undecided:
+        if self.endpoint is not None:
+            refuses = f"{self.endpoint.process} refuses connections" if self._members else "nothing answers"
+            return f"{refuses} at {self.endpoint.address.url}"
+        if self._upstream is UNDECIDED:
             return f"it is not known yet which process is the {self.side}"
         process = self._most_telling()
         if process is None:
             return self._absence
-        life = self._lives[process]
-        if self.availability is Availability.READY:
-            return f"{process} refuses connections at {life.url}"
-        text = f"{process} is {life.state.value if life.state else 'not started'}"
-        return f"{text}: {life.reason}" if life.reason else text
+        newest = self._newest.get(process)
+        if newest is None:
+            return f"{process} is not started"
+        text = f"{process} {newest.state.predicate}"
+        return f"{text}: {newest.reason}" if newest.reason else text
 
     def _most_telling(self) -> str | None:
         """The process whose last lines explain best why there is no upstream."""
-        died = (process for process in self._members if self._lives[process].ended_before_ready)
+        reports = (self._newest.get(name) for name in self._members)
+        died = (report.process for report in reports if report is not None and report.ended_before_ready)
         return next(died, self._members[0] if self._members else None)
 
 
@@ -319,9 +272,3 @@ async def wait_any_change(gates: Iterable[Gate], deadline: float) -> None:
 
         for gate in gates:
             nursery.start_soon(wait, gate)
-
-
-def _best(found: Iterable[Availability]) -> Availability:
-    """Sum up the instances of an upstream: one that is ready is enough."""
-    order = (Availability.READY, Availability.HOLD, Availability.FAIL)
-    return min(found, key=order.index)

@@ -25,7 +25,7 @@ from orchestra.proxy.route import Availability
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from orchestra.events import Event
+    from orchestra.events import StateChanged
     from orchestra.proxy.gate import Endpoint, Gate, Waiter
     from orchestra.proxy.head import HeadReader
     from orchestra.proxy.transport import Transport
@@ -128,8 +128,8 @@ class Upstream:
         """Drop all idle connections."""
         self._pool.clear()
 
-    def observe(self, event: Event) -> None:
-        """Pass an event on to the gate; connections to a process that is gone or has moved are dropped."""
+    def observe(self, event: StateChanged) -> None:
+        """Pass a report on to the gate; connections to a process that is gone or has moved are dropped."""
         self.gate.observe(event)
         self.look()
 
@@ -189,7 +189,7 @@ class Upstream:
                 transport,
                 self._reader,
                 process=endpoint.process,
-                label=endpoint.process or str(endpoint.address),
+                label=endpoint.process or endpoint.address.url,
                 generation=generation,
             )
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import StreamKind
+    from orchestra.events import StateChanged, StreamKind
     from orchestra.proxy.head import RequestHead
 
 __all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
@@ -435,21 +435,17 @@ def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
     return is_question and 200 <= answer.status < 300 and answer.media_type not in _HTML
 
 
-def availability(state: State | None, *, ended_before_ready: bool, has_url: bool) -> Availability:
-    """Decide what the state of an upstream's process means for a request that wants it.
-
-    Args:
-        state: ``None`` while nothing was reported.
-        ended_before_ready: Its newest child ended before it was ready.
-        has_url: It listens at an address that is known.
-    """
-    match state:
+def availability(newest: StateChanged | None) -> Availability:
+    """Decide what the newest report of an upstream's process means for a request that wants it."""
+    if newest is None:
+        return Availability.HOLD
+    match newest.state:
         case State.READY:
-            return Availability.READY if has_url else Availability.HOLD
+            return Availability.READY if newest.url else Availability.HOLD
         case State.UNHEALTHY:
             # One that lives and does not listen is broken: it has to be mended first.
-            return Availability.READY if has_url else Availability.FAIL
+            return Availability.READY if newest.url else Availability.FAIL
         case State.FAILED | State.COMPLETED | State.STOPPED:
             return Availability.FAIL
         case _:
-            return Availability.FAIL if ended_before_ready else Availability.HOLD
+            return Availability.FAIL if newest.ended_before_ready else Availability.HOLD

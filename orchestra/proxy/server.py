@@ -31,7 +31,7 @@ from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus, Event
@@ -64,6 +64,7 @@ class Proxy:
         plan: What stands behind it.
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
+        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
     """
 
@@ -73,6 +74,7 @@ class Proxy:
         listeners: Sequence[socket.socket],
         *,
         bus: Bus,
+        tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
     ) -> None:
         self._plan = plan
@@ -82,8 +84,8 @@ class Proxy:
         self._backend, self._frontend = (
             Upstream(gate, dial=dial or self._dial, reader=self._reader, idle=idle)
             for gate in (
-                Gate("backend", plan.backend, bus=bus),
-                Gate("frontend", plan.frontend, bus=bus),
+                Gate("backend", plan.backend, bus=bus, tail=tail),
+                Gate("frontend", plan.frontend, bus=bus, tail=tail),
             )
         )
         self._shared = Shared(
@@ -110,11 +112,11 @@ class Proxy:
         return await dial_tcp(host, port, self.poller)
 
     def observe(self, event: Event) -> None:
-        """Take note of what the supervisor reports: what is ready, where, and what it wrote last."""
-        for upstream in (self._backend, self._frontend):
-            upstream.observe(event)
+        """Take note of what the supervisor reports: what is ready, and where."""
         if not isinstance(event, StateChanged):
             return
+        for upstream in (self._backend, self._frontend):
+            upstream.observe(event)
         if event.state is State.READY and self._backend.gate.has(event.process):
             self._shared.router.forget()
         if event.state is State.STOPPING:

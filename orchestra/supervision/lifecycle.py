@@ -433,7 +433,7 @@ def _is_met(dependency: Dependency, life: Life) -> bool:
 def _unmet_in_words(dependency: Dependency, life: Life) -> str:
     name = dependency.name
     if life.state.is_ended:
-        return f"{name} has {life.state.value}"
+        return f"{name} {life.state.predicate}"
     if life.is_settled:
         return f"{name} is blocked by a failed dependency"
     match dependency.condition:

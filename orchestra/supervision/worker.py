@@ -268,7 +268,7 @@ class Worker:
         """
         state, reason = self.life.state, self.life.reason
         if state in (State.FAILED, State.STOPPED):
-            text = f"has {state.value}" + (f": {reason}" if reason else "")
+            text = state.predicate + (f": {reason}" if reason else "")
             raise StartError(self.life.plan.name, text, tail=self.output.tail)
         if self.life.is_settled and state is State.WAITING:
             raise StartError(self.life.plan.name, f"cannot be started: {reason}", tail=self.output.tail)
@@ -282,7 +282,7 @@ class Worker:
             return self.life.reason
         attempt = self._handover.current
         missing = attempt.missing() if attempt is not None else ""
-        return f"it is {self.life.state.value}" + (f", {missing}" if missing else "")
+        return f"it {self.life.state.predicate}" + (f", {missing}" if missing else "")
 
     def _describe(self, previous: State) -> StateChanged:
         life, attempt = self.life, self._handover.current
