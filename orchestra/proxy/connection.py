@@ -92,6 +92,18 @@ class _Connection:
         except _BROKEN as exc:
             raise self._gone() from exc
 
+    def take_raw(self) -> bytes | None:
+        """Do the same without waiting; ``None``: there is nothing, or an error that `receive_raw` raises."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        return self.transport.take_some()
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether something was received that is not read yet."""
+        return bool(self._buffer)
+
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that are already here.
 
@@ -201,11 +213,6 @@ class ClientConnection(_Connection):
     def _begin(self, head: RequestHead) -> None:
         self.body = request_body(head)
         self._keeps_alive = keeps_alive(head)
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether something was received that is not read yet."""
-        return bool(self._buffer)
 
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.

@@ -25,17 +25,11 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 
 from orchestra.errors import UpstreamError
-from orchestra.proxy import answers
+from orchestra.proxy import answers, websocket
 from orchestra.proxy.answers import Message
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
-from orchestra.proxy.forward import (
-    forwarded_response,
-    host_refusal,
-    is_looping,
-    origin_refusal,
-    websocket_fault,
-)
+from orchestra.proxy.forward import forwarded_response, host_refusal, is_looping
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
@@ -49,7 +43,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import Step, WebSocketRoute
+    from orchestra.proxy.route import Step
     from orchestra.proxy.shared import Shared
     from orchestra.proxy.upload import Upload
 
@@ -84,9 +78,7 @@ class Exchange:
     _bytes_out = 0
     _is_stream = False
     _step: Step | Message | None = None
-    _answering: Reply | None = None
-    _unsent = b""
-    _fault: UpstreamError | None = None
+    _relay: _Relay | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -110,46 +102,32 @@ class Exchange:
     def advance(self) -> Progress:
         """Take what has come from the upstream, and go on with it as long as that needs no waiting."""
         asker = self._asker
-        if self._answering is not None:
-            return self._pass_on_now(self._answering)
+        if self._relay is not None:
+            return self._passed_on(self._relay.advance())
         outcome = asker.hear_now()
         if outcome is None:
             return Progress.STUCK
         step = self._step = self._route.next(outcome)
         if isinstance(step, Answer) and not step.is_kept:
-            return self._send_now(self._open_answer(step))
+            return self._passed_on(self._open_answer(step).send())
         if asker.reply is not None and asker.reply.body.is_complete:
             asker.set_aside_now(keep=isinstance(step, Ask) and step.keeps_answer)
             if isinstance(step, Ask):
                 return self._ask_now(step)
             if isinstance(step, Answer):
-                return self._send_now(self._open_answer(step))
+                return self._passed_on(self._open_answer(step).send())
         return Progress.STUCK
 
     def _ask_now(self, step: Ask) -> Progress:
         is_asked = self._asker.ask_now(self._shared.upstream(step.side))
         return Progress.WAITING if is_asked else Progress.STUCK
 
-    def _pass_on_now(self, reply: Reply) -> Progress:
-        try:
-            piece = reply.connection.take_more()
-        except UpstreamError as exc:
-            self._fault = exc
-            return Progress.STUCK
-        return Progress.STUCK if piece is None else self._send_now(piece)
-
-    def _send_now(self, data: bytes) -> Progress:
-        assert self._answering is not None  # noqa: S101 - it is a piece of this
-        sent = self._client.transport.send_some(data)
-        if sent < len(data):
-            self._unsent = data[sent:]
-            return Progress.STUCK
-        if not self._answering.body.is_complete:
-            return Progress.WAITING
-        self._close_answer()
-        self._finish()
-        self.is_over = True
-        return Progress.OVER
+    def _passed_on(self, progress: Progress) -> Progress:
+        if progress is Progress.OVER:
+            self._close_answer()
+            self._finish()
+            self.is_over = True
+        return progress
 
     async def run(self) -> None:
         """See it through from where `advance` has brought it, and report it.
@@ -234,9 +212,7 @@ class Exchange:
                     kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
                     step = route.next(kept or await asker.ask(shared.upstream(step.side)))
                 case Answer():
-                    if self._answering is None:
-                        self._unsent = self._open_answer(step)
-                    await self._pass_on()
+                    await self._pass_on(self._relay or self._open_answer(step))
                     if step.is_kept:
                         await asker.discard()
                     return
@@ -251,7 +227,7 @@ class Exchange:
                     backend, frontend = shared.backend.gate, shared.frontend.gate
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
                 case Signal.UPGRADE:
-                    await self._websocket()
+                    await self._upgrade()
                     return
                 case Signal.RESET:
                     raise _Reset
@@ -272,16 +248,13 @@ class Exchange:
 
     # --- Answering ---
 
-    def _open_answer(self, step: Answer) -> bytes:
-        asker = self._asker
-        reply = asker.kept if step.is_kept else asker.reply
+    def _open_answer(self, step: Answer) -> _Relay:
+        reply = self._asker.kept if step.is_kept else self._asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
         return self._open(reply, step.reason)
 
-    def _open(self, reply: Reply, reason: str) -> bytes:
-        """Begin an answer: return its head, and what is here of its body."""
+    def _open(self, reply: Reply, reason: str) -> _Relay:
         record, head, body = self._record, reply.head, reply.body
-        self._answering = reply
         record.reason, record.upstream = reason, reply.upstream.gate.side
         record.answered(head.status)
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
@@ -293,31 +266,24 @@ class Exchange:
             self._shared.streams.add(self)
             record.stream_opened("event-stream")
         out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
-        return out + reply.read
+        self._relay = _Relay(reply, self._client, out + reply.read)
+        return self._relay
 
     def _close_answer(self) -> None:
-        reply = self._answering
-        assert reply is not None  # noqa: S101 - it was opened
+        assert self._relay is not None  # noqa: S101 - it was opened
+        reply = self._relay.reply
         self._bytes_out = reply.body.size
         if reply.body.is_complete:
             self._asker.release(reply)
         if self._is_stream:
             self._shared.streams.discard(self)
 
-    async def _pass_on(self) -> None:
-        """Send the rest of an answer that was opened, while it comes."""
-        client, reply = self._client, self._answering
-        assert reply is not None  # noqa: S101 - it was opened
+    async def _pass_on(self, relay: _Relay) -> None:
+        """See an answer through that was opened."""
         try:
-            await client.send(self._unsent)
-            if self._fault is not None:
-                raise self._fault
-            while not reply.body.is_complete:
-                piece = await reply.connection.more()
-                if piece:
-                    await client.send(piece)
+            await relay.run()
         except UpstreamError:
-            await self._break_off(reply)
+            await self._break_off(relay.reply)
         finally:
             self._close_answer()
 
@@ -357,30 +323,14 @@ class Exchange:
 
     # --- WebSockets ---
 
-    async def _websocket(self) -> None:
-        shared, head, record = self._shared, self._head, self._record
-        fault = websocket_fault(head)
-        if fault is not None:
-            status, text = fault
-            extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
-            await self._say(Message(status=status, title="No WebSocket", text=f"{text}.", headers=extra))
+    async def _upgrade(self) -> None:
+        """Open a WebSocket, or say why not."""
+        record, shared = self._record, self._shared
+        route = websocket.admit(self._head, self._peer, shared)
+        if isinstance(route, Message):
+            await self._say(route)
             return
-        route = shared.router.websocket(
-            head,
-            has_backend=shared.backend.gate.availability is not Availability.ABSENT,
-            has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
-        )
         record.reason = route.reason
-        if route.side != "backend":
-            origin = head.values.get(b"origin")
-            refused = origin_refusal(origin, head.host, self._peer.port, shared.plan.allowed_origins)
-            if refused is not None:
-                shared.report_origin(origin, refused)
-                await self._say(Message(status=403, title="Origin not allowed", text=f"{refused}."))
-                return
-        if route.side is None:
-            await self._say(answers.own(head))
-            return
         upstream = shared.upstream(route.side)
         if route.is_ping and upstream.gate.availability is not Availability.READY:
             raise _Reset
@@ -391,12 +341,11 @@ class Exchange:
                 raise _Reset from None
             raise
         if reply.head.status == 101:
-            await self._tunnel(reply, route)
+            await self._tunnel(reply, route.kind)
         else:
-            self._unsent = self._open(reply, route.reason)
-            await self._pass_on()
+            await self._pass_on(self._open(reply, route.reason))
 
-    async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
+    async def _tunnel(self, reply: Reply, kind: StreamKind) -> None:
         client, record = self._client, self._record
         record.upstream = reply.upstream.gate.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
@@ -404,8 +353,17 @@ class Exchange:
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)
         self._finish()
-        await _WebSocket(client, reply.connection).run(self._shared, record, route.kind)
-        self._asker.connection = None
+        tunnel = Tunnel(client, reply.connection)
+        self._shared.streams.add(tunnel)
+        record.stream_opened(kind)
+        try:
+            await tunnel.run()
+        finally:
+            self._asker.connection = None
+            self._shared.streams.discard(tunnel)
+            record.stream_closed(
+                kind, code=tunnel.close_code, bytes_in=tunnel.bytes_in, bytes_out=tunnel.bytes_out
+            )
 
     def _finish(self) -> None:
         asker, record = self._asker, self._record
@@ -416,24 +374,55 @@ class Exchange:
             record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
 
 
-class _WebSocket:
-    """A tunnel in the list of open streams."""
+class _Relay:
+    """An answer on its way to the client, while it comes.
 
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self.connection: UpstreamConnection | None = upstream
-        self._tunnel = Tunnel(client, upstream)
+    Args:
+        data: What is here of it.
+    """
 
-    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
-        tunnel = self._tunnel
-        shared.streams.add(self)
-        record.stream_opened(kind)
+    __slots__ = ("_client", "_data", "_fault", "reply")
+
+    def __init__(self, reply: Reply, client: ClientConnection, data: bytes) -> None:
+        self.reply = reply
+        self._client = client
+        self._data = data
+        self._fault: UpstreamError | None = None
+
+    def send(self) -> Progress:
+        """Send what is here, without waiting."""
+        data = self._data
+        sent = self._client.transport.send_some(data)
+        if sent < len(data):
+            self._data = data[sent:]
+            return Progress.STUCK
+        self._data = b""
+        return Progress.OVER if self.reply.body.is_complete else Progress.WAITING
+
+    def advance(self) -> Progress:
+        """Send what has come since."""
         try:
-            await tunnel.run()
-        finally:
-            shared.streams.discard(self)
-            record.stream_closed(
-                kind, code=tunnel.close_code, bytes_in=tunnel.bytes_in, bytes_out=tunnel.bytes_out
-            )
+            piece = self.reply.connection.take_more()
+        except UpstreamError as exc:
+            self._fault = exc
+            return Progress.STUCK
+        if piece is None:
+            return Progress.STUCK
+        self._data = piece
+        return self.send()
 
-    def close(self, code: int) -> None:
-        self._tunnel.close(code)
+    async def run(self) -> None:
+        """Send the rest of it.
+
+        Raises:
+            UpstreamError: It is not complete.
+            ClientGone: There is no client any more.
+        """
+        reply, client = self.reply, self._client
+        await client.send(self._data)
+        if self._fault is not None:
+            raise self._fault
+        while not reply.body.is_complete:
+            piece = await reply.connection.more()
+            if piece:
+                await client.send(piece)

@@ -186,13 +186,13 @@ class WebSocketRoute(Struct, frozen=True, kw_only=True):
     """Where a WebSocket goes.
 
     Attributes:
-        side: The upstream; ``None`` for orchestra itself.
+        side: The upstream.
         reason: Why, in words for the dashboard.
         kind: What the stream is called.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
     """
 
-    side: Side | None
+    side: Side
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
@@ -225,8 +225,6 @@ class Router:
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
         path = head.path
-        if path.startswith(OWN_PREFIX):
-            return WebSocketRoute(side=None, reason="orchestra's own path")
         if not has_frontend:
             return WebSocketRoute(side="backend", reason="no frontend")
         protocols = head.all(b"sec-websocket-protocol")
@@ -272,11 +270,11 @@ class Route:
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
-        if b"upgrade" in head.values and is_websocket(head):
-            return Signal.UPGRADE
         path = head.path
         if path.startswith(OWN_PREFIX) or path == b"*":
             return Signal.SAY_OWN
+        if b"upgrade" in head.values and is_websocket(head):
+            return Signal.UPGRADE
         if frontend is Availability.ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:

@@ -264,9 +264,10 @@ class Proxy:
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             # Admitted before its task runs: the next one must not slip past the limit.
-            peer = Peer(address.removeprefix("::ffff:"), port)
-            nursery.start_soon(self._serve, self._admit(SocketTransport(sock, poller), peer))
-            del sock
+            transport, peer = SocketTransport(sock, poller), Peer(address.removeprefix("::ffff:"), port)
+            nursery.start_soon(self._serve, self._admit(transport, peer))
+            # It would live on here until the next one comes.
+            del sock, transport, peer
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""

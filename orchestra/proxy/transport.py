@@ -151,9 +151,16 @@ class SocketTransport:
                 on_hangup, self._on_hangup = self._on_hangup, None
                 on_hangup(bool(news & _ERROR))
                 return
-        if self._on_input is not None:
-            on_input, self._on_input = self._on_input, None
-            on_input()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        on_input, self._on_input = self._on_input, None
+        if on_input is not None:
+            try:
+                on_input()
+            except Exception:
+                logger.exception("a bug in orchestra ended one connection: %r", on_input)
+                self.abort()
 
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
@@ -243,10 +250,10 @@ class SocketTransport:
 
     def on_input(self, callback: OnInput | None) -> None:
         """See `Transport.on_input`."""
+        self._on_input = callback
         if callback is not None and self.has_input():
-            callback()
-        else:
-            self._on_input = callback
+            # Not at once: a source that always has more would never let others have their turn.
+            trio.lowlevel.current_trio_token().run_sync_soon(self._call_back)
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """See `Transport.on_hangup`."""
@@ -278,9 +285,7 @@ class SocketTransport:
         self._fd = -1
         self._sock.close()
         self._on_hangup = None
-        if self._on_input is not None:
-            on_input, self._on_input = self._on_input, None
-            on_input()
+        self._call_back()
 
 
 class Poller:
@@ -319,10 +324,7 @@ class Poller:
         for fd, news in all_news:
             tell = self._tell.get(fd)
             if tell is not None:
-                try:
-                    tell(news)
-                except Exception:
-                    logger.exception("a bug in orchestra stopped the work for one connection: %r", tell)
+                tell(news)
         return len(all_news)
 
     def close(self) -> None:
