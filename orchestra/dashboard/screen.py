@@ -25,6 +25,7 @@ import re
 import termios
 import threading
 import time
+import tty
 from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -281,18 +282,13 @@ def _difference(before: list[str], after: list[str]) -> str:
 
 
 def _key_mode(mode: _Mode, disabled: bytes) -> _Mode:
-    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal.
-
-    Args:
-        mode: As by `termios.tcgetattr`.
-        disabled: The character that stands for none (``_POSIX_VDISABLE``).
-    """
-    iflag, oflag, cflag, lflag, ispeed, ospeed, characters = mode
-    characters = list(characters)
+    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal."""
+    mode = list(mode)
+    mode[tty.LFLAG] = (mode[tty.LFLAG] & ~(termios.ECHO | termios.ICANON)) | termios.ISIG
+    characters = mode[tty.CC] = list(mode[tty.CC])
     # A read takes what there is and never waits: that is trio's part.
     characters[termios.VMIN] = characters[termios.VTIME] = 0
     for name in ("VSUSP", "VDSUSP"):  # the second one only macOS has
         if hasattr(termios, name):
             characters[getattr(termios, name)] = disabled
-    lflag = (lflag & ~(termios.ECHO | termios.ICANON)) | termios.ISIG
-    return [iflag, oflag, cflag, lflag, ispeed, ospeed, characters]
+    return mode
