@@ -152,9 +152,7 @@ def test_vites_ping_is_reset_unless_vite_answers_it() -> None:
         (b"/api/x", b"", "frontend", "websocket"),
     ],
 )
-def test_exactly_vites_subprotocols_go_to_vite(
-    target: bytes, protocol: bytes, first: str, kind: str
-) -> None:
+def test_exactly_vites_subprotocols_go_to_vite(target: bytes, protocol: bytes, first: str, kind: str) -> None:
     headers = [(b"Sec-WebSocket-Protocol", protocol)] if protocol else []
     route = websocket(head(target, headers))
     assert (route.side, route.kind) == (first, kind)

@@ -17,6 +17,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
 from orchestra.proxy.framing import NO_BODY
+from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.upload import Upload
 from orchestra.proxy.websocket import shake_hands
@@ -318,6 +319,15 @@ class Asker:
             self.close()
 
     # --- Waiting ---
+
+    async def wait_for_either(self) -> None:
+        """Wait until something is reported of either upstream, or the time for waiting is over."""
+        begun = trio.current_time()
+        try:
+            gates = (self._shared.backend.gate, self._shared.frontend.gate)
+            await wait_any_change(gates, self.deadline())
+        finally:
+            self.held += trio.current_time() - begun
 
     def deadline(self) -> float:
         """See `Waiter`."""

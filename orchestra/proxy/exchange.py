@@ -31,7 +31,6 @@ from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response, host_refusal, is_looping
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
-from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal
@@ -222,8 +221,8 @@ class Exchange:
                 case Fail():
                     raise step.error
                 case Signal.WAIT:
-                    await self._wait_for_either()
-                    may_wait = trio.current_time() < self._asker.deadline()
+                    await asker.wait_for_either()
+                    may_wait = trio.current_time() < asker.deadline()
                     backend, frontend = shared.backend.gate, shared.frontend.gate
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
                 case Signal.UPGRADE:
@@ -237,14 +236,6 @@ class Exchange:
                     return
                 case _:
                     assert_never(step)
-
-    async def _wait_for_either(self) -> None:
-        begun = trio.current_time()
-        try:
-            gates = (self._shared.backend.gate, self._shared.frontend.gate)
-            await wait_any_change(gates, self._asker.deadline())
-        finally:
-            self._asker.held += trio.current_time() - begun
 
     # --- Answering ---
 
