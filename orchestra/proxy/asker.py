@@ -239,7 +239,8 @@ class Asker:
         if answer.status == 101:
             return Reply(upstream, connection, answer, NO_BODY, b"")
         self.is_upgrade = False
-        return Reply(upstream, connection, answer, connection.body, connection.take())
+        self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+        return self.reply
 
     def end_early(self) -> None:
         """Close the connection to the upstream: an answer that has begun breaks off."""

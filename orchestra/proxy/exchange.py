@@ -108,13 +108,13 @@ class Exchange:
             return Progress.STUCK
         step = self._step = self._route.next(outcome)
         if isinstance(step, Answer) and not step.is_kept:
-            return self._passed_on(self._open_answer(step).send())
+            return self._passed_on(self._open(step).send())
         if asker.reply is not None and asker.reply.body.is_complete:
             asker.set_aside_now(keep=isinstance(step, Ask) and step.keeps_answer)
             if isinstance(step, Ask):
                 return self._ask_now(step)
             if isinstance(step, Answer):
-                return self._passed_on(self._open_answer(step).send())
+                return self._passed_on(self._open(step).send())
         return Progress.STUCK
 
     def _ask_now(self, step: Ask) -> Progress:
@@ -211,7 +211,7 @@ class Exchange:
                     kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
                     step = route.next(kept or await asker.ask(shared.upstream(step.side)))
                 case Answer():
-                    await self._pass_on(self._relay or self._open_answer(step))
+                    await self._pass_on(self._relay or self._open(step))
                     if step.is_kept:
                         await asker.discard()
                     return
@@ -239,14 +239,11 @@ class Exchange:
 
     # --- Answering ---
 
-    def _open_answer(self, step: Answer) -> _Relay:
+    def _open(self, step: Answer) -> _Relay:
         reply = self._asker.kept if step.is_kept else self._asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
-        return self._open(reply, step.reason)
-
-    def _open(self, reply: Reply, reason: str) -> _Relay:
         record, head, body = self._record, reply.head, reply.body
-        record.reason, record.upstream = reason, reply.upstream.gate.side
+        record.reason, record.upstream = step.reason, reply.upstream.gate.side
         record.answered(head.status)
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         if body.is_complete:
@@ -334,7 +331,7 @@ class Exchange:
         if reply.head.status == 101:
             await self._tunnel(reply, route.kind)
         else:
-            await self._pass_on(self._open(reply, route.reason))
+            await self._pass_on(self._open(Answer(route.reason)))
 
     async def _tunnel(self, reply: Reply, kind: StreamKind) -> None:
         client, record = self._client, self._record
