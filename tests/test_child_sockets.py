@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from orchestra.child import sockets
-from orchestra.child.sockets import Listening
+from orchestra.config.plan import Address
 from orchestra.errors import ConfigError
 
 pytestmark = pytest.mark.real
@@ -32,7 +32,7 @@ def test_the_sockets_of_a_process_tree_are_found_in_both_families(address: str, 
     ) as leader:
         assert leader.stdout is not None
         port = int(leader.stdout.readline())
-        assert sockets.scan([leader.pid]) == {leader.pid: frozenset({Listening(host, port)})}
+        assert sockets.scan([leader.pid]) == {leader.pid: frozenset({Address(host, port)})}
         leader.communicate()
 
 
@@ -43,19 +43,19 @@ def test_a_grandchild_in_a_session_of_its_own_is_found_too() -> None:
     ) as leader:
         assert leader.stdout is not None
         port = int(leader.stdout.readline())
-        assert sockets.scan([leader.pid])[leader.pid] == {Listening("127.0.0.1", port)}
+        assert sockets.scan([leader.pid])[leader.pid] == {Address("127.0.0.1", port)}
         leader.communicate()
 
 
 def test_a_process_s_own_port_comes_first_and_a_debugger_s_never() -> None:
-    given = {Listening("::1", 5173), Listening("127.0.0.1", 5173), Listening("127.0.0.1", 3000)}
-    found = sockets.in_order_of_preference({*given, Listening("127.0.0.1", 9229)}, 5173)
-    assert found == [Listening("127.0.0.1", 5173), Listening("::1", 5173), Listening("127.0.0.1", 3000)]
+    given = {Address("::1", 5173), Address("127.0.0.1", 5173), Address("127.0.0.1", 3000)}
+    found = sockets.in_order_of_preference({*given, Address("127.0.0.1", 9229)}, 5173)
+    assert found == [Address("127.0.0.1", 5173), Address("::1", 5173), Address("127.0.0.1", 3000)]
 
 
 def test_a_url_has_the_family_that_was_found() -> None:
-    assert Listening("127.0.0.1", 80).url == "http://127.0.0.1:80"
-    assert Listening("::1", 80).url == "http://[::1]:80"
+    assert Address("127.0.0.1", 80).url == "http://127.0.0.1:80"
+    assert Address("::1", 80).url == "http://[::1]:80"
 
 
 def test_a_port_with_a_listener_is_not_free() -> None:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestra.config.environment import (
-    colliding,
     for_child,
     mentions_port,
-    sibling_variables,
     with_tools,
 )
 
@@ -39,7 +37,7 @@ def test_our_own_scripts_are_found_last_and_named_once(tmp_path: Path) -> None:
 
 
 def test_a_child_is_told_its_port_and_its_siblings() -> None:
-    env = for_child({"A": "1", "PORT": "9"}, port=5100, siblings=sibling_variables({"notes-api": 5000}))
+    env = for_child({"A": "1", "PORT": "9"}, port=5100, siblings={"notes-api": 5000})
     assert env == {
         "A": "1",
         "PORT": "5100",
@@ -50,12 +48,6 @@ def test_a_child_is_told_its_port_and_its_siblings() -> None:
         "ORCHESTRA_NOTES_API_URL": "http://127.0.0.1:5000",
     }
     assert for_child({"PYTHONUNBUFFERED": ""}, port=None, siblings={}) == {"PYTHONUNBUFFERED": ""}
-
-
-def test_names_that_would_be_the_same_variable_are_found() -> None:
-    assert colliding(["a", "a-b", "c", "a_b"]) == ("a-b", "a_b")
-    assert colliding(["web", "WEB"]) == ("web", "WEB")
-    assert colliding(["web", "web2"]) is None
 
 
 @pytest.mark.parametrize(

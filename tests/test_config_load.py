@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from orchestra.config import Machine, Overrides, load, parse_listen, split_arguments
-from orchestra.config.addresses import BLOCKED_PORTS
+from orchestra.config import Machine, Overrides, load, split_arguments
+from orchestra.config.addresses import BLOCKED_PORTS, parse_listen
 from orchestra.config.checks import FORMS
 from orchestra.config.plan import (
     UNDECIDED,
@@ -22,12 +21,13 @@ from orchestra.config.plan import (
     ProxyPlan,
     Restart,
     Role,
-    Source,
 )
 from orchestra.errors import ConfigError
 from tests.config_kit import TWO, Project
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestra.config.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("linux")
@@ -75,7 +75,6 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.OTHER]
     assert [each.ready for each in plan.processes] == ["http", "http", None]
     assert ports_of(plan) == {"vite": 5000, "api": 5100, "worker": 5200}
-    assert vite.source == Source(path=project.root / "Procfile", line=1)
     assert (vite.command, vite.cwd) == ("cd ui && npm run dev", project.root)
     assert env_of(vite)["ORCHESTRA_API_URL"] == "http://127.0.0.1:5100"
     assert env_of(worker)["ORCHESTRA_API_PORT"] == "5100"
@@ -92,7 +91,6 @@ def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project)
         env=found.env,
         port=5000,
         may_move=True,
-        source=found.source,
     )
     assert found == written
 
@@ -105,8 +103,7 @@ def test_the_default_procfile_is_that_of_the_current_folder(
         load(None, Machine(environ=project.environ))
     (project.root / "Procfile").write_text("one: run\n")
     plan = load(None, Machine(environ=project.environ))
-    assert plan.processes[0].source == Source(path=Path("Procfile"), line=1)
-    assert plan.processes[0].cwd == project.root
+    assert (plan.procfile, plan.processes[0].cwd) == (project.root / "Procfile", project.root)
 
 
 # --- Settings ---
@@ -146,7 +143,6 @@ def test_settings_reach_the_plan(project: Project) -> None:
     assert (api.cwd, api.restart, api.stop_timeout) == (project.root / "sub", Restart.NEVER, 1.0)
     assert api.success_exit_codes == {3}
     assert (more.name, more.command, more.port) == ("more", "run more", 5200)
-    assert more.source == Source(path=project.root / "orchestra.toml", line=20)
     assert (api.stop_signal, api.pty) == ("INT", False)
     assert (api.log_file, api.log_bytes, api.log_backups) == (project.root / "logs" / "api.log", 1000, 2)
 
@@ -753,6 +749,12 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             "a-b: run\na_b: run\n",
             "",
             "Procfile:2: a_b and a-b (Procfile:1) would both be ORCHESTRA_A_B_PORT",
+            "Give one of them another name.",
+        ),
+        (
+            "web: run\nweb2: run\nWEB: run\n",
+            "",
+            "Procfile:3: WEB and web (Procfile:1) would both be ORCHESTRA_WEB_PORT",
             "Give one of them another name.",
         ),
         (

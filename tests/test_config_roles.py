@@ -80,8 +80,8 @@ def test_the_first_row_that_fits_decides(
         ({"frontend": FromProcess(name="x")}, "x", "api"),
         ({"backend": FromProcess(name="vite")}, "?", "vite"),
         ({"backend": FromProcess(name="vite"), "frontend": FromProcess(name="api")}, "api", "vite"),
-        ({"backend": False}, "vite", None),
-        ({"frontend": False}, None, "api"),
+        ({"backend": None}, "vite", None),
+        ({"frontend": None}, None, "api"),
         ({"backend": FromProcess(name="gone")}, "vite", None),
     ],
 )
@@ -131,7 +131,7 @@ def test_it_is_said_why() -> None:
         "it answers /@vite/client (so does b)",
         "`uvicorn x` is a server",
     )
-    assert reasons(process("x", HTTP), frontend=False)[1] == "it answers HTTP"
+    assert reasons(process("x", HTTP), frontend=None)[1] == "it answers HTTP"
     assert reasons(process("x"), backend=ELSEWHERE)[1] == "set by proxy.backend"
 
 
@@ -165,7 +165,7 @@ some_process = st.builds(
     may_be_asked=st.booleans(),
     seen=st.sampled_from(Seen),
 )
-some_given = st.sampled_from([None, False, ELSEWHERE, FromProcess(name="a"), FromProcess(name="api")])
+some_given = st.sampled_from([UNDECIDED, None, ELSEWHERE, FromProcess(name="a"), FromProcess(name="api")])
 
 
 @hypothesis_given(
@@ -175,7 +175,7 @@ def test_no_process_has_both_roles_and_none_is_asked_needlessly(
     processes: list[ProcessFacts], frontend: Any, backend: Any
 ) -> None:
     if frontend == backend:
-        backend = None
+        backend = UNDECIDED
     roles = decide(Facts(processes=tuple(processes), frontend=frontend, backend=backend))
     if isinstance(roles.frontend, FromProcess):
         assert roles.frontend != roles.backend

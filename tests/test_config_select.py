@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.config.plan import Source
 from orchestra.config.schema import ProcessSettings
 from orchestra.config.select import Draft, find_cycle, formation, stop_levels
 from orchestra.errors import ConfigError
@@ -19,7 +18,8 @@ def written(**instances: int) -> list[Draft]:
         Draft(
             name=name,
             command="run",
-            source=Source(path=Path("Procfile"), line=1),
+            path=Path("Procfile"),
+            line=1,
             settings=ProcessSettings(instances=count),
             cwd=Path(),
         )

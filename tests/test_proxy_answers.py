@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestra.proxy.answers import Message, render
 from orchestra.proxy.forward import forwarded_response
-from orchestra.proxy.head import RequestHead
+from tests.proxy_kit import request_head
+
+if TYPE_CHECKING:
+    from orchestra.proxy.head import RequestHead
 
 GONE = Message(
     status=502,
@@ -17,7 +21,7 @@ GONE = Message(
     hint="<mend> it",
     tail=("Traceback", "  <script>alert(1)</script>"),
 )
-NAVIGATES = RequestHead.of(b"GET", b"/x", [(b"Accept", b"text/html,*/*")])
+NAVIGATES = request_head(b"GET", b"/x", [(b"Accept", b"text/html,*/*")])
 
 
 def test_a_navigation_gets_a_page_that_reloads_itself() -> None:
@@ -47,7 +51,7 @@ def test_a_refusal_does_not_look_again() -> None:
     "accept", [b"application/json", b"application/json, text/plain, */*", b"application/problem+json"]
 )
 def test_programs_get_json(accept: bytes) -> None:
-    head, body = render(GONE, RequestHead.of(b"GET", b"/x", [(b"Accept", accept)]))
+    head, body = render(GONE, request_head(b"GET", b"/x", [(b"Accept", accept)]))
     assert head.media_type == b"application/json"
     assert json.loads(body) == {
         "error": "The backend is not there",
@@ -58,7 +62,7 @@ def test_programs_get_json(accept: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [None, RequestHead.of(b"GET", b"/", [(b"Accept", b"*/*")]), RequestHead.of(b"POST", b"/", [])]
+    "head", [None, request_head(b"GET", b"/", [(b"Accept", b"*/*")]), request_head(b"POST", b"/", [])]
 )
 def test_any_other_request_gets_text(head: RequestHead | None) -> None:
     answered, body = render(GONE, head)
@@ -78,7 +82,7 @@ def test_answers_are_never_cached_and_say_when_to_come_back(status: int, retry: 
 
 
 def test_head_gets_the_length_of_what_get_would_get() -> None:
-    head, body = render(GONE, RequestHead.of(b"HEAD", b"/x", []))
+    head, body = render(GONE, request_head(b"HEAD", b"/x", []))
     assert body == b""
     assert head.all(b"content-length") != [b"0"]
 

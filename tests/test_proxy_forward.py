@@ -18,8 +18,8 @@ from orchestra.proxy.forward import (
     origin_refusal,
     websocket_fault,
 )
-from orchestra.proxy.head import RequestHead, ResponseHead, judge_request
-from tests.proxy_kit import headers_of
+from orchestra.proxy.head import ResponseHead, judge_request
+from tests.proxy_kit import headers_of, request_head
 
 if TYPE_CHECKING:
     from orchestra.proxy.head import Headers
@@ -116,7 +116,7 @@ def test_a_connection_is_kept_unless_its_sender_closes_it(
     version: bytes, connection: bytes | None, *, expected: bool
 ) -> None:
     headers = [] if connection is None else [(b"Connection", connection)]
-    assert keeps_alive(RequestHead.of(b"GET", b"/", headers, version=version)) is expected
+    assert keeps_alive(request_head(b"GET", b"/", headers, version=version)) is expected
 
 
 @pytest.mark.parametrize(("vias", "expected"), [(0, False), (1, False), (4, False), (5, True), (9, True)])
@@ -131,7 +131,7 @@ def test_a_request_that_goes_round_in_circles_is_known_by_its_via(
         headers = [(b"Via", b"1.1 other, " + b", ".join([b"1.1 orchestra"] * vias))]
     else:
         headers = [(b"Via", b"1.1 orchestra")] * vias
-    assert is_looping(RequestHead.of(b"GET", b"/", headers)) is expected
+    assert is_looping(request_head(b"GET", b"/", headers)) is expected
 
 
 def test_trailers_that_frame_route_or_authorise_are_dropped() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.proxy.framing import ChunkedBody, answer_body, request_body
-from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
+from orchestra.proxy.head import BadMessage, ResponseHead
+from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
@@ -88,7 +89,7 @@ def test_what_is_not_is_refused_in_any_pieces(body: bytes, message: str, pieces:
 
 @given(size=st.integers(1, 50), pieces=st.lists(st.integers(1, 20), min_size=1))
 def test_a_body_with_a_length_ends_there(size: int, pieces: list[int]) -> None:
-    reader = request_body(RequestHead.of(b"POST", b"/", [], length=size))
+    reader = request_body(request_head(b"POST", b"/", [], length=size))
     assert feed(reader, b"x" * size + b"rest", pieces) == (b"x" * size, b"rest")
     assert reader.close() is None
 
@@ -99,7 +100,7 @@ def test_a_body_with_a_length_ends_there(size: int, pieces: list[int]) -> None:
 def test_a_body_until_close_is_chunked_for_http_1_1_clients(
     version: bytes, passed: bytes, end: bytes
 ) -> None:
-    request = RequestHead.of(b"GET", b"/", [], version=version)
+    request = request_head(b"GET", b"/", [], version=version)
     reader = answer_body(ResponseHead.of(200, [], version=b"1.0"), request)
     assert reader.feed(b"abc") == passed
     assert not reader.is_complete
@@ -120,6 +121,6 @@ def test_a_body_until_close_is_chunked_for_http_1_1_clients(
 def test_some_answers_have_no_body_whatever_they_say(
     method: bytes, status: int, length: int | None, *, has_chunks: bool
 ) -> None:
-    reader = answer_body(ResponseHead.of(status, [], length=length), RequestHead.of(method, b"/", []))
+    reader = answer_body(ResponseHead.of(status, [], length=length), request_head(method, b"/", []))
     assert reader.is_complete
     assert reader.has_chunks is has_chunks

@@ -130,12 +130,12 @@ def test_targets_pass_byte_for_byte_in_origin_form(line: bytes, target: bytes) -
 def test_a_head_keeps_order_duplicates_and_the_case_of_names() -> None:
     fields = b'aCCept: */*\r\nHost:localhost\r\nCookie: a=1; b="\xfc"\r\nCOOKIE:\tc=2 \r\nX-Empty:\r\n'
     head = judge_request(request(fields=fields))
-    assert head.headers == [
-        (b"aCCept", b"*/*"),
-        (b"Host", b"localhost"),
-        (b"Cookie", b'a=1; b="\xfc"'),
-        (b"COOKIE", b"c=2"),
-        (b"X-Empty", b""),
+    assert head.lines == [
+        b"aCCept: */*",
+        b"Host: localhost",
+        b'Cookie: a=1; b="\xfc"',
+        b"COOKIE: c=2",
+        b"X-Empty: ",
     ]
 
 
@@ -302,7 +302,7 @@ def test_secrets_folded_and_long_lines_are_not_remembered() -> None:
     for raw in (*ORDINARY, long):
         reader.request(raw)
     reader.response(UVICORN)
-    known = b"\n".join([*reader._requests._known, *reader._responses._known]).lower()
+    known = b"\n".join([*reader._requests, *reader._responses]).lower()
     assert b"accept: */*" in known
     for secret in (b"cookie:", b"authorization:", b"y" * 1100):
         assert secret not in known
@@ -312,7 +312,7 @@ def test_what_is_remembered_is_bounded() -> None:
     reader = HeadReader(limit=10)
     for number in range(100):
         reader.request(b"GET / HTTP/1.1\r\nHost: x\r\nX: %d\r\n\r\n" % number)
-        assert len(reader._requests._known) <= 10
+        assert len(reader._requests) <= 10
 
 
 # Words that frame, route or end a head come up more often than by chance.

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.errors import UpstreamError
 from orchestra.events import State, StateChanged
-from orchestra.proxy.head import RequestHead, ResponseHead
+from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.route import (
     Answer,
     Ask,
@@ -26,9 +26,10 @@ from orchestra.proxy.route import (
     is_navigation,
     is_websocket,
 )
+from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:
-    from orchestra.proxy.head import Headers
+    from orchestra.proxy.head import Headers, RequestHead
     from orchestra.proxy.route import Step, WebSocketRoute
 
 READY, HOLD, FAIL, ABSENT = Availability
@@ -55,7 +56,7 @@ AXIOS: Headers = [(b"Accept", b"application/json, text/plain, */*")]
 def head(
     target: bytes, headers: Headers | None = None, method: bytes = b"GET", length: int | None = None
 ) -> RequestHead:
-    return RequestHead.of(method, target, headers or [], length=length)
+    return request_head(method, target, headers or [], length=length)
 
 
 ROUTER = Router(PLAN)
@@ -218,7 +219,7 @@ def test_which_requests_are_navigations(request_head: RequestHead, *, expected: 
 
 
 def test_an_http_1_0_client_cannot_upgrade() -> None:
-    assert not is_websocket(RequestHead.of(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
+    assert not is_websocket(request_head(b"GET", b"/", [(b"Upgrade", b"websocket")], version=b"1.0"))
 
 
 @pytest.mark.parametrize("dest", [b"script", b"style", b"font", b"image", b"worker", b"manifest"])

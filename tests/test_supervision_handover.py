@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from orchestra import Supervisor
     from orchestra.events import StateChanged
+    from orchestra.supervision.worker import Worker
     from tests.events_kit import Recorder
     from tests.simulation_kit import Child
 
@@ -257,18 +258,23 @@ async def test_kill_does_not_wait_for_a_new_child_that_is_stubborn(
         assert trio.current_time() - began < 5
 
 
-async def never(_name: str) -> None:
-    """Go on serving a client that does not come to an end."""
-    await trio.sleep_forever()
+@asynccontextmanager
+async def draining() -> AsyncIterator[tuple[Api, Worker, StateChanged]]:
+    """A new child has taken over; the old one goes on serving a client that does not come to an end."""
+
+    async def never(_name: str) -> None:
+        await trio.sleep_forever()
+
+    api = Api(World())
+    async with running_workers(api.world, API, before_stop=never) as (workers, api.recorder):
+        worker = workers.by_name["api"]
+        await api.ready()
+        worker.restart()
+        yield api, worker, await api.ready(restarts=1)
 
 
 async def test_an_old_child_is_drained_for_30_seconds(autojump_clock: trio.testing.MockClock) -> None:
-    world = World()
-    api = Api(world)
-    async with running_workers(world, API, before_stop=never) as (workers, api.recorder):
-        await api.ready()
-        workers.by_name["api"].restart()
-        new = await api.ready(restarts=1)
+    async with draining() as (api, _, new):
         await trio.sleep(29)
         assert len(api.living) == 2
         await trio.sleep(2)
@@ -278,13 +284,8 @@ async def test_an_old_child_is_drained_for_30_seconds(autojump_clock: trio.testi
 async def test_a_new_childs_end_is_noticed_while_the_old_one_drains(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world = World()
-    api = Api(world)
-    async with running_workers(world, API, before_stop=never) as (workers, api.recorder):
-        await api.ready()
-        workers.by_name["api"].restart()
-        new = await api.ready(restarts=1)
-        world.child(new.pid).kill()
+    async with draining() as (api, _, new):
+        api.world.child(new.pid).kill()
         again = await api.ready(restarts=2)
         assert again.at - new.at < 5
         assert api.living == [again.pid]
@@ -293,13 +294,8 @@ async def test_a_new_childs_end_is_noticed_while_the_old_one_drains(
 async def test_a_stop_does_not_wait_for_clients_of_the_old_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world = World()
-    api = Api(world)
-    async with running_workers(world, API, before_stop=never) as (workers, api.recorder):
-        await api.ready()
-        workers.by_name["api"].restart()
-        await api.ready(restarts=1)
-        workers.by_name["api"].stop()
+    async with draining() as (api, worker, _):
+        worker.stop()
         stopped = await api.recorder.until_state("api", State.STOPPED, restarts=1)
         assert stopped.at - api.recorder.when("api", State.STOPPING) == pytest.approx(2)
         assert api.living == []

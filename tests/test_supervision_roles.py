@@ -10,8 +10,7 @@ import trio
 import trio.testing
 
 from orchestra import Dependency, ProcessPlan, ProxyPlan, Restart, Role, State
-from orchestra.child.sockets import Listening
-from orchestra.config.plan import UNDECIDED, FromProcess
+from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.config.roles import Seen
 from orchestra.supervision.inquiry import identify
 from tests.simulation_kit import World, running_workers
@@ -258,7 +257,7 @@ async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen,
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
-        socket = Listening("127.0.0.1", listeners[0].socket.getsockname()[1])
+        socket = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
         assert await identify(socket, may_be_vite=True) is seen
         assert len(asked) == questions
         asked.clear()
@@ -274,5 +273,5 @@ async def test_a_server_that_does_not_answer_in_time_has_shown_nothing(
     await listener.bind(("127.0.0.1", 0))
     listener.listen(1)
     with listener:
-        socket = Listening("127.0.0.1", listener.getsockname()[1])
+        socket = Address("127.0.0.1", listener.getsockname()[1])
         assert await identify(socket, may_be_vite=True) is Seen.NOTHING

@@ -58,30 +58,17 @@ class SharedLook(Generic[_Key, _Found]):
 
     async def ask(self, key: _Key) -> _Found | None:
         """Look for `key` in a scan that begins now or later; ``None`` if it was not found."""
-        while True:
-            batch = self._next
-            batch.keys.append(key)
-            if len(batch.keys) == 1:
-                await self._run(batch)
-            else:
-                await batch.done.wait()
-            if batch.found is not None:
-                return batch.found.get(key)
-            # The task that was to look for all was cancelled.
-
-    async def _run(self, batch: _Batch[_Key, _Found]) -> None:
-        try:
-            async with self._turn:
+        batch = self._next
+        batch.keys.append(key)
+        async with self._turn:
+            if batch.found is None:  # the first that gets here looks for all
                 await trio.sleep_until(self._not_before)
                 self._next = _Batch()
                 begun = trio.current_time()
                 batch.found = await trio.to_thread.run_sync(self._look, batch.keys)
                 now = trio.current_time()
                 self._not_before = now + max(_REST_RATIO * (now - begun), self._pause)
-        finally:
-            if self._next is batch:
-                self._next = _Batch()
-            batch.done.set()
+        return batch.found.get(key)
 
 
 class _Batch(Generic[_Key, _Found]):
@@ -90,7 +77,6 @@ class _Batch(Generic[_Key, _Found]):
     def __init__(self) -> None:
         self.keys: list[_Key] = []
         self.found: Mapping[_Key, _Found] | None = None
-        self.done = trio.Event()
 
 
 class Families:

@@ -10,10 +10,11 @@ import os
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from subprocess import DEVNULL
+from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import FdStream
 
 from orchestra.errors import OrchestraError
 
@@ -32,7 +33,7 @@ _EXIT_TIMEOUT = 2.0
 class Guard:
     """Tells the guardian what it has to know; `guardian.py` explains each report."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: FdStream) -> None:
         self._pipe = pipe
 
     def spawned(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
@@ -55,7 +56,7 @@ class Guard:
 
     def _say(self, report: str) -> None:
         with suppress(OSError):
-            os.write(self._pipe, f"{report}\n".encode())
+            os.write(self._pipe.fileno(), f"{report}\n".encode())
 
 
 @asynccontextmanager
@@ -65,13 +66,10 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
     Raises:
         OrchestraError: The guardian cannot be started.
     """
-    theirs = ours = -1
     try:
-        theirs, ours = os.pipe()
-        os.set_blocking(ours, False)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],
-            stdin=theirs,
+            stdin=PIPE,
             stdout=DEVNULL,
             stderr=DEVNULL,
             cwd="/",
@@ -80,17 +78,13 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
             start_new_session=True,
         )
     except OSError as exc:
-        if ours >= 0:
-            os.close(ours)
         raise OrchestraError(f"the guardian process cannot be started: {exc.strerror}") from exc
-    finally:
-        if theirs >= 0:
-            os.close(theirs)
-    guard = Guard(ours)
+    assert isinstance(process.stdin, FdStream)  # noqa: S101 - asked for; it does not block
+    guard = Guard(process.stdin)
     try:
         yield guard
     finally:
         guard._say("bye")  # noqa: SLF001 - only this function may end it
-        os.close(ours)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _EXIT_TIMEOUT):
+        process.stdin.close()
+        with trio.move_on_after(_EXIT_TIMEOUT, shield=True):
             await process.wait()

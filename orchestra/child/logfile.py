@@ -10,7 +10,7 @@ nothing: the run matters more than its log.
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +19,7 @@ from orchestra.child.lines import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import BufferedWriter
     from pathlib import Path
 
 __all__ = ["LogFile"]
@@ -37,8 +38,7 @@ class LogFile:
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
-        self._file: int | None = None
-        self._size = 0
+        self._file: BufferedWriter | None = None
         self._is_broken = False
         self._lock = trio.Lock()
 
@@ -63,48 +63,33 @@ class LogFile:
     def close(self) -> None:
         """Close the file; it may be written to again."""
         if self._file is not None:
-            os.close(self._file)
+            with suppress(OSError):  # what could not be written has been reported by `write`
+                self._file.close()
             self._file = None
 
     def _append(self, lines: Sequence[bytes]) -> None:
-        batch: list[bytes] = []
-        room = self._open() - self._size
+        file = self._open()
         for line in lines:
-            if len(line) > room and (self._size or batch):
-                self._flush(batch)
-                batch = []
+            if file.tell() and file.tell() + len(line) > self._max_bytes:
+                file.flush()
                 self._rotate()
-                room = self._open() - self._size
-            batch.append(line)
-            room -= len(line)
-        self._flush(batch)
+                file = self._open()
+            file.write(line)
+        file.flush()
 
-    def _open(self) -> int:
-        """Open the file if it is not open; return how large it may become."""
+    def _open(self) -> BufferedWriter:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._size = os.fstat(self._file).st_size
-        return self._max_bytes
-
-    def _flush(self, batch: Sequence[bytes]) -> None:
-        assert self._file is not None  # noqa: S101 - by _open
-        rest = memoryview(b"".join(batch))
-        while rest:
-            written = os.write(self._file, rest)
-            self._size += written
-            rest = rest[written:]
+            self._file = self._path.open("ab")
+        return self._file
 
     def _rotate(self) -> None:
         self.close()
-        for number in range(self._backups, 1, -1):
-            older = self._numbered(number - 1)
-            if older.exists():
-                older.replace(self._numbered(number))
-        if self._backups:
-            self._path.replace(self._numbered(1))
-        else:
-            self._path.unlink()
+        if not self._backups:
+            self._path.unlink(missing_ok=True)
+        for number in range(self._backups, 0, -1):
+            with suppress(FileNotFoundError):
+                self._numbered(number - 1).replace(self._numbered(number))
 
     def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path

@@ -20,20 +20,25 @@ import trio
 
 from orchestra.child.lines import clean
 from orchestra.config.checks import HttpCheck
-from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "tcp_answer"]
+    from orchestra.config.plan import Address
+
+__all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "http_get", "tcp_answer"]
 
 # Long, because the question is asked one at a time: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
+# Seconds after SIGKILL: a process that is still there then cannot be ended by us.
+_AFTER_KILL = 2.0
 # A client that hangs up before the end of a short answer is logged as one.
 _LINGER = 0.2
+# Enough for the head of a page, where its first script is.
+_MAX_BYTES = 65536
 # Bytes that are kept of what a command says: its last line is quoted.
 _KEPT_OUTPUT = 2048
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
@@ -42,64 +47,85 @@ _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
 
 
-async def http_answer(
-    host: str, port: int, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT
-) -> str:
+async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> str:
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
-        host: A literal address.
-        port: Its port.
+        at: Where to ask, by a literal address.
         check: What is asked for, and which answers will do.
         within: Seconds for all of it.
 
     Returns:
         An empty string after an answer that will do, else what was wrong, in words.
     """
+    try:
+        status, _ = await http_get(at, check.path, within=within, rest=_LINGER)
+    except trio.TooSlowError:
+        return f"port {at.port} is open, HTTP times out"
+    except OSError as exc:
+        return f"port {at.port}: {exc}"
+    if status is None:
+        return f"port {at.port} is open, but does not speak HTTP"
+    if not check.accepts(status):
+        wanted = "below 500" if check.status is None else str(check.status)
+        return f"port {at.port} answers {check.path} with {status}, not {wanted}"
+    return ""
+
+
+async def http_get(at: Address, path: str, *, within: float, rest: float) -> tuple[int | None, bytes]:
+    """Ask for a path, and hang up.
+
+    Args:
+        at: Where to ask.
+        path: What is asked for.
+        within: Seconds until the beginning of an answer.
+        rest: Seconds for what follows it.
+
+    Returns:
+        The status, ``None`` if that is not HTTP, and all that has come, up to 64 KiB.
+
+    Raises:
+        OSError: No connection, or nothing comes by it.
+        trio.TooSlowError: Nothing comes in time.
+    """
     request = (
-        f"GET {check.path} HTTP/1.1\r\nHost: {Address(host, port)}\r\nUser-Agent: orchestra-probe\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: orchestra-probe\r\n"
         "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""
     with trio.move_on_after(within) as limit:
         try:
-            async with await _dial(host, port) as stream:
-                await stream.send_all(request.encode("ascii"))
-                while len(received) < _STATUS_LENGTH and (chunk := await stream.receive_some(4096)):
+            async with await _dial(at) as stream:
+                await stream.send_all(request.encode("ascii", "replace"))
+                while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
                     received += chunk
-                with trio.move_on_after(_LINGER):
-                    while await stream.receive_some(65536):
-                        pass
+                    if len(received) >= _STATUS_LENGTH:
+                        limit.deadline = min(limit.deadline, trio.current_time() + rest)
         except (OSError, trio.BrokenResourceError) as exc:
-            return f"port {port}: {exc.__cause__ or exc}"
-    if limit.cancelled_caught:
-        return f"port {port} is open, HTTP times out"
+            if not received:
+                raise OSError(str(exc.__cause__ or exc)) from exc
+    if limit.cancelled_caught and not received:
+        raise trio.TooSlowError
     found = _STATUS_LINE.match(received)
-    if found is None:
-        return f"port {port} is open, but does not speak HTTP"
-    status = int(found[1])
-    if not check.accepts(status):
-        wanted = "below 500" if check.status is None else str(check.status)
-        return f"port {port} answers {check.path} with {status}, not {wanted}"
-    return ""
+    return int(found[1]) if found else None, received
 
 
-async def tcp_answer(host: str, port: int) -> str:
+async def tcp_answer(at: Address) -> str:
     """Connect, and hang up; return what was wrong, in words."""
     with trio.move_on_after(_TCP_TIMEOUT):
         try:
-            async with await _dial(host, port):
+            async with await _dial(at):
                 return ""
         except OSError as exc:
-            return f"port {port}: {exc}"
-    return f"port {port} times out"
+            return f"port {at.port}: {exc}"
+    return f"port {at.port} times out"
 
 
-async def _dial(host: str, port: int) -> trio.SocketStream:
+async def _dial(at: Address) -> trio.SocketStream:
     # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
-    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET)
+    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in at.host else trio.socket.AF_INET)
     try:
-        await dialled.connect((host, port))
+        await dialled.connect((at.host, at.port))
     except BaseException:
         dialled.close()
         raise
@@ -123,20 +149,19 @@ async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str
         )
     except OSError as exc:
         return f"`{command}` cannot be run: {exc.strerror}"
+    assert process.stdout is not None  # noqa: S101 - asked for
     said = b""
     try:
         with trio.move_on_after(_EXEC_TIMEOUT) as limit:
-            assert process.stdout is not None  # noqa: S101 - asked for
             async for chunk in process.stdout:
                 said = (said + chunk)[-_KEPT_OUTPUT:]
             await process.wait()
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(_AFTER_KILL, shield=True):
+            await process.stdout.aclose()
             await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
     if limit.cancelled_caught:
         return f"`{command}` takes longer than {_EXEC_TIMEOUT:g} s"
     if process.returncode == 0:

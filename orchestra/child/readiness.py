@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import trio
 
 from orchestra.child import probe, sockets
-from orchestra.child.sockets import Listening
 from orchestra.config.checks import (
     DelayCheck,
     ExecCheck,
@@ -25,9 +24,10 @@ from orchestra.config.checks import (
     TcpCheck,
     parse_checks,
 )
+from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestra.child.sockets import SocketScanner
@@ -45,11 +45,11 @@ _IMPLIED = HttpCheck()
 class Probe(Protocol):
     """One question to one process; the answer is what was wrong, or an empty string (see `child/probe`)."""
 
-    async def http_answer(self, host: str, port: int, *, check: HttpCheck = ..., within: float = ...) -> str:
+    async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> str:
         """Ask over HTTP."""
         ...
 
-    async def tcp_answer(self, host: str, port: int) -> str:
+    async def tcp_answer(self, at: Address) -> str:
         """Connect."""
         ...
 
@@ -89,7 +89,7 @@ class Readiness:
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
-        self.listening: Listening | None = None
+        self.listening: Address | None = None
         self.missing: dict[Check, str] = {}
         self._seen = {each: trio.Event() for each in self.checks if isinstance(each, LogCheck)}
 
@@ -100,16 +100,10 @@ class Readiness:
         """Say what is missing."""
         return "; ".join(self.missing[check] for check in self.checks if check in self.missing)
 
-    @property
-    def reads(self) -> bool:
-        """Whether a check still has to see lines of output."""
-        return any(not event.is_set() for event in self._seen.values())
-
-    def see(self, lines: Iterable[str]) -> None:
+    def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
-        lines = list(lines)
         for check, event in self._seen.items():
-            if not event.is_set() and any(check.pattern.search(line) for line in lines):
+            if not event.is_set() and any(map(check.pattern.search, lines)):
                 event.set()
 
     async def wait(self, leader: int, scanner: SocketScanner) -> None:
@@ -170,7 +164,7 @@ class Readiness:
             # for a check that was written down, because another program's server may answer there.
             if not found and self._port is not None and check != _IMPLIED:
                 for host in sockets.LOOPBACK:
-                    if not await self._ask(check, unseen := Listening(host, self._port)):
+                    if not await self._ask(check, unseen := Address(host, self._port)):
                         self.listening = unseen
                         return
 
@@ -182,11 +176,11 @@ class Readiness:
             pause = min(pause * 1.2, _LONGEST_PAUSE)
 
     async def _ask(
-        self, check: TcpCheck | HttpCheck, at: Listening, *, within: float = probe.HTTP_TIMEOUT
+        self, check: TcpCheck | HttpCheck, at: Address, *, within: float = probe.HTTP_TIMEOUT
     ) -> str:
         if isinstance(check, TcpCheck):
-            return await self._probe.tcp_answer(at.host, at.port)
-        return await self._probe.http_answer(at.host, at.port, check=check, within=within)
+            return await self._probe.tcp_answer(at)
+        return await self._probe.http_answer(at, check=check, within=within)
 
     async def _run(self, check: ExecCheck) -> str:
         return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)

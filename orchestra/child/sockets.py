@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOOPBACK",
-    "Listening",
     "SocketScanner",
     "another",
     "bind",
@@ -53,15 +52,11 @@ _DEBUGGER_PORTS = frozenset({9229})
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-class Listening(Address, frozen=True):
-    """A listening TCP socket: an address that reaches it from this machine.
+def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
+    """Find the listening sockets of the process tree of each of `leaders`, by addresses that reach them.
 
-    A wildcard is replaced by its family's loopback.
+    Blocks for some milliseconds.
     """
-
-
-def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Listening]]:
-    """Find the listening sockets of the process tree of each of `leaders`. Blocks for some milliseconds."""
     entries = _entries()
     return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
 
@@ -107,7 +102,7 @@ def has_server(reloader: int) -> bool:
     return False
 
 
-def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> list[Listening]:
+def in_order_of_preference(sockets: Collection[Address], port: int | None) -> list[Address]:
     """Sort sockets by how likely each is the server that is meant: its own `port` first, IPv4 before IPv6."""
     wanted = [found for found in sockets if found.port not in _DEBUGGER_PORTS or found.port == port]
     return sorted(wanted, key=lambda found: (found.port != port, found.port, ":" in found.host, found.host))
@@ -116,13 +111,8 @@ def in_order_of_preference(sockets: Collection[Listening], port: int | None) -> 
 def is_free(port: int) -> bool:
     """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
     for host in LOOPBACK:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            if _is_answered(family, host, port):
-                return False
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind((host, port))
+            _listen(host, port).close()
         except OSError as exc:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
@@ -134,8 +124,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
     if wanted is not None and wanted != besides and is_free(wanted):
         return wanted
     while True:
-        with socket.socket() as trial:
-            trial.bind((LOOPBACK[0], 0))
+        with _listen(LOOPBACK[0], 0) as trial:
             port = int(trial.getsockname()[1])
         if port != besides and is_free(port):
             return port
@@ -177,11 +166,11 @@ class SocketScanner:
     def __init__(self) -> None:
         self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
 
-    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Listening]]]:
+    def looking_at(self, leader: int) -> Callable[[], Awaitable[frozenset[Address]]]:
         """Give what looks for the sockets of a tree when it is awaited: often at first, then less so."""
         pause = 0.0
 
-        async def newest() -> frozenset[Listening]:
+        async def newest() -> frozenset[Address]:
             nonlocal pause
             await trio.sleep(pause)
             pause = min(max(pause * 1.2, _FIRST_PAUSE), _LONGEST_PAUSE)
@@ -196,8 +185,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if port and _is_answered(family, host, port):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
+        if port and sys.platform != "linux":
+            # Elsewhere a bind would pass beside a wildcard that is listened on.
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                if trial.connect_ex((host, port)) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
@@ -206,14 +198,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _is_answered(family: socket.AddressFamily, host: str, port: int) -> bool:
-    """Whether a wildcard is listened on beside which a bind would pass, as it does outside Linux."""
-    if sys.platform == "linux":
-        return False
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        return trial.connect_ex((host, port)) == 0
 
 
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
@@ -246,7 +230,7 @@ def _entries() -> list[table.Entry]:
     return []
 
 
-def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
+def _sockets_of(pids: Collection[int]) -> frozenset[Address]:
     import psutil  # noqa: PLC0415
 
     found = set()
@@ -254,7 +238,7 @@ def _sockets_of(pids: Collection[int]) -> frozenset[Listening]:
         with contextlib.suppress(psutil.Error, OSError):
             for connection in psutil.Process(pid).net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
-                    found.add(Listening(_reachable(connection.laddr.ip), connection.laddr.port))
+                    found.add(Address(_reachable(connection.laddr.ip), connection.laddr.port))
     return frozenset(found)
 
 

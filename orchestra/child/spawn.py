@@ -57,8 +57,7 @@ _AFTER_KILL = 2.0
 # Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
 # is not waited for.
 _STALL_TIMEOUT = 0.5
-# What the shell does before the command takes over; $1 is what it is done with. To open a terminal makes it
-# the controlling one.
+# What a shell does with $1 before the command takes over. To open a terminal makes it the controlling one.
 _LIMIT_FILES = 'ulimit -Sn "$1"'
 _OPEN_TERMINAL = 'exec <>"$1" >&0 2>&0'
 
@@ -241,7 +240,8 @@ async def _start(
         SpawnError: That was refused.
     """
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-    first = [(_LIMIT_FILES, str(soft_nofile))] if soft_nofile and isinstance(command, str) else []
+    if soft_nofile and isinstance(command, str):
+        argv = _after(_LIMIT_FILES, str(soft_nofile), argv)
     ours = theirs = process = None
     try:
         if window is not None:
@@ -249,9 +249,8 @@ async def _start(
             ours = FdStream(terminal)
             window.add(ours)
             _make_plain(theirs)
-            first.insert(0, (_OPEN_TERMINAL, os.ttyname(theirs)))
+            argv = _after(_OPEN_TERMINAL, os.ttyname(theirs), argv)
         end = PIPE if theirs is None else theirs
-        argv = _after(first, argv)
         process = await trio.lowlevel.open_process(
             argv, cwd=cwd, env=dict(env), stdin=end, stdout=end, stderr=end, start_new_session=True
         )
@@ -269,12 +268,9 @@ async def _start(
     return process, {name: getattr(process, name) for name in _PIPES}
 
 
-def _after(first: Sequence[tuple[str, str]], argv: Sequence[str]) -> list[str]:
-    """Wrap a program so that the shell first runs pieces of script, each with a word that is its ``$1``."""
-    if not first:
-        return list(argv)
-    script = "".join(f"{piece}; shift; " for piece, _ in first) + 'exec "$@"'
-    return ["/bin/sh", "-c", script, "sh", *(word for _, word in first), *argv]
+def _after(script: str, word: str, argv: Sequence[str]) -> list[str]:
+    """Wrap a program so that a shell first runs a script with a word."""
+    return ["/bin/sh", "-c", f'{script}; shift; exec "$@"', "sh", word, *argv]
 
 
 def _make_plain(terminal: int) -> None:
@@ -328,14 +324,12 @@ class _Output:
                     chunk = await stream.receive_some(_CHUNK)
                 except trio.BrokenResourceError:  # EIO: no process has the terminal open any more
                     return
-            if pause.cancelled_caught:
-                shown, deadline = splitter.partial(), inf
-                await self._deliver(name, (), shown)
-                continue
-            if not chunk:
-                return
-            self._chunks += 1
-            lines = splitter.feed(bytes(chunk))
+            lines: list[str] = []
+            if not pause.cancelled_caught:
+                if not chunk:
+                    return
+                self._chunks += 1
+                lines = splitter.feed(chunk)
             partial = splitter.partial()
             if lines:
                 shown, deadline = "", inf

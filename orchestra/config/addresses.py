@@ -38,9 +38,8 @@ __all__ = [
     "Ports",
     "asked_address",
     "base_port",
-    "check_address",
-    "first_free",
     "parse_listen",
+    "settle_address",
 ]
 
 DEFAULT_LISTEN = ("127.0.0.1", 8000)
@@ -133,39 +132,36 @@ def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | N
         raise file.error(("proxy", "listen"), str(exc), hint=exc.hint) from exc
 
 
-def check_address(address: tuple[str, int], taken: Mapping[int, Draft], machine: Machine) -> None:
-    """Check an address that the user asks for.
+def settle_address(
+    asked: tuple[str, int] | None, *, taken: Mapping[int, Draft], fixed: Mapping[int, Draft], machine: Machine
+) -> tuple[tuple[str, int], Note | None]:
+    """Check the address that the user asks for, or find one.
 
     Args:
-        address: Host and port.
+        asked: Host and port; ``None``: the usual one, or that with the next free port.
         taken: By port, the process that takes it whatever it is told.
+        fixed: By port, the process that it is set for.
         machine: Says what can be listened on.
 
-    Raises:
-        ConfigError: A process takes its port, or it cannot be listened on.
-    """
-    host, port = address
-    if port in taken:
-        process = taken[port]
-        text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
-        line = f"{process.name}: {_with_port(process.command, port)}"
-        raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
-    machine.try_listen(host, port)
-
-
-def first_free(taken: Mapping[int, Draft], machine: Machine) -> tuple[tuple[str, int], Note | None]:
-    """Choose an address where the user asks for none; if it is not the usual one, a note says why.
-
-    The arguments are those of `check_address`.
+    Returns:
+        The address; and if the usual one cannot be had, a note that says why.
 
     Raises:
-        ConfigError: None of a hundred can be had.
+        ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
     """
+    if asked is not None:
+        host, port = asked
+        if (process := taken.get(port)) is not None:
+            text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
+            line = f"{process.name}: {_with_port(process.command, port)}"
+            raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
+        machine.try_listen(host, port)
+        return asked, None
     host, usual = DEFAULT_LISTEN
     reason = ""
     for port in range(usual, usual + 100):
-        if port in taken:
-            reason = reason or f"port {port} is {taken[port].name}'s"
+        if (process := taken.get(port) or fixed.get(port)) is not None:
+            reason = reason or f"port {port} is {process.name}'s"
             continue
         try:
             machine.try_listen(host, port)

@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING
 from orchestra.config.files import is_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = [
-    "PORT_VARIABLES",
-    "colliding",
-    "for_child",
-    "mentions_port",
-    "sibling_variables",
-    "variable_name",
-    "with_tools",
-]
+__all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "sibling_prefix", "with_tools"]
 
 # The variables that tell a child its port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
@@ -57,43 +49,26 @@ def with_tools(env: Mapping[str, str], *, root: Path, scripts: str | None) -> di
     return new
 
 
-def for_child(env: Mapping[str, str], *, port: int | None, siblings: Mapping[str, str]) -> dict[str, str]:
+def for_child(env: Mapping[str, str], *, port: int | None, siblings: Mapping[str, int]) -> dict[str, str]:
     """Give the environment of one child, all but what the supervisor adds.
 
     Args:
         env: From the operating system, env files and settings, `with_tools`.
         port: What ``PORT`` says.
-        siblings: From `sibling_variables`.
+        siblings: The ports of other processes, by name: ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell them.
     """
-    new = {"PYTHONUNBUFFERED": "1", **env, **siblings}
+    new = {"PYTHONUNBUFFERED": "1", **env}
+    for name, sibling in siblings.items():
+        new[f"{sibling_prefix(name)}_PORT"] = str(sibling)
+        new[f"{sibling_prefix(name)}_URL"] = f"http://127.0.0.1:{sibling}"
     if port is not None:
         new.update(dict.fromkeys(PORT_VARIABLES, str(port)))
     return new
 
 
-def variable_name(process: str) -> str:
-    """Give what a process is called in the names of variables: ``notes-api`` is ``NOTES_API``."""
-    return process.upper().replace("-", "_")
-
-
-def sibling_variables(ports: Mapping[str, int]) -> dict[str, str]:
-    """Tell a process where its siblings are: ``ORCHESTRA_<NAME>_PORT`` and ``ORCHESTRA_<NAME>_URL``."""
-    variables = {}
-    for name, port in ports.items():
-        prefix = f"ORCHESTRA_{variable_name(name)}"
-        variables[f"{prefix}_PORT"] = str(port)
-        variables[f"{prefix}_URL"] = f"http://127.0.0.1:{port}"
-    return variables
-
-
-def colliding(names: Sequence[str]) -> tuple[str, str] | None:
-    """Find two processes that would have the same variables, such as ``a-b`` and ``a_b``."""
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(variable_name(name), name)
-        if other != name:
-            return other, name
-    return None
+def sibling_prefix(process: str) -> str:
+    """Give what the variables that tell of ``notes-api`` begin with: ``ORCHESTRA_NOTES_API``."""
+    return f"ORCHESTRA_{process.upper().replace('-', '_')}"
 
 
 def mentions_port(command: str) -> bool:

@@ -8,6 +8,7 @@ Not here: what any file means.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Problems", "is_file", "is_folder", "read_text"]
+
+# As far as we may look, and false for a path that cannot exist: the methods of `Path` raise there.
+is_file, is_folder = os.path.isfile, os.path.isdir
 
 
 class Problems(Struct):
@@ -91,35 +95,13 @@ def read_text(path: Path) -> str:
         raise
     except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise ConfigError(
-            f"cannot be read: {reason}", path=path, hint="Check the path and the file's permissions."
-        ) from exc
+        hint = "Check the path and the file's permissions."
+        raise ConfigError(f"cannot be read: {reason}", path=path, hint=hint) from exc
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         # With a byte-order mark, positions are counted after it.
         before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
         line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-        bad = exc.object[exc.start]
-        raise ConfigError(
-            f"not UTF-8: byte 0x{bad:02x} at byte {column} of the line",
-            path=path,
-            line=line,
-            hint="Save the file as UTF-8.",
-        ) from exc
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, as far as we may look; false for a path that cannot exist."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, as far as we may look; false for a path that cannot exist."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
+        text = f"not UTF-8: byte 0x{exc.object[exc.start]:02x} at byte {column} of the line"
+        raise ConfigError(text, path=path, line=line, hint="Save the file as UTF-8.") from exc

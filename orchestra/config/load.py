@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.config.addresses import Machine
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.config.select import Draft
     from orchestra.config.toml import SettingsFile
 
@@ -129,7 +130,8 @@ def examine(
     with problems.caught():
         entries = procfiles.read(path, problems)
     file = toml.find(path.parent, problems)
-    reader = _Reader(path, file, entries, machine=machine, overrides=overrides or Overrides())
+    processes = select.gather(path, entries, file)
+    reader = _Reader(path, file, processes, machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -140,13 +142,7 @@ class _Reader:
     """Goes from what was written to the plan, step by step."""
 
     def __init__(
-        self,
-        path: Path,
-        file: SettingsFile,
-        entries: Sequence[procfiles.Entry],
-        *,
-        machine: Machine,
-        overrides: Overrides,
+        self, path: Path, file: SettingsFile, processes: list[Draft], machine: Machine, overrides: Overrides
     ) -> None:
         self.path = path
         self.root = path.absolute().parent
@@ -155,21 +151,14 @@ class _Reader:
         self.problems = file.problems
         self.machine = machine
         self.overrides = overrides
-        self.processes = select.gather(path, self.root, entries, file)
+        self.processes = processes
         self.notes: list[Note] = list(file.notes)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
-        select.choose(
-            self.processes,
-            only=only,
-            left_out=left_out,
-            counts=counts,
-            path=self.path,
-            problems=self.problems,
-        )
+        select.choose(self.processes, self.path, self.problems, only=only, left_out=left_out, counts=counts)
         self.chosen = [each for each in self.processes if each.instances]
 
     def read_environments(self) -> None:
@@ -208,15 +197,15 @@ class _Reader:
             for other in each.waits_for
             if other.condition is Condition.COMPLETED
         }
-        upstreams: dict[str, roles.Given] = {}
+        upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
                 upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
-        frontend, backend = upstreams.get("frontend"), upstreams.get("backend")
+        frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
             self.file.refuse(("proxy", "backend"), "it is the frontend already", hint=hint)
-            backend = None
+            backend = UNDECIDED
         processes = [
             roles.ProcessFacts(
                 name=each.name,
@@ -250,13 +239,12 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
+        fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
         with self.problems.caught():
-            if address is not None:
-                addresses.check_address(address, self.taken, self.machine)
-            else:
-                fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
-                address, note = addresses.first_free({**fixed, **self.taken}, self.machine)
-                self.notes += [] if note is None else [note]
+            address, note = addresses.settle_address(
+                address, taken=self.taken, fixed=fixed, machine=self.machine
+            )
+            self.notes += [] if note is None else [note]
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
@@ -341,7 +329,6 @@ class _Reader:
             and (other.settings.port or environment.mentions_port(other.command))
             and (port := ports.get((*other.instances, other.name)[0]))
         }
-        addressed = environment.sibling_variables(siblings)
         # A process that depends on one with several instances waits for all of them.
         instances = {each.name: each.instances for each in self.processes}
         depends_on = [
@@ -355,13 +342,12 @@ class _Reader:
             name=name,
             command=process.command,
             cwd=process.cwd,
-            env=environment.for_child(process.env, port=ports.get(name), siblings=addressed),
+            env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
             port=ports.get(name),
             may_move=not process.settings.port,
             role=process.role,
             install=process.install,
             depends_on=tuple(depends_on),
-            source=process.source,
         )
 
     def exit_on(self, names: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ __all__ = [
 
 # Where the folders of workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
-_MANAGERS = ("npm", "pnpm", "yarn", "bun")
 _LOCKS = {
     "package-lock.json": "npm",
     "npm-shrinkwrap.json": "npm",
@@ -63,16 +62,16 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     described = [package_json(package), package_json(folder)]
     if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
         return None
-    manager, has_lock = _manager(folder, described, default=uses)
+    manager = _manager(folder, described, default=uses)
     if _is_installed(folder, manager):
         return None
-    return Install(folder=folder, manager=manager, argv=_argv(manager, folder, described, has_lock=has_lock))
+    return Install(folder=folder, manager=manager, argv=_argv(manager, folder, described))
 
 
 def manager_of(package: Path, root: Path) -> str:
     """Say which package manager the folder of a `package.json` belongs to; npm if nothing tells."""
     folder = _install_folder(package, root)
-    return _manager(folder, [package_json(package), package_json(folder)], default="npm")[0]
+    return _manager(folder, [package_json(package), package_json(folder)], default="npm")
 
 
 def package_json(folder: Path) -> _Json:
@@ -140,7 +139,7 @@ def _upward(folder: Path, root: Path) -> Iterator[Path]:
 
 def _install_folder(package: Path, root: Path) -> Path:
     """The folder in which a package's dependencies are installed: its own, or its workspace's root."""
-    if any(is_file(package / lock) for lock in _LOCKS):
+    if _locked(package):
         return package
     for folder in _upward(package.parent, root) if package != root else ():
         declared = package_json(folder).get("workspaces")
@@ -156,14 +155,16 @@ def _install_folder(package: Path, root: Path) -> Path:
     return package
 
 
-def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> tuple[str, bool]:
-    """The manager of a folder's packages, and whether it has a lock file of that."""
+def _locked(folder: Path) -> list[str]:
+    """The managers that have a lock file in a folder."""
+    return [manager for lock, manager in _LOCKS.items() if is_file(folder / lock)]
+
+
+def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
     names = [str(each.get("packageManager", "")).partition("@")[0] for each in described]
-    named = next((name for name in names if name in _MANAGERS), "")
-    locks = list(dict.fromkeys(manager for lock, manager in _LOCKS.items() if is_file(folder / lock)))
-    if not locks:
-        return named or default, False
-    return next(each for each in (named, default, *locks) if each in locks), True
+    named = next((name for name in names if name in _LOCKS.values()), "")
+    locked = _locked(folder)
+    return next((each for each in (named, default, *locked) if each in locked), named or default)
 
 
 def _is_installed(folder: Path, manager: str) -> bool:
@@ -174,9 +175,10 @@ def _is_installed(folder: Path, manager: str) -> bool:
     return manager != "npm" or any(is_file(modules / mark) for mark in _INSTALL_MARKS)
 
 
-def _argv(manager: str, folder: Path, described: Sequence[_Json], *, has_lock: bool) -> tuple[str, ...]:
+def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
     """The command that installs what the lock file says, changes no lock file, and asks nothing."""
-    frozen = ("--frozen-lockfile",) if has_lock else ()
+    is_locked = manager in _locked(folder)
+    frozen = ("--frozen-lockfile",) if is_locked else ()
     match manager:
         case "pnpm" | "bun":
             return (manager, "install", *frozen)
@@ -184,7 +186,7 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json], *, has_lock: b
             versions = [str(each.get("packageManager", "")) for each in described]
             if is_file(folder / ".yarnrc.yml") or any(re.match(r"yarn@([2-9]|\d\d)", v) for v in versions):
                 # Berry is immutable by itself where CI is set, and cannot be without a lock file.
-                return ("yarn", "install", "--immutable" if has_lock else "--no-immutable")
+                return ("yarn", "install", "--immutable" if is_locked else "--no-immutable")
             return ("yarn", "install", *frozen, "--non-interactive")
         case _:
-            return ("npm", "ci" if has_lock else "install", "--no-audit", "--no-fund")
+            return ("npm", "ci" if is_locked else "install", "--no-audit", "--no-fund")

@@ -30,7 +30,6 @@ __all__ = [
     "ProxyPlan",
     "Restart",
     "Role",
-    "Source",
     "UpstreamPlan",
     "base_name",
 ]
@@ -68,13 +67,6 @@ class Dependency(Struct, frozen=True):
         return self.name if self.condition is Condition.READY else f"{self.name}:{self.condition.value}"
 
 
-class Source(Struct, frozen=True, kw_only=True):
-    """Where something was written, for messages."""
-
-    path: Path
-    line: int
-
-
 class Install(Struct, frozen=True, kw_only=True):
     """A folder's packages are missing, and this command installs them.
 
@@ -104,7 +96,6 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         role: What it is to the proxy.
         install: To be run first.
         depends_on: The processes that it waits for before that.
-        source: Where the command was written.
     """
 
     name: str
@@ -116,7 +107,6 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     role: Role = Role.OTHER
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
-    source: Source | None = None
 
     @property
     def is_awaited(self) -> bool:

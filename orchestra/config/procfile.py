@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.files import Problems
 
-__all__ = [
-    "DEFAULT_NAMES",
-    "Entry",
-    "current_folder",
-    "find",
-    "is_name",
-    "parse",
-    "read",
-    "render",
-]
+__all__ = ["DEFAULT_NAMES", "Entry", "current_folder", "find", "is_name", "parse", "read", "render"]
 
 # The first one that is there is taken: a Procfile is often the one of production.
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")
@@ -68,12 +59,9 @@ def find(folder: Path) -> Path:
         path = folder / name
         if path.exists():
             return path
-    where = current_folder() / folder
-    raise ConfigError(
-        f"no Procfile in {where}: looked for {' and '.join(DEFAULT_NAMES)}",
-        hint=_similar(folder)
-        or "Run `orchestra init`, or write one with lines such as `web: python app.py`.",
-    )
+    text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
+    example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
+    raise ConfigError(text, hint=_similar(folder) or example)
 
 
 def current_folder() -> Path:
@@ -85,9 +73,8 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as exc:
-        raise ConfigError(
-            "the current folder does not exist any more", hint="Change to a folder that does: `cd`."
-        ) from exc
+        hint = "Change to a folder that does: `cd`."
+        raise ConfigError("the current folder does not exist any more", hint=hint) from exc
 
 
 def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
@@ -103,16 +90,12 @@ def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
     try:
         text = read_text(path)
     except FileNotFoundError as exc:
-        raise ConfigError(
-            "no such file", path=path, hint=_similar(path.parent) or "Check the path of the Procfile."
-        ) from exc
+        hint = _similar(path.parent) or "Check the path of the Procfile."
+        raise ConfigError("no such file", path=path, hint=hint) from exc
     except IsADirectoryError as exc:
         inside = next((path / name for name in DEFAULT_NAMES if is_file(path / name)), None)
-        raise ConfigError(
-            "a folder, not a Procfile",
-            path=path,
-            hint=f"Name the file: {inside}" if inside else "Name a file in it.",
-        ) from exc
+        hint = f"Name the file: {inside}" if inside else "Name a file in it."
+        raise ConfigError("a folder, not a Procfile", path=path, hint=hint) from exc
     return parse(text, path, problems)
 
 
@@ -138,12 +121,9 @@ def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
             entry = _entry(line, path, number)
             first = entries.setdefault(entry.name, entry).line
             if first != number:
-                raise ConfigError(
-                    f"{entry.name} is already defined on line {first}",
-                    path=path,
-                    line=number,
-                    hint=f"Give one of the two another name, or delete line {first} or {number}.",
-                )
+                text = f"{entry.name} is already defined on line {first}"
+                hint = f"Give one of the two another name, or delete line {first} or {number}."
+                raise ConfigError(text, path=path, line=number, hint=hint)
     if is_empty:
         hint = "Add a line such as `web: python app.py`."
         problems.add(ConfigError("no entries: nothing to run", path=path, hint=hint))
@@ -166,62 +146,45 @@ def _entry(line: str, path: Path, number: int) -> Entry:
     def wrong(message: str, hint: str) -> ConfigError:
         return ConfigError(message, path=path, line=number, hint=hint)
 
-    name, colon, command = line.partition(":")
-    command = command.strip(_BLANKS)
+    written, colon, command = line.partition(":")
+    name, command = written.strip(_BLANKS), command.strip(_BLANKS)
     if _ASSIGNMENT.match(line):
         variable = line.partition("=")[0]  # without its value, which may be a secret
-        raise wrong(
-            f"{_quoted(variable)} is a variable, not an entry", "Put it into a file .env beside this."
-        )
+        text = f"{_quoted(variable)} is a variable, not an entry"
+        raise wrong(text, "Put it into a file .env beside this.")
     if not colon:
-        first, _, rest = line.strip(_BLANKS).partition(" ")
+        first, _, rest = name.partition(" ")
         example = f"{first}: {rest.strip(_BLANKS)}" if is_name(first) and rest else "web: python app.py"
-        raise wrong(
-            f"there is no colon after the name (column {line.find(first) + len(first) + 1}): {_quoted(line)}",
-            f"Write `{_shortened(example)}`.",
-        )
-    if not name.strip(_BLANKS):
+        column = line.index(first) + len(first) + 1
+        text = f"there is no colon after the name (column {column}): {_quoted(line)}"
+        raise wrong(text, f"Write `{_shortened(example)}`.")
+    if not name:
         raise wrong("no name before the colon (column 1)", f"{_NAME_RULE}: `web: {_shortened(command)}`.")
-    if name[0] in _BLANKS:
-        raise wrong(
-            f"the entry {_quoted(name.strip(_BLANKS))} is indented (column {_column_of_first(line)})",
-            "Begin it in column 1; if it continues the line above, make the two one line.",
-        )
-    bad = _NOT_NAME.search(name)
-    if bad is not None:
-        if name.rstrip(_BLANKS) != name and is_name(name.rstrip(_BLANKS)):
-            raise wrong(
-                f"a blank before the colon (column {bad.start() + 1})",
-                f"Write `{name.rstrip(_BLANKS)}: {_shortened(command)}`.",
-            )
-        better = _NOT_NAME.sub("-", name.strip(_BLANKS))
-        raise wrong(
-            f"{_quoted(name)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}",
-            f"{_NAME_RULE}, such as {_shortened(better)}.",
-        )
+    if written[0] in _BLANKS:
+        text = f"the entry {_quoted(name)} is indented (column {written.index(name) + 1})"
+        raise wrong(text, "Begin it in column 1; if it continues the line above, make the two one line.")
+    if written != name and is_name(name):
+        text = f"a blank before the colon (column {len(name) + 1})"
+        raise wrong(text, f"Write `{name}: {_shortened(command)}`.")
+    if bad := _NOT_NAME.search(written):
+        text = f"{_quoted(written)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}"
+        raise wrong(text, f"{_NAME_RULE}, such as {_shortened(_NOT_NAME.sub('-', name))}.")
     if not command:
-        raise wrong(
-            f"{name} has no command (column {len(line) + 1})",
-            f"Write one after the colon, or delete line {number}.",
-        )
+        text = f"{name} has no command (column {len(line) + 1})"
+        raise wrong(text, f"Write one after the colon, or delete line {number}.")
     if "\0" in command:
-        column = line.index("\0") + 1
-        raise wrong(f"{name}: a NUL character in column {column}", "Delete it: no command can contain one.")
+        text = f"{name}: a NUL character in column {line.index(chr(0)) + 1}"
+        raise wrong(text, "Delete it: no command can contain one.")
     if _ends_in_backslash(command):
-        raise wrong(
-            f"{name}: a backslash at the end of the line (column {len(line)}), but an entry is one line",
-            "Write the command on one line, or put it into a script.",
-        )
+        where = f"a backslash at the end of the line (column {len(line)})"
+        hint = "Write the command on one line, or put it into a script."
+        raise wrong(f"{name}: {where}, but an entry is one line", hint)
     return Entry(name, command, number)
 
 
 def _ends_in_backslash(line: str) -> bool:
     """Whether a shell would go on reading in the next line."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
-
-
-def _column_of_first(line: str) -> int:
-    return len(line) - len(line.lstrip(_BLANKS)) + 1
 
 
 def _similar(folder: Path) -> str:

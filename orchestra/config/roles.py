@@ -34,7 +34,7 @@ Not here: asking sockets, reading commands, what the proxy does while an upstrea
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -72,8 +72,6 @@ NOT_HTTP = frozenset({
 # fmt: on
 # Seconds that a process may run without a listening socket before it is taken for none that will have one.
 SILENT_AFTER = 5.0
-
-Given: TypeAlias = FromProcess | Address | Literal[False] | None
 
 
 class Seen(Enum):
@@ -118,13 +116,13 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     Attributes:
         processes: Those of the run, in the order of the Procfile.
-        frontend: What the settings say: an upstream, ``False`` for none, ``None`` for nothing.
+        frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
     """
 
     processes: tuple[ProcessFacts, ...]
-    frontend: Given = None
-    backend: Given = None
+    frontend: UpstreamPlan = UNDECIDED
+    backend: UpstreamPlan = UNDECIDED
 
     def with_seen(self, process: str, seen: Seen) -> Facts:
         """Give the facts in which `process` (or the instance of that name) has shown `seen`."""
@@ -169,24 +167,23 @@ def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
     frontend, frontend_reason = _frontend_before_start(facts)
     backend, backend_reason = _backend_before_start(facts, frontend)
-    wants_frontend = frontend is None and facts.frontend is None
-    wants_backend = backend is None and facts.backend is None
+    to_decide = UNDECIDED in (frontend, backend)
     left = [
         each
         for each in facts.processes
         if each.upstream not in (frontend, backend) and not each.runs_vite and each.may_be_asked
     ]
-    if wants_frontend:
+    if frontend is UNDECIDED:
         frontend, frontend_reason = _at_run_time(left, Seen.VITE, "answers /@vite/client")
-    if wants_backend:
+    if backend is UNDECIDED:
         backend, backend_reason = _at_run_time(left, Seen.HTTP, "answers HTTP")
-    to_ask = left if wants_frontend or wants_backend else []
+    still_to_ask = [each.name for each in left if to_decide and each.upstream not in (frontend, backend)]
     return Roles(
         frontend=frontend,
         frontend_reason=frontend_reason,
         backend=backend,
         backend_reason=backend_reason,
-        to_ask=tuple(each.name for each in to_ask if each.upstream not in (frontend, backend)),
+        to_ask=tuple(still_to_ask),
     )
 
 
@@ -204,24 +201,21 @@ def facts_of(plan: Plan) -> Facts:
         )
         for name, instances in names.items()
     ]
-    upstreams = (None, None) if plan.proxy is None else (plan.proxy.frontend, plan.proxy.backend)
-    frontend, backend = map(_given_by_plan, upstreams)
-    return Facts(processes=tuple(processes), frontend=frontend, backend=backend)
+    facts = Facts(processes=tuple(processes))
+    if plan.proxy is None:
+        return facts
+    return replace(facts, frontend=plan.proxy.frontend, backend=plan.proxy.backend)
 
 
-def _given_by_plan(upstream: UpstreamPlan) -> Given:
-    return None if upstream is UNDECIDED else upstream or False
-
-
-def given(key: str, names: Sequence[str], file: SettingsFile) -> Given:
-    """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to.
+def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
+    """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to; `UNDECIDED`: to nothing.
 
     Raises:
         ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
     """
     value: str | bool | None = getattr(file.settings.proxy, key)
     if value is None or value is False:
-        return value
+        return UNDECIDED if value is None else None
     keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
@@ -242,14 +236,14 @@ def given(key: str, names: Sequence[str], file: SettingsFile) -> Given:
 
 
 def _frontend_before_start(facts: Facts) -> tuple[UpstreamPlan, str]:
-    if facts.frontend is not None:
+    if facts.frontend is not UNDECIDED:
         return _as_given(facts.frontend, facts), "set by proxy.frontend"
     found = [each for each in facts.processes if each.runs_vite and not _is(facts.backend, each)]
-    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (None, "")
+    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (UNDECIDED, "")
 
 
 def _backend_before_start(facts: Facts, frontend: UpstreamPlan) -> tuple[UpstreamPlan, str]:
-    if facts.backend is not None:
+    if facts.backend is not UNDECIDED:
         return _as_given(facts.backend, facts), "set by proxy.backend"
     others = [each for each in facts.processes if not each.runs_vite and not _is(frontend, each)]
     for wanted in BACKEND_NAMES:
@@ -262,7 +256,7 @@ def _backend_before_start(facts: Facts, frontend: UpstreamPlan) -> tuple[Upstrea
     for each in others:
         if each.checks_http:
             return each.upstream, "its readiness is an HTTP check"
-    return None, ""
+    return UNDECIDED, ""
 
 
 def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tuple[UpstreamPlan, str]:
@@ -274,11 +268,11 @@ def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tu
     return None, ""
 
 
-def _is(upstream: Given | UpstreamPlan, process: ProcessFacts) -> bool:
+def _is(upstream: UpstreamPlan, process: ProcessFacts) -> bool:
     return isinstance(upstream, FromProcess) and upstream.name == process.name
 
 
-def _as_given(upstream: Given, facts: Facts) -> FromProcess | Address | None:
+def _as_given(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
     """An upstream of the settings; none if that process is not part of the run."""
     if isinstance(upstream, Address):
         return upstream

@@ -92,9 +92,7 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     output: Annotated[
         Output, _doc('"auto" (dashboard on a terminal, else plain), "dashboard", "plain", "json"')
     ] = "auto"
-    exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or the name of a process')] = (
-        "all"
-    )
+    exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
 
@@ -118,19 +116,15 @@ class ProxyPolicy(Struct, frozen=True, kw_only=True):
     frontend_paths: Annotated[
         UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them', "Vite's own")
     ] = VITE_PATHS
-    frontend_websockets: Annotated[
-        UrlPaths, _doc('["/..."]: WebSockets for the frontend, beside HMR\'s')
-    ] = ()
-    fallback_methods: Annotated[Methods, _doc("methods whose 404 from the backend falls back")] = (
+    frontend_websockets: Annotated[UrlPaths, _doc("[\"/...\"]: the frontend's WebSockets, beside HMR's")] = ()
+    fallback_methods: Annotated[Methods, _doc("methods whose backend 404 falls back")] = (
         "GET",
         "HEAD",
     )
     replay_bytes: Annotated[Count, _doc("bytes of a body that are kept, to send it a second time")] = 1048576
     memo: Annotated[bool, _doc("true: paths that turned out to be Vite's assets go straight to it")] = True
     hold: Annotated[Seconds, _doc("seconds that a request waits for an upstream that is coming up")] = 15.0
-    upgrade_timeout: Annotated[Positive, _doc("seconds that an upstream may take to accept a WebSocket")] = (
-        5.0
-    )
+    upgrade_timeout: Annotated[Positive, _doc("seconds that accepting a WebSocket may take")] = 5.0
     allowed_hosts: Annotated[
         tuple[HostName, ...], _doc('names without port that requests may be for, such as ["dev.example"]')
     ] = ()
@@ -163,12 +157,8 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     restart: Annotated[
         Restart, _doc('when it is started again: "on-failure", "never" or "always"', '"on-failure"')
     ] = Restart.ON_FAILURE
-    restart_mode: Annotated[
-        Mode, _doc('"replace"; "overlap": the old one stays until a new one is ready')
-    ] = "replace"
-    max_quick_failures: Annotated[
-        Count, _doc("restarts in a row, each failing within 10 s, until it failed")
-    ] = 5
+    restart_mode: Annotated[Mode, _doc('"overlap": the old one stays until the new is ready')] = "replace"
+    max_quick_failures: Annotated[Count, _doc("restarts in a row, failing within 10 s, until it failed")] = 5
     success_exit_codes: Annotated[
         frozenset[ExitStatus], _doc("exit statuses from 0 to 255 that count as completed", "[0]")
     ] = frozenset({0})

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from orchestra.config import environment, procfile as procfiles
 from orchestra.config.checks import FORMS, HttpCheck, parse_checks, words_of
 from orchestra.config.command import Reading
-from orchestra.config.plan import Condition, Dependency, Role, Source
+from orchestra.config.plan import Condition, Dependency, Role
 from orchestra.config.schema import ProcessSettings
 from orchestra.config.toml import did_you_mean, nearest, there_are
 from orchestra.errors import ConfigError
@@ -52,7 +52,8 @@ class Draft(Struct, kw_only=True):
     Attributes:
         name: As in the Procfile.
         command: As it was written; of an `app`, what serves it.
-        source: Where that was written.
+        path: The file where that was written.
+        line: Its line.
         settings: Its table.
         cwd: The folder that it starts in.
         waits_for: What it depends on, without what cannot work.
@@ -66,7 +67,8 @@ class Draft(Struct, kw_only=True):
 
     name: str
     command: str
-    source: Source
+    path: Path
+    line: int
     settings: ProcessSettings
     cwd: Path
     waits_for: tuple[Dependency, ...] = ()
@@ -84,27 +86,26 @@ class Draft(Struct, kw_only=True):
 
     def error(self, message: str, *, hint: str) -> ConfigError:
         """Make an error about what was written: file, line, then `message`."""
-        return ConfigError(message, path=self.source.path, line=self.source.line, hint=hint)
+        return ConfigError(message, path=self.path, line=self.line, hint=hint)
 
 
 # --- Which there are ---
 
 
-def gather(path: Path, root: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
+def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
     """Give the Procfile's processes in its order, then those that only the settings define.
 
     Args:
         path: The Procfile.
-        root: Its folder.
         entries: What is in it.
         file: The settings; its problems are told what is wrong.
     """
-    tables = dict(file.settings.process)
+    root, tables = path.absolute().parent, dict(file.settings.process)
     drafts: list[Draft] = []
 
-    def add(name: str, command: str, table: ProcessSettings, source: Source) -> None:
+    def add(name: str, command: str, table: ProcessSettings, path: Path, line: int) -> None:
         cwd = root / (table.cwd or "")
-        drafts.append(Draft(name=name, command=command, source=source, settings=table, cwd=cwd))
+        drafts.append(Draft(name=name, command=command, path=path, line=line, settings=table, cwd=cwd))
 
     for entry in entries:
         table = tables.pop(entry.name, None) or ProcessSettings()
@@ -112,12 +113,12 @@ def gather(path: Path, root: Path, entries: Iterable[procfiles.Entry], file: Set
             if getattr(table, key) is not None:
                 text = f"{entry.name} has a command in {path}:{entry.line}, too"
                 file.refuse(("process", entry.name, key), text, hint="Delete one of the two.")
-        add(entry.name, entry.command, table, Source(path=path, line=entry.line))
+        add(entry.name, entry.command, table, path, entry.line)
     for name, table in tables.items():
         with file.problems.caught():
             command = _command_of(name, table, file, path=path, others=drafts)
             line = file.line("process", name, "command") or file.line("process", name) or 1
-            add(name, command, table, Source(path=file.path or path, line=line))
+            add(name, command, table, file.path or path, line)
     for each in drafts:
         _check_environment(each, file)
         _check_ready(each, file)
@@ -167,13 +168,14 @@ def _check_ready(process: Draft, file: SettingsFile) -> None:
 
 
 def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
-    if (pair := environment.colliding([each.name for each in processes])) is None:
-        return
-    first, second = (each for each in processes if each.name in pair)
-    variable = f"ORCHESTRA_{environment.variable_name(second.name)}_PORT"
-    where = f"{first.source.path}:{first.source.line}"
-    text = f"{second.name} and {first.name} ({where}) would both be {variable}"
-    problems.add(second.error(text, hint="Give one of them another name."))
+    """Refuse names that siblings could not tell apart in their variables, such as ``a-b`` and ``a_b``."""
+    owners: dict[str, Draft] = {}
+    for each in processes:
+        variable = f"{environment.sibling_prefix(each.name)}_PORT"
+        first = owners.setdefault(variable, each)
+        if first is not each:
+            text = f"{each.name} and {first.name} ({first.path}:{first.line}) would both be {variable}"
+            problems.add(each.error(text, hint="Give one of them another name."))
 
 
 def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | None:
@@ -268,22 +270,22 @@ def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
 
 def choose(
     processes: Sequence[Draft],
+    path: Path,
+    problems: Problems,
     *,
     only: Sequence[str],
     left_out: Sequence[str],
     counts: Mapping[str, int],
-    path: Path,
-    problems: Problems,
 ) -> None:
     """Give instances to the processes that are run: those that are named, with their dependencies.
 
     Args:
         processes: All that there are.
+        path: The Procfile, for messages.
+        problems: Is told.
         only: The names of the command line; none means all.
         left_out: Those that are not run, whatever depends on them.
         counts: How many instances each is to have; with none it is left out, too.
-        path: The Procfile, for messages.
-        problems: Is told.
     """
     by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestra.proxy.head import tokens
+from orchestra.proxy.head import match_host, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,6 @@ _ORDINARY_CONNECTIONS = frozenset(
     {b"keep-alive", b"close", b"upgrade", b"Upgrade", b"Keep-Alive", b"Close", b"keep-alive, Upgrade"}
 )
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?")
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
@@ -75,7 +74,7 @@ class Peer:
     def additions(self, host: bytes) -> bytes:
         """Return the lines that a request to `host` gets, from ``X-Forwarded-For`` on."""
         if self._additions[0] != host or not host:
-            match = _HOST.fullmatch(host)
+            match = match_host(host)
             port = (match and match[2]) or (b"80" if host else b"%d" % self.port)
             lines = (
                 b"X-Forwarded-For: " + self.address,
@@ -109,15 +108,14 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
     if head.version == b"1.0":
         # A 100 could not be passed on to it (RFC 9110 10.1.1).
         dropped |= {b"expect"}
-    lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
+    lines = [head.start]
     if b"host" not in values:
         lines.append(b"Host: " + (head.host or b"localhost:%d" % peer.port))
     additions = peer.additions(head.host)
+    lines += _passing(head, dropped)
     if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
-        lines += _with_address(head, dropped, peer.address)
+        _add_address(lines, peer.address)
         additions = additions.partition(b"\r\n")[2]
-    else:
-        lines += _passing(head, dropped)
     lines.append(additions)
     if upgrade:
         lines += _UPGRADE
@@ -135,25 +133,24 @@ def _dropped(values: dict[bytes, bytes], always: frozenset[bytes]) -> frozenset[
 
 
 def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> list[bytes]:
-    lines, fields, values = head.lines, head.fields, head.values
+    lines, values = head.lines, head.values
     found = dropped.intersection(values)
     if not found:
         return lines
-    if len(found) == 1 and len(values) == len(fields):
-        # Most often it is Connection, once; a loop over all fields would take five times as long.
-        (name,) = found
-        index = fields.index((name, values[name]))
-        return lines[:index] + lines[index + 1 :]
-    return [line for line, (name, _) in zip(lines, fields, strict=True) if name not in dropped]
-
-
-def _with_address(head: RequestHead, dropped: frozenset[bytes], address: bytes) -> list[bytes]:
-    """Return the lines that pass, with the client's address at the end of the last ``X-Forwarded-For``."""
-    passing = [pair for pair in zip(head.lines, head.fields, strict=True) if pair[1][0] not in dropped]
-    last = max(index for index, (_, field) in enumerate(passing) if field[0] == b"x-forwarded-for")
-    lines = [line for line, _ in passing]
-    lines[last] += (b", " if passing[last][1][1] else b"") + address
+    if len(values) != len(lines):
+        return [line for line, (name, _) in zip(lines, head.fields, strict=True) if name not in dropped]
+    # It is one or two, as a rule; a loop over all fields would take five times as long.
+    lines, names = lines.copy(), list(values)
+    for name in found:
+        index = names.index(name)
+        del lines[index], names[index]
     return lines
+
+
+def _add_address(lines: list[bytes], address: bytes) -> None:
+    """Put the client's address at the end of the last ``X-Forwarded-For``."""
+    last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
+    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address
 
 
 def forwarded_response(
@@ -177,8 +174,7 @@ def forwarded_response(
     dropped = _dropped(
         head.values, _DROPPED_FROM_INFORMATIONAL if is_informational else _DROPPED_FROM_ANSWERS
     )
-    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    lines += _passing(head, dropped)
+    lines = [head.start, *_passing(head, dropped)]
     if not is_informational or upgrade:
         lines.append(_UPSTREAM[upstream])
     if upgrade:
@@ -232,7 +228,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     A web page of another site can make its own name point to this machine (DNS rebinding); its requests then
     carry that name. ``localhost``, its subdomains and literal addresses cannot be used so.
     """
-    match = _HOST.fullmatch(host)
+    match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
     if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
         return None

@@ -19,13 +19,14 @@ Not here: input and output, bodies (`framing`), what is passed on (`forward`), w
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias
 
 import h11
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 __all__ = ["MAX_HEAD", "BadMessage", "HeadReader", "RequestHead", "ResponseHead"]
 
@@ -52,16 +53,22 @@ _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]{0,5})?")
+# The name and the port of a Host.
+match_host = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?").fullmatch
 # The short way.
 _END = b"\r\n\r\n"
-_SHORT_REQUEST = re.compile(
+_ordinary_request_line = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x5b\x5d-\x7e]*) HTTP/1\.1"
-)
-_SHORT_STATUS = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
-_SHORT_LINE = re.compile(
+).fullmatch
+_ordinary_line = re.compile(
     rb"(" + _TOKEN + rb"): ([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)"
-)
+).fullmatch
+# Flask shouts, and servers of HTTP/2 give no reason.
+_ORDINARY_STATUS_LINES = {
+    b"HTTP/1.1 %d %b" % (status, reason.encode("ascii")): int(status)
+    for status in HTTPStatus
+    for reason in ("", status.phrase, status.phrase.upper())
+}
 
 
 class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is bad; the name says so
@@ -76,68 +83,52 @@ class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is ba
         self.status = status
 
 
-class _Head(Struct, frozen=True):
-    """The fields of a message.
+class _Head(Struct, frozen=True, gc=False):
+    """What heads have in common.
 
     Attributes:
+        start: The first line as it is passed on: a target in origin form, and always HTTP/1.1.
         lines: Each field as ``Name: value``, the name as received, in order.
-        fields: The same as pairs of the lower-case name and the value.
-        values: The first value of each name; of ``connection`` all of them, as one list.
+        values: The first value of each lower-case name, in order; of ``connection`` all of them, as one list.
         length: The length of the body by ``Content-Length``; ``None`` without one.
         is_chunked: Whether the body is chunked.
+        version: ``1.1`` or ``1.0``, as received.
     """
 
+    start: bytes
     lines: list[bytes]
-    fields: Headers
     values: dict[bytes, bytes]
     length: int | None
     is_chunked: bool
+    version: bytes
 
     @property
-    def headers(self) -> Headers:
-        """The fields as pairs, names as received."""
-        return [
-            (line[: len(name)], value) for line, (name, value) in zip(self.lines, self.fields, strict=True)
-        ]
+    def fields(self) -> Headers:
+        """Each field as a pair of its lower-case name and its value, in order."""
+        return _fields(self.lines)
 
     def all(self, name: bytes) -> list[bytes]:
         """Return the values of all fields called `name`, which is in lower case."""
-        return [value for found, value in self.fields if found == name]
+        if name not in self.values:
+            return []
+        return [self.values[name]] if len(self.values) == len(self.lines) else _all(self.fields, name)
 
     def has_token(self, name: bytes, token: bytes) -> bool:
         """Whether the list-valued field `name` holds `token`; both are in lower case."""
         return name in self.values and token in tokens(self.all(name))
 
 
-class RequestHead(_Head, frozen=True):
+class RequestHead(_Head, frozen=True, gc=False):
     """The head of a request that has passed.
 
     Attributes:
         target: In origin form, byte for byte as received, or ``*`` for ``OPTIONS``.
-        version: ``1.1`` or ``1.0``.
         host: The value of ``Host``; empty if an HTTP/1.0 client sent none.
     """
 
     method: bytes
     target: bytes
-    version: bytes
     host: bytes
-
-    @classmethod
-    def of(
-        cls,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        *,
-        version: bytes = b"1.1",
-        host: bytes = b"",
-        length: int | None = None,
-        is_chunked: bool = False,
-    ) -> RequestHead:
-        """Make a head of fields as they are received."""
-        lines, fields, values = _of_headers(headers)
-        return cls(lines, fields, values, length, is_chunked, method, target, version, host)
 
     @property
     def path(self) -> bytes:
@@ -150,12 +141,15 @@ class RequestHead(_Head, frozen=True):
         return self.is_chunked or bool(self.length)
 
 
-class ResponseHead(_Head, frozen=True):
-    """The head of a response that has passed; `reason` is kept byte for byte, and may be empty."""
+class ResponseHead(_Head, frozen=True, gc=False):
+    """The head of a response that has passed."""
 
     status: int
-    reason: bytes
-    version: bytes
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, byte for byte as received; it may be empty."""
+        return self.start.partition(b" ")[2].partition(b" ")[2]
 
     @classmethod
     def of(
@@ -166,11 +160,11 @@ class ResponseHead(_Head, frozen=True):
         *,
         version: bytes = b"1.1",
         length: int | None = None,
-        is_chunked: bool = False,
     ) -> ResponseHead:
         """Make a head of fields as they are received."""
-        lines, fields, values = _of_headers(headers)
-        return cls(lines, fields, values, length, is_chunked, status, reason, version)
+        start = b"HTTP/1.1 %d %b" % (status, reason)
+        lines = [b"%b: %b" % field for field in headers]
+        return cls(start, lines, _values(lines), length, is_chunked=False, version=version, status=status)
 
     @property
     def media_type(self) -> bytes:
@@ -184,17 +178,48 @@ def tokens(values: Iterable[bytes]) -> list[bytes]:
     return [piece for piece in pieces if piece]
 
 
-def _of_headers(headers: Headers) -> tuple[list[bytes], Headers, dict[bytes, bytes]]:
-    fields = [(name.lower(), value) for name, value in headers]
-    return [b"%s: %s" % field for field in headers], fields, _values(fields)
+def _fields(lines: list[bytes]) -> Headers:
+    pairs = (line.partition(b": ") for line in lines)
+    return [(name.lower(), value) for name, _, value in pairs]
 
 
-def _values(fields: Headers) -> dict[bytes, bytes]:
-    # The first of several wins: a dict keeps the last one that it is given.
-    values = dict(reversed(fields))
-    if b"connection" in values:
-        values[b"connection"] = b", ".join(value for name, value in fields if name == b"connection")
+def _values(lines: list[bytes]) -> dict[bytes, bytes]:
+    """Return `_Head.values`; what frames a message may not be repeated."""
+    fields = _fields(lines)
+    # The names in order; of several values the first.
+    values = dict(fields) | dict(reversed(fields))
+    if len(values) != len(fields):
+        for name in (b"content-length", b"transfer-encoding"):
+            if len(_all(fields, name)) > 1:
+                raise BadMessage(f"more than one {name.decode('ascii').title()}")
+        if b"connection" in values:
+            values[b"connection"] = b", ".join(_all(fields, b"connection"))
     return values
+
+
+def _all(fields: Headers, name: bytes) -> list[bytes]:
+    return [value for found, value in fields if found == name]
+
+
+def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bool]:
+    """Return the length of the body, and whether it is chunked."""
+    length = values.get(b"content-length")
+    coding = values.get(b"transfer-encoding")
+    if coding is None:
+        if length is None:
+            return None, False
+        if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
+            raise BadMessage("Content-Length is not a number")
+        return int(length), False
+    if version == b"1.0":
+        raise BadMessage("Transfer-Encoding in HTTP/1.0")
+    if length is not None:
+        raise BadMessage("Content-Length together with Transfer-Encoding")
+    if coding.lower() != b"chunked":
+        if unknown := [each for each in tokens([coding]) if each != b"chunked"]:
+            raise BadMessage(f"unknown transfer coding {unknown[0].decode('latin-1')!r}", status=501)
+        raise BadMessage("Transfer-Encoding is not exactly chunked")
+    return None, True
 
 
 def end_of_head(buffer: bytes, searched: int = 0) -> int:
@@ -236,23 +261,29 @@ class HeadReader:
         Raises:
             BadMessage: It is not strictly what RFC 9112 calls a request, or nothing that we serve.
         """
+        try:
+            return self._ordinary_request(raw)
+        except _UnusualError:
+            self.long += 1
+            return judge_request(raw)
+
+    def _ordinary_request(self, raw: bytes) -> RequestHead:
         lines = raw[:-4].split(b"\r\n")
-        match = _SHORT_REQUEST.fullmatch(lines[0])
-        if match is not None and raw.endswith(_END):
-            del lines[0]
-            fields = self._requests.read(lines)
-            if fields is not None:
-                values = dict(fields)
-                host = values.get(b"host")
-                if host is not None and len(values) == len(fields) and _HOST.fullmatch(host) is not None:
-                    framing = _framing(values)
-                    if framing is not None:
-                        length, is_chunked = framing
-                        return RequestHead(
-                            lines, fields, values, length, is_chunked, match[1], match[2], b"1.1", host
-                        )
-        self.long += 1
-        return judge_request(raw)
+        start = lines.pop(0)
+        match = _ordinary_request_line(start)
+        # `dict` and `map` do in C what a loop would need five times as long for.
+        values = dict(map(self._requests.__getitem__, lines))
+        host = values.get(b"host")
+        if (
+            match is None
+            or host is None
+            or len(values) != len(lines)
+            or not raw.endswith(_END)
+            or not match_host(host)
+        ):
+            raise _UnusualError
+        length, is_chunked = _framing(values, b"1.1")
+        return RequestHead(start, lines, values, length, is_chunked, b"1.1", match[1], match[2], host)
 
     def response(self, raw: bytes) -> ResponseHead:
         """Read the head of a response, its empty line included.
@@ -260,68 +291,47 @@ class HeadReader:
         Raises:
             BadMessage: It is not strictly what RFC 9112 calls a response.
         """
+        try:
+            return self._ordinary_response(raw)
+        except _UnusualError:
+            self.long += 1
+            return judge_response(raw)
+
+    def _ordinary_response(self, raw: bytes) -> ResponseHead:
         lines = raw[:-4].split(b"\r\n")
-        match = _SHORT_STATUS.fullmatch(lines[0])
-        if match is not None and raw.endswith(_END):
-            del lines[0]
-            fields = self._responses.read(lines)
-            if fields is not None:
-                values = dict(fields)
-                if len(values) != len(fields):
-                    values = _values(fields)
-                    names = [name for name, _ in fields]
-                    is_clear = names.count(b"content-length") < 2 and names.count(b"transfer-encoding") < 2
-                    framing = _framing(values) if is_clear else None
-                else:
-                    framing = _framing(values)
-                if framing is not None:
-                    length, is_chunked = framing
-                    return ResponseHead(
-                        lines, fields, values, length, is_chunked, int(match[1]), match[2], b"1.1"
-                    )
-        self.long += 1
-        return judge_response(raw)
+        start = lines.pop(0)
+        status = _ORDINARY_STATUS_LINES.get(start)
+        values = dict(map(self._responses.__getitem__, lines))
+        if status is None or not raw.endswith(_END):
+            raise _UnusualError
+        if len(values) != len(lines):
+            values = _values(lines)
+        length, is_chunked = _framing(values, b"1.1")
+        return ResponseHead(start, lines, values, length, is_chunked, b"1.1", status)
 
 
-class _KnownLines:
+class _UnusualError(Exception):
+    """A head has to take the long way."""
+
+
+class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
     """Header lines that were judged, with their lower-case name and their value."""
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
-        self._known: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def read(self, lines: list[bytes]) -> Headers | None:
-        """Read header lines; ``None`` if one is in any way unusual."""
-        # `list` and `map` do in C what a loop would need five times as long for.
-        fields = list(map(self._known.get, lines))
-        if not all(fields):
-            for index, field in enumerate(fields):
-                if field is None:
-                    match = _SHORT_LINE.fullmatch(lines[index])
-                    if match is None:
-                        return None
-                    fields[index] = self._learn(lines[index], match[1].lower(), match[2])
-        return fields  # type: ignore[return-value]  # no None is left
-
-    def _learn(self, line: bytes, name: bytes, value: bytes) -> tuple[bytes, bytes]:
-        field = name, value
+    def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
+        match = _ordinary_line(line)
+        if match is None:
+            raise _UnusualError
+        field = name, _ = match[1].lower(), match[2]
         if len(line) <= _KNOWN_LENGTH and name not in _NEVER_KNOWN and self._limit:
-            if len(self._known) >= self._limit:
+            if len(self) >= self._limit:
                 # What is still sent is judged and remembered again; an order of use would cost each request.
-                self._known.clear()
-            self._known[line] = field
+                self.clear()
+            self[line] = field
         return field
-
-
-def _framing(values: dict[bytes, bytes]) -> tuple[int | None, bool] | None:
-    """Return the length and whether the body is chunked; ``None`` if that needs a closer look."""
-    length = values.get(b"content-length")
-    coding = values.get(b"transfer-encoding")
-    if coding is not None:
-        return (None, True) if coding == b"chunked" and length is None else None
-    if length is None:
-        return None, False
-    return (int(length), False) if length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS else None
 
 
 # --- The long way --------------------------------------------------------------------------------------
@@ -329,8 +339,8 @@ def _framing(values: dict[bytes, bytes]) -> tuple[int | None, bool] | None:
 
 def judge_request(raw: bytes) -> RequestHead:
     """Read the head of a request by all rules, ours and h11's, as `HeadReader.request` does."""
-    lines = _lines(raw)
-    match = _REQUEST_LINE.fullmatch(lines[0])
+    start, *lines = _lines(raw)
+    match = _REQUEST_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal request line")
     method, target, major, minor = match.groups()
@@ -339,37 +349,35 @@ def judge_request(raw: bytes) -> RequestHead:
     version = b"1." + minor
     if method == b"CONNECT":
         raise BadMessage("CONNECT is not supported: this is not a forward proxy", status=501)
-    headers, lengths, codings = _headers(lines[1:])
+    lines = [b"%b: %b" % _field(line) for line in lines]
     target, authority = _origin_form(method, target)
-    host = _host(headers, version, authority)
-    _no_contradiction(lengths, codings, version)
+    host = _host(lines, version, authority)
+    values = _values(lines)
+    length, is_chunked = _framing(values, version)
     _ask_h11(h11.Connection(h11.SERVER), raw)
-    length, is_chunked = _length(lengths), bool(codings)
-    return RequestHead.of(
-        method, target, headers, version=version, host=host, length=length, is_chunked=is_chunked
-    )
+    start = b"%b %b HTTP/1.1" % (method, target)
+    return RequestHead(start, lines, values, length, is_chunked, version, method, target, host)
 
 
 def judge_response(raw: bytes) -> ResponseHead:
     """Read the head of a response by all rules, ours and h11's, as `HeadReader.response` does."""
-    lines = _lines(raw)
-    match = _STATUS_LINE.fullmatch(lines[0])
+    start, *lines = _lines(raw)
+    match = _STATUS_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal status line", status=502)
     minor, status, reason = match.groups()
     version = b"1." + minor
-    headers, lengths, codings = _headers(lines[1:])
-    _no_contradiction(lengths, codings, version)
-    length, is_chunked = _length(lengths), bool(codings)
+    lines = [b"%b: %b" % _field(line) for line in lines]
+    values = _values(lines)
+    length, is_chunked = _framing(values, version)
     client = h11.Connection(h11.CLIENT)
     # It takes an answer only after a request, and a 101 only if that has asked for it.
     asked = [("Host", "localhost"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
     client.send(h11.Request(method="GET", target="/", headers=asked))
     client.send(h11.EndOfMessage())
     _ask_h11(client, raw)
-    return ResponseHead.of(
-        int(status), headers, reason or b"", version=version, length=length, is_chunked=is_chunked
-    )
+    start = b"HTTP/1.1 %b %b" % (status, reason or b"")
+    return ResponseHead(start, lines, values, length, is_chunked, version, int(status))
 
 
 def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
@@ -400,22 +408,6 @@ def _lines(raw: bytes) -> list[bytes]:
     if not lines:
         raise BadMessage("an empty head")
     return lines
-
-
-def _headers(lines: Iterable[bytes]) -> tuple[Headers, list[bytes], list[bytes]]:
-    """Read header lines; the values of Content-Length and Transfer-Encoding are returned once more."""
-    headers: Headers = []
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    for line in lines:
-        name, value = _field(line)
-        headers.append((name, value))
-        lowered = name.lower()
-        if lowered == b"content-length":
-            lengths.append(value)
-        elif lowered == b"transfer-encoding":
-            codings.append(value)
-    return headers, lengths, codings
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
@@ -450,42 +442,17 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
-def _host(headers: Headers, version: bytes, authority: bytes | None) -> bytes:
-    hosts = [value for name, value in headers if name.lower() == b"host"]
+def _host(lines: list[bytes], version: bytes, authority: bytes | None) -> bytes:
+    hosts = _all(_fields(lines), b"host")
     if len(hosts) > 1:
         raise BadMessage("more than one Host")
     if not hosts:
         if version == b"1.1":
             raise BadMessage("Host is missing")
         return authority or b""
-    if _HOST.fullmatch(hosts[0]) is None:
+    if not match_host(hosts[0]):
         raise BadMessage("illegal Host")
     # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
     if authority is not None and authority.lower() != hosts[0].lower():
         raise BadMessage("Host and target name different servers")
     return hosts[0]
-
-
-def _no_contradiction(lengths: Sequence[bytes], codings: Sequence[bytes], version: bytes) -> None:
-    if not codings:
-        return
-    if version == b"1.0":
-        raise BadMessage("Transfer-Encoding in HTTP/1.0")
-    if lengths:
-        raise BadMessage("Content-Length together with Transfer-Encoding")
-    found = tokens(codings)
-    unknown = [coding for coding in found if coding != b"chunked"]
-    if unknown:
-        raise BadMessage(f"unknown transfer coding {unknown[0].decode('latin-1')!r}", status=501)
-    if len(codings) != 1 or found != [b"chunked"] or codings[0].lower() != b"chunked":
-        raise BadMessage("Transfer-Encoding is not exactly chunked")
-
-
-def _length(values: Sequence[bytes]) -> int | None:
-    if not values:
-        return None
-    if len(values) > 1:
-        raise BadMessage("more than one Content-Length")
-    if not values[0].isdigit() or len(values[0]) > _MAX_LENGTH_DIGITS:
-        raise BadMessage("Content-Length is not a number")
-    return int(values[0])

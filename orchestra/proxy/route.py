@@ -17,6 +17,7 @@ Not here: input and output, waiting.
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
@@ -27,7 +28,7 @@ from orchestra.events import State
 from orchestra.proxy.head import ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, StreamKind
@@ -38,6 +39,8 @@ __all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availabili
 Side: TypeAlias = Literal["backend", "frontend"]
 
 OWN_PREFIX = b"/__orchestra__/"
+# `*` is the server itself: only OPTIONS may ask it.
+_OWN = (OWN_PREFIX, b"*")
 # Bytes of a backend's 404 that are kept until Vite has answered; framework 404s have 9 bytes to 100 KiB.
 KEPT_404 = 262144
 # Paths that are remembered: more than a page of the largest apps has.
@@ -47,6 +50,7 @@ _HTML = (b"text/html", b"application/xhtml+xml")
 _NAVIGATION_DEST = (b"document", b"iframe", b"frame")
 # What a page loads and no backend renders: Vite is asked for it at once while the backend is not there.
 _ASSET_DEST = frozenset({b"script", b"style", b"font", b"image", b"worker", b"manifest"})
+_VITE_PING = b"text/x-vite-ping"
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
 _READING = (b"GET", b"HEAD")
 
@@ -58,6 +62,10 @@ class Availability(Enum):
     HOLD = "hold"
     FAIL = "fail"
     ABSENT = "absent"
+
+
+# To find a member by its class would take as long as all the rest of `Route.begin`.
+_READY, _HOLD, _FAIL, _ABSENT = Availability
 
 
 class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
@@ -117,10 +125,10 @@ Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
-    """Why an answer that was to be kept has to be given instead."""
+    """Why an answer that was to be kept has to be given instead, in words for the dashboard."""
 
-    TOO_LARGE = auto()
-    BODY_TOO_LONG = auto()
+    TOO_LARGE = "backend 404, too large to fall back"
+    BODY_TOO_LONG = "backend 404, body too long to be sent again"
 
 
 Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
@@ -130,27 +138,13 @@ _ASK_BACKEND = Ask("backend")
 _ASK_FRONTEND = Ask("frontend")
 _FALL_BACK = Ask("frontend", keeps_answer=True)
 _BACKEND_ANSWERED = Answer("backend answered")
-_TOO_LONG = "backend 404, body too long to be sent again"
 
 
-class _Prefixes:
-    """Path prefixes by whole segments; one that ends in a slash stands for all below it."""
-
-    def __init__(self, prefixes: Iterable[str]) -> None:
-        whole = [prefix.encode("utf-8", "replace") for prefix in prefixes]
-        self._exact = frozenset(whole)
-        self._below = tuple(prefix if prefix.endswith(b"/") else prefix + b"/" for prefix in whole)
-
-    def match(self, path: bytes) -> bool:
-        """Whether `path` is one of them or lies below it."""
-        return path.startswith(self._below) or path in self._exact
-
-    def longest(self, path: bytes) -> int:
-        """Return the length of the longest one that matches; 0 if there is none."""
-        return max((len(each) for each in self._below if self._is_under(path, each)), default=0)
-
-    def _is_under(self, path: bytes, below: bytes) -> bool:
-        return path.startswith(below) or (path + b"/" == below and path in self._exact)
+def _below(prefixes: Iterable[str]) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Match the longest prefix of a path, by whole segments; one that ends in a slash is all below it."""
+    longest_first = sorted((prefix.encode("utf-8", "replace") for prefix in prefixes), key=len, reverse=True)
+    choices = [re.escape(each) + (b"" if each.endswith(b"/") else rb"(?:/|\Z)") for each in longest_first]
+    return re.compile(b"|".join(choices) or b"(?!)").match
 
 
 class Memo:
@@ -160,8 +154,8 @@ class Memo:
         limit: How many are kept at most; then the oldest is dropped.
     """
 
-    def __init__(self, limit: int = MEMORY) -> None:
-        self._limit = limit
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._paths: dict[bytes, None] = {}
 
     def __repr__(self) -> str:
@@ -169,12 +163,12 @@ class Memo:
 
     def knows(self, head: RequestHead, path: bytes) -> bool:
         """Whether this is a request for such a path."""
-        return path in self._paths and head.method in _READING and not head.has_body
+        return path in self._paths and _is_question(head)
 
     def learn(self, head: RequestHead) -> None:
         """Remember the path."""
         self._paths[head.path] = None
-        if len(self._paths) > self._limit:
+        if len(self._paths) > self.limit:
             del self._paths[next(iter(self._paths))]
 
     def forget(self, head: RequestHead) -> None:
@@ -199,28 +193,22 @@ class WebSocketRoute(Struct, frozen=True, kw_only=True):
 
 
 class Router:
-    """The rules of one plan.
-
-    Attributes:
-        memo: ``None`` if nothing is remembered.
-    """
+    """The rules of one plan, and what was learned."""
 
     def __init__(self, plan: ProxyPlan, *, remembers: bool = True) -> None:
-        self._remembers = remembers
-        self.memo = Memo() if remembers else None
-        self.frontend_paths = _Prefixes(plan.frontend_paths)
-        self.api = _Prefixes([plan.api_prefix])
+        self.memo = Memo(MEMORY if remembers else 0)
+        self.is_frontends_own = _below(plan.frontend_paths)
+        self.is_api = _below([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         self.replay_bytes = plan.replay_bytes
         # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
-        self._to_frontend = _Prefixes(plan.frontend_websockets)
-        self._to_backend = _Prefixes([plan.api_prefix, *plan.backend_prefixes])
+        self._to_frontend = _below(plan.frontend_websockets)
+        self._to_backend = _below([plan.api_prefix, *plan.backend_prefixes])
 
     def forget(self) -> None:
         """Begin a new memo; requests that are on their way teach the old one."""
-        if self._remembers:
-            self.memo = Memo()
+        self.memo = Memo(self.memo.limit)
 
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
@@ -235,10 +223,10 @@ class Router:
                 is_ping=protocols[0] == b"vite-ping",
                 kind="hmr",
             )
-        to_frontend, to_backend = self._to_frontend.longest(path), self._to_backend.longest(path)
-        if to_frontend and to_frontend >= to_backend:
+        to_frontend, to_backend = self._to_frontend(path), self._to_backend(path)
+        if to_frontend and (to_backend is None or to_frontend.end() >= to_backend.end()):
             return WebSocketRoute(side="frontend", reason="frontend_websockets")
-        if not has_backend and not to_backend:
+        if not has_backend and to_backend is None:
             return WebSocketRoute(side="frontend", reason="no backend")
         return WebSocketRoute(side="backend", reason="backend answered")
 
@@ -250,8 +238,7 @@ class _At(Enum):
     FALLBACK = auto()
     FRONTEND = auto()
     ALONE = auto()
-    EARLY_ASSET = auto()
-    REMEMBERED_ASSET = auto()
+    ASSET = auto()
 
 
 class Route:
@@ -271,39 +258,32 @@ class Route:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
         path = head.path
-        if path.startswith(OWN_PREFIX) or path == b"*":
+        if path.startswith(_OWN):
             return Signal.SAY_OWN
         if b"upgrade" in head.values and is_websocket(head):
             return Signal.UPGRADE
-        if frontend is Availability.ABSENT:
+        if frontend is _ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:
             return self._ask_frontend("no backend")
-        accept = head.values.get(b"accept")
-        if (
-            accept is not None
-            and b"text/x-vite-ping" in accept
-            and head.has_token(b"accept", b"text/x-vite-ping")
-        ):
+        if _VITE_PING in head.values.get(b"accept", b"") and head.has_token(b"accept", _VITE_PING):
             # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
             self._is_ping = True
-            return self._ask_frontend("vite's ping") if frontend is Availability.READY else Signal.RESET
-        if router.frontend_paths.match(path):
+            return self._ask_frontend("vite's ping") if frontend is _READY else Signal.RESET
+        if router.is_frontends_own(path):
             return self._ask_frontend("vite's own path")
-        if self._memo is not None and frontend is Availability.READY and self._memo.knows(head, path):
-            self._at = _At.REMEMBERED_ASSET
-            return _ASK_FRONTEND
-        if backend in (Availability.HOLD, Availability.FAIL) and is_asset(head):
+        if frontend is _READY and self._memo.knows(head, path):
+            return self._ask_frontend("asset, remembered", _At.ASSET)
+        if (backend is _HOLD or backend is _FAIL) and is_asset(head):
             # It waits for whichever of the two is ready first.
-            if frontend is Availability.READY:
-                self._at = _At.EARLY_ASSET
-                return _ASK_FRONTEND
-            if frontend is Availability.HOLD and may_wait:
+            if frontend is _READY:
+                return self._ask_frontend("asset, backend not ready", _At.ASSET)
+            if frontend is _HOLD and may_wait:
                 return Signal.WAIT
         return _ASK_BACKEND
 
-    def _ask_frontend(self, reason: str) -> Ask:
-        self._at, self._reason = _At.FRONTEND, reason
+    def _ask_frontend(self, reason: str, at: _At = _At.FRONTEND) -> Ask:
+        self._at, self._reason = at, reason
         return _ASK_FRONTEND
 
     def next(self, outcome: Outcome) -> Step:
@@ -321,7 +301,7 @@ class Route:
                 return Signal.RESET if self._is_ping else _failed(outcome)
             case _At.ALONE:
                 return self._after_frontend_alone(outcome)
-            case _At.EARLY_ASSET | _At.REMEMBERED_ASSET:
+            case _At.ASSET:
                 return self._after_asset(outcome)
             case _:
                 assert_never(self._at)
@@ -335,14 +315,14 @@ class Route:
                 return _ASK_FRONTEND
             return _failed(outcome)
         head, router = self._head, self._router
-        if head.method not in router.fallback_methods or router.api.match(head.path):
+        if head.method not in router.fallback_methods or router.is_api(head.path):
             return Answer("backend 404, never falls back")
         if b"1" in outcome.all(b"x-orchestra-final"):
             return Answer("backend 404, final")
         if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
-            return Answer("backend 404, too large to fall back")
+            return Answer(Kept.TOO_LARGE.value)
         if (head.length or 0) > router.replay_bytes:
-            return Answer(_TOO_LONG)
+            return Answer(Kept.BODY_TOO_LONG.value)
         self._at = _At.FALLBACK
         return _FALL_BACK
 
@@ -354,13 +334,11 @@ class Route:
             case ResponseHead():
                 if outcome.media_type in _HTML and not is_navigation(self._head):
                     return Answer("backend 404, not a navigation", is_kept=True)
-                if self._memo is not None and is_memorable(self._head, outcome):
+                if is_memorable(self._head, outcome):
                     self._memo.learn(self._head)
                 return Answer("backend 404")
-            case Kept.TOO_LARGE:
-                return Answer("backend 404, too large to fall back", is_kept=True)
-            case Kept.BODY_TOO_LONG:
-                return Answer(_TOO_LONG, is_kept=True)
+            case Kept():
+                return Answer(outcome.value, is_kept=True)
             case Unavailable(availability=Availability.ABSENT):
                 return Answer("backend 404, no frontend", is_kept=True)
             case _ if is_navigation(self._head):
@@ -370,13 +348,11 @@ class Route:
 
     def _after_asset(self, outcome: Outcome) -> Step:
         """What the frontend says to an asset counts if it looks like one; else the backend is asked."""
-        is_remembered = self._at is _At.REMEMBERED_ASSET
         if isinstance(outcome, ResponseHead):
             is_success = 200 <= outcome.status < 300 or outcome.status == 304
             if is_success and outcome.media_type not in _HTML:
-                return Answer("asset, remembered" if is_remembered else "asset, backend not ready")
-        if is_remembered and self._memo is not None:
-            self._memo.forget(self._head)
+                return Answer(self._reason)
+        self._memo.forget(self._head)
         self._at = _At.BACKEND
         return _ASK_BACKEND
 
@@ -385,7 +361,7 @@ class Route:
         head = self._head
         if not isinstance(outcome, ResponseHead):
             return _failed(outcome)
-        may_be_page = is_navigation(head) and not self._router.api.match(head.path)
+        may_be_page = is_navigation(head) and not self._router.is_api(head.path)
         if outcome.media_type in _HTML and not may_be_page and self._error is not None:
             return Fail(self._error)
         return Answer("no backend")
@@ -401,7 +377,7 @@ def _failed(outcome: Outcome) -> Fail:
 
 def is_websocket(head: RequestHead) -> bool:
     """Whether the request asks for a WebSocket; no other upgrade exists here, its header is just dropped."""
-    return b"upgrade" in head.values and head.version == b"1.1" and head.has_token(b"upgrade", b"websocket")
+    return head.version == b"1.1" and head.has_token(b"upgrade", b"websocket")
 
 
 def is_navigation(head: RequestHead) -> bool:
@@ -424,13 +400,16 @@ def is_for_a_window(head: RequestHead) -> bool:
 
 def is_asset(head: RequestHead) -> bool:
     """Whether a page loads this for itself: what Vite may answer while the backend is not ready."""
-    return head.method in _READING and not head.has_body and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
+    return _is_question(head) and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
 
 
 def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
     """Whether the frontend's answer to what the backend does not know shows that this is an asset."""
-    is_question = head.method in _READING and not head.has_body
-    return is_question and 200 <= answer.status < 300 and answer.media_type not in _HTML
+    return _is_question(head) and 200 <= answer.status < 300 and answer.media_type not in _HTML
+
+
+def _is_question(head: RequestHead) -> bool:
+    return head.method in _READING and not head.has_body
 
 
 def availability(newest: StateChanged | None) -> Availability:

@@ -14,7 +14,6 @@ Not here: which upstream is asked, and whether the browser may (`route`, `forwar
 
 from __future__ import annotations
 
-import struct
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -129,86 +128,49 @@ def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
 
 
 class FrameTap:
-    """Watches one direction of a WebSocket go by, in pieces of any size.
+    """Watches one direction of a WebSocket go by, in pieces of any size (frames: RFC 6455 5.2).
 
     Attributes:
         close_code: The code of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
-        messages: How many have been complete.
     """
 
-    __slots__ = ("_header", "_is_close", "_mask", "_payload", "_remaining", "close_code", "messages")
+    __slots__ = ("_held", "_left", "close_code")
 
     def __init__(self) -> None:
-        self._header = bytearray()
-        self._remaining = 0
-        self._is_close = False
-        self._mask = b""
-        self._payload = bytearray()
+        # The beginning of a frame that does not tell enough yet.
+        self._held = b""
+        # Bytes that are still to come of the frame before.
+        self._left = 0
         self.close_code: int | None = None
-        self.messages = 0
 
     @property
     def is_at_boundary(self) -> bool:
         """Whether the last frame is complete, so that another one could begin here."""
-        return not self._header and not self._remaining
+        return not self._held and not self._left
 
     def feed(self, data: bytes) -> None:
         """Watch `data` go by."""
-        position, end = 0, len(data)
-        while position < end:
-            if not self._remaining and not self._header and end - position >= 2:
-                # Most often a small frame is whole: look at its header where it is.
-                first, second = data[position], data[position + 1]
-                length = second & 0x7F
-                size = 2 + length + (4 if second & 0x80 else 0)
-                if length < 126 and first & 0x0F != _OPCODE_CLOSE and size <= end - position:
-                    self.messages += first & 0x80 != 0 and first & 0x0F < _OPCODE_CLOSE
-                    position += size
-                    continue
-            if self._remaining:
-                step = min(self._remaining, end - position)
-                if self._is_close and len(self._payload) < 2:
-                    self._payload += data[position : position + step]
-                position += step
-                self._remaining -= step
-                if not self._remaining:
-                    self._frame_ends()
-                continue
-            self._header.append(data[position])
-            position += 1
-            if len(self._header) >= 2 and len(self._header) == self._header_size():
-                self._header_ends()
-
-    def _header_size(self) -> int:
-        second = self._header[1]
-        return 2 + {126: 2, 127: 8}.get(second & 0x7F, 0) + (4 if second & 0x80 else 0)
-
-    def _header_ends(self) -> None:
-        header = self._header
-        length = header[1] & 0x7F
-        if length == 126:
-            (length,) = struct.unpack_from("!H", header, 2)
-        elif length == 127:
-            (length,) = struct.unpack_from("!Q", header, 2)
-        opcode = header[0] & 0x0F
-        self._is_close = opcode == _OPCODE_CLOSE
-        self._mask = bytes(header[-4:]) if header[1] & 0x80 else b"\0\0\0\0"
-        self._payload.clear()
-        # A final frame of data, or of a continuation, completes a message.
-        if header[0] & 0x80 and opcode < _OPCODE_CLOSE:
-            self.messages += 1
-        self._remaining = length
-        self._header = bytearray()
-        if not length:
-            self._frame_ends()
-
-    def _frame_ends(self) -> None:
-        if self._is_close and self.close_code is None:
-            first, second = self._payload[:1], self._payload[1:2]
-            if second:
-                self.close_code = (first[0] ^ self._mask[0]) << 8 | second[0] ^ self._mask[1]
-            else:
-                self.close_code = int(CloseReason.NO_STATUS_RCVD)
+        data = self._held + data if self._held else data
+        begin, end = self._left, len(data)
+        while begin + 2 <= end:
+            second = data[begin + 1]
+            length = second & 0x7F
+            payload = begin + (6 if second & 0x80 else 2)
+            if length >= 126:
+                size = 2 if length == 126 else 8
+                if begin + 2 + size > end:
+                    break
+                length = int.from_bytes(data[begin + 2 : begin + 2 + size])
+                payload += size
+            if data[begin] & 0x0F == _OPCODE_CLOSE and self.close_code is None:
+                if payload + min(length, 2) > end:
+                    break
+                mask = data[payload - 4 : payload - 2] if second & 0x80 else b"\0\0"
+                code = int.from_bytes(data[payload : payload + 2]) ^ int.from_bytes(mask)
+                self.close_code = code if length >= 2 else int(CloseReason.NO_STATUS_RCVD)
+            begin = payload + length
+        self._held = data[begin:] if begin < end else b""
+        self._left = begin - end if begin > end else 0
 
 
 class _Flow:

@@ -39,10 +39,9 @@ from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Sy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.sockets import Listening
     from orchestra.child.spawn import Child, OnOutput
     from orchestra.child.table import Entry
-    from orchestra.config.plan import ProcessPlan
+    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.events import StreamName
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.runtime import Run
@@ -84,7 +83,7 @@ class _Reload(Struct, frozen=True, kw_only=True):
 
     was_announced: bool
     servers: frozenset[Entry]
-    listening: Listening | None
+    listening: Address | None
 
 
 class Attempt:
@@ -117,7 +116,7 @@ class Attempt:
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
-        self.listening: Listening | None = None
+        self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._run = run
         self._env = env
@@ -208,8 +207,7 @@ class Attempt:
     async def _see(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
         """Take note of what it wrote, and pass it on."""
         plain = [without_colours(line) for line in lines]
-        if self._readiness.reads:
-            self._readiness.see([*plain, without_colours(partial)] if partial else plain)
+        self._readiness.see([*plain, without_colours(partial)] if partial else plain)
         self._symptoms.keep(plain)
         if self._may_reload:
             for line in plain:
@@ -257,7 +255,7 @@ class Attempt:
         self._reload = None
         self._on_fact(self, Ready())
 
-    async def _identify(self, leader: int) -> Listening | None:
+    async def _identify(self, leader: int) -> Address | None:
         """Return where a process without a role answers HTTP; ``None``: it has a role, perhaps by now."""
         roles = self._run.roles
         if self.plan.role is not Role.UNDECIDED or roles is None:
@@ -309,11 +307,11 @@ class Attempt:
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
 
-    async def _is_silent(self, listening: Listening | None) -> bool:
+    async def _is_silent(self, listening: Address | None) -> bool:
         if listening is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(listening.host, listening.port, within=_STUCK_PROBE_TIMEOUT))
+        return bool(await answer(listening, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""

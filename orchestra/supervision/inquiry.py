@@ -17,13 +17,13 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
-from orchestra.child import sockets
+from orchestra.child import probe, sockets
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.child.sockets import Listening
+    from orchestra.config.plan import Address
     from orchestra.supervision.runtime import Run
 
 __all__ = ["ask_sockets", "identify"]
@@ -33,13 +33,10 @@ _SETTLE_TIME = 0.5
 
 # Seconds for one answer: a first request may compile, migrate or connect.
 _TIMEOUT = 60.0
-# Enough for the head of a page, where its first script is.
-_MAX_BYTES = 65536
-# How long the rest of an answer is waited for, when its head is there.
+# How long the rest of an answer is waited for, when its beginning is there.
 _REST_TIMEOUT = 2.0
 _CLIENT = "@vite/client"
 _REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 
 
 class _Answer(NamedTuple):
@@ -57,7 +54,7 @@ async def ask_sockets(
     is_open: Callable[[], bool],
     may_be_vite: Callable[[], bool],
     report: Callable[[Seen], object],
-) -> Listening | None:
+) -> Address | None:
     """Ask each new socket of a child, until one answers HTTP.
 
     Args:
@@ -72,7 +69,7 @@ async def ask_sockets(
         Where it answers; ``None`` if it does not matter any more.
     """
     began, first_answer = trio.current_time(), 0.0
-    asked: dict[Listening, Seen] = {}
+    asked: dict[Address, Seen] = {}
     newest_sockets = run.scanner.looking_at(leader)
     while is_open():
         found = sockets.in_order_of_preference(await newest_sockets(), port)
@@ -96,7 +93,7 @@ async def ask_sockets(
     return None
 
 
-async def identify(socket: Listening, *, may_be_vite: bool) -> Seen:
+async def identify(socket: Address, *, may_be_vite: bool) -> Seen:
     """Ask what answers at a socket.
 
     Args:
@@ -131,44 +128,22 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _is_client(socket: Listening, base: str) -> bool:
+async def _is_client(socket: Address, base: str) -> bool:
     answer = await _get(socket, base.rstrip("/") + "/" + _CLIENT)
     return answer is not None and answer.status == 200 and "javascript" in answer.content_type
 
 
-async def _get(socket: Listening, path: str) -> _Answer | None:
+async def _get(socket: Address, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
-    host = socket.url.removeprefix("http://")
-    request = (
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: orchestra-probe\r\n"
-        "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
-    )
-    received = b""
-    with trio.move_on_after(_TIMEOUT) as limit:
-        try:
-            family = trio.socket.AF_INET6 if ":" in socket.host else trio.socket.AF_INET
-            with trio.socket.socket(family) as dialled:
-                await dialled.connect((socket.host, socket.port))
-                stream = trio.SocketStream(dialled)
-                await stream.send_all(request.encode("ascii", "replace"))
-                while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
-                    received += chunk
-                    if b"\r\n\r\n" in received:
-                        limit.deadline = min(limit.deadline, trio.current_time() + _REST_TIMEOUT)
-        except (OSError, trio.BrokenResourceError):
-            pass  # what was received before counts
-    if limit.cancelled_caught and not received:
-        raise trio.TooSlowError
-    return _parse(received)
-
-
-def _parse(received: bytes) -> _Answer | None:
-    found = _STATUS_LINE.match(received)
-    if found is None:
+    try:
+        status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
+    except OSError:
+        return None
+    if status is None:
         return None
     head, _, body = received.partition(b"\r\n\r\n")
     fields = {
         name.strip().lower(): value.strip()
         for name, _, value in (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
     }
-    return _Answer(int(found[1]), fields.get("content-type", ""), fields.get("location", ""), body)
+    return _Answer(status, fields.get("content-type", ""), fields.get("location", ""), body)
