@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.spawn import SpawnError
-from orchestra.supervision.runtime import Handle
+from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ _REMOVE_TIMEOUT = 5.0
 _STOP_GRACE = 10.0
 
 
-class Installation:
+class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
@@ -50,9 +50,9 @@ class Installation:
     def __init__(
         self, install: Install, *, env: Mapping[str, str], on_output: OnOutput, stop_timeout: float
     ) -> None:
+        super().__init__()
         self.error = ""
         self.done = trio.Event()
-        self.handle = Handle()
         self._install = install
         self._env = {**env, "CI": "1"}  # package managers ask nothing there
         self._on_output = on_output
@@ -73,7 +73,7 @@ class Installation:
         finally:
             self._waiting -= 1
             if not self._waiting and not self.done.is_set():
-                self.handle.stop()
+                self.stop()
                 deadline = trio.current_time() + self._stop_timeout + _STOP_GRACE
                 with trio.CancelScope(shield=True, deadline=deadline):
                     await self.done.wait()
@@ -87,9 +87,9 @@ class Installation:
         packages = install.folder / "node_modules"
         had_packages = packages.exists()
         try:
-            how = await run.spawn(
+            how = await self.run_child(
+                run,
                 install.argv,
-                handle=self.handle,
                 cwd=install.folder,
                 env=self._env,
                 on_output=self._on_output,
@@ -100,7 +100,7 @@ class Installation:
         except SpawnError as exc:
             self.error = exc.message
         finally:
-            if (self.error or self.handle.is_ending) and not had_packages:
+            if (self.error or self.is_ending) and not had_packages:
                 with trio.move_on_after(_REMOVE_TIMEOUT, shield=True):
                     remove = partial(shutil.rmtree, packages, ignore_errors=True)
                     await trio.to_thread.run_sync(remove, abandon_on_cancel=True)
@@ -122,7 +122,7 @@ class Installer:
     ) -> Installation:
         """Give the job that installs these packages; a new one, unless one is there or has succeeded."""
         last = self._jobs.get(install)
-        if last is not None and not last.error and not last.handle.is_ending:
+        if last is not None and not last.error and not last.is_ending:
             return last
         job = Installation(install, env=env, on_output=on_output, stop_timeout=stop_timeout)
         self._jobs[install] = job
@@ -132,4 +132,4 @@ class Installer:
     def kill(self) -> None:
         """Kill all jobs. Does not wait."""
         for job in self._jobs.values():
-            job.handle.kill()
+            job.kill()

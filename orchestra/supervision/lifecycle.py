@@ -52,6 +52,7 @@ __all__ = [
     "Spawned",
     "StartRequested",
     "StopRequested",
+    "Stuck",
     "TakenOver",
     "culprit",
     "dependency_fact",
@@ -64,6 +65,7 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
+_UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -137,6 +139,10 @@ class Broken(Struct, frozen=True):
     reason: str
 
 
+class Stuck(Struct, frozen=True):
+    """The child's own reload does not end, or has brought up no new server: it has to be restarted."""
+
+
 class TakenOver(Struct, frozen=True):
     """Another child has taken over, and is ready; after how many seconds."""
 
@@ -178,6 +184,7 @@ Fact: TypeAlias = (
     | NoAnswer
     | Reloading
     | Broken
+    | Stuck
     | TakenOver
     | Ended
     | BackOffEnded
@@ -238,7 +245,7 @@ class Life(Struct, frozen=True, kw_only=True):
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     """Take one fact into account. A fact that means nothing in the present state changes nothing."""
     match fact:
-        case StopRequested() | StartRequested() | RestartRequested():
+        case StopRequested() | StartRequested() | RestartRequested() | Stuck():
             return _requested(life, fact)
         case DependenciesMet() | Blocked() | Installed() | BackOffEnded():
             return _before_spawn(life, fact)
@@ -251,7 +258,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
 
 
 def _requested(
-    life: Life, fact: StopRequested | StartRequested | RestartRequested
+    life: Life, fact: StopRequested | StartRequested | RestartRequested | Stuck
 ) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
@@ -270,7 +277,9 @@ def _requested(
             return _enter(life, State.STARTING), Order.SPAWN
         case RestartRequested() if state is State.READY and life.plan.restart_mode == "overlap":
             return life, Order.HAND_OVER
-        case RestartRequested() if life.is_alive:
+        case Stuck() if state is State.STOPPING:
+            return life, None
+        case RestartRequested() | Stuck() if life.is_alive:
             return _enter(replace(life, starts_after_stop=True), State.STOPPING), Order.STOP
         case _:
             return life, None
@@ -289,7 +298,7 @@ def _before_spawn(
             return replace(life, reason=reason, is_blocked=for_good), None
         case Installed(error) if state is State.INSTALLING:
             if error:
-                return _enter(life, State.FAILED, reason=error), None
+                return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
             return _enter(life, State.STARTING), Order.SPAWN
         case Installed() if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
@@ -436,15 +445,7 @@ def _unmet_in_words(dependency: Dependency, life: Life) -> str:
         return f"{name} {life.state.predicate}"
     if life.is_settled:
         return f"{name} is blocked by a failed dependency"
-    match dependency.condition:
-        case Condition.READY:
-            return f"waits for {name} to be ready"
-        case Condition.STARTED:
-            return f"waits for {name} to start"
-        case Condition.COMPLETED:
-            return f"waits for {name} to complete"
-        case _:
-            assert_never(dependency.condition)
+    return f"waits for {name} to {_UNMET[dependency.condition]}"
 
 
 def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:

@@ -21,7 +21,6 @@ from msgspec import structs
 from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
-from orchestra.supervision.attempt import Stuck
 from orchestra.supervision.delivery import ProcessOutput
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
@@ -34,6 +33,7 @@ from orchestra.supervision.lifecycle import (
     RestartRequested,
     StartRequested,
     StopRequested,
+    Stuck,
     dependency_fact,
     step,
 )
@@ -230,18 +230,21 @@ class Worker:
         await self._run.drain(self.life.plan.name, _DRAIN_TIMEOUT)
         attempt.stop()
 
-    def _learn(self, fact: Fact | Stuck) -> None:
+    def _learn(self, fact: Fact) -> None:
         """Take account of what the current child reports."""
-        attempt = self._handover.current
-        if not isinstance(fact, Stuck):
-            self.tell(fact)
-            if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
+        attempt, plan = self._handover.current, self.life.plan
+        if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
+            return
+        self.tell(fact)
+        match fact:
+            case NoAnswer() if plan.restart_unhealthy:
                 self.restart()
-        elif attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
-            text = "its own reload does not end, or has not brought up a new server: it is restarted"
-            self._run.bus.notice("reload-stuck", text, process=self.life.plan.name)
-            self.restart()
-            self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+            case Stuck() if attempt is not None and self.life.starts_after_stop:
+                text = "its own reload does not end, or has not brought up a new server: it is restarted"
+                self._run.bus.notice("reload-stuck", text, process=plan.name)
+                self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+            case _:
+                pass
 
     def close(self) -> None:
         """End what is left when the run is over: nothing is going to change any more."""
