@@ -38,6 +38,7 @@ class Body:
         rest: What followed it in the bytes that completed it.
         has_chunks: The receiver gets it in chunks.
         ends_by_close: The receiver sees its end by the connection's.
+        is_at_boundary: The receiver could be told here that this is the end.
     """
 
     size = 0
@@ -45,11 +46,7 @@ class Body:
     rest = b""
     has_chunks = False
     ends_by_close = False
-
-    @property
-    def is_at_boundary(self) -> bool:
-        """Whether the receiver can be told here that this is the end."""
-        return False
+    is_at_boundary = False
 
     def feed(self, data: bytes) -> bytes:
         """Read what has arrived; return what the receiver gets.
@@ -67,10 +64,9 @@ class Body:
 class LengthBody(Body):
     """A body whose length is known."""
 
-    def __init__(self, length: int, *, has_chunks: bool = False) -> None:
+    def __init__(self, length: int) -> None:
         self._left = length
         self.is_complete = not length
-        self.has_chunks = has_chunks
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
@@ -91,7 +87,8 @@ class LengthBody(Body):
 # For messages without a body: it is complete, and never fed.
 NO_BODY = LengthBody(0)
 # The answer to a HEAD whose body would have come in chunks.
-_NO_CHUNKS = LengthBody(0, has_chunks=True)
+_NO_CHUNKS = LengthBody(0)
+_NO_CHUNKS.has_chunks = True
 
 
 class ClosingBody(Body):
@@ -101,10 +98,7 @@ class ClosingBody(Body):
         has_chunks: Pass it on in chunks.
     """
 
-    @property
-    def is_at_boundary(self) -> bool:
-        """See `Body`."""
-        return True
+    is_at_boundary = True
 
     def __init__(self, *, has_chunks: bool) -> None:
         self.has_chunks = has_chunks
@@ -139,6 +133,8 @@ class ChunkedBody(Body):
         max_line: Bytes that one line, and all trailers together, may have.
     """
 
+    is_at_boundary = True
+
     def __init__(
         self, *, dropped: frozenset[bytes] = frozenset(), has_chunks: bool = True, max_line: int = MAX_HEAD
     ) -> None:
@@ -151,11 +147,6 @@ class ChunkedBody(Body):
         self._trailer_size = 0
         self.has_chunks = has_chunks
         self.ends_by_close = not has_chunks
-
-    @property
-    def is_at_boundary(self) -> bool:
-        """See `Body`."""
-        return self._at in (_At.SIZE, _At.TRAILER)
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
@@ -192,6 +183,7 @@ class ChunkedBody(Body):
                 self.rest = data[position:]
                 break
         self._held = b"" if self.is_complete else data[position:]
+        self.is_at_boundary = self._at is _At.SIZE or self._at is _At.TRAILER
         if not start and position == end:
             return data
         passed.append(data[start:position])
@@ -241,15 +233,16 @@ def request_body(head: RequestHead) -> Body:
 
 def answer_body(head: ResponseHead, request: RequestHead) -> Body:
     """Return a reader of the body of a final response to `request`, for its client (RFC 9112 6.3)."""
-    has_chunks = request.version != b"1.0" and head.length is None
     if head.status in (204, 304):
         return NO_BODY
-    if request.method == b"HEAD":
+    is_head = request.method == b"HEAD"
+    if head.length is not None:
+        return NO_BODY if is_head else LengthBody(head.length)
+    has_chunks = request.version != b"1.0"
+    if is_head:
         return _NO_CHUNKS if has_chunks else NO_BODY
     if head.is_chunked:
         return ChunkedBody(dropped=_named_by_connection(head), has_chunks=has_chunks)
-    if head.length is not None:
-        return LengthBody(head.length)
     return ClosingBody(has_chunks=has_chunks)
 
 
