@@ -247,19 +247,17 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     match fact:
         case StopRequested() | StartRequested() | RestartRequested() | Stuck():
             return _requested(life, fact)
-        case DependenciesMet() | Blocked() | Installed() | BackOffEnded():
+        case DependenciesMet() | Blocked() | Installed() | SpawnFailed() | BackOffEnded():
             return _before_spawn(life, fact)
-        case Spawned() | SpawnFailed() | Ended():
-            return _spawned_or_ended(life, fact, now)
-        case Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
+        case Spawned() | Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
             return _while_alive(life, fact, now), None
+        case Ended():
+            return _ended(life, fact, now)
         case _:
             assert_never(fact)
 
 
-def _requested(
-    life: Life, fact: StopRequested | StartRequested | RestartRequested | Stuck
-) -> tuple[Life, Order | None]:
+def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
@@ -285,9 +283,7 @@ def _requested(
             return life, None
 
 
-def _before_spawn(
-    life: Life, fact: DependenciesMet | Blocked | Installed | BackOffEnded
-) -> tuple[Life, Order | None]:
+def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case DependenciesMet() if state is State.WAITING and life.plan.install is not None:
@@ -296,11 +292,13 @@ def _before_spawn(
             return _enter(life, State.STARTING), Order.SPAWN
         case Blocked(reason, for_good) if state is State.WAITING:
             return replace(life, reason=reason, is_blocked=for_good), None
-        case Installed(error) if state is State.INSTALLING:
-            if error:
-                return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case Installed("") if state is State.INSTALLING:
             return _enter(life, State.STARTING), Order.SPAWN
-        case Installed() if state is State.STOPPING and not life.is_alive:
+        case Installed(error) if state is State.INSTALLING:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case Installed() | SpawnFailed() if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
         case BackOffEnded() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
@@ -308,31 +306,14 @@ def _before_spawn(
             return life, None
 
 
-def _spawned_or_ended(
-    life: Life, fact: Spawned | SpawnFailed | Ended, now: float
-) -> tuple[Life, Order | None]:
+def _while_alive(life: Life, fact: Fact, now: float) -> Life:
     state = life.state
     match fact:
         case Spawned() if state is State.STARTING:
             life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
-            return (life if life.plan.is_awaited else _enter(life, State.RUNNING)), None
+            return life if life.plan.is_awaited else _enter(life, State.RUNNING)
         case Spawned() if state is State.STOPPING:
-            return replace(life, is_alive=True, spawned_at=now), None
-        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
-            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
-        case SpawnFailed() if state is State.STOPPING and not life.is_alive:
-            return _stopped(life), None
-        case Ended(how) if state is State.STOPPING:
-            return _stopped(replace(life, is_alive=False, exit=how)), None
-        case Ended(how, explanation):
-            return _after_end(replace(life, is_alive=False, exit=how), how, explanation, now)
-        case _:
-            return life, None
-
-
-def _while_alive(life: Life, fact: Ready | NoAnswer | Reloading | Broken | TakenOver, now: float) -> Life:
-    state = life.state
-    match fact:
+            return replace(life, is_alive=True, spawned_at=now)
         case Ready() if state is State.UNHEALTHY and life.ready_after is not None:
             return _enter(life, State.READY)
         case Ready() if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
@@ -378,8 +359,11 @@ def _stopped(life: Life) -> Life:
     return _enter(life, State.STOPPED, reason=str(life.exit) if was_killed else "")
 
 
-def _after_end(life: Life, how: Exit, explanation: str, now: float) -> tuple[Life, Order | None]:
-    plan = life.plan
+def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
+    plan, how = life.plan, fact.exit
+    life = replace(life, is_alive=False, exit=how)
+    if life.state is State.STOPPING:
+        return _stopped(life), None
     # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed.
     has_served = plan.role is not Role.OTHER and life.was_ready
     is_missed = has_served and plan.restart is Restart.ON_FAILURE
@@ -389,7 +373,8 @@ def _after_end(life: Life, how: Exit, explanation: str, now: float) -> tuple[Lif
     life = replace(life, ended_before_ready=life.ready_after is None)
     if how.code in (126, 127):
         what = "not found" if how.code == 127 else "is not executable"
-        reason = f"command {what} (exit code {how.code}){f': {explanation}' if explanation else ''}"
+        reason = f"command {what} (exit code {how.code})"
+        reason += f": {fact.explanation}" if fact.explanation else ""
         return _enter(life, State.FAILED, reason=reason), None
     if plan.restart is Restart.NEVER:
         return _enter(life, State.FAILED, reason=str(how)), None
