@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
@@ -54,11 +55,7 @@ def _in_thread(method: Any) -> Any:
 
 
 class Running:
-    """A run in a thread. Its methods are those of `Supervisor`; they may be called from any other thread.
-
-    Attributes:
-        url: The one address; ``None`` without a proxy.
-    """
+    """A run in a thread. Its methods are those of `Supervisor`; they may be called from any other thread."""
 
     wait_ready = _in_thread(Supervisor.wait_ready)
     start = _in_thread(Supervisor.start)
@@ -69,18 +66,19 @@ class Running:
     tail = _in_thread(Supervisor.tail)
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.url: str | None = None
-        self._supervisor: Supervisor | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._has_begun = threading.Event()
-        self._lock = threading.Lock()
-        self._is_given_up = False
+        self._supervisor = Supervisor(plan, is_kept_open="always")
+        # Cancelled by a caller that leaves before the thread has begun.
+        self._started: Future[trio.lowlevel.TrioToken] = Future()
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run_in_thread, name="orchestra", daemon=True)
 
     def __repr__(self) -> str:
         return f"<Running {self._supervisor!r}>"
+
+    @property
+    def url(self) -> str | None:
+        """The one address; ``None`` without a proxy."""
+        return self._supervisor.url
 
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Call `observer`, in the run's thread, with every event from now on, after a snapshot."""
@@ -89,17 +87,14 @@ class Running:
 
     def _ask(self, question: Callable[[Supervisor], Any]) -> Any:
         """Call `question` in trio's thread; return what it returns, awaited if need be."""
-        supervisor, token = self._supervisor, self._token
-        if supervisor is None or token is None or not self._thread.is_alive():
-            raise OrchestraError("the run has ended")
 
         async def answer() -> Any:
-            result = question(supervisor)
+            result = question(self._supervisor)
             await trio.lowlevel.checkpoint()
             return await result if inspect.isawaitable(result) else result
 
         try:
-            return trio.from_thread.run(answer, trio_token=token)
+            return trio.from_thread.run(answer, trio_token=self._started.result())
         except (trio.RunFinishedError, trio.Cancelled) as exc:
             raise OrchestraError("the run has ended") from exc  # noqa: ASYNC104 - not trio's thread
 
@@ -113,13 +108,8 @@ class Running:
             StartError: It is not; with the last lines of the process.
             BaseException: What went wrong in the thread.
         """
-        with self._lock:
-            if self._is_given_up:  # the caller has left before it began
-                return
-            self._thread.start()
-        self._has_begun.wait()
-        if self._fault is not None:
-            self.end()
+        self._thread.start()
+        self._started.result()
         try:
             self.wait_ready(timeout=timeout)
         except StartError as exc:
@@ -130,32 +120,30 @@ class Running:
 
     def end(self) -> None:
         """Stop everything, and wait until the thread has ended; raise what went wrong in it."""
-        with self._lock:
-            self._is_given_up = True
-        if self._thread.is_alive():
-            self._has_begun.wait()
+        if self._started.cancel():
+            return
+        if self._started.exception() is None:
             with suppress(OrchestraError):  # it has ended by itself meanwhile
                 self.stop()
-            self._thread.join()
+        self._thread.join()
         if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
+            raise self._fault
 
     def _run_in_thread(self) -> None:
+        if not self._started.set_running_or_notify_cancel():
+            return
         try:
             trio.run(self._run)
         except BaseException as exc:  # noqa: ASYNC103, BLE001 - it is raised in the caller's thread
-            self._fault = _bare(exc)
-        finally:
-            self._has_begun.set()
+            if self._started.done():
+                self._fault = _bare(exc)
+            else:
+                self._started.set_exception(_bare(exc))
 
     async def _run(self) -> None:
-        supervisor = Supervisor(self.plan, is_kept_open="always")
         async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            self._supervisor, self._token = supervisor, trio.lowlevel.current_trio_token()
-            self.url = supervisor.url
-            self._has_begun.set()
+            await nursery.start(self._supervisor.run)
+            self._started.set_result(trio.lowlevel.current_trio_token())
 
 
 def _bare(exc: BaseException) -> BaseException:

@@ -15,23 +15,23 @@ from __future__ import annotations
 import ipaddress
 import os
 import sysconfig
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self
 
 import trio
+from trio.lowlevel import ParkingLot
 
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, Address, Note
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, RunEnded, RunStarted, State, StateChanged
-from orchestra.supervision.feed import LIMIT, feed
-from orchestra.supervision.graceful import run_gracefully, wait_any
-from orchestra.supervision.lifecycle import culprit, run_result
+from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import IN_USE, wants_port
+from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.workers import Workers
 from orchestra.version import __version__
 
@@ -52,10 +52,10 @@ __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
+# Events that may wait for a reader: some seconds of a loud process.
+_WAITING_EVENTS = 10_000
 # Seconds for the proxy to end requests and streams, with a margin.
 _PROXY_GRACE = 2.5
-_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
-_CLASH_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
 # Seconds for the end beyond the stop timeouts: the proxy, the last lines, SIGKILL, and sinks that stall.
 _GRACE = 20.0
@@ -174,11 +174,11 @@ class Supervisor:
         self._proxy: Proxy | None = None
         self._started: RunStarted | None = None
         self._started_at = 0.0
-        self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._exit_code: int | None = None
         self._reason = ""
         self._clashing: set[str] = set()
+        self._news = ParkingLot()  # of readers of events
 
     def __repr__(self) -> str:
         return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
@@ -194,14 +194,25 @@ class Supervisor:
         """
         self._shared.phase = Phase.RUNNING
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
+        shield = trio.CancelScope(shield=True)
 
-        async def body() -> None:
-            await self._run(task_status)
+        async def shielded() -> None:
+            try:
+                with shield:
+                    await self._run(task_status)
+            finally:
+                self._stopped.set()
+                self._news.unpark_all()
 
-        try:
-            await run_gracefully(body, asked=self._stop_asked, grace=2 * longest + _GRACE)
-        finally:
-            self._stopped.set()
+        # trio cancels at once and everywhere, but a process group has to be signalled, waited for and perhaps
+        # killed. So a cancellation becomes a request to end; from then on the shield has a deadline.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shielded)
+            try:
+                await self._stopped.wait()
+            finally:
+                self._shared.ending.set()
+                shield.deadline = trio.current_time() + 2 * longest + _GRACE
 
     async def stop(
         self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
@@ -226,9 +237,9 @@ class Supervisor:
             # Not until it has ended: it may be started again at once.
             await worker.until(lambda: worker.life.state is not State.STOPPING)
             return
-        if not self._stop_asked.is_set() or (exit_code and not self._exit_code):
+        if not self._shared.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
-            self._stop_asked.set()
+            self._shared.ending.set()
         if self._shared.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
@@ -266,7 +277,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
-        self._stop_asked.set()
+        self._shared.ending.set()
         self._workers.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
@@ -297,22 +308,22 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    def events(self, *, limit: int = LIMIT) -> AsyncGenerator[Event, None]:
+    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        return feed(self._bus, self._stopped, limit=limit)
+        return _read(self._bus, self._news, self._stopped, limit)
 
     @property
     def is_stopping(self) -> bool:
         """Whether the run has been asked to end."""
-        return self._stop_asked.is_set()
+        return self._shared.ending.is_set()
 
     async def until_stopping(self) -> None:
         """Wait until the run is asked to end."""
-        await self._stop_asked.wait()
+        await self._shared.ending.wait()
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Have the guardian restore a terminal's own screen if we are killed.
@@ -339,7 +350,7 @@ class Supervisor:
                 await nursery.start(self._proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)
-            await wait_any(self._stop_asked, self._workers.over)
+            await self._shared.ending.wait()
             if self._proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await self._proxy.close()
@@ -375,12 +386,10 @@ class Supervisor:
             await self._proxy.before_stop(process)
 
     def _look_at_change(self, event: StateChanged) -> None:
-        """Stop the run when the process that `exit_on` names has ended; notice one that wants our port."""
-        if event.state.is_ended and culprit(self.plan.exit_on, self._workers.ended) is not None:
-            self._stop_asked.set()
+        """Notice a process that wants a port that is taken."""
         if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
             planned = self._workers.by_name[event.process].life.plan.port
-            if clash := _port_clash(event.last_lines, self.url, planned):
+            if clash := port_clash(event.last_lines, own=self.url, planned=planned):
                 self._clashing.add(event.process)
                 self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
 
@@ -403,14 +412,29 @@ class Supervisor:
             yield from self.snapshot().values()
 
 
-def _port_clash(lines: Sequence[str], url: str | None, planned: int | None) -> tuple[str, str] | None:
-    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``."""
-    own = url.rpartition(":")[2] if url is not None else ""
-    if own and wants_port(lines, own):
-        return f"it wants port {own}, which is orchestra's own", _CLASH_HINT
-    if IN_USE.search("\n".join(lines)) and not (planned and wants_port(lines, str(planned))):
-        return "another program has the port that it wants", _OTHER_PORT_HINT
-    return None
+async def _read(bus: Bus, news: ParkingLot, is_over: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
+    """Give all events until the run is over; `news` is unparked then."""
+    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+    lost = 0
+
+    def take(event: Event) -> None:
+        nonlocal lost
+        lost += len(waiting) == limit
+        waiting.append(event)
+        news.unpark_all()
+
+    unsubscribe = bus.subscribe(take)
+    try:
+        while waiting or not is_over.is_set():
+            if not waiting:
+                await news.park()
+                continue
+            if lost:
+                text, lost = f"{lost} events were lost: they were not read in time", 0
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
+            yield waiting.popleft()
+    finally:
+        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -69,6 +69,7 @@ class MemoryTransport:
         self._in, self._out = incoming, outgoing
         self._is_closed = False
         self._on_hangup: Callable[[bool], object] | None = None
+        self._on_input: Callable[[], object] | None = None
         self.other: MemoryTransport
 
     async def receive_some(self, max_bytes: int = 262144) -> bytes:
@@ -100,12 +101,40 @@ class MemoryTransport:
                 self._out.data += rest[:room]
                 rest = rest[room:]
                 self._out.changed.unpark_all()
+                self.other._has_news()
             else:
                 await self._out.changed.park()
+
+    def take_some(self, max_bytes: int = 262144) -> bytes | None:
+        if self._is_closed or self._in.is_broken:
+            return None
+        data = bytes(self._in.data[:max_bytes])
+        del self._in.data[:max_bytes]
+        self._in.changed.unpark_all()
+        return data if data or self._in.has_ended else None
+
+    def send_some(self, data: bytes) -> int:
+        if self._is_closed or self._out.is_broken or self.other._is_closed:
+            return 0
+        sent = data[: self._out.capacity - len(self._out.data)]
+        self._out.data += sent
+        self._out.changed.unpark_all()
+        return len(sent)
 
     def send_eof(self) -> None:
         self._out.end()
         self.other._hung_up()
+        self.other._has_news()
+
+    def on_input(self, callback: Callable[[], object] | None) -> None:
+        self._on_input = callback
+        if self.has_input():
+            self._has_news()
+
+    def _has_news(self) -> None:
+        callback, self._on_input = self._on_input, None
+        if callback is not None:
+            callback()
 
     def has_input(self) -> bool:
         return bool(self._in.data) or self._in.has_ended or self._is_closed
@@ -130,7 +159,10 @@ class MemoryTransport:
             self._is_closed = True
             self._out.end(broken=broken)
             self._in.changed.unpark_all()
+            self._on_hangup = None
+            self._has_news()
             self.other._hung_up()
+            self.other._has_news()
 
     def _hung_up(self) -> None:
         callback, self._on_hangup = self._on_hangup, None
@@ -229,7 +261,7 @@ class SocketWorld(World):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname())
             server, _ = listener.accept()
-        return SocketTransport(client), SocketTransport(server, on.proxy.hangups)
+        return SocketTransport(client, on.proxy.poller), SocketTransport(server, on.proxy.poller)
 
 
 class Stage:

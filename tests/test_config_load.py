@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from orchestra.config import Machine, Overrides, load, parse_listen, split_arguments
-from orchestra.config.addresses import BLOCKED_PORTS
+from orchestra.config import Machine, Overrides, load, split_arguments
+from orchestra.config.addresses import BLOCKED_PORTS, parse_listen
 from orchestra.config.checks import FORMS
 from orchestra.config.plan import (
     UNDECIDED,

@@ -13,7 +13,7 @@ import trio.testing
 
 from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
-from orchestra.proxy import Proxy, gate, server
+from orchestra.proxy import Proxy, conversation, gate, server
 from orchestra.proxy.exchange import Exchange
 from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
@@ -44,7 +44,7 @@ async def test_a_head_that_does_not_arrive_in_time_is_408(autojump_clock: trio.t
 async def test_an_unused_connection_is_closed_after_a_while(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 20.0)
+    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 20.0)
     async with stage() as on:
         never, once = on.client(), on.client()
         await once.says(GET)
@@ -61,8 +61,8 @@ async def test_an_unused_connection_is_closed_after_a_while(
 async def test_a_slow_answer_is_not_limited(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 2.0)
-    monkeypatch.setattr(server, "HEADER_TIMEOUT", 1.0)
+    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 2.0)
+    monkeypatch.setattr(conversation, "HEADER_TIMEOUT", 1.0)
     async with stage() as on:
         client = on.client()
         await client.says(GET)

@@ -2,74 +2,151 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from orchestra.proxy.transport import Hangups, SocketTransport, accept, dial
+from orchestra.proxy.transport import Poller, SocketTransport, accept, dial
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.real
 
 
-async def a_connection(hangups: Hangups | None = None) -> tuple[SocketTransport, SocketTransport]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        client = await dial(*listener.getsockname())
-        sock, (address, _) = await accept(listener)
+@contextlib.asynccontextmanager
+async def a_poller() -> AsyncIterator[Poller]:
+    poller = Poller()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.run)
+        yield poller
+        nursery.cancel_scope.cancel()
+    poller.close()
+
+
+@contextlib.asynccontextmanager
+async def a_connection() -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
+    """Both ends of a connection."""
+    async with a_poller() as poller:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            client = await dial("127.0.0.1", listener.getsockname()[1], poller)
+            sock, (address, _) = await accept(listener)
         assert address == "127.0.0.1"
-        return client, SocketTransport(sock, hangups)
+        server = SocketTransport(sock, poller)
+        yield client, server
+        client.close()
+        server.close()
+
+
+async def has_input(transport: SocketTransport) -> None:
+    heard = trio.Event()
+    transport.on_input(heard.set)
+    await heard.wait()
 
 
 async def test_bytes_arrive_however_many_they_are() -> None:
-    client, server = await a_connection()
-    data, received = b"x" * 5_000_000, 0
-    async with trio.open_nursery() as nursery:
+    async with a_connection() as (client, server), trio.open_nursery() as nursery:
+        data, received = b"x" * 5_000_000, 0
         nursery.start_soon(client.send_all, data)
         while received < len(data):
             received += len(await server.receive_some())
-    client.send_eof()
-    assert await server.receive_some() == b""
-    await server.send_all(b"still there")
-    assert await client.receive_some() == b"still there"
-    client.close()
-    server.close()
+        client.send_eof()
+        assert await server.receive_some() == b""
+        await server.send_all(b"still there")
+        assert await client.receive_some() == b"still there"
 
 
 async def test_input_is_seen_without_taking_it() -> None:
-    client, server = await a_connection()
-    assert not server.has_input()
-    await client.send_all(b"x")
-    await trio.lowlevel.wait_readable(server._sock)
-    assert server.has_input()
-    assert await server.receive_some() == b"x"
-    client.close()
-    await trio.lowlevel.wait_readable(server._sock)
-    assert server.has_input()
-    server.close()
+    async with a_connection() as (client, server):
+        assert not server.has_input()
+        await client.send_all(b"x")
+        await has_input(server)
+        assert server.has_input()
+        assert await server.receive_some() == b"x"
+        assert not server.has_input()
+        client.close()
+        await has_input(server)
+        assert server.has_input()
+
+
+async def test_bytes_are_taken_and_sent_without_waiting() -> None:
+    async with a_connection() as (client, server):
+        assert server.take_some() is None
+        assert client.send_some(b"x") == 1
+        await has_input(server)
+        assert server.take_some() == b"x"
+        assert server.take_some() is None
+        while client.send_some(b"x" * 50_000_000):
+            pass
+        client.abort()
+        await has_input(server)
+        while server.take_some():
+            pass
+        assert server.take_some() is None
+        assert server.send_some(b"x") == 0
+        with pytest.raises(ConnectionResetError):
+            await server.receive_some()
+
+
+async def test_input_is_told_once_to_a_function() -> None:
+    async with a_connection() as (client, server):
+        told: list[bytes | None] = []
+        server.on_input(lambda: told.append(server.take_some()))
+        await client.send_all(b"one")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await client.send_all(b"two")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert told == [b"one"]
+        # What was told meanwhile is not forgotten.
+        server.on_input(lambda: told.append(server.take_some()))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert told == [b"one", b"two"]
+        server.on_input(lambda: told.append(server.take_some()))
+        server.on_input(None)
+        client.close()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert told == [b"one", b"two"]
+        server.on_input(lambda: told.append(server.take_some()))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert told == [b"one", b"two", b""]
+
+
+async def test_a_function_that_fails_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_connection() as (client, server):
+
+        def fail() -> None:
+            raise RuntimeError("a mistake")
+
+        server.on_input(fail)
+        await client.send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert "a mistake" in caplog.text
+        with pytest.raises(ConnectionResetError):
+            await client.receive_some()
 
 
 async def test_a_close_with_bytes_unread_is_no_reset() -> None:
-    client, server = await a_connection()
-    await client.send_all(b"x" * 100_000)
-    await trio.lowlevel.wait_readable(server._sock)
-    server.close()
-    assert await client.receive_some() == b""
-    client.close()
+    async with a_connection() as (client, server):
+        await client.send_all(b"x" * 100_000)
+        await has_input(server)
+        server.close()
+        assert await client.receive_some() == b""
 
 
 async def test_an_abort_is_a_reset() -> None:
-    client, server = await a_connection()
-    client.abort()
-    with pytest.raises(ConnectionResetError):
-        await server.receive_some()
-    server.close()
+    async with a_connection() as (client, server):
+        client.abort()
+        with pytest.raises(ConnectionResetError):
+            await server.receive_some()
 
 
-async def test_closing_wakes_waiting_tasks_and_may_be_repeated() -> None:
-    client, server = await a_connection()
-    async with trio.open_nursery() as nursery:
+async def test_closing_wakes_a_waiting_task_and_may_be_repeated() -> None:
+    async with a_connection() as (client, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
         async def waits() -> None:
@@ -78,19 +155,19 @@ async def test_closing_wakes_waiting_tasks_and_may_be_repeated() -> None:
 
         await trio.testing.wait_all_tasks_blocked()
         server.close()
-    server.close()
-    server.abort()
-    with pytest.raises(trio.ClosedResourceError):
-        await server.send_all(b"x")
-    client.close()
+        server.close()
+        server.abort()
+        with pytest.raises(trio.ClosedResourceError):
+            await server.send_all(b"x")
+        told: list[None] = []
+        client.on_input(lambda: told.append(None))
+        client.close()
+        assert told == [None]
 
 
 @pytest.mark.parametrize("way", ["close", "abort", "send_eof"])
 async def test_a_hangup_is_told_once_even_behind_unread_bytes(way: str) -> None:
-    hangups = Hangups()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hangups.run)
-        client, server = await a_connection(hangups)
+    async with a_connection() as (client, server):
         told: list[bool] = []
         heard = trio.Event()
 
@@ -100,46 +177,37 @@ async def test_a_hangup_is_told_once_even_behind_unread_bytes(way: str) -> None:
 
         server.on_hangup(hear)
         await client.send_all(b"unread")
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked(0.05)
         assert told == []
         getattr(client, way)()
         await heard.wait()
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked(0.05)
         assert told == [way == "abort"]
-        client.close()
-        server.close()
-        nursery.cancel_scope.cancel()
-    hangups.close()
 
 
 async def test_a_cancelled_subscription_is_not_told() -> None:
-    hangups = Hangups()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hangups.run)
-        client, server = await a_connection(hangups)
+    async with a_connection() as (client, server):
         told: list[bool] = []
         server.on_hangup(told.append)
         server.on_hangup(None)
         client.close()
         assert await server.receive_some() == b""
-        await trio.testing.wait_all_tasks_blocked()
         assert told == []
-        server.close()
-        nursery.cancel_scope.cancel()
-    hangups.close()
 
 
 async def test_a_refused_dial_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-    with pytest.raises(ConnectionRefusedError):
-        await dial(*address)
+        port = listener.getsockname()[1]
+    async with a_poller() as poller:
+        with pytest.raises(ConnectionRefusedError):
+            await dial("127.0.0.1", port, poller)
 
 
 async def test_a_name_is_dialled_in_both_families() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        client = await dial("localhost", listener.getsockname()[1])
-        sock, _ = await accept(listener)
-        sock.close()
-        client.close()
+    async with a_poller() as poller:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            client = await dial("localhost", listener.getsockname()[1], poller)
+            sock, _ = await accept(listener)
+            sock.close()
+            client.close()

@@ -13,7 +13,7 @@ from wsproto.frame_protocol import FrameProtocol
 from wsproto.utilities import generate_accept_token
 
 from orchestra.events import State, StreamOpened
-from orchestra.proxy import server
+from orchestra.proxy import conversation
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.websocket import FrameTap, handshake_fault
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, request_head, stage
@@ -114,8 +114,8 @@ async def test_bytes_pass_both_ways_with_those_that_came_with_the_handshake(
 async def test_a_silent_tunnel_stays_open(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 3.0)
-    monkeypatch.setattr(server, "HEADER_TIMEOUT", 3.0)
+    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 3.0)
+    monkeypatch.setattr(conversation, "HEADER_TIMEOUT", 3.0)
     async with stage(upgrade_timeout=3) as on:
         client, backend = await a_tunnel(on)
         await trio.sleep(15)

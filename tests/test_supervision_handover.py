@@ -291,6 +291,23 @@ async def test_a_new_childs_end_is_noticed_while_the_old_one_drains(
         assert api.living == [again.pid]
 
 
+async def test_a_restart_after_the_new_childs_end_waits_for_the_old_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """No child is spawned beside one that is being stopped because its successor has ended."""
+    async with draining() as (api, worker, new):
+        old = api.world.children[0]
+        old.heeds = False
+        api.world.child(new.pid).kill()
+        await trio.sleep(1)
+        worker.restart()
+        await trio.sleep(1)
+        assert api.living == [old.pid]
+        again = await api.ready(restarts=2)
+        assert api.living == [again.pid]
+        assert again.at - new.at == pytest.approx(API.stop_timeout + 0.5, abs=0.2)
+
+
 async def test_a_stop_does_not_wait_for_clients_of_the_old_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.supervision.symptoms import Traceback, reloader, reloads, starts_server, watches
+from orchestra.supervision.symptoms import Symptoms, Traceback
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -18,7 +18,7 @@ RELOADS = {
 
 @pytest.mark.parametrize("line", RELOADS.values(), ids=RELOADS)
 def test_a_server_that_reloads_says_so(line: str) -> None:
-    assert reloads(line)
+    assert Symptoms("serve").see(line, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,25 @@ def test_a_server_that_reloads_says_so(line: str) -> None:
     ],
 )
 def test_other_words_are_not_taken_for_a_reload(line: str) -> None:
-    assert not reloads(line)
+    assert not Symptoms("serve").see(line, 0.0)
+
+
+def after(line: str) -> Symptoms:
+    symptoms = Symptoms("serve")
+    symptoms.see(line, 0.0)
+    return symptoms
 
 
 def test_a_new_server_introduces_itself() -> None:
-    assert starts_server("INFO:     Started server process [4711]")
+    assert after("INFO:     Started server process [4711]").new_server_seen
     for line in (
         "INFO:     Started reloader process [4711] using StatReload",
         "Started",
         "Started server",
         "",
     ):
-        assert not starts_server(line)
-    assert not starts_server("INFO:     Finished server process [4711]")
+        assert not after(line).new_server_seen
+    assert not after("INFO:     Finished server process [4711]").new_server_seen
 
 
 SYNTAX = """\
@@ -183,12 +189,12 @@ def test_of_two_exceptions_the_last_one_counts() -> None:
     ],
 )
 def test_a_server_that_watches_its_files_is_told_apart(line: str, *, expected: bool) -> None:
-    assert watches(line) is expected
+    assert after(line).watches is expected
 
 
 def test_the_reloader_is_read_from_its_line() -> None:
-    assert reloader("INFO:     Started reloader process [4711] using WatchFiles") == 4711
-    assert reloader("INFO:     Started server process [4711]") is None
+    assert after("INFO:     Started reloader process [4711] using WatchFiles").reloader == 4711
+    assert after("INFO:     Started server process [4711]").reloader is None
 
 
 def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:

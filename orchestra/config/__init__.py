@@ -5,7 +5,7 @@ in `schema`, what comes out in `plan`. Every mistake of a user is a `ConfigError
 what to do; all of them are raised together.
 """
 
-from orchestra.config.addresses import Machine, parse_listen
+from orchestra.config.addresses import Machine
 from orchestra.config.load import Overrides, examine, load, split_arguments
 
-__all__ = ["Machine", "Overrides", "examine", "load", "parse_listen", "split_arguments"]
+__all__ = ["Machine", "Overrides", "examine", "load", "split_arguments"]

@@ -88,19 +88,13 @@ def _checked(binding: Binding, path: Path) -> tuple[str | None, str]:
         return ConfigError(message, path=path, line=_line_of(binding), hint=hint)
 
     if binding.error:
-        raise wrong(
-            "cannot be understood as NAME=value",
-            "Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it.",
-        )
+        hint = "Write NAME=value; a value with quotes, line ends or ' #' in it needs quotes around it."
+        raise wrong("cannot be understood as NAME=value", hint)
     if key is None:
         return None, ""
     if value is None:
-        hint = (
-            f"Write {key}=value, or {key}= for an empty value."
-            if _NAME.fullmatch(key)
-            else "Write NAME=value."
-        )
-        raise wrong(f"{key!r} has no value", hint)
+        example = f"{key}=value, or {key}= for an empty value" if _NAME.fullmatch(key) else "NAME=value"
+        raise wrong(f"{key!r} has no value", f"Write {example}.")
     if "=" in key or "\0" in key + value:
         character = "=" if "=" in key else "NUL"
         raise wrong(f"{key!r}: no variable can have {character} in it", "Delete that character.")

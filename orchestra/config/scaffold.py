@@ -42,6 +42,7 @@ _ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KIND
 _FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
 # Where a project names its packages.
 _LISTS = re.compile(r"pyproject\.toml|Pipfile|setup\.cfg|requirements.*\.(txt|in)")
+_RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
 _LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
 _SERVE = {
     "uvicorn": "uvicorn --reload --port $PORT {factory}{target}",
@@ -113,21 +114,16 @@ def _found(name: str, folder: Path, root: Path, command: str, why: str) -> Found
 def _frontends(root: Path, files: _Files) -> Iterator[Found]:
     for folder in (each for each, names in files.items() if "package.json" in names):
         manager = packages.manager_of(folder, root)
-        scripts = packages.scripts_of(folder)
+        package, scripts = packages.package_json(folder), packages.scripts_of(folder)
         usual = [name for name in ("dev", "start", "serve") if name in scripts]
-        for name in dict.fromkeys([*usual, *scripts]):
-            command = f"{manager} run {name}"
-            reading = commands.read(command, cwd=folder, root=root)
-            if is_name(name) and reading.why:
-                yield _found("vite", folder, root, command, reading.why)
+        candidates = [f"{manager} run {name}" for name in dict.fromkeys([*usual, *scripts]) if is_name(name)]
+        tables = [package.get(key) for key in ("dependencies", "devDependencies")]
+        if any(isinstance(table, dict) and "vite" in table for table in tables):
+            candidates.append(f"{_RUNNERS[manager]} vite")
+        for command in candidates:
+            if why := commands.read(command, cwd=folder, root=root).why:
+                yield _found("vite", folder, root, command, why)
                 break
-        else:
-            package = packages.package_json(folder)
-            tables = [package.get(key) for key in ("dependencies", "devDependencies")]
-            if any(isinstance(table, dict) and "vite" in table for table in tables):
-                runner = {"pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}.get(manager, "npx")
-                why = f"{(folder / 'package.json').relative_to(root)} depends on vite"
-                yield _found("vite", folder, root, f"{runner} vite", why)
 
 
 def _backends(root: Path, files: _Files, env: Mapping[str, str]) -> Iterator[Found]:

@@ -17,6 +17,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
 from orchestra.proxy.framing import NO_BODY
+from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.upload import Upload
 from orchestra.proxy.websocket import shake_hands
@@ -80,6 +81,7 @@ class Asker:
     is_upgrade = False
     upload: Upload | None = None
     nursery: trio.Nursery | None = None
+    _upstream: Upstream | None = None
     _forwarded = b""
     _deadline: float | None = None
     _has_met_a_death = False
@@ -107,25 +109,15 @@ class Asker:
         Returns:
             The head, or why there is none.
         """
-        head, upload, shared = self._head, self.upload, self._shared
-        # All upstreams get the same bytes.
-        forwarded = self._forwarded = self._forwarded or forwarded_request(head, self._peer)
-        may_reuse = head.method in _IDEMPOTENT and (
-            upload is None or (upload.is_complete and upload.can_begin)
-        )
         self._has_met_a_death = False
         try:
             while True:
-                connection = upstream.take(shared.now) if may_reuse else None
-                if connection is None:
-                    connection = await upstream.connect(self, shared.now, fresh=not may_reuse)
-                self.connection = connection
+                # It may have been sent already, by `ask_now`.
+                connection = self.connection or await self._connect(upstream)
                 try:
-                    if upload is None:
-                        await connection.send(forwarded)
-                    else:
-                        await self._send_with_body(connection, upload)
-                    answer = await connection.read_head(head)
+                    if connection is not self.connection:
+                        await self._send(connection)
+                    answer = await connection.read_head(self._head)
                     while answer.status < 200:
                         answer = await self._pass_on_early(connection, answer)
                     self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
@@ -136,6 +128,57 @@ class Asker:
         except UpstreamError as exc:
             self.close()
             return exc
+
+    def ask_now(self, upstream: Upstream) -> bool:
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
+        if self.upload is not None or self._head.method not in _IDEMPOTENT:
+            return False
+        connection = upstream.take(self._shared.now)
+        if connection is None:
+            return False
+        request = self._request()
+        if connection.transport.send_some(request) < len(request):
+            connection.close()
+            return False
+        self._upstream, self.connection = upstream, connection
+        return True
+
+    def hear_now(self) -> ResponseHead | UpstreamError | None:
+        """Return what came of `ask_now`; ``None`` if that takes more (`ask`)."""
+        upstream, connection = self._upstream, self.connection
+        assert upstream is not None  # noqa: S101 - it was asked
+        assert connection is not None  # noqa: S101
+        try:
+            answer = connection.take_head(self._head)
+            if answer is not None:
+                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+        except UpstreamError as exc:
+            self.close()
+            return exc
+        return answer
+
+    def _may_reuse(self) -> bool:
+        upload = self.upload
+        return self._head.method in _IDEMPOTENT and (
+            upload is None or (upload.is_complete and upload.can_begin)
+        )
+
+    def _request(self) -> bytes:
+        # All upstreams get the same bytes.
+        self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
+        return self._forwarded
+
+    async def _connect(self, upstream: Upstream) -> UpstreamConnection:
+        now, may_reuse = self._shared.now, self._may_reuse()
+        connection = upstream.take(now) if may_reuse else None
+        return connection or await upstream.connect(self, now, fresh=not may_reuse)
+
+    async def _send(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        if self.upload is None:
+            await connection.send(self._request())
+        else:
+            await self._send_with_body(connection, self.upload)
 
     async def _prepare_again(
         self, upstream: Upstream, connection: UpstreamConnection, fault: UpstreamGone
@@ -172,7 +215,7 @@ class Asker:
 
     async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
         try:
-            await connection.send(self._forwarded + upload.begin())
+            await connection.send(self._request() + upload.begin())
         except UpstreamGone:
             # It may have refused the body, and have said so before it closed.
             upload.is_sent = False
@@ -196,7 +239,8 @@ class Asker:
         if answer.status == 101:
             return Reply(upstream, connection, answer, NO_BODY, b"")
         self.is_upgrade = False
-        return Reply(upstream, connection, answer, connection.body, connection.take())
+        self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+        return self.reply
 
     def end_early(self) -> None:
         """Close the connection to the upstream: an answer that has begun breaks off."""
@@ -224,6 +268,13 @@ class Asker:
                 reply.upstream.give_back(reply.connection, self._shared.now)
             else:
                 reply.connection.close()
+
+    def set_aside_now(self, *, keep: bool) -> None:
+        """Make room for another answer: keep or forget this one, whose body is complete."""
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            self.kept = reply if keep else self.kept
+            self.release(reply)
 
     async def set_aside(self, *, keep: bool) -> Kept | None:
         """Make room for another answer: keep or discard this one; say why that is not possible."""
@@ -269,6 +320,15 @@ class Asker:
             self.close()
 
     # --- Waiting ---
+
+    async def wait_for_either(self) -> None:
+        """Wait until something is reported of either upstream, or the time for waiting is over."""
+        begun = trio.current_time()
+        try:
+            gates = (self._shared.backend.gate, self._shared.frontend.gate)
+            await wait_any_change(gates, self.deadline())
+        finally:
+            self.held += trio.current_time() - begun
 
     def deadline(self) -> float:
         """See `Waiter`."""

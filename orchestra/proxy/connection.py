@@ -92,6 +92,18 @@ class _Connection:
         except _BROKEN as exc:
             raise self._gone() from exc
 
+    def take_raw(self) -> bytes | None:
+        """Do the same without waiting; ``None``: there is nothing, or an error that `receive_raw` raises."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        return self.transport.take_some()
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether something was received that is not read yet."""
+        return bool(self._buffer)
+
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that are already here.
 
@@ -180,6 +192,28 @@ class ClientConnection(_Connection):
                 return False
             self._buffer = self._buffer + data if self._buffer else data
 
+    def take_request(self) -> RequestHead | None:
+        """Read a request that is here, whole and alone, without waiting.
+
+        Returns:
+            Its head; ``None`` if it takes a closer look (`wait_for_request`).
+        """
+        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
+        if not self._cut_head() or self._buffer:
+            self._buffer = data
+            return None
+        try:
+            head = self._reader.request(data)
+        except BadMessage:
+            self._buffer = data
+            return None
+        self._begin(head)
+        return head
+
+    def _begin(self, head: RequestHead) -> None:
+        self.body = request_body(head)
+        self._keeps_alive = keeps_alive(head)
+
     async def read_head(self) -> RequestHead:
         """Read the head of the next request.
 
@@ -190,8 +224,7 @@ class ClientConnection(_Connection):
         # Until its head is read, a request is not complete.
         self.body = _UNREAD
         head = self._reader.request(self._cut_head() or await self._wait_for_head())
-        self.body = request_body(head)
-        self._keeps_alive = keeps_alive(head)
+        self._begin(head)
         return head
 
     async def fill(self) -> None:
@@ -249,8 +282,9 @@ class UpstreamConnection(_Connection):
         when = "in the middle of its answer" if self._has_begun else "without an answer"
         return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
 
-    def reuse(self) -> None:
-        """Another request begins."""
+    def rest(self, now: float) -> None:
+        """It is idle until another request begins."""
+        self.since = now
         self.is_reused = True
         self._has_begun = False
 
@@ -268,12 +302,33 @@ class UpstreamConnection(_Connection):
             head = self._reader.response(self._cut_head() or await self._wait_for_head())
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+        self._begin(head, request)
+        return head
+
+    def take_head(self, request: RequestHead) -> ResponseHead | None:
+        """Read the head of the final answer to `request` if it is here, without waiting.
+
+        Returns:
+            The head; ``None`` if it takes a closer look (`read_head`).
+        """
+        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
+        raw = self._cut_head()
+        try:
+            head = self._reader.response(raw) if raw else None
+        except BadMessage:
+            head = None
+        if head is None or head.status < 200:
+            self._buffer = data
+            return None
+        self._begin(head, request)
+        return head
+
+    def _begin(self, head: ResponseHead, request: RequestHead) -> None:
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
-        return head
 
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that are already here.
@@ -293,8 +348,16 @@ class UpstreamConnection(_Connection):
             BadResponse: The body is not framed as its head said.
             UpstreamGone: The connection broke, or ended in the middle.
         """
-        self._buffer = await self.receive_raw()
-        if self._buffer:
+        return self._feed(await self.receive_raw())
+
+    def take_more(self) -> bytes | None:
+        """Do the same without waiting; ``None``: there is nothing, or an error that `more` meets, too."""
+        data = self.transport.take_some(RECEIVE_SIZE)
+        return None if data is None else self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        self._buffer = data
+        if data:
             return self.take()
         self._keeps_alive = False
         end = self.body.close()

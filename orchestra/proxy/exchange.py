@@ -1,9 +1,11 @@
 """One exchange: a request comes in, an upstream is asked, an answer goes out.
 
-Strategy. An `Exchange` carries out the steps of its `Route`, one after the other, in one loop; its `Asker`
-does what concerns upstreams. Bodies stream: what has arrived is sent before more is awaited, and `await send`
-is all the flow control there is. Only a request whose body is still on its way needs a second task;
-everything else is one straight line in the connection's own task.
+Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
+concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
+hand, and the client takes what it gets. `begin` and `advance` carry out such steps whenever bytes arrive.
+What may have to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies
+stream: what has arrived is sent before more is awaited, and a send that waits is all the flow control there
+is. Only a request whose body is still on its way needs a second task.
 
 An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
 reset.
@@ -17,27 +19,21 @@ Not here: accepting connections, limits of time (`server`), what it all means fo
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
 
 from orchestra.errors import UpstreamError
-from orchestra.proxy import answers
+from orchestra.proxy import answers, websocket
 from orchestra.proxy.answers import Message
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
-from orchestra.proxy.forward import (
-    forwarded_response,
-    host_refusal,
-    is_looping,
-    origin_refusal,
-    websocket_fault,
-)
+from orchestra.proxy.forward import forwarded_response, host_refusal, is_looping
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
-from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal, is_websocket
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal
 from orchestra.proxy.websocket import Tunnel
 
 if TYPE_CHECKING:
@@ -46,11 +42,19 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.route import Step
     from orchestra.proxy.shared import Shared
     from orchestra.proxy.upload import Upload
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Progress"]
+
+
+class Progress(Enum):
+    """How far `Exchange.advance` has come."""
+
+    WAITING = auto()  # for the upstream: go on when its connection has input
+    STUCK = auto()  # the next step may have to wait for something else: go on with `run`
+    OVER = auto()  # the client has its answer
 
 
 class _Reset(Exception):  # noqa: N818 - an order, not an error
@@ -65,11 +69,15 @@ class Exchange:
 
     Attributes:
         is_last: No request can follow over the client's connection.
+        is_over: The client has its answer.
     """
 
     is_last = True
+    is_over = False
     _bytes_out = 0
     _is_stream = False
+    _step: Step | Message | None = None
+    _relay: _Relay | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -77,6 +85,7 @@ class Exchange:
         self._head = head
         self._peer = peer
         self._record = Record(shared.bus, shared.next_number(), head)
+        self._route = Route(head, shared.router)
         self._asker = Asker(shared, client, head, peer, self._record)
 
     @property
@@ -84,8 +93,43 @@ class Exchange:
         """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
+    def begin(self) -> Progress:
+        """Carry out the first step if that needs no waiting."""
+        step = self._step = self._first_step()
+        return self._ask_now(step) if isinstance(step, Ask) else Progress.STUCK
+
+    def advance(self) -> Progress:
+        """Take what has come from the upstream, and go on with it as long as that needs no waiting."""
+        asker = self._asker
+        if self._relay is not None:
+            return self._passed_on(self._relay.advance())
+        outcome = asker.hear_now()
+        if outcome is None:
+            return Progress.STUCK
+        step = self._step = self._route.next(outcome)
+        if isinstance(step, Answer) and not step.is_kept:
+            return self._passed_on(self._open(step).send())
+        if asker.reply is not None and asker.reply.body.is_complete:
+            asker.set_aside_now(keep=isinstance(step, Ask) and step.keeps_answer)
+            if isinstance(step, Ask):
+                return self._ask_now(step)
+            if isinstance(step, Answer):
+                return self._passed_on(self._open(step).send())
+        return Progress.STUCK
+
+    def _ask_now(self, step: Ask) -> Progress:
+        is_asked = self._asker.ask_now(self._shared.upstream(step.side))
+        return Progress.WAITING if is_asked else Progress.STUCK
+
+    def _passed_on(self, progress: Progress) -> Progress:
+        if progress is Progress.OVER:
+            self._close_answer()
+            self._finish()
+            self.is_over = True
+        return progress
+
     async def run(self) -> None:
-        """See it through, and report it.
+        """See it through from where `advance` has brought it, and report it.
 
         Nothing is raised but a cancellation (and mistakes of ours).
         """
@@ -106,12 +150,21 @@ class Exchange:
             self._client.abort()
         except BaseException:
             # Most often a cancellation: the client has left, or the proxy ends.
-            record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
-            self._client.abort()
+            self._give_up()
             raise
         finally:
             self._asker.close()
             self._finish()
+
+    def abandon(self) -> None:
+        """End it without an answer, while nothing runs it."""
+        self._give_up()
+        self._asker.close()
+        self._finish()
+
+    def _give_up(self) -> None:
+        self._record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
+        self._client.abort()
 
     def end_early(self) -> None:
         """Close the connection to the upstream: an answer that has begun breaks off."""
@@ -138,93 +191,89 @@ class Exchange:
         if fault is not None:
             raise fault
 
-    async def _follow_route(self) -> None:
-        """Carry out one step after the other until there is an answer."""
-        head, shared, asker = self._head, self._shared, self._asker
+    def _first_step(self) -> Step | Message:
+        head, shared = self._head, self._shared
         refused = host_refusal(head.host, shared.plan.allowed_hosts)
         if refused is not None:
-            await self._say(Message(status=403, title="Host not allowed", text=f"{refused}."))
-            return
+            return Message(status=403, title="Host not allowed", text=f"{refused}.")
         if b"via" in head.values and is_looping(head):
             text = "The request has come through here again and again: an upstream sends it back."
-            await self._say(Message(status=508, title="Loop Detected", text=text))
-            return
-        if b"upgrade" in head.values and is_websocket(head):
-            await self._websocket()
-            return
-        backend, frontend = shared.backend.gate, shared.frontend.gate
-        route = Route(head, shared.router)
-        step = route.begin(backend.availability, frontend.availability)
+            return Message(status=508, title="Loop Detected", text=text)
+        return self._route.begin(shared.backend.gate.availability, shared.frontend.gate.availability)
+
+    async def _follow_route(self) -> None:
+        """Carry out one step after the other until there is an answer."""
+        shared, asker, route = self._shared, self._asker, self._route
+        step = self._step or self._first_step()
         while True:
             match step:
                 case Ask():
                     kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
                     step = route.next(kept or await asker.ask(shared.upstream(step.side)))
                 case Answer():
-                    await self._answer(step)
+                    await self._pass_on(self._relay or self._open(step))
+                    if step.is_kept:
+                        await asker.discard()
+                    return
+                case Message():
+                    await self._say(step)
                     return
                 case Fail():
                     raise step.error
                 case Signal.WAIT:
-                    await self._wait_for_either()
-                    may_wait = trio.current_time() < self._asker.deadline()
+                    await asker.wait_for_either()
+                    may_wait = trio.current_time() < asker.deadline()
+                    backend, frontend = shared.backend.gate, shared.frontend.gate
                     step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
+                case Signal.UPGRADE:
+                    await self._upgrade()
+                    return
                 case Signal.RESET:
                     raise _Reset
                 case Signal.SAY_OWN:
                     self._record.reason = "orchestra's own path"
-                    await self._say(answers.own(head))
+                    await self._say(answers.own(self._head))
                     return
                 case _:
                     assert_never(step)
 
-    async def _wait_for_either(self) -> None:
-        begun = trio.current_time()
-        try:
-            gates = (self._shared.backend.gate, self._shared.frontend.gate)
-            await wait_any_change(gates, self._asker.deadline())
-        finally:
-            self._asker.held += trio.current_time() - begun
-
     # --- Answering ---
 
-    async def _answer(self, step: Answer) -> None:
-        asker = self._asker
-        reply = asker.kept if step.is_kept else asker.reply
+    def _open(self, step: Answer) -> _Relay:
+        reply = self._asker.kept if step.is_kept else self._asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
-        await self._pass_on(reply, step.reason)
-        if step.is_kept:
-            await asker.discard()
-
-    async def _pass_on(self, reply: Reply, reason: str) -> None:
-        """Send an answer to the client while it comes."""
-        record, client, head, body = self._record, self._client, reply.head, reply.body
-        record.reason, record.upstream = reason, reply.upstream.gate.side
-        self.is_last = self._shared.is_closing or client.closes_after(body)
-        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
+        record, head, body = self._record, reply.head, reply.body
+        record.reason, record.upstream = step.reason, reply.upstream.gate.side
         record.answered(head.status)
+        self.is_last = self._shared.is_closing or self._client.closes_after(body)
         if body.is_complete:
-            # The usual case: all of it is here, and goes out in one piece.
-            self._bytes_out = body.size
+            # The usual case: all of it goes out in one piece.
             self._asker.release(reply)
-            await client.send(out + reply.read)
-            return
-        if head.media_type == b"text/event-stream" and self._head.method == b"GET":
+        elif head.media_type == b"text/event-stream" and self._head.method == b"GET":
             self._is_stream = True
             self._shared.streams.add(self)
             record.stream_opened("event-stream")
-        try:
-            await client.send(out + reply.read)
-            while not body.is_complete:
-                piece = await reply.connection.more()
-                if piece:
-                    await client.send(piece)
+        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
+        self._relay = _Relay(reply, self._client, out + reply.read)
+        return self._relay
+
+    def _close_answer(self) -> None:
+        assert self._relay is not None  # noqa: S101 - it was opened
+        reply = self._relay.reply
+        self._bytes_out = reply.body.size
+        if reply.body.is_complete:
             self._asker.release(reply)
-        except UpstreamError:
-            await self._break_off(reply)
-        finally:
-            self._bytes_out = body.size
+        if self._is_stream:
             self._shared.streams.discard(self)
+
+    async def _pass_on(self, relay: _Relay) -> None:
+        """See an answer through that was opened."""
+        try:
+            await relay.run()
+        except UpstreamError:
+            await self._break_off(relay.reply)
+        finally:
+            self._close_answer()
 
     async def _explain(self, error: UpstreamError | BadMessage) -> None:
         """Say why there is no answer, if none has begun."""
@@ -262,30 +311,14 @@ class Exchange:
 
     # --- WebSockets ---
 
-    async def _websocket(self) -> None:
-        shared, head, record = self._shared, self._head, self._record
-        fault = websocket_fault(head)
-        if fault is not None:
-            status, text = fault
-            extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
-            await self._say(Message(status=status, title="No WebSocket", text=f"{text}.", headers=extra))
+    async def _upgrade(self) -> None:
+        """Open a WebSocket, or say why not."""
+        record, shared = self._record, self._shared
+        route = websocket.admit(self._head, self._peer, shared)
+        if isinstance(route, Message):
+            await self._say(route)
             return
-        route = shared.router.websocket(
-            head,
-            has_backend=shared.backend.gate.availability is not Availability.ABSENT,
-            has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
-        )
         record.reason = route.reason
-        if route.side != "backend":
-            origin = head.values.get(b"origin")
-            refused = origin_refusal(origin, head.host, self._peer.port, shared.plan.allowed_origins)
-            if refused is not None:
-                shared.report_origin(origin, refused)
-                await self._say(Message(status=403, title="Origin not allowed", text=f"{refused}."))
-                return
-        if route.side is None:
-            await self._say(answers.own(head))
-            return
         upstream = shared.upstream(route.side)
         if route.is_ping and upstream.gate.availability is not Availability.READY:
             raise _Reset
@@ -296,11 +329,11 @@ class Exchange:
                 raise _Reset from None
             raise
         if reply.head.status == 101:
-            await self._tunnel(reply, route)
+            await self._tunnel(reply, route.kind)
         else:
-            await self._pass_on(reply, route.reason)
+            await self._pass_on(self._open(Answer(route.reason)))
 
-    async def _tunnel(self, reply: Reply, route: WebSocketRoute) -> None:
+    async def _tunnel(self, reply: Reply, kind: StreamKind) -> None:
         client, record = self._client, self._record
         record.upstream = reply.upstream.gate.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
@@ -308,35 +341,76 @@ class Exchange:
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)
         self._finish()
-        await _WebSocket(client, reply.connection).run(self._shared, record, route.kind)
-        self._asker.connection = None
-
-    def _finish(self) -> None:
-        upload = self._asker.upload
-        bytes_in = 0 if upload is None else upload.size
-        self._record.finished(held=self._asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
-        if self._is_stream:
-            self._record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
-
-
-class _WebSocket:
-    """A tunnel in the list of open streams."""
-
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self.connection: UpstreamConnection | None = upstream
-        self._tunnel = Tunnel(client, upstream)
-
-    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
-        tunnel = self._tunnel
-        shared.streams.add(self)
+        tunnel = Tunnel(client, reply.connection)
+        self._shared.streams.add(tunnel)
         record.stream_opened(kind)
         try:
             await tunnel.run()
         finally:
-            shared.streams.discard(self)
+            self._asker.connection = None
+            self._shared.streams.discard(tunnel)
             record.stream_closed(
                 kind, code=tunnel.close_code, bytes_in=tunnel.bytes_in, bytes_out=tunnel.bytes_out
             )
 
-    def close(self, code: int) -> None:
-        self._tunnel.close(code)
+    def _finish(self) -> None:
+        asker, record = self._asker, self._record
+        bytes_in = 0 if asker.upload is None else asker.upload.size
+        if record.is_due:
+            record.finished(held=asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
+        if self._is_stream:
+            record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
+
+
+class _Relay:
+    """An answer on its way to the client, while it comes.
+
+    Args:
+        data: What is here of it.
+    """
+
+    __slots__ = ("_client", "_data", "_fault", "reply")
+
+    def __init__(self, reply: Reply, client: ClientConnection, data: bytes) -> None:
+        self.reply = reply
+        self._client = client
+        self._data = data
+        self._fault: UpstreamError | None = None
+
+    def send(self) -> Progress:
+        """Send what is here, without waiting."""
+        data = self._data
+        sent = self._client.transport.send_some(data)
+        if sent < len(data):
+            self._data = data[sent:]
+            return Progress.STUCK
+        self._data = b""
+        return Progress.OVER if self.reply.body.is_complete else Progress.WAITING
+
+    def advance(self) -> Progress:
+        """Send what has come since."""
+        try:
+            piece = self.reply.connection.take_more()
+        except UpstreamError as exc:
+            self._fault = exc
+            return Progress.STUCK
+        if piece is None:
+            return Progress.STUCK
+        self._data = piece
+        return self.send()
+
+    async def run(self) -> None:
+        """Send the rest of it.
+
+        Raises:
+            UpstreamError: It is not complete.
+            ClientGone: There is no client any more.
+        """
+        reply, client = self.reply, self._client
+        await client.send(self._data)
+        if self._fault is not None:
+            raise self._fault
+        while not reply.body.is_complete:
+            piece = await reply.connection.more()
+            if piece:
+                await client.send(piece)

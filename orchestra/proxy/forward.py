@@ -187,9 +187,10 @@ def forwarded_response(
     return b"\r\n".join(lines)
 
 
-def forwarded_trailers(trailers: Headers) -> Headers:
+def forwarded_trailers(trailers: Headers, dropped: frozenset[bytes] = frozenset()) -> Headers:
     """Return the trailer fields that may pass: nothing that frames, routes or authorises (RFC 9110 6.5.1)."""
-    return [(name, value) for name, value in trailers if name.lower() not in _FORBIDDEN_TRAILERS]
+    dropped |= _FORBIDDEN_TRAILERS
+    return [(name, value) for name, value in trailers if name.lower() not in dropped]
 
 
 def is_looping(head: RequestHead) -> bool:
@@ -230,7 +231,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     """
     match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
-    if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+    if not host or _is_localhost(name) or _address(name) is not None:
         return None
     for entry in map(str.lower, allowed):
         if name == entry or (entry.startswith(".") and name.endswith(entry)):
@@ -254,21 +255,20 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
         name, number = parts.hostname or "", parts.port or 80
     except ValueError:
         return f'invalid Origin "{text}"'
-    is_local = name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
-    if parts.scheme == "http" and (
-        parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
-    ):
+    address = _address(name)
+    is_local = _is_localhost(name) or (address is not None and address.is_loopback)
+    is_ours = parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
+    if parts.scheme == "http" and is_ours:
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
 
-def _is_address(name: str) -> bool:
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        return ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(name: str) -> bool:
-    return _is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback
+        return None

@@ -38,6 +38,7 @@ class Body:
         rest: What followed it in the bytes that completed it.
         has_chunks: The receiver gets it in chunks.
         ends_by_close: The receiver sees its end by the connection's.
+        is_at_boundary: The receiver could be told here that this is the end.
     """
 
     size = 0
@@ -45,11 +46,7 @@ class Body:
     rest = b""
     has_chunks = False
     ends_by_close = False
-
-    @property
-    def is_at_boundary(self) -> bool:
-        """Whether the receiver can be told here that this is the end."""
-        return False
+    is_at_boundary = False
 
     def feed(self, data: bytes) -> bytes:
         """Read what has arrived; return what the receiver gets.
@@ -67,10 +64,9 @@ class Body:
 class LengthBody(Body):
     """A body whose length is known."""
 
-    def __init__(self, length: int, *, has_chunks: bool = False) -> None:
+    def __init__(self, length: int) -> None:
         self._left = length
         self.is_complete = not length
-        self.has_chunks = has_chunks
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
@@ -91,7 +87,8 @@ class LengthBody(Body):
 # For messages without a body: it is complete, and never fed.
 NO_BODY = LengthBody(0)
 # The answer to a HEAD whose body would have come in chunks.
-_NO_CHUNKS = LengthBody(0, has_chunks=True)
+_NO_CHUNKS = LengthBody(0)
+_NO_CHUNKS.has_chunks = True
 
 
 class ClosingBody(Body):
@@ -101,10 +98,7 @@ class ClosingBody(Body):
         has_chunks: Pass it on in chunks.
     """
 
-    @property
-    def is_at_boundary(self) -> bool:
-        """See `Body`."""
-        return True
+    is_at_boundary = True
 
     def __init__(self, *, has_chunks: bool) -> None:
         self.has_chunks = has_chunks
@@ -122,10 +116,9 @@ class ClosingBody(Body):
 
 
 class _At(Enum):
-    """What comes next."""
+    """What comes next, after the data of the present chunk."""
 
     SIZE = auto()
-    DATA = auto()
     DATA_END = auto()
     TRAILER = auto()
 
@@ -138,6 +131,8 @@ class ChunkedBody(Body):
         has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
         max_line: Bytes that one line, and all trailers together, may have.
     """
+
+    is_at_boundary = True
 
     def __init__(
         self, *, dropped: frozenset[bytes] = frozenset(), has_chunks: bool = True, max_line: int = MAX_HEAD
@@ -152,11 +147,6 @@ class ChunkedBody(Body):
         self.has_chunks = has_chunks
         self.ends_by_close = not has_chunks
 
-    @property
-    def is_at_boundary(self) -> bool:
-        """See `Body`."""
-        return self._at in (_At.SIZE, _At.TRAILER)
-
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
         if self._held:
@@ -167,13 +157,11 @@ class ChunkedBody(Body):
         start = position = 0
         end = len(data)
         while position < end:
-            if self._at is _At.DATA:
+            if self._left:
                 step = min(self._left, end - position)
                 position += step
                 self.size += step
                 self._left -= step
-                if not self._left:
-                    self._at = _At.DATA_END
                 continue
             line_end = data.find(b"\n", position) + 1
             if (line_end or end) - position + self._trailer_size > self._max_line:
@@ -192,6 +180,7 @@ class ChunkedBody(Body):
                 self.rest = data[position:]
                 break
         self._held = b"" if self.is_complete else data[position:]
+        self.is_at_boundary = self._at is not _At.DATA_END
         if not start and position == end:
             return data
         passed.append(data[start:position])
@@ -205,7 +194,7 @@ class ChunkedBody(Body):
                 if found is None:
                     raise BadMessage("illegal size of a chunk")
                 self._left = int(found[1], 16)
-                self._at = _At.DATA if self._left else _At.TRAILER
+                self._at = _At.DATA_END if self._left else _At.TRAILER
                 if not self._left or not self.has_chunks:
                     # The last chunk passes together with the trailers.
                     return b""
@@ -226,9 +215,7 @@ class ChunkedBody(Body):
         self.is_complete = True
         if not self.has_chunks:
             return b""
-        kept = [
-            field for field in forwarded_trailers(self._trailers) if field[0].lower() not in self._dropped
-        ]
+        kept = forwarded_trailers(self._trailers, self._dropped)
         return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in kept), b"\r\n"])
 
 
@@ -241,15 +228,16 @@ def request_body(head: RequestHead) -> Body:
 
 def answer_body(head: ResponseHead, request: RequestHead) -> Body:
     """Return a reader of the body of a final response to `request`, for its client (RFC 9112 6.3)."""
-    has_chunks = request.version != b"1.0" and head.length is None
     if head.status in (204, 304):
         return NO_BODY
-    if request.method == b"HEAD":
+    is_head = request.method == b"HEAD"
+    if head.length is not None:
+        return NO_BODY if is_head else LengthBody(head.length)
+    has_chunks = request.version != b"1.0"
+    if is_head:
         return _NO_CHUNKS if has_chunks else NO_BODY
     if head.is_chunked:
         return ChunkedBody(dropped=_named_by_connection(head), has_chunks=has_chunks)
-    if head.length is not None:
-        return LengthBody(head.length)
     return ClosingBody(has_chunks=has_chunks)
 
 

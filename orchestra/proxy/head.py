@@ -42,8 +42,8 @@ _MAX_LENGTH_DIGITS = 18
 
 # Secrets are not kept in memory for longer than their request needs.
 _NEVER_KNOWN = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
-# They would change where a message ends or where it goes (RFC 9112 6.5).
-_FRAMING_TRAILERS = frozenset({b"content-length", b"host", b"transfer-encoding"})
+# They say where a message ends or where it goes: once, and never in a trailer (RFC 9112 6.5).
+_ONCE = (b"content-length", b"transfer-encoding", b"host")
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -184,12 +184,12 @@ def _fields(lines: list[bytes]) -> Headers:
 
 
 def _values(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return `_Head.values`; what frames a message may not be repeated."""
+    """Return `_Head.values`."""
     fields = _fields(lines)
     # The names in order; of several values the first.
     values = dict(fields) | dict(reversed(fields))
     if len(values) != len(fields):
-        for name in (b"content-length", b"transfer-encoding"):
+        for name in _ONCE:
             if len(_all(fields, name)) > 1:
                 raise BadMessage(f"more than one {name.decode('ascii').title()}")
         if b"connection" in values:
@@ -261,29 +261,26 @@ class HeadReader:
         Raises:
             BadMessage: It is not strictly what RFC 9112 calls a request, or nothing that we serve.
         """
-        try:
-            return self._ordinary_request(raw)
-        except _UnusualError:
-            self.long += 1
-            return judge_request(raw)
-
-    def _ordinary_request(self, raw: bytes) -> RequestHead:
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
         match = _ordinary_request_line(start)
-        # `dict` and `map` do in C what a loop would need five times as long for.
-        values = dict(map(self._requests.__getitem__, lines))
+        try:
+            # `dict` and `map` do in C what a loop would need five times as long for.
+            values = dict(map(self._requests.__getitem__, lines))
+        except KeyError:
+            values = {}
         host = values.get(b"host")
         if (
-            match is None
-            or host is None
-            or len(values) != len(lines)
-            or not raw.endswith(_END)
-            or not match_host(host)
+            match is not None
+            and host is not None
+            and len(values) == len(lines)
+            and raw.endswith(_END)
+            and match_host(host)
         ):
-            raise _UnusualError
-        length, is_chunked = _framing(values, b"1.1")
-        return RequestHead(start, lines, values, length, is_chunked, b"1.1", match[1], match[2], host)
+            length, is_chunked = _framing(values, b"1.1")
+            return RequestHead(start, lines, values, length, is_chunked, b"1.1", match[1], match[2], host)
+        self.long += 1
+        return judge_request(raw)
 
     def response(self, raw: bytes) -> ResponseHead:
         """Read the head of a response, its empty line included.
@@ -291,31 +288,24 @@ class HeadReader:
         Raises:
             BadMessage: It is not strictly what RFC 9112 calls a response.
         """
-        try:
-            return self._ordinary_response(raw)
-        except _UnusualError:
-            self.long += 1
-            return judge_response(raw)
-
-    def _ordinary_response(self, raw: bytes) -> ResponseHead:
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
         status = _ORDINARY_STATUS_LINES.get(start)
-        values = dict(map(self._responses.__getitem__, lines))
+        try:
+            values = dict(map(self._responses.__getitem__, lines))
+        except KeyError:
+            status, values = None, {}
         if status is None or not raw.endswith(_END):
-            raise _UnusualError
+            self.long += 1
+            return judge_response(raw)
         if len(values) != len(lines):
             values = _values(lines)
         length, is_chunked = _framing(values, b"1.1")
         return ResponseHead(start, lines, values, length, is_chunked, b"1.1", status)
 
 
-class _UnusualError(Exception):
-    """A head has to take the long way."""
-
-
 class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
-    """Header lines that were judged, with their lower-case name and their value."""
+    """Header lines that were judged, with their lower-case name and their value; no other is ordinary."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -324,7 +314,7 @@ class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
     def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
         match = _ordinary_line(line)
         if match is None:
-            raise _UnusualError
+            raise KeyError(line)
         field = name, _ = match[1].lower(), match[2]
         if len(line) <= _KNOWN_LENGTH and name not in _NEVER_KNOWN and self._limit:
             if len(self) >= self._limit:
@@ -339,7 +329,7 @@ class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
 
 def judge_request(raw: bytes) -> RequestHead:
     """Read the head of a request by all rules, ours and h11's, as `HeadReader.request` does."""
-    start, *lines = _lines(raw)
+    start, lines = _lines(raw)
     match = _REQUEST_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal request line")
@@ -349,10 +339,9 @@ def judge_request(raw: bytes) -> RequestHead:
     version = b"1." + minor
     if method == b"CONNECT":
         raise BadMessage("CONNECT is not supported: this is not a forward proxy", status=501)
-    lines = [b"%b: %b" % _field(line) for line in lines]
     target, authority = _origin_form(method, target)
-    host = _host(lines, version, authority)
     values = _values(lines)
+    host = _host(values.get(b"host"), version, authority)
     length, is_chunked = _framing(values, version)
     _ask_h11(h11.Connection(h11.SERVER), raw)
     start = b"%b %b HTTP/1.1" % (method, target)
@@ -361,13 +350,12 @@ def judge_request(raw: bytes) -> RequestHead:
 
 def judge_response(raw: bytes) -> ResponseHead:
     """Read the head of a response by all rules, ours and h11's, as `HeadReader.response` does."""
-    start, *lines = _lines(raw)
+    start, lines = _lines(raw)
     match = _STATUS_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal status line", status=502)
     minor, status, reason = match.groups()
     version = b"1." + minor
-    lines = [b"%b: %b" % _field(line) for line in lines]
     values = _values(lines)
     length, is_chunked = _framing(values, version)
     client = h11.Connection(h11.CLIENT)
@@ -387,7 +375,7 @@ def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
         BadMessage: It is no field, or one that would change where a message ends or where it goes.
     """
     name, value = _field(line)
-    if name.lower() in _FRAMING_TRAILERS:
+    if name.lower() in _ONCE:
         raise BadMessage(f"{name.decode('ascii')} in a trailer")
     return name, value
 
@@ -400,14 +388,12 @@ def _ask_h11(connection: h11.Connection, raw: bytes) -> None:
         raise BadMessage(str(exc), status=501 if exc.error_status_hint == 501 else 400) from exc
 
 
-def _lines(raw: bytes) -> list[bytes]:
-    lines = raw.split(b"\r\n")
-    if lines[-2:] != [b"", b""]:
+def _lines(raw: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the first line, and each field as ``Name: value``."""
+    start, *rest = raw.split(b"\r\n")
+    if rest[-2:] != [b"", b""]:
         raise BadMessage("a line ends without CR LF")
-    del lines[-2:]
-    if not lines:
-        raise BadMessage("an empty head")
-    return lines
+    return start, [b"%b: %b" % _field(line) for line in rest[:-2]]
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
@@ -442,17 +428,14 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
-def _host(lines: list[bytes], version: bytes, authority: bytes | None) -> bytes:
-    hosts = _all(_fields(lines), b"host")
-    if len(hosts) > 1:
-        raise BadMessage("more than one Host")
-    if not hosts:
+def _host(host: bytes | None, version: bytes, authority: bytes | None) -> bytes:
+    if host is None:
         if version == b"1.1":
             raise BadMessage("Host is missing")
         return authority or b""
-    if not match_host(hosts[0]):
+    if not match_host(host):
         raise BadMessage("illegal Host")
     # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
-    if authority is not None and authority.lower() != hosts[0].lower():
+    if authority is not None and authority.lower() != host.lower():
         raise BadMessage("Host and target name different servers")
-    return hosts[0]
+    return host

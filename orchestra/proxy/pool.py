@@ -72,7 +72,7 @@ class Pool:
 
     def put(self, connection: UpstreamConnection, now: float) -> None:
         """Keep a connection whose exchange is complete; beyond the limit the oldest one goes."""
-        connection.since = now
+        connection.rest(now)
         self._idle.append(connection)
         if len(self._idle) > self._limit:
             self._drop(self._idle.pop(0))
@@ -148,10 +148,7 @@ class Upstream:
         """Return an idle connection, if the upstream can be asked and has one."""
         if self.gate.availability is not Availability.READY:
             return None
-        connection = self._pool.take(now)
-        if connection is not None:
-            connection.reuse()
-        return connection
+        return self._pool.take(now)
 
     async def connect(self, waiter: Waiter, now: float, *, fresh: bool = False) -> UpstreamConnection:
         """Get a connection as soon as there can be one.

@@ -42,6 +42,7 @@ class Record:
         upstream: Where the answer comes from.
         status: The status of the answer; ``None`` before it begins.
         reason: Why it is that answer.
+        is_due: Its end is still to be told, to an observer that wants to know.
     """
 
     upstream: UpstreamName = "orchestra"
@@ -54,8 +55,7 @@ class Record:
         self._bus = bus
         self._number = number
         self._head = head
-        # Becomes false when it is told.
-        self._is_due = bus.wants(RequestFinished)
+        self.is_due = bus.wants(RequestFinished)
         self._begun = trio.current_time()
 
     def _target(self) -> str:
@@ -64,7 +64,7 @@ class Record:
     def answered(self, status: int) -> None:
         """Its answer begins."""
         self.status = status
-        if self._is_due:
+        if self.is_due:
             self._first_byte = trio.current_time() - self._begun
 
     def _tell(self, kind: Callable[..., Event], **more: object) -> None:
@@ -73,20 +73,19 @@ class Record:
 
     def finished(self, *, held: float, bytes_in: int, bytes_out: int) -> None:
         """The exchange is over, or has become a WebSocket."""
-        if self._is_due:
-            self._is_due = False
-            self._tell(
-                RequestFinished,
-                status=self.status,
-                upstream=self.upstream,
-                reason=self.reason,
-                held=held,
-                first_byte=self._first_byte,
-                duration=trio.current_time() - self._begun,
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-                outcome=self.outcome,
-            )
+        self.is_due = False
+        self._tell(
+            RequestFinished,
+            status=self.status,
+            upstream=self.upstream,
+            reason=self.reason,
+            held=held,
+            first_byte=self._first_byte,
+            duration=trio.current_time() - self._begun,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            outcome=self.outcome,
+        )
 
     def held(self, side: Side, reason: str) -> None:
         """It begins to wait for an upstream."""

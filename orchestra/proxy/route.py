@@ -118,6 +118,7 @@ class Signal(Enum):
     WAIT = auto()  # until the availability of either upstream has changed, then begin again
     RESET = auto()  # the client's connection
     SAY_OWN = auto()  # answer for orchestra itself
+    UPGRADE = auto()  # the client wants a WebSocket: see `Router.websocket`
 
 
 Step: TypeAlias = Ask | Answer | Fail | Signal
@@ -179,13 +180,13 @@ class WebSocketRoute(Struct, frozen=True, kw_only=True):
     """Where a WebSocket goes.
 
     Attributes:
-        side: The upstream; ``None`` for orchestra itself.
+        side: The upstream.
         reason: Why, in words for the dashboard.
         kind: What the stream is called.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
     """
 
-    side: Side | None
+    side: Side
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
@@ -212,8 +213,6 @@ class Router:
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
         path = head.path
-        if path.startswith(OWN_PREFIX):
-            return WebSocketRoute(side=None, reason="orchestra's own path")
         if not has_frontend:
             return WebSocketRoute(side="backend", reason="no frontend")
         protocols = head.all(b"sec-websocket-protocol")
@@ -261,6 +260,8 @@ class Route:
         path = head.path
         if path.startswith(_OWN):
             return Signal.SAY_OWN
+        if b"upgrade" in head.values and is_websocket(head):
+            return Signal.UPGRADE
         if frontend is _ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:

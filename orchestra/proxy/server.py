@@ -1,40 +1,32 @@
 """The proxy as a whole: listeners, connections and their limits, and the orderly end.
 
-Strategy. One task for each client connection; it reads a head, sees one exchange through, and begins again,
-so that pipelined requests are answered in order. All limits of time are one number for each connection, its
-`deadline`, and one task that looks at all of them twice a second: a cancel scope for every operation would
-cost more than parsing does. A client that leaves is noticed at once (`Hangups`) and its connection's scope is
-cancelled, with everything that was done for it.
+Strategy. One `Conversation` and one task for each client connection, and one task that looks at the deadlines
+of all of them twice a second.
 
 Resource handling: `run` owns the listeners and everything that came of them. When it returns or is cancelled,
 nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes
 can be spawned and probed when connections have taken all others; new connections then wait in the system's
 queue.
 
-Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
-
-Not here: what an answer is (`exchange`), signals, output.
+Not here: what happens on one connection (`conversation`), signals, output.
 """
 
 from __future__ import annotations
 
 import logging
 import resource
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.events import State, StateChanged
-from orchestra.proxy import answers
-from orchestra.proxy.connection import ClientConnection, ClientGone
-from orchestra.proxy.exchange import Exchange
-from orchestra.proxy.forward import Peer, forwarded_response
+from orchestra.proxy.conversation import Conversation
+from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import Gate
-from orchestra.proxy.head import BadMessage, HeadReader
+from orchestra.proxy.head import HeadReader
 from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS, Upstream
 from orchestra.proxy.shared import Shared
-from orchestra.proxy.transport import Hangups, SocketTransport, accept, dial as dial_tcp
+from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
@@ -44,6 +36,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus, Event
     from orchestra.proxy.connection import UpstreamConnection
+    from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
@@ -54,16 +47,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5
-# Seconds that a client may take to send a head.
-HEADER_TIMEOUT = 10.0
-# Seconds that an unused connection of a client stays open; Chromium's own limit is 300.
-IDLE_TIMEOUT = 75.0
 # Client connections at once; one more waits in the system's queue.
 MAX_CONNECTIONS = 1024
 # Descriptors that are left for processes, their output, and probes.
 RESERVED_DESCRIPTORS = 64
-# A client whose request was not read to its end gets so long to take note of the answer.
-LINGER = 1.0
 # What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
 CLOSE_LIMIT = 2.0
 # The pause after accept has failed for want of descriptors: one has to be closed first.
@@ -78,7 +65,7 @@ class Proxy:
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
-        dial: How to connect to an upstream; tests bring their own.
+        dial: How to connect to an upstream, if not by TCP.
     """
 
     def __init__(
@@ -88,14 +75,14 @@ class Proxy:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
-        dial: Dial = dial_tcp,
+        dial: Dial | None = None,
     ) -> None:
         self._plan = plan
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         self._reader = HeadReader()
         self._backend, self._frontend = (
-            Upstream(gate, dial=dial, reader=self._reader, idle=idle)
+            Upstream(gate, dial=dial or self._dial, reader=self._reader, idle=idle)
             for gate in (
                 Gate("backend", plan.backend, bus=bus, tail=tail),
                 Gate("frontend", plan.frontend, bus=bus, tail=tail),
@@ -104,8 +91,8 @@ class Proxy:
         self._shared = Shared(
             plan, backend=self._backend, frontend=self._frontend, bus=bus, reader=self._reader
         )
-        self._connections: set[_Connection] = set()
-        self._hangups: Hangups | None = None
+        self._conversations: set[Conversation] = set()
+        self._poller: Poller | None = None
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -113,12 +100,16 @@ class Proxy:
         self._has_ended = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Proxy with {len(self._connections)} connections, {self._shared!r}>"
+        return f"<Proxy with {len(self._conversations)} connections, {self._shared!r}>"
 
     @property
-    def hangups(self) -> Hangups | None:
-        """Notices that a client has left; there while `run` runs."""
-        return self._hangups
+    def poller(self) -> Poller:
+        """Tells what happens to all sockets; there while `run` runs."""
+        assert self._poller is not None  # noqa: S101 - as documented
+        return self._poller
+
+    async def _dial(self, host: str, port: int) -> Transport:
+        return await dial_tcp(host, port, self.poller)
 
     def observe(self, event: Event) -> None:
         """Take note of what the supervisor reports: what is ready, and where."""
@@ -149,58 +140,42 @@ class Proxy:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
-        hangups = self._hangups = Hangups()
+        poller = self._poller = Poller()
         try:
             with self._serving:
                 async with trio.open_nursery() as self._nursery:
                     nursery = self._nursery
-                    nursery.start_soon(hangups.run)
+                    nursery.start_soon(poller.run)
                     nursery.start_soon(self._sweep)
                     nursery.start_soon(self._accept_all, nursery)
                     task_status.started()
         finally:
             self._nursery = None
             self._close_listeners()
-            for connection in tuple(self._connections):
-                connection.scope.cancel()
-                connection.client.abort()
+            for conversation in tuple(self._conversations):
+                conversation.abort()
             for upstream in (self._backend, self._frontend):
                 upstream.clear()
-            hangups.close()
+            poller.close()
             self._has_ended.set()
 
     async def serve(self, transport: Transport, peer: Peer) -> None:
         """See one client's connection through, from its first request to its end."""
-        await self._serve(self._admit(transport), peer)
+        await self._serve(self._admit(transport, peer))
 
-    def _admit(self, transport: Transport) -> _Connection:
-        client = ClientConnection(transport, self._reader)
+    def _admit(self, transport: Transport, peer: Peer) -> Conversation:
         # The sweep may have had nothing to do for a while.
         self._shared.now = trio.current_time()
-        connection = _Connection(client, self._shared.now + IDLE_TIMEOUT)
-        self._connections.add(connection)
+        conversation = Conversation(self._shared, transport, peer)
+        self._conversations.add(conversation)
         self._work.set()
-        return connection
+        return conversation
 
-    async def _serve(self, connection: _Connection, peer: Peer) -> None:
-        client = connection.client
+    async def _serve(self, conversation: Conversation) -> None:
         try:
-            with connection.scope:
-                client.transport.on_hangup(connection.hung_up)
-                await self._converse(connection, peer)
-                if not client.body.is_complete:
-                    await _linger(connection)
-            if connection.is_late:
-                with trio.move_on_after(LINGER):
-                    await _refuse(client, BadMessage("the request did not arrive in time", status=408))
-        except ClientGone:
-            pass
-        except Exception:
-            logger.exception("a bug in orchestra ended one connection: %r", client)
-            client.abort()
+            await conversation.run()
         finally:
-            client.close()
-            self._connections.discard(connection)
+            self._conversations.discard(conversation)
             self._shared.report_ended()
 
     async def close(self) -> None:
@@ -212,14 +187,14 @@ class Proxy:
         self._shared.is_closing = True
         self._accepting.cancel()
         self._close_streams(GOING_AWAY)
-        for connection in tuple(self._connections):
-            if connection.exchange is None:
-                connection.scope.cancel()
+        for conversation in tuple(self._conversations):
+            if conversation.exchange is None:
+                conversation.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
-            while self._connections:
+            while self._conversations:
                 await self._shared.wait_ended()
         self._serving.cancel()
-        if self._hangups is not None:
+        if self._poller is not None:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
@@ -242,7 +217,7 @@ class Proxy:
 
     def _asked_of(self, process: str) -> set[Exchange]:
         """The exchanges in which a child of a process is asked that no other request is sent to any more."""
-        exchanges = [connection.exchange for connection in self._connections]
+        exchanges = [conversation.exchange for conversation in self._conversations]
         return {each for each in exchanges if each and self._is_of_former(process, each.connection)}
 
     def _close_streams(self, code: int, *, process: str | None = None) -> None:
@@ -256,30 +231,6 @@ class Proxy:
             return False
         upstream = self._backend if self._backend.gate.has(process) else self._frontend
         return upstream.is_stale(connection)
-
-    async def _converse(self, connection: _Connection, peer: Peer) -> None:
-        """Requests and answers, one after the other, until no more can follow."""
-        client, shared = connection.client, self._shared
-        while True:
-            connection.deadline = shared.now + IDLE_TIMEOUT
-            if shared.is_closing or not await client.wait_for_request():
-                return
-            connection.deadline = shared.now + HEADER_TIMEOUT
-            connection.is_reading_head = True
-            try:
-                head = await client.read_head()
-            except BadMessage as exc:
-                await _refuse(client, exc)
-                return
-            connection.is_reading_head = False
-            connection.deadline = inf
-            exchange = connection.exchange = Exchange(shared, client, head, peer)
-            await exchange.run()
-            connection.exchange = None
-            if shared.waiting:
-                shared.report_ended()
-            if exchange.is_last:
-                return
 
     async def _accept_all(self, nursery: trio.Nursery) -> None:
         """Accept on all listeners, and stop all of that at once; the connections live on in `nursery`."""
@@ -297,10 +248,10 @@ class Proxy:
                 listener.close()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        hangups = self._hangups
+        poller = self.poller
         port = listener.getsockname()[1]
         while True:
-            while len(self._connections) >= self._max_connections:
+            while len(self._conversations) >= self._max_connections:
                 await self._shared.wait_ended()
             try:
                 sock, (address, _) = await accept(listener)
@@ -313,14 +264,15 @@ class Proxy:
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             # Admitted before its task runs: the next one must not slip past the limit.
-            connection = self._admit(SocketTransport(sock, hangups))
-            nursery.start_soon(self._serve, connection, Peer(address.removeprefix("::ffff:"), port))
-            del connection, sock
+            transport, peer = SocketTransport(sock, poller), Peer(address.removeprefix("::ffff:"), port)
+            nursery.start_soon(self._serve, self._admit(transport, peer))
+            # It would live on here until the next one comes.
+            del sock, transport, peer
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""
         while True:
-            while self._connections or self._backend.idle or self._frontend.idle:
+            while self._conversations or self._backend.idle or self._frontend.idle:
                 await trio.sleep(SWEEP)
                 now = self._shared.now = trio.current_time()
                 self._expire(now)
@@ -329,9 +281,9 @@ class Proxy:
 
     def _expire(self, now: float) -> None:
         """End what is too old; the task that waits for the next time holds no connection."""
-        for connection in tuple(self._connections):
-            if connection.deadline <= now:
-                connection.expire()
+        for conversation in tuple(self._conversations):
+            if conversation.deadline <= now:
+                conversation.expire()
         for upstream in (self._backend, self._frontend):
             upstream.sweep(now)
 
@@ -344,47 +296,3 @@ def _limits() -> tuple[int, int]:
     idle = max(2, min(IDLE_CONNECTIONS, soft // 16))
     # Each may need one to an upstream.
     return min(MAX_CONNECTIONS, max(4, (soft - RESERVED_DESCRIPTORS - 2 * idle) // 2)), idle
-
-
-class _Connection:
-    """What the server knows of one client's connection.
-
-    Attributes:
-        deadline: When it is given up, on trio's clock.
-        exchange: That is under way.
-    """
-
-    exchange: Exchange | None = None
-    is_late = False
-    is_reading_head = False
-
-    def __init__(self, client: ClientConnection, deadline: float) -> None:
-        self.client = client
-        self.deadline = deadline
-        self.scope = trio.CancelScope()
-
-    def expire(self) -> None:
-        self.is_late = self.is_reading_head
-        self.scope.cancel()
-
-    def hung_up(self, is_reset: bool) -> None:  # noqa: FBT001 - a callback
-        self.client.was_reset |= is_reset
-        self.scope.cancel()
-
-
-async def _refuse(client: ClientConnection, fault: BadMessage) -> None:
-    """Answer something that is not a request, as far as that is possible."""
-    head, body = answers.render(answers.refuse(fault), None)
-    await client.send(forwarded_response(head, "orchestra", close=True) + body)
-
-
-async def _linger(connection: _Connection) -> None:
-    """Read on for a moment: closing with bytes unread is a reset, which destroys our answer on its way."""
-    connection.deadline = trio.current_time() + LINGER
-    transport = connection.client.transport
-    transport.send_eof()
-    try:
-        while await transport.receive_some():
-            pass
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-        pass

@@ -1,14 +1,13 @@
 """Bytes to and from a peer: the small protocol that everything above uses, and its form over TCP.
 
-Strategy. Non-blocking sockets of the standard library with `trio.lowlevel.wait_readable`, because a
-`trio.SocketStream` costs half as much again for each operation and a proxy does little else. A transport has
-one reader and one writer at a time. Every receive waits for readability first: most often there is nothing
-yet, and it makes each receive a checkpoint. A send tries first: most often there is room. Closing is
-synchronous: nothing is awaited in a `finally`.
+Strategy. Non-blocking sockets of the standard library. All of them are held by one `Poller` (epoll on Linux,
+kqueue elsewhere), which one task waits for, and which tells each transport that there is something to
+receive. A socket is registered once, not for each wait, and what is to be done next may be a plain function
+(`on_input`): to wake a task costs several times as much. A transport has one reader, be it a task or a
+function, and one writer at a time. A send tries first: most often there is room. Closing is synchronous:
+nothing is awaited in a `finally`.
 
-That a client has left while we wait for something else is told by `Hangups`: one more poller (epoll on Linux,
-kqueue elsewhere) that holds every client's socket and is itself waited for by one task. A request costs
-nothing for it: no task, no cancel scope, no system call.
+That a client has left while we wait for something else is told by the same poller (`on_hangup`).
 
 Errors are those of the system (`OSError`) and of trio (`ClosedResourceError`, when we closed it ourselves);
 `connection` gives them their meaning.
@@ -20,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
@@ -31,9 +31,12 @@ from typing import Protocol, TypeAlias
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 
-__all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Hangups", "SocketTransport", "Transport", "accept", "dial"]
+__all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Poller", "SocketTransport", "Transport", "accept", "dial"]
+
+logger = logging.getLogger(__name__)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+OnInput: TypeAlias = Callable[[], object]
 # Called with whether the peer has reset the connection.
 OnHangup: TypeAlias = Callable[[bool], object]
 
@@ -45,6 +48,11 @@ HEAD_SIZE = 65536
 _DRAINED = 16
 # Loopback answers in microseconds; this is for upstreams that run elsewhere behind a silent firewall.
 DIAL_TIMEOUT = 10.0
+# Sockets that the poller tells of something at once, and how often, before other tasks have their turn.
+_BATCH = 64
+_ROUNDS = 16
+# What a poller tells, in epoll's numbers: something can be received; that is the end; it is an error.
+_INPUT, _ERROR, _END = 0x1, 0x8, 0x2018
 
 
 class Transport(Protocol):
@@ -54,8 +62,20 @@ class Transport(Protocol):
         """Wait for bytes and return some; ``b""`` is the end."""
         ...
 
+    def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
+        """Return bytes that are here, without waiting; ``b""`` is the end.
+
+        Returns:
+            ``None`` if there is nothing, or an error, which `receive_some` will raise.
+        """
+        ...
+
     async def send_all(self, data: Buffer) -> None:
         """Send everything; waits while the peer does not read (that is the only flow control there is)."""
+        ...
+
+    def send_some(self, data: bytes) -> int:
+        """Send what there is room for, without waiting; return how much that was."""
         ...
 
     def send_eof(self) -> None:
@@ -64,6 +84,10 @@ class Transport(Protocol):
 
     def has_input(self) -> bool:
         """Whether a receive would not have to wait: bytes, the end, or an error."""
+        ...
+
+    def on_input(self, callback: OnInput | None) -> None:
+        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back."""
         ...
 
     def on_hangup(self, callback: OnHangup | None) -> None:
@@ -86,39 +110,106 @@ class SocketTransport:
 
     Args:
         sock: Becomes ours, and non-blocking.
-        hangups: Watches it while nothing reads; without one `on_hangup` has no effect.
+        poller: Tells what happens to it.
     """
 
-    __slots__ = ("_fd", "_hangups", "_input", "_size", "_sock")
+    __slots__ = (
+        "_fault",
+        "_fd",
+        "_has_ended",
+        "_is_readable",
+        "_on_hangup",
+        "_on_input",
+        "_poller",
+        "_size",
+        "_sock",
+    )
 
-    def __init__(self, sock: socket.socket, hangups: Hangups | None = None) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         # For trio a number is cheaper than a socket; -1 once it is closed.
         self._fd = sock.fileno()
-        self._hangups = hangups
         self._size = HEAD_SIZE
-        self._input = select.poll()
-        self._input.register(self._fd, select.POLLIN)
+        # The poller tells of news only, so what it has told is remembered until it was received.
+        self._is_readable = self._has_ended = False
+        # The system tells of an error once.
+        self._fault: OSError | None = None
+        self._on_input: OnInput | None = None
+        self._on_hangup: OnHangup | None = None
+        self._poller = poller
+        poller.add(self._fd, self._look)
+
+    def _look(self, news: int) -> None:
+        """Take note of what the poller tells."""
+        self._is_readable = True
+        if news & _END:
+            self._has_ended = True
+            if self._on_hangup is not None:
+                on_hangup, self._on_hangup = self._on_hangup, None
+                on_hangup(bool(news & _ERROR))
+                return
+        self._call_back()
+
+    def _call_back(self) -> None:
+        on_input, self._on_input = self._on_input, None
+        if on_input is not None:
+            try:
+                on_input()
+            except Exception:
+                logger.exception("a bug in orchestra ended one connection: %r", on_input)
+                self.abort()
 
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
+        if self._is_readable:
+            await trio.lowlevel.checkpoint()
         while True:
             if self._fd < 0:
                 raise trio.ClosedResourceError
-            await wait_readable(self._fd)
-            try:
-                if max_bytes <= HEAD_SIZE:
-                    return self._sock.recv(max_bytes)
-                data = self._sock.recv(self._size)
-            except (BlockingIOError, InterruptedError):
+            if self._fault is not None:
+                raise self._fault
+            if not self._is_readable:
+                await self._wait_for_input()
                 continue
-            if len(data) == self._size < RECEIVE_SIZE:
-                # There is more: a body, and not one of the many small messages.
-                self._size *= 2
-            return data
+            try:
+                return self._receive(min(max_bytes, self._size))
+            except (BlockingIOError, InterruptedError):
+                self._is_readable = False
+
+    async def _wait_for_input(self) -> None:
+        task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._on_input = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._on_input = lambda: trio.lowlevel.reschedule(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
+        """See `Transport.take_some`."""
+        if self._fault is not None:
+            return None
+        try:
+            return self._receive(min(max_bytes, self._size))
+        except (BlockingIOError, InterruptedError):
+            self._is_readable = False
+        except OSError as exc:
+            self._fault = exc
+        return None
+
+    def _receive(self, size: int) -> bytes:
+        data = self._sock.recv(size)
+        if len(data) < size:
+            # All that was there; an end is not told of again.
+            self._is_readable = self._has_ended
+        elif size == self._size < RECEIVE_SIZE:
+            # There is more: a body, and not one of the many small messages.
+            self._size *= 2
+        return data
 
     async def send_all(self, data: Buffer) -> None:
         """See `Transport.send_all`."""
@@ -140,6 +231,14 @@ class SocketTransport:
                 with contextlib.suppress(BlockingIOError, InterruptedError):
                     sent += self._sock.send(view[sent:])
 
+    def send_some(self, data: bytes) -> int:
+        """See `Transport.send_some`."""
+        try:
+            return self._sock.send(data)
+        except OSError:
+            # One that is no passing matter is met again by `send_all`.
+            return 0
+
     def send_eof(self) -> None:
         """See `Transport.send_eof`."""
         with contextlib.suppress(OSError):
@@ -147,17 +246,20 @@ class SocketTransport:
 
     def has_input(self) -> bool:
         """See `Transport.has_input`."""
-        # A look at what is there would be an exception where nothing is, which costs three times as much.
-        return self._fd < 0 or bool(self._input.poll(0))
+        return self._is_readable or self._fd < 0
+
+    def on_input(self, callback: OnInput | None) -> None:
+        """See `Transport.on_input`."""
+        self._on_input = callback
+        if callback is not None and self.has_input():
+            # Not at once: a source that always has more would never let others have their turn.
+            trio.lowlevel.current_trio_token().run_sync_soon(self._call_back)
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """See `Transport.on_hangup`."""
-        if self._hangups is None or self._fd < 0:
-            return
-        if callback is None:
-            self._hangups.forget(self._fd)
-        else:
-            self._hangups.watch(self._fd, callback)
+        self._on_hangup = callback
+        if callback is not None and self._has_ended:
+            self._look(_END)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -178,92 +280,91 @@ class SocketTransport:
             self._close()
 
     def _close(self) -> None:
-        if self._hangups is not None:
-            self._hangups.forget(self._fd)
+        self._poller.remove(self._fd)
         trio.lowlevel.notify_closing(self._fd)
         self._fd = -1
         self._sock.close()
+        self._on_hangup = None
+        self._call_back()
 
 
-class Hangups:
-    """Tells at once when a peer hangs up while nothing reads from it.
+class Poller:
+    """Holds sockets and tells each one that there is something to receive, an end, or an error.
 
     Resource handling: `close` it after its sockets; `run` then no longer works.
     """
 
     def __init__(self) -> None:
-        self._callbacks: dict[int, OnHangup] = {}
-        self._poller = _Poller()
+        self._tell: dict[int, Callable[[int], None]] = {}
+        self._set = _Set()
 
-    def watch(self, fd: int, callback: OnHangup) -> None:
-        """Call `callback` once when the peer of `fd` has stopped sending or is gone."""
-        if fd not in self._callbacks:
-            self._poller.add(fd)
-        self._callbacks[fd] = callback
+    def add(self, fd: int, tell: Callable[[int], None]) -> None:
+        """Call `tell` with each piece of news of `fd`."""
+        self._tell[fd] = tell
+        self._set.add(fd)
 
-    def forget(self, fd: int) -> None:
-        """Watch `fd` no longer; has to come before it is closed."""
-        if self._callbacks.pop(fd, None) is not None:
-            self._poller.remove(fd)
+    def remove(self, fd: int) -> None:
+        """Forget `fd`; has to come before it is closed."""
+        if self._tell.pop(fd, None) is not None:
+            self._set.remove(fd)
 
     async def run(self) -> None:
         """Tell, until cancelled."""
         while True:
-            await trio.lowlevel.wait_readable(self._poller.fileno())
-            for fd, is_reset in self._poller.hung_up():
-                self._tell(fd, is_reset)
+            await wait_readable(self._set.fd)
+            # Work for one connection often makes news of another; to wait anew costs ten times as much.
+            for _ in range(_ROUNDS):
+                if not self._tell_all():
+                    break
 
-    def _tell(self, fd: int, is_reset: bool) -> None:  # noqa: FBT001 - by position
-        # Not in `run`, whose variables would keep a connection alive until the next one hangs up.
-        callback = self._callbacks.pop(fd, None)
-        if callback is not None:
-            self._poller.remove(fd)
-            callback(is_reset)
+    def _tell_all(self) -> int:
+        """Tell what is new; return how much that was."""
+        # Not in `run`, whose variables would keep a connection alive until there is news of another one.
+        all_news = self._set.news()
+        for fd, news in all_news:
+            tell = self._tell.get(fd)
+            if tell is not None:
+                tell(news)
+        return len(all_news)
 
     def close(self) -> None:
         """Give the poller back to the system."""
-        self._callbacks.clear()
-        trio.lowlevel.notify_closing(self._poller.fileno())
-        self._poller.close()
+        self._tell.clear()
+        trio.lowlevel.notify_closing(self._set.fd)
+        self._set.close()
 
 
 if sys.platform == "linux":
 
-    class _Poller:
-        """Which of these sockets have an end to read, or an error: epoll."""
+    class _Set:
+        """Sockets, and what is new of each since it was asked for last: epoll, edge-triggered."""
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
-
-        def fileno(self) -> int:
-            return self._epoll.fileno()
+            self.fd = self._epoll.fileno()
+            self.close = self._epoll.close
 
         def add(self, fd: int) -> None:
-            self._epoll.register(fd, select.EPOLLRDHUP)
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
 
         def remove(self, fd: int) -> None:
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.unregister(fd)
 
-        def hung_up(self) -> list[tuple[int, bool]]:
-            return [(fd, bool(flags & select.EPOLLERR)) for fd, flags in self._epoll.poll(0)]
-
-        def close(self) -> None:
-            self._epoll.close()
+        def news(self) -> list[tuple[int, int]]:
+            return self._epoll.poll(0, _BATCH)
 
 else:
 
-    class _Poller:
-        """Which of these sockets have an end to read, or an error: kqueue."""
+    class _Set:
+        """Sockets, and what is new of each since it was asked for last: kqueue, edge-triggered."""
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
-
-        def fileno(self) -> int:
-            return self._kqueue.fileno()
+            self.fd = self._kqueue.fileno()
+            self.close = self._kqueue.close
 
         def add(self, fd: int) -> None:
-            # Edge-triggered: bytes that are not read yet wake us once, not for ever.
             flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR
             self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, flags)], 0)
 
@@ -271,16 +372,18 @@ else:
             with contextlib.suppress(OSError, ValueError):
                 self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, select.KQ_EV_DELETE)], 0)
 
-        def hung_up(self) -> list[tuple[int, bool]]:
-            events = self._kqueue.control(None, 64, 0)
+        def news(self) -> list[tuple[int, int]]:
+            events = self._kqueue.control(None, _BATCH, 0)
+            return [(event.ident, self._in_words_of_epoll(event)) for event in events]
+
+        def _in_words_of_epoll(self, event: select.kevent) -> int:
+            if not event.flags & select.KQ_EV_EOF:
+                return _INPUT
             # fflags holds the socket's error, if there is one.
-            return [(event.ident, bool(event.fflags)) for event in events if event.flags & select.KQ_EV_EOF]
-
-        def close(self) -> None:
-            self._kqueue.close()
+            return _END if event.fflags else _END & ~_ERROR
 
 
-async def dial(host: str, port: int) -> SocketTransport:
+async def dial(host: str, port: int, poller: Poller) -> SocketTransport:
     """Connect to a literal address, or to all that a name means, in the order that the system prefers.
 
     Raises:
@@ -290,7 +393,7 @@ async def dial(host: str, port: int) -> SocketTransport:
         failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {host}")
         for family, address in await _addresses(host, port):
             try:
-                return SocketTransport(await _connected(family, address))
+                return SocketTransport(await _connected(family, address), poller)
             except OSError as exc:
                 failure = exc
         raise failure

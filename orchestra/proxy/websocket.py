@@ -22,13 +22,29 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
 from orchestra.errors import UpstreamError
+from orchestra.proxy.answers import Message
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
+from orchestra.proxy.forward import origin_refusal, websocket_fault
+from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
-    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
-    from orchestra.proxy.head import RequestHead, ResponseHead
+    from collections.abc import Callable
 
-__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "handshake_fault", "shake_hands"]
+    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.shared import Shared
+
+__all__ = [
+    "GOING_AWAY",
+    "SERVICE_RESTART",
+    "FrameTap",
+    "Tunnel",
+    "admit",
+    "handshake_fault",
+    "shake_hands",
+]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
@@ -39,6 +55,27 @@ HALF_CLOSED_LIMIT = 10.0
 CLOSE_FRAME_LIMIT = 1.0
 
 _OPCODE_CLOSE = 0x8
+
+
+def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Message:
+    """Decide where a request for a WebSocket goes, or what it is told instead."""
+    fault = websocket_fault(head)
+    if fault is not None:
+        status, text = fault
+        extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
+        return Message(status=status, title="No WebSocket", text=f"{text}.", headers=extra)
+    route = shared.router.websocket(
+        head,
+        has_backend=shared.backend.gate.availability is not Availability.ABSENT,
+        has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
+    )
+    if route.side == "frontend":
+        origin = head.values.get(b"origin")
+        refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)
+        if refused is not None:
+            shared.report_origin(origin, refused)
+            return Message(status=403, title="Origin not allowed", text=f"{refused}.")
+    return route
 
 
 async def shake_hands(
@@ -142,22 +179,63 @@ class _Flow:
     Attributes:
         tap: What its frames show.
         size: Bytes that came.
-        is_sending: Whether what came last is still being sent.
+        unsent: What the sink has not taken yet.
+        is_stuck: Set when something has to be awaited.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        source: ClientConnection | UpstreamConnection,
+        sink: ClientConnection | UpstreamConnection,
+        on_piece: Callable[[], None],
+    ) -> None:
+        self.source = source
+        self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.is_sending = False
+        self.unsent = b""
+        self.is_stuck = trio.Event()
+        self._on_piece = on_piece
+
+    def begin(self) -> None:
+        """Pass on what comes, until something has to be awaited."""
+        self.is_stuck = trio.Event()
+        if self.source.has_bytes:
+            self.pass_on()
+        else:
+            self.source.transport.on_input(self.pass_on)
+
+    def pass_on(self) -> None:
+        """Pass on what is here."""
+        data = self.source.take_raw()
+        if data:
+            self.note(data)
+            self.unsent = data[self.sink.transport.send_some(data) :]
+        if data and not self.unsent:
+            self.source.transport.on_input(self.pass_on)
+        else:
+            self.is_stuck.set()
+
+    def note(self, data: bytes) -> None:
+        """Take note of what passes."""
+        self._on_piece()
+        self.size += len(data)
+        self.tap.feed(data)
 
 
 class Tunnel:
-    """The bytes of one WebSocket, once both handshakes are done."""
+    """The bytes of one WebSocket, once both handshakes are done.
+
+    Attributes:
+        connection: To the upstream.
+    """
 
     def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
+        self.connection: UpstreamConnection | None = upstream
         self._client = client
         self._upstream = upstream
-        self._up, self._down = _Flow(), _Flow()
+        self._up = _Flow(client, upstream, self._postpone_end)
+        self._down = _Flow(upstream, client, self._postpone_end)
         self._close_code: int | None = None
         self._ended = 0
         self._is_client_broken = False
@@ -194,8 +272,8 @@ class Tunnel:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._relay, self._client, self._upstream, self._up)
-                    nursery.start_soon(self._relay, self._upstream, self._client, self._down)
+                    nursery.start_soon(self._relay, self._up)
+                    nursery.start_soon(self._relay, self._down)
             is_whole = self._ended == 2
             if self._close_code is not None:
                 is_whole = True
@@ -211,20 +289,20 @@ class Tunnel:
             else:
                 self._client.abort()
 
-    async def _relay(
-        self,
-        source: ClientConnection | UpstreamConnection,
-        sink: ClientConnection | UpstreamConnection,
-        flow: _Flow,
-    ) -> None:
+    async def _relay(self, flow: _Flow) -> None:
+        source, sink = flow.source, flow.sink
         try:
-            while data := await source.receive_raw():
-                flow.size += len(data)
-                self._postpone_end()
-                flow.tap.feed(data)
-                flow.is_sending = True
-                await sink.send(data)
-                flow.is_sending = False
+            while True:
+                flow.begin()
+                await flow.is_stuck.wait()
+                if not flow.unsent:
+                    # Most often the end or an error, which is raised here.
+                    flow.unsent = await source.receive_raw()
+                    if not flow.unsent:
+                        break
+                    flow.note(flow.unsent)
+                await sink.send(flow.unsent)
+                flow.unsent = b""
         except ClientGone:
             self._is_client_broken = True
             self._scope.cancel()
@@ -233,6 +311,8 @@ class Tunnel:
         else:
             sink.transport.send_eof()
             self._one_ends()
+        finally:
+            source.transport.on_input(None)
 
     def _one_ends(self) -> None:
         self._ended += 1
@@ -244,13 +324,13 @@ class Tunnel:
 
     async def _send_close_frame(self, code: int) -> None:
         try:
-            if not self._up.is_sending and self._up.tap.is_at_boundary:
+            if not self._up.unsent and self._up.tap.is_at_boundary:
                 await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))
             self._upstream.transport.send_eof()
         except UpstreamGone:
             pass
         try:
-            if not self._down.is_sending and self._down.tap.is_at_boundary:
+            if not self._down.unsent and self._down.tap.is_at_boundary:
                 await self._client.send(FrameProtocol(client=False, extensions=[]).close(code))
                 # A close with the client's bytes unread would turn into a reset, and the code would be lost.
                 self._client.transport.send_eof()

@@ -17,13 +17,11 @@ import signal
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
-from msgspec import Struct
 
 from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
-from orchestra.supervision.inquiry import ask_sockets
 from orchestra.supervision.lifecycle import (
     Broken,
     Ended,
@@ -32,8 +30,9 @@ from orchestra.supervision.lifecycle import (
     Reloading,
     Spawned,
     SpawnFailed,
+    Stuck,
 )
-from orchestra.supervision.runtime import Handle
+from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Symptoms
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.runtime import Run
 
-__all__ = ["Attempt", "Stuck"]
+__all__ = ["Attempt"]
 
 # How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
 _HEALTH_PAUSE = 2.0
@@ -65,28 +64,10 @@ _USUAL_SIZE = (80, 24)
 _STUCK_PROBE_TIMEOUT = 1.0
 
 
-class Stuck(Struct, frozen=True):
-    """The child's own reload does not end, or has brought up no new server."""
+OnFact: TypeAlias = "Callable[[Attempt, Fact], object]"
 
 
-OnFact: TypeAlias = "Callable[[Attempt, Fact | Stuck], object]"
-
-
-class _Reload(Struct, frozen=True, kw_only=True):
-    """A reload that is in progress.
-
-    Attributes:
-        was_announced: By its output.
-        servers: The processes that accepted connections before.
-        listening: Where they did.
-    """
-
-    was_announced: bool
-    servers: frozenset[Entry]
-    listening: Address | None
-
-
-class Attempt:
+class Attempt(Stoppable):
     """One child of a process.
 
     Args:
@@ -113,6 +94,7 @@ class Attempt:
         on_output: OnOutput,
         on_fact: OnFact,
     ) -> None:
+        super().__init__()
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
@@ -122,34 +104,22 @@ class Attempt:
         self._env = env
         self._on_output = on_output
         self._on_fact = on_fact
-        self._handle = Handle()
         # What it writes counts from its first line on.
         self._readiness = self._new_readiness()
         self._symptoms = Symptoms(plan.command)
+        # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
-        self._reload: _Reload | None = None
+        self._served_at: Address | None = None
+        self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
 
     def __repr__(self) -> str:
-        return f"<Attempt of {self.plan.name}: {self._handle.child}, at {self.listening}>"
-
-    @property
-    def child(self) -> Child | None:
-        """The child, while there is one."""
-        return self._handle.child
-
-    def stop(self) -> None:
-        """Stop the child, even if it is only being spawned. Does not wait."""
-        self._handle.stop()
-
-    def kill(self) -> None:
-        """Kill the child, even if it is only being spawned. Does not wait."""
-        self._handle.kill()
+        return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
 
     async def kill_after(self, seconds: float) -> None:
         """Kill the child if it has not ended by then."""
         await trio.sleep(seconds)
-        self._handle.kill()
+        self.kill()
 
     def missing(self) -> str:
         """Say what it lacks to be ready."""
@@ -161,7 +131,7 @@ class Attempt:
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
-        if self._handle.is_ending:
+        if self.is_ending:
             return
         plan = self.plan
         async with trio.open_nursery() as nursery:
@@ -169,7 +139,7 @@ class Attempt:
             def spawned(child: Child) -> None:
                 self.spawned_at = trio.current_time()
                 self._on_fact(self, Spawned())
-                if self._handle.is_ending:
+                if self.is_ending:
                     return
                 if plan.ready is not None:
                     nursery.start_soon(self._attend, child.pid)
@@ -177,9 +147,9 @@ class Attempt:
                     nursery.start_soon(self._run_on_ready, plan.on_ready)
 
             try:
-                how = await self._run.spawn(
+                how = await self.run_child(
+                    self._run,
                     plan.command,
-                    handle=self._handle,
                     on_spawn=spawned,
                     on_output=self._see,
                     cwd=plan.cwd,
@@ -244,30 +214,17 @@ class Attempt:
                 nursery.start_soon(self._warn_in_time, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
-            found = await self._identify(leader)
+            found, roles = None, self._run.roles
+            if self.plan.role is Role.UNDECIDED and roles is not None:
+                found = await roles.ask_sockets(self.plan.name, self._run, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:
                 await readiness.wait(leader, self._run.scanner)
                 found = readiness.listening
             nursery.cancel_scope.cancel()
-        self.listening = found
-        self._reload = None
+        self.listening = self._served_at = found
         self._on_fact(self, Ready())
-
-    async def _identify(self, leader: int) -> Address | None:
-        """Return where a process without a role answers HTTP; ``None``: it has a role, perhaps by now."""
-        roles = self._run.roles
-        if self.plan.role is not Role.UNDECIDED or roles is None:
-            return None
-        return await ask_sockets(
-            leader,
-            self.port,
-            self._run,
-            is_open=lambda: self.plan.role is Role.UNDECIDED,
-            may_be_vite=lambda: roles.may_be_vite,
-            report=lambda seen: roles.see(self.plan.name, seen),
-        )
 
     async def _stay_up(self, leader: int) -> None:
         """Do what is done while it is ready, until it ends or reloads."""
@@ -282,9 +239,8 @@ class Attempt:
 
     def _begin_reload(self, reason: str, *, was_announced: bool) -> None:
         """Start again, as the child does."""
-        listening = self.listening or (self._reload.listening if self._reload is not None else None)
-        self._reload = _Reload(was_announced=was_announced, servers=self._servers, listening=listening)
-        self._servers, self.listening = frozenset(), None
+        self._was_announced = was_announced
+        self.listening = None
         self._readiness = self._new_readiness()
         self._symptoms.forget()
         self._on_fact(self, Reloading(reason))
@@ -293,31 +249,28 @@ class Attempt:
     async def _until_old_server_is_gone(self) -> None:
         """Wait until a reload has replaced the old server; report it as stuck if that does not happen."""
         began = trio.current_time()
-        reload = self._reload
-        assert reload is not None  # noqa: S101 - by _begin_reload
-        is_alive = self._run.runtime.is_alive
-        while reload.servers and all(map(is_alive, reload.servers)) and not self._symptoms.new_server_seen:
+        is_alive, servers = self._run.runtime.is_alive, self._servers
+        while servers and all(map(is_alive, servers)) and not self._symptoms.new_server_seen:
             now = trio.current_time()
             if self._symptoms.error and self._symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
-                if await self._is_silent(reload.listening):
+                if await self._is_silent():
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
 
-    async def _is_silent(self, listening: Address | None) -> bool:
-        if listening is None:
+    async def _is_silent(self) -> bool:
+        if (last := self._served_at) is None:
             return True
         answer = self._run.runtime.probe.http_answer
-        return bool(await answer(listening, within=_STUCK_PROBE_TIMEOUT))
+        return bool(await answer(last, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""
         began = trio.current_time()
         symptoms = self._symptoms
-        was_announced = self._reload is None or self._reload.was_announced
         while True:
             await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
             if not symptoms.is_silent(began, trio.current_time()):
@@ -325,7 +278,7 @@ class Attempt:
             has_server = None
             if symptoms.reloader is not None:
                 has_server = await self._run.runtime.has_server(symptoms.reloader)
-            match symptoms.diagnose(has_server=has_server, was_announced=was_announced):
+            match symptoms.diagnose(has_server=has_server, was_announced=self._was_announced):
                 case Diagnosis.BROKEN:
                     self._on_fact(self, Broken(symptoms.error or symptoms.explanation()))
                 case Diagnosis.ABANDONED:

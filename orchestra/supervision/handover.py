@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.attempt import Stuck
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
     from orchestra.supervision.runtime import Run
 
@@ -53,7 +52,7 @@ class Handover:
         run: Run,
         *,
         on_output: OnOutput,
-        on_fact: Callable[[Fact | Stuck], object],
+        on_fact: Callable[[Fact], object],
     ) -> None:
         self.current: Attempt | None = None
         self._plan = plan
@@ -106,7 +105,8 @@ class Handover:
 
     def begin(self) -> None:
         """Spawn a successor of the current child. Does not wait."""
-        assert self.current is not None  # noqa: S101 - it is ready
+        if self.current not in self._living:
+            return  # it has just ended, and is started again when those that it has replaced have ended, too
         if self._successor is not None:
             self._successor.kill()  # what it runs is out of date already
         port = self._run.runtime.free_port(self._plan.port, besides=self.current.port)
@@ -189,7 +189,7 @@ class Handover:
             self._living.discard(attempt)
         self._ended.send_nowait(attempt)
 
-    def _learn(self, attempt: Attempt, fact: Fact | Stuck) -> None:
+    def _learn(self, attempt: Attempt, fact: Fact) -> None:
         if attempt is self.current:
             self._on_fact(fact)
         elif attempt is self._successor:

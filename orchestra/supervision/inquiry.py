@@ -1,12 +1,10 @@
-"""What answers at the sockets of a child without a role: Vite, another HTTP server, or neither.
+"""What answers at a socket of a child without a role: Vite, another HTTP server, or neither.
 
 ``/@vite/client`` answered with JavaScript is Vite, whatever started it. Below a base (``/app/``, Nuxt's
 ``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. Any other HTTP answer is that of
-another server. Each socket is asked once, but never that of a program that is known not to speak HTTP (MySQL
-locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be importing
-its program, and is waited for.
+another server.
 
-Not here: what follows for roles (`config/roles`).
+Not here: which sockets are asked, and when (`roles`).
 """
 
 from __future__ import annotations
@@ -17,19 +15,13 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
-from orchestra.child import probe, sockets
-from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen
+from orchestra.child import probe
+from orchestra.config.roles import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestra.config.plan import Address
-    from orchestra.supervision.runtime import Run
 
-__all__ = ["ask_sockets", "identify"]
-
-# A server that has several sockets opens them within this time: Vite's may not be the first.
-_SETTLE_TIME = 0.5
+__all__ = ["identify"]
 
 # Seconds for one answer: a first request may compile, migrate or connect.
 _TIMEOUT = 60.0
@@ -44,53 +36,6 @@ class _Answer(NamedTuple):
     content_type: str
     location: str
     body: bytes
-
-
-async def ask_sockets(
-    leader: int,
-    port: int | None,
-    run: Run,
-    *,
-    is_open: Callable[[], bool],
-    may_be_vite: Callable[[], bool],
-    report: Callable[[Seen], object],
-) -> Address | None:
-    """Ask each new socket of a child, until one answers HTTP.
-
-    Args:
-        leader: The pid of the child.
-        port: What its ``PORT`` says.
-        run: Scans and asks.
-        is_open: Whether it still matters.
-        may_be_vite: Whether Vite is told apart.
-        report: Called with what its sockets have shown.
-
-    Returns:
-        Where it answers; ``None`` if it does not matter any more.
-    """
-    began, first_answer = trio.current_time(), 0.0
-    asked: dict[Address, Seen] = {}
-    newest_sockets = run.scanner.looking_at(leader)
-    while is_open():
-        found = sockets.in_order_of_preference(await newest_sockets(), port)
-        for each in found:
-            if is_open() and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                is_known = NOT_HTTP & await run.runtime.programs(leader, each.port)
-                ask = run.runtime.identify
-                asked[each] = Seen.SILENT if is_known else await ask(each, may_be_vite=may_be_vite())
-        now = trio.current_time()
-        for seen in (Seen.VITE, Seen.HTTP):
-            answering = next((each for each in found if asked.get(each) is seen), None)
-            if answering is None:
-                continue
-            first_answer = first_answer or now
-            if seen is Seen.HTTP and may_be_vite() and now - first_answer < _SETTLE_TIME:
-                continue
-            report(seen)
-            return answering
-        if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
-            report(Seen.SILENT)
-    return None
 
 
 async def identify(socket: Address, *, may_be_vite: bool) -> Seen:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.spawn import SpawnError
-from orchestra.supervision.runtime import Handle
+from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestra.child.spawn import OnOutput
-    from orchestra.config.plan import Install
+    from orchestra.config.plan import Install, ProcessPlan
     from orchestra.supervision.runtime import Run
 
 __all__ = ["Installation", "Installer"]
@@ -33,30 +31,28 @@ _REMOVE_TIMEOUT = 5.0
 _STOP_GRACE = 10.0
 
 
-class Installation:
+class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
         install: The command and the folder.
-        env: Its environment.
+        plan: The process that needs it first: its environment and stop timeout are the job's, too.
+        run: The run that it belongs to.
         on_output: Awaited with what it writes.
-        stop_timeout: Seconds between its stop signal and SIGKILL.
 
     Attributes:
         error: What went wrong; empty if nothing did.
         done: Is set when it has ended.
     """
 
-    def __init__(
-        self, install: Install, *, env: Mapping[str, str], on_output: OnOutput, stop_timeout: float
-    ) -> None:
+    def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
+        super().__init__()
         self.error = ""
         self.done = trio.Event()
-        self.handle = Handle()
         self._install = install
-        self._env = {**env, "CI": "1"}  # package managers ask nothing there
+        self._plan = plan
+        self._run = run
         self._on_output = on_output
-        self._stop_timeout = stop_timeout
         self._waiting = 0
 
     def __repr__(self) -> str:
@@ -73,34 +69,34 @@ class Installation:
         finally:
             self._waiting -= 1
             if not self._waiting and not self.done.is_set():
-                self.handle.stop()
-                deadline = trio.current_time() + self._stop_timeout + _STOP_GRACE
+                self.stop()
+                deadline = trio.current_time() + self._plan.stop_timeout + _STOP_GRACE
                 with trio.CancelScope(shield=True, deadline=deadline):
                     await self.done.wait()
         return self.error
 
-    async def run(self, run: Run, after: trio.Event | None) -> None:
+    async def install(self, after: trio.Event | None) -> None:
         """Install, when `after` is set."""
         if after is not None:
             await after.wait()
-        install = self._install
+        install, plan = self._install, self._plan
         packages = install.folder / "node_modules"
         had_packages = packages.exists()
         try:
-            how = await run.spawn(
+            how = await self.run_child(
+                self._run,
                 install.argv,
-                handle=self.handle,
                 cwd=install.folder,
-                env=self._env,
+                env={**self._run.environment(plan, plan.port), "CI": "1"},  # managers ask nothing there
                 on_output=self._on_output,
-                stop_timeout=self._stop_timeout,
+                stop_timeout=plan.stop_timeout,
             )
             if how.code != 0:
                 self.error = f"`{' '.join(install.argv)}` in {install.folder}: {how}"
         except SpawnError as exc:
             self.error = exc.message
         finally:
-            if (self.error or self.handle.is_ending) and not had_packages:
+            if (self.error or self.is_ending) and not had_packages:
                 with trio.move_on_after(_REMOVE_TIMEOUT, shield=True):
                     remove = partial(shutil.rmtree, packages, ignore_errors=True)
                     await trio.to_thread.run_sync(remove, abandon_on_cancel=True)
@@ -117,19 +113,19 @@ class Installer:
     def __repr__(self) -> str:
         return f"<Installer: {list(self._jobs.values())}>"
 
-    def join(
-        self, install: Install, *, env: Mapping[str, str], on_output: OnOutput, stop_timeout: float
-    ) -> Installation:
-        """Give the job that installs these packages; a new one, unless one is there or has succeeded."""
+    def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
+        """Give the job that installs a process's packages; a new one, unless one runs or has succeeded."""
+        install = plan.install
+        assert install is not None  # noqa: S101 - else there is no order to install
         last = self._jobs.get(install)
-        if last is not None and not last.error and not last.handle.is_ending:
+        if last is not None and not last.error and not last.is_ending:
             return last
-        job = Installation(install, env=env, on_output=on_output, stop_timeout=stop_timeout)
+        job = Installation(install, plan, run=self._run, on_output=on_output)
         self._jobs[install] = job
-        self._run.nursery.start_soon(job.run, self._run, last.done if last is not None else None)
+        self._run.nursery.start_soon(job.install, last.done if last is not None else None)
         return job
 
     def kill(self) -> None:
         """Kill all jobs. Does not wait."""
         for job in self._jobs.values():
-            job.handle.kill()
+            job.kill()

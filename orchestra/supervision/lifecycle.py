@@ -52,6 +52,7 @@ __all__ = [
     "Spawned",
     "StartRequested",
     "StopRequested",
+    "Stuck",
     "TakenOver",
     "culprit",
     "dependency_fact",
@@ -64,6 +65,7 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
+_UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -137,6 +139,10 @@ class Broken(Struct, frozen=True):
     reason: str
 
 
+class Stuck(Struct, frozen=True):
+    """The child's own reload does not end, or has brought up no new server: it has to be restarted."""
+
+
 class TakenOver(Struct, frozen=True):
     """Another child has taken over, and is ready; after how many seconds."""
 
@@ -178,6 +184,7 @@ Fact: TypeAlias = (
     | NoAnswer
     | Reloading
     | Broken
+    | Stuck
     | TakenOver
     | Ended
     | BackOffEnded
@@ -238,21 +245,19 @@ class Life(Struct, frozen=True, kw_only=True):
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     """Take one fact into account. A fact that means nothing in the present state changes nothing."""
     match fact:
-        case StopRequested() | StartRequested() | RestartRequested():
+        case StopRequested() | StartRequested() | RestartRequested() | Stuck():
             return _requested(life, fact)
-        case DependenciesMet() | Blocked() | Installed() | BackOffEnded():
+        case DependenciesMet() | Blocked() | Installed() | SpawnFailed() | BackOffEnded():
             return _before_spawn(life, fact)
-        case Spawned() | SpawnFailed() | Ended():
-            return _spawned_or_ended(life, fact, now)
-        case Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
+        case Spawned() | Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
             return _while_alive(life, fact, now), None
+        case Ended():
+            return _ended(life, fact, now)
         case _:
             assert_never(fact)
 
 
-def _requested(
-    life: Life, fact: StopRequested | StartRequested | RestartRequested
-) -> tuple[Life, Order | None]:
+def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
@@ -270,15 +275,15 @@ def _requested(
             return _enter(life, State.STARTING), Order.SPAWN
         case RestartRequested() if state is State.READY and life.plan.restart_mode == "overlap":
             return life, Order.HAND_OVER
-        case RestartRequested() if life.is_alive:
+        case Stuck() if state is State.STOPPING:
+            return life, None
+        case RestartRequested() | Stuck() if life.is_alive:
             return _enter(replace(life, starts_after_stop=True), State.STOPPING), Order.STOP
         case _:
             return life, None
 
 
-def _before_spawn(
-    life: Life, fact: DependenciesMet | Blocked | Installed | BackOffEnded
-) -> tuple[Life, Order | None]:
+def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case DependenciesMet() if state is State.WAITING and life.plan.install is not None:
@@ -287,11 +292,13 @@ def _before_spawn(
             return _enter(life, State.STARTING), Order.SPAWN
         case Blocked(reason, for_good) if state is State.WAITING:
             return replace(life, reason=reason, is_blocked=for_good), None
-        case Installed(error) if state is State.INSTALLING:
-            if error:
-                return _enter(life, State.FAILED, reason=error), None
+        case Installed("") if state is State.INSTALLING:
             return _enter(life, State.STARTING), Order.SPAWN
-        case Installed() if state is State.STOPPING and not life.is_alive:
+        case Installed(error) if state is State.INSTALLING:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case Installed() | SpawnFailed() if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
         case BackOffEnded() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
@@ -299,31 +306,14 @@ def _before_spawn(
             return life, None
 
 
-def _spawned_or_ended(
-    life: Life, fact: Spawned | SpawnFailed | Ended, now: float
-) -> tuple[Life, Order | None]:
+def _while_alive(life: Life, fact: Fact, now: float) -> Life:
     state = life.state
     match fact:
         case Spawned() if state is State.STARTING:
             life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
-            return (life if life.plan.is_awaited else _enter(life, State.RUNNING)), None
+            return life if life.plan.is_awaited else _enter(life, State.RUNNING)
         case Spawned() if state is State.STOPPING:
-            return replace(life, is_alive=True, spawned_at=now), None
-        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
-            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
-        case SpawnFailed() if state is State.STOPPING and not life.is_alive:
-            return _stopped(life), None
-        case Ended(how) if state is State.STOPPING:
-            return _stopped(replace(life, is_alive=False, exit=how)), None
-        case Ended(how, explanation):
-            return _after_end(replace(life, is_alive=False, exit=how), how, explanation, now)
-        case _:
-            return life, None
-
-
-def _while_alive(life: Life, fact: Ready | NoAnswer | Reloading | Broken | TakenOver, now: float) -> Life:
-    state = life.state
-    match fact:
+            return replace(life, is_alive=True, spawned_at=now)
         case Ready() if state is State.UNHEALTHY and life.ready_after is not None:
             return _enter(life, State.READY)
         case Ready() if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
@@ -369,8 +359,11 @@ def _stopped(life: Life) -> Life:
     return _enter(life, State.STOPPED, reason=str(life.exit) if was_killed else "")
 
 
-def _after_end(life: Life, how: Exit, explanation: str, now: float) -> tuple[Life, Order | None]:
-    plan = life.plan
+def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
+    plan, how = life.plan, fact.exit
+    life = replace(life, is_alive=False, exit=how)
+    if life.state is State.STOPPING:
+        return _stopped(life), None
     # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed.
     has_served = plan.role is not Role.OTHER and life.was_ready
     is_missed = has_served and plan.restart is Restart.ON_FAILURE
@@ -380,7 +373,8 @@ def _after_end(life: Life, how: Exit, explanation: str, now: float) -> tuple[Lif
     life = replace(life, ended_before_ready=life.ready_after is None)
     if how.code in (126, 127):
         what = "not found" if how.code == 127 else "is not executable"
-        reason = f"command {what} (exit code {how.code}){f': {explanation}' if explanation else ''}"
+        reason = f"command {what} (exit code {how.code})"
+        reason += f": {fact.explanation}" if fact.explanation else ""
         return _enter(life, State.FAILED, reason=reason), None
     if plan.restart is Restart.NEVER:
         return _enter(life, State.FAILED, reason=str(how)), None
@@ -436,15 +430,7 @@ def _unmet_in_words(dependency: Dependency, life: Life) -> str:
         return f"{name} {life.state.predicate}"
     if life.is_settled:
         return f"{name} is blocked by a failed dependency"
-    match dependency.condition:
-        case Condition.READY:
-            return f"waits for {name} to be ready"
-        case Condition.STARTED:
-            return f"waits for {name} to start"
-        case Condition.COMPLETED:
-            return f"waits for {name} to complete"
-        case _:
-            assert_never(dependency.condition)
+    return f"waits for {name} to {_UNMET[dependency.condition]}"
 
 
 def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:

@@ -4,23 +4,34 @@ What the sockets of a process have shown is kept as facts; `config.roles.decide`
 of them changes. A process that gets a role has it from then on; one that cannot get a role any more is an
 ordinary process. The proxy is told when an upstream that the plan left open is decided.
 
-Not here: the rule (`config/roles`), asking sockets (`inquiry`, `attempt`).
+Each socket of a process without a role is asked once, but never that of a program that is known not to speak
+HTTP (MySQL locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be
+importing its program, and is waited for.
+
+Not here: the rule (`config/roles`), the question that a socket is asked (`inquiry`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import trio
+
+from orchestra.child.sockets import in_order_of_preference
 from orchestra.config.plan import UNDECIDED, Role, base_name
-from orchestra.config.roles import Seen, decide, facts_of
+from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orchestra.config.plan import Plan, UpstreamPlan
+    from orchestra.config.plan import Address, Plan, UpstreamPlan
+    from orchestra.supervision.runtime import Run
     from orchestra.supervision.worker import Worker
 
 __all__ = ["RunTimeRoles"]
+
+# A server that has several sockets opens them within this time: Vite's may not be the first.
+_SETTLE_TIME = 0.5
 
 Side = Literal["backend", "frontend"]
 
@@ -45,9 +56,50 @@ class RunTimeRoles:
     def __repr__(self) -> str:
         return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
 
+    async def ask_sockets(self, process: str, run: Run, *, leader: int, port: int | None) -> Address | None:
+        """Ask each new socket of a child, until one answers HTTP.
+
+        Args:
+            process: The child's process.
+            run: Scans and asks.
+            leader: The pid of the child.
+            port: What its ``PORT`` says.
+
+        Returns:
+            Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
+        """
+        began, first_answer = trio.current_time(), 0.0
+        asked: dict[Address, Seen] = {}
+        newest_sockets = run.scanner.looking_at(leader)
+        while self._is_open(process):
+            found = in_order_of_preference(await newest_sockets(), port)
+            for each in found:
+                if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                    asked[each] = await self._ask(each, run, leader)
+            now = trio.current_time()
+            for seen in (Seen.VITE, Seen.HTTP):
+                answering = next((each for each in found if asked.get(each) is seen), None)
+                if answering is None:
+                    continue
+                first_answer = first_answer or now
+                if seen is Seen.HTTP and self._may_be_vite and now - first_answer < _SETTLE_TIME:
+                    continue
+                self.see(process, seen)
+                return answering
+            if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
+                self.see(process, Seen.SILENT)
+        return None
+
+    async def _ask(self, socket: Address, run: Run, leader: int) -> Seen:
+        if NOT_HTTP & await run.runtime.programs(leader, socket.port):
+            return Seen.SILENT
+        return await run.runtime.identify(socket, may_be_vite=self._may_be_vite)
+
+    def _is_open(self, process: str) -> bool:
+        return self._roles.of(base_name(process)) is Role.UNDECIDED
+
     @property
-    def may_be_vite(self) -> bool:
-        """Whether it is still open which process the frontend is."""
+    def _may_be_vite(self) -> bool:
         return self._roles.frontend is UNDECIDED
 
     def see(self, process: str, seen: Seen) -> None:

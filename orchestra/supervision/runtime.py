@@ -13,7 +13,7 @@ import random
 import secrets
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 from msgspec import Struct
@@ -40,25 +40,20 @@ if TYPE_CHECKING:
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.roles import RunTimeRoles
 
-__all__ = ["BeforeStop", "Handle", "Phase", "Run", "Runtime"]
+__all__ = ["BeforeStop", "Phase", "Run", "Runtime", "Stoppable"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
 
+_T = TypeVar("_T")
+
+
+def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
+    return lambda *args: trio.to_thread.run_sync(look, *args)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-async def _servers(leader: int, port: int) -> frozenset[table.Entry]:
-    return await trio.to_thread.run_sync(sockets.servers, leader, port)
-
-
-async def _programs(leader: int, port: int) -> frozenset[str]:
-    return await trio.to_thread.run_sync(sockets.programs, leader, port)
-
-
-async def _has_server(reloader: int) -> bool:
-    return await trio.to_thread.run_sync(sockets.has_server, reloader)
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -84,10 +79,10 @@ class Runtime(Struct, frozen=True, kw_only=True):
     guard: Callable[[str], AbstractAsyncContextManager[Guard]] = guarded
     scanner: Callable[[], SocketScanner] = SocketScanner
     probe: Probe = probe
-    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _servers
-    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _programs
+    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
+    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
     identify: Callable[..., Awaitable[Seen]] = identify
-    has_server: Callable[[int], Awaitable[bool]] = _has_server
+    has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
     soft_nofile: int | None = None
@@ -117,6 +112,7 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
+        ending: Is set when the run is to end.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
@@ -140,6 +136,7 @@ class Run:
         self._families = Families()
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
+        self.ending = trio.Event()
         self.guard: Guard | None = None
         self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)
@@ -149,41 +146,21 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.phase.value}>"
 
-    async def spawn(
-        self,
-        command: str | Sequence[str],
-        *,
-        handle: Handle | None = None,
-        on_spawn: Callable[[Child], object] = lambda _: None,
-        **how: Any,
-    ) -> Exit:
+    async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
         """Run a child to its end; the guardian knows of it while anything of it is left.
 
         Args:
             command: As for `child.spawn.run_child`.
-            handle: Has hold of the child while there is one.
-            on_spawn: Called when there is one.
-            **how: The other arguments of `run_child`.
+            **how: The other arguments of that, except what the run decides.
         """
         assert self.guard is not None  # noqa: S101 - there is one before there is a child
-
-        def spawned(child: Child) -> None:
-            if handle is not None:
-                handle.attach(child)
-            on_spawn(child)
-
-        try:
-            return await self.runtime.spawn(
-                command,
-                on_spawn=spawned,
-                families=self._families,
-                guard=self.guard,
-                soft_nofile=self.runtime.soft_nofile,
-                **how,
-            )
-        finally:
-            if handle is not None:
-                handle.child = None
+        return await self.runtime.spawn(
+            command,
+            families=self._families,
+            guard=self.guard,
+            soft_nofile=self.runtime.soft_nofile,
+            **how,
+        )
 
     def set_guard(self, guard: Guard) -> None:
         """Take the guard of the run."""
@@ -221,8 +198,8 @@ class Run:
         return env
 
 
-class Handle:
-    """Holds a child, which may be told to end before it has been spawned.
+class Stoppable:
+    """What runs a child, and may be told to end it before it has been spawned.
 
     Attributes:
         child: While there is one.
@@ -232,19 +209,31 @@ class Handle:
         self.child: Child | None = None
         self._orders: list[Callable[[Child], object]] = []
 
-    def __repr__(self) -> str:
-        return f"<Handle of {self.child}>"
-
     @property
     def is_ending(self) -> bool:
         """Whether it was told to end."""
         return bool(self._orders)
 
-    def attach(self, child: Child) -> None:
-        """Take hold of a child that has just been spawned."""
-        self.child = child
-        for order in self._orders:
-            order(child)
+    async def run_child(
+        self,
+        run: Run,
+        command: str | Sequence[str],
+        *,
+        on_spawn: Callable[[Child], object] = lambda _: None,
+        **how: Any,
+    ) -> Exit:
+        """Run a child to its end; the arguments are those of `Run.spawn`."""
+
+        def spawned(child: Child) -> None:
+            self.child = child
+            for order in self._orders:
+                order(child)
+            on_spawn(child)
+
+        try:
+            return await run.spawn(command, on_spawn=spawned, **how)
+        finally:
+            self.child = None
 
     def stop(self) -> None:
         """Stop the child: its stop signal, and SIGKILL after the stop timeout. Does not wait."""

@@ -21,20 +21,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "IN_USE",
-    "Diagnosis",
-    "Symptoms",
-    "Traceback",
-    "reloader",
-    "reloads",
-    "starts_server",
-    "wants_port",
-    "watches",
-]
+__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "port_clash"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
+
+_OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
@@ -58,31 +51,27 @@ _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?")
 _KEPT_LINES = 20
 
 
-def reloads(line: str) -> bool:
-    """Whether a server announces by `line`, which has no colours, that it reloads."""
-    return "eload" in line and _RELOADS.search(line) is not None
+def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
 
-
-def reloader(line: str) -> int | None:
-    """Return the pid of the process that starts the servers, if `line` tells it (uvicorn and its users)."""
-    found = _RELOADER.search(line) if "eloader" in line else None
-    return int(found[1]) if found else None
-
-
-def watches(line: str) -> bool:
-    """Whether a server says by `line` that it watches its files, and so outlives a broken program."""
-    return _WATCHES.search(line) is not None
-
-
-def starts_server(line: str) -> bool:
-    """Whether a server says by `line` that it is a new one."""
-    return "Started" in line and _STARTED.search(line) is not None
-
-
-def wants_port(lines: Iterable[str], port: str) -> bool:
-    """Whether a process that has ended says in its last lines that this port is taken."""
+    Args:
+        lines: Its last lines.
+        own: The one address, if there is one.
+        planned: Its ``PORT``.
+    """
     said = "\n".join(lines)
-    return bool(IN_USE.search(said) and re.search(rf"(?<!\d){port}(?!\d)", said))
+
+    def names(port: object) -> bool:
+        return re.search(rf"(?<!\d){port}(?!\d)", said) is not None
+
+    if not IN_USE.search(said):
+        return None
+    own_port = own.rpartition(":")[2] if own is not None else ""
+    if own_port and names(own_port):
+        return f"it wants port {own_port}, which is orchestra's own", _OWN_PORT_HINT
+    if planned and names(planned):
+        return None
+    return "another program has the port that it wants", _OTHER_PORT_HINT
 
 
 class Traceback:
@@ -90,7 +79,7 @@ class Traceback:
 
     Attributes:
         error: The last line of the last traceback, if nothing was written after it.
-        last: The last line of the last traceback, whatever was written after it.
+        last: The same, whatever was written after it.
     """
 
     __slots__ = ("_is_open", "error", "last")
@@ -130,20 +119,20 @@ class Symptoms:
 
     Attributes:
         reloader: The pid of the process that starts its servers, once that is known.
+        watches: Whether its server watches its files, and so outlives a broken program.
         new_server_seen: Whether a new server has logged its start since the last reload.
-        last_line_at: When it wrote last, in the caller's seconds.
     """
 
     def __init__(self, command: str) -> None:
         self.reloader: int | None = None
         self.new_server_seen = False
-        self.last_line_at = 0.0
-        self._watches = "hmr" in command
+        self.watches = "hmr" in command
+        self._last_line_at = 0.0
         self._traceback = Traceback()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def __repr__(self) -> str:
-        return f"<Symptoms: {self._traceback!r}, watches: {self._watches}>"
+        return f"<Symptoms: {self._traceback!r}, watches: {self.watches}>"
 
     def keep(self, lines: Sequence[str]) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
@@ -151,16 +140,18 @@ class Symptoms:
 
     def see(self, line: str, now: float) -> bool:
         """Read one line of a server, without colours; return whether it announces a reload."""
-        self.last_line_at = now
-        if reloads(line):
-            self._watches = True
+        self._last_line_at = now
+        # A plain word first: most lines match nothing, and some servers write thousands.
+        if "eload" in line and _RELOADS.search(line):
+            self.watches = True
             self.forget()
             return True
-        if not self._watches and watches(line):
-            self._watches = True
-        elif starts_server(line):
-            self.new_server_seen = True
-        self.reloader = reloader(line) or self.reloader
+        if not self.watches:
+            self.watches = _WATCHES.search(line) is not None
+        if "Started" in line:
+            self.new_server_seen = self.new_server_seen or _STARTED.search(line) is not None
+            if found := _RELOADER.search(line):
+                self.reloader = int(found[1])
         self._traceback.see(line)
         return False
 
@@ -171,7 +162,7 @@ class Symptoms:
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
-        return now - max(since, self.last_line_at) >= SILENT_AFTER_TRACEBACK
+        return now - max(since, self._last_line_at) >= SILENT_AFTER_TRACEBACK
 
     @property
     def error(self) -> str:
@@ -185,7 +176,7 @@ class Symptoms:
             has_server: Whether its reloader has a server process now; ``None`` if there is no known reloader.
             was_announced: Whether it comes up for the first time, or after a reload that it announced.
         """
-        if not self._watches or has_server:
+        if not self.watches or has_server:
             return Diagnosis.COMING_UP
         if has_server is None:
             return Diagnosis.BROKEN if self.error else Diagnosis.COMING_UP

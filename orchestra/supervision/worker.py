@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 from msgspec import structs
+from trio.lowlevel import ParkingLot
 
 from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
-from orchestra.supervision.attempt import Stuck
 from orchestra.supervision.delivery import ProcessOutput
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
@@ -34,6 +34,7 @@ from orchestra.supervision.lifecycle import (
     RestartRequested,
     StartRequested,
     StopRequested,
+    Stuck,
     dependency_fact,
     step,
 )
@@ -96,7 +97,7 @@ class Worker:
         self._on_change = on_change
         self._handover = Handover(plan, run, on_output=self.output.write, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
-        self._changed = trio.Event()
+        self._changes = ParkingLot()
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
     def __repr__(self) -> str:
@@ -162,7 +163,7 @@ class Worker:
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
             self._on_change(self, before)
-            self._wake()
+            self._changes.unpark_all()
             self.look_at_dependencies()
             for each in self.dependents:
                 each.look_at_dependencies()
@@ -172,7 +173,8 @@ class Worker:
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
-                nursery.start_soon(self._install, self._join_installation(), self._pause)
+                job = self._installer.join(self.life.plan, self.output.write)
+                nursery.start_soon(self._install, job, self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
                 self._handover.prepare()
@@ -187,16 +189,6 @@ class Worker:
                 self._stop_child()
             case _:
                 assert_never(order)
-
-    def _join_installation(self) -> Installation:
-        plan = self.life.plan
-        assert plan.install is not None  # noqa: S101 - the order follows from nothing else
-        return self._installer.join(
-            plan.install,
-            env=self._run.environment(plan, plan.port),
-            on_output=self.output.write,
-            stop_timeout=plan.stop_timeout,
-        )
 
     async def _install(self, job: Installation, pause: trio.CancelScope) -> None:
         error = ""
@@ -230,34 +222,33 @@ class Worker:
         await self._run.drain(self.life.plan.name, _DRAIN_TIMEOUT)
         attempt.stop()
 
-    def _learn(self, fact: Fact | Stuck) -> None:
+    def _learn(self, fact: Fact) -> None:
         """Take account of what the current child reports."""
-        attempt = self._handover.current
-        if not isinstance(fact, Stuck):
-            self.tell(fact)
-            if isinstance(fact, NoAnswer) and self.life.plan.restart_unhealthy:
+        attempt, plan = self._handover.current, self.life.plan
+        if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
+            return
+        self.tell(fact)
+        match fact:
+            case NoAnswer() if plan.restart_unhealthy:
                 self.restart()
-        elif attempt is not None and self._run.phase is Phase.RUNNING and self.life.is_alive:
-            text = "its own reload does not end, or has not brought up a new server: it is restarted"
-            self._run.bus.notice("reload-stuck", text, process=self.life.plan.name)
-            self.restart()
-            self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+            case Stuck() if attempt is not None and self.life.starts_after_stop:
+                text = "its own reload does not end, or has not brought up a new server: it is restarted"
+                self._run.bus.notice("reload-stuck", text, process=plan.name)
+                self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+            case _:
+                pass
 
     def close(self) -> None:
         """End what is left when the run is over: nothing is going to change any more."""
         self.output.close()
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changes.unpark_all()
 
     # --- What can be asked ---
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so, looking at each change of the process; or until the run is over."""
         while not is_so() and self._run.phase is not Phase.OVER:
-            await self._changed.wait()
+            await self._changes.park()
         await trio.lowlevel.checkpoint()
 
     def is_up(self) -> bool:

@@ -1,10 +1,11 @@
 """All processes of a run: started in the order of the plan, stopped in the order of their dependencies.
 
 The run is over when nothing runs and nothing is going to: then those that are blocked by a failed dependency
-are stopped, too. To stop is to stop level by level: a process goes before those that it depends on. One that
-takes too long does not keep the others waiting: then the rest is stopped together.
+are stopped, too. It is to end earlier when the process that `exit_on` names has ended. To stop is to stop
+level by level: a process goes before those that it depends on. One that takes too long does not keep the
+others waiting: then the rest is stopped together.
 
-Not here: what one process does (`worker`), the proxy, when the run is to end (`supervisor`).
+Not here: what one process does (`worker`), the proxy.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError, StartError
 from orchestra.events import State
 from orchestra.supervision.install import Installer
+from orchestra.supervision.lifecycle import culprit
 from orchestra.supervision.runtime import Phase
 from orchestra.supervision.worker import Worker
 
@@ -64,6 +66,7 @@ class Workers:
         self.by_name: dict[str, Worker] = {}
         self.over = trio.Event()
         self._run = run
+        self._exit_on = plan.exit_on
         self._is_kept_open = is_kept_open
         self._on_change = on_change
         self._levels = stop_levels(depends_on)
@@ -180,6 +183,8 @@ class Workers:
             self._ended.pop(name, None)
             if life.state in (State.COMPLETED, State.FAILED):
                 self._ended[name] = life
+                if culprit(self._exit_on, self.ended) is not None:
+                    self._run.ending.set()
         self._on_change(worker.newest)
         if self._run.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
             self._run.roles.see(name, Seen.SILENT)
@@ -197,6 +202,7 @@ class Workers:
         self._run.phase = Phase.OVER
         for worker in self.by_name.values():
             worker.stop(worker.life.reason)
+        self._run.ending.set()
         self.over.set()
 
     def _is_to_go_on(self) -> bool:
@@ -212,22 +218,21 @@ def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")
     depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
-    for each in plan.processes:
-        for dependency in each.depends_on:
-            if dependency.name not in depends_on:
-                hint = f"There are {', '.join(depends_on)}."
-                text = f"{each.name} depends on {dependency.name}, which is not a process of the plan"
-                raise ConfigError(text, hint=hint)
     if found := find_cycle(depends_on):
         raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
     for each in plan.processes:
-        for dependency in each.depends_on:
-            if dependency.condition is Condition.READY and by_name[dependency.name].ready is None:
-                text = f"{each.name} waits for {dependency.name} to be ready, which has no readiness check"
-                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
-                raise ConfigError(text, hint=hint)
         try:
             parse_checks(each.ready)
         except ValueError as exc:
             raise ConfigError(f"{each.name}: ready: {exc}", hint=f"It can be {FORMS}.") from exc
+        for dependency in each.depends_on:
+            other = by_name.get(dependency.name)
+            if other is None:
+                hint = f"There are {', '.join(by_name)}."
+                text = f"{each.name} depends on {dependency.name}, which is not a process of the plan"
+                raise ConfigError(text, hint=hint)
+            if dependency.condition is Condition.READY and other.ready is None:
+                text = f"{each.name} waits for {other.name} to be ready, which has no readiness check"
+                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
+                raise ConfigError(text, hint=hint)
     return depends_on

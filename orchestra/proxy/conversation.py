@@ -1,0 +1,204 @@
+"""One client's connection: requests and answers, one after the other, until no more can follow.
+
+Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
+plain functions read a request, ask an upstream, and pass its answer on (`Exchange.begin` and `advance`). To
+wake a task twice a request would cost more than all of that. The task is woken for what may have to wait or
+takes a closer look: a head that is not whole, a body, an upstream that is not ready, a client that does not
+read, a WebSocket. It goes on where the functions have stopped.
+
+All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
+operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
+everything that was done for it.
+
+Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
+
+Not here: what an answer is (`exchange`), which connections there are (`server`).
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.proxy import answers
+from orchestra.proxy.connection import ClientConnection, ClientGone
+from orchestra.proxy.exchange import Exchange, Progress
+from orchestra.proxy.forward import forwarded_response
+from orchestra.proxy.head import BadMessage
+
+if TYPE_CHECKING:
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.shared import Shared
+    from orchestra.proxy.transport import Transport
+
+__all__ = ["Conversation"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a client may take to send a head.
+HEADER_TIMEOUT = 10.0
+# Seconds that an unused connection of a client stays open; Chromium's own limit is 300.
+IDLE_TIMEOUT = 75.0
+# A client whose request was not read to its end gets so long to take note of the answer.
+LINGER = 1.0
+
+
+class Conversation:
+    """What happens on one client's connection.
+
+    Args:
+        transport: Connected to the client.
+
+    Attributes:
+        deadline: When it is given up, on trio's clock.
+        exchange: That is under way.
+        scope: Cancel it to close the connection.
+    """
+
+    exchange: Exchange | None = None
+    _is_reading_head = False
+    _is_late = False
+
+    def __init__(self, shared: Shared, transport: Transport, peer: Peer) -> None:
+        self.deadline = shared.now + IDLE_TIMEOUT
+        self.scope = trio.CancelScope()
+        self._shared = shared
+        self._client = ClientConnection(transport, shared.reader)
+        self._peer = peer
+        self._woken = trio.Event()
+
+    async def run(self) -> None:
+        """See it through, from the first request to the end."""
+        client = self._client
+        try:
+            with self.scope:
+                client.transport.on_hangup(self._hung_up)
+                await self._converse()
+                if not client.body.is_complete:
+                    await self._linger()
+            if self._is_late:
+                with trio.move_on_after(LINGER):
+                    await self._refuse(BadMessage("the request did not arrive in time", status=408))
+        except ClientGone:
+            pass
+        except Exception:
+            logger.exception("a bug in orchestra ended one connection: %r", client)
+            client.abort()
+        finally:
+            client.close()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        self._is_late = self._is_reading_head
+        self.scope.cancel()
+
+    def abort(self) -> None:
+        """End it at once: the client sees an error."""
+        self.scope.cancel()
+        self._client.abort()
+
+    def _hung_up(self, is_reset: bool) -> None:  # noqa: FBT001 - a callback
+        self._client.was_reset |= is_reset
+        self.scope.cancel()
+
+    async def _converse(self) -> None:
+        shared = self._shared
+        while not shared.is_closing:
+            self.deadline = shared.now + IDLE_TIMEOUT
+            if not self._client.has_bytes:
+                await self._sleep()
+            exchange = self.exchange
+            if exchange is None:
+                exchange = self.exchange = await self._next_exchange()
+            if exchange is None:
+                return
+            self.deadline = inf
+            if not exchange.is_over:
+                await exchange.run()
+            self._end_exchange()
+            if exchange.is_last:
+                return
+
+    async def _next_exchange(self) -> Exchange | None:
+        """Read the head of the next request; ``None`` if none will follow."""
+        client, shared = self._client, self._shared
+        if not await client.wait_for_request():
+            return None
+        self.deadline = shared.now + HEADER_TIMEOUT
+        self._is_reading_head = True
+        try:
+            head = await client.read_head()
+        except BadMessage as exc:
+            await self._refuse(exc)
+            return None
+        self._is_reading_head = False
+        return Exchange(shared, client, head, self._peer)
+
+    def _end_exchange(self) -> None:
+        self.exchange = None
+        if self._shared.waiting:
+            self._shared.report_ended()
+
+    # --- While the task sleeps ---
+
+    async def _sleep(self) -> None:
+        """Serve what is ordinary, until something is not."""
+        self._woken = trio.Event()
+        transport = self._client.transport
+        transport.on_input(self._request_arrived)
+        try:
+            await self._woken.wait()
+        except trio.Cancelled:
+            transport.on_input(None)
+            exchange = self.exchange
+            if exchange is not None and not exchange.is_over:
+                if exchange.connection is not None:
+                    exchange.connection.transport.on_input(None)
+                exchange.abandon()
+            raise
+
+    def _request_arrived(self) -> None:
+        head = self._client.take_request()
+        if head is None:
+            self._woken.set()
+        else:
+            self.deadline = inf
+            self.exchange = Exchange(self._shared, self._client, head, self._peer)
+            self._go_on(self.exchange, self.exchange.begin())
+
+    def _answer_arrived(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None  # noqa: S101 - this is its next step
+        self._go_on(exchange, exchange.advance())
+
+    def _go_on(self, exchange: Exchange, progress: Progress) -> None:
+        if progress is Progress.WAITING:
+            assert exchange.connection is not None  # noqa: S101 - it is asked over this
+            exchange.connection.transport.on_input(self._answer_arrived)
+        elif progress is Progress.STUCK or exchange.is_last:
+            self._woken.set()
+        else:
+            self._end_exchange()
+            self.deadline = self._shared.now + IDLE_TIMEOUT
+            self._client.transport.on_input(self._request_arrived)
+
+    # --- The end ---
+
+    async def _refuse(self, fault: BadMessage) -> None:
+        """Answer something that is not a request, as far as that is possible."""
+        head, body = answers.render(answers.refuse(fault), None)
+        await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
+
+    async def _linger(self) -> None:
+        """Read on for a moment: a close with bytes unread is a reset, which destroys our answer."""
+        self.deadline = trio.current_time() + LINGER
+        transport = self._client.transport
+        transport.send_eof()
+        try:
+            while await transport.receive_some():
+                pass
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
