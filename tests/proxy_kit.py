@@ -74,51 +74,40 @@ class MemoryTransport:
 
     async def receive_some(self, max_bytes: int = 262144) -> bytes:
         await trio.lowlevel.checkpoint()
-        while True:
-            if self._is_closed:
-                raise trio.ClosedResourceError
-            if self._in.is_broken:
-                raise ConnectionResetError
-            if self._in.data:
-                data = bytes(self._in.data[:max_bytes])
-                del self._in.data[:max_bytes]
-                self._in.changed.unpark_all()
-                return data
-            if self._in.has_ended:
-                return b""
-            await self._in.changed.park()
+        while (data := self.take_some(max_bytes)) is None:
+            await self.wait_for_input()
+        return data
+
+    async def wait_for_input(self) -> None:
+        heard = trio.Event()
+        self.on_input(heard.set)
+        await heard.wait()
 
     async def send_all(self, data: Buffer) -> None:
-        rest = bytes(data)
         await trio.lowlevel.checkpoint()
-        while rest:
-            if self._is_closed:
-                raise trio.ClosedResourceError
-            if self._out.is_broken or self.other._is_closed:
-                raise BrokenPipeError
-            room = self._out.capacity - len(self._out.data)
-            if room > 0:
-                self._out.data += rest[:room]
-                rest = rest[room:]
-                self._out.changed.unpark_all()
-                self.other._has_news()
-            else:
+        rest = bytes(data)
+        while rest := rest[self.send_some(rest) :]:
+            if len(self._out.data) >= self._out.capacity:
                 await self._out.changed.park()
 
     def take_some(self, max_bytes: int = 262144) -> bytes | None:
-        if self._is_closed or self._in.is_broken:
-            return None
+        if self._is_closed:
+            raise trio.ClosedResourceError
+        if self._in.is_broken:
+            raise ConnectionResetError
         data = bytes(self._in.data[:max_bytes])
         del self._in.data[:max_bytes]
         self._in.changed.unpark_all()
         return data if data or self._in.has_ended else None
 
-    def send_some(self, data: bytes) -> int:
-        if self._is_closed or self._out.is_broken or self.other._is_closed:
-            return 0
+    def send_some(self, data: Buffer) -> int:
+        if self._is_closed:
+            raise trio.ClosedResourceError
+        if self._out.is_broken or self.other._is_closed:
+            raise BrokenPipeError
         sent = data[: self._out.capacity - len(self._out.data)]
         self._out.data += sent
-        self._out.changed.unpark_all()
+        self.other._has_news()
         return len(sent)
 
     def send_eof(self) -> None:

@@ -1,7 +1,7 @@
 """Sends one request to upstreams, waits until they are ready, and sends it again where that is allowed.
 
-`Asker.ask` says which requests are retried. An upstream sees an orderly end of its connection, unless the
-client itself has reset its own: servers were seen to end at a reset.
+`Asker.prepare_again` says which requests are retried. An upstream sees an orderly end of its connection,
+unless the client itself has reset its own: servers were seen to end at a reset.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 """
@@ -42,7 +42,7 @@ DISCARD_LIMIT = 0.5
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
-class Reply(Struct):
+class Reply(Struct, eq=False):
     """An upstream's answer.
 
     Attributes:
@@ -84,7 +84,7 @@ class Asker:
     _upstream: Upstream | None = None
     _forwarded = b""
     _deadline: float | None = None
-    _has_met_a_death = False
+    _victim: Upstream | None = None
 
     def __init__(
         self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
@@ -98,36 +98,15 @@ class Asker:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
 
-    async def ask(self, upstream: Upstream) -> ResponseHead | UpstreamError:
-        """Send the request to `upstream` and wait for the head of its final answer; 1xx are passed on.
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of the request's body that were read."""
+        return 0 if self.upload is None else self.upload.size
 
-        It may be sent again if its connection broke before the first byte of an answer, it is idempotent
-        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
-        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
-        connection that has been idle.
-
-        Returns:
-            The head, or why there is none.
-        """
-        self._has_met_a_death = False
-        try:
-            while True:
-                # It may have been sent already, by `ask_now`.
-                connection = self.connection or await self._connect(upstream)
-                try:
-                    if connection is not self.connection:
-                        await self._send(connection)
-                    answer = await connection.read_head(self._head)
-                    while answer.status < 200:
-                        answer = await self._pass_on_early(connection, answer)
-                    self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
-                except UpstreamGone as exc:
-                    await self._prepare_again(upstream, connection, exc)
-                else:
-                    return answer
-        except UpstreamError as exc:
-            self.close()
-            return exc
+    @property
+    def is_asked(self) -> bool:
+        """Whether an upstream was asked and its answer is still awaited."""
+        return self.connection is not None and self.reply is None
 
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
@@ -136,56 +115,60 @@ class Asker:
         connection = upstream.take(self._shared.now)
         if connection is None:
             return False
-        request = self._request()
-        if connection.transport.send_some(request) < len(request):
-            connection.close()
-            return False
         self._upstream, self.connection = upstream, connection
-        return True
+        connection.write(self._request())
+        return not connection.unsent
 
-    def hear_now(self) -> ResponseHead | UpstreamError | None:
-        """Return what came of `ask_now`; ``None`` if that takes more (`ask`)."""
+    async def ask(self, upstream: Upstream) -> None:
+        """Send the request to `upstream` as soon as that can be asked.
+
+        Raises:
+            UpstreamGone: The connection broke: see `prepare_again`.
+            Unavailable: It cannot be asked.
+        """
+        self._upstream = upstream
+        if self.connection is None:
+            now, may_reuse = self._shared.now, self._may_reuse()
+            connection = upstream.take(now) if may_reuse else None
+            connection = connection or await upstream.connect(self, now, fresh=not may_reuse)
+            self.connection = connection
+            if self.upload is not None:
+                await self._send_with_body(connection, self.upload)
+                return
+            connection.write(self._request())
+        await self.connection.drain()
+
+    def hear(self) -> ResponseHead | None:
+        """Take the head of the final answer as soon as it is here; 1xx are passed on.
+
+        Raises:
+            UpstreamGone: There will be none: see `prepare_again`.
+            BadResponse: It is illegal.
+        """
         upstream, connection = self._upstream, self.connection
         assert upstream is not None  # noqa: S101 - it was asked
         assert connection is not None  # noqa: S101
-        try:
-            answer = connection.take_head(self._head)
-            if answer is not None:
-                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
-        except UpstreamError as exc:
-            self.close()
-            return exc
+        while (answer := connection.take_head(self._head)) is not None and answer.status < 200:
+            if answer.status == 101:
+                raise BadResponse("the upstream switched protocols, which was not asked for")
+            if self._head.version != b"1.0":
+                self._client.write(forwarded_response(answer, self._record.upstream))
+        if answer is not None:
+            self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
         return answer
 
-    def _may_reuse(self) -> bool:
-        upload = self.upload
-        return self._head.method in _IDEMPOTENT and (
-            upload is None or (upload.is_complete and upload.can_begin)
-        )
+    async def prepare_again(self, fault: UpstreamError) -> None:
+        """Get ready to send the request again, or raise `fault`.
 
-    def _request(self) -> bytes:
-        # All upstreams get the same bytes.
-        self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
-        return self._forwarded
-
-    async def _connect(self, upstream: Upstream) -> UpstreamConnection:
-        now, may_reuse = self._shared.now, self._may_reuse()
-        connection = upstream.take(now) if may_reuse else None
-        return connection or await upstream.connect(self, now, fresh=not may_reuse)
-
-    async def _send(self, connection: UpstreamConnection) -> None:
-        self.connection = connection
-        if self.upload is None:
-            await connection.send(self._request())
-        else:
-            await self._send_with_body(connection, self.upload)
-
-    async def _prepare_again(
-        self, upstream: Upstream, connection: UpstreamConnection, fault: UpstreamGone
-    ) -> None:
-        """Get ready to send the request again, or raise what came of it."""
-        upload = self.upload
+        It may be sent again if its connection broke before the first byte of an answer, it is idempotent
+        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
+        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
+        connection that has been idle.
+        """
+        upstream, connection, upload = self._upstream, self.connection, self.upload
         self.close()
+        if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
+            raise fault
         if upload is not None:
             await upload.stop()
         can_begin = upload is None or upload.can_begin
@@ -199,19 +182,23 @@ class Asker:
         await upstream.wait_for_report(connection)
         # A request that crashes its upstream is sent twice at most; not every crash is its fault.
         is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
-        if is_suspect and self._has_met_a_death:
+        if is_suspect and self._victim is upstream:
             raise fault
         self._record.replayed(upstream.gate.side, str(fault))
         self.was_ended_early = False
-        self._has_met_a_death = self._has_met_a_death or is_suspect
+        if is_suspect:
+            self._victim = upstream
 
-    async def _pass_on_early(self, connection: UpstreamConnection, answer: ResponseHead) -> ResponseHead:
-        """Pass a 1xx on and return the next answer."""
-        if answer.status == 101:
-            raise BadResponse("the upstream switched protocols, which was not asked for")
-        if self._head.version != b"1.0":
-            await self._client.send(forwarded_response(answer, self._record.upstream))
-        return await connection.read_head(self._head)
+    def _may_reuse(self) -> bool:
+        upload = self.upload
+        return self._head.method in _IDEMPOTENT and (
+            upload is None or (upload.is_complete and upload.can_begin)
+        )
+
+    def _request(self) -> bytes:
+        # All upstreams get the same bytes.
+        self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
+        return self._forwarded
 
     async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
         try:
@@ -269,12 +256,15 @@ class Asker:
             else:
                 reply.connection.close()
 
-    def set_aside_now(self, *, keep: bool) -> None:
-        """Make room for another answer: keep or forget this one, whose body is complete."""
-        reply, self.reply = self.reply, None
-        if reply is not None:
-            self.kept = reply if keep else self.kept
-            self.release(reply)
+    def set_aside_now(self, *, keep: bool) -> bool:
+        """Make room for another answer: keep or forget this one; else that is for `set_aside`."""
+        reply = self.reply
+        if reply is None or self.upload is not None or not reply.body.is_complete:
+            return reply is None
+        self.reply = None
+        self.kept = reply if keep else self.kept
+        self.release(reply)
+        return True
 
     async def set_aside(self, *, keep: bool) -> Kept | None:
         """Make room for another answer: keep or discard this one; say why that is not possible."""
@@ -338,8 +328,7 @@ class Asker:
 
     def weigh(self) -> int:
         """See `Waiter`."""
-        size = 0 if self.upload is None else self.upload.size
-        return size + len(self._head.target) + sum(map(len, self._head.lines))
+        return self.bytes_in + len(self._head.target) + sum(map(len, self._head.lines))
 
     def begin_wait(self, side: Side, reason: str) -> None:
         """See `Waiter`."""

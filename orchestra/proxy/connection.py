@@ -1,8 +1,9 @@
 """HTTP/1.1 over a transport: a client's connection, where we are the server, and one to an upstream.
 
-Strategy. A connection owns its buffer, splits each head off it, has it read (`head`), and hands what follows
-to the reader of the body (`framing`). What has arrived can be taken without waiting, so that it is sent on
-before more is awaited.
+Strategy. A connection owns what was received and not read yet, and what was written and not sent yet. It
+splits each head off, has it read (`head`), and hands what follows to the reader of the body (`framing`).
+What is called ``take`` never waits: it returns ``None`` if what it is for has not arrived, and `wait` waits
+for more. So a caller is free to be a task or not.
 
 Error handling: here errors of the system and of trio get their meaning. `ClientGone`: there is no client to
 answer. `BadMessage`: the client sent something illegal. `UpstreamGone` and `BadResponse`: both are an
@@ -26,11 +27,10 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
-    from orchestra.proxy.transport import Buffer, Transport
+    from orchestra.proxy.transport import Transport
 
 __all__ = ["BadResponse", "ClientConnection", "ClientGone", "UpstreamConnection", "UpstreamGone"]
 
-_END = b"\r\n\r\n"
 _UNREAD = ClosingBody(has_chunks=False)
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -60,11 +60,14 @@ class _Connection:
 
     Attributes:
         body: That is read from it.
+        unsent: What was written and could not be sent at once.
     """
 
     body: Body = NO_BODY
+    unsent: bytes = b""
     _what = "request"
     _buffer = b""
+    _searched = 0
     _keeps_alive = True
 
     def __init__(self, transport: Transport, reader: HeadReader) -> None:
@@ -75,37 +78,81 @@ class _Connection:
         """Say that the peer has gone."""
         raise NotImplementedError
 
-    async def send(self, data: Buffer) -> None:
-        """Send bytes as they are."""
-        try:
-            await self.transport.send_all(data)
-        except _BROKEN as exc:
-            raise self._gone() from exc
+    # --- Bytes ---
 
-    async def receive_raw(self) -> bytes:
-        """Receive bytes as they are, after a 101: those that came with the handshake first."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
-            return data
+    def write(self, data: bytes) -> None:
+        """Send bytes, as far as that needs no waiting; `drain` sends the rest, or says that it cannot."""
+        if not self.unsent:
+            try:
+                sent = self.transport.send_some(data)
+            except _BROKEN:
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.unsent += data
+
+    async def drain(self) -> None:
+        """Wait until everything is sent that was written."""
         try:
-            return await self.transport.receive_some()
+            await self.transport.send_all(self.unsent)
         except _BROKEN as exc:
             raise self._gone() from exc
+        self.unsent = b""
+
+    async def send(self, data: bytes) -> None:
+        """Write and drain."""
+        self.write(data)
+        if self.unsent:
+            await self.drain()
+
+    async def wait(self) -> None:
+        """Wait until something can be taken."""
+        await self.transport.wait_for_input()
 
     def take_raw(self) -> bytes | None:
-        """Do the same without waiting; ``None``: there is nothing, or an error that `receive_raw` raises."""
+        """Take bytes as they are, after a 101: those that came with the handshake first; ``b""``: the end."""
         if self._buffer:
             data, self._buffer = self._buffer, b""
             return data
-        return self.transport.take_some()
+        return self._receive(RECEIVE_SIZE)
 
     @property
     def has_bytes(self) -> bool:
         """Whether something was received that is not read yet."""
         return bool(self._buffer)
 
+    def _receive(self, max_bytes: int) -> bytes | None:
+        try:
+            return self.transport.take_some(max_bytes)
+        except _BROKEN as exc:
+            raise self._gone() from exc
+
+    # --- Messages ---
+
+    def _take_head(self) -> bytes | None:
+        """Take the next head as soon as it is whole."""
+        buffer = self._buffer
+        end = end_of_head(buffer) if buffer and not self._searched else -1
+        if end < 0 and len(buffer) <= MAX_HEAD:
+            data = self._receive(HEAD_SIZE)
+            if not data:
+                if data is None:
+                    return None
+                raise self._gone()
+            buffer = self._buffer = buffer + data if buffer else data
+            end = end_of_head(buffer, self._searched)
+            if end < 0 and len(buffer) <= MAX_HEAD:
+                self._searched = len(buffer)
+                return None
+        if not 0 <= end <= MAX_HEAD:
+            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+        self._searched = 0
+        self._buffer = buffer[end:]
+        return buffer[:end] if self._buffer else buffer
+
     def take(self) -> bytes:
-        """Return what the receiver gets of the body's bytes that are already here.
+        """Return what the receiver gets of the body's bytes that were received already.
 
         Raises:
             BadMessage: The body is not framed as its head said.
@@ -117,37 +164,21 @@ class _Connection:
         self._buffer = body.rest
         return piece
 
-    async def _fill(self, max_bytes: int = RECEIVE_SIZE) -> None:
-        """Wait for more bytes; the end is an error here."""
-        try:
-            data = await self.transport.receive_some(max_bytes)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        if not data:
-            raise self._gone()
-        self._buffer = self._buffer + data if self._buffer else data
+    def take_more(self) -> bytes | None:
+        """Receive more of the body, or its end; return what the receiver gets of it.
 
-    def _cut_head(self) -> bytes:
-        """Take the next head off the buffer; return nothing if that takes a closer look."""
-        buffer = self._buffer
-        end = buffer.find(_END) + 4
-        if not 4 <= end <= MAX_HEAD:
-            return b""
-        self._buffer = buffer[end:]
-        return buffer[:end] if self._buffer else buffer
+        Raises:
+            BadMessage: The body is not framed as its head said.
+        """
+        data = self._receive(RECEIVE_SIZE)
+        if data:
+            self._buffer = data
+            return self.take()
+        return data if data is None else self._end()
 
-    async def _wait_for_head(self) -> bytes:
-        """Take the next head off the buffer as soon as it is whole."""
-        searched = 0
-        while (end := end_of_head(self._buffer, searched)) < 0 and len(self._buffer) <= MAX_HEAD:
-            if self._what == "request" and is_obviously_no_request(self._buffer):
-                raise BadMessage("this is not an HTTP request; is it meant for https?")
-            searched = len(self._buffer)
-            await self._fill(HEAD_SIZE)
-        if not 0 <= end <= MAX_HEAD:
-            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
-        raw, self._buffer = self._buffer[:end], self._buffer[end:]
-        return raw
+    def _end(self) -> bytes:
+        """The peer stops sending within a body: return what the receiver gets."""
+        raise self._gone()
 
     def close(self) -> None:
         """Close the connection: the peer sees an orderly end."""
@@ -166,56 +197,15 @@ class ClientConnection(_Connection):
     """
 
     was_reset = False
+    _has_skipped = False
 
     def _gone(self) -> ClientGone:
         return ClientGone()
 
-    async def wait_for_request(self) -> bool:
-        """Wait for the first byte of the next request; ``False`` if none will come.
+    def take_request(self) -> RequestHead | None:
+        """Take the head of the next request.
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-        """
-        has_swallowed = False
-        while True:
-            if self._buffer[:1].isalpha():
-                return True
-            if not has_swallowed and self._buffer.startswith(b"\r\n"):
-                self._buffer = self._buffer[2:]
-                has_swallowed = True
-            if self._buffer and self._buffer != b"\r":
-                return True
-            try:
-                data = await self.transport.receive_some(HEAD_SIZE)
-            except _BROKEN:
-                return False
-            if not data:
-                return False
-            self._buffer = self._buffer + data if self._buffer else data
-
-    def take_request(self) -> RequestHead | None:
-        """Read a request that is here, whole and alone, without waiting.
-
-        Returns:
-            Its head; ``None`` if it takes a closer look (`wait_for_request`).
-        """
-        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
-        if not self._cut_head() or self._buffer:
-            self._buffer = data
-            return None
-        try:
-            head = self._reader.request(data)
-        except BadMessage:
-            self._buffer = data
-            return None
-        self._begin(head)
-        return head
-
-    def _begin(self, head: RequestHead) -> None:
-        self.body = request_body(head)
-        self._keeps_alive = keeps_alive(head)
-
-    async def read_head(self) -> RequestHead:
-        """Read the head of the next request.
 
         Raises:
             BadMessage: It is illegal; the connection can only be answered and closed.
@@ -223,21 +213,22 @@ class ClientConnection(_Connection):
         """
         # Until its head is read, a request is not complete.
         self.body = _UNREAD
-        head = self._reader.request(self._cut_head() or await self._wait_for_head())
-        self._begin(head)
+        raw = self._take_head()
+        if raw is None:
+            if self._buffer == b"\r\n" and not self._has_skipped:
+                self._buffer, self._searched, self._has_skipped = b"", 0, True
+            if not self._buffer:
+                self.body = NO_BODY
+            elif is_obviously_no_request(self._buffer):
+                raise BadMessage("this is not an HTTP request; is it meant for https?")
+            return None
+        if raw.startswith(b"\r\n") and not self._has_skipped:
+            raw = raw[2:]
+        self._has_skipped = False
+        head = self._reader.request(raw)
+        self.body = request_body(head)
+        self._keeps_alive = keeps_alive(head)
         return head
-
-    async def fill(self) -> None:
-        """Wait for more of the body.
-
-        Raises:
-            ClientGone: It will never be complete.
-        """
-        try:
-            await self._fill()
-        except ClientGone as exc:
-            self.was_reset |= isinstance(exc.__cause__, ConnectionResetError)
-            raise
 
     def closes_after(self, answer: Body) -> bool:
         """Whether no request can follow an answer with that body."""
@@ -279,8 +270,9 @@ class UpstreamConnection(_Connection):
         self.generation = generation
 
     def _gone(self) -> UpstreamGone:
-        when = "in the middle of its answer" if self._has_begun else "without an answer"
-        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=self._has_begun)
+        has_begun = self._has_begun or bool(self._buffer)
+        when = "in the middle of its answer" if has_begun else "without an answer"
+        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=has_begun)
 
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
@@ -288,50 +280,36 @@ class UpstreamConnection(_Connection):
         self.is_reused = True
         self._has_begun = False
 
-    async def read_head(self, request: RequestHead) -> ResponseHead:
-        """Read the head of the next answer to `request`, be it informational or final.
+    def take_head(self, request: RequestHead) -> ResponseHead | None:
+        """Take the head of the next answer to `request`, be it informational or final.
 
         Raises:
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
-        if not self._buffer:
-            await self._fill(HEAD_SIZE)
-        self._has_begun = True
         try:
-            head = self._reader.response(self._cut_head() or await self._wait_for_head())
+            raw = self._take_head()
+            if raw is None:
+                return None
+            self._has_begun = True
+            head = self._reader.response(raw)
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-        self._begin(head, request)
-        return head
-
-    def take_head(self, request: RequestHead) -> ResponseHead | None:
-        """Read the head of the final answer to `request` if it is here, without waiting.
-
-        Returns:
-            The head; ``None`` if it takes a closer look (`read_head`).
-        """
-        data = self._buffer = self.transport.take_some(HEAD_SIZE) or b""
-        raw = self._cut_head()
-        try:
-            head = self._reader.response(raw) if raw else None
-        except BadMessage:
-            head = None
-        if head is None or head.status < 200:
-            self._buffer = data
-            return None
-        self._begin(head, request)
-        return head
-
-    def _begin(self, head: ResponseHead, request: RequestHead) -> None:
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
+        return head
+
+    async def read_head(self, request: RequestHead) -> ResponseHead:
+        """Wait for the head of the next answer to `request`, and take it."""
+        while (head := self.take_head(request)) is None:
+            await self.wait()
+        return head
 
     def take(self) -> bytes:
-        """Return what the client gets of the body's bytes that are already here.
+        """Return what the client gets of the body's bytes that were received already.
 
         Raises:
             BadResponse: The body is not framed as its head said.
@@ -342,23 +320,17 @@ class UpstreamConnection(_Connection):
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
 
     async def more(self) -> bytes:
-        """Wait for more of the body, or for its end; return what the client gets of it.
+        """Wait for more of the body, and take it.
 
         Raises:
             BadResponse: The body is not framed as its head said.
             UpstreamGone: The connection broke, or ended in the middle.
         """
-        return self._feed(await self.receive_raw())
+        while (piece := self.take_more()) is None:
+            await self.wait()
+        return piece
 
-    def take_more(self) -> bytes | None:
-        """Do the same without waiting; ``None``: there is nothing, or an error that `more` meets, too."""
-        data = self.transport.take_some(RECEIVE_SIZE)
-        return None if data is None else self._feed(data)
-
-    def _feed(self, data: bytes) -> bytes:
-        self._buffer = data
-        if data:
-            return self.take()
+    def _end(self) -> bytes:
         self._keeps_alive = False
         end = self.body.close()
         if end is None:

@@ -1,7 +1,7 @@
 """One client's connection: requests and answers, one after the other, until no more can follow.
 
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
-plain functions read a request, ask an upstream, and pass its answer on (`Exchange.begin` and `advance`). To
+plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). To
 wake a task twice a request would cost more than all of that. The task is woken for what may have to wait or
 takes a closer look: a head that is not whole, a body, an upstream that is not ready, a client that does not
 read, a WebSocket. It goes on where the functions have stopped.
@@ -59,6 +59,7 @@ class Conversation:
     """
 
     exchange: Exchange | None = None
+    _fault: BadMessage | ClientGone | None = None
     _is_reading_head = False
     _is_late = False
 
@@ -76,7 +77,10 @@ class Conversation:
         try:
             with self.scope:
                 client.transport.on_hangup(self._hung_up)
-                await self._converse()
+                try:
+                    await self._converse()
+                except BadMessage as exc:
+                    await self._refuse(exc)
                 if not client.body.is_complete:
                     await self._linger()
             if self._is_late:
@@ -105,85 +109,77 @@ class Conversation:
         self.scope.cancel()
 
     async def _converse(self) -> None:
-        shared = self._shared
-        while not shared.is_closing:
-            self.deadline = shared.now + IDLE_TIMEOUT
-            if not self._client.has_bytes:
-                await self._sleep()
-            exchange = self.exchange
-            if exchange is None:
-                exchange = self.exchange = await self._next_exchange()
-            if exchange is None:
-                return
-            self.deadline = inf
-            if not exchange.is_over:
-                await exchange.run()
+        while not self._shared.is_closing:
+            exchange = await self._serve_ordinary()
+            await exchange.run()
             self._end_exchange()
             if exchange.is_last:
                 return
 
-    async def _next_exchange(self) -> Exchange | None:
-        """Read the head of the next request; ``None`` if none will follow."""
-        client, shared = self._client, self._shared
-        if not await client.wait_for_request():
-            return None
-        self.deadline = shared.now + HEADER_TIMEOUT
-        self._is_reading_head = True
+    async def _serve_ordinary(self) -> Exchange:
+        """Sleep while requests are served that need no task; return the first one that does."""
+        client = self._client
+        self._woken = trio.Event()
+        self._expect_request()
         try:
-            head = await client.read_head()
-        except BadMessage as exc:
-            await self._refuse(exc)
-            return None
-        self._is_reading_head = False
-        return Exchange(shared, client, head, self._peer)
+            await self._woken.wait()
+        except trio.Cancelled:
+            client.transport.on_input(None)
+            if self.exchange is not None:
+                if self.exchange.connection is not None:
+                    self.exchange.connection.transport.on_input(None)
+                self.exchange.abandon()
+            raise
+        if self._fault is not None:
+            raise self._fault
+        assert self.exchange is not None  # noqa: S101 - it has woken us
+        return self.exchange
+
+    # --- While the task sleeps ---
+
+    def _expect_request(self) -> None:
+        self.deadline = self._shared.now + IDLE_TIMEOUT
+        if self._client.has_bytes:
+            self._read_request()
+        else:
+            self._client.transport.on_input(self._read_request)
+
+    def _read_request(self) -> None:
+        client, shared = self._client, self._shared
+        try:
+            head = client.take_request()
+        except (BadMessage, ClientGone) as exc:
+            self._fault = exc
+            self._woken.set()
+            return
+        if head is not None:
+            self._is_reading_head = False
+            self.deadline = inf
+            self.exchange = Exchange(shared, client, head, self._peer)
+            self._advance()
+            return
+        if client.has_bytes and not self._is_reading_head:
+            self._is_reading_head = True
+            self.deadline = shared.now + HEADER_TIMEOUT
+        client.transport.on_input(self._read_request)
+
+    def _advance(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None  # noqa: S101 - this is its next step
+        progress = exchange.advance()
+        if progress is Progress.WAITING:
+            assert exchange.connection is not None  # noqa: S101 - it waits for this
+            exchange.connection.transport.on_input(self._advance)
+        elif progress is Progress.STUCK or exchange.is_last:
+            self._woken.set()
+        else:
+            self._end_exchange()
+            self._expect_request()
 
     def _end_exchange(self) -> None:
         self.exchange = None
         if self._shared.waiting:
             self._shared.report_ended()
-
-    # --- While the task sleeps ---
-
-    async def _sleep(self) -> None:
-        """Serve what is ordinary, until something is not."""
-        self._woken = trio.Event()
-        transport = self._client.transport
-        transport.on_input(self._request_arrived)
-        try:
-            await self._woken.wait()
-        except trio.Cancelled:
-            transport.on_input(None)
-            exchange = self.exchange
-            if exchange is not None and not exchange.is_over:
-                if exchange.connection is not None:
-                    exchange.connection.transport.on_input(None)
-                exchange.abandon()
-            raise
-
-    def _request_arrived(self) -> None:
-        head = self._client.take_request()
-        if head is None:
-            self._woken.set()
-        else:
-            self.deadline = inf
-            self.exchange = Exchange(self._shared, self._client, head, self._peer)
-            self._go_on(self.exchange, self.exchange.begin())
-
-    def _answer_arrived(self) -> None:
-        exchange = self.exchange
-        assert exchange is not None  # noqa: S101 - this is its next step
-        self._go_on(exchange, exchange.advance())
-
-    def _go_on(self, exchange: Exchange, progress: Progress) -> None:
-        if progress is Progress.WAITING:
-            assert exchange.connection is not None  # noqa: S101 - it is asked over this
-            exchange.connection.transport.on_input(self._answer_arrived)
-        elif progress is Progress.STUCK or exchange.is_last:
-            self._woken.set()
-        else:
-            self._end_exchange()
-            self.deadline = self._shared.now + IDLE_TIMEOUT
-            self._client.transport.on_input(self._request_arrived)
 
     # --- The end ---
 

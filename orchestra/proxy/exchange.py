@@ -69,15 +69,15 @@ class Exchange:
 
     Attributes:
         is_last: No request can follow over the client's connection.
-        is_over: The client has its answer.
     """
 
     is_last = True
-    is_over = False
+    _is_over = False
     _bytes_out = 0
     _is_stream = False
     _step: Step | Message | None = None
-    _relay: _Relay | None = None
+    _answering: Reply | None = None
+    _fault: UpstreamError | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -93,43 +93,60 @@ class Exchange:
         """The connection to the current upstream, if there is one."""
         return self._asker.connection
 
-    def begin(self) -> Progress:
-        """Carry out the first step if that needs no waiting."""
-        step = self._step = self._first_step()
-        return self._ask_now(step) if isinstance(step, Ask) else Progress.STUCK
-
     def advance(self) -> Progress:
-        """Take what has come from the upstream, and go on with it as long as that needs no waiting."""
-        asker = self._asker
-        if self._relay is not None:
-            return self._passed_on(self._relay.advance())
-        outcome = asker.hear_now()
-        if outcome is None:
+        """Go on as far as that needs no waiting."""
+        if self._is_over:
+            return Progress.OVER
+        try:
+            return self._pass_on() if self._answering is not None else self._next_step()
+        except UpstreamError as exc:
+            self._fault = exc
             return Progress.STUCK
-        step = self._step = self._route.next(outcome)
-        if isinstance(step, Answer) and not step.is_kept:
-            return self._passed_on(self._open(step).send())
-        if asker.reply is not None and asker.reply.body.is_complete:
-            asker.set_aside_now(keep=isinstance(step, Ask) and step.keeps_answer)
-            if isinstance(step, Ask):
-                return self._ask_now(step)
-            if isinstance(step, Answer):
-                return self._passed_on(self._open(step).send())
-        return Progress.STUCK
 
-    def _ask_now(self, step: Ask) -> Progress:
-        is_asked = self._asker.ask_now(self._shared.upstream(step.side))
-        return Progress.WAITING if is_asked else Progress.STUCK
+    def _next_step(self) -> Progress:
+        asker = self._asker
+        if self._step is None:
+            self._step = self._first_step()
+        elif isinstance(self._step, Ask) and asker.is_asked:
+            outcome = asker.hear()
+            if outcome is None:
+                return Progress.STUCK if self._client.unsent else Progress.WAITING
+            self._step = self._route.next(outcome)
+        match self._step:
+            case Ask(side, keeps_answer):
+                is_asked = asker.set_aside_now(keep=keeps_answer) and asker.ask_now(
+                    self._shared.upstream(side)
+                )
+                return Progress.WAITING if is_asked else Progress.STUCK
+            case Answer(reason, is_kept):
+                if is_kept:
+                    asker.set_aside_now(keep=False)
+                self._open(reason, asker.kept if is_kept else asker.reply)
+                return self._sent()
+            case _:
+                return Progress.STUCK
 
-    def _passed_on(self, progress: Progress) -> Progress:
-        if progress is Progress.OVER:
-            self._close_answer()
-            self._finish()
-            self.is_over = True
-        return progress
+    def _pass_on(self) -> Progress:
+        assert self._answering is not None  # noqa: S101 - it was opened
+        if not self._answering.body.is_complete:
+            piece = self._answering.connection.take_more()
+            if piece is None:
+                return Progress.WAITING
+            self._client.write(piece)
+        return self._sent()
+
+    def _sent(self) -> Progress:
+        """A piece of the answer was written."""
+        assert self._answering is not None  # noqa: S101 - it was opened
+        if self._client.unsent or self._asker.reply not in (None, self._answering):
+            return Progress.STUCK
+        if not self._answering.body.is_complete:
+            return Progress.WAITING
+        self._end()
+        return Progress.OVER
 
     async def run(self) -> None:
-        """See it through from where `advance` has brought it, and report it.
+        """See it through from where `advance` got stuck.
 
         Nothing is raised but a cancellation (and mistakes of ours).
         """
@@ -137,9 +154,9 @@ class Exchange:
         try:
             try:
                 if upload is None or upload.look():
-                    await self._follow_route()
+                    await self._go_on()
                 else:
-                    await self._run_with_upload(upload)
+                    await self._go_on_with_upload(upload)
             except (UpstreamError, BadMessage) as exc:
                 await self._explain(exc)
         except ClientGone:
@@ -153,14 +170,13 @@ class Exchange:
             self._give_up()
             raise
         finally:
-            self._asker.close()
-            self._finish()
+            self._end()
 
     def abandon(self) -> None:
         """End it without an answer, while nothing runs it."""
-        self._give_up()
-        self._asker.close()
-        self._finish()
+        if not self._is_over:
+            self._give_up()
+            self._end()
 
     def _give_up(self) -> None:
         self._record.outcome = "upstream-died" if self._shared.is_closing else "client-gone"
@@ -175,13 +191,13 @@ class Exchange:
         del code
         self._asker.end_early()
 
-    async def _run_with_upload(self, upload: Upload) -> None:
-        """Follow the route with a second task at hand, which sends the body while the answer is awaited."""
+    async def _go_on_with_upload(self, upload: Upload) -> None:
+        """Go on with a second task at hand, which sends the body while the answer is awaited."""
         fault: Exception | None = None
         async with trio.open_nursery() as nursery:
             self._asker.nursery = nursery
             try:
-                await self._follow_route()
+                await self._go_on()
             except (ClientGone, UpstreamError, BadMessage, _Reset) as exc:
                 # Out of the nursery, before it wraps it into a group.
                 fault = exc
@@ -190,6 +206,73 @@ class Exchange:
         fault = upload.fault or fault
         if fault is not None:
             raise fault
+
+    async def _go_on(self) -> None:
+        progress = Progress.OVER if self._is_over else Progress.STUCK
+        while progress is not Progress.OVER:
+            if progress is Progress.STUCK:
+                await self._wait_as_needed()
+            elif self.connection is not None:
+                await self.connection.wait()
+            progress = self.advance()
+
+    async def _wait_as_needed(self) -> None:
+        """Do what may have to wait for something else than the upstream's bytes."""
+        asker = self._asker
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            await self._recover(fault)
+        elif self._client.unsent:
+            await self._client.drain()
+        elif self._answering is not None:
+            # Another answer than this one is left over.
+            await asker.discard()
+        else:
+            await self._carry_out(self._step)
+
+    async def _recover(self, fault: UpstreamError) -> None:
+        """Ask again, or let the route decide what follows from the fault."""
+        if self._answering is not None:
+            await self._break_off(self._answering)
+            return
+        try:
+            await self._asker.prepare_again(fault)
+        except UpstreamError as exc:
+            self._step = self._route.next(exc)
+
+    async def _carry_out(self, step: Step | Message | None) -> None:
+        shared, asker, route = self._shared, self._asker, self._route
+        match step:
+            case Ask():
+                kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
+                if kept is not None:
+                    self._step = route.next(kept)
+                    return
+                try:
+                    await asker.ask(shared.upstream(step.side))
+                except UpstreamError as exc:
+                    self._fault = exc
+            case Message():
+                await self._say(step)
+            case Fail():
+                raise step.error
+            case Signal.WAIT:
+                await asker.wait_for_either()
+                may_wait = trio.current_time() < asker.deadline()
+                backend, frontend = shared.backend.gate, shared.frontend.gate
+                self._step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
+            case Signal.UPGRADE:
+                await self._upgrade()
+            case Signal.RESET:
+                raise _Reset
+            case Signal.SAY_OWN:
+                self._record.reason = "orchestra's own path"
+                await self._say(answers.own(self._head))
+            case Answer() | None:
+                # Nothing that has to wait: `advance` does it.
+                pass
+            case _:
+                assert_never(step)
 
     def _first_step(self) -> Step | Message:
         head, shared = self._head, self._shared
@@ -201,49 +284,14 @@ class Exchange:
             return Message(status=508, title="Loop Detected", text=text)
         return self._route.begin(shared.backend.gate.availability, shared.frontend.gate.availability)
 
-    async def _follow_route(self) -> None:
-        """Carry out one step after the other until there is an answer."""
-        shared, asker, route = self._shared, self._asker, self._route
-        step = self._step or self._first_step()
-        while True:
-            match step:
-                case Ask():
-                    kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
-                    step = route.next(kept or await asker.ask(shared.upstream(step.side)))
-                case Answer():
-                    await self._pass_on(self._relay or self._open(step))
-                    if step.is_kept:
-                        await asker.discard()
-                    return
-                case Message():
-                    await self._say(step)
-                    return
-                case Fail():
-                    raise step.error
-                case Signal.WAIT:
-                    await asker.wait_for_either()
-                    may_wait = trio.current_time() < asker.deadline()
-                    backend, frontend = shared.backend.gate, shared.frontend.gate
-                    step = route.begin(backend.availability, frontend.availability, may_wait=may_wait)
-                case Signal.UPGRADE:
-                    await self._upgrade()
-                    return
-                case Signal.RESET:
-                    raise _Reset
-                case Signal.SAY_OWN:
-                    self._record.reason = "orchestra's own path"
-                    await self._say(answers.own(self._head))
-                    return
-                case _:
-                    assert_never(step)
-
     # --- Answering ---
 
-    def _open(self, step: Answer) -> _Relay:
-        reply = self._asker.kept if step.is_kept else self._asker.reply
+    def _open(self, reason: str, reply: Reply | None) -> None:
+        """Begin an answer: write its head, and what is here of its body."""
         assert reply is not None  # noqa: S101 - the route has judged it
         record, head, body = self._record, reply.head, reply.body
-        record.reason, record.upstream = step.reason, reply.upstream.gate.side
+        self._answering = reply
+        record.reason, record.upstream = reason, reply.upstream.gate.side
         record.answered(head.status)
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         if body.is_complete:
@@ -254,26 +302,7 @@ class Exchange:
             self._shared.streams.add(self)
             record.stream_opened("event-stream")
         out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
-        self._relay = _Relay(reply, self._client, out + reply.read)
-        return self._relay
-
-    def _close_answer(self) -> None:
-        assert self._relay is not None  # noqa: S101 - it was opened
-        reply = self._relay.reply
-        self._bytes_out = reply.body.size
-        if reply.body.is_complete:
-            self._asker.release(reply)
-        if self._is_stream:
-            self._shared.streams.discard(self)
-
-    async def _pass_on(self, relay: _Relay) -> None:
-        """See an answer through that was opened."""
-        try:
-            await relay.run()
-        except UpstreamError:
-            await self._break_off(relay.reply)
-        finally:
-            self._close_answer()
+        self._client.write(out + reply.read)
 
     async def _explain(self, error: UpstreamError | BadMessage) -> None:
         """Say why there is no answer, if none has begun."""
@@ -297,6 +326,7 @@ class Exchange:
             self._record.outcome = "upstream-died"
             self.is_last = True
             self._client.abort()
+        self._is_over = True
 
     async def _say(self, message: Message) -> None:
         """Give an answer of our own."""
@@ -308,6 +338,7 @@ class Exchange:
         record.answered(head.status)
         self._bytes_out = len(body)
         await client.send(forwarded_response(head, "orchestra", close=self.is_last) + body)
+        self._is_over = True
 
     # --- WebSockets ---
 
@@ -331,7 +362,7 @@ class Exchange:
         if reply.head.status == 101:
             await self._tunnel(reply, route.kind)
         else:
-            await self._pass_on(self._open(Answer(route.reason)))
+            self._step = Answer(route.reason)
 
     async def _tunnel(self, reply: Reply, kind: StreamKind) -> None:
         client, record = self._client, self._record
@@ -340,77 +371,36 @@ class Exchange:
         client.transport.on_hangup(None)
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)
-        self._finish()
+        self._report()
         tunnel = Tunnel(client, reply.connection)
         self._shared.streams.add(tunnel)
         record.stream_opened(kind)
         try:
             await tunnel.run()
         finally:
+            self._is_over = True
             self._asker.connection = None
             self._shared.streams.discard(tunnel)
             record.stream_closed(
                 kind, code=tunnel.close_code, bytes_in=tunnel.bytes_in, bytes_out=tunnel.bytes_out
             )
 
-    def _finish(self) -> None:
-        asker, record = self._asker, self._record
-        bytes_in = 0 if asker.upload is None else asker.upload.size
-        if record.is_due:
-            record.finished(held=asker.held, bytes_in=bytes_in, bytes_out=self._bytes_out)
+    def _end(self) -> None:
+        """It is over: report it, and give back what it has taken."""
+        asker, record, reply = self._asker, self._record, self._answering
+        self._is_over = True
+        if reply is not None:
+            self._bytes_out = reply.body.size
+            if reply.body.is_complete:
+                asker.release(reply)
+        asker.close()
+        self._report()
         if self._is_stream:
-            record.stream_closed("event-stream", bytes_in=bytes_in, bytes_out=self._bytes_out)
+            self._is_stream = False
+            self._shared.streams.discard(self)
+            record.stream_closed("event-stream", bytes_in=asker.bytes_in, bytes_out=self._bytes_out)
 
-
-class _Relay:
-    """An answer on its way to the client, while it comes.
-
-    Args:
-        data: What is here of it.
-    """
-
-    __slots__ = ("_client", "_data", "_fault", "reply")
-
-    def __init__(self, reply: Reply, client: ClientConnection, data: bytes) -> None:
-        self.reply = reply
-        self._client = client
-        self._data = data
-        self._fault: UpstreamError | None = None
-
-    def send(self) -> Progress:
-        """Send what is here, without waiting."""
-        data = self._data
-        sent = self._client.transport.send_some(data)
-        if sent < len(data):
-            self._data = data[sent:]
-            return Progress.STUCK
-        self._data = b""
-        return Progress.OVER if self.reply.body.is_complete else Progress.WAITING
-
-    def advance(self) -> Progress:
-        """Send what has come since."""
-        try:
-            piece = self.reply.connection.take_more()
-        except UpstreamError as exc:
-            self._fault = exc
-            return Progress.STUCK
-        if piece is None:
-            return Progress.STUCK
-        self._data = piece
-        return self.send()
-
-    async def run(self) -> None:
-        """Send the rest of it.
-
-        Raises:
-            UpstreamError: It is not complete.
-            ClientGone: There is no client any more.
-        """
-        reply, client = self.reply, self._client
-        await client.send(self._data)
-        if self._fault is not None:
-            raise self._fault
-        while not reply.body.is_complete:
-            piece = await reply.connection.more()
-            if piece:
-                await client.send(piece)
+    def _report(self) -> None:
+        if self._record.is_due:
+            asker = self._asker
+            self._record.finished(held=asker.held, bytes_in=asker.bytes_in, bytes_out=self._bytes_out)

@@ -63,18 +63,14 @@ class Transport(Protocol):
         ...
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
-        """Return bytes that are here, without waiting; ``b""`` is the end.
-
-        Returns:
-            ``None`` if there is nothing, or an error, which `receive_some` will raise.
-        """
+        """Return bytes that are here, without waiting: ``None`` if there are none, ``b""`` at the end."""
         ...
 
     async def send_all(self, data: Buffer) -> None:
         """Send everything; waits while the peer does not read (that is the only flow control there is)."""
         ...
 
-    def send_some(self, data: bytes) -> int:
+    def send_some(self, data: Buffer) -> int:
         """Send what there is room for, without waiting; return how much that was."""
         ...
 
@@ -84,6 +80,10 @@ class Transport(Protocol):
 
     def has_input(self) -> bool:
         """Whether a receive would not have to wait: bytes, the end, or an error."""
+        ...
+
+    async def wait_for_input(self) -> None:
+        """Wait until `take_some` has something to say: bytes, the end, or an error."""
         ...
 
     def on_input(self, callback: OnInput | None) -> None:
@@ -114,7 +114,6 @@ class SocketTransport:
     """
 
     __slots__ = (
-        "_fault",
         "_fd",
         "_has_ended",
         "_is_readable",
@@ -135,8 +134,6 @@ class SocketTransport:
         self._size = HEAD_SIZE
         # The poller tells of news only, so what it has told is remembered until it was received.
         self._is_readable = self._has_ended = False
-        # The system tells of an error once.
-        self._fault: OSError | None = None
         self._on_input: OnInput | None = None
         self._on_hangup: OnHangup | None = None
         self._poller = poller
@@ -166,43 +163,33 @@ class SocketTransport:
         """See `Transport.receive_some`."""
         if self._is_readable:
             await trio.lowlevel.checkpoint()
-        while True:
-            if self._fd < 0:
-                raise trio.ClosedResourceError
-            if self._fault is not None:
-                raise self._fault
-            if not self._is_readable:
-                await self._wait_for_input()
-                continue
-            try:
-                return self._receive(min(max_bytes, self._size))
-            except (BlockingIOError, InterruptedError):
-                self._is_readable = False
+        data = self.take_some(max_bytes) if self._is_readable else None
+        while data is None:
+            await self.wait_for_input()
+            data = self.take_some(max_bytes)
+        return data
 
-    async def _wait_for_input(self) -> None:
+    async def wait_for_input(self) -> None:
+        """See `Transport.wait_for_input`."""
         task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._on_input = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._on_input = lambda: trio.lowlevel.reschedule(task)
+        self.on_input(lambda: trio.lowlevel.reschedule(task))
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """See `Transport.take_some`."""
-        if self._fault is not None:
-            return None
+        if self._fd < 0:
+            raise trio.ClosedResourceError
+        size = min(max_bytes, self._size)
         try:
-            return self._receive(min(max_bytes, self._size))
+            data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
             self._is_readable = False
-        except OSError as exc:
-            self._fault = exc
-        return None
-
-    def _receive(self, size: int) -> bytes:
-        data = self._sock.recv(size)
+            return None
         if len(data) < size:
             # All that was there; an end is not told of again.
             self._is_readable = self._has_ended
@@ -213,30 +200,20 @@ class SocketTransport:
 
     async def send_all(self, data: Buffer) -> None:
         """See `Transport.send_all`."""
+        sent = self.send_some(data)
+        if sent < len(data):
+            with memoryview(data) as view:
+                while sent < len(view):
+                    await wait_writable(self._fd)
+                    sent += self.send_some(view[sent:])
+
+    def send_some(self, data: Buffer) -> int:
+        """See `Transport.send_some`."""
         if self._fd < 0:
             raise trio.ClosedResourceError
         try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        if sent < len(data):
-            await self._send_rest(data, sent)
-
-    async def _send_rest(self, data: Buffer, sent: int) -> None:
-        with memoryview(data) as view:
-            while sent < len(view):
-                if self._fd < 0:
-                    raise trio.ClosedResourceError
-                await wait_writable(self._fd)
-                with contextlib.suppress(BlockingIOError, InterruptedError):
-                    sent += self._sock.send(view[sent:])
-
-    def send_some(self, data: bytes) -> int:
-        """See `Transport.send_some`."""
-        try:
             return self._sock.send(data)
-        except OSError:
-            # One that is no passing matter is met again by `send_all`.
+        except (BlockingIOError, InterruptedError):
             return 0
 
     def send_eof(self) -> None:

@@ -102,8 +102,10 @@ class Upload:
         try:
             with sending.scope:
                 while not self._body.is_complete:
-                    await self._client.fill()
-                    piece = self._client.take()
+                    piece = self._client.take_more()
+                    if piece is None:
+                        await self._client.wait()
+                        continue
                     # Noted before it is sent: if it is stopped while sending, nothing is lost.
                     self._keep(piece)
                     self._forget_too_much()

@@ -179,8 +179,9 @@ class _Flow:
     Attributes:
         tap: What its frames show.
         size: Bytes that came.
-        unsent: What the sink has not taken yet.
         is_stuck: Set when something has to be awaited.
+        has_ended: The source sends nothing more.
+        fault: What broke.
     """
 
     def __init__(
@@ -193,34 +194,29 @@ class _Flow:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.unsent = b""
+        self.has_ended = False
+        self.fault: ClientGone | UpstreamGone | None = None
         self.is_stuck = trio.Event()
         self._on_piece = on_piece
 
-    def begin(self) -> None:
-        """Pass on what comes, until something has to be awaited."""
-        self.is_stuck = trio.Event()
-        if self.source.has_bytes:
-            self.pass_on()
-        else:
-            self.source.transport.on_input(self.pass_on)
-
     def pass_on(self) -> None:
-        """Pass on what is here."""
-        data = self.source.take_raw()
-        if data:
-            self.note(data)
-            self.unsent = data[self.sink.transport.send_some(data) :]
-        if data and not self.unsent:
-            self.source.transport.on_input(self.pass_on)
-        else:
+        """Pass on what is here, and what will come, until something has to be awaited."""
+        try:
+            data = self.source.take_raw()
+        except (ClientGone, UpstreamGone) as exc:
+            self.fault = exc
             self.is_stuck.set()
-
-    def note(self, data: bytes) -> None:
-        """Take note of what passes."""
-        self._on_piece()
-        self.size += len(data)
-        self.tap.feed(data)
+            return
+        if data:
+            self._on_piece()
+            self.size += len(data)
+            self.tap.feed(data)
+            self.sink.write(data)
+        self.has_ended = data == b""
+        if self.has_ended or self.sink.unsent:
+            self.is_stuck.set()
+        else:
+            self.source.transport.on_input(self.pass_on)
 
 
 class Tunnel:
@@ -290,29 +286,24 @@ class Tunnel:
                 self._client.abort()
 
     async def _relay(self, flow: _Flow) -> None:
-        source, sink = flow.source, flow.sink
         try:
-            while True:
-                flow.begin()
+            while not flow.has_ended:
+                flow.is_stuck = trio.Event()
+                flow.pass_on()
                 await flow.is_stuck.wait()
-                if not flow.unsent:
-                    # Most often the end or an error, which is raised here.
-                    flow.unsent = await source.receive_raw()
-                    if not flow.unsent:
-                        break
-                    flow.note(flow.unsent)
-                await sink.send(flow.unsent)
-                flow.unsent = b""
+                if flow.fault is not None:
+                    raise flow.fault
+                await flow.sink.drain()
         except ClientGone:
             self._is_client_broken = True
             self._scope.cancel()
         except UpstreamGone:
             self._scope.cancel()
         else:
-            sink.transport.send_eof()
+            flow.sink.transport.send_eof()
             self._one_ends()
         finally:
-            source.transport.on_input(None)
+            flow.source.transport.on_input(None)
 
     def _one_ends(self) -> None:
         self._ended += 1
@@ -324,17 +315,17 @@ class Tunnel:
 
     async def _send_close_frame(self, code: int) -> None:
         try:
-            if not self._up.unsent and self._up.tap.is_at_boundary:
-                await self._upstream.send(FrameProtocol(client=True, extensions=[]).close(code))
+            if not self._upstream.unsent and self._up.tap.is_at_boundary:
+                await self._upstream.send(bytes(FrameProtocol(client=True, extensions=[]).close(code)))
             self._upstream.transport.send_eof()
         except UpstreamGone:
             pass
         try:
-            if not self._down.unsent and self._down.tap.is_at_boundary:
-                await self._client.send(FrameProtocol(client=False, extensions=[]).close(code))
+            if not self._client.unsent and self._down.tap.is_at_boundary:
+                await self._client.send(bytes(FrameProtocol(client=False, extensions=[]).close(code)))
                 # A close with the client's bytes unread would turn into a reset, and the code would be lost.
                 self._client.transport.send_eof()
-                while await self._client.receive_raw():
-                    pass
+                while self._client.take_raw() != b"":
+                    await self._client.wait()
         except ClientGone:
             pass
