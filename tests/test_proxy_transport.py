@@ -86,9 +86,8 @@ async def test_bytes_are_taken_and_sent_without_waiting() -> None:
         client.abort()
         await has_input(server)
         with pytest.raises(ConnectionResetError):
-            while server.take_some():
-                pass
-        with pytest.raises(OSError, match="pipe|reset"):
+            list(iter(server.take_some, b""))
+        with pytest.raises(BrokenPipeError):
             server.send_some(b"x")
         server.close()
         with pytest.raises(trio.ClosedResourceError):

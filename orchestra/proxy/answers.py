@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from orchestra.proxy.forward import host_refusal, is_looping
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.route import Availability, Unavailable, is_for_a_window, is_navigation
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from orchestra.errors import UpstreamError
     from orchestra.proxy.head import Headers, RequestHead
 
-__all__ = ["Message", "explain", "own", "refuse", "render"]
+__all__ = ["Message", "explain", "own", "refusal", "refuse", "render"]
 
 _RETRIED = (502,)
 
@@ -69,6 +70,17 @@ class Message(Struct, frozen=True, kw_only=True):
     hint: str = ""
     tail: tuple[str, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def refusal(head: RequestHead, allowed_hosts: tuple[str, ...]) -> Message | None:
+    """Say why a request gets no further than here, if it does not."""
+    refused = host_refusal(head.host, allowed_hosts)
+    if refused is not None:
+        return Message(status=403, title="Host not allowed", text=f"{refused}.")
+    if b"via" in head.values and is_looping(head):
+        text = "The request has come through here again and again: an upstream sends it back."
+        return Message(status=508, title="Loop Detected", text=text)
+    return None
 
 
 def refuse(fault: BadMessage) -> Message:

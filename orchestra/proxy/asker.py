@@ -64,7 +64,6 @@ class Asker:
 
     Attributes:
         upload: The request's body; ``None`` without one.
-        nursery: For the task that sends a body which is still on its way.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
@@ -80,7 +79,6 @@ class Asker:
     was_ended_early = False
     is_upgrade = False
     upload: Upload | None = None
-    nursery: trio.Nursery | None = None
     _upstream: Upstream | None = None
     _forwarded = b""
     _deadline: float | None = None
@@ -207,8 +205,7 @@ class Asker:
             # It may have refused the body, and have said so before it closed.
             upload.is_sent = False
         else:
-            if self.nursery is not None and not upload.is_complete:
-                upload.go_on(self.nursery, connection)
+            upload.go_on(connection)
 
     async def shake_hands(self, upstream: Upstream) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection."""

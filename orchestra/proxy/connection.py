@@ -186,6 +186,7 @@ class _Connection:
 
     def abort(self) -> None:
         """Close the connection so that the peer sees an error, and takes nothing for complete."""
+        self.unsent = b""
         self.transport.abort()
 
 

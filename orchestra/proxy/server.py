@@ -224,7 +224,7 @@ class Proxy:
         """Close all streams, or those of a child of a process that is not asked any more."""
         for stream in tuple(self._shared.streams):
             if process is None or self._is_of_former(process, stream.connection):
-                stream.close(code)
+                stream.end_early(code)
 
     def _is_of_former(self, process: str, connection: UpstreamConnection | None) -> bool:
         if connection is None or connection.process != process:

@@ -34,7 +34,7 @@ class Stream(Protocol):
         """To its upstream."""
         ...
 
-    def close(self, code: int) -> None:
+    def end_early(self, code: int) -> None:
         """End it; WebSockets say `code`."""
         ...
 

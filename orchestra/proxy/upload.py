@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import ClientGone, UpstreamGone
 from orchestra.proxy.head import BadMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
 
 __all__ = ["Upload"]
@@ -34,10 +37,7 @@ class Upload:
 
     Attributes:
         is_sent: All of it was sent to the upstream that was begun with last.
-        fault: Why it will never be complete.
     """
-
-    __slots__ = ("_body", "_client", "_has_begun", "_kept", "_limit", "_sending", "fault", "is_sent")
 
     def __init__(self, client: ClientConnection, limit: int) -> None:
         self._client = client
@@ -47,7 +47,8 @@ class Upload:
         self._has_begun = False
         self._sending: _Sending | None = None
         self.is_sent = False
-        self.fault: ClientGone | BadMessage | None = None
+        self._fault: ClientGone | BadMessage | None = None
+        self._nursery: trio.Nursery | None = None
 
     @property
     def size(self) -> int:
@@ -81,14 +82,31 @@ class Upload:
         self._forget_too_much()
         return kept
 
-    def go_on(self, nursery: trio.Nursery, upstream: UpstreamConnection) -> None:
-        """Send the rest as it comes, after `begin`, in a task.
+    async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` with a second task at hand, which sends the rest of the body meanwhile (`go_on`).
 
-        That the upstream stops reading is its answer's business. If the body turns out never to be complete,
-        `fault` says so, and everything in `nursery` is cancelled.
+        Raises:
+            ClientGone: The body will never be complete.
+            BadMessage: It is not framed as its head said.
         """
-        self._sending = _Sending()
-        nursery.start_soon(self._send_rest, nursery, upstream, self._sending)
+        fault: Exception | None = None
+        async with trio.open_nursery() as self._nursery:
+            try:
+                await work()
+            except (ClientGone, UpstreamError, BadMessage) as exc:
+                # Out of the nursery, before it wraps it into a group.
+                fault = exc
+            self._nursery.cancel_scope.cancel()
+        self._nursery = None
+        fault = self._fault or fault
+        if fault is not None:
+            raise fault
+
+    def go_on(self, upstream: UpstreamConnection) -> None:
+        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer will say why."""
+        if self._nursery is not None and not self.is_complete:
+            self._sending = _Sending()
+            self._nursery.start_soon(self._send_rest, self._nursery, upstream, self._sending)
 
     async def stop(self) -> None:
         """Stop sending; another upstream may follow."""
@@ -115,7 +133,7 @@ class Upload:
         except UpstreamGone:
             pass
         except (ClientGone, BadMessage) as exc:
-            self.fault = exc
+            self._fault = exc
             nursery.cancel_scope.cancel()
         finally:
             sending.has_ended.set()

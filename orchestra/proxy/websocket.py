@@ -30,9 +30,11 @@ from orchestra.proxy.route import Availability
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestra.events import StreamKind
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.record import Record
     from orchestra.proxy.route import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
@@ -237,33 +239,26 @@ class Tunnel:
         self._is_client_broken = False
         self._scope = trio.CancelScope()
 
-    @property
-    def bytes_in(self) -> int:
-        """Bytes that came from the client."""
-        return self._up.size
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes that came from the upstream."""
-        return self._down.size
-
-    @property
-    def close_code(self) -> int | None:
-        """The close code that was seen first, or sent by us; ``None`` if there was none."""
-        seen = self._up.tap.close_code or self._down.tap.close_code
-        return seen if seen is not None else self._close_code
-
-    def close(self, code: int) -> None:
+    def end_early(self, code: int) -> None:
         """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
         if self._close_code is None:
             self._close_code = code
             self._scope.cancel()
 
-    async def run(self) -> None:
-        """Relay until both sides have ended, one is gone, or `close` is called; then both are closed.
+    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
+        """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
+        shared.streams.add(self)
+        record.stream_opened(kind)
+        try:
+            await self._run()
+        finally:
+            shared.streams.discard(self)
+            # The code that was seen first, or sent by us.
+            code = self._up.tap.close_code or self._down.tap.close_code or self._close_code
+            record.stream_closed(kind, code=code, bytes_in=self._up.size, bytes_out=self._down.size)
 
-        An upstream sees an error only if the client's connection broke: some servers do not outlive one.
-        """
+    async def _run(self) -> None:
+        # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
         is_whole = False
         try:
             with self._scope:
