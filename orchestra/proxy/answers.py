@@ -80,27 +80,23 @@ def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
     """Say why there is no answer: in a word for the dashboard, and to the client."""
     if isinstance(error, BadMessage):
         return "bad request", refuse(error)
+    reason = "no valid answer"
+    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
+    tail: tuple[str, ...] = ()
     if isinstance(error, Unavailable):
         state = "ready" if error.availability is Availability.HOLD else "there"
-        message = Message(
-            status=error.status_hint,
-            title=f"The {error.side} is not {state}",
-            text=f"{error}.",
-            tail=error.tail,
-        )
-        return f"{error.side} not {state}", message
-    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
-    message = Message(status=error.status_hint, title=title, text=f"{error}.", hint=error.hint)
-    return "no valid answer", message
+        reason, tail = f"{error.side} not {state}", error.tail
+        title = f"The {error.side} is not {state}"
+    text = f"{error}."
+    return reason, Message(status=error.status_hint, title=title, text=text, hint=error.hint, tail=tail)
 
 
 def own(head: RequestHead) -> Message:
     """Answer a request under our own paths."""
     if head.target == b"*":
         return Message(status=200, title="orchestra", text="All methods but CONNECT.")
-    return Message(
-        status=404, title="Not found", text=f"orchestra has nothing at {head.path.decode('ascii')}."
-    )
+    text = f"orchestra has nothing at {head.path.decode('ascii')}."
+    return Message(status=404, title="Not found", text=text)
 
 
 def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, bytes]:

@@ -187,9 +187,10 @@ def forwarded_response(
     return b"\r\n".join(lines)
 
 
-def forwarded_trailers(trailers: Headers) -> Headers:
+def forwarded_trailers(trailers: Headers, dropped: frozenset[bytes] = frozenset()) -> Headers:
     """Return the trailer fields that may pass: nothing that frames, routes or authorises (RFC 9110 6.5.1)."""
-    return [(name, value) for name, value in trailers if name.lower() not in _FORBIDDEN_TRAILERS]
+    dropped |= _FORBIDDEN_TRAILERS
+    return [(name, value) for name, value in trailers if name.lower() not in dropped]
 
 
 def is_looping(head: RequestHead) -> bool:

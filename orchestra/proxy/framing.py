@@ -116,10 +116,9 @@ class ClosingBody(Body):
 
 
 class _At(Enum):
-    """What comes next."""
+    """What comes next, after the data of the present chunk."""
 
     SIZE = auto()
-    DATA = auto()
     DATA_END = auto()
     TRAILER = auto()
 
@@ -158,13 +157,11 @@ class ChunkedBody(Body):
         start = position = 0
         end = len(data)
         while position < end:
-            if self._at is _At.DATA:
+            if self._left:
                 step = min(self._left, end - position)
                 position += step
                 self.size += step
                 self._left -= step
-                if not self._left:
-                    self._at = _At.DATA_END
                 continue
             line_end = data.find(b"\n", position) + 1
             if (line_end or end) - position + self._trailer_size > self._max_line:
@@ -183,7 +180,7 @@ class ChunkedBody(Body):
                 self.rest = data[position:]
                 break
         self._held = b"" if self.is_complete else data[position:]
-        self.is_at_boundary = self._at is _At.SIZE or self._at is _At.TRAILER
+        self.is_at_boundary = self._at is not _At.DATA_END
         if not start and position == end:
             return data
         passed.append(data[start:position])
@@ -197,7 +194,7 @@ class ChunkedBody(Body):
                 if found is None:
                     raise BadMessage("illegal size of a chunk")
                 self._left = int(found[1], 16)
-                self._at = _At.DATA if self._left else _At.TRAILER
+                self._at = _At.DATA_END if self._left else _At.TRAILER
                 if not self._left or not self.has_chunks:
                     # The last chunk passes together with the trailers.
                     return b""
@@ -218,9 +215,7 @@ class ChunkedBody(Body):
         self.is_complete = True
         if not self.has_chunks:
             return b""
-        kept = [
-            field for field in forwarded_trailers(self._trailers) if field[0].lower() not in self._dropped
-        ]
+        kept = forwarded_trailers(self._trailers, self._dropped)
         return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in kept), b"\r\n"])
 
 
