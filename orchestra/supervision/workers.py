@@ -89,11 +89,6 @@ class Workers:
         """The lives of the processes that have ended by themselves, for good, in that order."""
         return tuple(self._ended.values())
 
-    @property
-    def are_all_completed(self) -> bool:
-        """Whether each process has ended by itself."""
-        return len(self._ended) == len(self.by_name)
-
     def to_start(self, name: str) -> Worker:
         """Give the worker of a process that is to be started; refuse that if the run is over."""
         worker = self.by_name[name]
