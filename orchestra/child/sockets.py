@@ -48,6 +48,8 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # Where `node --inspect` listens: it answers HTTP, but it is no web server.
 _DEBUGGER_PORTS = frozenset({9229})
+# Connections that wait to be accepted, as a browser opens many at once.
+_BACKLOG = 1024
 # The machine does not have the address, or not even its family.
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -112,7 +114,7 @@ def is_free(port: int) -> bool:
     """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
     for host in LOOPBACK:
         try:
-            _listen(host, port).close()
+            _bound(host, port).close()
         except OSError as exc:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
@@ -124,7 +126,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
     if wanted is not None and wanted != besides and is_free(wanted):
         return wanted
     while True:
-        with _listen(LOOPBACK[0], 0) as trial:
+        with _bound(LOOPBACK[0], 0) as trial:
             port = int(trial.getsockname()[1])
         if port != besides and is_free(port):
             return port
@@ -145,18 +147,17 @@ def bind(host: str, port: int) -> list[socket.socket]:
         ConfigError: The port is taken (it says by what), not allowed, or the address is not ours.
     """
     listeners: list[socket.socket] = []
-    try:
-        listeners.append(_listen(host, port))
-        if host == "127.0.0.1":
-            port = listeners[0].getsockname()[1]
-            host = "::1"
-            listeners.append(_listen(host, port))
-    except OSError as exc:
-        if exc.errno in _NO_SUCH_ADDRESS and listeners:
-            return listeners
-        for listener in listeners:
-            listener.close()
-        raise _cannot_listen(host, port, exc) from exc
+    for each in LOOPBACK if host == LOOPBACK[0] else (host,):
+        try:
+            listeners.append(_bound(each, port))
+            listeners[-1].listen(_BACKLOG)
+        except OSError as exc:
+            if exc.errno in _NO_SUCH_ADDRESS and listeners:
+                break
+            for listener in listeners:
+                listener.close()
+            raise _cannot_listen(each, port, exc) from exc
+        port = listeners[0].getsockname()[1]
     return listeners
 
 
@@ -179,7 +180,7 @@ class SocketScanner:
         return newest
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -192,7 +193,6 @@ def _listen(host: str, port: int) -> socket.socket:
                     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)
         listener.setblocking(False)
     except OSError:
         listener.close()
