@@ -395,9 +395,10 @@ class Supervisor:
 
     def _conclude(self) -> None:
         """Emit how the run has ended."""
-        exit_code, reason = run_result(self.plan.exit_on, self._workers.ended)
+        ended = self._workers.ended
+        exit_code, reason = run_result(self.plan.exit_on, ended)
         if not reason:
-            reason = "all completed" if self._workers.are_all_completed else "cancelled"
+            reason = "all completed" if len(ended) == len(self.plan.processes) else "cancelled"
         self.ended = self._bus.emit(
             RunEnded(
                 exit_code=exit_code if self._exit_code is None else self._exit_code,

@@ -29,6 +29,7 @@ from orchestra.supervision.lifecycle import (
     SpawnFailed,
     StartRequested,
     StopRequested,
+    Stuck,
     TakenOver,
     culprit,
     run_result,
@@ -78,6 +79,7 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
     assert lived(plan, DependenciesMet(), Installed())[1] is Order.SPAWN
     life, order = lived(plan, DependenciesMet(), Installed("npm ci: exit code 1"))
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
+    assert life.ended_before_ready
 
 
 @pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
@@ -172,6 +174,7 @@ FACTS: list[Fact] = [
     NoAnswer("no answer"),
     Reloading("app.py has changed"),
     Broken("SyntaxError: invalid syntax"),
+    Stuck(),
     TakenOver(1.0),
     StopRequested(),
     StartRequested(),
@@ -299,6 +302,15 @@ def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None
     assert (life.is_alive, life.was_ready, life.ready_after) == (True, False, None)
     life, _ = step(life, Ready(), 9)
     assert (life.state, life.reason, life.was_ready, life.ready_after) == (State.READY, "", True, 7)
+
+
+def test_a_server_that_is_stuck_is_restarted_unless_it_is_being_stopped() -> None:
+    reloading = (DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"))
+    for plan in (SERVER, replace(SERVER, restart_mode="overlap")):
+        life, order = lived(plan, *reloading, Stuck())
+        assert (life.state, order, life.starts_after_stop) == (State.STOPPING, Order.STOP, True)
+    life, _ = lived(SERVER, *reloading, StopRequested())
+    assert step(life, Stuck(), 9) == (life, None)
 
 
 def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:

@@ -8,9 +8,9 @@ Strategy. The *long way* is the judge: our rules, which are stricter than h11's,
 30 us, so ordinary heads take the *short way*: a header line that was seen before is looked up, a new one is
 judged by one regular expression, which accepts only what both judges accept. Of a line only its lower-case
 name and its value are remembered. What frames, routes or forwards a message is judged for each message. A
-head that is in any way unusual (a line with other blanks than one after the colon, a field that is repeated,
-an unknown method, HTTP/1.0) takes the long way. `tests/test_proxy_head.py` shows that both come to the same
-verdict.
+head that is in any way unusual (a line with other blanks than one after the colon, a request with a repeated
+field, an unknown method or reason phrase, HTTP/1.0) takes the long way. `tests/test_proxy_head.py` shows that
+both come to the same verdict.
 
 Not here: input and output, bodies (`framing`), what is passed on (`forward`), which upstream is asked
 (`route`).

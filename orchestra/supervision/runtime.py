@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 from msgspec import Struct
+from trio.lowlevel import ParkingLot
 
 from orchestra.child import probe, sockets, table
 from orchestra.child.families import Families
@@ -113,6 +114,7 @@ class Run:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
         ending: Is set when the run is to end.
+        changes: Waits for the next change of a process, or the end of the run.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
@@ -137,6 +139,7 @@ class Run:
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
         self.ending = trio.Event()
+        self.changes = ParkingLot()
         self.guard: Guard | None = None
         self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)

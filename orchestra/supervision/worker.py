@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 from msgspec import structs
-from trio.lowlevel import ParkingLot
 
 from orchestra.config.plan import Role
 from orchestra.errors import StartError
@@ -97,7 +96,6 @@ class Worker:
         self._on_change = on_change
         self._handover = Handover(plan, run, on_output=self.output.write, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
-        self._changes = ParkingLot()
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
     def __repr__(self) -> str:
@@ -163,7 +161,7 @@ class Worker:
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
             self._on_change(self, before)
-            self._changes.unpark_all()
+            self._run.changes.unpark_all()
             self.look_at_dependencies()
             for each in self.dependents:
                 each.look_at_dependencies()
@@ -238,17 +236,12 @@ class Worker:
             case _:
                 pass
 
-    def close(self) -> None:
-        """End what is left when the run is over: nothing is going to change any more."""
-        self.output.close()
-        self._changes.unpark_all()
-
     # --- What can be asked ---
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so, looking at each change of the process; or until the run is over."""
+        """Wait until something is so, looking at each change of a process; or until the run is over."""
         while not is_so() and self._run.phase is not Phase.OVER:
-            await self._changes.park()
+            await self._run.changes.park()
         await trio.lowlevel.checkpoint()
 
     def is_up(self) -> bool:

@@ -89,11 +89,6 @@ class Workers:
         """The lives of the processes that have ended by themselves, for good, in that order."""
         return tuple(self._ended.values())
 
-    @property
-    def are_all_completed(self) -> bool:
-        """Whether each process has ended by itself."""
-        return len(self._ended) == len(self.by_name)
-
     def to_start(self, name: str) -> Worker:
         """Give the worker of a process that is to be started; refuse that if the run is over."""
         worker = self.by_name[name]
@@ -104,25 +99,17 @@ class Workers:
     async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
         workers = [self.by_name[name] for name in (self.by_name if names is None else names)]
-        errors: list[StartError] = []
+        late = workers
+        await trio.lowlevel.checkpoint()
         with trio.move_on_after(timeout):
-            async with trio.open_nursery() as nursery:
-
-                async def wait(worker: Worker) -> None:
-                    try:
-                        await worker.until(worker.is_up)
-                    except StartError as exc:
-                        errors.append(exc)
-                        nursery.cancel_scope.cancel()  # one that takes its time does not hide it
-
-                for worker in workers:
-                    nursery.start_soon(wait, worker)
-            if errors:
-                raise errors[0]
+            # All are looked at: one that takes its time must not hide one that has failed.
+            while late := [each for each in workers if not each.is_up()]:
+                if self._run.phase is Phase.OVER:
+                    break
+                await self._run.changes.park()
             return
-        late = next(worker for worker in workers if not worker.is_up())
-        text = f"is not ready after {timeout:g} s: {late.missing()}"
-        raise StartError(late.life.plan.name, text, tail=late.output.tail)
+        text = f"is not ready after {timeout:g} s: {late[0].missing()}"
+        raise StartError(late[0].life.plan.name, text, tail=late[0].output.tail)
 
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""
@@ -145,7 +132,8 @@ class Workers:
             run.phase = Phase.OVER
             self.over.set()
             for worker in self.by_name.values():
-                worker.close()
+                worker.output.close()
+            run.changes.unpark_all()
 
     async def stop(self) -> None:
         """Stop all processes, in order, and wait until none is left."""
