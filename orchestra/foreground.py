@@ -139,14 +139,14 @@ async def _write(  # noqa: ASYNC128 - handed on
     except OrchestraError:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await supervisor.until_stopping()  # noqa: ASYNC120 - then it ends anyway
-        if not supervisor.is_stopping:
+            await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
+        if not supervisor.ending.is_set():
             raise
 
 
 async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
     """When the run is to end, do not wait for a reader that has stopped reading."""
-    await supervisor.until_stopping()
+    await supervisor.ending.wait()
     writer.expect_end()
 
 
@@ -163,7 +163,7 @@ async def _obey(
                 if window is not None:
                     window.resize(*_room_for_output(supervisor.plan))
                 continue
-            if supervisor.is_stopping or number == signal.SIGQUIT:
+            if supervisor.ending.is_set() or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:
                     writer.give_up()

@@ -31,7 +31,6 @@ from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChan
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.workers import Workers
 from orchestra.version import __version__
 
@@ -44,9 +43,7 @@ if TYPE_CHECKING:
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
-    from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
-    from orchestra.supervision.roles import Side
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
@@ -149,7 +146,7 @@ class Supervisor:
         ConfigError: The plan cannot work: a dependency that it does not have, a cycle, an invalid check.
 
     Attributes:
-        url: The one address; ``None`` without a proxy, or before `run` has bound it.
+        ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
     """
 
@@ -164,24 +161,25 @@ class Supervisor:
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
         self.plan = plan
-        self.url: str | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
-        self._shared = Run(runtime, self._bus, sinks=sinks, window=window, before_stop=self._before_stop)
-        self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open, on_change=self._look_at_change)
-        if plan.proxy is not None and UNDECIDED in (plan.proxy.backend, plan.proxy.frontend):
-            self._shared.roles = RunTimeRoles(plan, self._workers.by_name.values(), self._tell_upstream)
-        self._proxy: Proxy | None = None
+        self._shared = Run(runtime, self._bus, sinks=sinks, window=window)
+        self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open)
+        self.ending = self._shared.ending
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
+        self._news = ParkingLot()  # of readers of events
         self._exit_code: int | None = None
         self._reason = ""
-        self._clashing: set[str] = set()
-        self._news = ParkingLot()  # of readers of events
 
     def __repr__(self) -> str:
         return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
+
+    @property
+    def url(self) -> str | None:
+        """The one address; ``None`` without a proxy, or before `run` has bound it."""
+        return self._shared.url
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.
@@ -211,7 +209,7 @@ class Supervisor:
             try:
                 await self._stopped.wait()
             finally:
-                self._shared.ending.set()
+                self.ending.set()
                 shield.deadline = trio.current_time() + 2 * longest + _GRACE
 
     async def stop(
@@ -235,11 +233,11 @@ class Supervisor:
             worker = self._workers.by_name[name]
             worker.stop()
             # Not until it has ended: it may be started again at once.
-            await worker.until(lambda: worker.life.state is not State.STOPPING)
+            await self._shared.until(lambda: worker.life.state is not State.STOPPING)
             return
-        if not self._shared.ending.is_set() or (exit_code and not self._exit_code):
+        if not self.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
-            self._shared.ending.set()
+            self.ending.set()
         if self._shared.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
@@ -251,7 +249,7 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        self._workers.to_start(name).start()
+        self._workers.by_name[name].start()
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again; wait until the old one is gone.
@@ -263,9 +261,9 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        worker = self._workers.to_start(name)
+        worker = self._workers.by_name[name]
         worker.restart()
-        await worker.until(lambda: worker.life.state is not State.STOPPING)
+        await self._shared.until(lambda: worker.life.state is not State.STOPPING)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
@@ -277,7 +275,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
-        self._shared.ending.set()
+        self.ending.set()
         self._workers.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
@@ -308,22 +306,33 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        return _read(self._bus, self._news, self._stopped, limit)
+        waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+        lost = 0
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run has been asked to end."""
-        return self._shared.ending.is_set()
+        def take(event: Event) -> None:
+            nonlocal lost
+            lost += len(waiting) == limit
+            waiting.append(event)
+            self._news.unpark_all()
 
-    async def until_stopping(self) -> None:
-        """Wait until the run is asked to end."""
-        await self._shared.ending.wait()
+        unsubscribe = self._bus.subscribe(take)
+        try:
+            while waiting or not self._stopped.is_set():
+                if not waiting:
+                    await self._news.park()
+                    continue
+                if lost:
+                    text, lost = f"{lost} events were lost: they were not read in time", 0
+                    yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
+                yield waiting.popleft()
+        finally:
+            unsubscribe()
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Have the guardian restore a terminal's own screen if we are killed.
@@ -337,7 +346,7 @@ class Supervisor:
     # --- From start to stop ---
 
     async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
-        plan = self.plan.proxy
+        plan, proxy = self.plan.proxy, None
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
@@ -345,15 +354,18 @@ class Supervisor:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                self._proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
-                self._bus.subscribe(self._proxy.observe, StateChanged)
-                await nursery.start(self._proxy.run)
+                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                self._bus.subscribe(proxy.observe, StateChanged)
+                self._shared.before_stop = proxy.before_stop
+                if UNDECIDED in (plan.backend, plan.frontend):
+                    self._shared.roles = RunTimeRoles(self.plan, self._workers.by_name.values(), proxy.decide)
+                await nursery.start(proxy.run)
             await nursery.start(self._workers.run)
             task_status.started(self)
-            await self._shared.ending.wait()
-            if self._proxy is not None:
+            await self.ending.wait()
+            if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
-                    await self._proxy.close()
+                    await proxy.close()
             await self._workers.stop()
             nursery.cancel_scope.cancel()
         self._conclude()
@@ -363,7 +375,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self.url = Address(plan.proxy.host, port).url
+            self._shared.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -376,22 +388,6 @@ class Supervisor:
         )
         for code, note in _opening_notes(plan, self.url, port):
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
-
-    def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
-        if self._proxy is not None:
-            self._proxy.decide(side, upstream, reason=reason)
-
-    async def _before_stop(self, process: str) -> None:
-        if self._proxy is not None:
-            await self._proxy.before_stop(process)
-
-    def _look_at_change(self, event: StateChanged) -> None:
-        """Notice a process that wants a port that is taken."""
-        if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
-            planned = self._workers.by_name[event.process].life.plan.port
-            if clash := port_clash(event.last_lines, own=self.url, planned=planned):
-                self._clashing.add(event.process)
-                self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
 
     def _conclude(self) -> None:
         """Emit how the run has ended."""
@@ -411,31 +407,6 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
-
-
-async def _read(bus: Bus, news: ParkingLot, is_over: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
-    """Give all events until the run is over; `news` is unparked then."""
-    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
-    lost = 0
-
-    def take(event: Event) -> None:
-        nonlocal lost
-        lost += len(waiting) == limit
-        waiting.append(event)
-        news.unpark_all()
-
-    unsubscribe = bus.subscribe(take)
-    try:
-        while waiting or not is_over.is_set():
-            if not waiting:
-                await news.park()
-                continue
-            if lost:
-                text, lost = f"{lost} events were lost: they were not read in time", 0
-                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
-            yield waiting.popleft()
-    finally:
-        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -281,12 +281,13 @@ async def running_workers(
     """
     bus = Bus(clock=trio_clock)
     recorder = Recorder(bus)
-    run = Run(world.runtime(), bus, before_stop=before_stop)
+    run = Run(world.runtime(), bus)
+    run.before_stop = before_stop
     plan = Plan(processes=plans, proxy=proxy)
     workers = Workers(plan, run)
     run.phase = Phase.RUNNING
 
-    def decide(side: str, upstream: UpstreamPlan, _reason: str) -> None:
+    def decide(side: str, upstream: UpstreamPlan, *, reason: str) -> None:
         if decided is not None:
             decided.append((side, upstream.name if isinstance(upstream, FromProcess) else upstream))
 

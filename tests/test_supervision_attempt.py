@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
@@ -200,13 +201,13 @@ async def test_a_process_is_drained_before_it_is_stopped(
     world.programs["serve"] = serves
     async with running_workers(world, API, before_stop=drain) as (workers, recorder):
         worker = workers.by_name["api"]
-        await worker.until(worker.is_up)
+        await workers.wait_ready(["api"], inf)
         worker.restart()
         stopping = await recorder.until_state("api", State.STOPPING)
         waiting = await recorder.until_state("api", State.WAITING, restarts=1)
         assert waiting.at - stopping.at == pytest.approx(1)
         worker.restart()  # it is being spawned
-        await worker.until(worker.is_up)
+        await workers.wait_ready(["api"], inf)
         assert told == [("api", True)]
         worker.stop()
         await recorder.until(type(stopping), lambda event: event.state is State.STOPPED)

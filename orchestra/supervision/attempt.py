@@ -14,17 +14,18 @@ Not here: states and what follows from them (`lifecycle`), other children (`hand
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
 from orchestra.supervision.lifecycle import (
     Broken,
     Ended,
+    Late,
     NoAnswer,
     Ready,
     Reloading,
@@ -38,10 +39,10 @@ from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Sy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
     from orchestra.config.plan import Address, ProcessPlan
-    from orchestra.events import StreamName
+    from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.runtime import Run
 
@@ -75,7 +76,7 @@ class Attempt(Stoppable):
         run: The run that it belongs to.
         env: The child's environment.
         port: What its ``PORT`` says.
-        on_output: Awaited with what it writes.
+        output: Takes what it writes.
         on_fact: Called with each fact about it, but its end.
 
     Attributes:
@@ -91,7 +92,7 @@ class Attempt(Stoppable):
         *,
         env: Mapping[str, str],
         port: int | None,
-        on_output: OnOutput,
+        output: ProcessOutput,
         on_fact: OnFact,
     ) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class Attempt(Stoppable):
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._run = run
         self._env = env
-        self._on_output = on_output
+        self._output = output
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self._readiness = self._new_readiness()
@@ -112,12 +113,27 @@ class Attempt(Stoppable):
         self._served_at: Address | None = None
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
+        self._nursery: trio.Nursery  # there while there is a child; its tasks end with that
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
 
-    async def kill_after(self, seconds: float) -> None:
-        """Kill the child if it has not ended by then."""
+    def retire(self, limit: float) -> None:
+        """Stop the child when no client is served by it any more, after `limit` seconds at most."""
+        if self.child is None:
+            self.stop()
+        else:
+            self._nursery.start_soon(self._drain_and_stop, limit)
+
+    async def _drain_and_stop(self, limit: float) -> None:
+        await self._run.drain(self.plan.name, limit)
+        self.stop()
+
+    def kill_after(self, seconds: float) -> None:
+        """Kill the child if it has not ended by then. Does not wait."""
+        self._nursery.start_soon(self._kill_after, seconds)
+
+    async def _kill_after(self, seconds: float) -> None:
         await trio.sleep(seconds)
         self.kill()
 
@@ -134,24 +150,13 @@ class Attempt(Stoppable):
         if self.is_ending:
             return
         plan = self.plan
-        async with trio.open_nursery() as nursery:
-
-            def spawned(child: Child) -> None:
-                self.spawned_at = trio.current_time()
-                self._on_fact(self, Spawned())
-                if self.is_ending:
-                    return
-                if plan.ready is not None:
-                    nursery.start_soon(self._attend, child.pid)
-                elif plan.on_ready is not None:
-                    nursery.start_soon(self._run_on_ready, plan.on_ready)
-
+        async with trio.open_nursery() as self._nursery:
             try:
                 how = await self.run_child(
                     self._run,
                     plan.command,
-                    on_spawn=spawned,
-                    on_output=self._see,
+                    on_spawn=self._spawned,
+                    on_output=partial(self._output.write, see=self._see),
                     cwd=plan.cwd,
                     env=self._env,
                     stop_timeout=plan.stop_timeout,
@@ -163,7 +168,18 @@ class Attempt(Stoppable):
                 self.end = SpawnFailed(exc.message)
             finally:
                 self.listening = None
-            nursery.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
+
+    def _spawned(self, child: Child) -> None:
+        self.spawned_at = trio.current_time()
+        self._output.begin_child()
+        self._on_fact(self, Spawned())
+        if self.is_ending:
+            return
+        if self.plan.ready is not None:
+            self._nursery.start_soon(self._attend, child.pid)
+        elif self.plan.on_ready is not None:
+            self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
     def _window(self) -> Window | None:
         match self.plan.pty:
@@ -174,16 +190,14 @@ class Attempt(Stoppable):
             case False:
                 return None
 
-    async def _see(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
-        """Take note of what it wrote, and pass it on."""
-        plain = [without_colours(line) for line in lines]
-        self._readiness.see([*plain, without_colours(partial)] if partial else plain)
-        self._symptoms.keep(plain)
+    def _see(self, lines: Sequence[str], unfinished: str) -> None:
+        """Take note of what it wrote."""
+        self._readiness.see([*lines, unfinished] if unfinished else lines)
+        self._symptoms.keep(lines)
         if self._may_reload:
-            for line in plain:
+            for line in lines:
                 if self._symptoms.see(line, trio.current_time()):
                     self._begin_reload(line.strip(), was_announced=True)
-        await self._on_output(stream, lines, partial)
 
     @property
     def _may_reload(self) -> bool:
@@ -210,8 +224,7 @@ class Attempt(Stoppable):
         """Wait until it is ready; report that, or why it is not going to be."""
         readiness = self._readiness
         async with trio.open_nursery() as nursery:
-            if self.plan.is_awaited:
-                nursery.start_soon(self._warn_in_time, readiness)
+            nursery.start_soon(self._tell_when_late, readiness)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
@@ -312,10 +325,10 @@ class Attempt(Stoppable):
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
-    async def _warn_in_time(self, readiness: Readiness) -> None:
+    async def _tell_when_late(self, readiness: Readiness) -> None:
         await trio.sleep(self.plan.ready_timeout)
         text = f"not ready after {self.plan.ready_timeout:g} s: {readiness.in_words()}"
-        self._run.bus.notice("not-ready", text, process=self.plan.name)
+        self._on_fact(self, Late(text))
 
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
@@ -326,7 +339,7 @@ class Attempt(Stoppable):
                 cwd=self.plan.cwd,
                 # Marks of its own: what it has started must not be taken for the child's family.
                 env={**self._env, **url, "ORCHESTRA_PROCESS": f"{self.plan.name}:on_ready"},
-                on_output=self._on_output,
+                on_output=self._output.write,
                 stop_timeout=0.0,
             )
             error = "" if how.code == 0 else str(how)

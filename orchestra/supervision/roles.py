@@ -13,7 +13,7 @@ Not here: the rule (`config/roles`), the question that a socket is asked (`inqui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
@@ -22,7 +22,7 @@ from orchestra.config.plan import UNDECIDED, Role, base_name
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from orchestra.config.plan import Address, Plan, UpstreamPlan
     from orchestra.supervision.runtime import Run
@@ -36,18 +36,22 @@ _SETTLE_TIME = 0.5
 Side = Literal["backend", "frontend"]
 
 
+class Tell(Protocol):
+    """Is told of an upstream that was left open, once it is decided; as `Proxy.decide`."""
+
+    def __call__(self, side: Side, upstream: UpstreamPlan, *, reason: str) -> object: ...
+
+
 class RunTimeRoles:
     """Decides the roles that the plan has left open.
 
     Args:
         plan: What is run.
         workers: The workers of its processes.
-        tell: Called with each upstream when it is decided, and why.
+        tell: Is told of each upstream.
     """
 
-    def __init__(
-        self, plan: Plan, workers: Iterable[Worker], tell: Callable[[Side, UpstreamPlan, str], object]
-    ) -> None:
+    def __init__(self, plan: Plan, workers: Iterable[Worker], tell: Tell) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
         self._workers = tuple(workers)
@@ -119,6 +123,7 @@ class RunTimeRoles:
                 worker.take_role(role)
         if found.frontend != before.frontend:
             reason = found.frontend_reason or "no process has answered /@vite/client"
-            self._tell("frontend", found.frontend, reason)
+            self._tell("frontend", found.frontend, reason=reason)
         if found.backend != before.backend:
-            self._tell("backend", found.backend, found.backend_reason or "no process has answered HTTP")
+            reason = found.backend_reason or "no process has answered HTTP"
+            self._tell("backend", found.backend, reason=reason)

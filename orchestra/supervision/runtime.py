@@ -108,13 +108,13 @@ class Run:
         bus: Where events go.
         sinks: Awaited with every line of output.
         window: The size of the terminals of the processes; without it they have pipes.
-        before_stop: Awaited with the name of a process before that is stopped.
 
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         phase: How far it is.
         ending: Is set when the run is to end.
-        changes: Waits for the next change of a process, or the end of the run.
+        url: The one address, once it is bound; ``None`` without a proxy.
+        before_stop: Awaited with the name of a process before that is stopped.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
         guard: Tells the guardian about children; likewise.
@@ -129,7 +129,6 @@ class Run:
         *,
         sinks: Iterable[Sink] = (),
         window: Window | None = None,
-        before_stop: BeforeStop | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.runtime = runtime
@@ -139,15 +138,32 @@ class Run:
         self._screen: tuple[str | None, bytes] = None, b""
         self.phase = Phase.NEW
         self.ending = trio.Event()
-        self.changes = ParkingLot()
+        self.url: str | None = None
+        self.before_stop: BeforeStop | None = None
         self.guard: Guard | None = None
         self.roles: RunTimeRoles | None = None
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
-        self._before_stop = before_stop
+        self._changes = ParkingLot()
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.phase.value}>"
+
+    async def until(self, is_so: Callable[[], bool] = lambda: False) -> None:
+        """Wait until something is so, looking at each change of a process; or until the run is over."""
+        while not is_so() and self.phase is not Phase.OVER:
+            await self._changes.park()
+        await trio.lowlevel.checkpoint()
+
+    def wake(self) -> None:
+        """Have all that wait look again: a process has changed."""
+        self._changes.unpark_all()
+
+    def end(self) -> None:
+        """Note that no process is left, and wake all that wait."""
+        self.phase = Phase.OVER
+        self.ending.set()
+        self.wake()
 
     async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
         """Run a child to its end; the guardian knows of it while anything of it is left.
@@ -183,9 +199,9 @@ class Run:
             process: Its name.
             limit: Seconds that this may take.
         """
-        if self._before_stop is not None:
+        if self.before_stop is not None:
             with trio.move_on_after(limit):
-                await self._before_stop(process)
+                await self.before_stop(process)
 
     def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
         """Give the environment of a child whose ``PORT`` is `port`."""

@@ -23,13 +23,13 @@ from orchestra.events import State
 from orchestra.supervision.install import Installer
 from orchestra.supervision.lifecycle import culprit
 from orchestra.supervision.runtime import Phase
+from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
-    from orchestra.events import StateChanged
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.runtime import Run
 
@@ -44,14 +44,12 @@ class Workers:
         run: What the workers share.
         is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped.
-        on_change: Called with each change of a process after it was published.
 
     Raises:
         ConfigError: The plan cannot work.
 
     Attributes:
         by_name: The workers, in the order of the plan.
-        over: Is set when no process is left and none is going to be started.
     """
 
     def __init__(
@@ -60,15 +58,12 @@ class Workers:
         run: Run,
         *,
         is_kept_open: bool | Literal["always"] = False,
-        on_change: Callable[[StateChanged], object] = lambda _: None,
     ) -> None:
         depends_on = _checked_dependencies(plan)
         self.by_name: dict[str, Worker] = {}
-        self.over = trio.Event()
         self._run = run
         self._exit_on = plan.exit_on
         self._is_kept_open = is_kept_open
-        self._on_change = on_change
         self._levels = stop_levels(depends_on)
         self._longest = max((each.stop_timeout for each in plan.processes), default=0.0)
         self._installer = Installer(run)
@@ -79,6 +74,7 @@ class Workers:
                 self.by_name[other].dependents.append(self.by_name[name])
         self._active = set(self.by_name)
         self._ended: dict[str, Life] = {}
+        self._clashing: set[str] = set()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {each.life.state.value}" for name, each in self.by_name.items())
@@ -89,27 +85,19 @@ class Workers:
         """The lives of the processes that have ended by themselves, for good, in that order."""
         return tuple(self._ended.values())
 
-    def to_start(self, name: str) -> Worker:
-        """Give the worker of a process that is to be started; refuse that if the run is over."""
-        worker = self.by_name[name]
-        if self._run.phase is Phase.OVER:
-            raise StartError(name, "cannot be started: the run is over")
-        return worker
-
     async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
         workers = [self.by_name[name] for name in (self.by_name if names is None else names)]
-        late = workers
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(timeout):
+
+        def late() -> list[Worker]:
             # All are looked at: one that takes its time must not hide one that has failed.
-            while late := [each for each in workers if not each.is_up()]:
-                if self._run.phase is Phase.OVER:
-                    break
-                await self._run.changes.park()
-            return
-        text = f"is not ready after {timeout:g} s: {late[0].missing()}"
-        raise StartError(late[0].life.plan.name, text, tail=late[0].output.tail)
+            return [each for each in workers if not each.is_up()]
+
+        with trio.move_on_after(timeout) as limit:
+            await self._run.until(lambda: not late())
+        if limit.cancelled_caught and (worker := next(iter(late()), None)):
+            text = f"is not ready after {timeout:g} s: {worker.missing()}"
+            raise StartError(worker.life.plan.name, text, tail=worker.output.tail)
 
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""
@@ -127,24 +115,19 @@ class Workers:
                     worker.look_at_dependencies()
                 self._end_if_over()
                 task_status.started()
-                await self.over.wait()
+                await run.until()
         finally:
-            run.phase = Phase.OVER
-            self.over.set()
+            run.end()
             for worker in self.by_name.values():
                 worker.output.close()
-            run.changes.unpark_all()
 
     async def stop(self) -> None:
         """Stop all processes, in order, and wait until none is left."""
         if self._run.phase is Phase.RUNNING:
             self._run.phase = Phase.STOPPING
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._run.delivery.give_up_stalled_sinks)
-                await self._stop_in_order()
-                await self.over.wait()
-                nursery.cancel_scope.cancel()
-        await self.over.wait()
+            self._run.delivery.expect_end()
+            await self._stop_in_order()
+        await self._run.until()
 
     async def _stop_in_order(self) -> None:
         for worker in self.by_name.values():
@@ -157,7 +140,7 @@ class Workers:
                     worker.stop()
                 with trio.move_on_after(max(each.life.plan.stop_timeout for each in level)) as limit:
                     for worker in level:
-                        await worker.until(lambda worker=worker: worker.life.state.is_ended)  # type: ignore[misc]
+                        await self._run.until(worker.has_ended)
                 if limit.cancelled_caught:
                     break
         for worker in self.by_name.values():
@@ -173,7 +156,7 @@ class Workers:
                 self._ended[name] = life
                 if culprit(self._exit_on, self.ended) is not None:
                     self._run.ending.set()
-        self._on_change(worker.newest)
+            self._explain_clash(worker)
         if self._run.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
             self._run.roles.see(name, Seen.SILENT)
         if life.is_settled:
@@ -182,16 +165,23 @@ class Workers:
         else:
             self._active.add(name)
 
+    def _explain_clash(self, worker: Worker) -> None:
+        """Say it, once, when a process has ended because a port is taken."""
+        life, name = worker.life, worker.life.plan.name
+        if life.state not in (State.BACKING_OFF, State.FAILED) or name in self._clashing:
+            return
+        if clash := port_clash(worker.output.tail, own=self._run.url, planned=life.plan.port):
+            self._clashing.add(name)
+            self._run.bus.notice("port-clash", clash[0], hint=clash[1], process=name)
+
     def _end_if_over(self) -> None:
         """End the run if nothing runs any more and nothing is going to."""
         phase = self._run.phase
         if self._active or phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
             return
-        self._run.phase = Phase.OVER
+        self._run.end()
         for worker in self.by_name.values():
             worker.stop(worker.life.reason)
-        self._run.ending.set()
-        self.over.set()
 
     def _is_to_go_on(self) -> bool:
         if self._is_kept_open == "always":
