@@ -7,7 +7,7 @@ processes are stopped, then `RunEnded` is emitted.
 
 `Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
 
-Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/workers`).
+Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from orchestra.errors import ConfigError
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
-from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.workers import Workers
+from orchestra.supervision.run import Run
+from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -163,9 +163,8 @@ class Supervisor:
         self.plan = plan
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
-        self._shared = Run(runtime, self._bus, sinks=sinks, window=window)
-        self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open)
-        self.ending = self._shared.ending
+        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
+        self.ending = self._run.ending
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -174,12 +173,12 @@ class Supervisor:
         self._reason = ""
 
     def __repr__(self) -> str:
-        return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
+        return f"<Supervisor at {self.url or 'no address'}: {self._run!r}>"
 
     @property
     def url(self) -> str | None:
         """The one address; ``None`` without a proxy, or before `run` has bound it."""
-        return self._shared.url
+        return self._run.url
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.
@@ -190,14 +189,14 @@ class Supervisor:
         Raises:
             ConfigError: The address cannot be listened on.
         """
-        self._shared.phase = Phase.RUNNING
+        self._run.phase = Phase.RUNNING
         longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
         shield = trio.CancelScope(shield=True)
 
         async def shielded() -> None:
             try:
                 with shield:
-                    await self._run(task_status)
+                    await self._from_start_to_stop(task_status)
             finally:
                 self._stopped.set()
                 self._news.unpark_all()
@@ -230,15 +229,15 @@ class Supervisor:
             KeyError: There is no process of that name.
         """
         if name is not None:
-            worker = self._workers.by_name[name]
+            worker = self._run.workers[name]
             worker.stop()
             # Not until it has ended: it may be started again at once.
-            await self._shared.until(lambda: worker.life.state is not State.STOPPING)
+            await self._run.until(lambda: worker.life.state is not State.STOPPING)
             return
         if not self.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
             self.ending.set()
-        if self._shared.phase is not Phase.NEW:
+        if self._run.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
 
@@ -249,7 +248,7 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        self._workers.by_name[name].start()
+        self._run.workers[name].start()
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again; wait until the old one is gone.
@@ -261,9 +260,9 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        worker = self._workers.by_name[name]
+        worker = self._run.workers[name]
         worker.restart()
-        await self._shared.until(lambda: worker.life.state is not State.STOPPING)
+        await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
@@ -271,12 +270,12 @@ class Supervisor:
         Raises:
             KeyError: There is no process of that name.
         """
-        self._workers.by_name[name].signal(number)
+        self._run.workers[name].signal(number)
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
         self.ending.set()
-        self._workers.kill()
+        self._run.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get: ready, or running where they have no check.
@@ -289,15 +288,15 @@ class Supervisor:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
             KeyError: There is no process of that name.
         """
-        await self._workers.wait_ready(names, timeout)
+        await self._run.wait_ready(names, timeout)
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process, by name, in the order of the plan."""
-        return {name: worker.newest for name, worker in self._workers.by_name.items()}
+        return {name: worker.newest for name, worker in self._run.workers.items()}
 
     def tail(self, name: str) -> Sequence[str]:
         """Return the last lines that a process wrote, oldest first, without colours."""
-        return tuple(self._workers.by_name[name].output.tail)
+        return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
         """Call `observer` with every event (of these kinds) from now on, after a snapshot.
@@ -341,11 +340,11 @@ class Supervisor:
             terminal: The device that shows the alternate screen; ``None``: none does any more.
             give_back: What shows that terminal's own screen again when it is written there.
         """
-        self._shared.on_screen(terminal, give_back)
+        self._run.on_screen(terminal, give_back)
 
     # --- From start to stop ---
 
-    async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
+    async def _from_start_to_stop(self, task_status: trio.TaskStatus[Self]) -> None:
         plan, proxy = self.plan.proxy, None
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
@@ -356,17 +355,17 @@ class Supervisor:
 
                 proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
                 self._bus.subscribe(proxy.observe, StateChanged)
-                self._shared.before_stop = proxy.before_stop
+                self._run.before_stop = proxy.before_stop
                 if UNDECIDED in (plan.backend, plan.frontend):
-                    self._shared.roles = RunTimeRoles(self.plan, self._workers.by_name.values(), proxy.decide)
+                    self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
                 await nursery.start(proxy.run)
-            await nursery.start(self._workers.run)
+            await nursery.start(self._run.run)
             task_status.started(self)
             await self.ending.wait()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
-            await self._workers.stop()
+            await self._run.stop()
             nursery.cancel_scope.cancel()
         self._conclude()
 
@@ -375,7 +374,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self._shared.url = Address(plan.proxy.host, port).url
+            self._run.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -391,7 +390,7 @@ class Supervisor:
 
     def _conclude(self) -> None:
         """Emit how the run has ended."""
-        ended = self._workers.ended
+        ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         if not reason:
             reason = "all completed" if len(ended) == len(self.plan.processes) else "cancelled"

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from orchestra import ProcessPlan, Role, State
-from tests.simulation_kit import World, running_workers, supervised
+from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
     from tests.simulation_kit import Child
@@ -199,15 +199,15 @@ async def test_a_process_is_drained_before_it_is_stopped(
         told.append((name, not world.children[-1].has_ended))
 
     world.programs["serve"] = serves
-    async with running_workers(world, API, before_stop=drain) as (workers, recorder):
-        worker = workers.by_name["api"]
-        await workers.wait_ready(["api"], inf)
+    async with running_processes(world, API, before_stop=drain) as (run, recorder):
+        worker = run.workers["api"]
+        await run.wait_ready(["api"], inf)
         worker.restart()
         stopping = await recorder.until_state("api", State.STOPPING)
         waiting = await recorder.until_state("api", State.WAITING, restarts=1)
         assert waiting.at - stopping.at == pytest.approx(1)
         worker.restart()  # it is being spawned
-        await workers.wait_ready(["api"], inf)
+        await run.wait_ready(["api"], inf)
         assert told == [("api", True)]
         worker.stop()
         await recorder.until(type(stopping), lambda event: event.state is State.STOPPED)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from orchestra import Condition, Dependency, ProcessPlan, Restart, StartError, State
 from tests.events_kit import moment
-from tests.simulation_kit import World, running_workers, supervised
+from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
     from orchestra.events import OutputLine
@@ -190,9 +190,9 @@ async def test_draining_has_two_seconds(world: World, autojump_clock: trio.testi
     async def never(_name: str) -> None:
         await trio.sleep_forever()
 
-    async with running_workers(world, A, before_stop=never) as (workers, recorder):
+    async with running_processes(world, A, before_stop=never) as (run, recorder):
         await recorder.until_state("a", State.RUNNING)
-        await workers.stop()
+        await run.stop()
     assert recorder.when("a", State.STOPPED) - recorder.when("a", State.STOPPING) == pytest.approx(2)
 
 

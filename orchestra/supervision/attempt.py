@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Address, ProcessPlan
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Fact
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Attempt"]
 
@@ -95,13 +95,12 @@ class Attempt(Stoppable):
         output: ProcessOutput,
         on_fact: OnFact,
     ) -> None:
-        super().__init__()
+        super().__init__(run)
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
-        self._run = run
         self._env = env
         self._output = output
         self._on_fact = on_fact
@@ -153,7 +152,6 @@ class Attempt(Stoppable):
         async with trio.open_nursery() as self._nursery:
             try:
                 how = await self.run_child(
-                    self._run,
                     plan.command,
                     on_spawn=self._spawned,
                     on_output=partial(self._output.write, see=self._see),
@@ -229,7 +227,7 @@ class Attempt(Stoppable):
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
             if self.plan.role is Role.UNDECIDED and roles is not None:
-                found = await roles.ask_sockets(self.plan.name, self._run, leader=leader, port=self.port)
+                found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:

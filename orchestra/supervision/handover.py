@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Handover"]
 

@@ -22,11 +22,8 @@ from orchestra.config.plan import UNDECIDED, Role, base_name
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.supervision.runtime import Run
-    from orchestra.supervision.worker import Worker
+    from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]
 
@@ -47,25 +44,24 @@ class RunTimeRoles:
 
     Args:
         plan: What is run.
-        workers: The workers of its processes.
+        run: Its run.
         tell: Is told of each upstream.
     """
 
-    def __init__(self, plan: Plan, workers: Iterable[Worker], tell: Tell) -> None:
+    def __init__(self, plan: Plan, run: Run, tell: Tell) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
-        self._workers = tuple(workers)
+        self._run = run
         self._tell = tell
 
     def __repr__(self) -> str:
         return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
 
-    async def ask_sockets(self, process: str, run: Run, *, leader: int, port: int | None) -> Address | None:
+    async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
         """Ask each new socket of a child, until one answers HTTP.
 
         Args:
             process: The child's process.
-            run: Scans and asks.
             leader: The pid of the child.
             port: What its ``PORT`` says.
 
@@ -74,12 +70,12 @@ class RunTimeRoles:
         """
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
-        newest_sockets = run.scanner.looking_at(leader)
+        newest_sockets = self._run.scanner.looking_at(leader)
         while self._is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
             for each in found:
                 if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                    asked[each] = await self._ask(each, run, leader)
+                    asked[each] = await self._ask(each, leader)
             now = trio.current_time()
             for seen in (Seen.VITE, Seen.HTTP):
                 answering = next((each for each in found if asked.get(each) is seen), None)
@@ -94,10 +90,10 @@ class RunTimeRoles:
                 self.see(process, Seen.SILENT)
         return None
 
-    async def _ask(self, socket: Address, run: Run, leader: int) -> Seen:
-        if NOT_HTTP & await run.runtime.programs(leader, socket.port):
+    async def _ask(self, socket: Address, leader: int) -> Seen:
+        if NOT_HTTP & await self._run.runtime.programs(leader, socket.port):
             return Seen.SILENT
-        return await run.runtime.identify(socket, may_be_vite=self._may_be_vite)
+        return await self._run.runtime.identify(socket, may_be_vite=self._may_be_vite)
 
     def _is_open(self, process: str) -> bool:
         return self._roles.of(base_name(process)) is Role.UNDECIDED
@@ -117,7 +113,7 @@ class RunTimeRoles:
         found = decide(facts)
         self._facts = facts.settled(found)
         self._roles = decide(self._facts)  # what is found is given now: fewer processes are asked
-        for worker in self._workers:
+        for worker in self._run.workers.values():
             role = self._roles.of(base_name(worker.life.plan.name))
             if worker.life.plan.role is Role.UNDECIDED and role is not Role.UNDECIDED:
                 worker.take_role(role)

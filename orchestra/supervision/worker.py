@@ -40,12 +40,10 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.install import Installation, Installer
+    from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Worker"]
 
@@ -67,9 +65,6 @@ class Worker:
     Args:
         plan: The process's plan.
         run: The run that it belongs to.
-        installer: Installs packages.
-        others: All workers of the run, by name.
-        on_change: Called with the worker after each change, and with the state before it.
 
     Attributes:
         life: All that is known of it.
@@ -78,21 +73,11 @@ class Worker:
         dependents: The workers that wait for it.
     """
 
-    def __init__(
-        self,
-        plan: ProcessPlan,
-        run: Run,
-        installer: Installer,
-        others: Mapping[str, Worker],
-        on_change: Callable[[Worker, State], object],
-    ) -> None:
+    def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = Life(plan=plan)
         self.output = ProcessOutput(plan, run.delivery, run.bus)
         self.dependents: list[Worker] = []
         self._run = run
-        self._installer = installer
-        self._others = others
-        self._on_change = on_change
         self._handover = Handover(plan, run, output=self.output, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
@@ -142,8 +127,8 @@ class Worker:
     def look_at_dependencies(self) -> None:
         """Start the process, if it waits and its dependencies let it; else say what it waits for."""
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
-            needed = self.life.plan.depends_on
-            self.tell(dependency_fact(needed, {each.name: self._others[each.name].life for each in needed}))
+            needed, workers = self.life.plan.depends_on, self._run.workers
+            self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
 
     def take_role(self, role: Role) -> None:
         """Give the process the role that it was found to have.
@@ -167,8 +152,7 @@ class Worker:
         event = self._describe(before)
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
-            self._on_change(self, before)
-            self._run.wake()
+            self._run.changed(self, before)
             self.look_at_dependencies()
             for each in self.dependents:
                 each.look_at_dependencies()
@@ -178,7 +162,7 @@ class Worker:
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
-                job = self._installer.join(self.life.plan, self.output.write)
+                job = self._run.installer.join(self.life.plan, self.output.write)
                 nursery.start_soon(self._install, job, self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
