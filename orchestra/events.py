@@ -21,6 +21,7 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 from msgspec import Struct, json, structs, to_builtins
@@ -371,6 +372,8 @@ Event: TypeAlias = (
     | RunEnded
 )
 Observer: TypeAlias = Callable[[Event], object]
+# An observer with the kinds that it asked for; none means all of them.
+_Entry: TypeAlias = tuple[Observer, tuple[type[_Stamped], ...]]
 _E = TypeVar("_E", bound=_Stamped)
 
 
@@ -416,8 +419,7 @@ class Bus:
         self._snapshot = snapshot
         self._clock = clock
         self._seq = 0
-        # Each observer with the kinds that it asked for; none means all of them.
-        self._observers: list[tuple[Observer, tuple[type[_Stamped], ...]]] = []
+        self._observers: list[_Entry] = []
         # Answers of `wants`, which is asked for each request.
         self._wanted: dict[type[_Stamped], bool] = {}
 
@@ -434,19 +436,14 @@ class Bus:
         Returns:
             A function that removes it again.
         """
-        entry = (observer, kinds)
+        entry = observer, kinds
         self._observers.append(entry)
         self._wanted.clear()
         for event in self._snapshot():
             if not kinds or isinstance(event, kinds):
                 self._hand(entry, event)
 
-        def unsubscribe() -> None:
-            if entry in self._observers:
-                self._observers.remove(entry)
-                self._wanted.clear()
-
-        return unsubscribe
+        return partial(self._remove, entry)
 
     def wants(self, kind: type[_Stamped]) -> bool:
         """Whether an event of this kind has an observer; one without need not be built."""
@@ -479,11 +476,14 @@ class Bus:
         """Emit a `Notice`."""
         self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
 
-    def _hand(self, entry: tuple[Observer, tuple[type[_Stamped], ...]], event: _Stamped) -> None:
+    def _remove(self, entry: _Entry) -> None:
+        if entry in self._observers:
+            self._observers.remove(entry)
+            self._wanted.clear()
+
+    def _hand(self, entry: _Entry, event: _Stamped) -> None:
         try:
             entry[0](cast("Event", event))  # every _Stamped is one of the union
         except Exception:
-            if entry in self._observers:
-                self._observers.remove(entry)
-                self._wanted.clear()
+            self._remove(entry)
             logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

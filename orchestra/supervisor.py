@@ -148,6 +148,7 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self.ending = self._run.ending
+        self.on_screen = self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -190,7 +192,6 @@ class Supervisor:
             ConfigError: The address cannot be listened on.
         """
         self._run.phase = Phase.RUNNING
-        longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
         shield = trio.CancelScope(shield=True)
 
         async def shielded() -> None:
@@ -209,7 +210,7 @@ class Supervisor:
                 await self._stopped.wait()
             finally:
                 self.ending.set()
-                shield.deadline = trio.current_time() + 2 * longest + _GRACE
+                shield.deadline = trio.current_time() + 2 * self._run.longest_stop + _GRACE
 
     async def stop(
         self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
@@ -333,15 +334,6 @@ class Supervisor:
         finally:
             unsubscribe()
 
-    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Have the guardian restore a terminal's own screen if we are killed.
-
-        Args:
-            terminal: The device that shows the alternate screen; ``None``: none does any more.
-            give_back: What shows that terminal's own screen again when it is written there.
-        """
-        self._run.on_screen(terminal, give_back)
-
     # --- From start to stop ---
 
     async def _from_start_to_stop(self, task_status: trio.TaskStatus[Self]) -> None:
@@ -417,16 +409,14 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
-        yield "plan", Note(_upstreams_in_words(proxy))
+        # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
+        backend = _in_words(proxy, proxy.backend, proxy.backend_reason)
+        frontend = _in_words(proxy, proxy.frontend, proxy.frontend_reason)
+        yield "plan", Note(f"backend: {backend}; frontend: {frontend}")
     for note in plan.notes:
         yield "plan", note
 
 
-def _upstreams_in_words(proxy: ProxyPlan) -> str:
-    """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
-
-    def said(upstream: UpstreamPlan, reason: str) -> str:
-        return f"{proxy.named(upstream)} ({reason})" if reason and upstream else proxy.named(upstream)
-
-    backend = said(proxy.backend, proxy.backend_reason)
-    return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"
+def _in_words(proxy: ProxyPlan, upstream: UpstreamPlan, reason: str) -> str:
+    named = proxy.named(upstream)
+    return f"{named} ({reason})" if reason and upstream else named

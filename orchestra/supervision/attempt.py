@@ -82,6 +82,8 @@ class Attempt(Stoppable):
     Attributes:
         spawned_at: When it was spawned.
         listening: Where it listens, while it is ready.
+        readiness: What it lacks to be ready, or lacked since its last reload.
+        symptoms: What it has written.
         end: How it ended, once it has.
     """
 
@@ -105,8 +107,8 @@ class Attempt(Stoppable):
         self._output = output
         self._on_fact = on_fact
         # What it writes counts from its first line on.
-        self._readiness = self._new_readiness()
-        self._symptoms = Symptoms(plan.command)
+        self.readiness = self._new_readiness()
+        self.symptoms = Symptoms(plan.command)
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
@@ -136,14 +138,6 @@ class Attempt(Stoppable):
         await trio.sleep(seconds)
         self.kill()
 
-    def missing(self) -> str:
-        """Say what it lacks to be ready."""
-        return self._readiness.in_words()
-
-    def explanation(self) -> str:
-        """Give the line that explains best why it did not come up."""
-        return self._symptoms.explanation()
-
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
         if self.is_ending:
@@ -161,7 +155,7 @@ class Attempt(Stoppable):
                     stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
                     window=self._window(),
                 )
-                self.end = Ended(how, self._symptoms.shell_error())
+                self.end = Ended(how, self.symptoms.shell_error())
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
@@ -190,11 +184,11 @@ class Attempt(Stoppable):
 
     def _see(self, lines: Sequence[str], unfinished: str) -> None:
         """Take note of what it wrote."""
-        self._readiness.see([*lines, unfinished] if unfinished else lines)
-        self._symptoms.keep(lines)
+        self.readiness.see([*lines, unfinished] if unfinished else lines)
+        self.symptoms.keep(lines)
         if self._may_reload:
             for line in lines:
-                if self._symptoms.see(line, trio.current_time()):
+                if self.symptoms.see(line, trio.current_time()):
                     self._begin_reload(line.strip(), was_announced=True)
 
     @property
@@ -220,7 +214,7 @@ class Attempt(Stoppable):
 
     async def _come_up(self, leader: int) -> None:
         """Wait until it is ready; report that, or why it is not going to be."""
-        readiness = self._readiness
+        readiness = self.readiness
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_when_late, readiness)
             if self._may_reload:
@@ -252,8 +246,8 @@ class Attempt(Stoppable):
         """Start again, as the child does."""
         self._was_announced = was_announced
         self.listening = None
-        self._readiness = self._new_readiness()
-        self._symptoms.forget()
+        self.readiness = self._new_readiness()
+        self.symptoms.forget()
         self._on_fact(self, Reloading(reason))
         self._phase.cancel()
 
@@ -261,9 +255,9 @@ class Attempt(Stoppable):
         """Wait until a reload has replaced the old server; report it as stuck if that does not happen."""
         began = trio.current_time()
         is_alive, servers = self._run.runtime.is_alive, self._servers
-        while servers and all(map(is_alive, servers)) and not self._symptoms.new_server_seen:
+        while servers and all(map(is_alive, servers)) and not self.symptoms.new_server_seen:
             now = trio.current_time()
-            if self._symptoms.error and self._symptoms.is_silent(began, now):
+            if self.symptoms.error and self.symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
                 if await self._is_silent():
@@ -281,7 +275,7 @@ class Attempt(Stoppable):
     async def _look_for_trouble(self) -> None:
         """Report that it is broken: no server is left that could come up, or it ends with an exception."""
         began = trio.current_time()
-        symptoms = self._symptoms
+        symptoms = self.symptoms
         while True:
             await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
             if not symptoms.is_silent(began, trio.current_time()):
@@ -316,7 +310,7 @@ class Attempt(Stoppable):
         failures = 0
         while True:
             await trio.sleep(_HEALTH_PAUSE)
-            missing = await self._readiness.ask_again()
+            missing = await self.readiness.ask_again()
             failures = failures + 1 if missing else 0
             if not missing:
                 self._on_fact(self, Ready())

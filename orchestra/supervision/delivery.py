@@ -75,10 +75,6 @@ class Delivery:
             if scope.cancelled_caught:
                 self._sinks = ()
 
-    def pause(self, process: str, stream: StreamName, text: str) -> None:
-        """Publish the beginning of a line that has no end yet."""
-        self._bus.emit(OutputPaused(process=process, stream=stream, text=text))
-
     def expect_end(self) -> None:
         """From now on, give the sinks up when a line has waited for them for too long."""
         self._is_ending = True
@@ -132,7 +128,7 @@ class ProcessOutput:
             await self._log(plain)
             await self._delivery.deliver(self._name, stream, lines)
         if partial is not None:
-            self._delivery.pause(self._name, stream, partial)
+            self._bus.emit(OutputPaused(process=self._name, stream=stream, text=partial))
 
     def close(self) -> None:
         """Close the log file."""

@@ -117,7 +117,7 @@ class Handover:
         """Kill a successor that does not come up; the old child goes on."""
         self._successor = None
         attempt.kill()
-        explanation = attempt.explanation()
+        explanation = attempt.symptoms.explanation()
         why += f": {explanation}" if explanation else ""
         text = f"the new version does not come up: {why}; the old one goes on serving"
         hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""

@@ -13,7 +13,7 @@ Not here: the rule (`config/roles`), the question that a socket is asked (`inqui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -23,14 +23,13 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_o
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address, Plan, UpstreamPlan
+    from orchestra.proxy.route import Side
     from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]
 
 # A server that has several sockets opens them within this time: Vite's may not be the first.
 _SETTLE_TIME = 0.5
-
-Side = Literal["backend", "frontend"]
 
 
 class Tell(Protocol):

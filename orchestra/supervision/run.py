@@ -67,6 +67,7 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
+        longest_stop: The longest stop timeout of a process.
         phase: How far it is.
         ending: Is set when the run is to end.
         url: The one address, once it is bound; ``None`` without a proxy.
@@ -107,7 +108,7 @@ class Run:
         self._exit_on = plan.exit_on
         self._is_kept_open = is_kept_open
         self._levels = stop_levels(depends_on)
-        self._longest = max((each.stop_timeout for each in plan.processes), default=0.0)
+        self.longest_stop = max((each.stop_timeout for each in plan.processes), default=0.0)
         self.workers = {each.name: Worker(each, self) for each in plan.processes}
         for name, others in depends_on.items():
             for other in others:
@@ -149,7 +150,7 @@ class Run:
         for worker in self.workers.values():
             if not worker.life.is_alive or worker.life.state is State.STOPPING:
                 worker.stop()
-        with trio.move_on_after(self._longest):
+        with trio.move_on_after(self.longest_stop):
             for names in self._levels:
                 level = [self.workers[name] for name in names]
                 for worker in level:
@@ -263,8 +264,13 @@ class Run:
             **how,
         )
 
-    def on_screen(self, terminal: str | None, give_back: bytes) -> None:
-        """Tell the guardian which terminal shows the dashboard, if one does, and how to give it back."""
+    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
+        """Tell the guardian which terminal shows the dashboard, to be given back if we are killed.
+
+        Args:
+            terminal: Its device; ``None``: none does any more.
+            give_back: What shows that terminal's own screen again when it is written there.
+        """
         self._screen = terminal, give_back
         if self._guard is not None:
             self._guard.on_screen(terminal, give_back)

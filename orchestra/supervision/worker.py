@@ -92,19 +92,11 @@ class Worker:
         self.tell(StopRequested(reason))
 
     def start(self) -> None:
-        """Start the process again if it has ended. Does not wait.
-
-        Raises:
-            StartError: The run is over.
-        """
+        """Start the process again if it has ended; `StartError` if the run is over. Does not wait."""
         self._request(StartRequested())
 
     def restart(self) -> None:
-        """Stop the process if it runs, and start it again. Does not wait.
-
-        Raises:
-            StartError: The run is over.
-        """
+        """Stop the process if it runs, and start it again; likewise."""
         self._request(RestartRequested())
 
     def _request(self, fact: StartRequested | RestartRequested) -> None:
@@ -244,7 +236,7 @@ class Worker:
         if self.life.state is State.WAITING:
             return self.life.reason
         attempt = self._handover.current
-        missing = attempt.missing() if attempt is not None else ""
+        missing = attempt.readiness.in_words() if attempt is not None else ""
         return f"it {self.life.state.predicate}" + (f", {missing}" if missing else "")
 
     def _describe(self, previous: State) -> StateChanged:
