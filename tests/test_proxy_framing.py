@@ -101,7 +101,7 @@ def test_a_body_until_close_is_chunked_for_http_1_1_clients(
     version: bytes, passed: bytes, end: bytes
 ) -> None:
     request = request_head(b"GET", b"/", [], version=version)
-    reader = answer_body(ResponseHead.of(200, [], version=b"1.0"), request)
+    reader = answer_body(ResponseHead.of(200, []), request)
     assert reader.feed(b"abc") == passed
     assert not reader.is_complete
     assert reader.close() == end

@@ -118,7 +118,7 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         message: What is to be said.
         head: The request; ``None`` if it could not be read, which gets text.
     """
-    accepted = b"" if head is None else b",".join(head.all(b"accept")).lower()
+    accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
         # To look again would send a form a second time, which was not asked for.
         looks_again = message.status in _RETRIED and head.method in (b"GET", b"HEAD")

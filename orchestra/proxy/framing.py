@@ -243,4 +243,4 @@ def answer_body(head: ResponseHead, request: RequestHead) -> Body:
 
 def _named_by_connection(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     connection = head.values.get(b"connection")
-    return frozenset() if connection is None else frozenset(tokens([connection]))
+    return frozenset() if connection is None else frozenset(tokens(connection))

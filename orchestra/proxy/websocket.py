@@ -124,7 +124,7 @@ def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
     if not answer.has_token(b"connection", b"upgrade"):
         return "the 101 has no Connection: Upgrade"
     key = request.values.get(b"sec-websocket-key", b"")
-    if answer.all(b"sec-websocket-accept") != [generate_accept_token(key)]:
+    if answer.values.get(b"sec-websocket-accept") != generate_accept_token(key):
         return "the 101 has the wrong Sec-WebSocket-Accept"
     return None
 
