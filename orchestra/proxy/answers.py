@@ -92,15 +92,14 @@ def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
     """Say why there is no answer: in a word for the dashboard, and to the client."""
     if isinstance(error, BadMessage):
         return "bad request", refuse(error)
-    reason = "no valid answer"
-    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
-    tail: tuple[str, ...] = ()
+    status, text, hint = error.status_hint, f"{error}.", error.hint
     if isinstance(error, Unavailable):
         state = "ready" if error.availability is Availability.HOLD else "there"
-        reason, tail = f"{error.side} not {state}", error.tail
         title = f"The {error.side} is not {state}"
-    text = f"{error}."
-    return reason, Message(status=error.status_hint, title=title, text=text, hint=error.hint, tail=tail)
+        message = Message(status=status, title=title, text=text, hint=hint, tail=error.tail)
+        return f"{error.side} not {state}", message
+    title = "No answer in time" if status == 504 else "No valid answer"
+    return "no valid answer", Message(status=status, title=title, text=text, hint=hint)
 
 
 def own(head: RequestHead) -> Message:

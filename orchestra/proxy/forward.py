@@ -22,9 +22,9 @@ from orchestra.proxy.head import match_host, tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.proxy.head import Headers, RequestHead, ResponseHead
+    from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["Peer", "forwarded_request", "forwarded_response", "forwarded_trailers"]
+__all__ = ["Peer", "forwarded_request", "forwarded_response"]
 
 _OWN_NAME = b"orchestra"
 # Once is normal, twice may be two nested projects; five times the same name is a loop.
@@ -41,7 +41,7 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
     b"authorization cache-control content-encoding content-length content-range content-type cookie"
     b" expect host max-forwards pragma range set-cookie trailer".split()
 )
@@ -67,7 +67,8 @@ class Peer(Struct, frozen=True):
 
 def keeps_alive(head: RequestHead | ResponseHead) -> bool:
     """Whether the sender's connection may bring another message after this one."""
-    return head.version == b"1.1" and not head.has_token(b"connection", b"close")
+    connection = head.values.get(b"connection")
+    return head.version == b"1.1" and (connection is None or b"close" not in tokens(connection))
 
 
 def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -> bytes:
@@ -174,10 +175,9 @@ def forwarded_response(
     return b"\r\n".join(lines)
 
 
-def forwarded_trailers(trailers: Headers, dropped: frozenset[bytes] = frozenset()) -> Headers:
-    """Return the trailer fields that may pass: nothing that frames, routes or authorises (RFC 9110 6.5.1)."""
-    dropped |= _FORBIDDEN_TRAILERS
-    return [(name, value) for name, value in trailers if name.lower() not in dropped]
+def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
+    """Return the lower-case names of the trailers that do not pass."""
+    return _dropped(head.values.get(b"connection"), FORBIDDEN_TRAILERS)
 
 
 def is_looping(head: RequestHead) -> bool:
