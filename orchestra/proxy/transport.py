@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -32,8 +31,6 @@ import trio
 from trio.lowlevel import wait_readable, wait_writable
 
 __all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Poller", "SocketTransport", "Transport", "accept", "dial"]
-
-logger = logging.getLogger(__name__)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 OnInput: TypeAlias = Callable[[], object]
@@ -87,7 +84,10 @@ class Transport(Protocol):
         ...
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back."""
+        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back.
+
+        It must not raise.
+        """
         ...
 
     def on_hangup(self, callback: OnHangup | None) -> None:
@@ -153,11 +153,7 @@ class SocketTransport:
     def _call_back(self) -> None:
         on_input, self._on_input = self._on_input, None
         if on_input is not None:
-            try:
-                on_input()
-            except Exception:
-                logger.exception("a bug in orchestra ended one connection: %r", on_input)
-                self.abort()
+            on_input()
 
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
