@@ -157,23 +157,24 @@ class SocketTransport:
 
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
-        if self._is_readable:
-            await trio.lowlevel.checkpoint()
-        data = self.take_some(max_bytes) if self._is_readable else None
-        while data is None:
+        while True:
             await self.wait_for_input()
             data = self.take_some(max_bytes)
-        return data
+            if data is not None:
+                return data
 
     async def wait_for_input(self) -> None:
         """See `Transport.wait_for_input`."""
+        if self.has_input():
+            await trio.lowlevel.checkpoint()
+            return
         task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._on_input = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.on_input(lambda: trio.lowlevel.reschedule(task))
+        self._on_input = lambda: trio.lowlevel.reschedule(task)
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
