@@ -123,7 +123,7 @@ class Conversation:
     async def _serve_ordinary(self) -> Exchange:
         """Sleep while requests are served that need no task; return the first one that does."""
         self._woken = trio.Event()
-        self._expect_request()
+        self._on_input()
         await self._woken.wait()
         if self._fault is not None:
             raise self._fault
@@ -131,13 +131,6 @@ class Conversation:
         return self.exchange
 
     # --- While the task sleeps ---
-
-    def _expect_request(self) -> None:
-        self.deadline = self._shared.now + IDLE_TIMEOUT
-        if self._client.has_bytes:
-            self._serve()
-        else:
-            self._client.transport.on_input(self._on_input)
 
     def _on_input(self) -> None:
         if not self._woken.is_set():
@@ -149,18 +142,18 @@ class Conversation:
 
     def _serve(self) -> None:
         """Go on with what has arrived, as far as that needs no waiting."""
-        exchange = self.exchange or self._take_request()
-        if exchange is None:
-            self._client.transport.on_input(self._on_input)
-            return
-        progress = exchange.advance()
-        if progress is Progress.WAITING and exchange.connection is not None:
-            exchange.connection.transport.on_input(self._on_input)
-        elif progress is Progress.OVER and not exchange.is_last:
+        while (exchange := self.exchange or self._take_request()) is not None:
+            progress = exchange.advance()
+            if progress is Progress.WAITING and exchange.connection is not None:
+                exchange.connection.transport.on_input(self._on_input)
+                return
+            if progress is not Progress.OVER or exchange.is_last:
+                self._woken.set()
+                return
             self._end_exchange()
-            self._expect_request()
-        else:
-            self._woken.set()
+            if not self._client.has_bytes:
+                break
+        self._client.transport.on_input(self._on_input)
 
     def _take_request(self) -> Exchange | None:
         client, shared = self._client, self._shared
@@ -176,6 +169,7 @@ class Conversation:
 
     def _end_exchange(self) -> None:
         self.exchange = None
+        self.deadline = self._shared.now + IDLE_TIMEOUT
         if self._shared.waiting:
             self._shared.report_ended()
 
