@@ -94,17 +94,17 @@ class _Connection:
 
     async def drain(self) -> None:
         """Wait until everything is sent that was written."""
-        try:
-            await self.transport.send_all(self.unsent)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        self.unsent = b""
+        if self.unsent:
+            try:
+                await self.transport.send_all(self.unsent)
+            except _BROKEN as exc:
+                raise self._gone() from exc
+            self.unsent = b""
 
     async def send(self, data: bytes) -> None:
         """Write and drain."""
         self.write(data)
-        if self.unsent:
-            await self.drain()
+        await self.drain()
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
@@ -303,12 +303,6 @@ class UpstreamConnection(_Connection):
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
 
-    async def read_head(self, request: RequestHead) -> ResponseHead:
-        """Wait for the head of the next answer to `request`, and take it."""
-        while (head := self.take_head(request)) is None:
-            await self.wait()
-        return head
-
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that were received already.
 
@@ -319,17 +313,6 @@ class UpstreamConnection(_Connection):
             return super().take()
         except BadMessage as exc:
             raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-
-    async def more(self) -> bytes:
-        """Wait for more of the body, and take it.
-
-        Raises:
-            BadResponse: The body is not framed as its head said.
-            UpstreamGone: The connection broke, or ended in the middle.
-        """
-        while (piece := self.take_more()) is None:
-            await self.wait()
-        return piece
 
     def _end(self) -> bytes:
         self._keeps_alive = False

@@ -22,9 +22,8 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.errors import UpstreamError
 from orchestra.proxy.answers import Message
-from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
+from orchestra.proxy.connection import ClientGone, UpstreamGone
 from orchestra.proxy.forward import origin_refusal, websocket_fault
 from orchestra.proxy.route import Availability
 
@@ -37,15 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.route import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
-__all__ = [
-    "GOING_AWAY",
-    "SERVICE_RESTART",
-    "FrameTap",
-    "Tunnel",
-    "admit",
-    "handshake_fault",
-    "shake_hands",
-]
+__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault"]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
@@ -77,43 +68,6 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Mes
             shared.report_origin(origin, refused)
             return Message(status=403, title="Origin not allowed", text=f"{refused}.")
     return route
-
-
-async def shake_hands(
-    upstream: UpstreamConnection,
-    request: RequestHead,
-    forwarded: bytes,
-    *,
-    name: str,
-    timeout: float,  # noqa: ASYNC109 - a setting
-) -> ResponseHead:
-    """Pass the handshake on.
-
-    Args:
-        upstream: A fresh connection.
-        request: The browser's request.
-        forwarded: The same as bytes for the upstream.
-        name: What the upstream is called in messages.
-        timeout: Seconds; Vite never answers what it does not know.
-
-    Returns:
-        The upstream's 101, checked, or any other final answer.
-
-    Raises:
-        UpstreamError: There is no answer in time, or not a valid one.
-    """
-    try:
-        with trio.fail_after(timeout):
-            await upstream.send(forwarded)
-            answer = await upstream.read_head(request)
-            while answer.status < 200 and answer.status != 101:
-                answer = await upstream.read_head(request)
-    except trio.TooSlowError:
-        text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
-        raise UpstreamError(text, status_hint=504) from None
-    if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:
-        raise BadResponse(f"the {name}: {fault}")
-    return answer
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
@@ -189,7 +143,7 @@ class _Flow:
     """
 
     is_whole = False
-    fault: ClientGone | UpstreamGone | None = None
+    fault: Exception | None = None
     _has_ended = False
 
     def __init__(
@@ -229,18 +183,16 @@ class _Flow:
         """Pass on what is here, and what will come, until something has to be awaited."""
         try:
             data = self._source.take_raw()
-        except (ClientGone, UpstreamGone) as exc:
+            if data:
+                if self._scope.deadline != inf:
+                    self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
+                self.size += len(data)
+                self.tap.feed(data)
+                self.sink.write(data)
+            self._has_ended = data == b""
+        except Exception as exc:  # noqa: BLE001 - the task raises it
             self.fault = exc
-            self._is_stuck.set()
-            return
-        if data:
-            if self._scope.deadline != inf:
-                self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
-            self.size += len(data)
-            self.tap.feed(data)
-            self.sink.write(data)
-        self._has_ended = data == b""
-        if self._has_ended or self.sink.unsent:
+        if self._has_ended or self.fault is not None or self.sink.unsent:
             self._is_stuck.set()
         else:
             self._source.transport.on_input(self._pass_on)
@@ -303,7 +255,7 @@ class Tunnel:
     def _close(self) -> None:
         up, down = self._up, self._down
         # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
-        if isinstance(up.fault or down.fault, ClientGone):
+        if isinstance(up.fault, ClientGone) or isinstance(down.fault, ClientGone):
             self.connection.abort()
         else:
             self.connection.close()
