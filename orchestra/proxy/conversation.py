@@ -178,8 +178,8 @@ class Conversation:
 
     def _end_exchange(self) -> None:
         self.exchange = None
-        if self._shared.waiting:
-            self._shared.report_ended()
+        if self._shared.ended:
+            self._shared.ended.unpark_all()
 
     # --- The end ---
 

@@ -255,7 +255,7 @@ class Tunnel:
             shared.streams.discard(self)
             # The code that was seen first, or sent by us.
             code = self._up.tap.close_code or self._down.tap.close_code or self._close_code
-            record.stream_closed(kind, code=code, bytes_in=self._up.size, bytes_out=self._down.size)
+            record.stream_closed(code=code, bytes_in=self._up.size, bytes_out=self._down.size)
 
     async def _run(self) -> None:
         # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
