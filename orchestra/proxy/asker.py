@@ -98,13 +98,10 @@ class Asker:
 
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
-        if self.upload is not None or self._head.method not in _IDEMPOTENT:
-            return False
-        connection = upstream.take(self._shared.now)
+        connection = upstream.take(self._shared.now) if self._may_reuse() else None
         if connection is None:
             return False
-        self._upstream, self.connection = upstream, connection
-        connection.write(self._request())
+        self._send(upstream, connection)
         return not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
@@ -114,17 +111,32 @@ class Asker:
             UpstreamGone: The connection broke: see `prepare_again`.
             Unavailable: It cannot be asked.
         """
-        self._upstream = upstream
-        if self.connection is None:
-            now, may_reuse = self._shared.now, self._may_reuse()
-            connection = upstream.take(now) if may_reuse else None
-            connection = connection or await upstream.connect(self._record, now, fresh=not may_reuse)
-            self.connection = connection
-            if self.upload is not None:
-                await self._send_with_body(connection, self.upload)
-                return
-            connection.write(self._request())
-        await self.connection.drain()
+        connection, upload = self.connection, self.upload
+        if connection is None:
+            connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
+            self._send(upstream, connection)
+        try:
+            await connection.drain()
+        except UpstreamGone:
+            if upload is None:
+                raise
+            # It may have refused the body, and have said so before it closed.
+            upload.is_sent = False
+        else:
+            if upload is not None:
+                upload.go_on(connection)
+
+    def _may_reuse(self) -> bool:
+        upload = self.upload
+        return self._head.method in _IDEMPOTENT and (
+            upload is None or (upload.is_complete and upload.can_begin)
+        )
+
+    def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
+        self._upstream, self.connection = upstream, connection
+        # All upstreams get the same bytes.
+        data = self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
+        connection.write(data if self.upload is None else data + self.upload.begin())
 
     def hear(self) -> ResponseHead | None:
         """Take the head of the final answer as soon as it is here; 1xx are passed on.
@@ -174,26 +186,6 @@ class Asker:
         self.was_ended_early = False
         if is_suspect:
             self._victim = upstream
-
-    def _may_reuse(self) -> bool:
-        upload = self.upload
-        return self._head.method in _IDEMPOTENT and (
-            upload is None or (upload.is_complete and upload.can_begin)
-        )
-
-    def _request(self) -> bytes:
-        # All upstreams get the same bytes.
-        self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
-        return self._forwarded
-
-    async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
-        try:
-            await connection.send(self._request() + upload.begin())
-        except UpstreamGone:
-            # It may have refused the body, and have said so before it closed.
-            upload.is_sent = False
-        else:
-            upload.go_on(connection)
 
     async def shake_hands(self, upstream: Upstream) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection."""

@@ -95,17 +95,17 @@ class _Connection:
 
     async def drain(self) -> None:
         """Wait until everything is sent that was written."""
-        try:
-            await self.transport.send_all(self.unsent)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        self.unsent = b""
+        if self.unsent:
+            try:
+                await self.transport.send_all(self.unsent)
+            except _BROKEN as exc:
+                raise self._gone() from exc
+            self.unsent = b""
 
     async def send(self, data: bytes) -> None:
         """Write and drain."""
         self.write(data)
-        if self.unsent:
-            await self.drain()
+        await self.drain()
 
     async def wait(self) -> None:
         """Wait until something can be taken."""

@@ -98,7 +98,7 @@ class Upload:
             raise fault
 
     def go_on(self, upstream: UpstreamConnection) -> None:
-        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer will say why."""
+        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
         if self._nursery is not None and not self.is_complete:
             self._sending = _Sending()
             self._nursery.start_soon(self._send_rest, self._nursery, upstream, self._sending)

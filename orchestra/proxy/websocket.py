@@ -197,18 +197,20 @@ class _Flow:
         self.tap = FrameTap()
         self.size = 0
         self.has_ended = False
-        self.fault: ClientGone | UpstreamGone | None = None
+        self.fault: Exception | None = None
         self.is_stuck = trio.Event()
         self._on_piece = on_piece
 
     def pass_on(self) -> None:
         """Pass on what is here, and what will come, until something has to be awaited."""
         try:
-            data = self.source.take_raw()
-        except (ClientGone, UpstreamGone) as exc:
+            self._pass_on()
+        except Exception as exc:  # noqa: BLE001 - the task raises it
             self.fault = exc
             self.is_stuck.set()
-            return
+
+    def _pass_on(self) -> None:
+        data = self.source.take_raw()
         if data:
             self._on_piece()
             self.size += len(data)
