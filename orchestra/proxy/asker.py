@@ -16,10 +16,9 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
-from orchestra.proxy.framing import NO_BODY
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.upload import Upload
-from orchestra.proxy.websocket import shake_hands
+from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
@@ -128,14 +127,18 @@ class Asker:
 
     def _may_reuse(self) -> bool:
         upload = self.upload
-        return self._head.method in _IDEMPOTENT and (
-            upload is None or (upload.is_complete and upload.can_begin)
+        return (
+            not self.is_upgrade
+            and self._head.method in _IDEMPOTENT
+            and (upload is None or (upload.is_complete and upload.can_begin))
         )
 
     def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
         self._upstream, self.connection = upstream, connection
         # All upstreams get the same bytes.
-        data = self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
+        data = self._forwarded = self._forwarded or forwarded_request(
+            self._head, self._peer, upgrade=self.is_upgrade
+        )
         connection.write(data if self.upload is None else data + self.upload.begin())
 
     def hear(self) -> ResponseHead | None:
@@ -150,8 +153,10 @@ class Asker:
         assert connection is not None  # noqa: S101
         while (answer := connection.take_head(self._head)) is not None and answer.status < 200:
             if answer.status == 101:
+                if self.is_upgrade:
+                    break
                 raise BadResponse("the upstream switched protocols, which was not asked for")
-            if self._head.version != b"1.0":
+            if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         if answer is not None:
             self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
@@ -188,22 +193,27 @@ class Asker:
             self._victim = upstream
 
     async def shake_hands(self, upstream: Upstream) -> Reply:
-        """Pass a WebSocket's handshake on, over a fresh connection."""
-        forwarded = forwarded_request(self._head, self._peer, upgrade=True)
+        """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
+
+        Raises:
+            UpstreamError: There is no answer in time (Vite never answers what it does not know), or not a
+                valid one.
+        """
         self.is_upgrade = True
-        connection = await upstream.connect(self._record, self._shared.now, fresh=True)
-        self.connection = connection
-        answer = await shake_hands(
-            connection,
-            self._head,
-            forwarded,
-            name=upstream.gate.side,
-            timeout=self._shared.plan.upgrade_timeout,
-        )
-        if answer.status == 101:
-            return Reply(upstream, connection, answer, NO_BODY, b"")
-        self.is_upgrade = False
-        self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+        await self.ask(upstream)
+        timeout = self._shared.plan.upgrade_timeout
+        with trio.move_on_after(timeout):
+            while self.hear() is None and self.connection is not None:
+                await self.connection.wait()
+        if self.reply is None:
+            text = f"the {upstream.gate.side} did not answer the WebSocket handshake within {timeout:g} s"
+            raise UpstreamError(text, status_hint=504)
+        if self.reply.head.status == 101:
+            fault = handshake_fault(self._head, self.reply.head)
+            if fault is not None:
+                raise BadResponse(f"the {upstream.gate.side}: {fault}")
+        else:
+            self.is_upgrade = False
         return self.reply
 
     def end_early(self) -> None:

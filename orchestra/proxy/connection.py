@@ -292,12 +292,6 @@ class UpstreamConnection(_Connection):
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
 
-    async def read_head(self, request: RequestHead) -> ResponseHead:
-        """Wait for the head of the next answer to `request`, and take it."""
-        while (head := self.take_head(request)) is None:
-            await self.wait()
-        return head
-
     def take(self) -> bytes:
         """Return what the client gets of the body's bytes that were received already.
 

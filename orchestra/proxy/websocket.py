@@ -21,9 +21,8 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.errors import UpstreamError
 from orchestra.proxy.answers import Message
-from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
+from orchestra.proxy.connection import ClientGone, UpstreamGone
 from orchestra.proxy.forward import origin_refusal, websocket_fault
 from orchestra.proxy.route import Availability
 
@@ -45,7 +44,6 @@ __all__ = [
     "Tunnel",
     "admit",
     "handshake_fault",
-    "shake_hands",
 ]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
@@ -78,43 +76,6 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Mes
             shared.report_origin(origin, refused)
             return Message(status=403, title="Origin not allowed", text=f"{refused}.")
     return route
-
-
-async def shake_hands(
-    upstream: UpstreamConnection,
-    request: RequestHead,
-    forwarded: bytes,
-    *,
-    name: str,
-    timeout: float,  # noqa: ASYNC109 - a setting
-) -> ResponseHead:
-    """Pass the handshake on.
-
-    Args:
-        upstream: A fresh connection.
-        request: The browser's request.
-        forwarded: The same as bytes for the upstream.
-        name: What the upstream is called in messages.
-        timeout: Seconds; Vite never answers what it does not know.
-
-    Returns:
-        The upstream's 101, checked, or any other final answer.
-
-    Raises:
-        UpstreamError: There is no answer in time, or not a valid one.
-    """
-    answer: ResponseHead | None = None
-    with trio.move_on_after(timeout):
-        await upstream.send(forwarded)
-        answer = await upstream.read_head(request)
-        while answer.status < 200 and answer.status != 101:
-            answer = await upstream.read_head(request)
-    if answer is None or (answer.status < 200 and answer.status != 101):
-        text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
-        raise UpstreamError(text, status_hint=504)
-    if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:
-        raise BadResponse(f"the {name}: {fault}")
-    return answer
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
