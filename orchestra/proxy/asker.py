@@ -8,6 +8,7 @@ Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asker", "Reply"]
 
-# An answer that is not wanted is read to its end up to this size; beyond, a new connection is cheaper.
-DISCARDED = 65536
-# Seconds for reading it: Vite sends its page in one piece, so it is there, or it is not.
-DISCARD_LIMIT = 0.5
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
@@ -175,7 +172,7 @@ class Asker:
         if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
             raise fault
         if upload is not None:
-            await upload.stop()
+            upload.stop()
         can_begin = upload is None or upload.can_begin
         if self._head.method not in _IDEMPOTENT or fault.has_begun or not can_begin:
             raise fault
@@ -243,55 +240,33 @@ class Asker:
             else:
                 reply.connection.close()
 
-    def set_aside_now(self, *, keep: bool) -> bool:
-        """Make room for another answer: keep or forget this one; else that is for `set_aside`."""
-        reply = self.reply
-        if reply is None or self.upload is not None or not reply.body.is_complete:
-            return reply is None
-        self.reply = None
-        self.kept = reply if keep else self.kept
-        self.release(reply)
-        return True
-
-    async def set_aside(self, *, keep: bool) -> Kept | None:
-        """Make room for another answer: keep or discard this one; say why that is not possible."""
-        if keep and self.reply is not None:
-            self.kept, self.reply = self.reply, None
-            return await self._keep(self.kept)
-        await self.discard()
-        return None
-
-    async def _keep(self, reply: Reply) -> Kept | None:
+    def keep(self, reply: Reply) -> Kept:
+        """Make room for another answer, and keep this one."""
         body = reply.body
-        if not body.is_complete:
-            parts = [reply.read]
-            while body.size <= KEPT_404 and not body.is_complete:
-                parts.append(await reply.connection.more())
-            reply.read = b"".join(parts)
+        while body.size <= KEPT_404 and not body.is_complete:
+            piece = reply.connection.take_more()
+            if piece is None:
+                return Kept.NOT_YET
+            reply.read += piece
+        self.kept, self.reply = reply, None
         if body.size > KEPT_404:
             return Kept.TOO_LARGE
         self.release(reply)
         if self.upload is not None:
-            await self.upload.stop()
+            self.upload.stop()
             if not self.upload.can_begin:
                 return Kept.BODY_TOO_LONG
-        return None
+        return Kept.DONE
 
-    async def discard(self) -> None:
-        """Read the newest answer to its end, if that is near, so that the connection may serve again."""
-        reply = self.reply
-        if reply is None:
-            return
-        self.reply = None
-        body = reply.body
-        try:
-            if not body.is_complete and (reply.head.length or 0) <= DISCARDED:
-                with trio.move_on_after(DISCARD_LIMIT):
-                    while body.size <= DISCARDED and not body.is_complete:
-                        await reply.connection.more()
-        except UpstreamError:
-            pass
-        if body.is_complete:
-            self.release(reply)
-        else:
-            self.close()
+    def discard(self) -> None:
+        """Forget the newest answer; its connection may serve again if all of it is here."""
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            with contextlib.suppress(UpstreamError):
+                if not reply.body.is_complete:
+                    # Vite sends its page in one piece, if perhaps not in the one that its head was in.
+                    reply.connection.take_more()
+            if reply.body.is_complete:
+                self.release(reply)
+            else:
+                self.close()

@@ -303,17 +303,6 @@ class UpstreamConnection(_Connection):
         except BadMessage as exc:
             raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
 
-    async def more(self) -> bytes:
-        """Wait for more of the body, and take it.
-
-        Raises:
-            BadResponse: The body is not framed as its head said.
-            UpstreamGone: The connection broke, or ended in the middle.
-        """
-        while (piece := self.take_more()) is None:
-            await self.wait()
-        return piece
-
     def _end(self) -> bytes:
         self._keeps_alive = False
         end = self.body.close()

@@ -31,7 +31,7 @@ from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Kept, Route, Signal
 
 if TYPE_CHECKING:
     from orchestra.events import Outcome, StreamKind
@@ -102,7 +102,7 @@ class Exchange:
 
     def _progress(self) -> Progress:
         """Something was written to the client."""
-        if self._client.unsent or self._asker.reply not in (None, self._answering):
+        if self._client.unsent:
             return Progress.STUCK
         if not self._is_written:
             return Progress.WAITING
@@ -123,11 +123,18 @@ class Exchange:
             self._step = self._route.next(outcome)
         match self._step:
             case Ask(side, keeps_answer):
-                is_asked = asker.set_aside_now(keep=keeps_answer) and asker.ask_now(shared.upstream(side))
+                kept = asker.keep(asker.reply) if asker.reply and keeps_answer else Kept.DONE
+                if kept is Kept.NOT_YET:
+                    return Progress.WAITING
+                if kept is not Kept.DONE:
+                    self._step = self._route.next(kept)
+                    return self._follow_route()
+                asker.discard()
+                is_asked = asker.ask_now(shared.upstream(side))
                 return Progress.WAITING if is_asked else Progress.STUCK
             case Answer(reason, is_kept):
                 if is_kept:
-                    asker.set_aside_now(keep=False)
+                    asker.discard()
                 self._open(reason, asker.kept if is_kept else asker.reply)
             case Fail(error):
                 self._explain(error)
@@ -190,10 +197,11 @@ class Exchange:
                 self._step = self._route.next(exc)
         elif self._client.unsent:
             await self._client.drain()
-        elif self._is_written:
-            await asker.discard()
         elif isinstance(step, Ask):
-            await self._ask(step)
+            try:
+                await asker.ask(shared.upstream(step.side))
+            except UpstreamError as exc:
+                self._fault = exc
         elif step is Signal.WAIT:
             backend, frontend = shared.backend.gate, shared.frontend.gate
             await backend.wait_change(self._record)
@@ -201,17 +209,6 @@ class Exchange:
             self._step = self._route.begin(backend.availability, frontend.availability, may_wait=may_wait)
         elif step is Signal.UPGRADE:
             await self._upgrade()
-
-    async def _ask(self, step: Ask) -> None:
-        asker = self._asker
-        kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
-        if kept is not None:
-            self._step = self._route.next(kept)
-            return
-        try:
-            await asker.ask(self._shared.upstream(step.side))
-        except UpstreamError as exc:
-            self._fault = exc
 
     async def _upgrade(self) -> None:
         """Open a WebSocket, or say why not."""

@@ -125,8 +125,10 @@ Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
-    """Why an answer that was to be kept has to be given instead, in words for the dashboard."""
+    """What has become of an answer that is to be kept; if it has to be given, why, for the dashboard."""
 
+    DONE = auto()
+    NOT_YET = auto()
     TOO_LARGE = "backend 404, too large to fall back"
     BODY_TOO_LONG = "backend 404, body too long to be sent again"
 
