@@ -17,7 +17,6 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
-from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.upload import Upload
 from orchestra.proxy.websocket import handshake_fault
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import Availability, Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply"]
@@ -56,19 +54,17 @@ class Reply(Struct, eq=False):
 
 
 class Asker:
-    """Asks upstreams on behalf of one request, and waits for them to be ready (`gate.Waiter`).
+    """Asks upstreams on behalf of one request.
 
     Attributes:
         upload: The request's body; ``None`` without one.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
-        held: Seconds that the request has waited for upstreams.
         was_ended_early: `end_early` was called.
         is_upgrade: It asks for a WebSocket.
     """
 
-    held = 0.0
     connection: UpstreamConnection | None = None
     reply: Reply | None = None
     kept: Reply | None = None
@@ -77,7 +73,6 @@ class Asker:
     upload: Upload | None = None
     _upstream: Upstream | None = None
     _forwarded = b""
-    _deadline: float | None = None
     _victim: Upstream | None = None
 
     def __init__(
@@ -91,11 +86,6 @@ class Asker:
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
-
-    @property
-    def bytes_in(self) -> int:
-        """Bytes of the request's body that were read."""
-        return 0 if self.upload is None else self.upload.size
 
     @property
     def is_asked(self) -> bool:
@@ -119,7 +109,7 @@ class Asker:
         """
         connection, upload = self.connection, self.upload
         if connection is None:
-            connection = await upstream.connect(self, self._shared.now, fresh=not self._may_reuse())
+            connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
             self._send(upstream, connection)
         try:
             await connection.drain()
@@ -186,14 +176,12 @@ class Asker:
         can_begin = upload is None or upload.can_begin
         if self._head.method not in _IDEMPOTENT or fault.has_begun or not can_begin:
             raise fault
-        # The time in which an answer was awaited does not count: only being held does.
-        self._deadline = None
         if connection.is_reused and not upstream.is_stale(connection):
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
         await upstream.wait_for_report(connection)
         # A request that crashes its upstream is sent twice at most; not every crash is its fault.
-        is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
+        is_suspect = not (upstream.gate.is_stopping(connection.endpoint.process) or self.was_ended_early)
         if is_suspect and self._victim is upstream:
             raise fault
         self._record.replayed(upstream.gate.side, str(fault))
@@ -282,32 +270,3 @@ class Asker:
                 self.release(reply)
             else:
                 self.close()
-
-    # --- Waiting ---
-
-    async def wait_for_either(self) -> None:
-        """Wait until something is reported of either upstream, or the time for waiting is over."""
-        begun = trio.current_time()
-        try:
-            gates = (self._shared.backend.gate, self._shared.frontend.gate)
-            await wait_any_change(gates, self.deadline())
-        finally:
-            self.held += trio.current_time() - begun
-
-    def deadline(self) -> float:
-        """See `Waiter`."""
-        if self._deadline is None:
-            self._deadline = trio.current_time() + self._shared.plan.hold - self.held
-        return self._deadline
-
-    def weigh(self) -> int:
-        """See `Waiter`."""
-        return self.bytes_in + len(self._head.target) + sum(map(len, self._head.lines))
-
-    def begin_wait(self, side: Side, reason: str) -> None:
-        """See `Waiter`."""
-        self._record.held(side, reason)
-
-    def end_wait(self, side: Side, found: Availability | None) -> None:
-        """See `Waiter`."""
-        self._record.released(side, found, self.held)

@@ -26,6 +26,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Endpoint
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Transport
 
@@ -242,9 +243,7 @@ class UpstreamConnection(_Connection):
     Args:
         transport: Connected.
         reader: Reads the heads of its answers.
-        process: What it is to, if that is a process of this run.
-        label: What the upstream is called in messages.
-        generation: Which life of the upstream it belongs to.
+        endpoint: What it is to.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -256,24 +255,14 @@ class UpstreamConnection(_Connection):
     _what = "answer"
     _has_begun = False
 
-    def __init__(
-        self,
-        transport: Transport,
-        reader: HeadReader,
-        *,
-        process: str | None = None,
-        label: str = "upstream",
-        generation: int = 0,
-    ) -> None:
+    def __init__(self, transport: Transport, reader: HeadReader, endpoint: Endpoint) -> None:
         super().__init__(transport, reader)
-        self._label = label
-        self.process = process
-        self.generation = generation
+        self.endpoint = endpoint
 
     def _gone(self) -> UpstreamGone:
         has_begun = self._has_begun or bool(self._buffer)
         when = "in the middle of its answer" if has_begun else "without an answer"
-        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=has_begun)
+        return UpstreamGone(f"{self.endpoint.name} closed the connection {when}", has_begun=has_begun)
 
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
@@ -295,7 +284,7 @@ class UpstreamConnection(_Connection):
             self._has_begun = True
             head = self._reader.response(raw)
         except BadMessage as exc:
-            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
@@ -312,7 +301,7 @@ class UpstreamConnection(_Connection):
         try:
             return super().take()
         except BadMessage as exc:
-            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
 
     def _end(self) -> bytes:
         self._keeps_alive = False

@@ -170,8 +170,8 @@ class Conversation:
     def _end_exchange(self) -> None:
         self.exchange = None
         self.deadline = self._shared.now + IDLE_TIMEOUT
-        if self._shared.waiting:
-            self._shared.report_ended()
+        if self._shared.ended:
+            self._shared.ended.unpark_all()
 
     # --- The end ---
 

@@ -51,11 +51,6 @@ class Upload:
         self._nursery: trio.Nursery | None = None
 
     @property
-    def size(self) -> int:
-        """Bytes that were read."""
-        return self._body.size
-
-    @property
     def is_complete(self) -> bool:
         """Whether all of it was read."""
         return self._body.is_complete

@@ -238,7 +238,7 @@ class Tunnel:
             shared.streams.discard(self)
             # The code that was seen first, or sent by us.
             code = up.tap.close_code or down.tap.close_code or self._close_code
-            record.stream_closed(kind, code=code, bytes_in=up.size, bytes_out=down.size)
+            record.stream_closed(code=code, bytes_in=up.size, bytes_out=down.size)
 
     async def _send_close_frames(self, code: int) -> None:
         for flow in (self._up, self._down):
