@@ -74,7 +74,7 @@ class Upload:
         kept = b"".join(self._kept)
         self._has_begun = True
         self.is_sent = self._body.is_complete
-        self._forget_too_much()
+        self._keep(b"")
         return kept
 
     async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -121,7 +121,6 @@ class Upload:
                         continue
                     # Noted before it is sent: if it is stopped while sending, nothing is lost.
                     self._keep(piece)
-                    self._forget_too_much()
                     if piece:
                         await upstream.send(piece)
                 if not scope.cancel_called:
@@ -133,9 +132,7 @@ class Upload:
             nursery.cancel_scope.cancel()
 
     def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._kept.append(piece)
-
-    def _forget_too_much(self) -> None:
-        if self._body.size > self._limit:
+        """Keep what was read, or forget all of it if that is too much."""
+        self._kept.append(piece)
+        if not self.can_begin:
             self._kept.clear()
