@@ -182,9 +182,8 @@ def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
 
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
-    if b"via" not in head.values:
-        return False
-    return [token.split()[1:2] for token in tokens(head.values[b"via"])].count([_OWN_NAME]) >= MAX_VIA
+    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
+    return names.count([_OWN_NAME]) >= MAX_VIA
 
 
 # --- WebSockets and the two gates ----------------------------------------------------------------------
@@ -215,7 +214,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     """
     match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
-    if not host or _is_localhost(name) or _address(name) is not None:
+    if not host or _address(name) is not None:
         return None
     for entry in map(str.lower, allowed):
         if name == entry or (entry.startswith(".") and name.endswith(entry)):
@@ -240,18 +239,17 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     except ValueError:
         return f'invalid Origin "{text}"'
     address = _address(name)
-    is_local = _is_localhost(name) or (address is not None and address.is_loopback)
+    is_local = address is not None and address.is_loopback
     is_ours = parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
     if parts.scheme == "http" and is_ours:
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
 
-def _is_localhost(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost")
-
-
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a name is without being looked up: a literal one, or ``localhost``."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return ipaddress.IPv4Address("127.0.0.1")
     try:
         return ipaddress.ip_address(name.strip("[]"))
     except ValueError:

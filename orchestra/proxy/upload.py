@@ -51,11 +51,6 @@ class Upload:
         self._nursery: trio.Nursery | None = None
 
     @property
-    def is_complete(self) -> bool:
-        """Whether all of it was read."""
-        return self._body.is_complete
-
-    @property
     def can_begin(self) -> bool:
         """Whether it can be sent from its first byte on."""
         return not self._has_begun or self._body.size <= self._limit
@@ -99,7 +94,7 @@ class Upload:
 
     def go_on(self, upstream: UpstreamConnection) -> None:
         """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
-        if self._nursery is not None and not self.is_complete:
+        if self._nursery is not None and not self._body.is_complete:
             self._sending = trio.CancelScope()
             self._nursery.start_soon(self._send_rest, self._nursery, upstream, self._sending)
 
