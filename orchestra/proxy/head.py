@@ -50,7 +50,7 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80
 _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 # The name and the port of a Host.
 match_host = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?").fullmatch
 # The short way.
@@ -102,7 +102,7 @@ class _Head(Struct, frozen=True, gc=False):
 
     def has_token(self, name: bytes, token: bytes) -> bool:
         """Whether the list-valued field `name` holds `token`; both are in lower case."""
-        return name in self.values and token in tokens(self.values[name])
+        return token in tokens(self.values.get(name, b""))
 
 
 class RequestHead(_Head, frozen=True, gc=False):
@@ -151,8 +151,7 @@ class ResponseHead(_Head, frozen=True, gc=False):
 @lru_cache(maxsize=64)
 def tokens(value: bytes) -> tuple[bytes, ...]:
     """Return the items of a list-valued field, in lower case."""
-    pieces = [piece.strip(b" \t") for piece in value.lower().split(b",")]
-    return tuple(filter(None, pieces))
+    return tuple(filter(None, (piece.strip(b" \t") for piece in value.lower().split(b","))))
 
 
 def _lines(fields: Headers) -> list[bytes]:
@@ -196,7 +195,7 @@ def end_of_head(buffer: bytes, searched: int = 0) -> int:
     Bare line feeds end a head here, too, so that the judge sees and refuses them; the peer does not wait for
     an end that it believes to have sent. The first `searched` bytes are known to contain none.
     """
-    end = buffer.find(b"\r\n\r\n", max(0, searched - 3))
+    end = buffer.find(_END, max(0, searched - 3))
     if end >= 0:
         return end + 4
     match = _BLANK_LINE.search(buffer, max(0, searched - 2))
@@ -326,7 +325,7 @@ def judge_response(raw: bytes) -> ResponseHead:
     start, fields = _split(raw)
     match = _STATUS_LINE.fullmatch(start)
     if match is None:
-        raise BadMessage("illegal status line", status=502)
+        raise BadMessage("illegal status line")
     version, status, reason = match.groups()
     head = ResponseHead.of(int(status), fields, reason or b"", version=version)
     client = h11.Connection(h11.CLIENT)
@@ -381,18 +380,14 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     """Return the target in origin form, and the authority that it named, if it was in absolute form."""
     if _BAD_IN_TARGET.search(target):
         raise BadMessage("a byte in the target that has to be percent-encoded")
-    if target.startswith(b"/"):
-        return target, None
-    if target == b"*":
-        if method != b"OPTIONS":
-            raise BadMessage("the target * is for OPTIONS only")
-        return target, None
-    match = _ABSOLUTE_FORM.fullmatch(target)
-    if match is None:
+    authority = None
+    if (match := _ABSOLUTE_FORM.fullmatch(target)) is not None:
+        authority, target = match.groups()
+        if not target.startswith(b"/"):
+            # RFC 9112 3.2.4.
+            target = b"*" if method == b"OPTIONS" and not target else b"/" + target
+    if target == b"*" and method != b"OPTIONS":
+        raise BadMessage("the target * is for OPTIONS only")
+    if target != b"*" and not target.startswith(b"/"):
         raise BadMessage("the target is not in origin form")
-    authority, rest = match.groups()
-    if not authority or b"@" in authority:
-        raise BadMessage("illegal authority in the target")
-    if not rest and method == b"OPTIONS":
-        return b"*", authority  # RFC 9112 3.2.4
-    return rest if rest.startswith(b"/") else b"/" + rest, authority
+    return target, authority
