@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def feed(reader: Body, body: bytes, pieces: list[int]) -> tuple[bytes, bytes]:
     """Feed a body in pieces until it is complete; return what its receiver gets, and what is left over."""
-    passed = b""
+    passed = rest = b""
     for size in itertools.cycle(pieces):
         if reader.is_complete or not body:
             break
-        passed += reader.feed(body[:size])
-        body = body[size:]
-    return passed, reader.rest + body
+        passed += reader.feed(rest + body[:size])
+        rest, body = reader.rest, body[size:]
+    return passed, rest + body
 
 
 @pytest.mark.parametrize(

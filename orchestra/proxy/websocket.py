@@ -105,7 +105,7 @@ class FrameTap:
 
     def feed(self, data: bytes) -> None:
         """Watch `data` go by."""
-        data = self._held + data if self._held else data
+        data = self._held + data
         begin, end = self._left, len(data)
         while begin + 2 <= end:
             second = data[begin + 1]
