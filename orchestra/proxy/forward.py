@@ -41,7 +41,7 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
     b"authorization cache-control content-encoding content-length content-range content-type cookie"
     b" expect host max-forwards pragma range set-cookie trailer".split()
 )
@@ -177,7 +177,7 @@ def forwarded_response(
 
 def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     """Return the lower-case names of the trailers that do not pass."""
-    return _dropped(head.values.get(b"connection"), FORBIDDEN_TRAILERS)
+    return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 
 def is_looping(head: RequestHead) -> bool:

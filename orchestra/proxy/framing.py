@@ -15,7 +15,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from orchestra.proxy.forward import FORBIDDEN_TRAILERS, dropped_trailers
+from orchestra.proxy.forward import dropped_trailers
 from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer
 
 if TYPE_CHECKING:
@@ -127,14 +127,14 @@ class ChunkedBody(Body):
     """A chunked body.
 
     Args:
-        dropped: Trailers with these lower-case names do not pass.
+        head: Whose body it is.
         has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
     """
 
     is_at_boundary = True
 
-    def __init__(self, *, dropped: frozenset[bytes] = FORBIDDEN_TRAILERS, has_chunks: bool = True) -> None:
-        self._dropped = dropped
+    def __init__(self, head: RequestHead | ResponseHead, *, has_chunks: bool = True) -> None:
+        self._dropped = dropped_trailers(head)
         self._at = _At.SIZE
         self._left = 0
         # The last chunk passes together with the trailers.
@@ -204,7 +204,7 @@ class ChunkedBody(Body):
 def request_body(head: RequestHead) -> Body:
     """Return a reader of the body of a request, for an upstream that speaks HTTP/1.1."""
     if head.is_chunked:
-        return ChunkedBody(dropped=dropped_trailers(head))
+        return ChunkedBody(head)
     return LengthBody(head.length) if head.length else NO_BODY
 
 
@@ -219,5 +219,5 @@ def answer_body(head: ResponseHead, request: RequestHead) -> Body:
     if is_head:
         return _NO_CHUNKS if has_chunks else NO_BODY
     if head.is_chunked:
-        return ChunkedBody(dropped=dropped_trailers(head), has_chunks=has_chunks)
+        return ChunkedBody(head, has_chunks=has_chunks)
     return ClosingBody(has_chunks=has_chunks)
