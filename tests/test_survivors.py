@@ -368,7 +368,10 @@ def test_children_get_default_signal_dispositions(tmp_path: Path, ignored: str, 
         check=False,
     )
     assert done.stderr == ""
-    masks = {line.split()[2]: int(line.split()[3], 16) for line in done.stdout.splitlines() if "Sig" in line}
+    # Not those that the C library keeps for itself: from Python 3.13 on what pytest starts ignores them.
+    ordinary = sum(1 << number - 1 for number in signal.valid_signals())
+    shown = (line.split()[2:] for line in done.stdout.splitlines() if "Sig" in line)
+    masks = {name: int(mask, 16) & ordinary for name, mask in shown}
     assert masks == {"SigBlk:": 0, "SigIgn:": 0}
 
 
