@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from orchestra import ProcessPlan, Role, State
 from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.ceiling(100_000)
@@ -186,6 +189,29 @@ async def test_an_end_before_ready_is_reported_with_last_lines(
         world.child(ready.pid).kill()
         ended = await recorder.until_state("api", State.BACKING_OFF, restarts=1)
         assert (ended.ended_before_ready, ended.signal) == (False, "SIGKILL")
+
+
+async def test_the_last_lines_are_those_of_one_life(
+    world: World, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """While the next child has not written a line, they say how the last one has ended."""
+
+    async def fails(child: Child) -> int:
+        await trio.sleep(1)
+        await child.say("\x1b[31mbegins\x1b[0m", f"life {len(world.children)}")
+        return 1
+
+    world.programs["serve"] = fails
+    log = tmp_path / "api.log"
+    async with supervised(world, replace(API, log_file=log)) as (supervisor, recorder):
+        await recorder.until_state("api", State.BACKING_OFF)
+        assert supervisor.tail("api") == ("begins", "life 1")
+        again = await recorder.until_state("api", State.STARTING, restarts=1)
+        await trio.sleep(0.5)
+        assert supervisor.tail("api") == again.last_lines == ("begins", "life 1")
+        ended = await recorder.until_state("api", State.BACKING_OFF, restarts=1)
+        assert ended.last_lines == ("begins", "life 2")
+    assert log.read_text().split("\n")[:4] == ["begins", "life 1", "begins", "life 2"]
 
 
 async def test_a_process_is_drained_before_it_is_stopped(

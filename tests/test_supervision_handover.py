@@ -299,6 +299,9 @@ async def test_a_restart_after_the_new_childs_end_waits_for_the_old_one(
         old = api.world.children[0]
         old.heeds = False
         api.world.child(new.pid).kill()
+        gone = await api.recorder.until_state("api", State.STARTING, restarts=1)
+        assert (gone.previous, gone.pid, gone.url) == (State.READY, None, None)
+        assert gone.reason == "it has ended, and waits for the end of the one that it had replaced"
         await trio.sleep(1)
         worker.restart()
         await trio.sleep(1)

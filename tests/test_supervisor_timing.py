@@ -238,6 +238,29 @@ async def test_a_restart_of_never_is_none(world: World, autojump_clock: trio.tes
     assert len(world.spawned) == 1
 
 
+async def test_a_sink_that_takes_its_time_is_not_given_up(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It has 5 s for each line, from when that waits for it."""
+    taken: list[str] = []
+
+    async def speaks(child: Child) -> int:
+        child.heeds = False
+        await trio.sleep(4.9)
+        await child.say("one", "two")
+        return 0
+
+    async def sink(line: OutputLine) -> None:
+        await trio.sleep(4)
+        taken.append(line.text)
+
+    world.programs["a"] = speaks
+    async with supervised(world, replace(A, stop_timeout=60), sinks=[sink]) as (supervisor, _):
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    assert taken == ["one", "two"]
+
+
 async def test_a_sink_that_stalls_does_not_keep_the_end(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:

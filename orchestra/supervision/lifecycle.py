@@ -309,12 +309,12 @@ def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None]:
             return replace(life, reason=reason, is_blocked=for_good), None
         case Installed("") if state is State.INSTALLING:
             return _enter(life, State.STARTING), Order.SPAWN
+        case Installed(error) if state is State.INSTALLING:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
+        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
+            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
         case Installed() | SpawnFailed() if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
-        case Installed(error) | SpawnFailed(error) if (
-            State.FAILED in TRANSITIONS[state] and not life.is_alive
-        ):
-            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
         case BackOffEnded() if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
         case _:
