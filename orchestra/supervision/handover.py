@@ -173,7 +173,7 @@ class Handover:
                     self._take_over(attempt)
                 case Broken():
                     self._give_up(attempt, "it is broken")
-                case Late(missing):
-                    self._give_up(attempt, f"it is {missing}")
+                case Late(text):
+                    self._give_up(attempt, f"it is {text}")
                 case _:
                     pass

@@ -125,9 +125,9 @@ class Ready(Struct, frozen=True):
 
 
 class Late(Struct, frozen=True):
-    """It is not ready after its `ready_timeout`; with what is missing, in words."""
+    """It is not ready after its `ready_timeout`; a sentence that says so, and what is missing."""
 
-    missing: str
+    text: str
 
 
 class NoAnswer(Struct, frozen=True):

@@ -198,8 +198,8 @@ class Worker:
             return
         self.tell(fact)
         match fact:
-            case Late(missing) if plan.is_awaited:
-                self._run.bus.notice("not-ready", missing, process=plan.name)
+            case Late(text) if plan.is_awaited:
+                self._run.bus.notice("not-ready", text, process=plan.name)
             case NoAnswer() if plan.restart_unhealthy:
                 self.restart()
             case Stuck() if attempt is not None and self.life.starts_after_stop:
