@@ -52,6 +52,7 @@ __all__ = [
     "UpstreamSwitched",
     "decode",
     "encode",
+    "utc_now",
 ]
 
 logger = logging.getLogger(__name__)
@@ -397,7 +398,8 @@ def decode(line: bytes | str) -> Event:
     return cast("Event", json.decode(line, type=Event))
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """Return the present time, in UTC."""
     return datetime.now(UTC)
 
 
@@ -414,7 +416,7 @@ class Bus:
     def __init__(
         self,
         snapshot: Callable[[], Iterable[Event]] = tuple,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._snapshot = snapshot
         self._clock = clock

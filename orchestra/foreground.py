@@ -108,7 +108,10 @@ async def _run_printing(
     plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
 ) -> Supervisor:
     writer = Writer()
-    printer = _printer(writer, plan, mode)
+    printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
+    if mode == "plain":
+        names = [process.name for process in plan.processes]
+        printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     supervisor = Supervisor(plan, sinks=[printer.write_line], window=window, runtime=runtime)
     supervisor.subscribe(printer.observe, *printer.kinds)
@@ -121,13 +124,6 @@ async def _run_printing(
         await writer.aclose()
         nursery.cancel_scope.cancel()
     return supervisor
-
-
-def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
-    if mode == "json":
-        return JsonPrinter(writer)
-    names = [process.name for process in plan.processes]
-    return PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
 
 
 async def _write(  # noqa: ASYNC128 - handed on

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import signal
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,7 +23,6 @@ from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
 from orchestra.supervision.lifecycle import (
-    Broken,
     Ended,
     Late,
     NoAnswer,
@@ -34,7 +33,7 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable
-from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Symptoms
+from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,9 +64,6 @@ _USUAL_SIZE = (80, 24)
 _STUCK_PROBE_TIMEOUT = 1.0
 
 
-OnFact: TypeAlias = "Callable[[Attempt, Fact], object]"
-
-
 class Attempt(Stoppable):
     """One child of a process.
 
@@ -95,7 +91,7 @@ class Attempt(Stoppable):
         env: Mapping[str, str],
         port: int | None,
         output: ProcessOutput,
-        on_fact: OnFact,
+        on_fact: Callable[[Attempt, Fact], object],
     ) -> None:
         super().__init__(run)
         self.plan = plan
@@ -127,7 +123,9 @@ class Attempt(Stoppable):
             self._nursery.start_soon(self._drain_and_stop, limit)
 
     async def _drain_and_stop(self, limit: float) -> None:
-        await self._run.drain(self.plan.name, limit)
+        if (drain := self._run.before_stop) is not None:
+            with trio.move_on_after(limit):
+                await drain(self.plan.name)
         self.stop()
 
     def kill_after(self, seconds: float) -> None:
@@ -214,9 +212,8 @@ class Attempt(Stoppable):
 
     async def _come_up(self, leader: int) -> None:
         """Wait until it is ready; report that, or why it is not going to be."""
-        readiness = self.readiness
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_when_late, readiness)
+            nursery.start_soon(self._tell_when_late)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
@@ -225,8 +222,8 @@ class Attempt(Stoppable):
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:
-                await readiness.wait(leader, self._run.scanner)
-                found = readiness.listening
+                await self.readiness.wait(leader, self._run.scanner)
+                found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
         self._on_fact(self, Ready())
@@ -273,7 +270,7 @@ class Attempt(Stoppable):
         return bool(await answer(last, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
-        """Report that it is broken: no server is left that could come up, or it ends with an exception."""
+        """Report it when no server is left that could come up, or when its output ends with an exception."""
         began = trio.current_time()
         symptoms = self.symptoms
         while True:
@@ -283,14 +280,11 @@ class Attempt(Stoppable):
             has_server = None
             if symptoms.reloader is not None:
                 has_server = await self._run.runtime.has_server(symptoms.reloader)
-            match symptoms.diagnose(has_server=has_server, was_announced=self._was_announced):
-                case Diagnosis.BROKEN:
-                    self._on_fact(self, Broken(symptoms.error or symptoms.explanation()))
-                case Diagnosis.ABANDONED:
-                    self._on_fact(self, Stuck())
-                    return
-                case Diagnosis.COMING_UP:
-                    pass
+            found = symptoms.diagnose(has_server=has_server, was_announced=self._was_announced)
+            if found is not None:
+                self._on_fact(self, found)
+            if isinstance(found, Stuck):
+                return
 
     # --- While it is ready ---
 
@@ -317,9 +311,9 @@ class Attempt(Stoppable):
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
-    async def _tell_when_late(self, readiness: Readiness) -> None:
+    async def _tell_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
-        text = f"not ready after {self.plan.ready_timeout:g} s: {readiness.in_words()}"
+        text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
         self._on_fact(self, Late(text))
 
     async def _run_on_ready(self, command: str) -> None:

@@ -71,7 +71,8 @@ class Run:
         phase: How far it is.
         ending: Is set when the run is to end.
         url: The one address, once it is bound; ``None`` without a proxy.
-        before_stop: Awaited with the name of a process before that is stopped.
+        before_stop: Awaited with the name of a process before that is stopped, so that the requests and
+            streams that it serves come to an end.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
         nursery: In which the tasks of all processes run; there while the run runs.
     """
@@ -274,17 +275,6 @@ class Run:
         self._screen = terminal, give_back
         if self._guard is not None:
             self._guard.on_screen(terminal, give_back)
-
-    async def drain(self, process: str, limit: float) -> None:
-        """Drain a process: end the requests and streams that it serves, before it is stopped.
-
-        Args:
-            process: Its name.
-            limit: Seconds that this may take.
-        """
-        if self.before_stop is not None:
-            with trio.move_on_after(limit):
-                await self.before_stop(process)
 
     def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
         """Give the environment of a child whose ``PORT`` is `port`."""

@@ -9,7 +9,6 @@ Not here: what any of it is used for.
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,11 +19,13 @@ from orchestra.child import probe, sockets, table
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
+from orchestra.events import utc_now
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
@@ -40,10 +41,6 @@ _T = TypeVar("_T")
 
 def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
     return lambda *args: trio.to_thread.run_sync(look, *args)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -77,7 +74,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     free_port: Callable[..., int] = sockets.another
     soft_nofile: int | None = None
     random: Callable[[], float] = random.random
-    now: Callable[[], datetime] = _now
+    now: Callable[[], datetime] = utc_now
 
 
 class Phase(Enum):
