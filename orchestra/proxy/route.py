@@ -335,7 +335,7 @@ class Route:
         return _ASK_BACKEND
 
     def _after_frontend(self, outcome: Outcome) -> Step:
-        """The frontend's answer counts; only its page is not given to a caller of a backend that is absent."""
+        """The frontend's answer counts; only that its page does not stand for data of an absent backend."""
         head = self._head
         if not isinstance(outcome, ResponseHead):
             return Signal.RESET if self._is_ping else _failed(outcome)
