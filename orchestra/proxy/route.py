@@ -196,9 +196,9 @@ class Router:
         path = head.path
         if not has_frontend:
             return WebSocketRoute("backend", "no frontend")
-        protocols = head.all(b"sec-websocket-protocol")
-        if len(protocols) == 1 and protocols[0] in _VITE_PROTOCOLS:
-            name = protocols[0].decode("ascii")
+        protocol = head.values.get(b"sec-websocket-protocol")
+        if protocol in _VITE_PROTOCOLS:
+            name = protocol.decode("ascii")
             return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
         to_frontend, to_backend = self._to_frontend(path), self._to_backend(path)
         if to_frontend and (to_backend is None or to_frontend.end() >= to_backend.end()):
@@ -288,7 +288,7 @@ class Route:
         head, router = self._head, self._router
         if head.method not in router.fallback_methods or router.is_api(head.path):
             return Answer("backend 404, never falls back")
-        if b"1" in outcome.all(b"x-orchestra-final"):
+        if outcome.has_token(b"x-orchestra-final", b"1"):
             return Answer("backend 404, final")
         if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
             return Answer(Kept.TOO_LARGE.value)
@@ -375,8 +375,7 @@ def is_for_a_window(head: RequestHead) -> bool:
     mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
     if mode is not None or dest is not None:
         return mode == b"navigate" or dest in _NAVIGATION_DEST
-    accepts = any(b"text/html" in value.lower() for value in head.all(b"accept"))
-    return accepts or head.path.endswith(b".html")
+    return b"text/html" in head.values.get(b"accept", b"").lower() or head.path.endswith(b".html")
 
 
 def is_asset(head: RequestHead) -> bool:
