@@ -239,6 +239,17 @@ def test_status_and_reason_phrase_are_kept(line: bytes, status: int, reason: byt
     assert (head.status, head.start) == (status, b"HTTP/1.1 %d %b" % (status, reason))
 
 
+def test_a_repeated_field_is_read_as_one_list() -> None:
+    """RFC 9110 5.3."""
+    asked = judge_request(request(fields=HOST + b"Accept: a\r\nX: 1\r\naccept: b, c\r\n"))
+    assert asked.values == {b"host": b"localhost:8000", b"accept": b"a, b, c", b"x": b"1"}
+    raw = b"HTTP/1.1 200 OK\r\nVary: a\r\nvary: b\r\nContent-Type: text/html; x\r\nContent-Type: y/z\r\n\r\n"
+    for read in (judge_response, HeadReader().response):
+        answer = read(raw)
+        assert answer.has_token(b"vary", b"b")
+        assert answer.media_type == b"text/html"
+
+
 def test_an_answer_may_repeat_what_only_requests_may_not() -> None:
     raw = b"HTTP/1.1 200 OK\r\nHost: a\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
     for read in (judge_response, HeadReader().response):
