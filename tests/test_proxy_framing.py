@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.proxy.framing import ChunkedBody, answer_body, request_body
+from orchestra.proxy.framing import ChunkedBody, LengthBody, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, ResponseHead
 from tests.proxy_kit import request_head
 
@@ -57,6 +57,7 @@ def test_a_chunked_body_passes_in_any_pieces_up_to_its_end(
 def test_what_is_plain_passes_without_a_copy() -> None:
     data = b"3\r\nabc\r\n" * 3
     assert ChunkedBody(HEAD).feed(data) is data
+    assert LengthBody(len(data)).feed(data) is data
 
 
 @pytest.mark.parametrize(

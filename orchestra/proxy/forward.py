@@ -125,7 +125,7 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         return lines
     if len(values) != len(lines):
         return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
-    # It is one or two, as a rule; a loop over all fields would take five times as long.
+    # It is one or two, as a rule; a loop over all fields would take twice as long.
     lines, names = lines.copy(), list(values)
     for name in found:
         index = names.index(name)

@@ -70,18 +70,14 @@ class LengthBody(Body):
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
-        left, size = self._left, len(data)
-        if size < left:
-            self._left = left - size
-            self.size += size
-            return data
-        self._left = 0
-        self.size += left
-        self.is_complete = True
-        if size == left:
-            return data
-        self.rest = data[left:]
-        return data[:left]
+        left = self._left - len(data)
+        if left < 0:
+            data, self.rest = data[:left], data[left:]
+            left = 0
+        self._left = left
+        self.size += len(data)
+        self.is_complete = not left
+        return data
 
 
 # For messages without a body: it is complete, and never fed.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
@@ -46,6 +46,8 @@ SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 HALF_CLOSED_LIMIT = 10.0
 # Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
+
+_Side: TypeAlias = "ClientConnection | UpstreamConnection"
 
 _OPCODE_CLOSE = 0x8
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
@@ -164,12 +166,7 @@ class _Flow:
     fault: Exception | None = None
     _has_ended = False
 
-    def __init__(
-        self,
-        source: ClientConnection | UpstreamConnection,
-        sink: ClientConnection | UpstreamConnection,
-        scope: trio.CancelScope,
-    ) -> None:
+    def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
