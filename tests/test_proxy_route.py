@@ -362,6 +362,17 @@ def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, *, 
     assert step == (Answer("asset, backend not ready") if counts else Ask(side="backend"))
 
 
+def test_only_so_many_assets_are_remembered() -> None:
+    router = Router(PLAN, memory=3)
+    modules = [head(b"/%d.js" % number) for number in range(4)]
+    for module in modules:
+        route, _ = begin(module, router)
+        route.next(NOT_FOUND)
+        route.next(ResponseHead.of(200, JS))
+    sides = [step.side for _, step in (begin(module, router) for module in modules) if isinstance(step, Ask)]
+    assert sides == ["backend", "frontend", "frontend", "frontend"]
+
+
 @pytest.mark.parametrize(
     ("request_head", "answer", "counts"),
     [
