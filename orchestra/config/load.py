@@ -317,8 +317,7 @@ class _Reader:
             machine=self.machine,
         )
         ports.fix(self.file)
-        ports.assign(base, self.problems)
-        self.notes[:0] = ports.notes
+        self.notes[:0] = ports.assign(base, self.problems)
         return ports.by_instance
 
     def plan_process(self, process: Draft, name: str, ports: Mapping[str, int]) -> ProcessPlan:
@@ -327,7 +326,7 @@ class _Reader:
             for other in self.processes
             if other.name != process.name
             and (other.settings.port or environment.mentions_port(other.command))
-            and (port := ports.get((*other.instances, other.name)[0]))
+            and (port := ports.get(other.names[0]))
         }
         # A process that depends on one with several instances waits for all of them.
         instances = {each.name: each.instances for each in self.processes}

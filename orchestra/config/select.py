@@ -80,6 +80,11 @@ class Draft(Struct, kw_only=True):
     role: Role = Role.OTHER
 
     @property
+    def names(self) -> Sequence[str]:
+        """Its instances, or what stands for them if it is not run."""
+        return self.instances or [self.name]
+
+    @property
     def checks_http(self) -> bool:
         """Whether one of its readiness checks asks by HTTP."""
         return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
