@@ -87,15 +87,12 @@ def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
     Raises:
         ConfigError: It is not there, not a file, not readable, or not UTF-8.
     """
-    try:
-        text = read_text(path)
-    except FileNotFoundError as exc:
+    inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
+    hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
+    text = read_text(path, "a Procfile", if_folder=hint)
+    if text is None:
         hint = _similar(path.parent) or "Check the path of the Procfile."
-        raise ConfigError("no such file", path=path, hint=hint) from exc
-    except IsADirectoryError as exc:
-        inside = next((path / name for name in DEFAULT_NAMES if is_file(path / name)), None)
-        hint = f"Name the file: {inside}" if inside else "Name a file in it."
-        raise ConfigError("a folder, not a Procfile", path=path, hint=hint) from exc
+        raise ConfigError("no such file", path=path, hint=hint)
     return parse(text, path, problems)
 
 

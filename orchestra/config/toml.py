@@ -93,11 +93,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
 
 def find(root: Path, problems: Problems) -> SettingsFile:
     """Read the settings in `root`; all defaults if there are none."""
-    own = shared = None
-    with problems.caught():
-        own = _read(root / OWN_FILE, problems)
-    with problems.caught():
-        shared = _read(root / SHARED_FILE, problems, above=("tool", "orchestra"))
+    own = _read(root / OWN_FILE, problems)
+    shared = _read(root / SHARED_FILE, problems, above=("tool", "orchestra"))
     if own is not None and shared is not None:
         text = f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}"
         hint = "Keep one of the two, and move everything there."
@@ -217,13 +214,10 @@ def _without_effect(key: str, file: SettingsFile) -> Note:
 
 
 def _read(path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError as exc:
-        raise ConfigError("a folder, not a settings file", path=path, hint="Give it another name.") from exc
-    return parse(text, path, problems, above=above)
+    with problems.caught():
+        text = read_text(path, "a settings file", if_folder="Give it another name.")
+        return None if text is None else parse(text, path, problems, above=above)
+    return None
 
 
 def _invalid_toml(path: Path, text: str, exc: Exception) -> ConfigError:
