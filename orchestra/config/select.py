@@ -266,11 +266,7 @@ def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
         if len(count) > 3 or int(count) > MAX_INSTANCES:
             raise wrong(f"{count} instances of {name} are too many", f"There can be {MAX_INSTANCES} at most.")
         asked[name] = int(count)
-    default = asked.get("all")
-    return {
-        each.name: asked.get(each.name, each.settings.instances if default is None else default)
-        for each in processes
-    }
+    return {each.name: asked.get(each.name, asked.get("all", each.settings.instances)) for each in processes}
 
 
 def choose(
@@ -340,11 +336,10 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     Raises:
         ValueError: There is a dependency cycle.
     """
-    dependents: dict[str, list[str]] = {name: [] for name in waits_for}
+    sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
         for other in others:
-            dependents[other].append(name)
-    sorter = TopologicalSorter(dependents)
+            sorter.add(other, name)
     sorter.prepare()
     levels = []
     while sorter.is_active():
