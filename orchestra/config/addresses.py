@@ -133,34 +133,32 @@ def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | N
 
 
 def settle_address(
-    asked: tuple[str, int] | None, *, taken: Mapping[int, Draft], fixed: Mapping[int, Draft], machine: Machine
-) -> tuple[tuple[str, int], Note | None]:
+    asked: tuple[str, int] | None, processes: Sequence[Draft], *, machine: Machine, notes: list[Note]
+) -> tuple[str, int]:
     """Check the address that the user asks for, or find one.
 
     Args:
         asked: Host and port; ``None``: the usual one, or that with the next free port.
-        taken: By port, the process that takes it whatever it is told.
-        fixed: By port, the process that it is set for.
+        processes: Those that are run.
         machine: Says what can be listened on.
-
-    Returns:
-        The address; and if the usual one cannot be had, a note that says why.
+        notes: Is told why the usual one cannot be had.
 
     Raises:
         ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
     """
     if asked is not None:
         host, port = asked
-        if (process := taken.get(port)) is not None:
+        if (process := _taker(port, processes)) is not None:
             text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
             line = f"{process.name}: {_with_port(process.command, port)}"
             raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
         machine.try_listen(host, port)
-        return asked, None
+        return asked
     host, usual = DEFAULT_LISTEN
     reason = ""
     for port in range(usual, usual + 100):
-        if (process := taken.get(port) or fixed.get(port)) is not None:
+        fixed = (each for each in processes if each.settings.port == port)
+        if (process := _taker(port, processes) or next(fixed, None)) is not None:
             reason = reason or f"port {port} is {process.name}'s"
             continue
         try:
@@ -168,9 +166,14 @@ def settle_address(
         except ConfigError as exc:
             reason = reason or exc.message.partition(": cannot")[0]
         else:
-            note = Note(f"{reason}: the one address has the next free port") if reason else None
-            return (host, port), note
+            notes += [Note(f"{reason}: the one address has the next free port")] if reason else []
+            return host, port
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
+
+
+def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
+    """The process that takes a port whatever it is told."""
+    return next((each for each in processes if port in each.reading.ports), None)
 
 
 def _with_port(command: str, port: int) -> str:
@@ -216,14 +219,12 @@ class Ports(Struct, kw_only=True):
     Attributes:
         processes: All of them: each has its place, whether it is run or not.
         listen_port: The proxy's, if there is one.
-        taken: By port, the process that takes it whatever it is told.
         machine: Says which ports are free, and what holds the others.
         by_instance: What came out; for processes that are not run, by their name.
     """
 
     processes: Sequence[Draft]
     listen_port: int | None
-    taken: Mapping[int, Draft]
     machine: Machine
     by_instance: dict[str, int] = field(default_factory=dict)
 
@@ -275,7 +276,7 @@ class Ports(Struct, kw_only=True):
             return f"port {port} is orchestra's own"
         if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):
             return f"port {port} cannot be used"
-        taker = self.taken.get(port, process)
+        taker = _taker(port, self.processes) or process
         owner = taker.name if taker is not process else self._owner(port, instance)
         return f"port {port} is {owner}'s" if owner else self._held(port, process)
 

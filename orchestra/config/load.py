@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from orchestra.config.addresses import Machine
     from orchestra.config.plan import UpstreamPlan
     from orchestra.config.select import Draft
-    from orchestra.config.toml import SettingsFile
 
 __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
@@ -125,34 +124,27 @@ def examine(
     """
     procfiles.current_folder()  # everything is relative to it
     path = procfiles.find(Path()) if procfile is None else Path(procfile)
-    problems = Problems()
-    entries: tuple[procfiles.Entry, ...] = ()
-    with problems.caught():
-        entries = procfiles.read(path, problems)
-    file = toml.find(path.parent, problems)
-    processes = select.gather(path, entries, file)
-    reader = _Reader(path, file, processes, machine, overrides or Overrides())
+    reader = _Reader(path, machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
-    return reader.plan(), problems
+    return reader.plan(), reader.problems
 
 
 class _Reader:
     """Goes from what was written to the plan, step by step."""
 
-    def __init__(
-        self, path: Path, file: SettingsFile, processes: list[Draft], machine: Machine, overrides: Overrides
-    ) -> None:
+    def __init__(self, path: Path, machine: Machine, overrides: Overrides) -> None:
         self.path = path
         self.root = path.absolute().parent
-        self.file = file
-        self.settings = file.settings
-        self.problems = file.problems
         self.machine = machine
         self.overrides = overrides
-        self.processes = processes
-        self.notes: list[Note] = list(file.notes)
+        self.problems = Problems()
+        entries = procfiles.read(path, self.problems)
+        self.file = toml.find(path.parent, self.problems)
+        self.settings = self.file.settings
+        self.notes = list(self.file.notes)
+        self.processes = select.gather(path, entries, self.file)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
@@ -185,7 +177,6 @@ class _Reader:
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
             programs.check(each, self.problems)
-        self.taken = {port: each for each in self.chosen for port in each.reading.ports}
 
     # --- The proxy, and what takes part in it ---
 
@@ -239,12 +230,8 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
-        fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
         with self.problems.caught():
-            address, note = addresses.settle_address(
-                address, taken=self.taken, fixed=fixed, machine=self.machine
-            )
-            self.notes += [] if note is None else [note]
+            address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
@@ -310,12 +297,8 @@ class _Reader:
         with self.problems.caught():
             option, environ = self.overrides.base_port, self.machine.environ
             base = addresses.base_port(self.file, option, self.env, environ)
-        ports = addresses.Ports(
-            processes=self.processes,
-            listen_port=None if proxy is None else proxy.port,
-            taken=self.taken,
-            machine=self.machine,
-        )
+        listen_port = None if proxy is None else proxy.port
+        ports = addresses.Ports(processes=self.processes, listen_port=listen_port, machine=self.machine)
         ports.fix(self.file)
         self.notes[:0] = ports.assign(base, self.problems)
         return ports.by_instance

@@ -82,18 +82,17 @@ def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
 
     Args:
         path: The file.
-        problems: Is told what is wrong with its lines.
-
-    Raises:
-        ConfigError: It is not there, not a file, not readable, or not UTF-8.
+        problems: Is told if it is not there or cannot be read, and what is wrong with its lines.
     """
     inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
     hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
-    text = read_text(path, "a Procfile", if_folder=hint)
-    if text is None:
+    with problems.caught():
+        text = read_text(path, "a Procfile", if_folder=hint)
+        if text is not None:
+            return parse(text, path, problems)
         hint = _similar(path.parent) or "Check the path of the Procfile."
         raise ConfigError("no such file", path=path, hint=hint)
-    return parse(text, path, problems)
+    return ()
 
 
 def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
