@@ -143,7 +143,7 @@ class _Reader:
         entries = procfiles.read(path, self.problems)
         self.file = toml.find(path.parent, self.problems)
         self.settings = self.file.settings
-        self.notes = list(self.file.notes)
+        self.notes = self.file.notes
         self.processes = select.gather(path, entries, self.file)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:

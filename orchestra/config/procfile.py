@@ -163,7 +163,8 @@ def _entry(line: str, path: Path, number: int) -> Entry:
         text = f"a blank before the colon (column {len(name) + 1})"
         raise wrong(text, f"Write `{name}: {_shortened(command)}`.")
     if bad := _NOT_NAME.search(written):
-        text = f"{_quoted(written)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}"
+        character = {" ": "a blank", "\t": "a tab"}.get(bad[0], repr(bad[0]))
+        text = f"{_quoted(written)} is not allowed as a name: {character} in column {bad.start() + 1}"
         raise wrong(text, f"{_NAME_RULE}, such as {_shortened(_NOT_NAME.sub('-', name))}.")
     if not command:
         text = f"{name} has no command (column {len(line) + 1})"
@@ -189,10 +190,6 @@ def _similar(folder: Path) -> str:
     except OSError:
         return f"The folder {folder} cannot be read or does not exist."
     return f"There is {' and '.join(names)} in that folder: name it on the command line." if names else ""
-
-
-def _named(character: str) -> str:
-    return {" ": "a blank", "\t": "a tab"}.get(character, repr(character))
 
 
 def _quoted(text: str) -> str:

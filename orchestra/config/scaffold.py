@@ -84,9 +84,8 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
     ):
         if not candidates:
             remarks.append(f"no {role} was found: add a line for it, if there is one")
-        else:
-            found.append(candidates[0])
-            remarks += [f"not taken: {other.why}" for other in candidates[1:]]
+        found += candidates[:1]
+        remarks += [f"not taken: {other.why}" for other in candidates[1:]]
     if not found:
         remarks = ["nothing was found that has Vite, nor a Python file that makes an application"]
     return found, remarks
