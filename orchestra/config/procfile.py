@@ -78,12 +78,7 @@ def current_folder() -> Path:
 
 
 def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
-    """Read and parse the Procfile at `path`.
-
-    Args:
-        path: The file.
-        problems: Is told if it is not there or cannot be read, and what is wrong with its lines.
-    """
+    """Read and parse a Procfile; `problems` is told if it cannot be read, and what its lines have wrong."""
     inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
     hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
     with problems.caught():
@@ -96,13 +91,7 @@ def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
 
 
 def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
-    """Parse the text of a Procfile.
-
-    Args:
-        text: All of it.
-        path: For messages.
-        problems: Is told what is wrong, line by line.
-    """
+    """Parse the text of a Procfile; `problems` is told what is wrong with its lines."""
     entries: dict[str, Entry] = {}
     is_empty, is_continued = True, False
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):

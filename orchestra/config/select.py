@@ -98,13 +98,7 @@ class Draft(Struct, kw_only=True):
 
 
 def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
-    """Give the Procfile's processes in its order, then those that only the settings define.
-
-    Args:
-        path: The Procfile.
-        entries: What is in it.
-        file: The settings; its problems are told what is wrong.
-    """
+    """Give the Procfile's processes in its order, then those that only the settings, `file`, define."""
     root, tables = path.absolute().parent, dict(file.settings.process)
     drafts: list[Draft] = []
 
@@ -282,8 +276,8 @@ def choose(
 
     Args:
         processes: All that there are.
-        path: The Procfile, for messages.
-        problems: Is told.
+        path: The Procfile.
+        problems: Is told of names that there are not, and if none is left.
         only: The names of the command line; none means all.
         left_out: Those that are not run, whatever depends on them.
         counts: How many instances each is to have; with none it is left out, too.

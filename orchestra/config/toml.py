@@ -103,16 +103,10 @@ def find(root: Path, problems: Problems) -> SettingsFile:
 
 
 def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
-    """Parse the text of a settings file.
-
-    Args:
-        text: The whole file.
-        path: For messages.
-        problems: Is told what does not fit.
-        above: The tables that ours are in.
+    """Parse the text of a settings file; `problems` is told what does not fit.
 
     Returns:
-        ``None`` if those tables are not there.
+        ``None`` if the tables that ours are in, `above`, are not there.
 
     Raises:
         ConfigError: It is not TOML.
