@@ -228,24 +228,24 @@ class Ports(Struct, kw_only=True):
     machine: Machine
     by_instance: dict[str, int] = field(default_factory=dict)
 
-    def fix(self, file: SettingsFile) -> None:
+    def fix(self) -> None:
         """Give the ports that the settings fix, further instances the next ones; they are had as they are."""
         for each in self.processes:
             for number, name in enumerate(each.names) if each.settings.port else ():
                 port = (each.settings.port or 0) + number
                 other = self._owner(port, name)
                 if port == self.listen_port:
-                    wrong = f"port {port} is orchestra's own", "Choose another one, or another --listen."
+                    hint = "Choose another one, or another --listen."
+                    each.refuse("port", f"port {port} is orchestra's own", hint=hint)
                 elif other:
-                    wrong = f"{other} has port {port}, too", "Choose another one."
+                    each.refuse("port", f"{other} has port {port}, too", hint="Choose another one.")
                 elif port > HIGHEST_PORT:
-                    wrong = f"there is no port {port}", "Choose a lower one, or fewer instances."
+                    hint = "Choose a lower one, or fewer instances."
+                    each.refuse("port", f"there is no port {port}", hint=hint)
                 elif held := self._held(port, each):
-                    wrong = held, "Stop it, or set port = 0."
+                    each.refuse("port", held, hint="Stop it, or set port = 0.")
                 else:
                     self.by_instance[name] = port
-                    continue
-                file.refuse(("process", each.name, "port"), wrong[0], hint=wrong[1])
 
     def assign(self, base: int, problems: Problems) -> list[Note]:
         """Give all others theirs, beginning with `base`; say which of them cannot have the usual one."""

@@ -169,8 +169,7 @@ class _Reader:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
             else:
-                keys, text = ("process", each.name, "cwd"), f"there is no folder {each.cwd}"
-                self.file.refuse(keys, text, hint="Create it, or correct cwd.")
+                each.refuse("cwd", f"there is no folder {each.cwd}", hint="Create it, or correct cwd.")
             reading = each.reading
             if reading.fault is not None:
                 self.problems.add(reading.fault)
@@ -268,7 +267,7 @@ class _Reader:
                 if each.role is Role.OTHER or (each.role is Role.UNDECIDED and not has_frontend):
                     unready.add(each.name)
                 each.ready = None if each.role is Role.OTHER else IMPLIED_READY
-        select.refuse_unready(self.chosen, unready, self.file)
+        select.refuse_unready(self.chosen, unready)
 
     # --- The plan ---
 
@@ -299,7 +298,7 @@ class _Reader:
             base = addresses.base_port(self.file, option, self.env, environ)
         listen_port = None if proxy is None else proxy.port
         ports = addresses.Ports(processes=self.processes, listen_port=listen_port, machine=self.machine)
-        ports.fix(self.file)
+        ports.fix()
         self.notes[:0] = ports.assign(base, self.problems)
         return ports.by_instance
 
