@@ -315,8 +315,7 @@ class Inside:
 
     def _is_busy(self) -> bool:
         # Idle connections to upstreams would go by themselves, seconds later.
-        for upstream in (self._proxy._backend, self._proxy._frontend):
-            upstream.clear()
+        self._proxy._drop_idle()
         return (_open_files(), _tasks()) != (self.fresh.fds, self.fresh.tasks)
 
 

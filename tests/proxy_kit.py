@@ -309,7 +309,7 @@ class Stage:
     def client(self, address: str = "127.0.0.1") -> Talker:
         """A client connects."""
         ours, theirs = self._pair()
-        self._nursery.start_soon(self.proxy.serve, theirs, Peer(address, 8000))
+        self.proxy.serve(theirs, Peer(address, 8000))
         return Talker(ours)
 
     async def backend(self) -> Talker:

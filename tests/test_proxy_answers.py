@@ -27,7 +27,7 @@ NAVIGATES = request_head(b"GET", b"/x", [(b"Accept", b"text/html,*/*")])
 def test_a_navigation_gets_a_page_that_reloads_itself() -> None:
     head, body = render(GONE, NAVIGATES)
     page = body.decode()
-    assert (head.status, head.reason, head.media_type) == (502, b"Bad Gateway", b"text/html")
+    assert (head.start, head.media_type) == (b"HTTP/1.1 502 Bad Gateway", b"text/html")
     assert '<meta http-equiv="refresh" content="1">' in page
     assert "api has failed: exit code 1." in page
     assert "Traceback" in page
@@ -72,19 +72,21 @@ def test_any_other_request_gets_text(head: RequestHead | None) -> None:
     )
 
 
-@pytest.mark.parametrize(("status", "retry"), [(400, []), (403, []), (502, [b"1"]), (504, []), (508, [])])
-def test_answers_are_never_cached_and_say_when_to_come_back(status: int, retry: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("status", "retry"), [(400, None), (403, None), (502, b"1"), (504, None), (508, None)]
+)
+def test_answers_are_never_cached_and_say_when_to_come_back(status: int, retry: bytes | None) -> None:
     head, body = render(Message(status=status, title="x", text="y"), NAVIGATES)
-    assert head.all(b"cache-control") == [b"no-store"]
-    assert head.all(b"retry-after") == retry
-    assert head.all(b"content-length") == [b"%d" % len(body)]
+    assert head.values[b"cache-control"] == b"no-store"
+    assert head.values.get(b"retry-after") == retry
+    assert head.values[b"content-length"] == b"%d" % len(body)
     assert b"X-Orchestra-Upstream: orchestra\r\n" in forwarded_response(head, "orchestra")
 
 
 def test_head_gets_the_length_of_what_get_would_get() -> None:
     head, body = render(GONE, request_head(b"HEAD", b"/x", []))
     assert body == b""
-    assert head.all(b"content-length") != [b"0"]
+    assert head.values[b"content-length"] != b"0"
 
 
 def test_text_that_is_no_utf_8_does_not_break_the_answer() -> None:

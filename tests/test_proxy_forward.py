@@ -11,7 +11,6 @@ from orchestra.proxy.forward import (
     Peer,
     forwarded_request,
     forwarded_response,
-    forwarded_trailers,
     host_refusal,
     is_looping,
     keeps_alive,
@@ -132,16 +131,6 @@ def test_a_request_that_goes_round_in_circles_is_known_by_its_via(
     else:
         headers = [(b"Via", b"1.1 orchestra")] * vias
     assert is_looping(request_head(b"GET", b"/", headers)) is expected
-
-
-def test_trailers_that_frame_route_or_authorise_are_dropped() -> None:
-    trailers = [
-        (b"Content-Length", b"1"),
-        (b"Host", b"x"),
-        (b"Server-Timing", b"a"),
-        (b"Authorization", b"b"),
-    ]
-    assert forwarded_trailers(trailers) == [(b"Server-Timing", b"a")]
 
 
 def test_every_response_names_its_upstream_once() -> None:

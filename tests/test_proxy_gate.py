@@ -9,43 +9,28 @@ import trio
 import trio.testing
 
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
-from orchestra.events import Bus, Notice, State, StateChanged
+from orchestra.events import Bus, Notice, RequestHeld, RequestReleased, State, StateChanged
 from orchestra.proxy import gate as gate_module
+from orchestra.proxy.framing import NO_BODY
 from orchestra.proxy.gate import Endpoint, Gate
+from orchestra.proxy.record import Record
 from orchestra.proxy.route import Availability, Unavailable
+from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event
-    from orchestra.proxy.route import Side
 
 API = FromProcess(name="api")
 URL = "http://[::1]:5173"
 
 
-class Request:
-    """A request that may wait for 15 s in all."""
-
-    def __init__(self, size: int = 100) -> None:
-        self.held = 0.0
-        self.told: list[object] = []
-        self._size = size
-        self._deadline = trio.current_time() + 15
-
-    def deadline(self) -> float:
-        return self._deadline
-
-    def weigh(self) -> int:
-        return self._size
-
-    def begin_wait(self, side: Side, reason: str) -> None:
-        self.told.append((side, reason))
-
-    def end_wait(self, side: Side, found: Availability | None) -> None:
-        self.told.append((side, found))
+def a_request(gate: Gate) -> Record:
+    """A request that has 100 bytes."""
+    return Record(gate._bus, 1, request_head(b"GET", b"/" + b"x" * 99, []), NO_BODY)
 
 
-async def wait(gate: Gate, request: Request) -> Availability:
+async def wait(gate: Gate, request: Record) -> Availability:
     try:
         await gate.wait_ready(request)
     except Unavailable as exc:
@@ -57,7 +42,15 @@ def a_gate(plan: UpstreamPlan = API) -> tuple[Gate, list[Event]]:
     events: list[Event] = []
     bus = Bus()
     bus.subscribe(events.append)
-    return Gate("backend", plan, bus=bus, tail=lambda process: (f"{process} says why",)), events
+    gate = Gate(
+        "backend",
+        plan,
+        changed=trio.lowlevel.ParkingLot(),
+        hold=15,
+        bus=bus,
+        tail=lambda process: (f"{process} says why",),
+    )
+    return gate, events
 
 
 def now(gate: Gate) -> Availability:
@@ -131,9 +124,9 @@ def test_a_refusal_names_process_state_and_last_lines() -> None:
 
 
 async def test_a_request_waits_until_the_process_is_ready(autojump_clock: trio.testing.MockClock) -> None:
-    gate, _ = a_gate()
+    gate, events = a_gate()
     report(gate, State.STARTING)
-    request = Request()
+    request = a_request(gate)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -143,12 +136,16 @@ async def test_a_request_waits_until_the_process_is_ready(autojump_clock: trio.t
 
         assert await wait(gate, request) is Availability.READY
     assert request.held == pytest.approx(3)
-    assert request.told == [("backend", "api is starting"), ("backend", Availability.READY)]
+    held, released = events
+    assert isinstance(held, RequestHeld)
+    assert (held.upstream, held.reason) == ("backend", "api is starting")
+    assert isinstance(released, RequestReleased)
+    assert (released.upstream, released.outcome, released.held) == ("backend", "ready", request.held)
 
 
 async def test_waiting_has_an_end(autojump_clock: trio.testing.MockClock) -> None:
     gate, _ = a_gate()
-    request = Request()
+    request = a_request(gate)
     for _ in range(2):
         assert await wait(gate, request) is Availability.HOLD
         assert request.held == pytest.approx(15)
@@ -164,7 +161,7 @@ async def test_the_end_of_the_process_ends_the_waiting(autojump_clock: trio.test
             await trio.sleep(2)
             report(gate, State.BACKING_OFF, ended_before_ready=True)
 
-        request = Request()
+        request = a_request(gate)
         assert await wait(gate, request) is Availability.FAIL
     assert request.held == pytest.approx(2)
 
@@ -185,10 +182,10 @@ async def test_only_so_many_may_wait(
 ) -> None:
     monkeypatch.setattr(gate_module, limit, value)
     gate, _ = a_gate()
-    requests = [Request() for _ in range(3)]
+    requests = [a_request(gate) for _ in range(3)]
     said: list[str] = []
 
-    async def wait_and_fail(request: Request) -> None:
+    async def wait_and_fail(request: Record) -> None:
         with pytest.raises(Unavailable) as caught:
             await gate.wait_ready(request)
         said.append(str(caught.value))
@@ -207,7 +204,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
     assert now(gate) is Availability.HOLD
     report(gate, State.READY, url=URL)
     assert not gate.has("api")
-    request = Request()
+    request = a_request(gate)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -218,8 +215,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
         assert await wait(gate, request) is Availability.READY
     assert gate.has("api")
     assert gate.endpoint == Endpoint("api", Address("::1", 5173))
-    (notice,) = events
-    assert isinstance(notice, Notice)
+    (notice,) = (event for event in events if isinstance(event, Notice))
     assert (notice.code, notice.text) == ("backend-found", "the backend is api: it answers HTTP")
 
 

@@ -67,6 +67,11 @@ def request(line: bytes = b"GET / HTTP/1.1", fields: bytes = HOST) -> bytes:
             400,
             id="two-te",
         ),
+        pytest.param(
+            request(fields=HOST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
+            501,
+            id="two-te-one-unknown",
+        ),
         pytest.param(request(fields=HOST + b"Transfer-Encoding: \r\n"), 400, id="empty-coding"),
         pytest.param(b"GET / HTTP/1.1\nHost: a\n\n", 400, id="bare-lf"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\nX: 1\r\n\r\n", 400, id="one-bare-lf"),
@@ -231,7 +236,13 @@ def test_nothing_ambiguous_is_taken_for_a_response(raw: bytes) -> None:
 )
 def test_status_and_reason_phrase_are_kept(line: bytes, status: int, reason: bytes) -> None:
     head = judge_response(line + b"\r\n\r\n")
-    assert (head.status, head.reason) == (status, reason)
+    assert (head.status, head.start) == (status, b"HTTP/1.1 %d %b" % (status, reason))
+
+
+def test_an_answer_may_repeat_what_only_requests_may_not() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nHost: a\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+    for read in (judge_response, HeadReader().response):
+        assert read(raw).lines == [b"Host: a", b"Host: a", b"Content-Length: 3"]
 
 
 # --- the short way ---

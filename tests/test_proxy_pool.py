@@ -5,72 +5,113 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from orchestra.config.plan import Address, FromProcess
+from orchestra.events import Bus, State, StateChanged
 from orchestra.proxy.connection import UpstreamConnection
+from orchestra.proxy.gate import Gate
 from orchestra.proxy.head import HeadReader
-from orchestra.proxy.pool import Pool
+from orchestra.proxy.pool import Upstream
 from tests.proxy_kit import memory_pair
 
 if TYPE_CHECKING:
+    from orchestra.config.plan import UpstreamPlan
+    from orchestra.proxy.transport import Transport
     from tests.proxy_kit import MemoryTransport
 
 
-def a_side() -> tuple[UpstreamConnection, MemoryTransport]:
+async def dial(_host: str, _port: int) -> Transport:
+    raise NotImplementedError
+
+
+ELSEWHERE = Address("127.0.0.1", 8001)
+
+
+def an_upstream(limit: int, plan: UpstreamPlan = ELSEWHERE) -> Upstream:
+    changed = trio.lowlevel.ParkingLot()
+    gate = Gate("backend", plan, changed=changed, hold=15, bus=Bus(), tail=lambda _: ())
+    return Upstream(gate, dial=dial, reader=HeadReader(), limit=limit)
+
+
+def a_side(upstream: Upstream) -> tuple[UpstreamConnection, MemoryTransport]:
     ours, theirs = memory_pair()
-    return UpstreamConnection(ours, HeadReader()), theirs
+    assert upstream.gate.endpoint is not None
+    return UpstreamConnection(ours, HeadReader(), upstream.gate.endpoint), theirs
 
 
 def test_the_newest_connection_is_taken_first() -> None:
-    pool = Pool(4)
-    sides = [a_side()[0] for _ in range(3)]
+    upstream = an_upstream(4)
+    sides = [a_side(upstream)[0] for _ in range(3)]
     for now, side in enumerate(sides):
-        pool.put(side, now)
-    assert [pool.take(2) for _ in range(4)] == [*reversed(sides), None]
+        upstream.give_back(side, now)
+    assert [upstream.take(2) for _ in range(4)] == [*reversed(sides), None]
 
 
 def test_beyond_its_limit_the_oldest_one_goes() -> None:
-    pool = Pool(1)
-    (old, far), (new, _) = a_side(), a_side()
-    pool.put(old, 0)
-    pool.put(new, 0)
+    upstream = an_upstream(1)
+    (old, far), (new, _) = a_side(upstream), a_side(upstream)
+    upstream.give_back(old, 0)
+    upstream.give_back(new, 0)
     assert far.has_input()
-    assert pool.take(0) is new
+    assert upstream.take(0) is new
 
 
 @pytest.mark.parametrize(("idle", "is_kept"), [(0.0, True), (3.9, True), (4.0, False), (60.0, False)])
 def test_what_vite_is_about_to_close_is_not_used(idle: float, *, is_kept: bool) -> None:
-    pool = Pool(1)
-    side, far = a_side()
-    pool.put(side, 100)
-    assert (pool.take(100 + idle) is side) is is_kept
+    upstream = an_upstream(1)
+    side, far = a_side(upstream)
+    upstream.give_back(side, 100)
+    assert (upstream.take(100 + idle) is side) is is_kept
     assert far.has_input() is not is_kept
 
 
 def test_a_sweep_drops_the_old_and_keeps_the_young() -> None:
-    pool = Pool(4)
-    pool.put(a_side()[0], 0)
-    young, _ = a_side()
-    pool.put(young, 3)
-    pool.sweep(5)
-    assert len(pool) == 1
-    assert pool.take(5) is young
+    upstream = an_upstream(4)
+    upstream.give_back(a_side(upstream)[0], 0)
+    young, _ = a_side(upstream)
+    upstream.give_back(young, 3)
+    upstream.sweep(5)
+    assert upstream.idle == [young]
 
 
 async def test_a_closed_or_unexpectedly_talking_connection_is_dropped() -> None:
-    pool = Pool(4)
-    (ended, far_of_ended), (talking, far_of_talking), (good, _) = a_side(), a_side(), a_side()
+    upstream = an_upstream(4)
+    (ended, far_of_ended), (talking, far_of_talking), (good, _) = (a_side(upstream) for _ in range(3))
     for side in (good, ended, talking):
-        pool.put(side, 0)
+        upstream.give_back(side, 0)
     far_of_ended.close()
     await far_of_talking.send_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
-    assert pool.take(0) is good
-    assert len(pool) == 0
+    assert upstream.take(0) is good
+    assert upstream.idle == []
 
 
-def test_a_pool_explains_itself() -> None:
-    pool = Pool(2)
+def test_what_is_not_asked_any_more_is_dropped() -> None:
+    """A process that is back at the same address is another one."""
+    upstream = an_upstream(4, FromProcess(name="api"))
+
+    def report(state: State) -> None:
+        url = "http://127.0.0.1:8001"
+        upstream.gate.observe(StateChanged(process="api", state=state, previous=state, url=url))
+        upstream.sweep(0)
+
+    report(State.READY)
+    (idle, far), (used, far_of_used) = a_side(upstream), a_side(upstream)
+    upstream.give_back(idle, 0)
+    report(State.READY)
+    assert not far.has_input()
+    report(State.STOPPING)
+    assert far.has_input()
+    report(State.READY)
+    upstream.give_back(used, 0)
+    assert far_of_used.has_input()
+    assert upstream.take(0) is None
+
+
+def test_an_upstream_explains_itself() -> None:
+    upstream = an_upstream(2)
     for _ in range(3):
-        pool.put(a_side()[0], 0)
-    assert repr(pool) == "<Pool: 2 of 2 idle, 1 dropped>"
-    pool.clear()
-    assert repr(pool) == "<Pool: 0 of 2 idle, 3 dropped>"
+        upstream.give_back(a_side(upstream)[0], 0)
+    assert repr(upstream) == "<Upstream <Gate backend: 127.0.0.1:8001, ready, 0 waiting>, 2 of 2 idle>"
+    upstream.clear()
+    assert repr(upstream).endswith("0 of 2 idle>")

@@ -1354,6 +1354,19 @@ async def test_what_is_refused_never_reaches_an_upstream(
         assert on.dials == []
 
 
+async def test_very_many_requests_at_once_are_answered_one_by_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Those that orchestra answers itself wait for nothing in between."""
+    async with stage() as on:
+        client = on.client()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.says, get(b"/__orchestra__/") * 2000)
+            for _ in range(2000):
+                head, _ = await answer(client)
+                assert head.startswith(b"HTTP/1.1 404 ")
+
+
 async def test_options_of_the_server_itself_is_answered_here(autojump_clock: trio.testing.MockClock) -> None:
     async with stage() as on:
         client = on.client()

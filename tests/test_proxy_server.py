@@ -166,12 +166,16 @@ async def test_closing_ends_streams_with_1001(autojump_clock: trio.testing.MockC
         assert (await on.told(StreamClosed, 2)).kind == "websocket"
 
 
+@pytest.mark.parametrize("where", ["run", "advance"])
 async def test_a_mistake_of_ours_ends_one_connection_only(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    where: str,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with stage() as on:
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-            patch.setattr(Exchange, "run", lambda _self: 1 / 0)
+            patch.setattr(Exchange, where, lambda _self: 1 / 0)
             client = on.client()
             await client.says(GET)
             await client.hears_reset()

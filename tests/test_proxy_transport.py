@@ -119,20 +119,6 @@ async def test_input_is_told_once_to_a_function() -> None:
         assert told == [b"one", b"two", b""]
 
 
-async def test_a_function_that_fails_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_connection() as (client, server):
-
-        def fail() -> None:
-            raise RuntimeError("a mistake")
-
-        server.on_input(fail)
-        await client.send_all(b"x")
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert "a mistake" in caplog.text
-        with pytest.raises(ConnectionResetError):
-            await client.receive_some()
-
-
 async def test_a_close_with_bytes_unread_is_no_reset() -> None:
     async with a_connection() as (client, server):
         await client.send_all(b"x" * 100_000)

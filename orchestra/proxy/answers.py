@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "explain", "own", "refusal", "refuse", "render"]
 
-_RETRIED = (502,)
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -93,8 +91,8 @@ def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
     if isinstance(error, BadMessage):
         return "bad request", refuse(error)
     reason = "no valid answer"
-    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
     tail: tuple[str, ...] = ()
+    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
     if isinstance(error, Unavailable):
         state = "ready" if error.availability is Availability.HOLD else "there"
         reason, tail = f"{error.side} not {state}", error.tail
@@ -118,10 +116,11 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         message: What is to be said.
         head: The request; ``None`` if it could not be read, which gets text.
     """
-    accepted = b"" if head is None else b",".join(head.all(b"accept")).lower()
+    accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
+    may_pass = message.status == 502
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
         # To look again would send a form a second time, which was not asked for.
-        looks_again = message.status in _RETRIED and head.method in (b"GET", b"HEAD")
+        looks_again = may_pass and head.method in (b"GET", b"HEAD")
         media_type, body = b"text/html; charset=utf-8", _page(message, looks_again=looks_again)
     elif b"json" in accepted:
         media_type, body = b"application/json", _json(message)
@@ -133,42 +132,34 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         (b"Content-Length", b"%d" % len(content)),
         (b"Cache-Control", b"no-store"),
         *message.headers,
+        *([(b"Retry-After", b"1")] if may_pass else []),
     ]
-    if message.status in _RETRIED:
-        headers.append((b"Retry-After", b"1"))
     reason = HTTPStatus(message.status).phrase.encode("ascii")
     response = ResponseHead.of(message.status, headers, reason, length=len(content))
     return response, b"" if head is not None and head.method == b"HEAD" else content
 
 
 def _page(message: Message, *, looks_again: bool) -> str:
-    hint = f"<p><strong>{html.escape(message.hint)}</strong></p>\n" if message.hint else ""
-    tail = f"<pre>{html.escape(chr(10).join(message.tail))}</pre>\n" if message.tail else ""
+    hint, tail = html.escape(message.hint), html.escape("\n".join(message.tail))
     return _PAGE.format(
         refresh='<meta http-equiv="refresh" content="1">\n' if looks_again else "",
         again=" &middot; this page looks again each second" if looks_again else "",
         title=html.escape(message.title),
         text=html.escape(message.text),
-        hint=hint,
-        tail=tail,
+        hint=hint and f"<p><strong>{hint}</strong></p>\n",
+        tail=tail and f"<pre>{tail}</pre>\n",
         status=message.status,
         phrase=HTTPStatus(message.status).phrase,
     )
 
 
 def _json(message: Message) -> str:
-    content: dict[str, object] = {"error": message.title, "detail": message.text}
-    if message.hint:
-        content["hint"] = message.hint
-    if message.tail:
-        content["output"] = list(message.tail)
-    return json.dumps(content) + "\n"
+    said = {"error": message.title, "detail": message.text, "hint": message.hint, "output": message.tail}
+    return json.dumps({key: value for key, value in said.items() if value}) + "\n"
 
 
 def _text(message: Message) -> str:
-    lines = [f"{message.title}: {message.text}"]
-    if message.hint:
-        lines.append(message.hint)
+    lines = [f"{message.title}: {message.text}", *filter(None, [message.hint])]
     if message.tail:
         lines += ["", *message.tail]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,11 +17,9 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
-from orchestra.proxy.framing import NO_BODY
-from orchestra.proxy.gate import wait_any_change
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.upload import Upload
-from orchestra.proxy.websocket import shake_hands
+from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
@@ -29,15 +28,10 @@ if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import Availability, Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply"]
 
-# An answer that is not wanted is read to its end up to this size; beyond, a new connection is cheaper.
-DISCARDED = 65536
-# Seconds for reading it: Vite sends its page in one piece, so it is there, or it is not.
-DISCARD_LIMIT = 0.5
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
@@ -60,19 +54,17 @@ class Reply(Struct, eq=False):
 
 
 class Asker:
-    """Asks upstreams on behalf of one request, and waits for them to be ready (`gate.Waiter`).
+    """Asks upstreams on behalf of one request.
 
     Attributes:
         upload: The request's body; ``None`` without one.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
-        held: Seconds that the request has waited for upstreams.
         was_ended_early: `end_early` was called.
         is_upgrade: It asks for a WebSocket.
     """
 
-    held = 0.0
     connection: UpstreamConnection | None = None
     reply: Reply | None = None
     kept: Reply | None = None
@@ -81,7 +73,6 @@ class Asker:
     upload: Upload | None = None
     _upstream: Upstream | None = None
     _forwarded = b""
-    _deadline: float | None = None
     _victim: Upstream | None = None
 
     def __init__(
@@ -97,24 +88,16 @@ class Asker:
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
 
     @property
-    def bytes_in(self) -> int:
-        """Bytes of the request's body that were read."""
-        return 0 if self.upload is None else self.upload.size
-
-    @property
     def is_asked(self) -> bool:
         """Whether an upstream was asked and its answer is still awaited."""
         return self.connection is not None and self.reply is None
 
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
-        if self.upload is not None or self._head.method not in _IDEMPOTENT:
-            return False
-        connection = upstream.take(self._shared.now)
+        connection = upstream.take(self._shared.now) if self._may_reuse() else None
         if connection is None:
             return False
-        self._upstream, self.connection = upstream, connection
-        connection.write(self._request())
+        self._send(upstream, connection)
         return not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
@@ -124,17 +107,36 @@ class Asker:
             UpstreamGone: The connection broke: see `prepare_again`.
             Unavailable: It cannot be asked.
         """
-        self._upstream = upstream
-        if self.connection is None:
-            now, may_reuse = self._shared.now, self._may_reuse()
-            connection = upstream.take(now) if may_reuse else None
-            connection = connection or await upstream.connect(self, now, fresh=not may_reuse)
-            self.connection = connection
-            if self.upload is not None:
-                await self._send_with_body(connection, self.upload)
-                return
-            connection.write(self._request())
-        await self.connection.drain()
+        connection, upload = self.connection, self.upload
+        if connection is None:
+            connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
+            self._send(upstream, connection)
+        try:
+            await connection.drain()
+        except UpstreamGone:
+            if upload is None:
+                raise
+            # It may have refused the body, and have said so before it closed.
+            upload.is_sent = False
+        else:
+            if upload is not None:
+                upload.go_on(connection)
+
+    def _may_reuse(self) -> bool:
+        upload = self.upload
+        return (
+            not self.is_upgrade
+            and self._head.method in _IDEMPOTENT
+            and (upload is None or (upload.is_complete and upload.can_begin))
+        )
+
+    def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
+        self._upstream, self.connection = upstream, connection
+        # All upstreams get the same bytes.
+        data = self._forwarded = self._forwarded or forwarded_request(
+            self._head, self._peer, upgrade=self.is_upgrade
+        )
+        connection.write(data if self.upload is None else data + self.upload.begin())
 
     def hear(self) -> ResponseHead | None:
         """Take the head of the final answer as soon as it is here; 1xx are passed on.
@@ -148,8 +150,10 @@ class Asker:
         assert connection is not None  # noqa: S101
         while (answer := connection.take_head(self._head)) is not None and answer.status < 200:
             if answer.status == 101:
+                if self.is_upgrade:
+                    break
                 raise BadResponse("the upstream switched protocols, which was not asked for")
-            if self._head.version != b"1.0":
+            if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         if answer is not None:
             self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
@@ -168,18 +172,16 @@ class Asker:
         if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
             raise fault
         if upload is not None:
-            await upload.stop()
+            upload.stop()
         can_begin = upload is None or upload.can_begin
         if self._head.method not in _IDEMPOTENT or fault.has_begun or not can_begin:
             raise fault
-        # The time in which an answer was awaited does not count: only being held does.
-        self._deadline = None
         if connection.is_reused and not upstream.is_stale(connection):
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
         await upstream.wait_for_report(connection)
         # A request that crashes its upstream is sent twice at most; not every crash is its fault.
-        is_suspect = not (upstream.gate.is_stopping(connection.process) or self.was_ended_early)
+        is_suspect = not (upstream.gate.is_stopping(connection.endpoint.process) or self.was_ended_early)
         if is_suspect and self._victim is upstream:
             raise fault
         self._record.replayed(upstream.gate.side, str(fault))
@@ -187,43 +189,28 @@ class Asker:
         if is_suspect:
             self._victim = upstream
 
-    def _may_reuse(self) -> bool:
-        upload = self.upload
-        return self._head.method in _IDEMPOTENT and (
-            upload is None or (upload.is_complete and upload.can_begin)
-        )
-
-    def _request(self) -> bytes:
-        # All upstreams get the same bytes.
-        self._forwarded = self._forwarded or forwarded_request(self._head, self._peer)
-        return self._forwarded
-
-    async def _send_with_body(self, connection: UpstreamConnection, upload: Upload) -> None:
-        try:
-            await connection.send(self._request() + upload.begin())
-        except UpstreamGone:
-            # It may have refused the body, and have said so before it closed.
-            upload.is_sent = False
-        else:
-            upload.go_on(connection)
-
     async def shake_hands(self, upstream: Upstream) -> Reply:
-        """Pass a WebSocket's handshake on, over a fresh connection."""
-        forwarded = forwarded_request(self._head, self._peer, upgrade=True)
+        """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
+
+        Raises:
+            UpstreamError: There is no answer in time (Vite never answers what it does not know), or not a
+                valid one.
+        """
         self.is_upgrade = True
-        connection = await upstream.connect(self, self._shared.now, fresh=True)
-        self.connection = connection
-        answer = await shake_hands(
-            connection,
-            self._head,
-            forwarded,
-            name=upstream.gate.side,
-            timeout=self._shared.plan.upgrade_timeout,
-        )
-        if answer.status == 101:
-            return Reply(upstream, connection, answer, NO_BODY, b"")
-        self.is_upgrade = False
-        self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+        await self.ask(upstream)
+        timeout = self._shared.plan.upgrade_timeout
+        with trio.move_on_after(timeout):
+            while self.hear() is None and self.connection is not None:
+                await self.connection.wait()
+        if self.reply is None:
+            text = f"the {upstream.gate.side} did not answer the WebSocket handshake within {timeout:g} s"
+            raise UpstreamError(text, status_hint=504)
+        if self.reply.head.status == 101:
+            fault = handshake_fault(self._head, self.reply.head)
+            if fault is not None:
+                raise BadResponse(f"the {upstream.gate.side}: {fault}")
+        else:
+            self.is_upgrade = False
         return self.reply
 
     def end_early(self) -> None:
@@ -253,84 +240,33 @@ class Asker:
             else:
                 reply.connection.close()
 
-    def set_aside_now(self, *, keep: bool) -> bool:
-        """Make room for another answer: keep or forget this one; else that is for `set_aside`."""
-        reply = self.reply
-        if reply is None or self.upload is not None or not reply.body.is_complete:
-            return reply is None
-        self.reply = None
-        self.kept = reply if keep else self.kept
-        self.release(reply)
-        return True
-
-    async def set_aside(self, *, keep: bool) -> Kept | None:
-        """Make room for another answer: keep or discard this one; say why that is not possible."""
-        if keep and self.reply is not None:
-            self.kept, self.reply = self.reply, None
-            return await self._keep(self.kept)
-        await self.discard()
-        return None
-
-    async def _keep(self, reply: Reply) -> Kept | None:
+    def keep(self, reply: Reply) -> Kept:
+        """Make room for another answer, and keep this one."""
         body = reply.body
-        if not body.is_complete:
-            parts = [reply.read]
-            while body.size <= KEPT_404 and not body.is_complete:
-                parts.append(await reply.connection.more())
-            reply.read = b"".join(parts)
+        while body.size <= KEPT_404 and not body.is_complete:
+            piece = reply.connection.take_more()
+            if piece is None:
+                return Kept.NOT_YET
+            reply.read += piece
+        self.kept, self.reply = reply, None
         if body.size > KEPT_404:
             return Kept.TOO_LARGE
         self.release(reply)
         if self.upload is not None:
-            await self.upload.stop()
+            self.upload.stop()
             if not self.upload.can_begin:
                 return Kept.BODY_TOO_LONG
-        return None
+        return Kept.DONE
 
-    async def discard(self) -> None:
-        """Read the newest answer to its end, if that is near, so that the connection may serve again."""
-        reply = self.reply
-        if reply is None:
-            return
-        self.reply = None
-        body = reply.body
-        try:
-            if not body.is_complete and (reply.head.length or 0) <= DISCARDED:
-                with trio.move_on_after(DISCARD_LIMIT):
-                    while body.size <= DISCARDED and not body.is_complete:
-                        await reply.connection.more()
-        except UpstreamError:
-            pass
-        if body.is_complete:
-            self.release(reply)
-        else:
-            self.close()
-
-    # --- Waiting ---
-
-    async def wait_for_either(self) -> None:
-        """Wait until something is reported of either upstream, or the time for waiting is over."""
-        begun = trio.current_time()
-        try:
-            gates = (self._shared.backend.gate, self._shared.frontend.gate)
-            await wait_any_change(gates, self.deadline())
-        finally:
-            self.held += trio.current_time() - begun
-
-    def deadline(self) -> float:
-        """See `Waiter`."""
-        if self._deadline is None:
-            self._deadline = trio.current_time() + self._shared.plan.hold - self.held
-        return self._deadline
-
-    def weigh(self) -> int:
-        """See `Waiter`."""
-        return self.bytes_in + len(self._head.target) + sum(map(len, self._head.lines))
-
-    def begin_wait(self, side: Side, reason: str) -> None:
-        """See `Waiter`."""
-        self._record.held(side, reason)
-
-    def end_wait(self, side: Side, found: Availability | None) -> None:
-        """See `Waiter`."""
-        self._record.released(side, found, self.held)
+    def discard(self) -> None:
+        """Forget the newest answer; its connection may serve again if all of it is here."""
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            with contextlib.suppress(UpstreamError):
+                if not reply.body.is_complete:
+                    # Vite sends its page in one piece, if perhaps not in the one that its head was in.
+                    reply.connection.take_more()
+            if reply.body.is_complete:
+                self.release(reply)
+            else:
+                self.close()

@@ -26,6 +26,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Endpoint
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Transport
 
@@ -94,17 +95,17 @@ class _Connection:
 
     async def drain(self) -> None:
         """Wait until everything is sent that was written."""
-        try:
-            await self.transport.send_all(self.unsent)
-        except _BROKEN as exc:
-            raise self._gone() from exc
-        self.unsent = b""
+        if self.unsent:
+            try:
+                await self.transport.send_all(self.unsent)
+            except _BROKEN as exc:
+                raise self._gone() from exc
+            self.unsent = b""
 
     async def send(self, data: bytes) -> None:
         """Write and drain."""
         self.write(data)
-        if self.unsent:
-            await self.drain()
+        await self.drain()
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
@@ -242,9 +243,7 @@ class UpstreamConnection(_Connection):
     Args:
         transport: Connected.
         reader: Reads the heads of its answers.
-        process: What it is to, if that is a process of this run.
-        label: What the upstream is called in messages.
-        generation: Which life of the upstream it belongs to.
+        endpoint: What it is to.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -256,24 +255,14 @@ class UpstreamConnection(_Connection):
     _what = "answer"
     _has_begun = False
 
-    def __init__(
-        self,
-        transport: Transport,
-        reader: HeadReader,
-        *,
-        process: str | None = None,
-        label: str = "upstream",
-        generation: int = 0,
-    ) -> None:
+    def __init__(self, transport: Transport, reader: HeadReader, endpoint: Endpoint) -> None:
         super().__init__(transport, reader)
-        self._label = label
-        self.process = process
-        self.generation = generation
+        self.endpoint = endpoint
 
     def _gone(self) -> UpstreamGone:
         has_begun = self._has_begun or bool(self._buffer)
         when = "in the middle of its answer" if has_begun else "without an answer"
-        return UpstreamGone(f"{self._label} closed the connection {when}", has_begun=has_begun)
+        return UpstreamGone(f"{self.endpoint.name} closed the connection {when}", has_begun=has_begun)
 
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
@@ -295,18 +284,12 @@ class UpstreamConnection(_Connection):
             self._has_begun = True
             head = self._reader.response(raw)
         except BadMessage as exc:
-            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
+            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
-        return head
-
-    async def read_head(self, request: RequestHead) -> ResponseHead:
-        """Wait for the head of the next answer to `request`, and take it."""
-        while (head := self.take_head(request)) is None:
-            await self.wait()
         return head
 
     def take(self) -> bytes:
@@ -318,18 +301,7 @@ class UpstreamConnection(_Connection):
         try:
             return super().take()
         except BadMessage as exc:
-            raise BadResponse(f"{self._label}: bad answer: {exc}") from exc
-
-    async def more(self) -> bytes:
-        """Wait for more of the body, and take it.
-
-        Raises:
-            BadResponse: The body is not framed as its head said.
-            UpstreamGone: The connection broke, or ended in the middle.
-        """
-        while (piece := self.take_more()) is None:
-            await self.wait()
-        return piece
+            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
 
     def _end(self) -> bytes:
         self._keeps_alive = False

@@ -59,7 +59,7 @@ class Conversation:
     """
 
     exchange: Exchange | None = None
-    _fault: BadMessage | ClientGone | None = None
+    _fault: Exception | None = None
     _is_reading_head = False
     _is_late = False
 
@@ -92,6 +92,10 @@ class Conversation:
             logger.exception("a bug in orchestra ended one connection: %r", client)
             client.abort()
         finally:
+            # What is told from now on comes too late.
+            self._woken.set()
+            if self.exchange is not None:
+                self.exchange.abandon()
             client.close()
 
     def expire(self) -> None:
@@ -118,18 +122,9 @@ class Conversation:
 
     async def _serve_ordinary(self) -> Exchange:
         """Sleep while requests are served that need no task; return the first one that does."""
-        client = self._client
         self._woken = trio.Event()
-        self._expect_request()
-        try:
-            await self._woken.wait()
-        except trio.Cancelled:
-            client.transport.on_input(None)
-            if self.exchange is not None:
-                if self.exchange.connection is not None:
-                    self.exchange.connection.transport.on_input(None)
-                self.exchange.abandon()
-            raise
+        self._on_input()
+        await self._woken.wait()
         if self._fault is not None:
             raise self._fault
         assert self.exchange is not None  # noqa: S101 - it has woken us
@@ -137,49 +132,46 @@ class Conversation:
 
     # --- While the task sleeps ---
 
-    def _expect_request(self) -> None:
-        self.deadline = self._shared.now + IDLE_TIMEOUT
-        if self._client.has_bytes:
-            self._read_request()
-        else:
-            self._client.transport.on_input(self._read_request)
+    def _on_input(self) -> None:
+        if not self._woken.is_set():
+            try:
+                self._serve()
+            except Exception as exc:  # noqa: BLE001 - the task raises it
+                self._fault = exc
+                self._woken.set()
 
-    def _read_request(self) -> None:
+    def _serve(self) -> None:
+        """Go on with what has arrived, as far as that needs no waiting."""
+        while (exchange := self.exchange or self._take_request()) is not None:
+            progress = exchange.advance()
+            if progress is Progress.WAITING and exchange.connection is not None:
+                exchange.connection.transport.on_input(self._on_input)
+                return
+            if progress is not Progress.OVER or exchange.is_last:
+                self._woken.set()
+                return
+            self._end_exchange()
+            if not self._client.has_bytes:
+                break
+        self._client.transport.on_input(self._on_input)
+
+    def _take_request(self) -> Exchange | None:
         client, shared = self._client, self._shared
-        try:
-            head = client.take_request()
-        except (BadMessage, ClientGone) as exc:
-            self._fault = exc
-            self._woken.set()
-            return
+        head = client.take_request()
         if head is not None:
             self._is_reading_head = False
             self.deadline = inf
             self.exchange = Exchange(shared, client, head, self._peer)
-            self._advance()
-            return
-        if client.has_bytes and not self._is_reading_head:
+        elif client.has_bytes and not self._is_reading_head:
             self._is_reading_head = True
             self.deadline = shared.now + HEADER_TIMEOUT
-        client.transport.on_input(self._read_request)
-
-    def _advance(self) -> None:
-        exchange = self.exchange
-        assert exchange is not None  # noqa: S101 - this is its next step
-        progress = exchange.advance()
-        if progress is Progress.WAITING:
-            assert exchange.connection is not None  # noqa: S101 - it waits for this
-            exchange.connection.transport.on_input(self._advance)
-        elif progress is Progress.STUCK or exchange.is_last:
-            self._woken.set()
-        else:
-            self._end_exchange()
-            self._expect_request()
+        return self.exchange
 
     def _end_exchange(self) -> None:
         self.exchange = None
-        if self._shared.waiting:
-            self._shared.report_ended()
+        self.deadline = self._shared.now + IDLE_TIMEOUT
+        if self._shared.ended:
+            self._shared.ended.unpark_all()
 
     # --- The end ---
 

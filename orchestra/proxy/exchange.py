@@ -22,8 +22,6 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-import trio
-
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.answers import Message
@@ -33,7 +31,7 @@ from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import Answer, Ask, Availability, Fail, Route, Signal
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Kept, Route, Signal
 
 if TYPE_CHECKING:
     from orchestra.events import Outcome, StreamKind
@@ -66,7 +64,6 @@ class Exchange:
     """
 
     is_last = True
-    _bytes_out = 0
     _is_stream = False
     _step: Step | Message | None = None
     _answering: Reply | None = None
@@ -79,7 +76,7 @@ class Exchange:
         self._client = client
         self._head = head
         self._peer = peer
-        self._record = Record(shared.bus, shared.next_number(), head)
+        self._record = Record(shared.bus, shared.next_number(), head, client.body)
         self._route = Route(head, shared.router)
         self._asker = Asker(shared, client, head, peer, self._record)
 
@@ -105,7 +102,7 @@ class Exchange:
 
     def _progress(self) -> Progress:
         """Something was written to the client."""
-        if self._client.unsent or self._asker.reply not in (None, self._answering):
+        if self._client.unsent:
             return Progress.STUCK
         if not self._is_written:
             return Progress.WAITING
@@ -126,11 +123,18 @@ class Exchange:
             self._step = self._route.next(outcome)
         match self._step:
             case Ask(side, keeps_answer):
-                is_asked = asker.set_aside_now(keep=keeps_answer) and asker.ask_now(shared.upstream(side))
+                kept = asker.keep(asker.reply) if asker.reply and keeps_answer else Kept.DONE
+                if kept is Kept.NOT_YET:
+                    return Progress.WAITING
+                if kept is not Kept.DONE:
+                    self._step = self._route.next(kept)
+                    return self._follow_route()
+                asker.discard()
+                is_asked = asker.ask_now(shared.upstream(side))
                 return Progress.WAITING if is_asked else Progress.STUCK
             case Answer(reason, is_kept):
                 if is_kept:
-                    asker.set_aside_now(keep=False)
+                    asker.discard()
                 self._open(reason, asker.kept if is_kept else asker.reply)
             case Fail(error):
                 self._explain(error)
@@ -193,28 +197,18 @@ class Exchange:
                 self._step = self._route.next(exc)
         elif self._client.unsent:
             await self._client.drain()
-        elif self._is_written:
-            await asker.discard()
         elif isinstance(step, Ask):
-            await self._ask(step)
+            try:
+                await asker.ask(shared.upstream(step.side))
+            except UpstreamError as exc:
+                self._fault = exc
         elif step is Signal.WAIT:
-            await asker.wait_for_either()
-            may_wait = trio.current_time() < asker.deadline()
             backend, frontend = shared.backend.gate, shared.frontend.gate
+            await backend.wait_change(self._record)
+            may_wait = self._record.held < shared.plan.hold
             self._step = self._route.begin(backend.availability, frontend.availability, may_wait=may_wait)
         elif step is Signal.UPGRADE:
             await self._upgrade()
-
-    async def _ask(self, step: Ask) -> None:
-        asker = self._asker
-        kept = None if asker.reply is None else await asker.set_aside(keep=step.keeps_answer)
-        if kept is not None:
-            self._step = self._route.next(kept)
-            return
-        try:
-            await asker.ask(self._shared.upstream(step.side))
-        except UpstreamError as exc:
-            self._fault = exc
 
     async def _upgrade(self) -> None:
         """Open a WebSocket, or say why not."""
@@ -243,7 +237,8 @@ class Exchange:
         client.transport.on_hangup(None)
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)
-        self._report()
+        if record.is_due:
+            record.finished()
         self._is_written = True
         await websocket.Tunnel(client, reply.connection).run(self._shared, record, kind)
 
@@ -265,20 +260,16 @@ class Exchange:
         asker, reply = self._asker, self._answering
         self._is_over = True
         if reply is not None:
-            self._bytes_out = reply.body.size
+            self._record.bytes_out = reply.body.size
             if reply.body.is_complete:
                 asker.release(reply)
         asker.close()
-        self._report()
+        if self._record.is_due:
+            self._record.finished()
         if self._is_stream:
             self._is_stream = False
             self._shared.streams.discard(self)
-            self._record.stream_closed("event-stream", bytes_in=asker.bytes_in, bytes_out=self._bytes_out)
-
-    def _report(self) -> None:
-        if self._record.is_due:
-            asker = self._asker
-            self._record.finished(held=asker.held, bytes_in=asker.bytes_in, bytes_out=self._bytes_out)
+            self._record.stream_closed(bytes_in=self._client.body.size, bytes_out=self._record.bytes_out)
 
     # --- Answering ---
 
@@ -338,7 +329,7 @@ class Exchange:
         self.is_last = self._shared.is_closing or client.closes_after(NO_BODY)
         head, body = answers.render(message, self._head)
         record.answered(head.status)
-        self._bytes_out = len(body)
+        record.bytes_out = len(body)
         client.write(forwarded_response(head, "orchestra", close=self.is_last) + body)
         self._is_written = True
 

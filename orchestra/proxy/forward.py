@@ -15,16 +15,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from orchestra.proxy.head import match_host, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.proxy.head import Headers, RequestHead, ResponseHead
+    from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["Peer", "forwarded_request", "forwarded_response", "forwarded_trailers"]
+__all__ = ["Peer", "forwarded_request", "forwarded_response"]
 
-VIA = b"1.1 orchestra"
+_OWN_NAME = b"orchestra"
 # Once is normal, twice may be two nested projects; five times the same name is a loop.
 MAX_VIA = 5
 
@@ -39,7 +41,7 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
     b"authorization cache-control content-encoding content-length content-range content-type cookie"
     b" expect host max-forwards pragma range set-cookie trailer".split()
 )
@@ -47,52 +49,26 @@ _UPSTREAM = {
     name: b"X-Orchestra-Upstream: " + name.encode("ascii") for name in ("backend", "frontend", "orchestra")
 }
 _UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
-# They name no field but those that are dropped anyway.
-_ORDINARY_CONNECTIONS = frozenset(
-    {b"keep-alive", b"close", b"upgrade", b"Upgrade", b"Keep-Alive", b"Close", b"keep-alive, Upgrade"}
-)
 
-_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_is_websocket_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
-class Peer:
+class Peer(Struct, frozen=True):
     """The other end of a client's connection.
 
-    Args:
-        address: The client's address, without a port; ``unknown`` where there is none (RFC 7239 6.2).
+    Attributes:
+        address: The client's address, without a port.
         port: Our port, at which the connection arrived.
     """
 
-    __slots__ = ("_additions", "address", "port")
-
-    def __init__(self, address: str, port: int) -> None:
-        self.address = address.encode("ascii", "replace")
-        self.port = port
-        # What was added for the newest Host; a connection has one, as a rule.
-        self._additions = (b"", b"")
-
-    def additions(self, host: bytes) -> bytes:
-        """Return the lines that a request to `host` gets, from ``X-Forwarded-For`` on."""
-        if self._additions[0] != host or not host:
-            match = match_host(host)
-            port = (match and match[2]) or (b"80" if host else b"%d" % self.port)
-            lines = (
-                b"X-Forwarded-For: " + self.address,
-                b"X-Forwarded-Host: " + (host or b"localhost:%d" % self.port),
-                b"X-Forwarded-Proto: http",
-                b"X-Forwarded-Port: " + port,
-                b"Via: " + VIA,
-            )
-            self._additions = (host, b"\r\n".join(lines))
-        return self._additions[1]
+    address: str
+    port: int
 
 
 def keeps_alive(head: RequestHead | ResponseHead) -> bool:
     """Whether the sender's connection may bring another message after this one."""
-    if head.version == b"1.0":
-        return False
     connection = head.values.get(b"connection")
-    return connection is None or connection == b"keep-alive" or b"close" not in tokens([connection])
+    return head.version == b"1.1" and (connection is None or b"close" not in tokens(connection))
 
 
 def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -> bytes:
@@ -104,19 +80,20 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         upgrade: This is a WebSocket's handshake: its ``Upgrade`` is the one that passes.
     """
     values = head.values
-    dropped = _dropped(values, _DROPPED_FROM_REQUESTS)
+    dropped = _dropped(values.get(b"connection"), _DROPPED_FROM_REQUESTS)
     if head.version == b"1.0":
         # A 100 could not be passed on to it (RFC 9110 10.1.1).
         dropped |= {b"expect"}
     lines = [head.start]
+    host = head.host or b"localhost:%d" % peer.port
     if b"host" not in values:
-        lines.append(b"Host: " + (head.host or b"localhost:%d" % peer.port))
-    additions = peer.additions(head.host)
+        lines.append(b"Host: " + host)
     lines += _passing(head, dropped)
+    additions = _additions(host, peer.address)
     if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
         _add_address(lines, peer.address)
-        additions = additions.partition(b"\r\n")[2]
-    lines.append(additions)
+        additions = additions[1:]
+    lines += additions
     if upgrade:
         lines += _UPGRADE
     elif head.is_chunked:
@@ -125,11 +102,23 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
     return b"\r\n".join(lines)
 
 
-def _dropped(values: dict[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
-    connection = values.get(b"connection")
-    if connection is None or connection in _ORDINARY_CONNECTIONS:
-        return always
-    return always | (frozenset(tokens([connection])) - _NEVER_HOP_BY_HOP)
+@lru_cache(maxsize=64)
+def _dropped(connection: bytes | None, always: frozenset[bytes]) -> frozenset[bytes]:
+    """Return the names of the fields that do not pass: `always`, and those that ``Connection`` names."""
+    return always | (frozenset(tokens(connection or b"")) - _NEVER_HOP_BY_HOP)
+
+
+@lru_cache(maxsize=64)
+def _additions(host: bytes, address: str) -> tuple[bytes, ...]:
+    """Return the lines that a request to `host` gets, ``X-Forwarded-For`` first."""
+    match = match_host(host)
+    return (
+        b"X-Forwarded-For: " + address.encode("ascii", "replace"),
+        b"X-Forwarded-Host: " + host,
+        b"X-Forwarded-Proto: http",
+        b"X-Forwarded-Port: " + ((match and match[2]) or b"80"),
+        b"Via: 1.1 " + _OWN_NAME,
+    )
 
 
 def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> list[bytes]:
@@ -138,7 +127,7 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
     if not found:
         return lines
     if len(values) != len(lines):
-        return [line for line, (name, _) in zip(lines, head.fields, strict=True) if name not in dropped]
+        return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
     # It is one or two, as a rule; a loop over all fields would take five times as long.
     lines, names = lines.copy(), list(values)
     for name in found:
@@ -147,10 +136,10 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
     return lines
 
 
-def _add_address(lines: list[bytes], address: bytes) -> None:
+def _add_address(lines: list[bytes], address: str) -> None:
     """Put the client's address at the end of the last ``X-Forwarded-For``."""
     last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
-    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address
+    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address.encode("ascii", "replace")
 
 
 def forwarded_response(
@@ -171,9 +160,8 @@ def forwarded_response(
         close: The connection is closed afterwards.
     """
     is_informational = head.status < 200
-    dropped = _dropped(
-        head.values, _DROPPED_FROM_INFORMATIONAL if is_informational else _DROPPED_FROM_ANSWERS
-    )
+    always = _DROPPED_FROM_INFORMATIONAL if is_informational else _DROPPED_FROM_ANSWERS
+    dropped = _dropped(head.values.get(b"connection"), always)
     lines = [head.start, *_passing(head, dropped)]
     if not is_informational or upgrade:
         lines.append(_UPSTREAM[upstream])
@@ -187,19 +175,16 @@ def forwarded_response(
     return b"\r\n".join(lines)
 
 
-def forwarded_trailers(trailers: Headers, dropped: frozenset[bytes] = frozenset()) -> Headers:
-    """Return the trailer fields that may pass: nothing that frames, routes or authorises (RFC 9110 6.5.1)."""
-    dropped |= _FORBIDDEN_TRAILERS
-    return [(name, value) for name, value in trailers if name.lower() not in dropped]
+def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
+    """Return the lower-case names of the trailers that do not pass."""
+    return _dropped(head.values.get(b"connection"), FORBIDDEN_TRAILERS)
 
 
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
     if b"via" not in head.values:
         return False
-    ours = VIA.partition(b" ")[2]
-    seen = [token for token in tokens(head.all(b"via")) if token.split()[1:2] == [ours]]
-    return len(seen) >= MAX_VIA
+    return [token.split()[1:2] for token in tokens(head.values[b"via"])].count([_OWN_NAME]) >= MAX_VIA
 
 
 # --- WebSockets and the two gates ----------------------------------------------------------------------
@@ -214,10 +199,9 @@ def websocket_fault(head: RequestHead) -> tuple[int, str] | None:
         return 400, "a WebSocket begins with an HTTP/1.1 GET without a body"
     if not head.has_token(b"connection", b"upgrade"):
         return 400, "Connection: Upgrade is missing"
-    if head.all(b"sec-websocket-version") != [b"13"]:
+    if head.values.get(b"sec-websocket-version") != b"13":
         return 426, "only version 13 of the WebSocket protocol exists"
-    keys = head.all(b"sec-websocket-key")
-    if len(keys) != 1 or _WEBSOCKET_KEY.fullmatch(keys[0]) is None:
+    if not _is_websocket_key(head.values.get(b"sec-websocket-key", b"")):
         return 400, "Sec-WebSocket-Key is missing or illegal"
     return None
 

@@ -15,11 +15,11 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from orchestra.proxy.forward import forwarded_trailers
-from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer, tokens
+from orchestra.proxy.forward import FORBIDDEN_TRAILERS, dropped_trailers
+from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer
 
 if TYPE_CHECKING:
-    from orchestra.proxy.head import Headers, RequestHead, ResponseHead
+    from orchestra.proxy.head import RequestHead, ResponseHead
 
 __all__ = ["NO_BODY", "Body", "ChunkedBody", "ClosingBody", "LengthBody", "answer_body", "request_body"]
 
@@ -129,21 +129,17 @@ class ChunkedBody(Body):
     Args:
         dropped: Trailers with these lower-case names do not pass.
         has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
-        max_line: Bytes that one line, and all trailers together, may have.
     """
 
     is_at_boundary = True
 
-    def __init__(
-        self, *, dropped: frozenset[bytes] = frozenset(), has_chunks: bool = True, max_line: int = MAX_HEAD
-    ) -> None:
+    def __init__(self, *, dropped: frozenset[bytes] = FORBIDDEN_TRAILERS, has_chunks: bool = True) -> None:
         self._dropped = dropped
-        self._max_line = max_line
         self._at = _At.SIZE
         self._left = 0
         self._held = b""
-        self._trailers: Headers = []
-        self._trailer_size = 0
+        # The last chunk passes together with the trailers.
+        self._last = b""
         self.has_chunks = has_chunks
         self.ends_by_close = not has_chunks
 
@@ -151,12 +147,11 @@ class ChunkedBody(Body):
         """See `Body.feed`."""
         if self._held:
             data = self._held + data
-            self._held = b""
         passed: list[bytes] = []
         # `data[start:position]` is judged and passes as it is.
         start = position = 0
         end = len(data)
-        while position < end:
+        while position < end and not self.is_complete:
             if self._left:
                 step = min(self._left, end - position)
                 position += step
@@ -164,7 +159,7 @@ class ChunkedBody(Body):
                 self._left -= step
                 continue
             line_end = data.find(b"\n", position) + 1
-            if (line_end or end) - position + self._trailer_size > self._max_line:
+            if (line_end or end) - position + len(self._last) > MAX_HEAD:
                 raise BadMessage("a line of a chunked body is too long")
             if not line_end:
                 break
@@ -172,57 +167,47 @@ class ChunkedBody(Body):
             if not line.endswith(b"\r\n"):
                 raise BadMessage("a line of a chunked body ends without CR LF")
             instead = self._read_line(line)
-            if instead is not None:
-                passed += data[start:position], instead
+            if instead is not line or not self.has_chunks:
+                passed += data[start:position], instead if self.has_chunks else b""
                 start = line_end
             position = line_end
-            if self.is_complete:
-                self.rest = data[position:]
-                break
-        self._held = b"" if self.is_complete else data[position:]
+        self._held, self.rest = (b"", data[position:]) if self.is_complete else (data[position:], b"")
         self.is_at_boundary = self._at is not _At.DATA_END
         if not start and position == end:
             return data
         passed.append(data[start:position])
         return b"".join(passed)
 
-    def _read_line(self, line: bytes) -> bytes | None:
-        """Judge a line of the framing; return what passes instead of it, ``None`` if it passes itself."""
-        match self._at:
-            case _At.SIZE:
-                found = _SIZE_LINE.fullmatch(line)
-                if found is None:
-                    raise BadMessage("illegal size of a chunk")
-                self._left = int(found[1], 16)
-                self._at = _At.DATA_END if self._left else _At.TRAILER
-                if not self._left or not self.has_chunks:
-                    # The last chunk passes together with the trailers.
-                    return b""
-                return b"%b\r\n" % found[1] if found[2] else None
-            case _At.DATA_END:
-                if line != b"\r\n":
-                    raise BadMessage("a chunk is longer than its size says")
-                self._at = _At.SIZE
-                return None if self.has_chunks else b""
-            case _:
-                return self._read_trailer(line[:-2])
-
-    def _read_trailer(self, line: bytes) -> bytes:
-        if line:
-            self._trailer_size += len(line)
-            self._trailers.append(judge_trailer(line))
-            return b""
-        self.is_complete = True
-        if not self.has_chunks:
-            return b""
-        kept = forwarded_trailers(self._trailers, self._dropped)
-        return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in kept), b"\r\n"])
+    def _read_line(self, line: bytes) -> bytes:
+        """Judge a line of the framing; return what passes instead of it, as a rule itself."""
+        if self._at is _At.SIZE:
+            found = _SIZE_LINE.fullmatch(line)
+            if found is None:
+                raise BadMessage("illegal size of a chunk")
+            self._left = int(found[1], 16)
+            if self._left:
+                self._at = _At.DATA_END
+                return b"%b\r\n" % found[1] if found[2] else line
+            self._at, self._last = _At.TRAILER, b"0\r\n"
+        elif self._at is _At.DATA_END:
+            if line != b"\r\n":
+                raise BadMessage("a chunk is longer than its size says")
+            self._at = _At.SIZE
+            return line
+        elif line != b"\r\n":
+            name, value = judge_trailer(line[:-2])
+            if name.lower() not in self._dropped:
+                self._last += b"%b: %b\r\n" % (name, value)
+        else:
+            self.is_complete = True
+            return self._last + line
+        return b""
 
 
 def request_body(head: RequestHead) -> Body:
     """Return a reader of the body of a request, for an upstream that speaks HTTP/1.1."""
     if head.is_chunked:
-        return ChunkedBody(dropped=_named_by_connection(head))
+        return ChunkedBody(dropped=dropped_trailers(head))
     return LengthBody(head.length) if head.length else NO_BODY
 
 
@@ -237,10 +222,5 @@ def answer_body(head: ResponseHead, request: RequestHead) -> Body:
     if is_head:
         return _NO_CHUNKS if has_chunks else NO_BODY
     if head.is_chunked:
-        return ChunkedBody(dropped=_named_by_connection(head), has_chunks=has_chunks)
+        return ChunkedBody(dropped=dropped_trailers(head), has_chunks=has_chunks)
     return ClosingBody(has_chunks=has_chunks)
-
-
-def _named_by_connection(head: RequestHead | ResponseHead) -> frozenset[bytes]:
-    connection = head.values.get(b"connection")
-    return frozenset() if connection is None else frozenset(tokens([connection]))

@@ -5,8 +5,8 @@ known address, and not before, however likely it is that its port answers. `rout
 state means for the requests that wait; the gate adds the process. Of several instances the first one that is
 ready is asked. While it is not decided which process the upstream is, requests wait as for one that starts.
 
-A request (`Waiter`) has one deadline for the whole of its way, so that two gates do not hold it twice as
-long. It is woken by the next event, never by polling.
+What a request has waited counts for the whole of its way, so that two gates do not hold it twice as long. It
+is woken by the next report on any upstream, never by polling.
 
 Not here: connections (`pool`), what is answered to a request whose wait has failed (`answers`), which process
 an upstream is (`decide` is told).
@@ -14,7 +14,7 @@ an upstream is (`decide` is told).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 from urllib.parse import urlsplit
 
 import trio
@@ -25,13 +25,14 @@ from orchestra.events import State, UpstreamSwitched
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Bus, StateChanged
+    from orchestra.proxy.record import Record
     from orchestra.proxy.route import Side
 
-__all__ = ["Endpoint", "Gate", "Waiter", "wait_any_change"]
+__all__ = ["Endpoint", "Gate"]
 
 # Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
@@ -47,31 +48,10 @@ class Endpoint(Struct, frozen=True):
     process: str | None
     address: Address
 
-
-class Waiter(Protocol):
-    """A request that may have to wait, and how long it still may.
-
-    Attributes:
-        held: Seconds that it has waited so far.
-    """
-
-    held: float
-
-    def deadline(self) -> float:
-        """Return when it has waited enough, on trio's clock."""
-        ...
-
-    def weigh(self) -> int:
-        """Return how many bytes it has in memory."""
-        ...
-
-    def begin_wait(self, side: Side, reason: str) -> None:
-        """It begins to wait."""
-        ...
-
-    def end_wait(self, side: Side, found: Availability | None) -> None:
-        """It waits no longer; ``None``: it was cancelled."""
-        ...
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.process or self.address.url
 
 
 class Gate:
@@ -80,22 +60,32 @@ class Gate:
     Args:
         side: Which upstream it is.
         upstream: What is behind it; ``None``: there is no such upstream.
+        changed: Where tasks wait for the next report; the gates of a proxy share it.
+        hold: Seconds that a request may wait in all.
         bus: Where decisions and switches are reported.
         tail: Gives the last lines that a process wrote, for a refusal.
 
     Attributes:
         availability: What a request has to expect now.
-        endpoint: What is asked; ``None`` while nothing can be.
+        endpoint: What is asked, the same object until that changes; ``None`` while nothing can be.
     """
 
-    availability = Availability.HOLD
     endpoint: Endpoint | None = None
 
     def __init__(
-        self, side: Side, upstream: UpstreamPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]]
+        self,
+        side: Side,
+        upstream: UpstreamPlan,
+        *,
+        changed: trio.lowlevel.ParkingLot,
+        hold: float,
+        bus: Bus,
+        tail: Callable[[str], Sequence[str]],
     ) -> None:
         self.side: Side = side
+        self.changed = changed
         self._upstream = upstream
+        self.hold = hold
         self._bus = bus
         self._tail = tail
         self._was_undecided = upstream is UNDECIDED
@@ -104,7 +94,6 @@ class Gate:
         self._newest: dict[str, StateChanged] = {}
         self._waiting = 0
         self._waiting_bytes = 0
-        self._changed = trio.Event()
         self._look()
 
     def __repr__(self) -> str:
@@ -169,69 +158,71 @@ class Gate:
 
     def _look(self) -> None:
         """Find out what can be asked now, and wake all that wait."""
-        self.endpoint = None
+        self.availability, endpoint = self._find()
+        if endpoint != self.endpoint:
+            self.endpoint = endpoint
+        self.changed.unpark_all()
+
+    def _find(self) -> tuple[Availability, Endpoint | None]:
         match self._upstream:
             case FromProcess(members=members):
                 reports = [self._newest.get(name) for name in members]
                 best = min(reports, key=lambda report: _BEST_FIRST.index(availability(report)))
-                self.availability = availability(best)
-                if self.availability is Availability.READY and best is not None:
-                    parts = urlsplit(best.url or "")
-                    address = Address(parts.hostname or "127.0.0.1", parts.port or 80)
-                    self.endpoint = Endpoint(best.process, address)
+                found = availability(best)
+                if best is None or found is not Availability.READY:
+                    return found, None
+                parts = urlsplit(best.url or "")
+                return found, Endpoint(best.process, Address(parts.hostname or "127.0.0.1", parts.port or 80))
             case Address():
-                self.availability = Availability.READY
-                self.endpoint = Endpoint(None, self._upstream)
+                return Availability.READY, Endpoint(None, self._upstream)
             case Role.UNDECIDED:
-                self.availability = Availability.HOLD
+                return Availability.HOLD, None
             case None:
-                self.availability = Availability.ABSENT
+                return Availability.ABSENT, None
             case _:
                 assert_never(self._upstream)
-        self._changed.set()
-        self._changed = trio.Event()
 
-    async def wait_ready(self, waiter: Waiter) -> None:
+    async def wait_ready(self, request: Record) -> None:
         """Wait until the upstream can be asked.
 
         Raises:
             Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
         """
         if self.availability is Availability.HOLD:
-            weight = waiter.weigh()
-            self._refuse_if_full(weight)
-            await self._wait(waiter, weight)
+            size = request.size
+            if self._waiting >= MAX_WAITING:
+                raise self.unavailable(f"{self._waiting} requests wait for it already")
+            if self._waiting_bytes + size > MAX_WAITING_BYTES:
+                raise self.unavailable(f"{self._waiting_bytes} bytes of requests wait for it already")
+            await self._wait(request, size)
         if self.availability is not Availability.READY:
             raise self.unavailable()
 
-    async def _wait(self, waiter: Waiter, weight: int) -> None:
-        now = begun = trio.current_time()
-        deadline = waiter.deadline()
+    async def _wait(self, request: Record, size: int) -> None:
         self._waiting += 1
-        self._waiting_bytes += weight
-        waiter.begin_wait(self.side, self._explain())
+        self._waiting_bytes += size
+        request.begin_wait(self.side, self._explain())
         found: Availability | None = None
         try:
-            while self.availability is Availability.HOLD and now < deadline:
-                await self.wait_change(deadline)
-                now = trio.current_time()
+            while self.availability is Availability.HOLD and request.held < self.hold:
+                await self.wait_change(request)
             found = self.availability
         finally:
             self._waiting -= 1
-            self._waiting_bytes -= weight
-            waiter.held += trio.current_time() - begun
-            waiter.end_wait(self.side, found)
+            self._waiting_bytes -= size
+            request.end_wait(self.side, found)
 
-    def _refuse_if_full(self, weight: int) -> None:
-        if self._waiting >= MAX_WAITING:
-            raise self.unavailable(f"{self._waiting} requests wait for it already")
-        if self._waiting_bytes + weight > MAX_WAITING_BYTES:
-            raise self.unavailable(f"{self._waiting_bytes} bytes of requests wait for it already")
-
-    async def wait_change(self, deadline: float) -> None:
-        """Wait until something is reported, at most until `deadline`."""
-        with trio.move_on_at(deadline):
-            await self._changed.wait()
+    async def wait_change(self, request: Record) -> None:
+        """Wait until something is reported of any upstream, or the request has waited long enough."""
+        begun = trio.current_time()
+        with trio.move_on_at(begun + self.hold - request.held) as time:
+            try:
+                await self.changed.park()
+            finally:
+                request.held += trio.current_time() - begun
+        if time.cancelled_caught:
+            # However that was rounded.
+            request.held = max(request.held, self.hold)
 
     def unavailable(self, more: str = "") -> Unavailable:
         """Say why it cannot be asked."""
@@ -260,15 +251,3 @@ class Gate:
         reports = (self._newest.get(name) for name in self._members)
         died = (report.process for report in reports if report is not None and report.ended_before_ready)
         return next(died, self._members[0] if self._members else None)
-
-
-async def wait_any_change(gates: Iterable[Gate], deadline: float) -> None:
-    """Wait until something is reported to one of `gates`, at most until `deadline`."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait(gate: Gate) -> None:
-            await gate.wait_change(deadline)
-            nursery.cancel_scope.cancel()
-
-        for gate in gates:
-            nursery.start_soon(wait, gate)

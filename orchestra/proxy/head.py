@@ -19,14 +19,12 @@ Not here: input and output, bodies (`framing`), what is passed on (`forward`), w
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import h11
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["MAX_HEAD", "BadMessage", "HeadReader", "RequestHead", "ResponseHead"]
 
@@ -42,13 +40,13 @@ _MAX_LENGTH_DIGITS = 18
 
 # Secrets are not kept in memory for longer than their request needs.
 _NEVER_KNOWN = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
-# They say where a message ends or where it goes: once, and never in a trailer (RFC 9112 6.5).
-_ONCE = (b"content-length", b"transfer-encoding", b"host")
+# They say where a message ends or where it goes: never in a trailer (RFC 9112 6.5).
+_NEVER_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ ]+) HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ ]+) HTTP/([0-9]\.[0-9])")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
@@ -89,7 +87,7 @@ class _Head(Struct, frozen=True, gc=False):
     Attributes:
         start: The first line as it is passed on: a target in origin form, and always HTTP/1.1.
         lines: Each field as ``Name: value``, the name as received, in order.
-        values: The first value of each lower-case name, in order; of ``connection`` all of them, as one list.
+        values: The value of each lower-case name, in order; of a repeated field all of them, as one list.
         length: The length of the body by ``Content-Length``; ``None`` without one.
         is_chunked: Whether the body is chunked.
         version: ``1.1`` or ``1.0``, as received.
@@ -102,20 +100,9 @@ class _Head(Struct, frozen=True, gc=False):
     is_chunked: bool
     version: bytes
 
-    @property
-    def fields(self) -> Headers:
-        """Each field as a pair of its lower-case name and its value, in order."""
-        return _fields(self.lines)
-
-    def all(self, name: bytes) -> list[bytes]:
-        """Return the values of all fields called `name`, which is in lower case."""
-        if name not in self.values:
-            return []
-        return [self.values[name]] if len(self.values) == len(self.lines) else _all(self.fields, name)
-
     def has_token(self, name: bytes, token: bytes) -> bool:
         """Whether the list-valued field `name` holds `token`; both are in lower case."""
-        return name in self.values and token in tokens(self.all(name))
+        return name in self.values and token in tokens(self.values[name])
 
 
 class RequestHead(_Head, frozen=True, gc=False):
@@ -146,59 +133,37 @@ class ResponseHead(_Head, frozen=True, gc=False):
 
     status: int
 
-    @property
-    def reason(self) -> bytes:
-        """The reason phrase, byte for byte as received; it may be empty."""
-        return self.start.partition(b" ")[2].partition(b" ")[2]
-
     @classmethod
     def of(
-        cls,
-        status: int,
-        headers: Headers,
-        reason: bytes = b"",
-        *,
-        version: bytes = b"1.1",
-        length: int | None = None,
+        cls, status: int, headers: Headers, reason: bytes = b"", *, length: int | None = None
     ) -> ResponseHead:
         """Make a head of fields as they are received."""
         start = b"HTTP/1.1 %d %b" % (status, reason)
         lines = [b"%b: %b" % field for field in headers]
-        return cls(start, lines, _values(lines), length, is_chunked=False, version=version, status=status)
+        return cls(start, lines, _values(lines), length, is_chunked=False, version=b"1.1", status=status)
 
     @property
     def media_type(self) -> bytes:
         """The media type without its parameters, in lower case; empty if none is given."""
-        return self.values.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return self.values.get(b"content-type", b"").partition(b";")[0].partition(b",")[0].strip().lower()
 
 
-def tokens(values: Iterable[bytes]) -> list[bytes]:
+@lru_cache(maxsize=64)
+def tokens(value: bytes) -> tuple[bytes, ...]:
     """Return the items of a list-valued field, in lower case."""
-    pieces = (piece.strip(b" \t").lower() for value in values for piece in value.split(b","))
-    return [piece for piece in pieces if piece]
-
-
-def _fields(lines: list[bytes]) -> Headers:
-    pairs = (line.partition(b": ") for line in lines)
-    return [(name.lower(), value) for name, _, value in pairs]
+    pieces = [piece.strip(b" \t") for piece in value.lower().split(b",")]
+    return tuple(filter(None, pieces))
 
 
 def _values(lines: list[bytes]) -> dict[bytes, bytes]:
     """Return `_Head.values`."""
-    fields = _fields(lines)
-    # The names in order; of several values the first.
-    values = dict(fields) | dict(reversed(fields))
-    if len(values) != len(fields):
-        for name in _ONCE:
-            if len(_all(fields, name)) > 1:
-                raise BadMessage(f"more than one {name.decode('ascii').title()}")
-        if b"connection" in values:
-            values[b"connection"] = b", ".join(_all(fields, b"connection"))
+    values: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        name = name.lower()
+        # RFC 9110 5.3.
+        values[name] = values[name] + b", " + value if name in values else value
     return values
-
-
-def _all(fields: Headers, name: bytes) -> list[bytes]:
-    return [value for found, value in fields if found == name]
 
 
 def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bool]:
@@ -209,15 +174,15 @@ def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bo
         if length is None:
             return None, False
         if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
-            raise BadMessage("Content-Length is not a number")
+            raise BadMessage("Content-Length is not one number")
         return int(length), False
     if version == b"1.0":
         raise BadMessage("Transfer-Encoding in HTTP/1.0")
     if length is not None:
         raise BadMessage("Content-Length together with Transfer-Encoding")
+    if unknown := [each for each in tokens(coding) if each != b"chunked"]:
+        raise BadMessage(f"unknown transfer coding {unknown[0].decode('latin-1')!r}", status=501)
     if coding.lower() != b"chunked":
-        if unknown := [each for each in tokens([coding]) if each != b"chunked"]:
-            raise BadMessage(f"unknown transfer coding {unknown[0].decode('latin-1')!r}", status=501)
         raise BadMessage("Transfer-Encoding is not exactly chunked")
     return None, True
 
@@ -333,15 +298,14 @@ def judge_request(raw: bytes) -> RequestHead:
     match = _REQUEST_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal request line")
-    method, target, major, minor = match.groups()
-    if major != b"1" or minor not in (b"0", b"1"):
+    method, target, version = match.groups()
+    if version not in (b"1.0", b"1.1"):
         raise BadMessage("only HTTP/1.1 and HTTP/1.0 are supported", status=505)
-    version = b"1." + minor
     if method == b"CONNECT":
         raise BadMessage("CONNECT is not supported: this is not a forward proxy", status=501)
     target, authority = _origin_form(method, target)
     values = _values(lines)
-    host = _host(values.get(b"host"), version, authority)
+    host = _host(values.get(b"host"), authority)
     length, is_chunked = _framing(values, version)
     _ask_h11(h11.Connection(h11.SERVER), raw)
     start = b"%b %b HTTP/1.1" % (method, target)
@@ -354,8 +318,7 @@ def judge_response(raw: bytes) -> ResponseHead:
     match = _STATUS_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal status line", status=502)
-    minor, status, reason = match.groups()
-    version = b"1." + minor
+    version, status, reason = match.groups()
     values = _values(lines)
     length, is_chunked = _framing(values, version)
     client = h11.Connection(h11.CLIENT)
@@ -375,7 +338,7 @@ def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
         BadMessage: It is no field, or one that would change where a message ends or where it goes.
     """
     name, value = _field(line)
-    if name.lower() in _ONCE:
+    if name.lower() in _NEVER_TRAILERS:
         raise BadMessage(f"{name.decode('ascii')} in a trailer")
     return name, value
 
@@ -428,11 +391,9 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
-def _host(host: bytes | None, version: bytes, authority: bytes | None) -> bytes:
+def _host(host: bytes | None, authority: bytes | None) -> bytes:
     if host is None:
-        if version == b"1.1":
-            raise BadMessage("Host is missing")
-        return authority or b""
+        return authority or b""  # h11 refuses it in HTTP/1.1
     if not match_host(host):
         raise BadMessage("illegal Host")
     # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.

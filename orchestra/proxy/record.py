@@ -1,4 +1,4 @@
-"""What the events tell of one exchange. An event that nothing is subscribed to is not even built.
+"""What the events tell of one exchange. The end of a request that nothing listens for is not even built.
 
 Not here: what happens in an exchange.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestra.events import Bus, Event, Outcome, StreamKind, UpstreamName
+    from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.route import Side
 
@@ -37,11 +38,15 @@ class Record:
 
     Args:
         number: Requests count from 1.
+        body: The request's.
 
     Attributes:
         upstream: Where the answer comes from.
         status: The status of the answer; ``None`` before it begins.
         reason: Why it is that answer.
+        outcome: How it ended.
+        held: Seconds that it has waited for upstreams.
+        bytes_out: The size of the answer's body.
         is_due: Its end is still to be told, to an observer that wants to know.
     """
 
@@ -49,17 +54,23 @@ class Record:
     status: int | None = None
     reason = ""
     outcome: Outcome = "complete"
+    held = 0.0
+    bytes_out = 0
     _first_byte: float | None = None
+    _kind: StreamKind | None = None
 
-    def __init__(self, bus: Bus, number: int, head: RequestHead) -> None:
+    def __init__(self, bus: Bus, number: int, head: RequestHead, body: Body) -> None:
         self._bus = bus
         self._number = number
         self._head = head
+        self._body = body
         self.is_due = bus.wants(RequestFinished)
         self._begun = trio.current_time()
 
-    def _target(self) -> str:
-        return self._head.target[:MAX_TARGET].decode("ascii")
+    @property
+    def size(self) -> int:
+        """How many bytes the request has in memory."""
+        return self._body.size + len(self._head.target) + sum(map(len, self._head.lines))
 
     def answered(self, status: int) -> None:
         """Its answer begins."""
@@ -67,59 +78,58 @@ class Record:
         if self.is_due:
             self._first_byte = trio.current_time() - self._begun
 
-    def _tell(self, kind: Callable[..., Event], **more: object) -> None:
-        method, target = self._head.method.decode("ascii"), self._target()
-        self._bus.emit(kind(id=self._number, method=method, target=target, **more))
+    def _tell(self, event: Callable[..., Event], **more: object) -> None:
+        target = self._head.target[:MAX_TARGET].decode("ascii")
+        self._bus.emit(event(id=self._number, target=target, **more))
 
-    def finished(self, *, held: float, bytes_in: int, bytes_out: int) -> None:
+    @property
+    def _method(self) -> str:
+        return self._head.method.decode("ascii")
+
+    def finished(self) -> None:
         """The exchange is over, or has become a WebSocket."""
         self.is_due = False
         self._tell(
             RequestFinished,
+            method=self._method,
             status=self.status,
             upstream=self.upstream,
             reason=self.reason,
-            held=held,
+            held=self.held,
             first_byte=self._first_byte,
             duration=trio.current_time() - self._begun,
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
+            bytes_in=self._body.size,
+            bytes_out=self.bytes_out,
             outcome=self.outcome,
         )
 
-    def held(self, side: Side, reason: str) -> None:
+    def begin_wait(self, side: Side, reason: str) -> None:
         """It begins to wait for an upstream."""
-        self._tell(RequestHeld, upstream=side, reason=reason)
+        self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
 
-    def replayed(self, side: Side, reason: str) -> None:
-        """It is sent again."""
-        self._tell(RequestReplayed, upstream=side, reason=reason)
-
-    def released(self, side: Side, found: Availability | None, held: float) -> None:
+    def end_wait(self, side: Side, found: Availability | None) -> None:
         """It waits no longer; ``None``: it was cancelled."""
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if found is None else "ready" if found is Availability.READY else "failed"
-        self._bus.emit(RequestReleased(id=self._number, upstream=side, held=held, outcome=outcome))
+        self._bus.emit(RequestReleased(id=self._number, upstream=side, held=self.held, outcome=outcome))
+
+    def replayed(self, side: Side, reason: str) -> None:
+        """It is sent again."""
+        self._tell(RequestReplayed, method=self._method, upstream=side, reason=reason)
 
     def stream_opened(self, kind: StreamKind) -> None:
         """It has become a stream."""
-        self._bus.emit(
-            StreamOpened(id=self._number, kind=kind, target=self._target(), upstream=self.upstream)
-        )
+        self._kind = kind
+        self._tell(StreamOpened, kind=kind, upstream=self.upstream)
 
-    def stream_closed(
-        self, kind: StreamKind, *, code: int | None = None, bytes_in: int, bytes_out: int
-    ) -> None:
+    def stream_closed(self, *, code: int | None = None, bytes_in: int, bytes_out: int) -> None:
         """The stream is over."""
-        self._bus.emit(
-            StreamClosed(
-                id=self._number,
-                kind=kind,
-                target=self._target(),
-                upstream=self.upstream,
-                code=code,
-                duration=trio.current_time() - self._begun,
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-            )
+        self._tell(
+            StreamClosed,
+            kind=self._kind,
+            upstream=self.upstream,
+            code=code,
+            duration=trio.current_time() - self._begun,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
         )

@@ -125,8 +125,10 @@ Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
-    """Why an answer that was to be kept has to be given instead, in words for the dashboard."""
+    """What has become of an answer that is to be kept; if it has to be given, why, for the dashboard."""
 
+    DONE = auto()
+    NOT_YET = auto()
     TOO_LARGE = "backend 404, too large to fall back"
     BODY_TOO_LONG = "backend 404, body too long to be sent again"
 
@@ -215,12 +217,12 @@ class Router:
         path = head.path
         if not has_frontend:
             return WebSocketRoute(side="backend", reason="no frontend")
-        protocols = head.all(b"sec-websocket-protocol")
-        if len(protocols) == 1 and protocols[0] in _VITE_PROTOCOLS:
+        protocol = head.values.get(b"sec-websocket-protocol")
+        if protocol in _VITE_PROTOCOLS:
             return WebSocketRoute(
                 side="frontend",
-                reason=f"subprotocol {protocols[0].decode('ascii')}",
-                is_ping=protocols[0] == b"vite-ping",
+                reason=f"subprotocol {protocol.decode('ascii')}",
+                is_ping=protocol == b"vite-ping",
                 kind="hmr",
             )
         to_frontend, to_backend = self._to_frontend(path), self._to_backend(path)
@@ -317,7 +319,7 @@ class Route:
         head, router = self._head, self._router
         if head.method not in router.fallback_methods or router.is_api(head.path):
             return Answer("backend 404, never falls back")
-        if b"1" in outcome.all(b"x-orchestra-final"):
+        if outcome.has_token(b"x-orchestra-final", b"1"):
             return Answer("backend 404, final")
         if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
             return Answer(Kept.TOO_LARGE.value)
@@ -394,8 +396,7 @@ def is_for_a_window(head: RequestHead) -> bool:
     mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
     if mode is not None or dest is not None:
         return mode == b"navigate" or dest in _NAVIGATION_DEST
-    accepts = any(b"text/html" in value.lower() for value in head.all(b"accept"))
-    return accepts or head.path.endswith(b".html")
+    return b"text/html" in head.values.get(b"accept", b"").lower() or head.path.endswith(b".html")
 
 
 def is_asset(head: RequestHead) -> bool:

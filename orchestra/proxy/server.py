@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,9 +23,7 @@ import trio
 from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.gate import Gate
-from orchestra.proxy.head import HeadReader
-from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS, Upstream
+from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.shared import Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
@@ -66,6 +65,9 @@ class Proxy:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
+
+    Attributes:
+        poller: Tells what happens to all sockets, while `run` runs.
     """
 
     def __init__(
@@ -77,22 +79,12 @@ class Proxy:
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
     ) -> None:
-        self._plan = plan
+        self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
-        self._reader = HeadReader()
-        self._backend, self._frontend = (
-            Upstream(gate, dial=dial or self._dial, reader=self._reader, idle=idle)
-            for gate in (
-                Gate("backend", plan.backend, bus=bus, tail=tail),
-                Gate("frontend", plan.frontend, bus=bus, tail=tail),
-            )
-        )
-        self._shared = Shared(
-            plan, backend=self._backend, frontend=self._frontend, bus=bus, reader=self._reader
-        )
+        dial = dial or partial(dial_tcp, poller=self.poller)
+        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle)
         self._conversations: set[Conversation] = set()
-        self._poller: Poller | None = None
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -102,23 +94,16 @@ class Proxy:
     def __repr__(self) -> str:
         return f"<Proxy with {len(self._conversations)} connections, {self._shared!r}>"
 
-    @property
-    def poller(self) -> Poller:
-        """Tells what happens to all sockets; there while `run` runs."""
-        assert self._poller is not None  # noqa: S101 - as documented
-        return self._poller
-
-    async def _dial(self, host: str, port: int) -> Transport:
-        return await dial_tcp(host, port, self.poller)
-
     def observe(self, event: Event) -> None:
         """Take note of what the supervisor reports: what is ready, and where."""
         if not isinstance(event, StateChanged):
             return
-        for upstream in (self._backend, self._frontend):
-            upstream.observe(event)
-        if event.state is State.READY and self._backend.gate.has(event.process):
-            self._shared.router.forget()
+        shared = self._shared
+        for upstream in shared.upstreams:
+            upstream.gate.observe(event)
+            upstream.sweep(shared.now)
+        if event.state is State.READY and shared.backend.gate.has(event.process):
+            shared.router.forget()
         if event.state is State.STOPPING:
             self._close_streams(SERVICE_RESTART, process=event.process)
         # A process that was ready makes itself ready again: it reloads by itself.
@@ -134,49 +119,43 @@ class Proxy:
             upstream: What it is; ``None``: there is none, so that everything goes to the other one.
             reason: Why, for people.
         """
-        decided = self._shared.upstream(side)
-        decided.gate.decide(upstream, reason=reason)
-        decided.look()
+        self._shared.upstream(side).gate.decide(upstream, reason=reason)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
-        poller = self._poller = Poller()
         try:
             with self._serving:
                 async with trio.open_nursery() as self._nursery:
-                    nursery = self._nursery
-                    nursery.start_soon(poller.run)
-                    nursery.start_soon(self._sweep)
-                    nursery.start_soon(self._accept_all, nursery)
+                    self._nursery.start_soon(self.poller.run)
+                    self._nursery.start_soon(self._sweep)
+                    self._nursery.start_soon(self._accept_all)
                     task_status.started()
         finally:
             self._nursery = None
             self._close_listeners()
             for conversation in tuple(self._conversations):
                 conversation.abort()
-            for upstream in (self._backend, self._frontend):
-                upstream.clear()
-            poller.close()
+            self._drop_idle()
+            self.poller.close()
             self._has_ended.set()
 
-    async def serve(self, transport: Transport, peer: Peer) -> None:
-        """See one client's connection through, from its first request to its end."""
-        await self._serve(self._admit(transport, peer))
-
-    def _admit(self, transport: Transport, peer: Peer) -> Conversation:
+    def serve(self, transport: Transport, peer: Peer) -> None:
+        """Serve a client's connection in a task of `run`, which has to be running."""
+        assert self._nursery is not None  # noqa: S101 - as documented
         # The sweep may have had nothing to do for a while.
         self._shared.now = trio.current_time()
         conversation = Conversation(self._shared, transport, peer)
+        # At once, and not when its task runs: the next one must not slip past the limit.
         self._conversations.add(conversation)
         self._work.set()
-        return conversation
+        self._nursery.start_soon(self._serve, conversation)
 
     async def _serve(self, conversation: Conversation) -> None:
         try:
             await conversation.run()
         finally:
             self._conversations.discard(conversation)
-            self._shared.report_ended()
+            self._shared.ended.unpark_all()
 
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
@@ -192,9 +171,9 @@ class Proxy:
                 conversation.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._conversations:
-                await self._shared.wait_ended()
+                await self._shared.ended.park()
         self._serving.cancel()
-        if self._poller is not None:
+        if self._nursery is not None:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
@@ -205,7 +184,7 @@ class Proxy:
         """
         self._close_streams(SERVICE_RESTART, process=process)
         while self._asked_of(process):
-            await self._shared.wait_ended()
+            await self._shared.ended.park()
 
     async def _drain_reload(self, process: str) -> None:
         """Drain a process that reloads by itself, and waits for all that it still serves."""
@@ -227,18 +206,17 @@ class Proxy:
                 stream.end_early(code)
 
     def _is_of_former(self, process: str, connection: UpstreamConnection | None) -> bool:
-        if connection is None or connection.process != process:
+        if connection is None or connection.endpoint.process != process:
             return False
-        upstream = self._backend if self._backend.gate.has(process) else self._frontend
-        return upstream.is_stale(connection)
+        return all(upstream.is_stale(connection) for upstream in self._shared.upstreams)
 
-    async def _accept_all(self, nursery: trio.Nursery) -> None:
-        """Accept on all listeners, and stop all of that at once; the connections live on in `nursery`."""
+    async def _accept_all(self) -> None:
+        """Accept on all listeners, and stop all of that at once; the connections live on."""
         with self._accepting:
             async with trio.open_nursery() as accepting:
                 for listener in self._listeners:
                     listener.setblocking(False)
-                    accepting.start_soon(self._accept, listener, nursery)
+                    accepting.start_soon(self._accept, listener)
         self._close_listeners()
 
     def _close_listeners(self) -> None:
@@ -247,44 +225,44 @@ class Proxy:
                 trio.lowlevel.notify_closing(listener)
                 listener.close()
 
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        poller = self.poller
+    async def _accept(self, listener: socket.socket) -> None:
         port = listener.getsockname()[1]
         while True:
             while len(self._conversations) >= self._max_connections:
-                await self._shared.wait_ended()
+                await self._shared.ended.park()
             try:
                 sock, (address, _) = await accept(listener)
             except OSError as exc:
                 if exc.errno not in OUT_OF_DESCRIPTORS:
                     raise
                 # New connections wait; idle ones to upstreams are what we can do without.
-                self._backend.clear()
-                self._frontend.clear()
+                self._drop_idle()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
-            # Admitted before its task runs: the next one must not slip past the limit.
-            transport, peer = SocketTransport(sock, poller), Peer(address.removeprefix("::ffff:"), port)
-            nursery.start_soon(self._serve, self._admit(transport, peer))
+            self.serve(SocketTransport(sock, self.poller), Peer(address.removeprefix("::ffff:"), port))
             # It would live on here until the next one comes.
-            del sock, transport, peer
+            del sock
+
+    def _drop_idle(self) -> None:
+        for upstream in self._shared.upstreams:
+            upstream.clear()
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""
         while True:
-            while self._conversations or self._backend.idle or self._frontend.idle:
+            while self._conversations or any(upstream.idle for upstream in self._shared.upstreams):
                 await trio.sleep(SWEEP)
-                now = self._shared.now = trio.current_time()
-                self._expire(now)
+                self._expire()
             self._work = trio.Event()
             await self._work.wait()
 
-    def _expire(self, now: float) -> None:
+    def _expire(self) -> None:
         """End what is too old; the task that waits for the next time holds no connection."""
+        now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
-        for upstream in (self._backend, self._frontend):
+        for upstream in self._shared.upstreams:
             upstream.sweep(now)
 
 

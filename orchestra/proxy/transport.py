@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -32,8 +31,6 @@ import trio
 from trio.lowlevel import wait_readable, wait_writable
 
 __all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Poller", "SocketTransport", "Transport", "accept", "dial"]
-
-logger = logging.getLogger(__name__)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 OnInput: TypeAlias = Callable[[], object]
@@ -87,7 +84,10 @@ class Transport(Protocol):
         ...
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back."""
+        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back.
+
+        It must not raise.
+        """
         ...
 
     def on_hangup(self, callback: OnHangup | None) -> None:
@@ -153,31 +153,28 @@ class SocketTransport:
     def _call_back(self) -> None:
         on_input, self._on_input = self._on_input, None
         if on_input is not None:
-            try:
-                on_input()
-            except Exception:
-                logger.exception("a bug in orchestra ended one connection: %r", on_input)
-                self.abort()
+            on_input()
 
     async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """See `Transport.receive_some`."""
-        if self._is_readable:
-            await trio.lowlevel.checkpoint()
-        data = self.take_some(max_bytes) if self._is_readable else None
-        while data is None:
+        while True:
             await self.wait_for_input()
             data = self.take_some(max_bytes)
-        return data
+            if data is not None:
+                return data
 
     async def wait_for_input(self) -> None:
         """See `Transport.wait_for_input`."""
+        if self.has_input():
+            await trio.lowlevel.checkpoint()
+            return
         task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._on_input = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.on_input(lambda: trio.lowlevel.reschedule(task))
+        self._on_input = lambda: trio.lowlevel.reschedule(task)
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:

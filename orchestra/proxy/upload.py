@@ -45,15 +45,10 @@ class Upload:
         self._limit = limit
         self._kept: list[bytes] = []
         self._has_begun = False
-        self._sending: _Sending | None = None
+        self._sending: trio.CancelScope | None = None
         self.is_sent = False
         self._fault: ClientGone | BadMessage | None = None
         self._nursery: trio.Nursery | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that were read."""
-        return self._body.size
 
     @property
     def is_complete(self) -> bool:
@@ -103,23 +98,23 @@ class Upload:
             raise fault
 
     def go_on(self, upstream: UpstreamConnection) -> None:
-        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer will say why."""
+        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
         if self._nursery is not None and not self.is_complete:
-            self._sending = _Sending()
+            self._sending = trio.CancelScope()
             self._nursery.start_soon(self._send_rest, self._nursery, upstream, self._sending)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Stop sending; another upstream may follow."""
         if self._sending is not None:
-            self._sending.scope.cancel()
-            await self._sending.has_ended.wait()
+            self._sending.cancel()
 
     async def _send_rest(
-        self, nursery: trio.Nursery, upstream: UpstreamConnection, sending: _Sending
+        self, nursery: trio.Nursery, upstream: UpstreamConnection, scope: trio.CancelScope
     ) -> None:
         try:
-            with sending.scope:
-                while not self._body.is_complete:
+            with scope:
+                # A task that was woken already is not cancelled before it waits again.
+                while not self._body.is_complete and not scope.cancel_called:
                     piece = self._client.take_more()
                     if piece is None:
                         await self._client.wait()
@@ -129,14 +124,13 @@ class Upload:
                     self._forget_too_much()
                     if piece:
                         await upstream.send(piece)
-                self.is_sent = True
+                if not scope.cancel_called:
+                    self.is_sent = True
         except UpstreamGone:
             pass
         except (ClientGone, BadMessage) as exc:
             self._fault = exc
             nursery.cancel_scope.cancel()
-        finally:
-            sending.has_ended.set()
 
     def _keep(self, piece: bytes) -> None:
         if piece:
@@ -145,13 +139,3 @@ class Upload:
     def _forget_too_much(self) -> None:
         if self._body.size > self._limit:
             self._kept.clear()
-
-
-class _Sending:
-    """The task that sends the rest."""
-
-    __slots__ = ("has_ended", "scope")
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.has_ended = trio.Event()

@@ -14,6 +14,7 @@ Not here: which upstream is asked, and whether the browser may (`route`, `forwar
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,12 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.errors import UpstreamError
 from orchestra.proxy.answers import Message
-from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
+from orchestra.proxy.connection import ClientGone, UpstreamGone
 from orchestra.proxy.forward import origin_refusal, websocket_fault
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestra.events import StreamKind
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
@@ -38,15 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.route import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
-__all__ = [
-    "GOING_AWAY",
-    "SERVICE_RESTART",
-    "FrameTap",
-    "Tunnel",
-    "admit",
-    "handshake_fault",
-    "shake_hands",
-]
+__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault"]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
@@ -80,43 +70,6 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Mes
     return route
 
 
-async def shake_hands(
-    upstream: UpstreamConnection,
-    request: RequestHead,
-    forwarded: bytes,
-    *,
-    name: str,
-    timeout: float,  # noqa: ASYNC109 - a setting
-) -> ResponseHead:
-    """Pass the handshake on.
-
-    Args:
-        upstream: A fresh connection.
-        request: The browser's request.
-        forwarded: The same as bytes for the upstream.
-        name: What the upstream is called in messages.
-        timeout: Seconds; Vite never answers what it does not know.
-
-    Returns:
-        The upstream's 101, checked, or any other final answer.
-
-    Raises:
-        UpstreamError: There is no answer in time, or not a valid one.
-    """
-    answer: ResponseHead | None = None
-    with trio.move_on_after(timeout):
-        await upstream.send(forwarded)
-        answer = await upstream.read_head(request)
-        while answer.status < 200 and answer.status != 101:
-            answer = await upstream.read_head(request)
-    if answer is None or (answer.status < 200 and answer.status != 101):
-        text = f"the {name} did not answer the WebSocket handshake within {timeout:g} s"
-        raise UpstreamError(text, status_hint=504)
-    if answer.status == 101 and (fault := handshake_fault(request, answer)) is not None:
-        raise BadResponse(f"the {name}: {fault}")
-    return answer
-
-
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
     """Say why a 101 does not accept what `request` asked for; ``None`` if it does (RFC 6455 4.1)."""
     if not answer.has_token(b"upgrade", b"websocket"):
@@ -124,7 +77,7 @@ def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
     if not answer.has_token(b"connection", b"upgrade"):
         return "the 101 has no Connection: Upgrade"
     key = request.values.get(b"sec-websocket-key", b"")
-    if answer.all(b"sec-websocket-accept") != [generate_accept_token(key)]:
+    if answer.values.get(b"sec-websocket-accept") != generate_accept_token(key):
         return "the 101 has the wrong Sec-WebSocket-Accept"
     return None
 
@@ -178,47 +131,71 @@ class FrameTap:
 class _Flow:
     """One direction of a tunnel.
 
+    Args:
+        scope: Of the tunnel: it is cancelled when one side is gone, and has a limit once one side has ended.
+
     Attributes:
+        sink: Gets the bytes of the source.
         tap: What its frames show.
         size: Bytes that came.
-        is_stuck: Set when something has to be awaited.
-        has_ended: The source sends nothing more.
+        is_whole: All that the source had to say was passed on.
         fault: What broke.
     """
+
+    is_whole = False
+    fault: Exception | None = None
+    _has_ended = False
 
     def __init__(
         self,
         source: ClientConnection | UpstreamConnection,
         sink: ClientConnection | UpstreamConnection,
-        on_piece: Callable[[], None],
+        scope: trio.CancelScope,
     ) -> None:
-        self.source = source
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.has_ended = False
-        self.fault: ClientGone | UpstreamGone | None = None
-        self.is_stuck = trio.Event()
-        self._on_piece = on_piece
+        self._source = source
+        self._scope = scope
+        self._is_stuck = trio.Event()
 
-    def pass_on(self) -> None:
-        """Pass on what is here, and what will come, until something has to be awaited."""
+    async def run(self) -> None:
+        """Pass on what comes until the source ends, or one of the two is gone."""
         try:
-            data = self.source.take_raw()
+            while not self._has_ended:
+                self._is_stuck = trio.Event()
+                self._pass_on()
+                await self._is_stuck.wait()
+                if self.fault is not None:
+                    raise self.fault
+                await self.sink.drain()
         except (ClientGone, UpstreamGone) as exc:
             self.fault = exc
-            self.is_stuck.set()
-            return
-        if data:
-            self._on_piece()
-            self.size += len(data)
-            self.tap.feed(data)
-            self.sink.write(data)
-        self.has_ended = data == b""
-        if self.has_ended or self.sink.unsent:
-            self.is_stuck.set()
+            self._scope.cancel()
         else:
-            self.source.transport.on_input(self.pass_on)
+            self.is_whole = True
+            self.sink.transport.send_eof()
+            self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
+        finally:
+            self._source.transport.on_input(None)
+
+    def _pass_on(self) -> None:
+        """Pass on what is here, and what will come, until something has to be awaited."""
+        try:
+            data = self._source.take_raw()
+            if data:
+                if self._scope.deadline != inf:
+                    self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
+                self.size += len(data)
+                self.tap.feed(data)
+                self.sink.write(data)
+            self._has_ended = data == b""
+        except Exception as exc:  # noqa: BLE001 - the task raises it
+            self.fault = exc
+        if self._has_ended or self.fault is not None or self.sink.unsent:
+            self._is_stuck.set()
+        else:
+            self._source.transport.on_input(self._pass_on)
 
 
 class Tunnel:
@@ -228,16 +205,14 @@ class Tunnel:
         connection: To the upstream.
     """
 
+    _close_code: int | None = None
+
     def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self.connection: UpstreamConnection | None = upstream
+        self.connection = upstream
         self._client = client
-        self._upstream = upstream
-        self._up = _Flow(client, upstream, self._postpone_end)
-        self._down = _Flow(upstream, client, self._postpone_end)
-        self._close_code: int | None = None
-        self._ended = 0
-        self._is_client_broken = False
         self._scope = trio.CancelScope()
+        self._up = _Flow(client, upstream, self._scope)
+        self._down = _Flow(upstream, client, self._scope)
 
     def end_early(self, code: int) -> None:
         """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
@@ -247,80 +222,44 @@ class Tunnel:
 
     async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
         """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
+        up, down = self._up, self._down
         shared.streams.add(self)
         record.stream_opened(kind)
         try:
-            await self._run()
-        finally:
-            shared.streams.discard(self)
-            # The code that was seen first, or sent by us.
-            code = self._up.tap.close_code or self._down.tap.close_code or self._close_code
-            record.stream_closed(kind, code=code, bytes_in=self._up.size, bytes_out=self._down.size)
-
-    async def _run(self) -> None:
-        # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
-        is_whole = False
-        try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._relay, self._up)
-                    nursery.start_soon(self._relay, self._down)
-            is_whole = self._ended == 2
+                    nursery.start_soon(up.run)
+                    nursery.start_soon(down.run)
             if self._close_code is not None:
-                is_whole = True
                 with trio.move_on_after(CLOSE_FRAME_LIMIT):
-                    await self._send_close_frame(self._close_code)
+                    await self._send_close_frames(self._close_code)
         finally:
-            if self._is_client_broken:
-                self._upstream.abort()
-            else:
-                self._upstream.close()
-            if is_whole:
-                self._client.close()
-            else:
-                self._client.abort()
+            self._close()
+            shared.streams.discard(self)
+            # The code that was seen first, or sent by us.
+            code = up.tap.close_code or down.tap.close_code or self._close_code
+            record.stream_closed(code=code, bytes_in=up.size, bytes_out=down.size)
 
-    async def _relay(self, flow: _Flow) -> None:
-        try:
-            while not flow.has_ended:
-                flow.is_stuck = trio.Event()
-                flow.pass_on()
-                await flow.is_stuck.wait()
-                if flow.fault is not None:
-                    raise flow.fault
-                await flow.sink.drain()
-        except ClientGone:
-            self._is_client_broken = True
-            self._scope.cancel()
-        except UpstreamGone:
-            self._scope.cancel()
+    async def _send_close_frames(self, code: int) -> None:
+        for flow in (self._up, self._down):
+            with suppress(ClientGone, UpstreamGone):
+                if not flow.sink.unsent and flow.tap.is_at_boundary:
+                    frame = FrameProtocol(client=flow is self._up, extensions=[]).close(code)
+                    await flow.sink.send(bytes(frame))
+                flow.sink.transport.send_eof()
+        with suppress(ClientGone):
+            # A close with the client's bytes unread would turn into a reset, and the code would be lost.
+            while self._client.take_raw() != b"":
+                await self._client.wait()
+
+    def _close(self) -> None:
+        up, down = self._up, self._down
+        # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
+        if isinstance(up.fault, ClientGone) or isinstance(down.fault, ClientGone):
+            self.connection.abort()
         else:
-            flow.sink.transport.send_eof()
-            self._one_ends()
-        finally:
-            flow.source.transport.on_input(None)
-
-    def _one_ends(self) -> None:
-        self._ended += 1
-        self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
-
-    def _postpone_end(self) -> None:
-        if self._scope.deadline != inf:
-            self._scope.deadline = trio.current_time() + HALF_CLOSED_LIMIT
-
-    async def _send_close_frame(self, code: int) -> None:
-        try:
-            if not self._upstream.unsent and self._up.tap.is_at_boundary:
-                await self._upstream.send(bytes(FrameProtocol(client=True, extensions=[]).close(code)))
-            self._upstream.transport.send_eof()
-        except UpstreamGone:
-            pass
-        try:
-            if not self._client.unsent and self._down.tap.is_at_boundary:
-                await self._client.send(bytes(FrameProtocol(client=False, extensions=[]).close(code)))
-                # A close with the client's bytes unread would turn into a reset, and the code would be lost.
-                self._client.transport.send_eof()
-                while self._client.take_raw() != b"":
-                    await self._client.wait()
-        except ClientGone:
-            pass
+            self.connection.close()
+        if (up.is_whole and down.is_whole) or self._close_code is not None:
+            self._client.close()
+        else:
+            self._client.abort()
