@@ -175,7 +175,7 @@ class _Reader:
                 self.problems.add(reading.fault)
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
-            programs.check(each, self.problems)
+            programs.check(each)
 
     # --- The proxy, and what takes part in it ---
 

@@ -128,7 +128,7 @@ def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -
     for each in drafts:
         _check_environment(each)
         _check_ready(each)
-    _refuse_collisions(drafts, file.problems)
+    _refuse_collisions(drafts)
     _refuse_shared_logs(drafts, root)
     _find_dependencies(drafts)
     return drafts
@@ -173,7 +173,7 @@ def _check_ready(process: Draft) -> None:
     process.ready = checks[0] if len(checks) == 1 else tuple(checks) or None
 
 
-def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
+def _refuse_collisions(processes: Sequence[Draft]) -> None:
     """Refuse names that siblings could not tell apart in their variables, such as ``a-b`` and ``a_b``."""
     owners: dict[str, Draft] = {}
     for each in processes:
@@ -181,7 +181,7 @@ def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
         first = owners.setdefault(variable, each)
         if first is not each:
             text = f"{each.name} and {first.name} ({first.path}:{first.line}) would both be {variable}"
-            problems.add(each.error(text, hint="Give one of them another name."))
+            each.file.problems.add(each.error(text, hint="Give one of them another name."))
 
 
 def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | None:
