@@ -94,6 +94,8 @@ def request(line: bytes = b"GET / HTTP/1.1", fields: bytes = HOST) -> bytes:
         pytest.param(request(b"GET ftp://localhost:8000/ HTTP/1.1"), 400, id="other-scheme"),
         pytest.param(request(b"GET http://u@localhost:8000/ HTTP/1.1"), 400, id="user-info"),
         pytest.param(request(b"GET http://other/ HTTP/1.1"), 400, id="target-and-host-differ"),
+        pytest.param(request(b"GET http://a:b/ HTTP/1.0", b""), 400, id="bad-authority"),
+        pytest.param(request(b"GET http:///x HTTP/1.0", b""), 400, id="no-authority"),
         pytest.param(request(b"GET  / HTTP/1.1"), 400, id="two-spaces"),
         pytest.param(request(b"GET / x HTTP/1.1"), 400, id="space-in-target"),
         pytest.param(request(b"GET /"), 400, id="http-0.9"),
@@ -237,6 +239,17 @@ def test_nothing_ambiguous_is_taken_for_a_response(raw: bytes) -> None:
 def test_status_and_reason_phrase_are_kept(line: bytes, status: int, reason: bytes) -> None:
     head = judge_response(line + b"\r\n\r\n")
     assert (head.status, head.start) == (status, b"HTTP/1.1 %d %b" % (status, reason))
+
+
+def test_a_repeated_field_is_read_as_one_list() -> None:
+    """RFC 9110 5.3."""
+    asked = judge_request(request(fields=HOST + b"Accept: a\r\nX: 1\r\naccept: b, c\r\n"))
+    assert asked.values == {b"host": b"localhost:8000", b"accept": b"a, b, c", b"x": b"1"}
+    raw = b"HTTP/1.1 200 OK\r\nVary: a\r\nvary: b\r\nContent-Type: text/html; x\r\nContent-Type: y/z\r\n\r\n"
+    for read in (judge_response, HeadReader().response):
+        answer = read(raw)
+        assert answer.has_token(b"vary", b"b")
+        assert answer.media_type == b"text/html"
 
 
 def test_an_answer_may_repeat_what_only_requests_may_not() -> None:

@@ -253,8 +253,8 @@ NAVIGATION = head(b"/x", NAVIGATES)
         (STAYS, ResponseHead.of(404, JSON), False),
         (FALLS, ResponseHead.of(404, [(b"x-orchestra-final", b"1")]), False),
         (FALLS, ResponseHead.of(404, [(b"X-Orchestra-Final", b"0")]), True),
-        (FALLS, ResponseHead.of(404, JSON, length=262144), True),
-        (FALLS, ResponseHead.of(404, JSON, length=262145), False),
+        (FALLS, ResponseHead.of(404, [*JSON, (b"Content-Length", b"262144")]), True),
+        (FALLS, ResponseHead.of(404, [*JSON, (b"Content-Length", b"262145")]), False),
         (FALLS, ResponseHead.of(404, [(b"Content-Type", b"text/event-stream")]), False),
     ],
 )
@@ -360,6 +360,17 @@ def test_an_asset_is_asked_of_what_is_ready_first(
 def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, *, counts: bool) -> None:
     step = begin(ASSET, backend=HOLD)[0].next(answer)
     assert step == (Answer("asset, backend not ready") if counts else Ask(side="backend"))
+
+
+def test_only_so_many_assets_are_remembered() -> None:
+    router = Router(PLAN, memory=3)
+    modules = [head(b"/%d.js" % number) for number in range(4)]
+    for module in modules:
+        route, _ = begin(module, router)
+        route.next(NOT_FOUND)
+        route.next(ResponseHead.of(200, JS))
+    sides = [step.side for _, step in (begin(module, router) for module in modules) if isinstance(step, Ask)]
+    assert sides == ["backend", "frontend", "frontend", "frontend"]
 
 
 @pytest.mark.parametrize(

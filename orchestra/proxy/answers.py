@@ -135,7 +135,7 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         *([(b"Retry-After", b"1")] if may_pass else []),
     ]
     reason = HTTPStatus(message.status).phrase.encode("ascii")
-    response = ResponseHead.of(message.status, headers, reason, length=len(content))
+    response = ResponseHead.of(message.status, headers, reason)
     return response, b"" if head is not None and head.method == b"HEAD" else content
 
 

@@ -127,7 +127,8 @@ class Asker:
         return (
             not self.is_upgrade
             and self._head.method in _IDEMPOTENT
-            and (upload is None or (upload.is_complete and upload.can_begin))
+            and self._client.body.is_complete
+            and (upload is None or upload.can_begin)
         )
 
     def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:

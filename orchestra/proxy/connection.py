@@ -173,7 +173,7 @@ class _Connection:
         """
         data = self._receive(RECEIVE_SIZE)
         if data:
-            self._buffer = data
+            self._buffer += data
             return self.take()
         return data if data is None else self._end()
 

@@ -10,7 +10,6 @@ Not here: input and output, bodies, which upstream is asked.
 from __future__ import annotations
 
 import ipaddress
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -41,7 +40,7 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
     b"authorization cache-control content-encoding content-length content-range content-type cookie"
     b" expect host max-forwards pragma range set-cookie trailer".split()
 )
@@ -49,8 +48,6 @@ _UPSTREAM = {
     name: b"X-Orchestra-Upstream: " + name.encode("ascii") for name in ("backend", "frontend", "orchestra")
 }
 _UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
-
-_is_websocket_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 class Peer(Struct, frozen=True):
@@ -128,7 +125,7 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         return lines
     if len(values) != len(lines):
         return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
-    # It is one or two, as a rule; a loop over all fields would take five times as long.
+    # It is one or two, as a rule; a loop over all fields would take twice as long.
     lines, names = lines.copy(), list(values)
     for name in found:
         index = names.index(name)
@@ -177,33 +174,16 @@ def forwarded_response(
 
 def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     """Return the lower-case names of the trailers that do not pass."""
-    return _dropped(head.values.get(b"connection"), FORBIDDEN_TRAILERS)
+    return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
-    if b"via" not in head.values:
-        return False
-    return [token.split()[1:2] for token in tokens(head.values[b"via"])].count([_OWN_NAME]) >= MAX_VIA
+    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
+    return names.count([_OWN_NAME]) >= MAX_VIA
 
 
-# --- WebSockets and the two gates ----------------------------------------------------------------------
-
-
-def websocket_fault(head: RequestHead) -> tuple[int, str] | None:
-    """Say what is wrong with a request that asks for a WebSocket: a status and words; ``None`` if nothing is.
-
-    RFC 6455 4.2.1.
-    """
-    if head.method != b"GET" or head.version != b"1.1" or head.has_body:
-        return 400, "a WebSocket begins with an HTTP/1.1 GET without a body"
-    if not head.has_token(b"connection", b"upgrade"):
-        return 400, "Connection: Upgrade is missing"
-    if head.values.get(b"sec-websocket-version") != b"13":
-        return 426, "only version 13 of the WebSocket protocol exists"
-    if not _is_websocket_key(head.values.get(b"sec-websocket-key", b"")):
-        return 400, "Sec-WebSocket-Key is missing or illegal"
-    return None
+# --- The two gates -------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=256)
@@ -215,7 +195,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     """
     match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
-    if not host or _is_localhost(name) or _address(name) is not None:
+    if not host or _address(name) is not None:
         return None
     for entry in map(str.lower, allowed):
         if name == entry or (entry.startswith(".") and name.endswith(entry)):
@@ -240,18 +220,17 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     except ValueError:
         return f'invalid Origin "{text}"'
     address = _address(name)
-    is_local = _is_localhost(name) or (address is not None and address.is_loopback)
+    is_local = address is not None and address.is_loopback
     is_ours = parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
     if parts.scheme == "http" and is_ours:
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
 
-def _is_localhost(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost")
-
-
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a name is without being looked up: a literal one, or ``localhost``."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return ipaddress.IPv4Address("127.0.0.1")
     try:
         return ipaddress.ip_address(name.strip("[]"))
     except ValueError:

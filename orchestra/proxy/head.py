@@ -50,7 +50,7 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80
 _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 # The name and the port of a Host.
 match_host = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?").fullmatch
 # The short way.
@@ -102,7 +102,7 @@ class _Head(Struct, frozen=True, gc=False):
 
     def has_token(self, name: bytes, token: bytes) -> bool:
         """Whether the list-valued field `name` holds `token`; both are in lower case."""
-        return name in self.values and token in tokens(self.values[name])
+        return token in tokens(self.values.get(name, b""))
 
 
 class RequestHead(_Head, frozen=True, gc=False):
@@ -135,12 +135,12 @@ class ResponseHead(_Head, frozen=True, gc=False):
 
     @classmethod
     def of(
-        cls, status: int, headers: Headers, reason: bytes = b"", *, length: int | None = None
+        cls, status: int, fields: Headers, reason: bytes = b"", *, version: bytes = b"1.1"
     ) -> ResponseHead:
         """Make a head of fields as they are received."""
         start = b"HTTP/1.1 %d %b" % (status, reason)
-        lines = [b"%b: %b" % field for field in headers]
-        return cls(start, lines, _values(lines), length, is_chunked=False, version=b"1.1", status=status)
+        values = _values(fields)
+        return cls(start, _lines(fields), values, *_framing(values, version), version, status)
 
     @property
     def media_type(self) -> bytes:
@@ -151,18 +151,20 @@ class ResponseHead(_Head, frozen=True, gc=False):
 @lru_cache(maxsize=64)
 def tokens(value: bytes) -> tuple[bytes, ...]:
     """Return the items of a list-valued field, in lower case."""
-    pieces = [piece.strip(b" \t") for piece in value.lower().split(b",")]
-    return tuple(filter(None, pieces))
+    return tuple(filter(None, (piece.strip(b" \t") for piece in value.lower().split(b","))))
 
 
-def _values(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return `_Head.values`."""
+def _lines(fields: Headers) -> list[bytes]:
+    """Return `_Head.lines`."""
+    return [b"%b: %b" % field for field in fields]
+
+
+def _values(fields: Headers) -> dict[bytes, bytes]:
+    """Return `_Head.values` (of repeated fields: RFC 9110 5.3)."""
     values: dict[bytes, bytes] = {}
-    for line in lines:
-        name, _, value = line.partition(b": ")
-        name = name.lower()
-        # RFC 9110 5.3.
-        values[name] = values[name] + b", " + value if name in values else value
+    for name, value in fields:
+        key = name.lower()
+        values[key] = values[key] + b", " + value if key in values else value
     return values
 
 
@@ -193,7 +195,7 @@ def end_of_head(buffer: bytes, searched: int = 0) -> int:
     Bare line feeds end a head here, too, so that the judge sees and refuses them; the peer does not wait for
     an end that it believes to have sent. The first `searched` bytes are known to contain none.
     """
-    end = buffer.find(b"\r\n\r\n", max(0, searched - 3))
+    end = buffer.find(_END, max(0, searched - 3))
     if end >= 0:
         return end + 4
     match = _BLANK_LINE.search(buffer, max(0, searched - 2))
@@ -264,7 +266,7 @@ class HeadReader:
             self.long += 1
             return judge_response(raw)
         if len(values) != len(lines):
-            values = _values(lines)
+            values = _values([line.partition(b": ")[::2] for line in lines])
         length, is_chunked = _framing(values, b"1.1")
         return ResponseHead(start, lines, values, length, is_chunked, b"1.1", status)
 
@@ -294,7 +296,7 @@ class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
 
 def judge_request(raw: bytes) -> RequestHead:
     """Read the head of a request by all rules, ours and h11's, as `HeadReader.request` does."""
-    start, lines = _lines(raw)
+    start, fields = _split(raw)
     match = _REQUEST_LINE.fullmatch(start)
     if match is None:
         raise BadMessage("illegal request line")
@@ -304,31 +306,35 @@ def judge_request(raw: bytes) -> RequestHead:
     if method == b"CONNECT":
         raise BadMessage("CONNECT is not supported: this is not a forward proxy", status=501)
     target, authority = _origin_form(method, target)
-    values = _values(lines)
-    host = _host(values.get(b"host"), authority)
-    length, is_chunked = _framing(values, version)
+    values = _values(fields)
+    # That HTTP/1.1 needs a Host is left to h11.
+    host = values.get(b"host", authority or b"")
+    if not match_host(host):
+        raise BadMessage("illegal Host")
+    # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
+    if authority is not None and authority.lower() != host.lower():
+        raise BadMessage("Host and target name different servers")
+    framing = _framing(values, version)
     _ask_h11(h11.Connection(h11.SERVER), raw)
     start = b"%b %b HTTP/1.1" % (method, target)
-    return RequestHead(start, lines, values, length, is_chunked, version, method, target, host)
+    return RequestHead(start, _lines(fields), values, *framing, version, method, target, host)
 
 
 def judge_response(raw: bytes) -> ResponseHead:
     """Read the head of a response by all rules, ours and h11's, as `HeadReader.response` does."""
-    start, lines = _lines(raw)
+    start, fields = _split(raw)
     match = _STATUS_LINE.fullmatch(start)
     if match is None:
-        raise BadMessage("illegal status line", status=502)
+        raise BadMessage("illegal status line")
     version, status, reason = match.groups()
-    values = _values(lines)
-    length, is_chunked = _framing(values, version)
+    head = ResponseHead.of(int(status), fields, reason or b"", version=version)
     client = h11.Connection(h11.CLIENT)
     # It takes an answer only after a request, and a 101 only if that has asked for it.
     asked = [("Host", "localhost"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
     client.send(h11.Request(method="GET", target="/", headers=asked))
     client.send(h11.EndOfMessage())
     _ask_h11(client, raw)
-    start = b"HTTP/1.1 %b %b" % (status, reason or b"")
-    return ResponseHead(start, lines, values, length, is_chunked, version, int(status))
+    return head
 
 
 def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
@@ -351,12 +357,12 @@ def _ask_h11(connection: h11.Connection, raw: bytes) -> None:
         raise BadMessage(str(exc), status=501 if exc.error_status_hint == 501 else 400) from exc
 
 
-def _lines(raw: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the first line, and each field as ``Name: value``."""
+def _split(raw: bytes) -> tuple[bytes, Headers]:
+    """Return the first line, and the fields."""
     start, *rest = raw.split(b"\r\n")
     if rest[-2:] != [b"", b""]:
         raise BadMessage("a line ends without CR LF")
-    return start, [b"%b: %b" % _field(line) for line in rest[:-2]]
+    return start, [_field(line) for line in rest[:-2]]
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
@@ -374,29 +380,14 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     """Return the target in origin form, and the authority that it named, if it was in absolute form."""
     if _BAD_IN_TARGET.search(target):
         raise BadMessage("a byte in the target that has to be percent-encoded")
-    if target.startswith(b"/"):
-        return target, None
-    if target == b"*":
-        if method != b"OPTIONS":
-            raise BadMessage("the target * is for OPTIONS only")
-        return target, None
-    match = _ABSOLUTE_FORM.fullmatch(target)
-    if match is None:
+    authority = None
+    if (match := _ABSOLUTE_FORM.fullmatch(target)) is not None:
+        authority, target = match.groups()
+        if not target.startswith(b"/"):
+            # RFC 9112 3.2.4.
+            target = b"*" if method == b"OPTIONS" and not target else b"/" + target
+    if target == b"*" and method != b"OPTIONS":
+        raise BadMessage("the target * is for OPTIONS only")
+    if target != b"*" and not target.startswith(b"/"):
         raise BadMessage("the target is not in origin form")
-    authority, rest = match.groups()
-    if not authority or b"@" in authority:
-        raise BadMessage("illegal authority in the target")
-    if not rest and method == b"OPTIONS":
-        return b"*", authority  # RFC 9112 3.2.4
-    return rest if rest.startswith(b"/") else b"/" + rest, authority
-
-
-def _host(host: bytes | None, authority: bytes | None) -> bytes:
-    if host is None:
-        return authority or b""  # h11 refuses it in HTTP/1.1
-    if not match_host(host):
-        raise BadMessage("illegal Host")
-    # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
-    if authority is not None and authority.lower() != host.lower():
-        raise BadMessage("Host and target name different servers")
-    return host
+    return target, authority

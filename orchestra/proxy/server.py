@@ -231,7 +231,7 @@ class Proxy:
             while len(self._conversations) >= self._max_connections:
                 await self._shared.ended.park()
             try:
-                sock, (address, _) = await accept(listener)
+                sock, address = await accept(listener)
             except OSError as exc:
                 if exc.errno not in OUT_OF_DESCRIPTORS:
                     raise

@@ -13,7 +13,7 @@ import trio
 from orchestra.proxy.gate import Gate
 from orchestra.proxy.head import HeadReader
 from orchestra.proxy.pool import Upstream
-from orchestra.proxy.route import Router
+from orchestra.proxy.route import MEMORY, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +66,8 @@ class Shared:
         self.frontend = upstream("frontend", plan.frontend)
         self.upstreams = (self.backend, self.frontend)
         # That something elsewhere was restarted is not reported.
-        self.router = Router(plan, remembers=plan.memo and self.backend.gate.is_supervised)
+        remembers = plan.memo and self.backend.gate.is_supervised
+        self.router = Router(plan, memory=MEMORY if remembers else 0)
         self.streams: set[Stream] = set()
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False

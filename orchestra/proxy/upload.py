@@ -12,6 +12,7 @@ Not here: whether a request may be sent again (`exchange`, `route`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,15 +46,9 @@ class Upload:
         self._limit = limit
         self._kept: list[bytes] = []
         self._has_begun = False
-        self._sending: trio.CancelScope | None = None
-        self.is_sent = False
-        self._fault: ClientGone | BadMessage | None = None
+        self._sending = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of it was read."""
-        return self._body.is_complete
+        self.is_sent = False
 
     @property
     def can_begin(self) -> bool:
@@ -74,7 +69,7 @@ class Upload:
         kept = b"".join(self._kept)
         self._has_begun = True
         self.is_sent = self._body.is_complete
-        self._forget_too_much()
+        self._keep(b"")
         return kept
 
     async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -85,57 +80,43 @@ class Upload:
             BadMessage: It is not framed as its head said.
         """
         fault: Exception | None = None
-        async with trio.open_nursery() as self._nursery:
-            try:
+        try:
+            async with trio.open_nursery() as self._nursery:
                 await work()
-            except (ClientGone, UpstreamError, BadMessage) as exc:
-                # Out of the nursery, before it wraps it into a group.
-                fault = exc
-            self._nursery.cancel_scope.cancel()
+                self._nursery.cancel_scope.cancel()
+        except* (ClientGone, UpstreamError, BadMessage) as group:
+            fault = group.exceptions[0]
         self._nursery = None
-        fault = self._fault or fault
         if fault is not None:
             raise fault
 
     def go_on(self, upstream: UpstreamConnection) -> None:
         """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
-        if self._nursery is not None and not self.is_complete:
+        if self._nursery is not None and not self._body.is_complete:
             self._sending = trio.CancelScope()
-            self._nursery.start_soon(self._send_rest, self._nursery, upstream, self._sending)
+            self._nursery.start_soon(self._send_rest, upstream, self._sending)
 
     def stop(self) -> None:
         """Stop sending; another upstream may follow."""
-        if self._sending is not None:
-            self._sending.cancel()
+        self._sending.cancel()
 
-    async def _send_rest(
-        self, nursery: trio.Nursery, upstream: UpstreamConnection, scope: trio.CancelScope
-    ) -> None:
-        try:
-            with scope:
-                # A task that was woken already is not cancelled before it waits again.
-                while not self._body.is_complete and not scope.cancel_called:
-                    piece = self._client.take_more()
-                    if piece is None:
-                        await self._client.wait()
-                        continue
-                    # Noted before it is sent: if it is stopped while sending, nothing is lost.
-                    self._keep(piece)
-                    self._forget_too_much()
-                    if piece:
-                        await upstream.send(piece)
-                if not scope.cancel_called:
-                    self.is_sent = True
-        except UpstreamGone:
-            pass
-        except (ClientGone, BadMessage) as exc:
-            self._fault = exc
-            nursery.cancel_scope.cancel()
+    async def _send_rest(self, upstream: UpstreamConnection, scope: trio.CancelScope) -> None:
+        with suppress(UpstreamGone), scope:
+            # A task that was woken already is not cancelled before it waits again.
+            while not self._body.is_complete and not scope.cancel_called:
+                piece = self._client.take_more()
+                if piece is None:
+                    await self._client.wait()
+                    continue
+                # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                self._keep(piece)
+                if piece:
+                    await upstream.send(piece)
+            if not scope.cancel_called:
+                self.is_sent = True
 
     def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._kept.append(piece)
-
-    def _forget_too_much(self) -> None:
-        if self._body.size > self._limit:
+        """Keep what was read, or forget all of it if that is too much."""
+        self._kept.append(piece)
+        if not self.can_begin:
             self._kept.clear()
