@@ -186,7 +186,7 @@ class Conversation:
         transport = self._client.transport
         transport.send_eof()
         try:
-            while await transport.receive_some():
-                pass
+            while transport.take_some() != b"":
+                await transport.wait_for_input()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
