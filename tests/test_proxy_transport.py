@@ -175,6 +175,16 @@ async def test_a_hangup_is_told_once_even_behind_unread_bytes(way: str) -> None:
         assert told == [way == "abort"]
 
 
+@pytest.mark.parametrize("way", ["close", "abort", "send_eof"])
+async def test_a_hangup_that_has_come_before_is_told_as_what_it_was(way: str) -> None:
+    async with a_connection() as (client, server):
+        getattr(client, way)()
+        await has_input(server)
+        told: list[bool] = []
+        server.on_hangup(told.append)
+        assert told == [way == "abort"]
+
+
 async def test_a_cancelled_subscription_is_not_told() -> None:
     async with a_connection() as (client, server):
         told: list[bool] = []

@@ -101,7 +101,7 @@ class SocketTransport:
         poller: Tells what happens to it.
     """
 
-    __slots__ = ("_fd", "_has_ended", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
+    __slots__ = ("_end_news", "_fd", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
@@ -112,7 +112,8 @@ class SocketTransport:
         self._fd = sock.fileno()
         self._size = HEAD_SIZE
         # The poller tells of news only, so what it has told is remembered until it was received.
-        self._is_readable = self._has_ended = False
+        self._is_readable = False
+        self._end_news = 0
         self._on_input: OnInput | None = None
         self._on_hangup: OnHangup | None = None
         self._poller = poller
@@ -122,7 +123,7 @@ class SocketTransport:
         """Take note of what the poller tells."""
         self._is_readable = True
         if news & _END:
-            self._has_ended = True
+            self._end_news |= news
             if self._on_hangup is not None:
                 on_hangup, self._on_hangup = self._on_hangup, None
                 on_hangup(bool(news & _ERROR))
@@ -155,7 +156,7 @@ class SocketTransport:
             return None
         if len(data) < size:
             # All that was there; an end is not told of again.
-            self._is_readable = self._has_ended
+            self._is_readable = self._end_news > 0
         elif size == self._size < RECEIVE_SIZE:
             # There is more: a body, and not one of the many small messages.
             self._size *= 2
@@ -198,8 +199,8 @@ class SocketTransport:
     def on_hangup(self, callback: OnHangup | None) -> None:
         """See `Transport.on_hangup`."""
         self._on_hangup = callback
-        if callback is not None and self._has_ended:
-            self._look(_END)
+        if callback is not None and self._end_news:
+            self._look(self._end_news)
 
     def close(self) -> None:
         """See `Transport.close`."""
