@@ -130,6 +130,28 @@ async def test_closing_ends_idle_connections_and_drains_the_others(
         assert b"Connection: close" in heard
 
 
+async def test_closing_does_not_wait_for_a_connection_whose_answer_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(GET)
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(OK)
+        await client.hears_until(b"ok")
+        await client.says(GET)
+        await backend.hears_head()
+        await backend.says(OK.removesuffix(b"k"))
+        await client.hears_until(b"\r\n\r\no")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(on.proxy.close)
+            await trio.testing.wait_all_tasks_blocked()
+            await backend.says(b"k")
+            with trio.fail_after(1):
+                assert await client.hears_end() == b"k"
+
+
 async def test_closing_waits_two_seconds_at_most(autojump_clock: trio.testing.MockClock) -> None:
     async with stage() as on:
         client = on.client()

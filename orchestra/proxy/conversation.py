@@ -142,17 +142,20 @@ class Conversation:
 
     def _serve(self) -> None:
         """Go on with what has arrived, as far as that needs no waiting."""
-        while (exchange := self.exchange or self._take_request()) is not None:
+        exchange = self.exchange or self._take_request()
+        if exchange is not None:
             progress = exchange.advance()
             if progress is Progress.WAITING and exchange.connection is not None:
                 exchange.connection.transport.on_input(self._on_input)
                 return
-            if progress is not Progress.OVER or exchange.is_last:
+            if progress is not Progress.OVER or exchange.is_last or self._shared.is_closing:
                 self._woken.set()
                 return
             self._end_exchange()
-            if not self._client.has_bytes:
-                break
+            if self._client.has_bytes:
+                # Not at once: a client that always sends more would never let others have their turn.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._on_input)
+                return
         self._client.transport.on_input(self._on_input)
 
     def _take_request(self) -> Exchange | None:
