@@ -168,6 +168,56 @@ async def receive(transport: Transport) -> bytes:
     return data
 
 
+class Torrent:
+    """The proxy's end of a connection to a peer that has all it says at hand, and takes what it gets."""
+
+    def __init__(self, said: bytes, size: int = 1000) -> None:
+        self._pieces = [said[at : at + size] for at in range(0, len(said), size)][::-1]
+
+    def take_some(self, _max_bytes: int = 0) -> bytes:
+        return self._pieces.pop() if self._pieces else b""
+
+    async def wait_for_input(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def has_input(self) -> bool:
+        return True
+
+    def on_input(self, callback: Callable[[], object] | None) -> None:
+        if callback is not None:
+            trio.lowlevel.current_trio_token().run_sync_soon(callback)
+
+    def on_hangup(self, callback: Callable[[bool], object] | None) -> None:
+        pass
+
+    def send_some(self, data: Buffer) -> int:
+        return len(data)
+
+    async def send_all(self, data: Buffer) -> None:
+        pass
+
+    def send_eof(self) -> None:
+        pass
+
+    close = abort = send_eof
+
+
+@contextlib.asynccontextmanager
+async def counted_turns() -> AsyncIterator[list[None]]:
+    """Count the turns that another task has meanwhile."""
+    turns: list[None] = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns.append(None)
+
+        yield turns
+        nursery.cancel_scope.cancel()
+
+
 class Talker:
     """A client or an upstream: it says bytes to the proxy and hears some from it."""
 

@@ -14,7 +14,22 @@ import trio.testing
 
 from orchestra.config.plan import UNDECIDED, FromProcess
 from orchestra.events import Notice, State
-from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, SUCCESSOR_PORT, elsewhere, header, headers_of, stage
+from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+from orchestra.proxy.forward import Peer
+from orchestra.proxy.gate import Endpoint
+from orchestra.proxy.head import HeadReader
+from orchestra.proxy.upload import Upload
+from tests.proxy_kit import (
+    BACKEND_PORT,
+    FRONTEND_PORT,
+    SUCCESSOR_PORT,
+    Torrent,
+    counted_turns,
+    elsewhere,
+    header,
+    headers_of,
+    stage,
+)
 
 if TYPE_CHECKING:
     from tests.proxy_kit import Stage, Talker
@@ -342,6 +357,28 @@ async def test_a_404_that_is_too_large_to_keep_stands_and_streams(
         assert on.dials == [BACKEND_PORT]
 
 
+@pytest.mark.parametrize("fields", [b"", NAVIGATES])
+@pytest.mark.parametrize("way", ["leaves", "breaks", "errs"])
+async def test_a_404_that_breaks_off_is_neither_kept_nor_given(
+    way: str, fields: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client = on.client()
+        await client.says(get(b"/x", fields))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nno")
+        await trio.sleep(1)
+        if way == "errs":
+            await backend.says(b"thing it\n")
+        else:
+            getattr(backend, way)()
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"api" in body
+        assert on.dials == [BACKEND_PORT]
+
+
 async def test_without_vite_fetch_gets_the_404_and_a_navigation_a_page(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -515,6 +552,20 @@ async def test_early_hints_are_passed_on_without_fields_of_the_connection(
         assert (await answer(client))[1] == b"page"
 
 
+async def test_a_flood_of_informational_answers_is_502(autojump_clock: trio.testing.MockClock) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    async with stage() as on:
+        client = on.client()
+        await client.says(get())
+        backend = await on.backend()
+        for _ in range(5):
+            await backend.says(hints * 50)
+            assert await client.hears(len(hints) * 50) == hints * 50
+        await backend.says(hints * 100)
+        await client.hears(len(hints) * 100)
+        assert (await client.hears_head()).startswith(b"HTTP/1.1 502 ")
+
+
 async def test_an_early_answer_is_passed_on_and_ends_the_upload(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -567,6 +618,30 @@ async def test_a_sender_is_slowed_down_by_its_reader(autojump_clock: trio.testin
                 sent += 10000
         # What the two connections take, and what the relay holds in its hands.
         assert sent < on.world.slack
+
+
+async def test_an_upload_that_never_has_to_wait_leaves_others_their_turns() -> None:
+    source = Torrent(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+    client = ClientConnection(source, HeadReader())
+    assert client.take_request() is not None
+    upstream = UpstreamConnection(Torrent(b""), HeadReader(), Endpoint(None, elsewhere(BACKEND_PORT)))
+    upload = Upload(client, 0)
+
+    async def work() -> None:
+        upload.go_on(upstream)
+        while not upload.is_sent:
+            await trio.lowlevel.checkpoint()
+
+    async with counted_turns() as turns:
+        await upload.accompany(work)
+    assert len(turns) > 500
+
+
+async def test_requests_that_never_end_leave_others_their_turns() -> None:
+    async with stage() as on, counted_turns() as turns:
+        on.proxy.serve(Torrent(get(b"/__orchestra__/") * 1000), Peer("127.0.0.1", 8000))
+        await on.finished(1000)
+    assert len(turns) > 500
 
 
 async def test_events_are_passed_on_one_by_one(autojump_clock: trio.testing.MockClock) -> None:

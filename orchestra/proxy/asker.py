@@ -35,6 +35,9 @@ __all__ = ["Asker", "Reply"]
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
+# 1xx that may come at once: more is a mistake, and would keep everything else from its turn.
+_MAX_INFORMATIONAL = 100
+
 
 class Reply(Struct, eq=False):
     """An upstream's answer.
@@ -149,16 +152,18 @@ class Asker:
         upstream, connection = self._upstream, self.connection
         assert upstream is not None  # noqa: S101 - it was asked
         assert connection is not None  # noqa: S101
-        while (answer := connection.take_head(self._head)) is not None and answer.status < 200:
+        for _ in range(_MAX_INFORMATIONAL):
+            answer = connection.take_head(self._head)
+            if answer is None:
+                return None
+            if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
+                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+                return answer
             if answer.status == 101:
-                if self.is_upgrade:
-                    break
                 raise BadResponse("the upstream switched protocols, which was not asked for")
             if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
-        if answer is not None:
-            self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
-        return answer
+        raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
 
     async def prepare_again(self, fault: UpstreamError) -> None:
         """Get ready to send the request again, or raise `fault`.

@@ -194,7 +194,8 @@ class Exchange:
             try:
                 await asker.prepare_again(fault)
             except UpstreamError as exc:
-                self._step = self._route.next(exc)
+                # A 404 of which only a part has come is no answer to fall back from, nor one to give.
+                self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
         elif self._client.unsent:
             await self._client.drain()
         elif isinstance(step, Ask):

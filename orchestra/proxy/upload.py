@@ -102,15 +102,15 @@ class Upload:
 
     async def _send_rest(self, upstream: UpstreamConnection, scope: trio.CancelScope) -> None:
         with suppress(UpstreamGone), scope:
-            # A task that was woken already is not cancelled before it waits again.
-            while not self._body.is_complete and not scope.cancel_called:
+            while not self._body.is_complete:
+                await self._client.wait()
+                # A task that was woken already is not cancelled before it waits again.
+                if scope.cancel_called:
+                    return
                 piece = self._client.take_more()
-                if piece is None:
-                    await self._client.wait()
-                    continue
-                # Noted before it is sent: if it is stopped while sending, nothing is lost.
-                self._keep(piece)
                 if piece:
+                    # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                    self._keep(piece)
                     await upstream.send(piece)
             if not scope.cancel_called:
                 self.is_sent = True
