@@ -16,7 +16,6 @@ from orchestra.proxy.route import (
     Ask,
     Availability,
     Fail,
-    Kept,
     Route,
     Router,
     Signal,
@@ -304,12 +303,10 @@ def test_vites_page_only_answers_a_navigation(
         (FALLS, UpstreamError("gone"), False),
         (NAVIGATION, UpstreamError("gone"), True),
         (NAVIGATION, Unavailable("frontend", ABSENT, "there is none"), False),
-        (NAVIGATION, Kept.TOO_LARGE, False),
-        (NAVIGATION, Kept.BODY_TOO_LONG, False),
     ],
 )
 def test_without_vites_answer_the_404_stands_or_a_navigation_is_told(
-    request_head: RequestHead, outcome: UpstreamError | Kept, *, is_told: bool
+    request_head: RequestHead, outcome: UpstreamError, *, is_told: bool
 ) -> None:
     step = fallen_back(request_head).next(outcome)
     assert isinstance(step, Fail) if is_told else (isinstance(step, Answer) and step.is_kept)

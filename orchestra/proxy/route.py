@@ -133,7 +133,7 @@ class Kept(Enum):
     BODY_TOO_LONG = "backend 404, body too long to be sent again"
 
 
-Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
+Outcome: TypeAlias = ResponseHead | UpstreamError
 
 # The steps of most requests, made once.
 _ASK_BACKEND = Ask("backend")
@@ -284,7 +284,7 @@ class Route:
             if isinstance(outcome, Unavailable) and outcome.availability is Availability.ABSENT:
                 self._no_backend = outcome
                 return self._ask_frontend("no backend")
-            return _failed(outcome)
+            return Fail(outcome)
         head, router = self._head, self._router
         if head.method not in router.fallback_methods or router.is_api(head.path):
             return Answer("backend 404, never falls back")
@@ -307,12 +307,10 @@ class Route:
                     return Answer("backend 404, not a navigation", is_kept=True)
                 self._learn(outcome)
                 return Answer("backend 404")
-            case Kept():
-                return Answer(outcome.value, is_kept=True)
             case Unavailable(availability=Availability.ABSENT):
                 return Answer("backend 404, no frontend", is_kept=True)
             case _ if is_navigation(self._head):
-                return _failed(outcome)
+                return Fail(outcome)
             case _:
                 return Answer("backend 404, frontend not there", is_kept=True)
 
@@ -338,7 +336,7 @@ class Route:
         """The frontend's answer counts; only that its page does not stand for data of an absent backend."""
         head = self._head
         if not isinstance(outcome, ResponseHead):
-            return Signal.RESET if self._is_ping else _failed(outcome)
+            return Signal.RESET if self._is_ping else Fail(outcome)
         if (
             self._no_backend is not None
             and outcome.media_type in _HTML
@@ -346,11 +344,6 @@ class Route:
         ):
             return Fail(self._no_backend)
         return Answer(self._reason)
-
-
-def _failed(outcome: Outcome) -> Fail:
-    assert isinstance(outcome, UpstreamError)  # noqa: S101 - nothing else is left
-    return Fail(outcome)
 
 
 # --- What a request is ---

@@ -235,10 +235,9 @@ class Tunnel:
             self._close_code = code
             self._scope.cancel()
 
-    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
+    async def run(self, record: Record, kind: StreamKind) -> None:
         """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
         up, down = self._up, self._down
-        shared.streams.add(self)
         record.stream_opened(kind)
         try:
             with self._scope:
@@ -250,7 +249,6 @@ class Tunnel:
                     await self._send_close_frames(self._close_code)
         finally:
             self._close()
-            shared.streams.discard(self)
             # The code that was seen first, or sent by us.
             code = up.tap.close_code or down.tap.close_code or self._close_code
             record.stream_closed(code=code, bytes_in=up.size, bytes_out=down.size)
