@@ -72,11 +72,6 @@ class MemoryTransport:
         self._on_input: Callable[[], object] | None = None
         self.other: MemoryTransport
 
-    async def wait_for_input(self) -> None:
-        heard = trio.Event()
-        self.on_input(heard.set)
-        await heard.wait()
-
     async def send_all(self, data: Buffer) -> None:
         await trio.lowlevel.checkpoint()
         rest = bytes(data)
@@ -164,7 +159,9 @@ async def receive(transport: Transport) -> bytes:
     """Wait for bytes and return some; ``b""`` is the end."""
     await trio.lowlevel.checkpoint()
     while (data := transport.take_some()) is None:
-        await transport.wait_for_input()
+        heard = trio.Event()
+        transport.on_input(heard.set)
+        await heard.wait()
     return data
 
 

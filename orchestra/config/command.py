@@ -240,6 +240,7 @@ class _Walk:
             elif script and script[0].endswith(("vite/bin/vite.js", ".bin/vite")):
                 self.vite(script[1:], cwd)
         elif program in _RUNNERS:
+            self.uses(_RUNNERS[program], cwd)  # whatever -w and -C mean to the program that it runs
             self.manage(_RUNNERS[program], ["exec", *args], cwd)
         elif program in _MANAGERS:
             self.manage(program, args, cwd)

@@ -190,6 +190,6 @@ class Conversation:
         transport.send_eof()
         try:
             while transport.take_some() != b"":
-                await transport.wait_for_input()
+                await self._client.wait()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass

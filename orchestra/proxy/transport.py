@@ -70,13 +70,10 @@ class Transport(Protocol):
         """Say that nothing more will be sent; receiving goes on."""
 
     def has_input(self) -> bool:
-        """Whether a receive would not have to wait: bytes, the end, or an error."""
-
-    async def wait_for_input(self) -> None:
-        """Wait until `take_some` has something to say: bytes, the end, or an error."""
+        """Whether `take_some` has something to say: bytes, the end, or an error."""
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back.
+        """Call `callback`, once, when there is input; ``None`` takes it back.
 
         It must not raise.
         """
@@ -134,15 +131,6 @@ class SocketTransport:
         on_input, self._on_input = self._on_input, None
         if on_input is not None:
             on_input()
-
-    async def wait_for_input(self) -> None:
-        """See `Transport.wait_for_input`."""
-        if self.has_input():
-            await trio.lowlevel.checkpoint()
-            return
-        has_input = trio.Event()
-        self._on_input = has_input.set
-        await has_input.wait()
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """See `Transport.take_some`."""
