@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from orchestra.events import Observer
+    from orchestra.events import Event, Observer
 
 __all__ = ["Running", "running", "running_async"]
 
@@ -80,9 +80,9 @@ class Running:
         """The one address; ``None`` without a proxy."""
         return self._supervisor.url
 
-    def subscribe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer`, in the run's thread, with every event from now on, after a snapshot."""
-        unsubscribe = self._ask(lambda supervisor: supervisor.subscribe(observer))
+    def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
+        """Call `observer`, in the run's thread, as `Supervisor.subscribe` does."""
+        unsubscribe = self._ask(lambda supervisor: supervisor.subscribe(observer, *kinds))
         return lambda: self._ask(lambda _: unsubscribe())
 
     def _ask(self, question: Callable[[Supervisor], Any]) -> Any:

@@ -21,6 +21,7 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 from msgspec import Struct, json, structs, to_builtins
@@ -51,6 +52,7 @@ __all__ = [
     "UpstreamSwitched",
     "decode",
     "encode",
+    "utc_now",
 ]
 
 logger = logging.getLogger(__name__)
@@ -371,6 +373,8 @@ Event: TypeAlias = (
     | RunEnded
 )
 Observer: TypeAlias = Callable[[Event], object]
+# An observer with the kinds that it asked for; none means all of them.
+_Entry: TypeAlias = tuple[Observer, tuple[type[_Stamped], ...]]
 _E = TypeVar("_E", bound=_Stamped)
 
 
@@ -394,7 +398,8 @@ def decode(line: bytes | str) -> Event:
     return cast("Event", json.decode(line, type=Event))
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """Return the present time, in UTC."""
     return datetime.now(UTC)
 
 
@@ -411,13 +416,12 @@ class Bus:
     def __init__(
         self,
         snapshot: Callable[[], Iterable[Event]] = tuple,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._snapshot = snapshot
         self._clock = clock
         self._seq = 0
-        # Each observer with the kinds that it asked for; none means all of them.
-        self._observers: list[tuple[Observer, tuple[type[_Stamped], ...]]] = []
+        self._observers: list[_Entry] = []
         # Answers of `wants`, which is asked for each request.
         self._wanted: dict[type[_Stamped], bool] = {}
 
@@ -434,19 +438,14 @@ class Bus:
         Returns:
             A function that removes it again.
         """
-        entry = (observer, kinds)
+        entry = observer, kinds
         self._observers.append(entry)
         self._wanted.clear()
         for event in self._snapshot():
             if not kinds or isinstance(event, kinds):
                 self._hand(entry, event)
 
-        def unsubscribe() -> None:
-            if entry in self._observers:
-                self._observers.remove(entry)
-                self._wanted.clear()
-
-        return unsubscribe
+        return partial(self._remove, entry)
 
     def wants(self, kind: type[_Stamped]) -> bool:
         """Whether an event of this kind has an observer; one without need not be built."""
@@ -479,11 +478,14 @@ class Bus:
         """Emit a `Notice`."""
         self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
 
-    def _hand(self, entry: tuple[Observer, tuple[type[_Stamped], ...]], event: _Stamped) -> None:
+    def _remove(self, entry: _Entry) -> None:
+        if entry in self._observers:
+            self._observers.remove(entry)
+            self._wanted.clear()
+
+    def _hand(self, entry: _Entry, event: _Stamped) -> None:
         try:
             entry[0](cast("Event", event))  # every _Stamped is one of the union
         except Exception:
-            if entry in self._observers:
-                self._observers.remove(entry)
-                self._wanted.clear()
+            self._remove(entry)
             logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

@@ -108,7 +108,10 @@ async def _run_printing(
     plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
 ) -> Supervisor:
     writer = Writer()
-    printer = _printer(writer, plan, mode)
+    printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
+    if mode == "plain":
+        names = [process.name for process in plan.processes]
+        printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     supervisor = Supervisor(plan, sinks=[printer.write_line], window=window, runtime=runtime)
     supervisor.subscribe(printer.observe, *printer.kinds)
@@ -123,13 +126,6 @@ async def _run_printing(
     return supervisor
 
 
-def _printer(writer: Writer, plan: Plan, mode: str) -> PlainPrinter | JsonPrinter:
-    if mode == "json":
-        return JsonPrinter(writer)
-    names = [process.name for process in plan.processes]
-    return PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
-
-
 async def _write(  # noqa: ASYNC128 - handed on
     writer: Writer, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -139,14 +135,14 @@ async def _write(  # noqa: ASYNC128 - handed on
     except OrchestraError:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await supervisor.until_stopping()  # noqa: ASYNC120 - then it ends anyway
-        if not supervisor.is_stopping:
+            await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
+        if not supervisor.ending.is_set():
             raise
 
 
 async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
     """When the run is to end, do not wait for a reader that has stopped reading."""
-    await supervisor.until_stopping()
+    await supervisor.ending.wait()
     writer.expect_end()
 
 
@@ -163,7 +159,7 @@ async def _obey(
                 if window is not None:
                     window.resize(*_room_for_output(supervisor.plan))
                 continue
-            if supervisor.is_stopping or number == signal.SIGQUIT:
+            if supervisor.ending.is_set() or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:
                     writer.give_up()

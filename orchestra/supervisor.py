@@ -7,7 +7,7 @@ processes are stopped, then `RunEnded` is emitted.
 
 `Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
 
-Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/workers`).
+Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from orchestra.errors import ConfigError
 from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
-from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.symptoms import port_clash
-from orchestra.supervision.workers import Workers
+from orchestra.supervision.run import Run
+from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -44,9 +43,7 @@ if TYPE_CHECKING:
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, Observer
-    from orchestra.proxy.server import Proxy
     from orchestra.supervision.delivery import Sink
-    from orchestra.supervision.roles import Side
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
 
@@ -149,8 +146,9 @@ class Supervisor:
         ConfigError: The plan cannot work: a dependency that it does not have, a cycle, an invalid check.
 
     Attributes:
-        url: The one address; ``None`` without a proxy, or before `run` has bound it.
+        ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
     def __init__(
@@ -164,24 +162,25 @@ class Supervisor:
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
         self.plan = plan
-        self.url: str | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
-        self._shared = Run(runtime, self._bus, sinks=sinks, window=window, before_stop=self._before_stop)
-        self._workers = Workers(plan, self._shared, is_kept_open=is_kept_open, on_change=self._look_at_change)
-        if plan.proxy is not None and UNDECIDED in (plan.proxy.backend, plan.proxy.frontend):
-            self._shared.roles = RunTimeRoles(plan, self._workers.by_name.values(), self._tell_upstream)
-        self._proxy: Proxy | None = None
+        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
+        self.ending = self._run.ending
+        self.on_screen = self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
+        self._news = ParkingLot()  # of readers of events
         self._exit_code: int | None = None
         self._reason = ""
-        self._clashing: set[str] = set()
-        self._news = ParkingLot()  # of readers of events
 
     def __repr__(self) -> str:
-        return f"<Supervisor at {self.url or 'no address'}: {self._workers!r}>"
+        return f"<Supervisor at {self.url or 'no address'}: {self._run!r}>"
+
+    @property
+    def url(self) -> str | None:
+        """The one address; ``None`` without a proxy, or before `run` has bound it."""
+        return self._run.url
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.
@@ -192,14 +191,13 @@ class Supervisor:
         Raises:
             ConfigError: The address cannot be listened on.
         """
-        self._shared.phase = Phase.RUNNING
-        longest = max((each.stop_timeout for each in self.plan.processes), default=0.0)
+        self._run.phase = Phase.RUNNING
         shield = trio.CancelScope(shield=True)
 
         async def shielded() -> None:
             try:
                 with shield:
-                    await self._run(task_status)
+                    await self._from_start_to_stop(task_status)
             finally:
                 self._stopped.set()
                 self._news.unpark_all()
@@ -211,8 +209,8 @@ class Supervisor:
             try:
                 await self._stopped.wait()
             finally:
-                self._shared.ending.set()
-                shield.deadline = trio.current_time() + 2 * longest + _GRACE
+                self.ending.set()
+                shield.deadline = trio.current_time() + 2 * self._run.longest_stop + _GRACE
 
     async def stop(
         self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
@@ -232,15 +230,15 @@ class Supervisor:
             KeyError: There is no process of that name.
         """
         if name is not None:
-            worker = self._workers.by_name[name]
+            worker = self._run.workers[name]
             worker.stop()
             # Not until it has ended: it may be started again at once.
-            await worker.until(lambda: worker.life.state is not State.STOPPING)
+            await self._run.until(lambda: worker.life.state is not State.STOPPING)
             return
-        if not self._shared.ending.is_set() or (exit_code and not self._exit_code):
+        if not self.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
-            self._shared.ending.set()
-        if self._shared.phase is not Phase.NEW:
+            self.ending.set()
+        if self._run.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
 
@@ -251,7 +249,7 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        self._workers.to_start(name).start()
+        self._run.workers[name].start()
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again; wait until the old one is gone.
@@ -263,9 +261,9 @@ class Supervisor:
             KeyError: There is no process of that name.
             StartError: The run is over.
         """
-        worker = self._workers.to_start(name)
+        worker = self._run.workers[name]
         worker.restart()
-        await worker.until(lambda: worker.life.state is not State.STOPPING)
+        await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
@@ -273,12 +271,12 @@ class Supervisor:
         Raises:
             KeyError: There is no process of that name.
         """
-        self._workers.by_name[name].signal(number)
+        self._run.workers[name].signal(number)
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
-        self._shared.ending.set()
-        self._workers.kill()
+        self.ending.set()
+        self._run.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get: ready, or running where they have no check.
@@ -291,15 +289,15 @@ class Supervisor:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
             KeyError: There is no process of that name.
         """
-        await self._workers.wait_ready(names, timeout)
+        await self._run.wait_ready(names, timeout)
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process, by name, in the order of the plan."""
-        return {name: worker.newest for name, worker in self._workers.by_name.items()}
+        return {name: worker.newest for name, worker in self._run.workers.items()}
 
     def tail(self, name: str) -> Sequence[str]:
         """Return the last lines that a process wrote, oldest first, without colours."""
-        return tuple(self._workers.by_name[name].output.tail)
+        return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
         """Call `observer` with every event (of these kinds) from now on, after a snapshot.
@@ -308,36 +306,38 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        return _read(self._bus, self._news, self._stopped, limit)
+        waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+        lost = 0
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run has been asked to end."""
-        return self._shared.ending.is_set()
+        def take(event: Event) -> None:
+            nonlocal lost
+            lost += len(waiting) == limit
+            waiting.append(event)
+            self._news.unpark_all()
 
-    async def until_stopping(self) -> None:
-        """Wait until the run is asked to end."""
-        await self._shared.ending.wait()
-
-    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Have the guardian restore a terminal's own screen if we are killed.
-
-        Args:
-            terminal: The device that shows the alternate screen; ``None``: none does any more.
-            give_back: What shows that terminal's own screen again when it is written there.
-        """
-        self._shared.on_screen(terminal, give_back)
+        unsubscribe = self._bus.subscribe(take)
+        try:
+            while waiting or not self._stopped.is_set():
+                if not waiting:
+                    await self._news.park()
+                    continue
+                if lost:
+                    text, lost = f"{lost} events were lost: they were not read in time", 0
+                    yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
+                yield waiting.popleft()
+        finally:
+            unsubscribe()
 
     # --- From start to stop ---
 
-    async def _run(self, task_status: trio.TaskStatus[Self]) -> None:
-        plan = self.plan.proxy
+    async def _from_start_to_stop(self, task_status: trio.TaskStatus[Self]) -> None:
+        plan, proxy = self.plan.proxy, None
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
@@ -345,16 +345,19 @@ class Supervisor:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                self._proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
-                self._bus.subscribe(self._proxy.observe, StateChanged)
-                await nursery.start(self._proxy.run)
-            await nursery.start(self._workers.run)
+                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                self._bus.subscribe(proxy.observe, StateChanged)
+                self._run.before_stop = proxy.before_stop
+                if UNDECIDED in (plan.backend, plan.frontend):
+                    self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
+                await nursery.start(proxy.run)
+            await nursery.start(self._run.run)
             task_status.started(self)
-            await self._shared.ending.wait()
-            if self._proxy is not None:
+            await self.ending.wait()
+            if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
-                    await self._proxy.close()
-            await self._workers.stop()
+                    await proxy.close()
+            await self._run.stop()
             nursery.cancel_scope.cancel()
         self._conclude()
 
@@ -363,7 +366,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self.url = Address(plan.proxy.host, port).url
+            self._run.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(
             RunStarted(
@@ -377,25 +380,9 @@ class Supervisor:
         for code, note in _opening_notes(plan, self.url, port):
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
-    def _tell_upstream(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
-        if self._proxy is not None:
-            self._proxy.decide(side, upstream, reason=reason)
-
-    async def _before_stop(self, process: str) -> None:
-        if self._proxy is not None:
-            await self._proxy.before_stop(process)
-
-    def _look_at_change(self, event: StateChanged) -> None:
-        """Notice a process that wants a port that is taken."""
-        if event.state in (State.BACKING_OFF, State.FAILED) and event.process not in self._clashing:
-            planned = self._workers.by_name[event.process].life.plan.port
-            if clash := port_clash(event.last_lines, own=self.url, planned=planned):
-                self._clashing.add(event.process)
-                self._bus.notice("port-clash", clash[0], hint=clash[1], process=event.process)
-
     def _conclude(self) -> None:
         """Emit how the run has ended."""
-        ended = self._workers.ended
+        ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         if not reason:
             reason = "all completed" if len(ended) == len(self.plan.processes) else "cancelled"
@@ -413,31 +400,6 @@ class Supervisor:
             yield from self.snapshot().values()
 
 
-async def _read(bus: Bus, news: ParkingLot, is_over: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
-    """Give all events until the run is over; `news` is unparked then."""
-    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
-    lost = 0
-
-    def take(event: Event) -> None:
-        nonlocal lost
-        lost += len(waiting) == limit
-        waiting.append(event)
-        news.unpark_all()
-
-    unsubscribe = bus.subscribe(take)
-    try:
-        while waiting or not is_over.is_set():
-            if not waiting:
-                await news.park()
-                continue
-            if lost:
-                text, lost = f"{lost} events were lost: they were not read in time", 0
-                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
-            yield waiting.popleft()
-    finally:
-        unsubscribe()
-
-
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
     """Give what the user should know before anything runs, each with its code."""
     if (proxy := plan.proxy) is not None:
@@ -447,16 +409,14 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
-        yield "plan", Note(_upstreams_in_words(proxy))
+        # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
+        backend = _in_words(proxy, proxy.backend, proxy.backend_reason)
+        frontend = _in_words(proxy, proxy.frontend, proxy.frontend_reason)
+        yield "plan", Note(f"backend: {backend}; frontend: {frontend}")
     for note in plan.notes:
         yield "plan", note
 
 
-def _upstreams_in_words(proxy: ProxyPlan) -> str:
-    """Say which process is asked for what, and why that one: a wrong guess of ours is seen at once."""
-
-    def said(upstream: UpstreamPlan, reason: str) -> str:
-        return f"{proxy.named(upstream)} ({reason})" if reason and upstream else proxy.named(upstream)
-
-    backend = said(proxy.backend, proxy.backend_reason)
-    return f"backend: {backend}; frontend: {said(proxy.frontend, proxy.frontend_reason)}"
+def _in_words(proxy: ProxyPlan, upstream: UpstreamPlan, reason: str) -> str:
+    named = proxy.named(upstream)
+    return f"{named} ({reason})" if reason and upstream else named

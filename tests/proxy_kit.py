@@ -72,17 +72,6 @@ class MemoryTransport:
         self._on_input: Callable[[], object] | None = None
         self.other: MemoryTransport
 
-    async def receive_some(self, max_bytes: int = 262144) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while (data := self.take_some(max_bytes)) is None:
-            await self.wait_for_input()
-        return data
-
-    async def wait_for_input(self) -> None:
-        heard = trio.Event()
-        self.on_input(heard.set)
-        await heard.wait()
-
     async def send_all(self, data: Buffer) -> None:
         await trio.lowlevel.checkpoint()
         rest = bytes(data)
@@ -166,6 +155,16 @@ def memory_pair(capacity: int = 65536) -> tuple[MemoryTransport, MemoryTransport
     return one, other
 
 
+async def receive(transport: Transport) -> bytes:
+    """Wait for bytes and return some; ``b""`` is the end."""
+    await trio.lowlevel.checkpoint()
+    while (data := transport.take_some()) is None:
+        heard = trio.Event()
+        transport.on_input(heard.set)
+        await heard.wait()
+    return data
+
+
 class Talker:
     """A client or an upstream: it says bytes to the proxy and hears some from it."""
 
@@ -218,7 +217,7 @@ class Talker:
         self.transport.abort()
 
     async def _listen(self) -> None:
-        data = await self.transport.receive_some()
+        data = await receive(self.transport)
         if not data:
             raise EOFError(f"the connection has ended; heard last: {bytes(self._heard)!r}")
         self._heard += data

@@ -20,8 +20,8 @@ from orchestra.config.plan import Address, FromProcess
 from orchestra.config.roles import Seen
 from orchestra.events import Bus, Exit
 from orchestra.supervision.roles import RunTimeRoles
-from orchestra.supervision.runtime import Phase, Run, Runtime
-from orchestra.supervision.workers import Workers
+from orchestra.supervision.run import Run
+from orchestra.supervision.runtime import Phase, Runtime
 from tests.events_kit import Recorder, trio_clock
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
-    from orchestra.supervision.runtime import BeforeStop
+    from orchestra.supervision.run import BeforeStop
 
-__all__ = ["Child", "World", "running_workers", "supervised"]
+__all__ = ["Child", "World", "running_processes", "supervised"]
 
 Program: TypeAlias = "Callable[[Child], Awaitable[int | None]]"
 
@@ -263,14 +263,14 @@ async def supervised(
 
 
 @asynccontextmanager
-async def running_workers(
+async def running_processes(
     world: World,
     *plans: ProcessPlan,
     before_stop: BeforeStop | None = None,
     proxy: ProxyPlan | None = None,
     decided: list[tuple[str, object]] | None = None,
-) -> AsyncIterator[tuple[Workers, Recorder]]:
-    """Run workers alone.
+) -> AsyncIterator[tuple[Run, Recorder]]:
+    """Run processes, without a proxy.
 
     Args:
         world: That they run in.
@@ -281,18 +281,18 @@ async def running_workers(
     """
     bus = Bus(clock=trio_clock)
     recorder = Recorder(bus)
-    run = Run(world.runtime(), bus, before_stop=before_stop)
     plan = Plan(processes=plans, proxy=proxy)
-    workers = Workers(plan, run)
+    run = Run(plan, world.runtime(), bus)
+    run.before_stop = before_stop
     run.phase = Phase.RUNNING
 
-    def decide(side: str, upstream: UpstreamPlan, _reason: str) -> None:
+    def decide(side: str, upstream: UpstreamPlan, *, reason: str) -> None:
         if decided is not None:
             decided.append((side, upstream.name if isinstance(upstream, FromProcess) else upstream))
 
     if proxy is not None:
-        run.roles = RunTimeRoles(plan, workers.by_name.values(), decide)
+        run.roles = RunTimeRoles(plan, run, decide)
     async with trio.open_nursery() as nursery:
-        await nursery.start(workers.run)
-        yield workers, recorder
-        await workers.stop()
+        await nursery.start(run.run)
+        yield run, recorder
+        await run.stop()

@@ -63,7 +63,7 @@ async def missing(
 
 def lacks(text: str) -> Callable[[Supervisor], bool]:
     """That just this is missing: what has to be asked first takes its time."""
-    return lambda supervisor: supervisor._workers.by_name["a"].missing() == f"it is starting, {text}"
+    return lambda supervisor: supervisor._run.workers["a"].missing() == f"it is starting, {text}"
 
 
 @pytest.mark.parametrize(

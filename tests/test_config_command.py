@@ -365,6 +365,7 @@ def install(root: Path, command: str) -> Install | None:
         (["npm-shrinkwrap.json"], {}, "npm run dev", "npm ci --no-audit --no-fund"),
         ([], {}, "npm run dev", "npm install --no-audit --no-fund"),
         ([], {}, "npx vite", "npm install --no-audit --no-fund"),
+        ([], {}, "npx unocss -w src", "npm install --no-audit --no-fund"),
         ([], {}, "node_modules/.bin/vite", "npm install --no-audit --no-fund"),
         (["pnpm-lock.yaml"], {}, "npm run dev", "pnpm install --frozen-lockfile"),
         ([], {}, "pnpm dev", "pnpm install"),

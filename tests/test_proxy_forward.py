@@ -15,9 +15,9 @@ from orchestra.proxy.forward import (
     is_looping,
     keeps_alive,
     origin_refusal,
-    websocket_fault,
 )
 from orchestra.proxy.head import ResponseHead, judge_request
+from orchestra.proxy.websocket import request_fault
 from tests.proxy_kit import headers_of, request_head
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ UPGRADE = (
     ],
 )
 def test_a_websocket_begins_as_the_rfc_says(raw: bytes, status: int | None) -> None:
-    fault = websocket_fault(judge_request(raw))
-    assert (fault and fault[0]) == status
+    fault = request_fault(judge_request(raw))
+    assert (fault and fault.status) == status
 
 
 @pytest.mark.parametrize(

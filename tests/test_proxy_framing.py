@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.proxy.framing import ChunkedBody, answer_body, request_body
+from orchestra.proxy.framing import ChunkedBody, LengthBody, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, ResponseHead
 from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
 
+HEAD = ResponseHead.of(200, [(b"Transfer-Encoding", b"chunked")])
+
 
 def feed(reader: Body, body: bytes, pieces: list[int]) -> tuple[bytes, bytes]:
     """Feed a body in pieces until it is complete; return what its receiver gets, and what is left over."""
-    passed = b""
+    passed = rest = b""
     for size in itertools.cycle(pieces):
         if reader.is_complete or not body:
             break
-        passed += reader.feed(body[:size])
-        body = body[size:]
-    return passed, reader.rest + body
+        passed += reader.feed(rest + body[:size])
+        rest, body = reader.rest, body[size:]
+    return passed, rest + body
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_a_chunked_body_passes_in_any_pieces_up_to_its_end(
     body: bytes, passed: bytes | None, payload: bytes, pieces: list[int]
 ) -> None:
     for has_chunks, expected in ((True, passed or body), (False, payload)):
-        reader = ChunkedBody(has_chunks=has_chunks)
+        reader = ChunkedBody(HEAD, has_chunks=has_chunks)
         assert feed(reader, body + b"zzz\n\0", pieces) == (expected, b"zzz\n\0")
         assert reader.is_complete
         assert reader.size == len(payload)
@@ -54,7 +56,8 @@ def test_a_chunked_body_passes_in_any_pieces_up_to_its_end(
 
 def test_what_is_plain_passes_without_a_copy() -> None:
     data = b"3\r\nabc\r\n" * 3
-    assert ChunkedBody().feed(data) is data
+    assert ChunkedBody(HEAD).feed(data) is data
+    assert LengthBody(len(data)).feed(data) is data
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_what_is_plain_passes_without_a_copy() -> None:
 @given(pieces=st.lists(st.integers(1, 20), min_size=1))
 def test_what_is_not_is_refused_in_any_pieces(body: bytes, message: str, pieces: list[int]) -> None:
     with pytest.raises(BadMessage, match=message):
-        feed(ChunkedBody(), body, pieces)
+        feed(ChunkedBody(HEAD), body, pieces)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_what_is_not_is_refused_in_any_pieces(body: bytes, message: str, pieces:
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_lines_and_trailers_that_are_too_long_are_refused(body: bytes, size: int) -> None:
     with pytest.raises(BadMessage, match="too long"):
-        feed(ChunkedBody(), body, [size])
+        feed(ChunkedBody(HEAD), body, [size])
 
 
 def test_trailers_that_route_authorise_or_are_named_by_connection_are_dropped() -> None:

@@ -94,6 +94,8 @@ def request(line: bytes = b"GET / HTTP/1.1", fields: bytes = HOST) -> bytes:
         pytest.param(request(b"GET ftp://localhost:8000/ HTTP/1.1"), 400, id="other-scheme"),
         pytest.param(request(b"GET http://u@localhost:8000/ HTTP/1.1"), 400, id="user-info"),
         pytest.param(request(b"GET http://other/ HTTP/1.1"), 400, id="target-and-host-differ"),
+        pytest.param(request(b"GET http://a:b/ HTTP/1.0", b""), 400, id="bad-authority"),
+        pytest.param(request(b"GET http:///x HTTP/1.0", b""), 400, id="no-authority"),
         pytest.param(request(b"GET  / HTTP/1.1"), 400, id="two-spaces"),
         pytest.param(request(b"GET / x HTTP/1.1"), 400, id="space-in-target"),
         pytest.param(request(b"GET /"), 400, id="http-0.9"),

@@ -127,7 +127,7 @@ async def test_at_the_limit_of_descriptors_new_connections_wait(monkeypatch: pyt
     """The limit is found in the middle: accept fails, nothing is called a bug, and it goes on."""
     failures = 3
 
-    async def sometimes(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    async def sometimes(listener: socket.socket) -> tuple[socket.socket, str]:
         nonlocal failures
         if failures:
             failures -= 1

@@ -1174,18 +1174,6 @@ async def test_what_vite_has_no_more_is_forgotten(
         await backend.hears_head()
 
 
-def test_a_memo_is_bounded() -> None:
-    from orchestra.proxy.head import judge_request
-    from orchestra.proxy.route import Memo
-
-    heads = [judge_request(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number) for number in range(4)]
-    memo = Memo(3)
-    for head in heads:
-        memo.learn(head)
-    assert [memo.knows(head, head.path) for head in heads] == [False, True, True, True]
-    assert repr(memo) == "<Memo of 3 paths>"
-
-
 async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.testing.MockClock) -> None:
     async with stage(ready=("vite",), backend=UNDECIDED, candidates=("worker",)) as on:
         on.reports("worker", State.RUNNING)

@@ -16,7 +16,6 @@ from orchestra.proxy.route import (
     Ask,
     Availability,
     Fail,
-    Kept,
     Route,
     Router,
     Signal,
@@ -304,12 +303,10 @@ def test_vites_page_only_answers_a_navigation(
         (FALLS, UpstreamError("gone"), False),
         (NAVIGATION, UpstreamError("gone"), True),
         (NAVIGATION, Unavailable("frontend", ABSENT, "there is none"), False),
-        (NAVIGATION, Kept.TOO_LARGE, False),
-        (NAVIGATION, Kept.BODY_TOO_LONG, False),
     ],
 )
 def test_without_vites_answer_the_404_stands_or_a_navigation_is_told(
-    request_head: RequestHead, outcome: UpstreamError | Kept, *, is_told: bool
+    request_head: RequestHead, outcome: UpstreamError, *, is_told: bool
 ) -> None:
     step = fallen_back(request_head).next(outcome)
     assert isinstance(step, Fail) if is_told else (isinstance(step, Answer) and step.is_kept)
@@ -360,6 +357,17 @@ def test_an_asset_is_asked_of_what_is_ready_first(
 def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, *, counts: bool) -> None:
     step = begin(ASSET, backend=HOLD)[0].next(answer)
     assert step == (Answer("asset, backend not ready") if counts else Ask(side="backend"))
+
+
+def test_only_so_many_assets_are_remembered() -> None:
+    router = Router(PLAN, memory=3)
+    modules = [head(b"/%d.js" % number) for number in range(4)]
+    for module in modules:
+        route, _ = begin(module, router)
+        route.next(NOT_FOUND)
+        route.next(ResponseHead.of(200, JS))
+    sides = [step.side for _, step in (begin(module, router) for module in modules) if isinstance(step, Ask)]
+    assert sides == ["backend", "frontend", "frontend", "frontend"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial
+from tests.proxy_kit import receive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ async def a_connection() -> AsyncIterator[tuple[SocketTransport, SocketTransport
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
             client = await dial("127.0.0.1", listener.getsockname()[1], poller)
-            sock, (address, _) = await accept(listener)
+            sock, address = await accept(listener)
         assert address == "127.0.0.1"
         server = SocketTransport(sock, poller)
         yield client, server
@@ -54,11 +55,11 @@ async def test_bytes_arrive_however_many_they_are() -> None:
         data, received = b"x" * 5_000_000, 0
         nursery.start_soon(client.send_all, data)
         while received < len(data):
-            received += len(await server.receive_some())
+            received += len(await receive(server))
         client.send_eof()
-        assert await server.receive_some() == b""
+        assert await receive(server) == b""
         await server.send_all(b"still there")
-        assert await client.receive_some() == b"still there"
+        assert await receive(client) == b"still there"
 
 
 async def test_input_is_seen_without_taking_it() -> None:
@@ -67,7 +68,7 @@ async def test_input_is_seen_without_taking_it() -> None:
         await client.send_all(b"x")
         await has_input(server)
         assert server.has_input()
-        assert await server.receive_some() == b"x"
+        assert await receive(server) == b"x"
         assert not server.has_input()
         client.close()
         await has_input(server)
@@ -124,14 +125,14 @@ async def test_a_close_with_bytes_unread_is_no_reset() -> None:
         await client.send_all(b"x" * 100_000)
         await has_input(server)
         server.close()
-        assert await client.receive_some() == b""
+        assert await receive(client) == b""
 
 
 async def test_an_abort_is_a_reset() -> None:
     async with a_connection() as (client, server):
         client.abort()
         with pytest.raises(ConnectionResetError):
-            await server.receive_some()
+            await receive(server)
 
 
 async def test_closing_wakes_a_waiting_task_and_may_be_repeated() -> None:
@@ -140,7 +141,7 @@ async def test_closing_wakes_a_waiting_task_and_may_be_repeated() -> None:
         @nursery.start_soon
         async def waits() -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await server.receive_some()
+                await receive(server)
 
         await trio.testing.wait_all_tasks_blocked()
         server.close()
@@ -180,7 +181,7 @@ async def test_a_cancelled_subscription_is_not_told() -> None:
         server.on_hangup(told.append)
         server.on_hangup(None)
         client.close()
-        assert await server.receive_some() == b""
+        assert await receive(server) == b""
         assert told == []
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from orchestra import ProcessPlan, Role, State
-from tests.simulation_kit import World, running_workers, supervised
+from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.ceiling(100_000)
@@ -187,6 +191,29 @@ async def test_an_end_before_ready_is_reported_with_last_lines(
         assert (ended.ended_before_ready, ended.signal) == (False, "SIGKILL")
 
 
+async def test_the_last_lines_are_those_of_one_life(
+    world: World, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """While the next child has not written a line, they say how the last one has ended."""
+
+    async def fails(child: Child) -> int:
+        await trio.sleep(1)
+        await child.say("\x1b[31mbegins\x1b[0m", f"life {len(world.children)}")
+        return 1
+
+    world.programs["serve"] = fails
+    log = tmp_path / "api.log"
+    async with supervised(world, replace(API, log_file=log)) as (supervisor, recorder):
+        await recorder.until_state("api", State.BACKING_OFF)
+        assert supervisor.tail("api") == ("begins", "life 1")
+        again = await recorder.until_state("api", State.STARTING, restarts=1)
+        await trio.sleep(0.5)
+        assert supervisor.tail("api") == again.last_lines == ("begins", "life 1")
+        ended = await recorder.until_state("api", State.BACKING_OFF, restarts=1)
+        assert ended.last_lines == ("begins", "life 2")
+    assert log.read_text().split("\n")[:4] == ["begins", "life 1", "begins", "life 2"]
+
+
 async def test_a_process_is_drained_before_it_is_stopped(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -198,15 +225,15 @@ async def test_a_process_is_drained_before_it_is_stopped(
         told.append((name, not world.children[-1].has_ended))
 
     world.programs["serve"] = serves
-    async with running_workers(world, API, before_stop=drain) as (workers, recorder):
-        worker = workers.by_name["api"]
-        await worker.until(worker.is_up)
+    async with running_processes(world, API, before_stop=drain) as (run, recorder):
+        worker = run.workers["api"]
+        await run.wait_ready(["api"], inf)
         worker.restart()
         stopping = await recorder.until_state("api", State.STOPPING)
         waiting = await recorder.until_state("api", State.WAITING, restarts=1)
         assert waiting.at - stopping.at == pytest.approx(1)
         worker.restart()  # it is being spawned
-        await worker.until(worker.is_up)
+        await run.wait_ready(["api"], inf)
         assert told == [("api", True)]
         worker.stop()
         await recorder.until(type(stopping), lambda event: event.state is State.STOPPED)

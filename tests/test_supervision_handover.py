@@ -11,7 +11,7 @@ import trio.testing
 from msgspec.structs import replace
 
 from orchestra import ProcessPlan, Role, State
-from tests.simulation_kit import World, running_workers, supervised
+from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -266,8 +266,8 @@ async def draining() -> AsyncIterator[tuple[Api, Worker, StateChanged]]:
         await trio.sleep_forever()
 
     api = Api(World())
-    async with running_workers(api.world, API, before_stop=never) as (workers, api.recorder):
-        worker = workers.by_name["api"]
+    async with running_processes(api.world, API, before_stop=never) as (run, api.recorder):
+        worker = run.workers["api"]
         await api.ready()
         worker.restart()
         yield api, worker, await api.ready(restarts=1)
@@ -299,6 +299,9 @@ async def test_a_restart_after_the_new_childs_end_waits_for_the_old_one(
         old = api.world.children[0]
         old.heeds = False
         api.world.child(new.pid).kill()
+        gone = await api.recorder.until_state("api", State.STARTING, restarts=1)
+        assert (gone.previous, gone.pid, gone.url) == (State.READY, None, None)
+        assert gone.reason == "it has ended, and waits for the end of the one that it had replaced"
         await trio.sleep(1)
         worker.restart()
         await trio.sleep(1)

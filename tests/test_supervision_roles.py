@@ -13,7 +13,7 @@ from orchestra import Dependency, ProcessPlan, ProxyPlan, Restart, Role, State
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.config.roles import Seen
 from orchestra.supervision.inquiry import identify
-from tests.simulation_kit import World, running_workers
+from tests.simulation_kit import World, running_processes
 
 if TYPE_CHECKING:
     from tests.simulation_kit import Child
@@ -53,12 +53,12 @@ async def test_vite_is_the_frontend_and_the_other_server_the_backend(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     decided: list[tuple[str, object]] = []
-    async with running_workers(world, API, FE, JOB, proxy=BOTH_OPEN, decided=decided) as (workers, recorder):
+    async with running_processes(world, API, FE, JOB, proxy=BOTH_OPEN, decided=decided) as (run, recorder):
         ready = await recorder.until_state("fe", State.READY)
         assert (ready.previous, ready.url) == (State.RUNNING, "http://127.0.0.1:5173")
         await recorder.until_state("dev", State.READY)
         assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
-        roles = [worker.life.plan.role for worker in workers.by_name.values()]
+        roles = [worker.life.plan.role for worker in run.workers.values()]
         assert roles == [Role.BACKEND, Role.FRONTEND, Role.OTHER]
         # It cannot get a role any more, and is not asked.
         asked = len(world.asked)
@@ -79,7 +79,7 @@ async def test_a_process_that_became_the_backend_is_one_from_then_on(
         return 0
 
     world.programs["dev"] = ends
-    async with running_workers(world, API, FE, proxy=BOTH_OPEN) as (_, recorder):
+    async with running_processes(world, API, FE, proxy=BOTH_OPEN) as (_, recorder):
         await recorder.until_state("dev", State.READY, restarts=1)
     assert recorder.states("dev")[:6] == [
         State.STARTING,
@@ -102,9 +102,9 @@ async def test_a_process_without_a_role_is_still_waited_for_by_its_dependents(
 
     world.programs["job"] = late
     waits = ProcessPlan(name="waits", command="waits", env={}, depends_on=(Dependency("job"),))
-    async with running_workers(world, API, FE, JOB, waits, proxy=BOTH_OPEN) as (workers, recorder):
+    async with running_processes(world, API, FE, JOB, waits, proxy=BOTH_OPEN) as (run, recorder):
         await recorder.until_state("waits", State.RUNNING)
-        assert workers.by_name["job"].life.plan.role is Role.OTHER
+        assert run.workers["job"].life.plan.role is Role.OTHER
         assert recorder.states("job") == [State.STARTING, State.RUNNING, State.READY]
 
 
@@ -112,7 +112,7 @@ async def test_a_process_that_does_not_listen_is_settled_after_five_seconds(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     decided: list[tuple[str, object]] = []
-    async with running_workers(world, API, JOB, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+    async with running_processes(world, API, JOB, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
         started = await recorder.until_state("job", State.RUNNING)
         await recorder.until_state("dev", State.READY)
         assert decided == [("backend", "dev")]
@@ -132,7 +132,7 @@ async def test_a_process_that_ends_is_settled(
 
     world.programs["job"] = ends
     decided: list[tuple[str, object]] = []
-    async with running_workers(world, API, JOB, proxy=BOTH_OPEN, decided=decided):
+    async with running_processes(world, API, JOB, proxy=BOTH_OPEN, decided=decided):
         await trio.sleep(2.5)
         assert decided == [("backend", "dev"), ("frontend", None)]
 
@@ -150,7 +150,7 @@ async def test_a_socket_that_has_not_answered_yet_is_waited_for(
 
     world.programs["fe"] = slow
     decided: list[tuple[str, object]] = []
-    async with running_workers(world, API, FE, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+    async with running_processes(world, API, FE, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
         await recorder.until_state("fe", State.READY)
         assert decided == [("backend", "dev"), ("frontend", "fe")]
 
@@ -171,7 +171,7 @@ async def test_each_socket_is_asked_once_and_a_database_s_never(
         return 0
 
     world.programs |= {"job": queue, "fe": database}
-    async with running_workers(world, JOB, FE, proxy=BOTH_OPEN):
+    async with running_processes(world, JOB, FE, proxy=BOTH_OPEN):
         await trio.sleep(100)
     assert len(world.asked) == 1
 
@@ -189,7 +189,7 @@ async def test_of_several_sockets_vite_s_counts(world: World, autojump_clock: tr
 
     world.programs["fe"] = both
     decided: list[tuple[str, object]] = []
-    async with running_workers(world, FE, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+    async with running_processes(world, FE, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
         assert (await recorder.until_state("fe", State.READY)).port == 5173
         await recorder.until_state("dev", State.READY)
     assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
@@ -201,7 +201,7 @@ async def test_where_the_frontend_is_known_vite_is_not_told_apart(
     """A backend that passes Vite on answers for it, too."""
     decided: list[tuple[str, object]] = []
     proxy = ProxyPlan(backend=UNDECIDED, frontend=FromProcess(name="ui"))
-    async with running_workers(world, FE, proxy=proxy, decided=decided) as (_, recorder):
+    async with running_processes(world, FE, proxy=proxy, decided=decided) as (_, recorder):
         await recorder.until_state("fe", State.READY)
     assert decided == [("backend", "fe")]
 
@@ -210,7 +210,7 @@ async def test_a_plan_without_an_open_role_asks_nothing(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     plan = ProcessPlan(name="dev", command="dev", env={"PORT": "5000"}, restart=Restart.NEVER)
-    async with running_workers(world, plan, proxy=ProxyPlan(backend=None, frontend=FromProcess(name="ui"))):
+    async with running_processes(world, plan, proxy=ProxyPlan(backend=None, frontend=FromProcess(name="ui"))):
         await trio.sleep(100)
     assert world.asked == []
 

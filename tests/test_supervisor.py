@@ -39,7 +39,7 @@ async def test_run_returns_when_every_process_has_ended() -> None:
     await supervisor.run()
     assert recorder.output("a") == ["hello"]
     assert recorder.states("a") == [State.STARTING, State.RUNNING, State.COMPLETED]
-    assert all(life.state is State.COMPLETED for life in supervisor._workers.ended)
+    assert all(life.state is State.COMPLETED for life in supervisor._run.ended)
     assert supervisor.snapshot()["b"].exit_code == 0
 
 
@@ -123,7 +123,7 @@ async def test_a_process_that_fails_says_why_to_those_that_wait() -> None:
             await supervisor.wait_ready()
         await supervisor.stop()
     assert caught.value.tail == ("oh no",)
-    assert [(life.plan.name, life.state) for life in supervisor._workers.ended] == [("web", State.FAILED)]
+    assert [(life.plan.name, life.state) for life in supervisor._run.ended] == [("web", State.FAILED)]
 
 
 async def test_a_command_that_does_not_exist_fails_at_once() -> None:
@@ -493,13 +493,13 @@ async def test_a_run_that_is_kept_open_can_begin_again(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await recorder.until_state("db", State.FAILED)
-        assert [life.plan.name for life in supervisor._workers.ended] == ["db"]
+        assert [life.plan.name for life in supervisor._run.ended] == ["db"]
         (tmp_path / "mended").touch()
         supervisor.start("db")
         await supervisor.wait_ready()
         assert supervisor.snapshot()["api"].state is State.RUNNING
         await supervisor.stop()
-    assert [life.state for life in supervisor._workers.ended] == [State.COMPLETED]
+    assert [life.state for life in supervisor._run.ended] == [State.COMPLETED]
 
 
 async def test_a_run_kept_open_without_processes_ends_on_stop() -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from orchestra import Condition, Dependency, ProcessPlan, Restart, StartError, State
 from tests.events_kit import moment
-from tests.simulation_kit import World, running_workers, supervised
+from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
     from orchestra.events import OutputLine
@@ -190,9 +190,9 @@ async def test_draining_has_two_seconds(world: World, autojump_clock: trio.testi
     async def never(_name: str) -> None:
         await trio.sleep_forever()
 
-    async with running_workers(world, A, before_stop=never) as (workers, recorder):
+    async with running_processes(world, A, before_stop=never) as (run, recorder):
         await recorder.until_state("a", State.RUNNING)
-        await workers.stop()
+        await run.stop()
     assert recorder.when("a", State.STOPPED) - recorder.when("a", State.STOPPING) == pytest.approx(2)
 
 
@@ -236,6 +236,29 @@ async def test_a_restart_of_never_is_none(world: World, autojump_clock: trio.tes
         await recorder.until_state("a", State.FAILED)
         await trio.sleep(100)
     assert len(world.spawned) == 1
+
+
+async def test_a_sink_that_takes_its_time_is_not_given_up(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It has 5 s for each line, from when that waits for it."""
+    taken: list[str] = []
+
+    async def speaks(child: Child) -> int:
+        child.heeds = False
+        await trio.sleep(4.9)
+        await child.say("one", "two")
+        return 0
+
+    async def sink(line: OutputLine) -> None:
+        await trio.sleep(4)
+        taken.append(line.text)
+
+    world.programs["a"] = speaks
+    async with supervised(world, replace(A, stop_timeout=60), sinks=[sink]) as (supervisor, _):
+        await supervisor.wait_ready()
+        await supervisor.stop()
+    assert taken == ["one", "two"]
 
 
 async def test_a_sink_that_stalls_does_not_keep_the_end(

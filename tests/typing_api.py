@@ -91,7 +91,7 @@ def without_trio() -> None:
             stack.start("api")
             stack.signal("api", 10)
             assert_type(stack.snapshot()["api"].state is State.READY, bool)
-            stack.subscribe(observe)()
+            stack.subscribe(observe, StateChanged)()
     except StartError as exc:
         assert_type(exc.name, str)
     except ConfigError as exc:

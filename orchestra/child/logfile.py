@@ -1,4 +1,4 @@
-"""A process's output in a file: every whole line, without colours, rotated by size.
+"""A process's output in a file: every whole line, rotated by size.
 
 ``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
 that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits for that, so
@@ -14,8 +14,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
-
-from orchestra.child.lines import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +49,7 @@ class LogFile:
         Raises:
             OSError: It cannot be written to; the first time only.
         """
-        data = [f"{without_colours(line)}\n".encode("utf-8", "replace") for line in lines]
+        data = [f"{line}\n".encode("utf-8", "replace") for line in lines]
         async with self._lock:  # two streams of one process
             if not self._is_broken:
                 try:

@@ -133,34 +133,32 @@ def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | N
 
 
 def settle_address(
-    asked: tuple[str, int] | None, *, taken: Mapping[int, Draft], fixed: Mapping[int, Draft], machine: Machine
-) -> tuple[tuple[str, int], Note | None]:
+    asked: tuple[str, int] | None, processes: Sequence[Draft], *, machine: Machine, notes: list[Note]
+) -> tuple[str, int]:
     """Check the address that the user asks for, or find one.
 
     Args:
         asked: Host and port; ``None``: the usual one, or that with the next free port.
-        taken: By port, the process that takes it whatever it is told.
-        fixed: By port, the process that it is set for.
+        processes: Those that are run.
         machine: Says what can be listened on.
-
-    Returns:
-        The address; and if the usual one cannot be had, a note that says why.
+        notes: Is told why the usual one cannot be had.
 
     Raises:
         ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
     """
     if asked is not None:
         host, port = asked
-        if (process := taken.get(port)) is not None:
+        if (process := _taker(port, processes)) is not None:
             text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
             line = f"{process.name}: {_with_port(process.command, port)}"
             raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
         machine.try_listen(host, port)
-        return asked, None
+        return asked
     host, usual = DEFAULT_LISTEN
     reason = ""
     for port in range(usual, usual + 100):
-        if (process := taken.get(port) or fixed.get(port)) is not None:
+        fixed = (each for each in processes if each.settings.port == port)
+        if (process := _taker(port, processes) or next(fixed, None)) is not None:
             reason = reason or f"port {port} is {process.name}'s"
             continue
         try:
@@ -168,9 +166,14 @@ def settle_address(
         except ConfigError as exc:
             reason = reason or exc.message.partition(": cannot")[0]
         else:
-            note = Note(f"{reason}: the one address has the next free port") if reason else None
-            return (host, port), note
+            notes += [Note(f"{reason}: the one address has the next free port")] if reason else []
+            return host, port
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
+
+
+def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
+    """The process that takes a port whatever it is told."""
+    return next((each for each in processes if port in each.reading.ports), None)
 
 
 def _with_port(command: str, port: int) -> str:
@@ -216,83 +219,73 @@ class Ports(Struct, kw_only=True):
     Attributes:
         processes: All of them: each has its place, whether it is run or not.
         listen_port: The proxy's, if there is one.
-        taken: By port, the process that takes it whatever it is told.
         machine: Says which ports are free, and what holds the others.
         by_instance: What came out; for processes that are not run, by their name.
-        notes: Which instance has another port than the one that it would have, and why.
     """
 
     processes: Sequence[Draft]
     listen_port: int | None
-    taken: Mapping[int, Draft]
     machine: Machine
     by_instance: dict[str, int] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
 
-    def fix(self, file: SettingsFile) -> None:
+    def fix(self) -> None:
         """Give the ports that the settings fix, further instances the next ones; they are had as they are."""
         for each in self.processes:
-            for number, name in enumerate(each.instances or [each.name]) if each.settings.port else ():
+            for number, name in enumerate(each.names) if each.settings.port else ():
                 port = (each.settings.port or 0) + number
-                other = self._owner(port)
+                other = self._owner(port, name)
                 if port == self.listen_port:
-                    wrong = f"port {port} is orchestra's own", "Choose another one, or another --listen."
+                    hint = "Choose another one, or another --listen."
+                    each.refuse("port", f"port {port} is orchestra's own", hint=hint)
                 elif other:
-                    wrong = f"{other} has port {port}, too", "Choose another one."
+                    each.refuse("port", f"{other} has port {port}, too", hint="Choose another one.")
                 elif port > HIGHEST_PORT:
-                    wrong = f"there is no port {port}", "Choose a lower one, or fewer instances."
-                elif each.instances and not self.machine.is_free(port):
-                    wrong = self._held(port), "Stop it, or set port = 0."
+                    hint = "Choose a lower one, or fewer instances."
+                    each.refuse("port", f"there is no port {port}", hint=hint)
+                elif held := self._held(port, each):
+                    each.refuse("port", held, hint="Stop it, or set port = 0.")
                 else:
                     self.by_instance[name] = port
-                    continue
-                file.refuse(("process", each.name, "port"), wrong[0], hint=wrong[1])
 
-    def assign(self, base: int, problems: Problems) -> None:
-        """Give all others theirs, beginning with `base`."""
-        # First the wishes of all, then the moves: no process is moved to a port that another one wishes for.
-        wishes: dict[str, tuple[int, str]] = {}
+    def assign(self, base: int, problems: Problems) -> list[Note]:
+        """Give all others theirs, beginning with `base`; say which of them cannot have the usual one."""
+        fixed, notes = set(self.by_instance), []
+        # Each has the usual one until its turn comes: none is moved to that of another.
         for index, each in enumerate(self.processes):
-            for number, name in enumerate(each.instances or [each.name]):
-                if name not in self.by_instance:
-                    wish = base + index * PORTS_A_PROCESS + number
-                    wishes[name] = (wish, self._why_not(wish, each.name))
-                    self._give(name, self._first_from(wish, each.name))
+            for number, name in enumerate(each.names):
+                self.by_instance.setdefault(name, base + index * PORTS_A_PROCESS + number)
         for each in self.processes:
-            for name in (name for name in each.instances if name in wishes):
-                wish, reason = wishes[name]
-                port = self.by_instance.get(name)
-                while port is not None and not self.machine.is_free(port):
-                    reason = reason or self._held(port)
-                    port = self._first_from(port + 1, each.name)
-                self._give(name, port)
-                if port is None:
-                    text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} each"
-                    problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
-                elif port != wish and not each.reading.why:  # Vite does not ask for PORT
-                    self.notes.append(Note(f"{name}: {reason}; it gets {port}"))
+            for name in (name for name in each.names if name not in fixed):
+                usual = port = self.by_instance[name]
+                reason = ""
+                while port <= HIGHEST_PORT and (why_not := self._why_not(port, each, name)):
+                    reason, port = reason or why_not, port + 1
+                self.by_instance[name] = port
+                if port > HIGHEST_PORT:
+                    del self.by_instance[name]
+                    if each.instances:
+                        text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} each"
+                        problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
+                elif port != usual and each.instances and not each.reading.why:  # Vite does not ask for PORT
+                    notes.append(Note(f"{name}: {reason}; it gets {port}"))
+        return notes
 
-    def _give(self, name: str, port: int | None) -> None:
-        if port is not None:
-            self.by_instance[name] = port
-
-    def _first_from(self, port: int, process: str) -> int | None:
-        while self._why_not(port, process):
-            port += 1
-        return port if port <= HIGHEST_PORT else None
-
-    def _why_not(self, port: int, process: str) -> str:
-        """Why a process cannot have a port; empty: it can."""
+    def _why_not(self, port: int, process: Draft, instance: str) -> str:
+        """Why an instance cannot have a port; empty: it can."""
         if port == self.listen_port:
             return f"port {port} is orchestra's own"
         if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):
             return f"port {port} cannot be used"
-        taker = self.taken.get(port)
-        owner = taker.name if taker is not None and taker.name != process else self._owner(port)
-        return f"port {port} is {owner}'s" if owner else ""
+        taker = _taker(port, self.processes) or process
+        owner = taker.name if taker is not process else self._owner(port, instance)
+        return f"port {port} is {owner}'s" if owner else self._held(port, process)
 
-    def _owner(self, port: int) -> str:
-        return next((name for name, other in self.by_instance.items() if other == port), "")
+    def _owner(self, port: int, instance: str) -> str:
+        others = (name for name, its in self.by_instance.items() if its == port and name != instance)
+        return next(others, "")
 
-    def _held(self, port: int) -> str:
+    def _held(self, port: int, process: Draft) -> str:
+        """What else holds the port of a process that is run."""
+        if not process.instances or self.machine.is_free(port):
+            return ""
         return port_taken(port, self.machine.holder(port))

@@ -57,7 +57,7 @@ _NOT_PROGRAMS = _HARMLESS | {
 }
 # fmt: on
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
-_RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}
+_RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}  # as `exec` of that manager
 # What has to be on `PATH` for a program, itself included.
 _NEEDS = {
     **{program: ("node", program) for program in ("corepack", "npm", "npx", "pnpm", "pnpx", "vite", "yarn")},
@@ -173,16 +173,17 @@ class _Walk:
         for words, operator in _simple_commands(command):
             if self.depth == 0:
                 self.via = shlex.join(words)
-            if operator == "(":
-                outer.append(cwd)
-            elif operator == ")":
-                cwd = outer.pop() if outer else cwd
-            elif words[0] in {"pushd", "popd"}:  # not every shell has them
-                cwd = None
-            elif words[0] == "cd":
-                cwd = self.change(words[1:], cwd, may_fail=operator == "||")
-            else:
-                self.follow(words, cwd, is_sure=operator != "||")
+            match words:
+                case ["("]:
+                    outer.append(cwd)
+                case [")"]:
+                    cwd = outer.pop() if outer else cwd
+                case ["pushd" | "popd", *_]:  # not every shell has them
+                    cwd = None
+                case ["cd", *args]:
+                    cwd = self.change(args, cwd, may_fail=operator == "||")
+                case _:
+                    self.follow(words, cwd, is_sure=operator != "||")
 
     def inner(self, command: str, cwd: Path | None) -> None:
         """Follow a script, or what a program is told to run."""
@@ -231,12 +232,15 @@ class _Walk:
         if program in NOT_HTTP:
             self.set(speaks_http=False)
         elif _unversioned(program).removesuffix(".js") == "vite":
-            self.uses("npm", cwd)
             self.vite(args, cwd)
         elif program in {"node", "nodejs"}:
-            self.node(args, cwd)
+            script = _split(args, is_leading=True)[1]
+            if args[:1] == ["--run"]:
+                self.manage("npm", ["run", *args[1:]], cwd)
+            elif script and script[0].endswith(("vite/bin/vite.js", ".bin/vite")):
+                self.vite(script[1:], cwd)
         elif program in _RUNNERS:
-            self.uses(_RUNNERS[program], cwd)
+            self.uses(_RUNNERS[program], cwd)  # whatever -w and -C mean to the program that it runs
             self.manage(_RUNNERS[program], ["exec", *args], cwd)
         elif program in _MANAGERS:
             self.manage(program, args, cwd)
@@ -259,17 +263,9 @@ class _Walk:
         is_positional = serves and program in _POSITIONAL_PORT
         self.ports += told or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
 
-    def node(self, args: list[str], cwd: Path | None) -> None:
-        rest = _split(args, is_leading=True)[1]
-        if args[:1] == ["--run"] and len(args) > 1:
-            self.uses("npm", cwd)
-            self.script(args[1], args[2:], cwd)
-        elif rest and rest[0].endswith(("vite/bin/vite.js", ".bin/vite")):
-            self.uses("npm", cwd)
-            self.vite(rest[1:], cwd)
-
     def vite(self, args: Sequence[str], cwd: Path | None) -> None:
         """Take note of Vite, unless a subcommand or an option makes it something else than the server."""
+        self.uses("npm", cwd)
         options, words = _split(args)
         is_asked = {"--help", "-h", "--version", "-v"} & {option for option, _ in options}
         if is_asked or words[:1] in (["build"], ["preview"], ["optimize"]) or "why" in self.found:
@@ -347,7 +343,7 @@ class _Walk:
 
 
 def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
-    """Split into simple commands, each with the operator behind it; a bracket is one without words."""
+    """Split into simple commands, each with the operator behind it; a bracket is one, too."""
     command = _SUBSTITUTION.sub("$UNKNOWN", command)
     lexer = shlex.shlex(command.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.commenters = ""
@@ -367,9 +363,9 @@ def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
             elif _OPERATOR.fullmatch(token):
                 for operator in re.findall(r"[()]|[^()]+", token):
                     if words:
-                        yield words, "" if operator in {"(", ")"} else operator
+                        yield words, operator
                     if operator in {"(", ")"}:
-                        yield [], operator
+                        yield [operator], ""
                     words = []
             else:
                 words.append(token)
@@ -437,20 +433,12 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def _ports(args: Sequence[str], default: int, *, is_positional: bool) -> list[int]:
     """The ports that a program is told to listen on; if it is told none, its own."""
-    found: list[int] = []
-    is_told, is_value = False, False
-    for arg in args:
-        option, equals, value = arg.partition("=")
-        if _PORT_OPTIONS.fullmatch(option):
-            is_told, is_value = True, not equals
-            arg = value  # noqa: PLW2901 - what is left of it
-        elif not is_value and not is_positional:
-            continue
-        else:
-            is_value = False
-        if matched := _PORT.fullmatch(arg):
-            found.append(int(matched[1]))
-        is_told = is_told or "$" in arg
+    told = [value for option, value in pairwise([*args, ""]) if _PORT_OPTIONS.fullmatch(option)]
+    for option, equals, value in (arg.partition("=") for arg in args):
+        told += [value] if equals and _PORT_OPTIONS.fullmatch(option) else []
+    values = [*told, *args] if is_positional else told
+    found = [int(matched[1]) for value in values if (matched := _PORT.fullmatch(value))]
+    is_told = told or any("$" in value for value in values)
     return found or ([] if is_told or not default else [default])
 
 

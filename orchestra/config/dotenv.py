@@ -42,16 +42,12 @@ def merge(
     merged = dict(environ)
     for path, is_needed in files:
         with problems.caught():
-            try:
-                text = read_text(path)
-            except FileNotFoundError as exc:
-                if is_needed:
-                    hint = "Create it, or correct its name; it is looked for in the Procfile's folder."
-                    raise ConfigError("no such env file", path=path, hint=hint) from exc
-            except IsADirectoryError as exc:
-                raise ConfigError("a folder, not an env file", path=path, hint="Name a file in it.") from exc
-            else:
+            text = read_text(path, "an env file")
+            if text is not None:
                 merged.update(parse(text, path, problems, over=merged))
+            elif is_needed:
+                hint = "Create it, or correct its name; it is looked for in the Procfile's folder."
+                raise ConfigError("no such env file", path=path, hint=hint)
     return merged
 
 

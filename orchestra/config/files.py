@@ -81,18 +81,26 @@ def _file_of(error: ConfigError) -> Path | None:
     return None if error.path is None else error.path.absolute()
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, kind: str, *, if_folder: str = "Name a file in it.") -> str | None:
     """Read a file of the user: UTF-8, with or without a byte-order mark; line ends as they are.
 
+    Args:
+        path: The file.
+        kind: What it should be: ``a Procfile``.
+        if_folder: The next step if it is a folder.
+
+    Returns:
+        ``None`` if there is no such file; the caller knows what that means.
+
     Raises:
-        FileNotFoundError: There is no such file; the caller knows what that means.
-        IsADirectoryError: It is a folder.
-        ConfigError: It cannot be read, or is not UTF-8 (with the line and column of the first bad byte).
+        ConfigError: It is a folder, cannot be read, or is not UTF-8 (with line and column of the bad byte).
     """
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError as exc:
+        raise ConfigError(f"a folder, not {kind}", path=path, hint=if_folder) from exc
     except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         hint = "Check the path and the file's permissions."

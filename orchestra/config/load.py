@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from orchestra.config.addresses import Machine
     from orchestra.config.plan import UpstreamPlan
     from orchestra.config.select import Draft
-    from orchestra.config.toml import SettingsFile
 
 __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
@@ -125,34 +124,27 @@ def examine(
     """
     procfiles.current_folder()  # everything is relative to it
     path = procfiles.find(Path()) if procfile is None else Path(procfile)
-    problems = Problems()
-    entries: tuple[procfiles.Entry, ...] = ()
-    with problems.caught():
-        entries = procfiles.read(path, problems)
-    file = toml.find(path.parent, problems)
-    processes = select.gather(path, entries, file)
-    reader = _Reader(path, file, processes, machine, overrides or Overrides())
+    reader = _Reader(path, machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
-    return reader.plan(), problems
+    return reader.plan(), reader.problems
 
 
 class _Reader:
     """Goes from what was written to the plan, step by step."""
 
-    def __init__(
-        self, path: Path, file: SettingsFile, processes: list[Draft], machine: Machine, overrides: Overrides
-    ) -> None:
+    def __init__(self, path: Path, machine: Machine, overrides: Overrides) -> None:
         self.path = path
         self.root = path.absolute().parent
-        self.file = file
-        self.settings = file.settings
-        self.problems = file.problems
         self.machine = machine
         self.overrides = overrides
-        self.processes = processes
-        self.notes: list[Note] = list(file.notes)
+        self.problems = Problems()
+        entries = procfiles.read(path, self.problems)
+        self.file = toml.find(path.parent, self.problems)
+        self.settings = self.file.settings
+        self.notes = self.file.notes
+        self.processes = select.gather(path, entries, self.file)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
@@ -177,15 +169,13 @@ class _Reader:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
             else:
-                keys, text = ("process", each.name, "cwd"), f"there is no folder {each.cwd}"
-                self.file.refuse(keys, text, hint="Create it, or correct cwd.")
+                each.refuse("cwd", f"there is no folder {each.cwd}", hint="Create it, or correct cwd.")
             reading = each.reading
             if reading.fault is not None:
                 self.problems.add(reading.fault)
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
-            programs.check(each, self.problems)
-        self.taken = {port: each for each in self.chosen for port in each.reading.ports}
+            programs.check(each)
 
     # --- The proxy, and what takes part in it ---
 
@@ -239,12 +229,8 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         may_move = address is None
-        fixed = {each.settings.port: each for each in self.chosen if each.settings.port}
         with self.problems.caught():
-            address, note = addresses.settle_address(
-                address, taken=self.taken, fixed=fixed, machine=self.machine
-            )
-            self.notes += [] if note is None else [note]
+            address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
@@ -281,7 +267,7 @@ class _Reader:
                 if each.role is Role.OTHER or (each.role is Role.UNDECIDED and not has_frontend):
                     unready.add(each.name)
                 each.ready = None if each.role is Role.OTHER else IMPLIED_READY
-        select.refuse_unready(self.chosen, unready, self.file)
+        select.refuse_unready(self.chosen, unready)
 
     # --- The plan ---
 
@@ -310,15 +296,10 @@ class _Reader:
         with self.problems.caught():
             option, environ = self.overrides.base_port, self.machine.environ
             base = addresses.base_port(self.file, option, self.env, environ)
-        ports = addresses.Ports(
-            processes=self.processes,
-            listen_port=None if proxy is None else proxy.port,
-            taken=self.taken,
-            machine=self.machine,
-        )
-        ports.fix(self.file)
-        ports.assign(base, self.problems)
-        self.notes[:0] = ports.notes
+        listen_port = None if proxy is None else proxy.port
+        ports = addresses.Ports(processes=self.processes, listen_port=listen_port, machine=self.machine)
+        ports.fix()
+        self.notes[:0] = ports.assign(base, self.problems)
         return ports.by_instance
 
     def plan_process(self, process: Draft, name: str, ports: Mapping[str, int]) -> ProcessPlan:
@@ -327,7 +308,7 @@ class _Reader:
             for other in self.processes
             if other.name != process.name
             and (other.settings.port or environment.mentions_port(other.command))
-            and (port := ports.get((*other.instances, other.name)[0]))
+            and (port := ports.get(other.names[0]))
         }
         # A process that depends on one with several instances waits for all of them.
         instances = {each.name: each.instances for each in self.processes}

@@ -76,36 +76,21 @@ def manager_of(package: Path, root: Path) -> str:
 
 def package_json(folder: Path) -> _Json:
     """The `package.json` of a folder; empty if there is none, or none that can be understood."""
-    try:
-        data = _json(folder / "package.json")
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    found = _read(folder / "package.json")
+    return {} if isinstance(found, ConfigError) else found
 
 
 def scripts_of(folder: Path | None) -> dict[str, str]:
     """The scripts of the `package.json` of a folder, by name."""
-    scripts = package_json(folder).get("scripts") if folder is not None else None
-    found = scripts if isinstance(scripts, dict) else {}
-    return {name: text for name, text in found.items() if isinstance(text, str)}
+    found = package_json(folder).get("scripts") if folder is not None else None
+    scripts = found if isinstance(found, dict) else {}
+    return {name: text for name, text in scripts.items() if isinstance(text, str)}
 
 
 def unreadable(path: Path) -> ConfigError | None:
     """Say why no package manager can read a `package.json`, if none can."""
-    try:
-        data = _json(path)
-    except json.JSONDecodeError as exc:
-        hint = f"Look at column {exc.colno}; JSON has neither comments nor commas at the end."
-        return ConfigError(f"not JSON: {exc.msg}", path=path, line=exc.lineno, hint=hint)
-    except UnicodeDecodeError:
-        return ConfigError("not UTF-8", path=path, hint="Save the file as UTF-8.")
-    except OSError as exc:
-        return ConfigError(f"cannot be read: {exc.strerror}", path=path, hint="Check its permissions.")
-    except (ValueError, RecursionError):
-        return ConfigError("too large or too deep to be read", path=path, hint="Restore the file.")
-    if not isinstance(data, dict):
-        return ConfigError("not a JSON object", path=path, hint='Write `{"scripts": {"dev": "vite"}}`.')
-    return None
+    found = _read(path)
+    return found if isinstance(found, ConfigError) else None
 
 
 def package_folder(folder: Path, root: Path) -> Path | None:
@@ -125,8 +110,21 @@ def workspace(name: str, cwd: Path, root: Path) -> Path | None:
     return None
 
 
-def _json(path: Path) -> object:
-    return json.loads(path.read_bytes().decode("utf-8-sig"))
+def _read(path: Path) -> _Json | ConfigError:
+    try:
+        data: object = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except json.JSONDecodeError as exc:
+        hint = f"Look at column {exc.colno}; JSON has neither comments nor commas at the end."
+        return ConfigError(f"not JSON: {exc.msg}", path=path, line=exc.lineno, hint=hint)
+    except UnicodeDecodeError:
+        return ConfigError("not UTF-8", path=path, hint="Save the file as UTF-8.")
+    except OSError as exc:
+        return ConfigError(f"cannot be read: {exc.strerror}", path=path, hint="Check its permissions.")
+    except (ValueError, RecursionError):
+        return ConfigError("too large or too deep to be read", path=path, hint="Restore the file.")
+    if not isinstance(data, dict):
+        return ConfigError("not a JSON object", path=path, hint='Write `{"scripts": {"dev": "vite"}}`.')
+    return data
 
 
 def _upward(folder: Path, root: Path) -> Iterator[Path]:

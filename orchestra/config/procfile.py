@@ -78,35 +78,20 @@ def current_folder() -> Path:
 
 
 def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
-    """Read and parse the Procfile at `path`.
-
-    Args:
-        path: The file.
-        problems: Is told what is wrong with its lines.
-
-    Raises:
-        ConfigError: It is not there, not a file, not readable, or not UTF-8.
-    """
-    try:
-        text = read_text(path)
-    except FileNotFoundError as exc:
+    """Read and parse a Procfile; `problems` is told if it cannot be read, and what its lines have wrong."""
+    inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
+    hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
+    with problems.caught():
+        text = read_text(path, "a Procfile", if_folder=hint)
+        if text is not None:
+            return parse(text, path, problems)
         hint = _similar(path.parent) or "Check the path of the Procfile."
-        raise ConfigError("no such file", path=path, hint=hint) from exc
-    except IsADirectoryError as exc:
-        inside = next((path / name for name in DEFAULT_NAMES if is_file(path / name)), None)
-        hint = f"Name the file: {inside}" if inside else "Name a file in it."
-        raise ConfigError("a folder, not a Procfile", path=path, hint=hint) from exc
-    return parse(text, path, problems)
+        raise ConfigError("no such file", path=path, hint=hint)
+    return ()
 
 
 def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
-    """Parse the text of a Procfile.
-
-    Args:
-        text: All of it.
-        path: For messages.
-        problems: Is told what is wrong, line by line.
-    """
+    """Parse the text of a Procfile; `problems` is told what is wrong with its lines."""
     entries: dict[str, Entry] = {}
     is_empty, is_continued = True, False
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -167,7 +152,8 @@ def _entry(line: str, path: Path, number: int) -> Entry:
         text = f"a blank before the colon (column {len(name) + 1})"
         raise wrong(text, f"Write `{name}: {_shortened(command)}`.")
     if bad := _NOT_NAME.search(written):
-        text = f"{_quoted(written)} is not allowed as a name: {_named(bad[0])} in column {bad.start() + 1}"
+        character = {" ": "a blank", "\t": "a tab"}.get(bad[0], repr(bad[0]))
+        text = f"{_quoted(written)} is not allowed as a name: {character} in column {bad.start() + 1}"
         raise wrong(text, f"{_NAME_RULE}, such as {_shortened(_NOT_NAME.sub('-', name))}.")
     if not command:
         text = f"{name} has no command (column {len(line) + 1})"
@@ -193,10 +179,6 @@ def _similar(folder: Path) -> str:
     except OSError:
         return f"The folder {folder} cannot be read or does not exist."
     return f"There is {' and '.join(names)} in that folder: name it on the command line." if names else ""
-
-
-def _named(character: str) -> str:
-    return {" ": "a blank", "\t": "a tab"}.get(character, repr(character))
 
 
 def _quoted(text: str) -> str:

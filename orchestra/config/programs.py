@@ -11,7 +11,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestra.config.files import Problems
     from orchestra.config.select import Draft
     from orchestra.errors import ConfigError
 
@@ -30,9 +29,9 @@ _NEXT_STEPS = {
 }
 
 
-def check(process: Draft, problems: Problems) -> None:
+def check(process: Draft) -> None:
     """Refuse what cannot start; warn of what fails unless something puts a program there in time."""
-    reading, correct = process.reading, "or correct the command."
+    reading, problems, correct = process.reading, process.file.problems, "or correct the command."
 
     def message(text: str, hint: str) -> ConfigError:
         return process.error(f"{process.name}: {text}", hint=hint)

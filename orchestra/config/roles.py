@@ -24,9 +24,7 @@ the Procfile. What was found at run time stays (`Facts.settled`), whatever shows
 `Seen.SILENT` may still answer: then it is found late.
 
 Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
-the plan): it asks each new socket of their process trees once, but never one that a program of `NOT_HTTP`
-holds (MySQL locks out clients that talk nonsense, Redis logs an attack). It is the socket that answers: one
-process may hold Vite's and others, and is `Seen.VITE` then, at the URL of that socket.
+the plan). It is the socket that answers: one process may hold Vite's and others, and is `Seen.VITE` then.
 
 Not here: asking sockets, reading commands, what the proxy does while an upstream is undecided.
 """
@@ -131,10 +129,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     def settled(self, roles: Roles) -> Facts:
         """Give the facts in which upstreams that have been found stay what they are."""
-        upstreams = {"frontend": roles.frontend, "backend": roles.backend}
-        return replace(
-            self, **{key: each for key, each in upstreams.items() if isinstance(each, FromProcess)}
-        )
+        found = {"frontend": roles.frontend, "backend": roles.backend}
+        return replace(self, **{key: each for key, each in found.items() if isinstance(each, FromProcess)})
 
 
 class Roles(Struct, frozen=True, kw_only=True):
@@ -165,14 +161,18 @@ class Roles(Struct, frozen=True, kw_only=True):
 
 def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
-    frontend, frontend_reason = _frontend_before_start(facts)
-    backend, backend_reason = _backend_before_start(facts, frontend)
+    frontend, frontend_reason = _of_this_run(facts.frontend, facts), "set by proxy.frontend"
+    backend, backend_reason = _of_this_run(facts.backend, facts), "set by proxy.backend"
+    if frontend is UNDECIDED:
+        by_command = [each for each in facts.processes if each.runs_vite and each.upstream != backend]
+        if by_command:
+            frontend = by_command[0].upstream
+            frontend_reason = _and_others(by_command[0].runs_vite, by_command)
+    others = [each for each in facts.processes if each.upstream != frontend and not each.runs_vite]
+    if backend is UNDECIDED:
+        backend, backend_reason = _backend_before_start(others)
+    left = [each for each in others if each.upstream != backend and each.may_be_asked]
     to_decide = UNDECIDED in (frontend, backend)
-    left = [
-        each
-        for each in facts.processes
-        if each.upstream not in (frontend, backend) and not each.runs_vite and each.may_be_asked
-    ]
     if frontend is UNDECIDED:
         frontend, frontend_reason = _at_run_time(left, Seen.VITE, "answers /@vite/client")
     if backend is UNDECIDED:
@@ -201,10 +201,8 @@ def facts_of(plan: Plan) -> Facts:
         )
         for name, instances in names.items()
     ]
-    facts = Facts(processes=tuple(processes))
-    if plan.proxy is None:
-        return facts
-    return replace(facts, frontend=plan.proxy.frontend, backend=plan.proxy.backend)
+    given = {"frontend": plan.proxy.frontend, "backend": plan.proxy.backend} if plan.proxy else {}
+    return Facts(processes=tuple(processes), **given)
 
 
 def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
@@ -235,17 +233,14 @@ def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
     return Address(host=url.hostname, port=port)
 
 
-def _frontend_before_start(facts: Facts) -> tuple[UpstreamPlan, str]:
-    if facts.frontend is not UNDECIDED:
-        return _as_given(facts.frontend, facts), "set by proxy.frontend"
-    found = [each for each in facts.processes if each.runs_vite and not _is(facts.backend, each)]
-    return (found[0].upstream, _and_others(found[0].runs_vite, found)) if found else (UNDECIDED, "")
+def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
+    """An upstream of the settings; none if that process is not part of the run."""
+    if not isinstance(upstream, FromProcess):
+        return upstream
+    return next((each.upstream for each in facts.processes if each.name == upstream.name), None)
 
 
-def _backend_before_start(facts: Facts, frontend: UpstreamPlan) -> tuple[UpstreamPlan, str]:
-    if facts.backend is not UNDECIDED:
-        return _as_given(facts.backend, facts), "set by proxy.backend"
-    others = [each for each in facts.processes if not each.runs_vite and not _is(frontend, each)]
+def _backend_before_start(others: Sequence[ProcessFacts]) -> tuple[UpstreamPlan, str]:
     for wanted in BACKEND_NAMES:
         for each in others:
             if each.name.lower() == wanted:
@@ -266,17 +261,6 @@ def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tu
     if any(each.seen is Seen.NOTHING for each in left):
         return UNDECIDED, f"the first that {answers}"
     return None, ""
-
-
-def _is(upstream: UpstreamPlan, process: ProcessFacts) -> bool:
-    return isinstance(upstream, FromProcess) and upstream.name == process.name
-
-
-def _as_given(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
-    """An upstream of the settings; none if that process is not part of the run."""
-    if isinstance(upstream, Address):
-        return upstream
-    return next((each.upstream for each in facts.processes if _is(upstream, each)), None)
 
 
 def _and_others(reason: str, found: Sequence[ProcessFacts]) -> str:

@@ -36,6 +36,7 @@ _SKIPPED = frozenset(
 )
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
 _USUAL_NAMES = ("app", "application", "api")
+_MODULE = re.compile(r"(?!test_|conftest).*\.py")
 _KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
 _ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
@@ -84,9 +85,8 @@ def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]
     ):
         if not candidates:
             remarks.append(f"no {role} was found: add a line for it, if there is one")
-        else:
-            found.append(candidates[0])
-            remarks += [f"not taken: {other.why}" for other in candidates[1:]]
+        found += candidates[:1]
+        remarks += [f"not taken: {other.why}" for other in candidates[1:]]
     if not found:
         remarks = ["nothing was found that has Vite, nor a Python file that makes an application"]
     return found, remarks
@@ -131,12 +131,7 @@ def _backends(root: Path, files: _Files, env: Mapping[str, str]) -> Iterator[Fou
     for folder in (each for each, names in files.items() if "manage.py" in names):
         why = f"{(folder / 'manage.py').relative_to(root)} is Django's"
         yield _found("api", folder, root, f"{prefix}python manage.py runserver 127.0.0.1:$PORT", why)
-    python = [
-        folder / name
-        for folder, names in files.items()
-        for name in names
-        if name.endswith(".py") and not name.startswith(("test_", "conftest"))
-    ]
+    python = [folder / name for folder, names in files.items() for name in names if _MODULE.fullmatch(name)]
     for file in sorted(python[:_MAX_FILES], key=lambda file: _rank(file, root)):
         text = _text(file)
         if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:

@@ -6,7 +6,7 @@ in a `...Policy`, which the plan of that name extends, too: so a default written
 is, also for a `Plan` that is written in code.
 
 Conventions: ``None`` is a default that follows from something else (the Procfile, what is found);
-`Meta.extra["default"]` says in words which one, for the README.
+`_doc` says in words which one, for the README.
 
 Not here: reading files (`toml`), what follows from a setting (`load`), roles of processes (`roles`).
 """
@@ -14,10 +14,9 @@ Not here: reading files (`toml`), what follows from a setting (`load`), roles of
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from msgspec import NODEFAULT, Meta, Struct, field, json
-from msgspec.structs import fields
+from msgspec import Meta, Struct, field, json
 
 __all__ = [
     "CONSTANTS",
@@ -83,7 +82,7 @@ Text: TypeAlias = Annotated[str, Meta(pattern=r"^[^\0]+\Z")]
 
 def _doc(text: str, default: str = "") -> Meta:
     """Document a setting; `default` says in words what `None` stands for."""
-    return Meta(description=text, extra={"default": default} if default else None)
+    return Meta(description=text, extra_json_schema={"in_words": default})
 
 
 class RunPolicy(Struct, frozen=True, kw_only=True):
@@ -205,14 +204,9 @@ class Documentation(NamedTuple):
 
 def documented(table: type[Struct]) -> dict[str, Documentation]:
     """Give the documentation of a table's settings, by name."""
-    hints: dict[str, Any] = get_type_hints(table, include_extras=True)
+    described = json.schema(table, schema_hook=lambda _: {"type": "string"})["$defs"][table.__name__]
     found = {}
-    for setting in fields(table):
-        metas = [each for each in getattr(hints[setting.name], "__metadata__", ()) if isinstance(each, Meta)]
-        text = next((each.description for each in metas if each.description), "")
-        default = next((each.extra["default"] for each in metas if each.extra), None)
-        if default is None:
-            value = setting.default_factory() if setting.default is NODEFAULT else setting.default
-            default = json.encode(value).decode().removesuffix(".0")
-        found[setting.name] = Documentation(text, default)
+    for name, each in described["properties"].items():
+        default = each.get("in_words") or json.encode(each["default"]).decode().removesuffix(".0")
+        found[name] = Documentation(each.get("description", ""), default)
     return found

@@ -19,7 +19,7 @@ from orchestra.config.checks import FORMS, HttpCheck, parse_checks, words_of
 from orchestra.config.command import Reading
 from orchestra.config.plan import Condition, Dependency, Role
 from orchestra.config.schema import ProcessSettings
-from orchestra.config.toml import did_you_mean, nearest, there_are
+from orchestra.config.toml import SettingsFile, did_you_mean, nearest, there_are
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from orchestra.config.files import Problems
     from orchestra.config.plan import Install
-    from orchestra.config.toml import SettingsFile
 
 __all__ = [
     "Draft",
@@ -55,6 +54,7 @@ class Draft(Struct, kw_only=True):
         path: The file where that was written.
         line: Its line.
         settings: Its table.
+        file: Where that stands.
         cwd: The folder that it starts in.
         waits_for: What it depends on, without what cannot work.
         ready: Its readiness checks, without those that are invalid.
@@ -70,6 +70,7 @@ class Draft(Struct, kw_only=True):
     path: Path
     line: int
     settings: ProcessSettings
+    file: SettingsFile = field(default_factory=SettingsFile)
     cwd: Path
     waits_for: tuple[Dependency, ...] = ()
     ready: str | tuple[str, ...] | None = None
@@ -80,6 +81,11 @@ class Draft(Struct, kw_only=True):
     role: Role = Role.OTHER
 
     @property
+    def names(self) -> Sequence[str]:
+        """Its instances, or what stands for them if it is not run."""
+        return self.instances or [self.name]
+
+    @property
     def checks_http(self) -> bool:
         """Whether one of its readiness checks asks by HTTP."""
         return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
@@ -88,43 +94,43 @@ class Draft(Struct, kw_only=True):
         """Make an error about what was written: file, line, then `message`."""
         return ConfigError(message, path=self.path, line=self.line, hint=hint)
 
+    def refuse(self, key: str, message: str, *, hint: str) -> None:
+        """Add an error about one of its settings to the problems."""
+        self.file.refuse(("process", self.name, key), message, hint=hint)
+
 
 # --- Which there are ---
 
 
 def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
-    """Give the Procfile's processes in its order, then those that only the settings define.
-
-    Args:
-        path: The Procfile.
-        entries: What is in it.
-        file: The settings; its problems are told what is wrong.
-    """
+    """Give the Procfile's processes in its order, then those that only the settings, `file`, define."""
     root, tables = path.absolute().parent, dict(file.settings.process)
     drafts: list[Draft] = []
 
     def add(name: str, command: str, table: ProcessSettings, path: Path, line: int) -> None:
         cwd = root / (table.cwd or "")
-        drafts.append(Draft(name=name, command=command, path=path, line=line, settings=table, cwd=cwd))
+        drafts.append(
+            Draft(name=name, command=command, path=path, line=line, settings=table, file=file, cwd=cwd)
+        )
 
     for entry in entries:
         table = tables.pop(entry.name, None) or ProcessSettings()
+        add(entry.name, entry.command, table, path, entry.line)
         for key in ("command", "app"):
             if getattr(table, key) is not None:
                 text = f"{entry.name} has a command in {path}:{entry.line}, too"
-                file.refuse(("process", entry.name, key), text, hint="Delete one of the two.")
-        add(entry.name, entry.command, table, path, entry.line)
+                drafts[-1].refuse(key, text, hint="Delete one of the two.")
     for name, table in tables.items():
         with file.problems.caught():
             command = _command_of(name, table, file, path=path, others=drafts)
             line = file.line("process", name, "command") or file.line("process", name) or 1
             add(name, command, table, file.path or path, line)
     for each in drafts:
-        _check_environment(each, file)
-        _check_ready(each, file)
-    _refuse_collisions(drafts, file.problems)
-    _refuse_shared_logs(drafts, file, root)
-    _find_dependencies(drafts, file)
+        _check_environment(each)
+        _check_ready(each)
+    _refuse_collisions(drafts)
+    _refuse_shared_logs(drafts, root)
+    _find_dependencies(drafts)
     return drafts
 
 
@@ -145,29 +151,29 @@ def _command_of(
     return command or f"{_SERVE} {table.app}"
 
 
-def _check_environment(process: Draft, file: SettingsFile) -> None:
+def _check_environment(process: Draft) -> None:
     for variable, value in process.settings.env.items():
         keys = ("process", process.name, "env", variable)
         if variable in environment.PORT_VARIABLES:
             hint = f"Set process.{process.name}.port = {value or 5000} instead."
-            file.refuse(keys, "orchestra sets this variable", hint=hint)
+            process.file.refuse(keys, "orchestra sets this variable", hint=hint)
         elif not variable or "=" in variable or "\0" in variable + value:
-            file.refuse(keys, "cannot be a variable", hint="Use no = and no NUL character in it.")
+            process.file.refuse(keys, "cannot be a variable", hint="Use no = and no NUL character in it.")
 
 
-def _check_ready(process: Draft, file: SettingsFile) -> None:
+def _check_ready(process: Draft) -> None:
     checks = []
     for check in words_of(process.settings.ready):
         try:
             parse_checks(check)
         except ValueError as exc:
-            file.refuse(("process", process.name, "ready"), str(exc), hint=f"It can be {FORMS}.")
+            process.refuse("ready", str(exc), hint=f"It can be {FORMS}.")
         else:
             checks.append(check)
     process.ready = checks[0] if len(checks) == 1 else tuple(checks) or None
 
 
-def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
+def _refuse_collisions(processes: Sequence[Draft]) -> None:
     """Refuse names that siblings could not tell apart in their variables, such as ``a-b`` and ``a_b``."""
     owners: dict[str, Draft] = {}
     for each in processes:
@@ -175,7 +181,7 @@ def _refuse_collisions(processes: Sequence[Draft], problems: Problems) -> None:
         first = owners.setdefault(variable, each)
         if first is not each:
             text = f"{each.name} and {first.name} ({first.path}:{first.line}) would both be {variable}"
-            problems.add(each.error(text, hint="Give one of them another name."))
+            each.file.problems.add(each.error(text, hint="Give one of them another name."))
 
 
 def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | None:
@@ -186,21 +192,20 @@ def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | N
     return path.with_name(f"{path.stem}.{instance}{path.suffix}") if instance else path
 
 
-def _refuse_shared_logs(processes: Sequence[Draft], file: SettingsFile, root: Path) -> None:
+def _refuse_shared_logs(processes: Sequence[Draft], root: Path) -> None:
     owners: dict[Path, str] = {}
     for each in processes:
         if (path := log_file(root, each.settings)) is None:
             continue
-        keys = ("process", each.name, "log_file")
         owner = owners.setdefault(path, each.name)
         if owner != each.name:
-            text = f"{owner} writes to this file, too"
-            file.refuse(keys, text, hint="Give each process a file of its own.")
+            hint = "Give each process a file of its own."
+            each.refuse("log_file", f"{owner} writes to this file, too", hint=hint)
         elif path.is_dir():
-            file.refuse(keys, "this is a folder", hint="Name a file in it.")
+            each.refuse("log_file", "this is a folder", hint="Name a file in it.")
 
 
-def _find_dependencies(processes: Sequence[Draft], file: SettingsFile) -> None:
+def _find_dependencies(processes: Sequence[Draft]) -> None:
     by_name = {each.name: each for each in processes}
     for each in processes:
         awaited = []
@@ -210,23 +215,21 @@ def _find_dependencies(processes: Sequence[Draft], file: SettingsFile) -> None:
                 awaited.append(Dependency(name, Condition(condition or "ready")))
             else:
                 hint = did_you_mean(name, [*by_name])
-                file.refuse(("process", each.name, "depends_on"), f"there is no process {name}", hint=hint)
+                each.refuse("depends_on", f"there is no process {name}", hint=hint)
         each.waits_for = tuple(dict.fromkeys(awaited))
     while cycle := find_cycle({each.name: [other.name for other in each.waits_for] for each in processes}):
         first, second = by_name[cycle[0]], cycle[1]
-        text = f"dependency cycle: {' -> '.join(cycle)}"
-        file.refuse(("process", first.name, "depends_on"), text, hint="Take one of them out.")
+        first.refuse("depends_on", f"dependency cycle: {' -> '.join(cycle)}", hint="Take one of them out.")
         first.waits_for = tuple(other for other in first.waits_for if other.name != second)
 
 
-def refuse_unready(processes: Iterable[Draft], unready: Collection[str], file: SettingsFile) -> None:
+def refuse_unready(processes: Iterable[Draft], unready: Collection[str]) -> None:
     """Refuse to wait until a process is ready that has no readiness check: those of `unready`."""
     for process in processes:
         for each in process.waits_for:
             if each.condition is Condition.READY and each.name in unready:
                 hint = f'Set process.{each.name}.ready, such as "tcp", or depend on "{each.name}:started".'
-                text = f"{each.name} has no readiness check"
-                file.refuse(("process", process.name, "depends_on"), text, hint=hint)
+                process.refuse("depends_on", f"{each.name} has no readiness check", hint=hint)
 
 
 # --- Which are run ---
@@ -261,11 +264,7 @@ def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
         if len(count) > 3 or int(count) > MAX_INSTANCES:
             raise wrong(f"{count} instances of {name} are too many", f"There can be {MAX_INSTANCES} at most.")
         asked[name] = int(count)
-    default = asked.get("all")
-    return {
-        each.name: asked.get(each.name, each.settings.instances if default is None else default)
-        for each in processes
-    }
+    return {each.name: asked.get(each.name, asked.get("all", each.settings.instances)) for each in processes}
 
 
 def choose(
@@ -281,8 +280,8 @@ def choose(
 
     Args:
         processes: All that there are.
-        path: The Procfile, for messages.
-        problems: Is told.
+        path: The Procfile.
+        problems: Is told of names that there are not, and if none is left.
         only: The names of the command line; none means all.
         left_out: Those that are not run, whatever depends on them.
         counts: How many instances each is to have; with none it is left out, too.
@@ -335,11 +334,10 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     Raises:
         ValueError: There is a dependency cycle.
     """
-    dependents: dict[str, list[str]] = {name: [] for name in waits_for}
+    sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
         for other in others:
-            dependents[other].append(name)
-    sorter = TopologicalSorter(dependents)
+            sorter.add(other, name)
     sorter.prepare()
     levels = []
     while sorter.is_active():

@@ -63,7 +63,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     path: Path | None = None
     above: tuple[str, ...] = ()
     text: str = ""
-    notes: tuple[Note, ...] = ()
+    notes: list[Note] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
 
     def line(self, *keys: str) -> int | None:
@@ -93,11 +93,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
 
 def find(root: Path, problems: Problems) -> SettingsFile:
     """Read the settings in `root`; all defaults if there are none."""
-    own = shared = None
-    with problems.caught():
-        own = _read(root / OWN_FILE, problems)
-    with problems.caught():
-        shared = _read(root / SHARED_FILE, problems, above=("tool", "orchestra"))
+    own = _read(root / OWN_FILE, problems)
+    shared = _read(root / SHARED_FILE, problems, above=("tool", "orchestra"))
     if own is not None and shared is not None:
         text = f"settings are in {OWN_FILE} and in [tool.orchestra] of {SHARED_FILE}"
         hint = "Keep one of the two, and move everything there."
@@ -106,16 +103,10 @@ def find(root: Path, problems: Problems) -> SettingsFile:
 
 
 def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
-    """Parse the text of a settings file.
-
-    Args:
-        text: The whole file.
-        path: For messages.
-        problems: Is told what does not fit.
-        above: The tables that ours are in.
+    """Parse the text of a settings file; `problems` is told what does not fit.
 
     Returns:
-        ``None`` if those tables are not there.
+        ``None`` if the tables that ours are in, `above`, are not there.
 
     Raises:
         ConfigError: It is not TOML.
@@ -137,16 +128,14 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
     """Give `file` with the settings of `value`, the table that all others are in."""
     tables = _table((), value, dict, file)
     run = _table(("run",), tables.pop("run", {}), RunSettings, file)
-    proxy_table, processes = tables.pop("proxy", {}), {}
-    former = [key for key in CONSTANTS if isinstance(proxy_table, dict) and key in proxy_table]
-    proxy = _table(("proxy",), proxy_table, ProxySettings, file, ignored=former)
+    proxy = _table(("proxy",), tables.pop("proxy", {}), ProxySettings, file)
+    processes = {}
     for name, each in _table(("process",), tables.pop("process", {}), dict, file).items():
         table = _table(("process", name), each, ProcessSettings, file)
         if isinstance(each, dict):
             processes[name] = table
     _table((), tables, Settings, file)  # what is left of the tables is unknown
-    settings = Settings(run=run, proxy=proxy, process=processes)
-    return replace(file, settings=settings, notes=tuple(_without_effect(key, file) for key in former))
+    return replace(file, settings=Settings(run=run, proxy=proxy, process=processes))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -169,12 +158,10 @@ def there_are(names: Sequence[str]) -> str:
     return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
 
 
-def _table(
-    keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsFile, *, ignored: Iterable[str] = ()
-) -> _T:
+def _table(keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsFile) -> _T:
     """Decode one table: what does not fit is reported, and has its default."""
     if isinstance(value, dict):
-        value = {key: each for key, each in value.items() if key not in ignored}
+        value = dict(value)
     while True:
         try:
             return msgspec.convert(value, kind, dec_hook=_custom)
@@ -184,7 +171,12 @@ def _table(
                 header = ".".join((*file.above, *keys, *(["NAME"] if keys == ("process",) else [])))
                 file.refuse(keys, message, hint=f"Write a table: [{header}].")
                 return kind()
-            file.refuse((*keys, key), message, hint=_hint(key, kind), place=place)
+            if kind is ProxySettings and key in CONSTANTS:
+                text = f"has no effect: it is always {CONSTANTS[key]}"
+                error = file.error((*keys, key), text, hint="Delete it.")
+                file.notes.append(Note(str(error), hint=error.hint, level="warning"))
+            else:
+                file.refuse((*keys, key), message, hint=_hint(key, kind), place=place)
             del value[key]
 
 
@@ -211,19 +203,11 @@ def _hint(key: str, kind: type) -> str:
     return f"Did you mean {near}?" if near else f"Known are: {', '.join(known)}."
 
 
-def _without_effect(key: str, file: SettingsFile) -> Note:
-    error = file.error(("proxy", key), f"has no effect: it is always {CONSTANTS[key]}", hint="Delete it.")
-    return Note(str(error), hint=error.hint, level="warning")
-
-
 def _read(path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError as exc:
-        raise ConfigError("a folder, not a settings file", path=path, hint="Give it another name.") from exc
-    return parse(text, path, problems, above=above)
+    with problems.caught():
+        text = read_text(path, "a settings file", if_folder="Give it another name.")
+        return None if text is None else parse(text, path, problems, above=above)
+    return None
 
 
 def _invalid_toml(path: Path, text: str, exc: Exception) -> ConfigError:

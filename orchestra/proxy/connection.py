@@ -109,7 +109,12 @@ class _Connection:
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
-        await self.transport.wait_for_input()
+        if self.transport.has_input():
+            await trio.lowlevel.checkpoint()
+        else:
+            has_input = trio.Event()
+            self.transport.on_input(has_input.set)
+            await has_input.wait()
 
     def take_raw(self) -> bytes | None:
         """Take bytes as they are, after a 101: those that came with the handshake first; ``b""``: the end."""
@@ -173,7 +178,7 @@ class _Connection:
         """
         data = self._receive(RECEIVE_SIZE)
         if data:
-            self._buffer = data
+            self._buffer += data
             return self.take()
         return data if data is None else self._end()
 

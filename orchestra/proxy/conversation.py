@@ -186,7 +186,7 @@ class Conversation:
         transport = self._client.transport
         transport.send_eof()
         try:
-            while await transport.receive_some():
-                pass
+            while transport.take_some() != b"":
+                await self._client.wait()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass

@@ -64,7 +64,7 @@ class Exchange:
     """
 
     is_last = True
-    _is_stream = False
+    _websocket: websocket.Tunnel | None = None
     _step: Step | Message | None = None
     _answering: Reply | None = None
     _is_written = False
@@ -127,7 +127,7 @@ class Exchange:
                 if kept is Kept.NOT_YET:
                     return Progress.WAITING
                 if kept is not Kept.DONE:
-                    self._step = self._route.next(kept)
+                    self._step = Answer(kept.value, is_kept=True)
                     return self._follow_route()
                 asker.discard()
                 is_asked = asker.ask_now(shared.upstream(side))
@@ -240,7 +240,8 @@ class Exchange:
         if record.is_due:
             record.finished()
         self._is_written = True
-        await websocket.Tunnel(client, reply.connection).run(self._shared, record, kind)
+        self._websocket = websocket.Tunnel(client, reply.connection)
+        await self._websocket.run(record, kind)
 
     # --- Its end ---
 
@@ -250,10 +251,16 @@ class Exchange:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
 
-    def end_early(self, code: int = 0) -> None:
-        """Close the connection to the upstream: an answer that has begun breaks off; `code` is not said."""
-        del code
+    def end_early(self) -> None:
+        """Close the connection to the upstream: an answer that has begun breaks off."""
         self._asker.end_early()
+
+    def end_stream(self, code: int) -> None:
+        """End it if it is a WebSocket, which says `code`, or an event stream."""
+        if self._websocket is not None:
+            self._websocket.end_early(code)
+        elif self._record.kind is not None:
+            self.end_early()
 
     def _end(self) -> None:
         """It is over: report it, and give back what it has taken."""
@@ -266,9 +273,7 @@ class Exchange:
         asker.close()
         if self._record.is_due:
             self._record.finished()
-        if self._is_stream:
-            self._is_stream = False
-            self._shared.streams.discard(self)
+        if self._record.kind is not None:
             self._record.stream_closed(bytes_in=self._client.body.size, bytes_out=self._record.bytes_out)
 
     # --- Answering ---
@@ -285,8 +290,6 @@ class Exchange:
             # The usual case: all of it goes out in one piece.
             self._asker.release(reply)
         elif head.media_type == b"text/event-stream" and self._head.method == b"GET":
-            self._is_stream = True
-            self._shared.streams.add(self)
             record.stream_opened("event-stream")
         out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
         self._client.write(out + reply.read)
@@ -304,7 +307,8 @@ class Exchange:
         """End an answer whose upstream has gone in the middle, or was told to."""
         asker, body = self._asker, reply.body
         asker.close()
-        if self._is_stream and asker.was_ended_early and reply.head.length is None and body.is_at_boundary:
+        is_stream = self._record.kind is not None and reply.head.length is None
+        if is_stream and asker.was_ended_early and body.is_at_boundary:
             # A stream of events has no end that could be missing.
             self._client.write(LAST_CHUNK if body.has_chunks else b"")
             self._is_written = True

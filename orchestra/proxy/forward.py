@@ -10,7 +10,6 @@ Not here: input and output, bodies, which upstream is asked.
 from __future__ import annotations
 
 import ipaddress
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -41,7 +40,7 @@ _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
 # An informational response has no body to have a length (RFC 9110 8.6).
 _DROPPED_FROM_INFORMATIONAL = _DROPPED_FROM_ANSWERS | {b"content-length"}
 # RFC 9110 6.5.1: framing, routing, authentication and content fields do not belong into trailers.
-FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
+_FORBIDDEN_TRAILERS = _HOP_BY_HOP | frozenset(
     b"authorization cache-control content-encoding content-length content-range content-type cookie"
     b" expect host max-forwards pragma range set-cookie trailer".split()
 )
@@ -49,8 +48,6 @@ _UPSTREAM = {
     name: b"X-Orchestra-Upstream: " + name.encode("ascii") for name in ("backend", "frontend", "orchestra")
 }
 _UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
-
-_is_websocket_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 class Peer(Struct, frozen=True):
@@ -128,7 +125,7 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         return lines
     if len(values) != len(lines):
         return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
-    # It is one or two, as a rule; a loop over all fields would take five times as long.
+    # It is one or two, as a rule; a loop over all fields would take twice as long.
     lines, names = lines.copy(), list(values)
     for name in found:
         index = names.index(name)
@@ -177,7 +174,7 @@ def forwarded_response(
 
 def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     """Return the lower-case names of the trailers that do not pass."""
-    return _dropped(head.values.get(b"connection"), FORBIDDEN_TRAILERS)
+    return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 
 def is_looping(head: RequestHead) -> bool:
@@ -186,23 +183,7 @@ def is_looping(head: RequestHead) -> bool:
     return names.count([_OWN_NAME]) >= MAX_VIA
 
 
-# --- WebSockets and the two gates ----------------------------------------------------------------------
-
-
-def websocket_fault(head: RequestHead) -> tuple[int, str] | None:
-    """Say what is wrong with a request that asks for a WebSocket: a status and words; ``None`` if nothing is.
-
-    RFC 6455 4.2.1.
-    """
-    if head.method != b"GET" or head.version != b"1.1" or head.has_body:
-        return 400, "a WebSocket begins with an HTTP/1.1 GET without a body"
-    if not head.has_token(b"connection", b"upgrade"):
-        return 400, "Connection: Upgrade is missing"
-    if head.values.get(b"sec-websocket-version") != b"13":
-        return 426, "only version 13 of the WebSocket protocol exists"
-    if not _is_websocket_key(head.values.get(b"sec-websocket-key", b"")):
-        return 400, "Sec-WebSocket-Key is missing or illegal"
-    return None
+# --- The two gates -------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=256)

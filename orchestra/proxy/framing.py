@@ -4,7 +4,7 @@ Strategy. A reader is fed with the bytes that arrive and returns those that may 
 as a rule. Only what may not pass is taken out (chunk extensions, trailers that frame, route or authorise),
 and only where the receiver needs another framing than the sender uses is it changed: HTTP/1.0 gets no chunks,
 HTTP/1.1 gets chunks instead of an end of the connection. Chunked bodies are read as RFC 9112 7.1 says, to the
-byte; no line passes before it was judged, and nothing is held but a line that is not complete.
+byte; no line passes before it was judged, and nothing waits for more but a line that is not complete.
 
 Not here: input and output, heads.
 """
@@ -15,7 +15,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from orchestra.proxy.forward import FORBIDDEN_TRAILERS, dropped_trailers
+from orchestra.proxy.forward import dropped_trailers
 from orchestra.proxy.head import MAX_HEAD, BadMessage, judge_trailer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Body:
     Attributes:
         size: Bytes of it that were read, without their framing.
         is_complete: All of it was read.
-        rest: What followed it in the bytes that completed it.
+        rest: What was not read: what follows the body, or a line that is not complete, to be fed again.
         has_chunks: The receiver gets it in chunks.
         ends_by_close: The receiver sees its end by the connection's.
         is_at_boundary: The receiver could be told here that this is the end.
@@ -70,18 +70,14 @@ class LengthBody(Body):
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
-        left, size = self._left, len(data)
-        if size < left:
-            self._left = left - size
-            self.size += size
-            return data
-        self._left = 0
-        self.size += left
-        self.is_complete = True
-        if size == left:
-            return data
-        self.rest = data[left:]
-        return data[:left]
+        left = self._left - len(data)
+        if left < 0:
+            data, self.rest = data[:left], data[left:]
+            left = 0
+        self._left = left
+        self.size += len(data)
+        self.is_complete = not left
+        return data
 
 
 # For messages without a body: it is complete, and never fed.
@@ -127,17 +123,16 @@ class ChunkedBody(Body):
     """A chunked body.
 
     Args:
-        dropped: Trailers with these lower-case names do not pass.
+        head: Whose body it is.
         has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
     """
 
     is_at_boundary = True
 
-    def __init__(self, *, dropped: frozenset[bytes] = FORBIDDEN_TRAILERS, has_chunks: bool = True) -> None:
-        self._dropped = dropped
+    def __init__(self, head: RequestHead | ResponseHead, *, has_chunks: bool = True) -> None:
+        self._dropped = dropped_trailers(head)
         self._at = _At.SIZE
         self._left = 0
-        self._held = b""
         # The last chunk passes together with the trailers.
         self._last = b""
         self.has_chunks = has_chunks
@@ -145,8 +140,6 @@ class ChunkedBody(Body):
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
-        if self._held:
-            data = self._held + data
         passed: list[bytes] = []
         # `data[start:position]` is judged and passes as it is.
         start = position = 0
@@ -171,7 +164,7 @@ class ChunkedBody(Body):
                 passed += data[start:position], instead if self.has_chunks else b""
                 start = line_end
             position = line_end
-        self._held, self.rest = (b"", data[position:]) if self.is_complete else (data[position:], b"")
+        self.rest = data[position:]
         self.is_at_boundary = self._at is not _At.DATA_END
         if not start and position == end:
             return data
@@ -207,7 +200,7 @@ class ChunkedBody(Body):
 def request_body(head: RequestHead) -> Body:
     """Return a reader of the body of a request, for an upstream that speaks HTTP/1.1."""
     if head.is_chunked:
-        return ChunkedBody(dropped=dropped_trailers(head))
+        return ChunkedBody(head)
     return LengthBody(head.length) if head.length else NO_BODY
 
 
@@ -222,5 +215,5 @@ def answer_body(head: ResponseHead, request: RequestHead) -> Body:
     if is_head:
         return _NO_CHUNKS if has_chunks else NO_BODY
     if head.is_chunked:
-        return ChunkedBody(dropped=dropped_trailers(head), has_chunks=has_chunks)
+        return ChunkedBody(head, has_chunks=has_chunks)
     return ClosingBody(has_chunks=has_chunks)

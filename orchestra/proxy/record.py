@@ -47,6 +47,7 @@ class Record:
         outcome: How it ended.
         held: Seconds that it has waited for upstreams.
         bytes_out: The size of the answer's body.
+        kind: Which stream it is now; ``None``: it is not one.
         is_due: Its end is still to be told, to an observer that wants to know.
     """
 
@@ -56,8 +57,8 @@ class Record:
     outcome: Outcome = "complete"
     held = 0.0
     bytes_out = 0
+    kind: StreamKind | None = None
     _first_byte: float | None = None
-    _kind: StreamKind | None = None
 
     def __init__(self, bus: Bus, number: int, head: RequestHead, body: Body) -> None:
         self._bus = bus
@@ -119,17 +120,18 @@ class Record:
 
     def stream_opened(self, kind: StreamKind) -> None:
         """It has become a stream."""
-        self._kind = kind
+        self.kind = kind
         self._tell(StreamOpened, kind=kind, upstream=self.upstream)
 
     def stream_closed(self, *, code: int | None = None, bytes_in: int, bytes_out: int) -> None:
         """The stream is over."""
         self._tell(
             StreamClosed,
-            kind=self._kind,
+            kind=self.kind,
             upstream=self.upstream,
             code=code,
             duration=trio.current_time() - self._begun,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
         )
+        self.kind = None

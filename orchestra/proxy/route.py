@@ -6,7 +6,7 @@ falls back to Vite. The trap is that Vite answers nearly every path with 200 and
 whether Vite's answer may replace it. A page is only ever an answer to a navigation.
 
 A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
-the outcome of the last one. Paths that turned out to be assets of the frontend are remembered (`Memo`),
+the outcome of the last one. Paths that turned out to be assets of the frontend are remembered (`memo`),
 because a page of 1,000 modules would otherwise cost 1,000 404s of the backend, each time. `availability` says
 what the state of a process means for the requests to it.
 
@@ -133,7 +133,7 @@ class Kept(Enum):
     BODY_TOO_LONG = "backend 404, body too long to be sent again"
 
 
-Outcome: TypeAlias = ResponseHead | UpstreamError | Kept
+Outcome: TypeAlias = ResponseHead | UpstreamError
 
 # The steps of most requests, made once.
 _ASK_BACKEND = Ask("backend")
@@ -149,36 +149,7 @@ def _below(prefixes: Iterable[str]) -> Callable[[bytes], re.Match[bytes] | None]
     return re.compile(b"|".join(choices) or b"(?!)").match
 
 
-class Memo:
-    """Paths that the backend did not know and that turned out to be assets of the frontend.
-
-    Args:
-        limit: How many are kept at most; then the oldest is dropped.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._paths: dict[bytes, None] = {}
-
-    def __repr__(self) -> str:
-        return f"<Memo of {len(self._paths)} paths>"
-
-    def knows(self, head: RequestHead, path: bytes) -> bool:
-        """Whether this is a request for such a path."""
-        return path in self._paths and _is_question(head)
-
-    def learn(self, head: RequestHead) -> None:
-        """Remember the path."""
-        self._paths[head.path] = None
-        if len(self._paths) > self.limit:
-            del self._paths[next(iter(self._paths))]
-
-    def forget(self, head: RequestHead) -> None:
-        """Forget the path."""
-        self._paths.pop(head.path, None)
-
-
-class WebSocketRoute(Struct, frozen=True, kw_only=True):
+class WebSocketRoute(Struct, frozen=True):
     """Where a WebSocket goes.
 
     Attributes:
@@ -195,10 +166,18 @@ class WebSocketRoute(Struct, frozen=True, kw_only=True):
 
 
 class Router:
-    """The rules of one plan, and what was learned."""
+    """The rules of one plan, and what was learned.
 
-    def __init__(self, plan: ProxyPlan, *, remembers: bool = True) -> None:
-        self.memo = Memo(MEMORY if remembers else 0)
+    Args:
+        memory: How many paths are remembered at most; then the oldest is dropped.
+
+    Attributes:
+        memo: Paths that the backend did not know and that turned out to be assets of the frontend.
+    """
+
+    def __init__(self, plan: ProxyPlan, *, memory: int = MEMORY) -> None:
+        self.memo: dict[bytes, None] = {}
+        self.memory = memory
         self.is_frontends_own = _below(plan.frontend_paths)
         self.is_api = _below([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
@@ -210,27 +189,23 @@ class Router:
 
     def forget(self) -> None:
         """Begin a new memo; requests that are on their way teach the old one."""
-        self.memo = Memo(self.memo.limit)
+        self.memo = {}
 
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
         path = head.path
         if not has_frontend:
-            return WebSocketRoute(side="backend", reason="no frontend")
+            return WebSocketRoute("backend", "no frontend")
         protocol = head.values.get(b"sec-websocket-protocol")
         if protocol in _VITE_PROTOCOLS:
-            return WebSocketRoute(
-                side="frontend",
-                reason=f"subprotocol {protocol.decode('ascii')}",
-                is_ping=protocol == b"vite-ping",
-                kind="hmr",
-            )
+            name = protocol.decode("ascii")
+            return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
         to_frontend, to_backend = self._to_frontend(path), self._to_backend(path)
         if to_frontend and (to_backend is None or to_frontend.end() >= to_backend.end()):
-            return WebSocketRoute(side="frontend", reason="frontend_websockets")
+            return WebSocketRoute("frontend", "frontend_websockets")
         if not has_backend and to_backend is None:
-            return WebSocketRoute(side="frontend", reason="no backend")
-        return WebSocketRoute(side="backend", reason="backend answered")
+            return WebSocketRoute("frontend", "no backend")
+        return WebSocketRoute("backend", "backend answered")
 
 
 class _At(Enum):
@@ -239,7 +214,6 @@ class _At(Enum):
     BACKEND = auto()
     FALLBACK = auto()
     FRONTEND = auto()
-    ALONE = auto()
     ASSET = auto()
 
 
@@ -249,7 +223,7 @@ class Route:
     _at = _At.BACKEND
     _is_ping = False
     _reason = ""
-    _error: Unavailable | None = None
+    _no_backend: Unavailable | None = None
 
     def __init__(self, head: RequestHead, router: Router) -> None:
         self._head = head
@@ -274,7 +248,7 @@ class Route:
             return self._ask_frontend("vite's ping") if frontend is _READY else Signal.RESET
         if router.is_frontends_own(path):
             return self._ask_frontend("vite's own path")
-        if frontend is _READY and self._memo.knows(head, path):
+        if frontend is _READY and path in self._memo and _is_question(head):
             return self._ask_frontend("asset, remembered", _At.ASSET)
         if (backend is _HOLD or backend is _FAIL) and is_asset(head):
             # It waits for whichever of the two is ready first.
@@ -298,11 +272,7 @@ class Route:
             case _At.FALLBACK:
                 return self._after_fallback(outcome)
             case _At.FRONTEND:
-                if isinstance(outcome, ResponseHead):
-                    return Answer(self._reason)
-                return Signal.RESET if self._is_ping else _failed(outcome)
-            case _At.ALONE:
-                return self._after_frontend_alone(outcome)
+                return self._after_frontend(outcome)
             case _At.ASSET:
                 return self._after_asset(outcome)
             case _:
@@ -312,10 +282,9 @@ class Route:
         """The backend's 404 stands, or the frontend is asked."""
         if not isinstance(outcome, ResponseHead):
             if isinstance(outcome, Unavailable) and outcome.availability is Availability.ABSENT:
-                self._error = outcome
-                self._at = _At.ALONE
-                return _ASK_FRONTEND
-            return _failed(outcome)
+                self._no_backend = outcome
+                return self._ask_frontend("no backend")
+            return Fail(outcome)
         head, router = self._head, self._router
         if head.method not in router.fallback_methods or router.is_api(head.path):
             return Answer("backend 404, never falls back")
@@ -336,17 +305,22 @@ class Route:
             case ResponseHead():
                 if outcome.media_type in _HTML and not is_navigation(self._head):
                     return Answer("backend 404, not a navigation", is_kept=True)
-                if is_memorable(self._head, outcome):
-                    self._memo.learn(self._head)
+                self._learn(outcome)
                 return Answer("backend 404")
-            case Kept():
-                return Answer(outcome.value, is_kept=True)
             case Unavailable(availability=Availability.ABSENT):
                 return Answer("backend 404, no frontend", is_kept=True)
             case _ if is_navigation(self._head):
-                return _failed(outcome)
+                return Fail(outcome)
             case _:
                 return Answer("backend 404, frontend not there", is_kept=True)
+
+    def _learn(self, answer: ResponseHead) -> None:
+        """Remember the path if the frontend's answer shows that it is an asset."""
+        memo = self._memo
+        if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in _HTML:
+            memo[self._head.path] = None
+            if len(memo) > self._router.memory:
+                del memo[next(iter(memo))]
 
     def _after_asset(self, outcome: Outcome) -> Step:
         """What the frontend says to an asset counts if it looks like one; else the backend is asked."""
@@ -354,24 +328,22 @@ class Route:
             is_success = 200 <= outcome.status < 300 or outcome.status == 304
             if is_success and outcome.media_type not in _HTML:
                 return Answer(self._reason)
-        self._memo.forget(self._head)
+        self._memo.pop(self._head.path, None)
         self._at = _At.BACKEND
         return _ASK_BACKEND
 
-    def _after_frontend_alone(self, outcome: Outcome) -> Step:
-        """There turned out to be no backend: its API's caller does not get a page instead."""
+    def _after_frontend(self, outcome: Outcome) -> Step:
+        """The frontend's answer counts; only that its page does not stand for data of an absent backend."""
         head = self._head
         if not isinstance(outcome, ResponseHead):
-            return _failed(outcome)
-        may_be_page = is_navigation(head) and not self._router.is_api(head.path)
-        if outcome.media_type in _HTML and not may_be_page and self._error is not None:
-            return Fail(self._error)
-        return Answer("no backend")
-
-
-def _failed(outcome: Outcome) -> Fail:
-    assert isinstance(outcome, UpstreamError)  # noqa: S101 - nothing else is left
-    return Fail(outcome)
+            return Signal.RESET if self._is_ping else Fail(outcome)
+        if (
+            self._no_backend is not None
+            and outcome.media_type in _HTML
+            and (not is_navigation(head) or self._router.is_api(head.path))
+        ):
+            return Fail(self._no_backend)
+        return Answer(self._reason)
 
 
 # --- What a request is ---
@@ -402,11 +374,6 @@ def is_for_a_window(head: RequestHead) -> bool:
 def is_asset(head: RequestHead) -> bool:
     """Whether a page loads this for itself: what Vite may answer while the backend is not ready."""
     return _is_question(head) and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
-
-
-def is_memorable(head: RequestHead, answer: ResponseHead) -> bool:
-    """Whether the frontend's answer to what the backend does not know shows that this is an asset."""
-    return _is_question(head) and 200 <= answer.status < 300 and answer.media_type not in _HTML
 
 
 def _is_question(head: RequestHead) -> bool:

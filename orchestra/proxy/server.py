@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus, Event
-    from orchestra.proxy.connection import UpstreamConnection
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
@@ -105,7 +104,7 @@ class Proxy:
         if event.state is State.READY and shared.backend.gate.has(event.process):
             shared.router.forget()
         if event.state is State.STOPPING:
-            self._close_streams(SERVICE_RESTART, process=event.process)
+            self._end_streams(event.process)
         # A process that was ready makes itself ready again: it reloads by itself.
         is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
         if is_reload and self._nursery is not None:
@@ -132,7 +131,6 @@ class Proxy:
                     task_status.started()
         finally:
             self._nursery = None
-            self._close_listeners()
             for conversation in tuple(self._conversations):
                 conversation.abort()
             self._drop_idle()
@@ -165,8 +163,10 @@ class Proxy:
         """
         self._shared.is_closing = True
         self._accepting.cancel()
-        self._close_streams(GOING_AWAY)
         for conversation in tuple(self._conversations):
+            if conversation.exchange is not None:
+                conversation.exchange.end_stream(GOING_AWAY)
+            # Also if that was all.
             if conversation.exchange is None:
                 conversation.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
@@ -182,9 +182,13 @@ class Proxy:
         Its WebSockets are told 1012, its event streams end. It is told apart from one that has replaced it by
         what was reported: this one is not ready any more, or not the one that is.
         """
-        self._close_streams(SERVICE_RESTART, process=process)
+        self._end_streams(process)
         while self._asked_of(process):
             await self._shared.ended.park()
+
+    def _end_streams(self, process: str) -> None:
+        for exchange in self._asked_of(process):
+            exchange.end_stream(SERVICE_RESTART)
 
     async def _drain_reload(self, process: str) -> None:
         """Drain a process that reloads by itself, and waits for all that it still serves."""
@@ -196,33 +200,25 @@ class Proxy:
 
     def _asked_of(self, process: str) -> set[Exchange]:
         """The exchanges in which a child of a process is asked that no other request is sent to any more."""
-        exchanges = [conversation.exchange for conversation in self._conversations]
-        return {each for each in exchanges if each and self._is_of_former(process, each.connection)}
-
-    def _close_streams(self, code: int, *, process: str | None = None) -> None:
-        """Close all streams, or those of a child of a process that is not asked any more."""
-        for stream in tuple(self._shared.streams):
-            if process is None or self._is_of_former(process, stream.connection):
-                stream.end_early(code)
-
-    def _is_of_former(self, process: str, connection: UpstreamConnection | None) -> bool:
-        if connection is None or connection.endpoint.process != process:
-            return False
-        return all(upstream.is_stale(connection) for upstream in self._shared.upstreams)
+        return {
+            exchange
+            for conversation in self._conversations
+            if (exchange := conversation.exchange) is not None
+            and (connection := exchange.connection) is not None
+            and connection.endpoint.process == process
+            and all(upstream.is_stale(connection) for upstream in self._shared.upstreams)
+        }
 
     async def _accept_all(self) -> None:
         """Accept on all listeners, and stop all of that at once; the connections live on."""
-        with self._accepting:
-            async with trio.open_nursery() as accepting:
-                for listener in self._listeners:
-                    listener.setblocking(False)
-                    accepting.start_soon(self._accept, listener)
-        self._close_listeners()
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                trio.lowlevel.notify_closing(listener)
+        try:
+            with self._accepting:
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        listener.setblocking(False)
+                        accepting.start_soon(self._accept, listener)
+        finally:
+            for listener in self._listeners:
                 listener.close()
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -231,7 +227,7 @@ class Proxy:
             while len(self._conversations) >= self._max_connections:
                 await self._shared.ended.park()
             try:
-                sock, (address, _) = await accept(listener)
+                sock, address = await accept(listener)
             except OSError as exc:
                 if exc.errno not in OUT_OF_DESCRIPTORS:
                     raise

@@ -6,26 +6,22 @@ Not here: what happens in an exchange.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.proxy.gate import Gate
 from orchestra.proxy.head import HeadReader
 from orchestra.proxy.pool import Upstream
-from orchestra.proxy.route import Router
+from orchestra.proxy.route import MEMORY, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Bus
-    from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
-    from orchestra.proxy.websocket import Tunnel
-
-    Stream: TypeAlias = Exchange | Tunnel
 
 __all__ = ["Shared"]
 
@@ -44,7 +40,6 @@ class Shared:
         idle: How many idle connections to an upstream are kept at most.
 
     Attributes:
-        streams: All WebSockets and event streams that are open now.
         ended: Where tasks wait for the end of an exchange or a connection.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
@@ -66,8 +61,8 @@ class Shared:
         self.frontend = upstream("frontend", plan.frontend)
         self.upstreams = (self.backend, self.frontend)
         # That something elsewhere was restarted is not reported.
-        self.router = Router(plan, remembers=plan.memo and self.backend.gate.is_supervised)
-        self.streams: set[Stream] = set()
+        remembers = plan.memo and self.backend.gate.is_supervised
+        self.router = Router(plan, memory=MEMORY if remembers else 0)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -75,7 +70,7 @@ class Shared:
         self._refused_origins: set[bytes | None] = set()
 
     def __repr__(self) -> str:
-        return f"<Shared {self.backend!r} {self.frontend!r}, {len(self.streams)} streams>"
+        return f"<Shared {self.backend!r} {self.frontend!r}>"
 
     def upstream(self, side: Side) -> Upstream:
         """Return the upstream of that side."""

@@ -50,59 +50,44 @@ _BATCH = 64
 _ROUNDS = 16
 # What a poller tells, in epoll's numbers: something can be received; that is the end; it is an error.
 _INPUT, _ERROR, _END = 0x1, 0x8, 0x2018
+# What it is asked for: input and the end, each once when it is new (EPOLLIN, EPOLLRDHUP, EPOLLET).
+_WANTED = 0x80002001
 
 
 class Transport(Protocol):
     """A connection to one peer."""
 
-    async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
-        """Wait for bytes and return some; ``b""`` is the end."""
-        ...
-
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """Return bytes that are here, without waiting: ``None`` if there are none, ``b""`` at the end."""
-        ...
 
     async def send_all(self, data: Buffer) -> None:
         """Send everything; waits while the peer does not read (that is the only flow control there is)."""
-        ...
 
     def send_some(self, data: Buffer) -> int:
         """Send what there is room for, without waiting; return how much that was."""
-        ...
 
     def send_eof(self) -> None:
         """Say that nothing more will be sent; receiving goes on."""
-        ...
 
     def has_input(self) -> bool:
-        """Whether a receive would not have to wait: bytes, the end, or an error."""
-        ...
-
-    async def wait_for_input(self) -> None:
-        """Wait until `take_some` has something to say: bytes, the end, or an error."""
-        ...
+        """Whether `take_some` has something to say: bytes, the end, or an error."""
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when a receive would not have to wait; ``None`` takes it back.
+        """Call `callback`, once, when there is input; ``None`` takes it back.
 
         It must not raise.
         """
-        ...
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """Call `callback`, once, when the peer has stopped sending or is gone; ``None`` takes it back."""
-        ...
 
     def close(self) -> None:
         """End it in an orderly way; what was sent still arrives. A task that waits on it gets
         `trio.ClosedResourceError`.
         """  # noqa: D205 - one sentence does not fit
-        ...
 
     def abort(self) -> None:
         """Close it so that the peer sees an error, not an end (a TCP reset)."""
-        ...
 
 
 class SocketTransport:
@@ -113,16 +98,7 @@ class SocketTransport:
         poller: Tells what happens to it.
     """
 
-    __slots__ = (
-        "_fd",
-        "_has_ended",
-        "_is_readable",
-        "_on_hangup",
-        "_on_input",
-        "_poller",
-        "_size",
-        "_sock",
-    )
+    __slots__ = ("_fd", "_has_ended", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
@@ -154,28 +130,6 @@ class SocketTransport:
         on_input, self._on_input = self._on_input, None
         if on_input is not None:
             on_input()
-
-    async def receive_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
-        """See `Transport.receive_some`."""
-        while True:
-            await self.wait_for_input()
-            data = self.take_some(max_bytes)
-            if data is not None:
-                return data
-
-    async def wait_for_input(self) -> None:
-        """See `Transport.wait_for_input`."""
-        if self.has_input():
-            await trio.lowlevel.checkpoint()
-            return
-        task = trio.lowlevel.current_task()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._on_input = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._on_input = lambda: trio.lowlevel.reschedule(task)
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
         """See `Transport.take_some`."""
@@ -275,17 +229,18 @@ class Poller:
     def add(self, fd: int, tell: Callable[[int], None]) -> None:
         """Call `tell` with each piece of news of `fd`."""
         self._tell[fd] = tell
-        self._set.add(fd)
+        self._set.register(fd, _WANTED)
 
     def remove(self, fd: int) -> None:
         """Forget `fd`; has to come before it is closed."""
         if self._tell.pop(fd, None) is not None:
-            self._set.remove(fd)
+            with contextlib.suppress(OSError, ValueError):
+                self._set.unregister(fd)
 
     async def run(self) -> None:
         """Tell, until cancelled."""
         while True:
-            await wait_readable(self._set.fd)
+            await wait_readable(self._set)
             # Work for one connection often makes news of another; to wait anew costs ten times as much.
             for _ in range(_ROUNDS):
                 if not self._tell_all():
@@ -294,7 +249,7 @@ class Poller:
     def _tell_all(self) -> int:
         """Tell what is new; return how much that was."""
         # Not in `run`, whose variables would keep a connection alive until there is news of another one.
-        all_news = self._set.news()
+        all_news = self._set.poll(0, _BATCH)
         for fd, news in all_news:
             tell = self._tell.get(fd)
             if tell is not None:
@@ -304,50 +259,34 @@ class Poller:
     def close(self) -> None:
         """Give the poller back to the system."""
         self._tell.clear()
-        trio.lowlevel.notify_closing(self._set.fd)
+        trio.lowlevel.notify_closing(self._set)
         self._set.close()
 
 
 if sys.platform == "linux":
-
-    class _Set:
-        """Sockets, and what is new of each since it was asked for last: epoll, edge-triggered."""
-
-        def __init__(self) -> None:
-            self._epoll = select.epoll()
-            self.fd = self._epoll.fileno()
-            self.close = self._epoll.close
-
-        def add(self, fd: int) -> None:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-
-        def remove(self, fd: int) -> None:
-            with contextlib.suppress(OSError, ValueError):
-                self._epoll.unregister(fd)
-
-        def news(self) -> list[tuple[int, int]]:
-            return self._epoll.poll(0, _BATCH)
+    _Set = select.epoll
 
 else:
 
     class _Set:
-        """Sockets, and what is new of each since it was asked for last: kqueue, edge-triggered."""
+        """What the poller uses of epoll, made of kqueue."""
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
-            self.fd = self._kqueue.fileno()
+            self.fileno = self._kqueue.fileno
             self.close = self._kqueue.close
 
-        def add(self, fd: int) -> None:
-            flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR
+        def register(self, fd: int, _wanted: int) -> None:
+            self._change(fd, select.KQ_EV_ADD | select.KQ_EV_CLEAR)
+
+        def unregister(self, fd: int) -> None:
+            self._change(fd, select.KQ_EV_DELETE)
+
+        def _change(self, fd: int, flags: int) -> None:
             self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, flags)], 0)
 
-        def remove(self, fd: int) -> None:
-            with contextlib.suppress(OSError, ValueError):
-                self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, select.KQ_EV_DELETE)], 0)
-
-        def news(self) -> list[tuple[int, int]]:
-            events = self._kqueue.control(None, _BATCH, 0)
+        def poll(self, timeout: float, size: int) -> list[tuple[int, int]]:
+            events = self._kqueue.control(None, size, timeout)
             return [(event.ident, self._in_words_of_epoll(event)) for event in events]
 
         def _in_words_of_epoll(self, event: select.kevent) -> int:
@@ -390,25 +329,20 @@ async def _connected(family: int, address: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        error = sock.connect_ex(address)
-        if error == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(address)
+        await wait_writable(sock)
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            # OSError itself picks the class that belongs to the number.
+            raise OSError(error, os.strerror(error))  # noqa: TRY301 - the socket has to be closed for it, too
     except BaseException:
         sock.close()
         raise
-    if error:
-        sock.close()
-        # OSError itself picks the class that belongs to the number.
-        raise OSError(error, os.strerror(error))
     return sock
 
 
-async def accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Wait for a connection.
-
-    Returns:
-        Its socket, and the peer's address and port.
+async def accept(listener: socket.socket) -> tuple[socket.socket, str]:
+    """Wait for a connection; return its socket and the peer's address.
 
     Raises:
         OSError: The system cannot give us one (most often: no descriptors are left).
@@ -419,4 +353,4 @@ async def accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int
             sock, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             continue
-        return sock, (str(address[0]), int(address[1]))
+        return sock, str(address[0])

@@ -14,9 +14,10 @@ Not here: which upstream is asked, and whether the browser may (`route`, `forwar
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
@@ -24,7 +25,7 @@ from wsproto.utilities import generate_accept_token
 
 from orchestra.proxy.answers import Message
 from orchestra.proxy.connection import ClientGone, UpstreamGone
-from orchestra.proxy.forward import origin_refusal, websocket_fault
+from orchestra.proxy.forward import origin_refusal
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.route import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
-__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault"]
+__all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault", "request_fault"]
 
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
@@ -46,16 +47,17 @@ HALF_CLOSED_LIMIT = 10.0
 # Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
 
+_Side: TypeAlias = "ClientConnection | UpstreamConnection"
+
 _OPCODE_CLOSE = 0x8
+_is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Message:
     """Decide where a request for a WebSocket goes, or what it is told instead."""
-    fault = websocket_fault(head)
+    fault = request_fault(head)
     if fault is not None:
-        status, text = fault
-        extra = ((b"Sec-WebSocket-Version", b"13"),) if status == 426 else ()
-        return Message(status=status, title="No WebSocket", text=f"{text}.", headers=extra)
+        return fault
     route = shared.router.websocket(
         head,
         has_backend=shared.backend.gate.availability is not Availability.ABSENT,
@@ -68,6 +70,24 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Mes
             shared.report_origin(origin, refused)
             return Message(status=403, title="Origin not allowed", text=f"{refused}.")
     return route
+
+
+def request_fault(head: RequestHead) -> Message | None:
+    """Say why a request is none for a WebSocket; ``None`` if it is (RFC 6455 4.2.1)."""
+    status = 400
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if head.method != b"GET" or head.version != b"1.1" or head.has_body:
+        text = "a WebSocket begins with an HTTP/1.1 GET without a body."
+    elif not head.has_token(b"connection", b"upgrade"):
+        text = "Connection: Upgrade is missing."
+    elif head.values.get(b"sec-websocket-version") != b"13":
+        status, text = 426, "only version 13 of the WebSocket protocol exists."
+        headers = ((b"Sec-WebSocket-Version", b"13"),)
+    elif not _is_key(head.values.get(b"sec-websocket-key", b"")):
+        text = "Sec-WebSocket-Key is missing or illegal."
+    else:
+        return None
+    return Message(status=status, title="No WebSocket", text=text, headers=headers)
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
@@ -105,7 +125,7 @@ class FrameTap:
 
     def feed(self, data: bytes) -> None:
         """Watch `data` go by."""
-        data = self._held + data if self._held else data
+        data = self._held + data
         begin, end = self._left, len(data)
         while begin + 2 <= end:
             second = data[begin + 1]
@@ -146,12 +166,7 @@ class _Flow:
     fault: Exception | None = None
     _has_ended = False
 
-    def __init__(
-        self,
-        source: ClientConnection | UpstreamConnection,
-        sink: ClientConnection | UpstreamConnection,
-        scope: trio.CancelScope,
-    ) -> None:
+    def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
@@ -220,10 +235,9 @@ class Tunnel:
             self._close_code = code
             self._scope.cancel()
 
-    async def run(self, shared: Shared, record: Record, kind: StreamKind) -> None:
+    async def run(self, record: Record, kind: StreamKind) -> None:
         """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
         up, down = self._up, self._down
-        shared.streams.add(self)
         record.stream_opened(kind)
         try:
             with self._scope:
@@ -235,7 +249,6 @@ class Tunnel:
                     await self._send_close_frames(self._close_code)
         finally:
             self._close()
-            shared.streams.discard(self)
             # The code that was seen first, or sent by us.
             code = up.tap.close_code or down.tap.close_code or self._close_code
             record.stream_closed(code=code, bytes_in=up.size, bytes_out=down.size)

@@ -14,17 +14,17 @@ Not here: states and what follows from them (`lifecycle`), other children (`hand
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.child.lines import without_colours
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError, Window
 from orchestra.config.plan import Role
 from orchestra.supervision.lifecycle import (
-    Broken,
     Ended,
+    Late,
     NoAnswer,
     Ready,
     Reloading,
@@ -33,17 +33,17 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable
-from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Diagnosis, Symptoms
+from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
     from orchestra.config.plan import Address, ProcessPlan
-    from orchestra.events import StreamName
+    from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Fact
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Attempt"]
 
@@ -64,9 +64,6 @@ _USUAL_SIZE = (80, 24)
 _STUCK_PROBE_TIMEOUT = 1.0
 
 
-OnFact: TypeAlias = "Callable[[Attempt, Fact], object]"
-
-
 class Attempt(Stoppable):
     """One child of a process.
 
@@ -75,12 +72,14 @@ class Attempt(Stoppable):
         run: The run that it belongs to.
         env: The child's environment.
         port: What its ``PORT`` says.
-        on_output: Awaited with what it writes.
+        output: Takes what it writes.
         on_fact: Called with each fact about it, but its end.
 
     Attributes:
         spawned_at: When it was spawned.
         listening: Where it listens, while it is ready.
+        readiness: What it lacks to be ready, or lacked since its last reload.
+        symptoms: What it has written.
         end: How it ended, once it has.
     """
 
@@ -91,79 +90,86 @@ class Attempt(Stoppable):
         *,
         env: Mapping[str, str],
         port: int | None,
-        on_output: OnOutput,
-        on_fact: OnFact,
+        output: ProcessOutput,
+        on_fact: Callable[[Attempt, Fact], object],
     ) -> None:
-        super().__init__()
+        super().__init__(run)
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
-        self._run = run
         self._env = env
-        self._on_output = on_output
+        self._output = output
         self._on_fact = on_fact
         # What it writes counts from its first line on.
-        self._readiness = self._new_readiness()
-        self._symptoms = Symptoms(plan.command)
+        self.readiness = self._new_readiness()
+        self.symptoms = Symptoms(plan.command)
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
+        self._nursery: trio.Nursery  # there while there is a child; its tasks end with that
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
 
-    async def kill_after(self, seconds: float) -> None:
-        """Kill the child if it has not ended by then."""
+    def retire(self, limit: float) -> None:
+        """Stop the child when no client is served by it any more, after `limit` seconds at most."""
+        if self.child is None:
+            self.stop()
+        else:
+            self._nursery.start_soon(self._drain_and_stop, limit)
+
+    async def _drain_and_stop(self, limit: float) -> None:
+        if (drain := self._run.before_stop) is not None:
+            with trio.move_on_after(limit):
+                await drain(self.plan.name)
+        self.stop()
+
+    def kill_after(self, seconds: float) -> None:
+        """Kill the child if it has not ended by then. Does not wait."""
+        self._nursery.start_soon(self._kill_after, seconds)
+
+    async def _kill_after(self, seconds: float) -> None:
         await trio.sleep(seconds)
         self.kill()
-
-    def missing(self) -> str:
-        """Say what it lacks to be ready."""
-        return self._readiness.in_words()
-
-    def explanation(self) -> str:
-        """Give the line that explains best why it did not come up."""
-        return self._symptoms.explanation()
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
         if self.is_ending:
             return
         plan = self.plan
-        async with trio.open_nursery() as nursery:
-
-            def spawned(child: Child) -> None:
-                self.spawned_at = trio.current_time()
-                self._on_fact(self, Spawned())
-                if self.is_ending:
-                    return
-                if plan.ready is not None:
-                    nursery.start_soon(self._attend, child.pid)
-                elif plan.on_ready is not None:
-                    nursery.start_soon(self._run_on_ready, plan.on_ready)
-
+        async with trio.open_nursery() as self._nursery:
             try:
                 how = await self.run_child(
-                    self._run,
                     plan.command,
-                    on_spawn=spawned,
-                    on_output=self._see,
+                    on_spawn=self._spawned,
+                    on_output=partial(self._output.write, see=self._see),
                     cwd=plan.cwd,
                     env=self._env,
                     stop_timeout=plan.stop_timeout,
                     stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
                     window=self._window(),
                 )
-                self.end = Ended(how, self._symptoms.shell_error())
+                self.end = Ended(how, self.symptoms.shell_error())
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
                 self.listening = None
-            nursery.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
+
+    def _spawned(self, child: Child) -> None:
+        self.spawned_at = trio.current_time()
+        self._output.begin_child()
+        self._on_fact(self, Spawned())
+        if self.is_ending:
+            return
+        if self.plan.ready is not None:
+            self._nursery.start_soon(self._attend, child.pid)
+        elif self.plan.on_ready is not None:
+            self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
     def _window(self) -> Window | None:
         match self.plan.pty:
@@ -174,16 +180,14 @@ class Attempt(Stoppable):
             case False:
                 return None
 
-    async def _see(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
-        """Take note of what it wrote, and pass it on."""
-        plain = [without_colours(line) for line in lines]
-        self._readiness.see([*plain, without_colours(partial)] if partial else plain)
-        self._symptoms.keep(plain)
+    def _see(self, lines: Sequence[str], unfinished: str) -> None:
+        """Take note of what it wrote."""
+        self.readiness.see([*lines, unfinished] if unfinished else lines)
+        self.symptoms.keep(lines)
         if self._may_reload:
-            for line in plain:
-                if self._symptoms.see(line, trio.current_time()):
+            for line in lines:
+                if self.symptoms.see(line, trio.current_time()):
                     self._begin_reload(line.strip(), was_announced=True)
-        await self._on_output(stream, lines, partial)
 
     @property
     def _may_reload(self) -> bool:
@@ -208,20 +212,18 @@ class Attempt(Stoppable):
 
     async def _come_up(self, leader: int) -> None:
         """Wait until it is ready; report that, or why it is not going to be."""
-        readiness = self._readiness
         async with trio.open_nursery() as nursery:
-            if self.plan.is_awaited:
-                nursery.start_soon(self._warn_in_time, readiness)
+            nursery.start_soon(self._tell_when_late)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
             if self.plan.role is Role.UNDECIDED and roles is not None:
-                found = await roles.ask_sockets(self.plan.name, self._run, leader=leader, port=self.port)
+                found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
             if found is None:
-                await readiness.wait(leader, self._run.scanner)
-                found = readiness.listening
+                await self.readiness.wait(leader, self._run.scanner)
+                found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
         self._on_fact(self, Ready())
@@ -241,8 +243,8 @@ class Attempt(Stoppable):
         """Start again, as the child does."""
         self._was_announced = was_announced
         self.listening = None
-        self._readiness = self._new_readiness()
-        self._symptoms.forget()
+        self.readiness = self._new_readiness()
+        self.symptoms.forget()
         self._on_fact(self, Reloading(reason))
         self._phase.cancel()
 
@@ -250,9 +252,9 @@ class Attempt(Stoppable):
         """Wait until a reload has replaced the old server; report it as stuck if that does not happen."""
         began = trio.current_time()
         is_alive, servers = self._run.runtime.is_alive, self._servers
-        while servers and all(map(is_alive, servers)) and not self._symptoms.new_server_seen:
+        while servers and all(map(is_alive, servers)) and not self.symptoms.new_server_seen:
             now = trio.current_time()
-            if self._symptoms.error and self._symptoms.is_silent(began, now):
+            if self.symptoms.error and self.symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
                 if await self._is_silent():
@@ -268,9 +270,9 @@ class Attempt(Stoppable):
         return bool(await answer(last, within=_STUCK_PROBE_TIMEOUT))
 
     async def _look_for_trouble(self) -> None:
-        """Report that it is broken: no server is left that could come up, or it ends with an exception."""
+        """Report it when no server is left that could come up, or when its output ends with an exception."""
         began = trio.current_time()
-        symptoms = self._symptoms
+        symptoms = self.symptoms
         while True:
             await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
             if not symptoms.is_silent(began, trio.current_time()):
@@ -278,14 +280,11 @@ class Attempt(Stoppable):
             has_server = None
             if symptoms.reloader is not None:
                 has_server = await self._run.runtime.has_server(symptoms.reloader)
-            match symptoms.diagnose(has_server=has_server, was_announced=self._was_announced):
-                case Diagnosis.BROKEN:
-                    self._on_fact(self, Broken(symptoms.error or symptoms.explanation()))
-                case Diagnosis.ABANDONED:
-                    self._on_fact(self, Stuck())
-                    return
-                case Diagnosis.COMING_UP:
-                    pass
+            found = symptoms.diagnose(has_server=has_server, was_announced=self._was_announced)
+            if found is not None:
+                self._on_fact(self, found)
+            if isinstance(found, Stuck):
+                return
 
     # --- While it is ready ---
 
@@ -305,17 +304,17 @@ class Attempt(Stoppable):
         failures = 0
         while True:
             await trio.sleep(_HEALTH_PAUSE)
-            missing = await self._readiness.ask_again()
+            missing = await self.readiness.ask_again()
             failures = failures + 1 if missing else 0
             if not missing:
                 self._on_fact(self, Ready())
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
-    async def _warn_in_time(self, readiness: Readiness) -> None:
+    async def _tell_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
-        text = f"not ready after {self.plan.ready_timeout:g} s: {readiness.in_words()}"
-        self._run.bus.notice("not-ready", text, process=self.plan.name)
+        text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
+        self._on_fact(self, Late(text))
 
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
@@ -326,7 +325,7 @@ class Attempt(Stoppable):
                 cwd=self.plan.cwd,
                 # Marks of its own: what it has started must not be taken for the child's family.
                 env={**self._env, **url, "ORCHESTRA_PROCESS": f"{self.plan.name}:on_ready"},
-                on_output=self._on_output,
+                on_output=self._output.write,
                 stop_timeout=0.0,
             )
             error = "" if how.code == 0 else str(how)

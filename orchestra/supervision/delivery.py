@@ -1,7 +1,8 @@
 """What children write, on its way to the log file, the sinks and the bus.
 
 Sinks are awaited with every line, in order, so that a slow reader slows the child down and loses nothing; the
-bus never waits. Only at the end of a run are sinks given up that take nothing any more.
+bus never waits. Only at the end of a run are sinks given up that take nothing any more. Colours are removed
+here, once for all that read words: the tail, the log file, and what looks for symptoms.
 
 Not here: what the lines mean (`symptoms`), reading them (`child/lines`).
 """
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "ProcessOutput", "Sink"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
+See: TypeAlias = "Callable[[Sequence[str], str], object]"
 
 # Lines between two checkpoints: a millisecond's worth, so that no other task waits longer for its turn.
 _LINES_AT_A_TIME = 500
-# At the end, a sink that has taken nothing for so long is not waited for.
+# At the end, a sink that takes so long for one line is not waited for.
 _SINK_STALL_TIMEOUT = 5.0
 # Lines that are quoted of a process that did not come up: enough for the end of a Python traceback.
 _TAIL_LINES = 20
@@ -46,11 +48,11 @@ class Delivery:
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
         self._bus = bus
         self._sinks = tuple(sinks)
+        self._is_ending = False
         self._delivering: set[trio.CancelScope] = set()
-        self._delivered = 0
 
     def __repr__(self) -> str:
-        return f"<Delivery to {len(self._sinks)} sinks: {self._delivered} lines>"
+        return f"<Delivery to {len(self._sinks)} sinks: {len(self._delivering)} waiting>"
 
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Deliver lines of a process, in order."""
@@ -62,38 +64,34 @@ class Delivery:
                 self._delivering.add(scope)
                 try:
                     for text in lines[start : start + _LINES_AT_A_TIME]:
+                        if self._is_ending:
+                            scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
                         line = self._bus.stamp(OutputLine(process=process, stream=stream, text=text))
                         for sink in self._sinks:
                             await sink(line)
-                        self._delivered += 1
                         self._bus.publish(line)
                 finally:
                     self._delivering.discard(scope)
-
-    def pause(self, process: str, stream: StreamName, text: str) -> None:
-        """Publish the beginning of a line that has no end yet."""
-        self._bus.emit(OutputPaused(process=process, stream=stream, text=text))
-
-    async def give_up_stalled_sinks(self) -> None:
-        """At the end, wait for sinks only while they take something now and then; until cancelled."""
-        while True:
-            before = self._delivered
-            await trio.sleep(_SINK_STALL_TIMEOUT)
-            if self._delivering and self._delivered == before:
+            if scope.cancelled_caught:
                 self._sinks = ()
-                for scope in self._delivering:
-                    scope.cancel()
+
+    def expect_end(self) -> None:
+        """From now on, give the sinks up when a line has waited for them for too long."""
+        self._is_ending = True
+        for scope in self._delivering:
+            scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
 
 
 class ProcessOutput:
     """The output of one process of the plan, whichever child of it writes.
 
     Attributes:
-        tail: Its last lines, oldest first, without colours.
+        tail: The last lines of its newest child that has written one, oldest first, without colours.
     """
 
     def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._is_tail_old = False
         self._name = plan.name
         self._delivery = delivery
         self._bus = bus
@@ -104,14 +102,33 @@ class ProcessOutput:
     def __repr__(self) -> str:
         return f"<ProcessOutput of {self._name}>"
 
-    async def write(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
-        """Deliver what was written: whole lines, then perhaps the beginning of the next one."""
-        if lines:
-            self.tail.extend(without_colours(line) for line in lines[-_TAIL_LINES:])
-            await self._log(lines)
+    def begin_child(self) -> None:
+        """Begin the tail again with the next line; until then it says how the last child has ended."""
+        self._is_tail_old = True
+
+    async def write(
+        self, stream: StreamName, lines: Sequence[str], partial: str | None, *, see: See | None = None
+    ) -> None:
+        """Deliver what was written: whole lines, then perhaps the beginning of the next one.
+
+        Args:
+            stream: Where.
+            lines: The whole lines.
+            partial: The beginning of the next one.
+            see: Called with both, without colours, before they are delivered.
+        """
+        plain = [without_colours(line) for line in lines]
+        if see is not None:
+            see(plain, without_colours(partial or ""))
+        if plain:
+            if self._is_tail_old:
+                self.tail.clear()
+                self._is_tail_old = False
+            self.tail.extend(plain)
+            await self._log(plain)
             await self._delivery.deliver(self._name, stream, lines)
         if partial is not None:
-            self._delivery.pause(self._name, stream, partial)
+            self._bus.emit(OutputPaused(process=self._name, stream=stream, text=partial))
 
     def close(self) -> None:
         """Close the log file."""

@@ -10,22 +10,21 @@ Not here: states (`lifecycle`), a restart that stops the old child first (`worke
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.supervision.attempt import Attempt
-from orchestra.supervision.lifecycle import Broken, Ended, Ready, Reloading, TakenOver
+from orchestra.supervision.lifecycle import Broken, Ended, Gone, Late, Ready, Reloading, TakenOver
 from orchestra.supervision.symptoms import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import ProcessPlan
+    from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Handover"]
 
@@ -39,7 +38,7 @@ class Handover:
     Args:
         plan: The process's plan.
         run: The run that it belongs to.
-        on_output: Awaited with what its children write.
+        output: Takes what its children write.
         on_fact: Called with each fact about the current child, but its end.
 
     Attributes:
@@ -50,20 +49,17 @@ class Handover:
         self,
         plan: ProcessPlan,
         run: Run,
-        *,
-        on_output: OnOutput,
+        output: ProcessOutput,
         on_fact: Callable[[Fact], object],
     ) -> None:
         self.current: Attempt | None = None
         self._plan = plan
         self._run = run
-        self._on_output = on_output
+        self._output = output
         self._on_fact = on_fact
         self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
-        self._draining: set[trio.CancelScope] = set()
-        self._ended: trio.MemorySendChannel[Attempt]
         self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
@@ -86,51 +82,42 @@ class Handover:
 
     async def run(self) -> Ended | SpawnFailed:
         """Run the prepared child, and those that take over, until all have ended; return how the last did."""
-        self._ended, ended = trio.open_memory_channel[Attempt](inf)
+        assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
-            assert self.current is not None  # noqa: S101 - by `prepare`
             self._nursery.start_soon(self._live, self.current)
-            async for attempt in ended:
-                if attempt is self._successor:
-                    how = attempt.end
-                    self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
-                elif attempt is self.current and self._successor is not None:
-                    self.current, self._successor = self._successor, None
-                    self._on_fact(Reloading("the old one has ended before the new one was ready"))
-                elif attempt is self.current:
-                    break
+        return self.current.end
+
+    async def _live(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        finally:
+            self._living.discard(attempt)
+        if attempt is self._successor:
+            how = attempt.end
+            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
+        elif attempt is self.current and self._successor is not None:
+            self.current, self._successor = self._successor, None
+            self._on_fact(Reloading("the old one has ended before the new one was ready"))
+        elif attempt is self.current and self._living:
             # Those that it has replaced may hold the port that the next one wants.
-            self.stop_others()
-        return attempt.end
+            self._on_fact(Gone())
+            self._stop_others()
 
     def begin(self) -> None:
         """Spawn a successor of the current child. Does not wait."""
         if self.current not in self._living:
-            return  # it has just ended, and is started again when those that it has replaced have ended, too
+            return  # it has just ended, which is about to be told
         if self._successor is not None:
             self._successor.kill()  # what it runs is out of date already
         port = self._run.runtime.free_port(self._plan.port, besides=self.current.port)
         self._successor = self._new_attempt(port)
-        self._nursery.start_soon(self._bring_up, self._successor)
-
-    async def _bring_up(self, attempt: Attempt) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give_up_in_time, attempt)
-            await self._live(attempt)
-            nursery.cancel_scope.cancel()
-
-    async def _give_up_in_time(self, attempt: Attempt) -> None:
-        await trio.sleep(self._plan.ready_timeout)
-        if attempt is self._successor:
-            self._give_up(
-                attempt, f"it is not ready after {self._plan.ready_timeout:g} s: {attempt.missing()}"
-            )
+        self._nursery.start_soon(self._live, self._successor)
 
     def _give_up(self, attempt: Attempt, why: str) -> None:
         """Kill a successor that does not come up; the old child goes on."""
         self._successor = None
         attempt.kill()
-        explanation = attempt.explanation()
+        explanation = attempt.symptoms.explanation()
         why += f": {explanation}" if explanation else ""
         text = f"the new version does not come up: {why}; the old one goes on serving"
         hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""
@@ -141,14 +128,7 @@ class Handover:
         old, self.current, self._successor = self.current, attempt, None
         self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
         if old is not None:
-            self._nursery.start_soon(self._retire, old)
-
-    async def _retire(self, old: Attempt) -> None:
-        with trio.CancelScope() as scope:
-            self._draining.add(scope)
-            await self._run.drain(self._plan.name, _DRAIN_TIMEOUT)
-        self._draining.discard(scope)
-        old.stop()
+            old.retire(_DRAIN_TIMEOUT)
 
     def change_plan(self, plan: ProcessPlan) -> None:
         """Run the children by another plan of the process, those that live included."""
@@ -156,13 +136,17 @@ class Handover:
         for attempt in self._living:
             attempt.plan = plan
 
-    def stop_others(self) -> None:
+    def stop(self, *, drain: float) -> None:
+        """Stop all children, the current one when it is drained, after `drain` seconds at most."""
+        self._stop_others()
+        if self.current is not None:
+            self.current.retire(drain)
+
+    def _stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""
-        if self._successor is not None:
-            self._successor.stop()
-            self._successor = None
-        for scope in self._draining:
-            scope.cancel()
+        self._successor = None
+        for attempt in self._living - {self.current}:
+            attempt.stop()
 
     def kill(self) -> None:
         """Kill all children. Does not wait."""
@@ -176,18 +160,9 @@ class Handover:
             # The families of two children at once must not be taken for one.
             self._count += 1
             env["ORCHESTRA_CHILD"] = str(self._count)
-        attempt = Attempt(
-            self._plan, self._run, env=env, port=port, on_output=self._on_output, on_fact=self._learn
-        )
+        attempt = Attempt(self._plan, self._run, env=env, port=port, output=self._output, on_fact=self._learn)
         self._living.add(attempt)
         return attempt
-
-    async def _live(self, attempt: Attempt) -> None:
-        try:
-            await attempt.run()
-        finally:
-            self._living.discard(attempt)
-        self._ended.send_nowait(attempt)
 
     def _learn(self, attempt: Attempt, fact: Fact) -> None:
         if attempt is self.current:
@@ -198,5 +173,7 @@ class Handover:
                     self._take_over(attempt)
                 case Broken():
                     self._give_up(attempt, "it is broken")
+                case Late(text):
+                    self._give_up(attempt, f"it is {text}")
                 case _:
                     pass

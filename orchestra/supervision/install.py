@@ -21,7 +21,7 @@ from orchestra.supervision.runtime import Stoppable
 if TYPE_CHECKING:
     from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import Install, ProcessPlan
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Installation", "Installer"]
 
@@ -46,12 +46,11 @@ class Installation(Stoppable):
     """
 
     def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
-        super().__init__()
+        super().__init__(run)
         self.error = ""
         self.done = trio.Event()
         self._install = install
         self._plan = plan
-        self._run = run
         self._on_output = on_output
         self._waiting = 0
 
@@ -84,7 +83,6 @@ class Installation(Stoppable):
         had_packages = packages.exists()
         try:
             how = await self.run_child(
-                self._run,
                 install.argv,
                 cwd=install.folder,
                 env={**self._run.environment(plan, plan.port), "CI": "1"},  # managers ask nothing there

@@ -41,7 +41,9 @@ __all__ = [
     "DependenciesMet",
     "Ended",
     "Fact",
+    "Gone",
     "Installed",
+    "Late",
     "Life",
     "NoAnswer",
     "Order",
@@ -65,6 +67,7 @@ FIRST_BACK_OFF = 0.5
 LONGEST_BACK_OFF = 10.0
 STABLE_AFTER = 10.0
 
+_WAITS_FOR_OLD = "it has ended, and waits for the end of the one that it had replaced"
 _UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
@@ -121,6 +124,12 @@ class Ready(Struct, frozen=True):
     """All checks of its readiness have passed, or have passed again."""
 
 
+class Late(Struct, frozen=True):
+    """It is not ready after its `ready_timeout`; a sentence that says so, and what is missing."""
+
+    text: str
+
+
 class NoAnswer(Struct, frozen=True):
     """A ready child does not answer any more; with what is missing, in words."""
 
@@ -147,6 +156,10 @@ class TakenOver(Struct, frozen=True):
     """Another child has taken over, and is ready; after how many seconds."""
 
     ready_after: float
+
+
+class Gone(Struct, frozen=True):
+    """The child has ended, and those that it had replaced are still to end."""
 
 
 class Ended(Struct, frozen=True):
@@ -181,11 +194,13 @@ Fact: TypeAlias = (
     | Spawned
     | SpawnFailed
     | Ready
+    | Late
     | NoAnswer
     | Reloading
     | Broken
     | Stuck
     | TakenOver
+    | Gone
     | Ended
     | BackOffEnded
     | StopRequested
@@ -249,7 +264,7 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _requested(life, fact)
         case DependenciesMet() | Blocked() | Installed() | SpawnFailed() | BackOffEnded():
             return _before_spawn(life, fact)
-        case Spawned() | Ready() | NoAnswer() | Reloading() | Broken() | TakenOver():
+        case Spawned() | Ready() | Late() | NoAnswer() | Reloading() | Broken() | TakenOver() | Gone():
             return _while_alive(life, fact, now), None
         case Ended():
             return _ended(life, fact, now)
@@ -330,6 +345,8 @@ def _while_alive(life: Life, fact: Fact, now: float) -> Life:
             return replace(life, reason=reason)  # it was edited, and is broken in another way
         case TakenOver(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
             return _ready(replace(life, spawned_at=now - took, restarts=life.restarts + 1), took)
+        case Gone() if state in (State.READY, State.UNHEALTHY):
+            return _enter(replace(life, is_alive=False), State.STARTING, reason=_WAITS_FOR_OLD)
         case _:
             return life
 

@@ -13,7 +13,7 @@ Not here: the rule (`config/roles`), the question that a socket is asked (`inqui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -22,18 +22,20 @@ from orchestra.config.plan import UNDECIDED, Role, base_name
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.supervision.runtime import Run
-    from orchestra.supervision.worker import Worker
+    from orchestra.proxy.route import Side
+    from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]
 
 # A server that has several sockets opens them within this time: Vite's may not be the first.
 _SETTLE_TIME = 0.5
 
-Side = Literal["backend", "frontend"]
+
+class Tell(Protocol):
+    """Is told of an upstream that was left open, once it is decided; as `Proxy.decide`."""
+
+    def __call__(self, side: Side, upstream: UpstreamPlan, *, reason: str) -> object: ...
 
 
 class RunTimeRoles:
@@ -41,27 +43,24 @@ class RunTimeRoles:
 
     Args:
         plan: What is run.
-        workers: The workers of its processes.
-        tell: Called with each upstream when it is decided, and why.
+        run: Its run.
+        tell: Is told of each upstream.
     """
 
-    def __init__(
-        self, plan: Plan, workers: Iterable[Worker], tell: Callable[[Side, UpstreamPlan, str], object]
-    ) -> None:
+    def __init__(self, plan: Plan, run: Run, tell: Tell) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
-        self._workers = tuple(workers)
+        self._run = run
         self._tell = tell
 
     def __repr__(self) -> str:
         return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
 
-    async def ask_sockets(self, process: str, run: Run, *, leader: int, port: int | None) -> Address | None:
+    async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
         """Ask each new socket of a child, until one answers HTTP.
 
         Args:
             process: The child's process.
-            run: Scans and asks.
             leader: The pid of the child.
             port: What its ``PORT`` says.
 
@@ -70,12 +69,12 @@ class RunTimeRoles:
         """
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
-        newest_sockets = run.scanner.looking_at(leader)
+        newest_sockets = self._run.scanner.looking_at(leader)
         while self._is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
             for each in found:
                 if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                    asked[each] = await self._ask(each, run, leader)
+                    asked[each] = await self._ask(each, leader)
             now = trio.current_time()
             for seen in (Seen.VITE, Seen.HTTP):
                 answering = next((each for each in found if asked.get(each) is seen), None)
@@ -90,10 +89,10 @@ class RunTimeRoles:
                 self.see(process, Seen.SILENT)
         return None
 
-    async def _ask(self, socket: Address, run: Run, leader: int) -> Seen:
-        if NOT_HTTP & await run.runtime.programs(leader, socket.port):
+    async def _ask(self, socket: Address, leader: int) -> Seen:
+        if NOT_HTTP & await self._run.runtime.programs(leader, socket.port):
             return Seen.SILENT
-        return await run.runtime.identify(socket, may_be_vite=self._may_be_vite)
+        return await self._run.runtime.identify(socket, may_be_vite=self._may_be_vite)
 
     def _is_open(self, process: str) -> bool:
         return self._roles.of(base_name(process)) is Role.UNDECIDED
@@ -113,12 +112,13 @@ class RunTimeRoles:
         found = decide(facts)
         self._facts = facts.settled(found)
         self._roles = decide(self._facts)  # what is found is given now: fewer processes are asked
-        for worker in self._workers:
+        for worker in self._run.workers.values():
             role = self._roles.of(base_name(worker.life.plan.name))
             if worker.life.plan.role is Role.UNDECIDED and role is not Role.UNDECIDED:
                 worker.take_role(role)
         if found.frontend != before.frontend:
             reason = found.frontend_reason or "no process has answered /@vite/client"
-            self._tell("frontend", found.frontend, reason)
+            self._tell("frontend", found.frontend, reason=reason)
         if found.backend != before.backend:
-            self._tell("backend", found.backend, found.backend_reason or "no process has answered HTTP")
+            reason = found.backend_reason or "no process has answered HTTP"
+            self._tell("backend", found.backend, reason=reason)

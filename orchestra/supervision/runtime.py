@@ -1,60 +1,46 @@
-"""The collaborators of a run, and the state that its processes share.
+"""The collaborators of a run: everything that touches the system.
 
-`Runtime` holds everything that touches the system: spawning, the guardian, sockets, probes, random numbers,
-the time of day. Tests pass their own, and patch nothing. `Run` is one run; all its workers have the same one.
+That is spawning, the guardian, sockets, probes, random numbers, the time of day. Tests pass their own
+`Runtime`, and patch nothing.
 
 Not here: what any of it is used for.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
-from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from msgspec import Struct
-from trio.lowlevel import ParkingLot
 
 from orchestra.child import probe, sockets, table
-from orchestra.child.families import Families
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
-from orchestra.config.environment import PORT_VARIABLES
-from orchestra.supervision.delivery import Delivery
+from orchestra.events import utc_now
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
-    from orchestra.child.spawn import Child, Window
-    from orchestra.config.plan import ProcessPlan
+    from orchestra.child.spawn import Child
     from orchestra.config.roles import Seen
-    from orchestra.events import Bus, Exit
-    from orchestra.supervision.delivery import Sink
-    from orchestra.supervision.roles import RunTimeRoles
+    from orchestra.events import Exit
+    from orchestra.supervision.run import Run
 
-__all__ = ["BeforeStop", "Phase", "Run", "Runtime", "Stoppable"]
-
-BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
-
+__all__ = ["Phase", "Runtime", "Stoppable"]
 
 _T = TypeVar("_T")
 
 
 def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
     return lambda *args: trio.to_thread.run_sync(look, *args)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -88,7 +74,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     free_port: Callable[..., int] = sockets.another
     soft_nofile: int | None = None
     random: Callable[[], float] = random.random
-    now: Callable[[], datetime] = _now
+    now: Callable[[], datetime] = utc_now
 
 
 class Phase(Enum):
@@ -100,126 +86,22 @@ class Phase(Enum):
     OVER = "no process is left"
 
 
-class Run:
-    """What all processes of one run share.
-
-    Args:
-        runtime: Its collaborators.
-        bus: Where events go.
-        sinks: Awaited with every line of output.
-        window: The size of the terminals of the processes; without it they have pipes.
-        before_stop: Awaited with the name of a process before that is stopped.
-
-    Attributes:
-        id: The mark that all processes of the run carry in their environment.
-        phase: How far it is.
-        ending: Is set when the run is to end.
-        changes: Waits for the next change of a process, or the end of the run.
-        roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
-        nursery: In which the tasks of all processes run; there while the run runs.
-        guard: Tells the guardian about children; likewise.
-    """
-
-    nursery: trio.Nursery
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        bus: Bus,
-        *,
-        sinks: Iterable[Sink] = (),
-        window: Window | None = None,
-        before_stop: BeforeStop | None = None,
-    ) -> None:
-        self.id = secrets.token_hex(8)
-        self.runtime = runtime
-        self.bus = bus
-        self.window = window
-        self._families = Families()
-        self._screen: tuple[str | None, bytes] = None, b""
-        self.phase = Phase.NEW
-        self.ending = trio.Event()
-        self.changes = ParkingLot()
-        self.guard: Guard | None = None
-        self.roles: RunTimeRoles | None = None
-        self.delivery = Delivery(bus, sinks)
-        self.scanner = runtime.scanner()
-        self._before_stop = before_stop
-
-    def __repr__(self) -> str:
-        return f"<Run {self.id}: {self.phase.value}>"
-
-    async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
-        """Run a child to its end; the guardian knows of it while anything of it is left.
-
-        Args:
-            command: As for `child.spawn.run_child`.
-            **how: The other arguments of that, except what the run decides.
-        """
-        assert self.guard is not None  # noqa: S101 - there is one before there is a child
-        return await self.runtime.spawn(
-            command,
-            families=self._families,
-            guard=self.guard,
-            soft_nofile=self.runtime.soft_nofile,
-            **how,
-        )
-
-    def set_guard(self, guard: Guard) -> None:
-        """Take the guard of the run."""
-        self.guard = guard
-        guard.on_screen(*self._screen)
-
-    def on_screen(self, terminal: str | None, give_back: bytes) -> None:
-        """Tell the guardian which terminal shows the dashboard, if one does, and how to give it back."""
-        self._screen = terminal, give_back
-        if self.guard is not None:
-            self.guard.on_screen(terminal, give_back)
-
-    async def drain(self, process: str, limit: float) -> None:
-        """Drain a process: end the requests and streams that it serves, before it is stopped.
-
-        Args:
-            process: Its name.
-            limit: Seconds that this may take.
-        """
-        if self._before_stop is not None:
-            with trio.move_on_after(limit):
-                await self._before_stop(process)
-
-    def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
-        """Give the environment of a child whose ``PORT`` is `port`."""
-        env = {
-            **(os.environ if plan.env is None else plan.env),
-            **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
-            "ORCHESTRA_PROCESS": plan.name if "." in plan.name else f"{plan.name}.1",
-            "ORCHESTRA_RUN": self.id,
-        }
-        if port != plan.port:
-            env |= {name: str(port) for name in PORT_VARIABLES if env.get(name) == str(plan.port)}
-            env["PORT"] = str(port)
-        return env
-
-
 class Stoppable:
     """What runs a child, and may be told to end it before it has been spawned.
 
     Attributes:
         child: While there is one.
+        is_ending: Whether it was told to end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
         self.child: Child | None = None
-        self._orders: list[Callable[[Child], object]] = []
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether it was told to end."""
-        return bool(self._orders)
+        self.is_ending = False
+        self._is_killed = False
+        self._run = run
 
     async def run_child(
         self,
-        run: Run,
         command: str | Sequence[str],
         *,
         on_spawn: Callable[[Child], object] = lambda _: None,
@@ -229,24 +111,25 @@ class Stoppable:
 
         def spawned(child: Child) -> None:
             self.child = child
-            for order in self._orders:
-                order(child)
+            if self._is_killed:
+                child.kill()
+            elif self.is_ending:
+                child.stop()
             on_spawn(child)
 
         try:
-            return await run.spawn(command, on_spawn=spawned, **how)
+            return await self._run.spawn(command, on_spawn=spawned, **how)
         finally:
             self.child = None
 
     def stop(self) -> None:
         """Stop the child: its stop signal, and SIGKILL after the stop timeout. Does not wait."""
-        self._order(lambda child: child.stop())
+        self.is_ending = True
+        if self.child is not None:
+            self.child.stop()
 
     def kill(self) -> None:
         """Kill the child. Does not wait."""
-        self._order(lambda child: child.kill())
-
-    def _order(self, order: Callable[[Child], object]) -> None:
-        self._orders.append(order)
+        self.is_ending = self._is_killed = True
         if self.child is not None:
-            order(self.child)
+            self.child.kill()

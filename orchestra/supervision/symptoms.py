@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING
+
+from orchestra.supervision.lifecycle import Broken, Stuck
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["IN_USE", "Diagnosis", "Symptoms", "Traceback", "port_clash"]
+__all__ = ["IN_USE", "Symptoms", "Traceback", "port_clash"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
@@ -103,14 +104,6 @@ class Traceback:
             self._is_open = False
 
 
-class Diagnosis(Enum):
-    """Why a child that lives is not ready."""
-
-    COMING_UP = "it takes its time"
-    BROKEN = "its program is broken"
-    ABANDONED = "its server has ended without an error, and its reloader waits for a file to change"
-
-
 class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
@@ -169,20 +162,19 @@ class Symptoms:
         """The exception that it has ended with, if it has written nothing since."""
         return self._traceback.error
 
-    def diagnose(self, *, has_server: bool | None, was_announced: bool) -> Diagnosis:
-        """Say why a child that is silent is not ready.
+    def diagnose(self, *, has_server: bool | None, was_announced: bool) -> Broken | Stuck | None:
+        """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
 
         Args:
             has_server: Whether its reloader has a server process now; ``None`` if there is no known reloader.
             was_announced: Whether it comes up for the first time, or after a reload that it announced.
         """
         if not self.watches or has_server:
-            return Diagnosis.COMING_UP
-        if has_server is None:
-            return Diagnosis.BROKEN if self.error else Diagnosis.COMING_UP
-        if not was_announced and not self.error:
-            return Diagnosis.ABANDONED
-        return Diagnosis.BROKEN if self.error or self.explanation() else Diagnosis.COMING_UP
+            return None
+        if has_server is False and not was_announced and not self.error:
+            return Stuck()  # its reloader waits for a file to change
+        reason = self.error if has_server is None else self.error or self.explanation()
+        return Broken(reason) if reason else None
 
     def explanation(self) -> str:
         """Give the line that explains best why it did not come up; empty if there is none."""

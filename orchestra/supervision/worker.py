@@ -1,8 +1,8 @@
 """One process of the plan: the worker carries out what `lifecycle.step` orders, and reports every change.
 
 A restart, from top to bottom: `restart` tells the lifecycle of the request; a process that runs becomes
-`STOPPING`, and the order to stop drains the child and stops it (`_stop_child`). When nothing is left of it,
-`_run_child` tells the lifecycle of its end; the process becomes `WAITING`, its dependencies are looked at
+`STOPPING`, and the order to stop drains the child and stops it (`Attempt.retire`). When nothing is left of
+it, `_run_child` tells the lifecycle of its end; the process becomes `WAITING`, its dependencies are looked at
 (`look_at_dependencies`), and the order to spawn starts `_run_child` again. With `restart_mode = "overlap"`
 the order is to hand over instead (`handover`).
 
@@ -25,8 +25,8 @@ from orchestra.supervision.delivery import ProcessOutput
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
     BackOffEnded,
-    Blocked,
     Installed,
+    Late,
     Life,
     NoAnswer,
     Order,
@@ -40,13 +40,10 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.attempt import Attempt
-    from orchestra.supervision.install import Installation, Installer
+    from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
-    from orchestra.supervision.runtime import Run
+    from orchestra.supervision.run import Run
 
 __all__ = ["Worker"]
 
@@ -68,9 +65,6 @@ class Worker:
     Args:
         plan: The process's plan.
         run: The run that it belongs to.
-        installer: Installs packages.
-        others: All workers of the run, by name.
-        on_change: Called with the worker after each change, and with the state before it.
 
     Attributes:
         life: All that is known of it.
@@ -79,22 +73,12 @@ class Worker:
         dependents: The workers that wait for it.
     """
 
-    def __init__(
-        self,
-        plan: ProcessPlan,
-        run: Run,
-        installer: Installer,
-        others: Mapping[str, Worker],
-        on_change: Callable[[Worker, State], object],
-    ) -> None:
+    def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = Life(plan=plan)
         self.output = ProcessOutput(plan, run.delivery, run.bus)
         self.dependents: list[Worker] = []
         self._run = run
-        self._installer = installer
-        self._others = others
-        self._on_change = on_change
-        self._handover = Handover(plan, run, on_output=self.output.write, on_fact=self._learn)
+        self._handover = Handover(plan, run, output=self.output, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
@@ -108,14 +92,18 @@ class Worker:
         self.tell(StopRequested(reason))
 
     def start(self) -> None:
-        """Start the process again if it has ended. Does not wait."""
-        if self._run.phase is Phase.RUNNING:
-            self.tell(StartRequested())
+        """Start the process again if it has ended; `StartError` if the run is over. Does not wait."""
+        self._request(StartRequested())
 
     def restart(self) -> None:
-        """Stop the process if it runs, and start it again. Does not wait."""
+        """Stop the process if it runs, and start it again; likewise."""
+        self._request(RestartRequested())
+
+    def _request(self, fact: StartRequested | RestartRequested) -> None:
+        if self._run.phase is Phase.OVER:
+            raise StartError(self.life.plan.name, "cannot be started: the run is over")
         if self._run.phase is Phase.RUNNING:
-            self.tell(RestartRequested())
+            self.tell(fact)
 
     def signal(self, number: int) -> None:
         """Send a signal to the group of the current child, if there is one."""
@@ -131,12 +119,8 @@ class Worker:
     def look_at_dependencies(self) -> None:
         """Start the process, if it waits and its dependencies let it; else say what it waits for."""
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
-            fact = dependency_fact(
-                self.life.plan.depends_on,
-                {each.name: self._others[each.name].life for each in self.life.plan.depends_on},
-            )
-            if fact != Blocked(self.life.reason, self.life.is_blocked):
-                self.tell(fact)
+            needed, workers = self.life.plan.depends_on, self._run.workers
+            self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
 
     def take_role(self, role: Role) -> None:
         """Give the process the role that it was found to have.
@@ -160,8 +144,7 @@ class Worker:
         event = self._describe(before)
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
-            self._on_change(self, before)
-            self._run.changes.unpark_all()
+            self._run.changed(self, before)
             self.look_at_dependencies()
             for each in self.dependents:
                 each.look_at_dependencies()
@@ -171,7 +154,7 @@ class Worker:
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
-                job = self._installer.join(self.life.plan, self.output.write)
+                job = self._run.installer.join(self.life.plan, self.output.write)
                 nursery.start_soon(self._install, job, self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
@@ -184,7 +167,7 @@ class Worker:
                 nursery.start_soon(self._back_off, self._pause)
             case Order.STOP:
                 self._pause.cancel()
-                self._stop_child()
+                self._handover.stop(drain=_DRAIN_TIMEOUT)
             case _:
                 assert_never(order)
 
@@ -208,18 +191,6 @@ class Worker:
             self.tell(StopRequested())  # it has ended before its turn, and is not started again
         self.tell(fact)
 
-    def _stop_child(self) -> None:
-        self._handover.stop_others()
-        attempt = self._handover.current
-        if attempt is not None and attempt.child is not None:
-            self._run.nursery.start_soon(self._drain_and_stop, attempt)
-        elif attempt is not None:
-            attempt.stop()
-
-    async def _drain_and_stop(self, attempt: Attempt) -> None:
-        await self._run.drain(self.life.plan.name, _DRAIN_TIMEOUT)
-        attempt.stop()
-
     def _learn(self, fact: Fact) -> None:
         """Take account of what the current child reports."""
         attempt, plan = self._handover.current, self.life.plan
@@ -227,22 +198,22 @@ class Worker:
             return
         self.tell(fact)
         match fact:
+            case Late(text) if plan.is_awaited:
+                self._run.bus.notice("not-ready", text, process=plan.name)
             case NoAnswer() if plan.restart_unhealthy:
                 self.restart()
             case Stuck() if attempt is not None and self.life.starts_after_stop:
                 text = "its own reload does not end, or has not brought up a new server: it is restarted"
                 self._run.bus.notice("reload-stuck", text, process=plan.name)
-                self._run.nursery.start_soon(attempt.kill_after, _STUCK_STOP_TIMEOUT)
+                attempt.kill_after(_STUCK_STOP_TIMEOUT)
             case _:
                 pass
 
     # --- What can be asked ---
 
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so, looking at each change of a process; or until the run is over."""
-        while not is_so() and self._run.phase is not Phase.OVER:
-            await self._run.changes.park()
-        await trio.lowlevel.checkpoint()
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs, and nothing is going to start it again by itself."""
+        return self.life.state.is_ended
 
     def is_up(self) -> bool:
         """Whether it is as far as it gets.
@@ -265,7 +236,7 @@ class Worker:
         if self.life.state is State.WAITING:
             return self.life.reason
         attempt = self._handover.current
-        missing = attempt.missing() if attempt is not None else ""
+        missing = attempt.readiness.in_words() if attempt is not None else ""
         return f"it {self.life.state.predicate}" + (f", {missing}" if missing else "")
 
     def _describe(self, previous: State) -> StateChanged:

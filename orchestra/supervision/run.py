@@ -1,0 +1,316 @@
+"""One run: its processes, started in the order of the plan, stopped in the order of their dependencies.
+
+The run is over when nothing runs and nothing is going to: then those that are blocked by a failed dependency
+are stopped, too. It is to end earlier when the process that `exit_on` names has ended. To stop is to stop
+level by level: a process goes before those that it depends on. One that takes too long does not keep the
+others waiting: then the rest is stopped together.
+
+Not here: what one process does (`worker`), what touches the system (`runtime`), the proxy.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from orchestra.child.families import Families
+from orchestra.config.checks import FORMS, parse_checks
+from orchestra.config.environment import PORT_VARIABLES
+from orchestra.config.plan import Condition
+from orchestra.config.roles import Seen
+from orchestra.config.select import find_cycle, stop_levels
+from orchestra.errors import ConfigError, StartError
+from orchestra.events import State
+from orchestra.supervision.delivery import Delivery
+from orchestra.supervision.install import Installer
+from orchestra.supervision.lifecycle import culprit
+from orchestra.supervision.runtime import Phase
+from orchestra.supervision.symptoms import port_clash
+from orchestra.supervision.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from orchestra.child.guard import Guard
+    from orchestra.child.spawn import Window
+    from orchestra.config.plan import Plan, ProcessPlan
+    from orchestra.events import Bus, Exit
+    from orchestra.supervision.delivery import Sink
+    from orchestra.supervision.lifecycle import Life
+    from orchestra.supervision.roles import RunTimeRoles
+    from orchestra.supervision.runtime import Runtime
+
+__all__ = ["BeforeStop", "Run"]
+
+BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
+
+
+class Run:
+    """All processes of a plan, and what they share.
+
+    Args:
+        plan: What to run.
+        runtime: Its collaborators.
+        bus: Where events go.
+        sinks: Awaited with every line of output.
+        window: The size of the terminals of the processes; without it they have pipes.
+        is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
+            it can be started again; ``"always"``: until it is stopped.
+
+    Raises:
+        ConfigError: The plan cannot work.
+
+    Attributes:
+        id: The mark that all processes of the run carry in their environment.
+        workers: One for each process, by name, in the order of the plan.
+        longest_stop: The longest stop timeout of a process.
+        phase: How far it is.
+        ending: Is set when the run is to end.
+        url: The one address, once it is bound; ``None`` without a proxy.
+        before_stop: Awaited with the name of a process before that is stopped, so that the requests and
+            streams that it serves come to an end.
+        roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
+        nursery: In which the tasks of all processes run; there while the run runs.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self,
+        plan: Plan,
+        runtime: Runtime,
+        bus: Bus,
+        *,
+        sinks: Iterable[Sink] = (),
+        window: Window | None = None,
+        is_kept_open: bool | Literal["always"] = False,
+    ) -> None:
+        depends_on = _checked_dependencies(plan)
+        self.id = secrets.token_hex(8)
+        self.runtime = runtime
+        self.bus = bus
+        self.window = window
+        self.delivery = Delivery(bus, sinks)
+        self.scanner = runtime.scanner()
+        self.installer = Installer(self)
+        self.phase = Phase.NEW
+        self.ending = trio.Event()
+        self.url: str | None = None
+        self.before_stop: BeforeStop | None = None
+        self.roles: RunTimeRoles | None = None
+        self._families = Families()
+        self._guard: Guard | None = None
+        self._screen: tuple[str | None, bytes] = None, b""
+        self._changes = ParkingLot()
+        self._exit_on = plan.exit_on
+        self._is_kept_open = is_kept_open
+        self._levels = stop_levels(depends_on)
+        self.longest_stop = max((each.stop_timeout for each in plan.processes), default=0.0)
+        self.workers = {each.name: Worker(each, self) for each in plan.processes}
+        for name, others in depends_on.items():
+            for other in others:
+                self.workers[other].dependents.append(self.workers[name])
+        self._active = set(self.workers)
+        self._ended: dict[str, Life] = {}
+        self._clashing: set[str] = set()
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{name} {each.life.state.value}" for name, each in self.workers.items())
+        return f"<Run {self.id}, {self.phase.value}: {states or 'none'}>"
+
+    # --- From start to stop ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all processes until the run is over."""
+        try:
+            async with self.runtime.guard(self.id) as self._guard, trio.open_nursery() as self.nursery:
+                self._guard.on_screen(*self._screen)
+                for worker in self.workers.values():
+                    worker.look_at_dependencies()
+                self._end_if_over()
+                task_status.started()
+                await self.until()
+        finally:
+            self._end()
+            for worker in self.workers.values():
+                worker.output.close()
+
+    async def stop(self) -> None:
+        """Stop all processes, in order, and wait until none is left."""
+        if self.phase is Phase.RUNNING:
+            self.phase = Phase.STOPPING
+            self.delivery.expect_end()
+            await self._stop_in_order()
+        await self.until()
+
+    async def _stop_in_order(self) -> None:
+        for worker in self.workers.values():
+            if not worker.life.is_alive or worker.life.state is State.STOPPING:
+                worker.stop()
+        with trio.move_on_after(self.longest_stop):
+            for names in self._levels:
+                level = [self.workers[name] for name in names]
+                for worker in level:
+                    worker.stop()
+                with trio.move_on_after(max(each.life.plan.stop_timeout for each in level)) as limit:
+                    for worker in level:
+                        await self.until(worker.has_ended)
+                if limit.cancelled_caught:
+                    break
+        for worker in self.workers.values():
+            worker.stop()
+        self._end_if_over()
+
+    def kill(self) -> None:
+        """Kill everything, and start nothing any more. Does not wait."""
+        for worker in self.workers.values():
+            worker.kill()
+        self.installer.kill()
+
+    def changed(self, worker: Worker, before: State) -> None:
+        """Take account of the change of one process, in constant time, and wake all that wait."""
+        life, name = worker.life, worker.life.plan.name
+        if life.state is not before:
+            self._ended.pop(name, None)
+            if life.state in (State.COMPLETED, State.FAILED):
+                self._ended[name] = life
+                if culprit(self._exit_on, self.ended) is not None:
+                    self.ending.set()
+            self._explain_clash(worker)
+        if self.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
+            self.roles.see(name, Seen.SILENT)
+        if life.is_settled:
+            self._active.discard(name)
+            self._end_if_over()
+        else:
+            self._active.add(name)
+        self._changes.unpark_all()
+
+    def _explain_clash(self, worker: Worker) -> None:
+        """Say it, once, when a process has ended because a port is taken."""
+        life, name = worker.life, worker.life.plan.name
+        if life.state not in (State.BACKING_OFF, State.FAILED) or name in self._clashing:
+            return
+        if clash := port_clash(worker.output.tail, own=self.url, planned=life.plan.port):
+            self._clashing.add(name)
+            self.bus.notice("port-clash", clash[0], hint=clash[1], process=name)
+
+    def _end_if_over(self) -> None:
+        """End the run if nothing runs any more and nothing is going to."""
+        phase = self.phase
+        if self._active or phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
+            return
+        self._end()
+        for worker in self.workers.values():
+            worker.stop(worker.life.reason)
+
+    def _is_to_go_on(self) -> bool:
+        if self._is_kept_open == "always":
+            return True
+        failed = (each.life.state in (State.FAILED, State.WAITING) for each in self.workers.values())
+        return self._is_kept_open and any(failed)
+
+    def _end(self) -> None:
+        """Note that no process is left, and wake all that wait."""
+        self.phase = Phase.OVER
+        self.ending.set()
+        self._changes.unpark_all()
+
+    # --- What can be asked ---
+
+    @property
+    def ended(self) -> Sequence[Life]:
+        """The lives of the processes that have ended by themselves, for good, in that order."""
+        return tuple(self._ended.values())
+
+    async def until(self, is_so: Callable[[], bool] = lambda: False) -> None:
+        """Wait until something is so, looking at each change of a process; or until the run is over."""
+        while not is_so() and self.phase is not Phase.OVER:
+            await self._changes.park()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
+        workers = [self.workers[name] for name in (self.workers if names is None else names)]
+
+        def late() -> list[Worker]:
+            # All are looked at: one that takes its time must not hide one that has failed.
+            return [each for each in workers if not each.is_up()]
+
+        with trio.move_on_after(timeout) as limit:
+            await self.until(lambda: not late())
+        if limit.cancelled_caught and (worker := next(iter(late()), None)):
+            text = f"is not ready after {timeout:g} s: {worker.missing()}"
+            raise StartError(worker.life.plan.name, text, tail=worker.output.tail)
+
+    # --- What processes need ---
+
+    async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
+        """Run a child to its end; the guardian knows of it while anything of it is left.
+
+        Args:
+            command: As for `child.spawn.run_child`.
+            **how: The other arguments of that, except what the run decides.
+        """
+        assert self._guard is not None  # noqa: S101 - there is one before there is a child
+        return await self.runtime.spawn(
+            command,
+            families=self._families,
+            guard=self._guard,
+            soft_nofile=self.runtime.soft_nofile,
+            **how,
+        )
+
+    def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
+        """Tell the guardian which terminal shows the dashboard, to be given back if we are killed.
+
+        Args:
+            terminal: Its device; ``None``: none does any more.
+            give_back: What shows that terminal's own screen again when it is written there.
+        """
+        self._screen = terminal, give_back
+        if self._guard is not None:
+            self._guard.on_screen(terminal, give_back)
+
+    def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
+        """Give the environment of a child whose ``PORT`` is `port`."""
+        env = {
+            **(os.environ if plan.env is None else plan.env),
+            **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
+            "ORCHESTRA_PROCESS": plan.name if "." in plan.name else f"{plan.name}.1",
+            "ORCHESTRA_RUN": self.id,
+        }
+        if port != plan.port:
+            env |= {name: str(port) for name in PORT_VARIABLES if env.get(name) == str(plan.port)}
+            env["PORT"] = str(port)
+        return env
+
+
+def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
+    """Say which process depends on which, by name; refuse what cannot work."""
+    by_name = {each.name: each for each in plan.processes}
+    if len(by_name) < len(plan.processes):
+        raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")
+    depends_on = {each.name: [other.name for other in each.depends_on] for each in plan.processes}
+    if found := find_cycle(depends_on):
+        raise ConfigError(f"dependency cycle: {' -> '.join(found)}", hint="Take one of them out.")
+    for each in plan.processes:
+        try:
+            parse_checks(each.ready)
+        except ValueError as exc:
+            raise ConfigError(f"{each.name}: ready: {exc}", hint=f"It can be {FORMS}.") from exc
+        for dependency in each.depends_on:
+            other = by_name.get(dependency.name)
+            if other is None:
+                hint = f"There are {', '.join(by_name)}."
+                text = f"{each.name} depends on {dependency.name}, which is not a process of the plan"
+                raise ConfigError(text, hint=hint)
+            if dependency.condition is Condition.READY and other.ready is None:
+                text = f"{each.name} waits for {other.name} to be ready, which has no readiness check"
+                hint = "Give it a check, or wait for it to be started: Condition.STARTED."
+                raise ConfigError(text, hint=hint)
+    return depends_on
