@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import html
 import json
+from functools import cache
 from http import HTTPStatus
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -25,30 +28,6 @@ if TYPE_CHECKING:
     from orchestra.proxy.head import Headers, RequestHead
 
 __all__ = ["Message", "explain", "own", "refusal", "refuse", "render"]
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-{refresh}<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 12vh auto; padding: 0 1.5rem }}
-h1 {{ font-size: 1.4rem; font-weight: 600 }}
-pre {{ font: 13px/1.5 ui-monospace, monospace; padding: 1rem; overflow: auto; white-space: pre-wrap;
-      background: color-mix(in srgb, currentColor 8%, transparent); border-radius: 6px }}
-footer {{ opacity: .6; font-size: .85rem }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{text}</p>
-{hint}{tail}<footer>{status} {phrase} &middot; orchestra{again}</footer>
-</body>
-</html>
-"""
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -139,9 +118,14 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
     return response, b"" if head is not None and head.method == b"HEAD" else content
 
 
+@cache
+def _template() -> Template:
+    return Template(Path(__file__).with_name("page.html").read_text("utf-8"))
+
+
 def _page(message: Message, *, looks_again: bool) -> str:
     hint, tail = html.escape(message.hint), html.escape("\n".join(message.tail))
-    return _PAGE.format(
+    return _template().substitute(
         refresh='<meta http-equiv="refresh" content="1">\n' if looks_again else "",
         again=" &middot; this page looks again each second" if looks_again else "",
         title=html.escape(message.title),

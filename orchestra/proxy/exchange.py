@@ -2,7 +2,7 @@
 
 Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
 concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
-hand, and the client takes what it gets. `begin` and `advance` carry out such steps whenever bytes arrive.
+hand, and the client takes what it gets. `advance` carries out such steps whenever bytes arrive.
 What may have to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies
 stream: what has arrived is sent before more is awaited, and a send that waits is all the flow control there
 is. Only a request whose body is still on its way needs a second task.
