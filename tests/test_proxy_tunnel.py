@@ -346,6 +346,37 @@ async def test_sockets_are_told_1012_when_their_process_is_stopped(
         assert (await on.closed()).code == 1012
 
 
+@pytest.mark.parametrize("way", ["stop", "close"])
+async def test_streams_that_open_too_late_end_at_once(
+    way: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        client, listener = on.client(), on.client()
+        await client.says(upgrade())
+        backend = await on.backend()
+        await backend.hears_head()
+        await listener.says(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        events = await on.backend()
+        await events.hears_head()
+        if way == "stop":
+            on.reports("api", State.STOPPING)
+        with trio.fail_after(1):
+            async with trio.open_nursery() as nursery:
+                if way == "stop":
+                    nursery.start_soon(on.proxy.before_stop, "api")
+                else:
+                    nursery.start_soon(on.proxy.close)
+                await trio.testing.wait_all_tasks_blocked()
+                await events.says(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+                assert b"data: 1" in await listener.hears_until(b"0\r\n\r\n")
+                await backend.says(ACCEPTED + b"\r\n")
+                await client.hears_head()
+                code = close_code(await client.hears_end())
+                client.leaves()
+                backend.leaves()
+        assert code == (1012 if way == "stop" else 1001)
+
+
 async def test_before_stop_returns_when_the_streams_are_gone(autojump_clock: trio.testing.MockClock) -> None:
     async with stage() as on:
         client, backend = await a_tunnel(on)

@@ -242,6 +242,7 @@ class Exchange:
             record.finished()
         self._is_written = True
         self._websocket = websocket.Tunnel(client, reply.connection)
+        self._end_if_late(reply)
         await self._websocket.run(record, kind)
 
     # --- Its end ---
@@ -262,6 +263,13 @@ class Exchange:
             self._websocket.end_early(code)
         elif self._record.kind is not None:
             self.end_early()
+
+    def _end_if_late(self, reply: Reply) -> None:
+        """It has become a stream: end it if all others have been told to end meanwhile."""
+        if self._shared.is_closing:
+            self.end_stream(websocket.GOING_AWAY)
+        elif reply.upstream.is_stale(reply.connection):
+            self.end_stream(websocket.SERVICE_RESTART)
 
     def _end(self) -> None:
         """It is over: report it, and give back what it has taken."""
@@ -292,6 +300,7 @@ class Exchange:
             self._asker.release(reply)
         elif head.media_type == b"text/event-stream" and self._head.method == b"GET":
             record.stream_opened("event-stream")
+            self._end_if_late(reply)
         out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
         self._client.write(out + reply.read)
 
