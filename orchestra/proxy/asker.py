@@ -246,6 +246,13 @@ class Asker:
             else:
                 reply.connection.close()
 
+    def set_aside(self, *, keep: bool) -> Kept:
+        """Make room for another answer: keep this one, if there is one, or forget it."""
+        if keep and self.reply is not None:
+            return self.keep(self.reply)
+        self.discard()
+        return Kept.DONE
+
     def keep(self, reply: Reply) -> Kept:
         """Make room for another answer, and keep this one."""
         body = reply.body

@@ -111,35 +111,26 @@ class Exchange:
 
     def _follow_route(self) -> Progress:
         """Carry out the next step, unless the answer to the last one is still to come."""
-        asker, shared = self._asker, self._shared
+        asker = self._asker
         if self._step is None:
-            self._step = answers.refusal(self._head, shared.plan.allowed_hosts) or self._route.begin(
-                shared.backend.gate.availability, shared.frontend.gate.availability
-            )
+            self._step = _first_step(self._head, self._route, self._shared)
         elif isinstance(self._step, Ask) and asker.is_asked:
             outcome = asker.hear()
             if outcome is None:
                 return self._progress()
             self._step = self._route.next(outcome)
-        match self._step:
-            case Ask(side, keeps_answer):
-                kept = asker.keep(asker.reply) if asker.reply and keeps_answer else Kept.DONE
-                if kept is Kept.NOT_YET:
-                    return Progress.WAITING
-                if kept is not Kept.DONE:
-                    self._step = Answer(kept.value, is_kept=True)
-                    return self._follow_route()
-                asker.discard()
-                is_asked = asker.ask_now(shared.upstream(side))
-                return Progress.WAITING if is_asked else Progress.STUCK
-            case Answer(reason, is_kept):
-                if is_kept:
-                    asker.discard()
-                self._open(reason, asker.kept if is_kept else asker.reply)
+        step = self._step
+        if isinstance(step, Ask):
+            return self._ask(step)
+        # To match a class takes a microsecond.
+        if isinstance(step, Answer):
+            self._open(step)
+            return self._progress()
+        match step:
             case Fail(error):
                 self._explain(error)
             case Message():
-                self._say(self._step)
+                self._say(step)
             case Signal.SAY_OWN:
                 self._record.reason = "orchestra's own path"
                 self._say(answers.own(self._head))
@@ -148,8 +139,19 @@ class Exchange:
             case Signal.WAIT | Signal.UPGRADE:
                 return Progress.STUCK
             case _:
-                assert_never(self._step)
+                assert_never(step)
         return self._progress()
+
+    def _ask(self, step: Ask) -> Progress:
+        asker = self._asker
+        kept = asker.set_aside(keep=step.keeps_answer)
+        if kept is Kept.NOT_YET:
+            return Progress.WAITING
+        if kept is not Kept.DONE:
+            self._step = Answer(kept.value, is_kept=True)
+            return self._follow_route()
+        is_asked = asker.ask_now(self._shared.upstream(step.side))
+        return Progress.WAITING if is_asked else Progress.STUCK
 
     # --- What may have to wait ---
 
@@ -204,26 +206,24 @@ class Exchange:
             except UpstreamError as exc:
                 self._fault = exc
         elif step is Signal.WAIT:
-            backend, frontend = shared.backend.gate, shared.frontend.gate
-            await backend.wait_change(self._record)
+            await shared.backend.gate.wait_change(self._record)
             may_wait = self._record.held < shared.plan.hold
-            self._step = self._route.begin(backend.availability, frontend.availability, may_wait=may_wait)
+            self._step = _first_step(self._head, self._route, shared, may_wait=may_wait)
         elif step is Signal.UPGRADE:
             await self._upgrade()
 
     async def _upgrade(self) -> None:
         """Open a WebSocket, or say why not."""
-        asker, shared = self._asker, self._shared
-        route = websocket.admit(self._head, self._peer, shared)
+        route = websocket.admit(self._head, self._peer, self._shared)
         if isinstance(route, Message):
             self._step = route
             return
         self._record.reason = route.reason
-        upstream = shared.upstream(route.side)
+        upstream = self._shared.upstream(route.side)
         try:
             if route.is_ping and upstream.gate.availability is not Availability.READY:
                 raise upstream.gate.unavailable()
-            reply = await asker.shake_hands(upstream)
+            reply = await self._asker.shake_hands(upstream)
         except UpstreamError as exc:
             self._step = Signal.RESET if route.is_ping else Fail(exc)
             return
@@ -238,8 +238,7 @@ class Exchange:
         client.transport.on_hangup(None)
         await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
         record.answered(101)
-        if record.is_due:
-            record.finished()
+        record.finished()
         self._is_written = True
         self._websocket = websocket.Tunnel(client, reply.connection)
         self._end_if_late(reply)
@@ -280,19 +279,21 @@ class Exchange:
             if reply.body.is_complete:
                 asker.release(reply)
         asker.close()
-        if self._record.is_due:
-            self._record.finished()
+        self._record.finished()
         if self._record.kind is not None:
             self._record.stream_closed(bytes_in=self._client.body.size, bytes_out=self._record.bytes_out)
 
     # --- Answering ---
 
-    def _open(self, reason: str, reply: Reply | None) -> None:
+    def _open(self, step: Answer) -> None:
         """Begin an answer: write its head, and what is here of its body."""
+        if step.is_kept:
+            self._asker.discard()
+        reply = self._asker.kept if step.is_kept else self._asker.reply
         assert reply is not None  # noqa: S101 - the route has judged it
         record, head, body = self._record, reply.head, reply.body
         self._answering, self._is_written = reply, body.is_complete
-        record.reason, record.upstream = reason, reply.upstream.gate.side
+        record.reason, record.upstream = step.reason, reply.upstream.gate.side
         record.answered(head.status)
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         if body.is_complete:
@@ -352,3 +353,9 @@ class Exchange:
         self._record.outcome = outcome
         self.is_last = self._is_written = True
         self._client.abort()
+
+
+def _first_step(head: RequestHead, route: Route, shared: Shared, *, may_wait: bool = True) -> Step | Message:
+    backend, frontend = shared.backend.gate.availability, shared.frontend.gate.availability
+    refusal = answers.refusal(head, shared.plan.allowed_hosts)
+    return refusal or route.begin(backend, frontend, may_wait=may_wait)

@@ -89,6 +89,8 @@ class Record:
 
     def finished(self) -> None:
         """The exchange is over, or has become a WebSocket."""
+        if not self.is_due:
+            return
         self.is_due = False
         self._tell(
             RequestFinished,
