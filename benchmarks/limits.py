@@ -160,7 +160,7 @@ async def download(address: Address, size: int, *, is_chunked: bool) -> None:
 # --- clients that leave in the middle ---
 
 _Visit: TypeAlias = "Callable[[_Client], Awaitable[None]]"
-_DEPARTURES: tuple[_Visit, ...] = (_Client.resets, _Client.closes, _Client.ends)
+_WAYS_TO_LEAVE: tuple[_Visit, ...] = (_Client.resets, _Client.closes, _Client.ends)
 
 
 async def _half_a_head(client: _Client) -> None:
@@ -255,14 +255,14 @@ KINDS: dict[str, tuple[_Visit, ...]] = {
 async def abort(address: Address, kind: str, count: int) -> None:
     """Have `count` clients come, some at a time, each of which leaves at the next point in the next way."""
     # All pairs of a point and a way, over and over.
-    pairs = cycle([(visit, departure) for departure in _DEPARTURES for visit in KINDS[kind]])
+    pairs = cycle([(visit, way_to_leave) for way_to_leave in _WAYS_TO_LEAVE for visit in KINDS[kind]])
     rest = iter([next(pairs) for _ in range(count)])
 
     async def one_after_the_other() -> None:
-        for visit, departure in rest:
+        for visit, way_to_leave in rest:
             async with _connected(address) as client:
                 await visit(client)
-                await departure(client)
+                await way_to_leave(client)
 
     with trio.fail_after(PATIENCE + count * SLOWEST_VISIT):
         async with trio.open_nursery() as nursery:
