@@ -247,7 +247,8 @@ def test_an_instance_stands_in_for_another(project: Path) -> None:
     with Run("-m", "api=2,other=0", "--listen", "127.0.0.1:0", cwd=project, env=ACTIVATED) as run:
         run.state("vite", "ready")
         ports = [run.state(name, "ready")["port"] for name in ("api.1", "api.2")]
-        assert ports[1] == ports[0] + 1
+        # The next one that is free: something else on this machine may have the very next.
+        assert ports[0] < ports[1] < ports[0] + 10
         seen = {json.loads(get(run.url + "/api/hello").text)["hello"] for _ in range(6)}
         assert seen == {"api.1"}  # the first that is ready
         os.killpg(run.state("api.1", "ready")["pid"], signal.SIGKILL)
