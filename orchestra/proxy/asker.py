@@ -125,14 +125,11 @@ class Asker:
             if upload is not None:
                 upload.go_on(connection)
 
+    def _may_repeat(self) -> bool:
+        return self._head.method in _IDEMPOTENT and (self.upload is None or self.upload.can_begin)
+
     def _may_reuse(self) -> bool:
-        upload = self.upload
-        return (
-            not self.is_upgrade
-            and self._head.method in _IDEMPOTENT
-            and self._client.body.is_complete
-            and (upload is None or upload.can_begin)
-        )
+        return not self.is_upgrade and self._client.body.is_complete and self._may_repeat()
 
     def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
         self._upstream, self.connection = upstream, connection
@@ -173,14 +170,13 @@ class Asker:
         been closing), and once over a fresh one. A request that is not idempotent is never sent over a
         connection that has been idle.
         """
-        upstream, connection, upload = self._upstream, self.connection, self.upload
+        upstream, connection = self._upstream, self.connection
         self.close()
         if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
             raise fault
-        if upload is not None:
-            upload.stop()
-        can_begin = upload is None or upload.can_begin
-        if self._head.method not in _IDEMPOTENT or fault.has_begun or not can_begin:
+        if self.upload is not None:
+            self.upload.stop()
+        if fault.has_begun or not self._may_repeat():
             raise fault
         if connection.is_reused and not upstream.is_stale(connection):
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
@@ -249,12 +245,11 @@ class Asker:
     def set_aside(self, *, keep: bool) -> Kept:
         """Make room for another answer: keep this one, if there is one, or forget it."""
         if keep and self.reply is not None:
-            return self.keep(self.reply)
+            return self._keep(self.reply)
         self.discard()
         return Kept.DONE
 
-    def keep(self, reply: Reply) -> Kept:
-        """Make room for another answer, and keep this one."""
+    def _keep(self, reply: Reply) -> Kept:
         body = reply.body
         while body.size <= KEPT_404 and not body.is_complete:
             piece = reply.connection.take_more()

@@ -269,6 +269,9 @@ class UpstreamConnection(_Connection):
         when = "in the middle of its answer" if has_begun else "without an answer"
         return UpstreamGone(f"{self.endpoint.name} closed the connection {when}", has_begun=has_begun)
 
+    def _bad(self, fault: BadMessage) -> BadResponse:
+        return BadResponse(f"{self.endpoint.name}: bad answer: {fault}")
+
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
         self.since = now
@@ -289,7 +292,7 @@ class UpstreamConnection(_Connection):
             self._has_begun = True
             head = self._reader.response(raw)
         except BadMessage as exc:
-            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
+            raise self._bad(exc) from exc
         if head.status >= 200:
             self.body = answer_body(head, request)
             # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
@@ -306,7 +309,7 @@ class UpstreamConnection(_Connection):
         try:
             return super().take()
         except BadMessage as exc:
-            raise BadResponse(f"{self.endpoint.name}: bad answer: {exc}") from exc
+            raise self._bad(exc) from exc
 
     def _end(self) -> bytes:
         self._keeps_alive = False

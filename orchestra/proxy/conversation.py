@@ -1,10 +1,10 @@
 """One client's connection: requests and answers, one after the other, until no more can follow.
 
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
-plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). To
-wake a task twice a request would cost more than all of that. The task is woken for what may have to wait or
-takes a closer look: a head that is not whole, a body, an upstream that is not ready, a client that does not
-read, a WebSocket. It goes on where the functions have stopped.
+plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). To wake a task
+twice a request would cost more than all of that. The task is woken for what may have to wait for something
+else: a body, an upstream that is not ready, a client that does not read, a WebSocket. It goes on where the
+functions have stopped.
 
 All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
 operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with

@@ -2,10 +2,10 @@
 
 Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
 concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
-hand, and the client takes what it gets. `advance` carries out such steps whenever bytes arrive.
-What may have to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies
-stream: what has arrived is sent before more is awaited, and a send that waits is all the flow control there
-is. Only a request whose body is still on its way needs a second task.
+hand, and the client takes what it gets. `advance` carries out such steps whenever bytes arrive. What may have
+to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies stream: what has
+arrived is sent before more is awaited, and a send that waits is all the flow control there is. Only a request
+whose body is still on its way needs a second task.
 
 An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
 reset.
@@ -14,7 +14,7 @@ Cancellation: the connection's scope is cancelled when its client leaves. Whatev
 upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
 orderly end, unless the client itself has reset its connection.
 
-Not here: accepting connections, limits of time (`server`), what it all means for a process.
+Not here: the connection (`conversation`), limits of time (`server`), what it all means for a process.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ Not here: what happens on one connection (`conversation`), signals, output.
 
 from __future__ import annotations
 
-import logging
 import resource
 from functools import partial
 from typing import TYPE_CHECKING
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Proxy"]
-
-logger = logging.getLogger(__name__)
 
 # Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5

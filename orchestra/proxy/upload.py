@@ -7,7 +7,7 @@ another upstream is the same thing: stop the task, send what is kept, go on. So 
 sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the
 second.
 
-Not here: whether a request may be sent again (`exchange`, `route`).
+Not here: whether a request may be sent again (`asker`, `route`).
 """
 
 from __future__ import annotations
