@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bus",
+    "ErrorCleared",
+    "ErrorShown",
     "Event",
     "Exit",
+    "FilesChanged",
     "Notice",
     "Observer",
     "OutputLine",
     "OutputPaused",
+    "ReloadSent",
     "RequestFinished",
     "RequestHeld",
     "RequestReleased",
@@ -333,6 +337,59 @@ class StreamClosed(_Stamped, frozen=True, kw_only=True, tag="stream.closed"):
     bytes_out: int
 
 
+class FilesChanged(_Stamped, frozen=True, kw_only=True, tag="files.changed"):
+    """Files of a process were saved with another content.
+
+    Attributes:
+        process: The process whose files they are.
+        paths: Relative to the Procfile's folder where they are below it; sorted, at most 20.
+    """
+
+    process: str
+    paths: tuple[str, ...]
+
+
+class ReloadSent(_Stamped, frozen=True, kw_only=True, tag="reload.sent"):
+    """Browser tabs were told to load their page again.
+
+    Attributes:
+        tabs: How many.
+        reason: Why, in words: ``api is ready``.
+    """
+
+    tabs: int
+    reason: str
+
+
+class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
+    """A program has failed with an exception, which pages and dashboard show until it is mended.
+
+    Attributes:
+        error_type: The exception's name: ``SyntaxError``.
+        message: What it says; may be empty.
+        file: The absolute path of the developer's own frame, the last one that is no package's; ``None`` if
+            there is none.
+        line: Its line, from 1.
+        traceback: All lines, as Python wrote them, without colours.
+        is_fatal: Whether the process has ended by it, or does not come up; else it was logged by one that
+            goes on.
+    """
+
+    process: str
+    error_type: str
+    message: str
+    file: str | None = None
+    line: int | None = None
+    traceback: tuple[str, ...] = ()
+    is_fatal: bool = True
+
+
+class ErrorCleared(_Stamped, frozen=True, kw_only=True, tag="error.cleared"):
+    """The process works again: its error is shown no longer."""
+
+    process: str
+
+
 class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
     """Something that the user should know and that is no output of a process.
 
@@ -369,6 +426,10 @@ Event: TypeAlias = (
     | UpstreamSwitched
     | StreamOpened
     | StreamClosed
+    | FilesChanged
+    | ReloadSent
+    | ErrorShown
+    | ErrorCleared
     | Notice
     | RunEnded
 )
