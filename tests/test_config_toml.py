@@ -114,8 +114,8 @@ def test_every_key_is_read() -> None:
         ('[run]\nouput = "x"', "2: run.ouput: no such setting", "Did you mean output?"),
         ("[rum]\n", "1: rum: no such setting", "Did you mean run?"),
         (
-            "[sockets]\npages = 'all'\n",
-            "1: sockets: no such setting",
+            "[zzz]\npages = 'all'\n",
+            "1: zzz: no such setting",
             "Known are: run, proxy, reload, process.",
         ),
         ("[process.web]\nprot = 1", "2: process.web.prot: no such setting", "Did you mean port?"),
