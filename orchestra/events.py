@@ -36,6 +36,7 @@ __all__ = [
     "Event",
     "Exit",
     "FilesChanged",
+    "Frame",
     "Notice",
     "Observer",
     "OutputLine",
@@ -361,16 +362,34 @@ class ReloadSent(_Stamped, frozen=True, kw_only=True, tag="reload.sent"):
     reason: str
 
 
-class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
-    """A program has failed with an exception, which pages and dashboard show until it is mended.
+class Frame(Struct, frozen=True):
+    """A place in a program: a line of a traceback.
 
     Attributes:
-        error_type: The exception's name: ``SyntaxError``.
-        message: What it says; may be empty.
+        file: As the program wrote it; most often an absolute path.
+        line: From 1.
+        function: Empty for a syntax error.
+        code: The line itself; may be empty.
+    """
+
+    file: str
+    line: int
+    function: str = ""
+    code: str = ""
+
+
+class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
+    """A program has failed, which pages and dashboard show until it is mended.
+
+    Attributes:
+        error_type: The exception's name: ``SyntaxError``; without one, how the process ended.
+        message: What the exception says, or the line that explains the end; may be empty.
         file: The absolute path of the developer's own frame, the last one that is no package's; ``None`` if
             there is none.
         line: Its line, from 1.
-        traceback: All lines, as Python wrote them, without colours.
+        frames: The exception's traceback, the oldest frame first.
+        exit: How the process ended: ``exit code 1``; empty if it lives.
+        last_lines: What it wrote last, oldest first, without colours.
         is_fatal: Whether the process has ended by it, or does not come up; else it was logged by one that
             goes on.
     """
@@ -380,7 +399,9 @@ class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
     message: str
     file: str | None = None
     line: int | None = None
-    traceback: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    exit: str = ""
+    last_lines: tuple[str, ...] = ()
     is_fatal: bool = True
 
 

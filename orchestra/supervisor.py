@@ -398,6 +398,7 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+            yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
