@@ -18,8 +18,8 @@ from orchestra.events import ErrorCleared, ErrorShown, State
 from orchestra.supervision.tracebacks import own_frame
 
 if TYPE_CHECKING:
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProcessPlan
-    from orchestra.events import Bus
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.symptoms import Symptoms

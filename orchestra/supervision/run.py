@@ -36,10 +36,11 @@ from orchestra.supervision.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.child.guard import Guard
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProcessPlan
-    from orchestra.events import Bus, Exit
+    from orchestra.events import Exit
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.roles import RunTimeRoles
