@@ -28,8 +28,9 @@ from orchestra.proxy.route import is_for_a_window, is_websocket
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestra.bus import Bus
     from orchestra.config.schema import ReloadSettings
-    from orchestra.events import Bus, UpstreamName
+    from orchestra.events import UpstreamName
     from orchestra.proxy.head import RequestHead, ResponseHead
 
 __all__ = ["Injector"]
@@ -75,9 +76,11 @@ class Injector:
         self._bus = bus
         self._sides: set[UpstreamName] = set()
         shows = settings.overlay or settings.console
-        if shows or settings.pages != "none":
-            self._sides = {"backend", "orchestra"}
-        if shows or settings.pages == "all":
+        if shows:
+            self._sides |= {"backend", "frontend"}
+        if settings.pages != "none":
+            self._sides |= {"backend", "orchestra"}
+        if settings.pages == "all":
             self._sides.add("frontend")
         self._said: set[tuple[str, str]] = set()
 
@@ -132,7 +135,8 @@ class Injector:
 
     def tag(self, request: RequestHead, status: int) -> str:
         """See `Pages.tag`."""
-        return _tag(request, status, "orchestra")
+        is_page = "orchestra" in self._sides and self.asks(request) is not None
+        return _tag(request, status, "orchestra") if is_page else ""
 
     def _report_policy(self, upstream: UpstreamName, fault: str) -> None:
         text = (

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.pages import Pages
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side, Step
 
@@ -67,6 +68,7 @@ class Shared:
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
         idle: How many idle connections to an upstream are kept at most.
+        pages: Changes documents.
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
@@ -75,10 +77,18 @@ class Shared:
     """
 
     def __init__(
-        self, plan: ProxyPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]], dial: Dial, idle: int
+        self,
+        plan: ProxyPlan,
+        *,
+        bus: Bus,
+        tail: Callable[[str], Sequence[str]],
+        dial: Dial,
+        idle: int,
+        pages: Pages | None = None,
     ) -> None:
         self.plan = plan
         self.bus = bus
+        self.pages = pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
@@ -409,7 +419,9 @@ class Exchange:
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""
-        head, content = answers.render(message, self._head)
+        pages = self._shared.pages
+        tag = pages.tag(self._head, message.status) if pages is not None else ""
+        head, content = answers.render(message, self._head, tag=tag)
         body = LengthBody(len(content))
         self._open("orchestra", message.reason or message.title, head, body, body.feed(content))
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
+    from orchestra.proxy.pages import Pages
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
@@ -62,6 +63,7 @@ class Proxy:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
+        pages: Changes documents on their way to a window; without it all pass as they are.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -75,12 +77,13 @@ class Proxy:
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle)
+        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle, pages=pages)
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
