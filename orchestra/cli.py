@@ -97,6 +97,7 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
 )
+@click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says

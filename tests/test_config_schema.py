@@ -15,6 +15,7 @@ from orchestra.config.schema import (
     ProcessSettings,
     ProxyPolicy,
     ProxySettings,
+    ReloadSettings,
     RunPolicy,
     RunSettings,
     documented,
@@ -24,6 +25,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 TABLES: dict[str, type[Struct]] = {
     "[run]": RunSettings,
     "[proxy]": ProxySettings,
+    "[reload]": ReloadSettings,
     "[process.NAME]": ProcessSettings,
 }
 

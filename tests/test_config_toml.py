@@ -48,6 +48,13 @@ upgrade_timeout = 1.5
 allowed_hosts = ["dev.example", "[::1]"]
 allowed_origins = ["http://dev.example:3000"]
 
+[reload]
+enabled = true
+pages = "all"
+overlay = false
+console = true
+editor = "code -g {file}:{line}"
+
 [process.web]
 command = "run"
 app = "notes.app:app"
@@ -71,6 +78,10 @@ pty = false
 log_file = "logs/web.log"
 log_bytes = 1000
 log_backups = 0
+watch = ["**/*.py"]
+ignore = ["generated/**"]
+before_restart = [{ command = "make", inputs = ["*.scss"] }]
+warm_spare = true
 """
 
 
@@ -91,9 +102,10 @@ def test_every_key_is_read() -> None:
     found = accepted(FULL)
     assert found.run.base_port == 7000
     assert found.proxy.frontend is False
+    assert found.reload.pages == "all"
     assert found.process["web"].restart is Restart.ALWAYS
     assert found.process["web"].env == {"A": "1"}
-    for table in (found.run, found.proxy, found.process["web"]):
+    for table in (found.run, found.proxy, found.reload, found.process["web"]):
         assert all(f"{key} =" in FULL for key in table.__struct_fields__)
 
 
@@ -102,7 +114,11 @@ def test_every_key_is_read() -> None:
     [
         ('[run]\nouput = "x"', "2: run.ouput: no such setting", "Did you mean output?"),
         ("[rum]\n", "1: rum: no such setting", "Did you mean run?"),
-        ("[reload]\npages = 'all'\n", "1: reload: no such setting", "Known are: run, proxy, process."),
+        (
+            "[zzz]\npages = 'all'\n",
+            "1: zzz: no such setting",
+            "Known are: run, proxy, reload, process.",
+        ),
         ("[process.web]\nprot = 1", "2: process.web.prot: no such setting", "Did you mean port?"),
         (
             "[proxy]\nzzz = 1",

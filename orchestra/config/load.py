@@ -70,6 +70,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
         env_files: In place of ``.env``; each one has to be there, the later one wins.
         output: How the run is shown.
         exit_on: What ends it.
+        no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
     """
 
@@ -79,6 +80,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     env_files: tuple[str | Path, ...] = ()
     output: str | None = None
     exit_on: str | None = None
+    no_reload: bool = False
     formation: str | None = None
 
 
@@ -282,10 +284,12 @@ class _Reader:
             hint = "There are auto, dashboard, plain and json."
             self.problems.add(ConfigError(f"--output {output}: no such output", hint=hint))
         exit_on = self.exit_on([each.name for each in processes])
+        reload = self.settings.reload
         return Plan(
             **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on},
             processes=tuple(processes),
             proxy=proxy,
+            reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),
             procfile=self.path.absolute(),
             notes=tuple(self.notes),
         )

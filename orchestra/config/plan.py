@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
-from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, Restart, RunPolicy
+from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
 
 __all__ = [
     "IMPLIED_READY",
@@ -220,11 +220,13 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     Attributes:
         processes: In the order of the Procfile; names are unique.
         proxy: ``None`` for a run without one.
+        reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
         procfile: Where it came from; ``None`` if it was written in code.
         notes: What the user should be told at the start.
     """
 
     processes: tuple[ProcessPlan, ...]
     proxy: ProxyPlan | None = None
+    reload: ReloadSettings = ReloadSettings()
     procfile: Path | None = None
     notes: tuple[Note, ...] = ()

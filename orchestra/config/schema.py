@@ -21,10 +21,12 @@ from msgspec import Meta, Struct, field, json
 __all__ = [
     "CONSTANTS",
     "VITE_PATHS",
+    "BeforeRestart",
     "ProcessPolicy",
     "ProcessSettings",
     "ProxyPolicy",
     "ProxySettings",
+    "ReloadSettings",
     "Restart",
     "RunPolicy",
     "RunSettings",
@@ -73,6 +75,7 @@ Upstream: TypeAlias = str | bool | None
 Output: TypeAlias = Literal["auto", "dashboard", "plain", "json"]
 Colour: TypeAlias = Literal["auto", "always", "never"]
 Mode: TypeAlias = Literal["replace", "overlap"]
+Pages: TypeAlias = Literal["backend", "all", "none"]
 Signal: TypeAlias = Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL"]
 Application: TypeAlias = Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+\Z")]
 Awaited: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(:(ready|started|completed))?\Z")]
@@ -142,6 +145,32 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
     frontend: Annotated[Upstream, _doc('a process, a URL: "http://127.0.0.1:5173", or false', "found")] = None
 
 
+class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[reload]``: what follows when a file is saved, and what pages of the one address show of it."""
+
+    enabled: Annotated[bool, _doc("false: watch no files, and leave pages as they are")] = True
+    pages: Annotated[
+        Pages, _doc('whose pages reload when the backend is ready again: "backend", "all", "none"')
+    ] = "backend"
+    overlay: Annotated[bool, _doc("true: pages show the error that the backend ended with")] = True
+    console: Annotated[bool, _doc("true: the browser's console shows the backend's log")] = False
+    editor: Annotated[
+        Text, _doc('what opens a file at a line: "auto", or a command such as "code -g {file}:{line}"')
+    ] = "auto"
+
+
+class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command that is run before a process is restarted because a file has changed.
+
+    Attributes:
+        command: Given to ``/bin/sh -c`` in the process's folder, with its environment.
+        inputs: Patterns of files; the command is run only if the content of one has changed. None: always.
+    """
+
+    command: Text
+    inputs: Strings = ()
+
+
 class ProcessPolicy(Struct, frozen=True, kw_only=True):
     """What `ProcessPlan` takes over from ``[process.NAME]``."""
 
@@ -169,6 +198,18 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     log_file: Annotated[Path | None, _doc("a file for its output, beside the Procfile", "none")] = None
     log_bytes: Annotated[Size, _doc("bytes that the file may have before it is rotated")] = 10485760
     log_backups: Annotated[Backups, _doc("how many older files are kept")] = 3
+    watch: Annotated[
+        bool | Strings | None,
+        _doc('files whose change restarts it: ["**/*.py"]; true: the backend\'s; false: none', "by role"),
+    ] = None
+    ignore: Annotated[Strings, _doc('files that are not watched: ["generated/**"]')] = ()
+    before_restart: Annotated[
+        tuple[BeforeRestart, ...],
+        _doc('run before such a restart: [{ command = "make css", inputs = ["css/*.scss"] }]'),
+    ] = ()
+    warm_spare: Annotated[bool, _doc("true: keep an interpreter ready for the next restart; needs app")] = (
+        False
+    )
 
 
 class ProcessSettings(ProcessPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,6 +233,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     run: RunSettings = RunSettings()
     proxy: ProxySettings = ProxySettings()
+    reload: ReloadSettings = ReloadSettings()
     process: Mapping[str, ProcessSettings] = field(default_factory=dict)
 
 
