@@ -169,11 +169,13 @@ def test_a_storybook_beside_vite_is_neither_frontend_nor_backend(
     (tmp_path / "stories/a.stories.js").write_text("export default {}\nexport const A = () => 'a'\n")
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "Makefile").write_text("api:\n\t@exec uvicorn app:app --port $$PORT\n")
+    late = "while ! test -e go; do sleep 0.1; done; make api"
     stories = "npx storybook dev --ci --exact-port -p $PORT"
-    (tmp_path / "Procfile").write_text(f"stories: {stories}\nvite: npm run dev\nmade: sleep 7; make api\n")
+    (tmp_path / "Procfile").write_text(f"stories: {stories}\nvite: npm run dev\nmade: {late}\n")
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         client = get(run.state("stories", "ready")["url"] + "/@vite/client")
         assert "javascript" in client.headers["content-type"]
+        (tmp_path / "go").touch()
         assert notice(run, "backend-found") == "the backend is made: it answers HTTP"
         run.state("made", "ready")
         run.state("vite", "ready")
