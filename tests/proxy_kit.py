@@ -311,6 +311,7 @@ class Stage:
         self.events: list[Event] = []
         self.bus = Bus()
         self.bus.subscribe(self._emit)
+        frontend_pages = settings.pop("frontend_pages", None)
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
@@ -323,7 +324,14 @@ class Stage:
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
-        self.proxy = Proxy(self.plan, [], bus=self.bus, tail=self._tails.__getitem__, dial=self._dial)
+        self.proxy = Proxy(
+            self.plan,
+            [],
+            bus=self.bus,
+            tail=self._tails.__getitem__,
+            dial=self._dial,
+            frontend_pages=frontend_pages,
+        )
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)

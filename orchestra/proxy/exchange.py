@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Outcome, StreamKind, UpstreamName
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
@@ -67,6 +68,7 @@ class Shared:
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
         idle: How many idle connections to an upstream are kept at most.
+        pages: The pages that are known to be the frontend's.
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
@@ -75,7 +77,14 @@ class Shared:
     """
 
     def __init__(
-        self, plan: ProxyPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]], dial: Dial, idle: int
+        self,
+        plan: ProxyPlan,
+        *,
+        bus: Bus,
+        tail: Callable[[str], Sequence[str]],
+        dial: Dial,
+        idle: int,
+        pages: FrontendPages | None = None,
     ) -> None:
         self.plan = plan
         self.bus = bus
@@ -93,7 +102,7 @@ class Shared:
         }
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0)
+        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=pages)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0

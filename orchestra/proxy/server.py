@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Event
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
@@ -62,6 +63,7 @@ class Proxy:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
+        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -75,12 +77,13 @@ class Proxy:
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
+        frontend_pages: FrontendPages | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle)
+        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle, pages=frontend_pages)
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
