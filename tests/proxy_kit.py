@@ -20,7 +20,7 @@ from orchestra.config.plan import Address, FromProcess, ProxyPlan
 from orchestra.events import RequestFinished, State, StateChanged, StreamClosed, StreamOpened
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
-from orchestra.proxy.server import Proxy
+from orchestra.proxy.server import Extras, Proxy
 from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ class Stage:
         self.events: list[Event] = []
         self.bus = Bus()
         self.bus.subscribe(self._emit)
-        frontend_pages = settings.pop("frontend_pages", None)
+        extras = settings.pop("extras", Extras())
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
@@ -330,7 +330,7 @@ class Stage:
             bus=self.bus,
             tail=self._tails.__getitem__,
             dial=self._dial,
-            frontend_pages=frontend_pages,
+            extras=extras,
         )
 
     def _emit(self, event: Event) -> None:

@@ -14,6 +14,7 @@ from orchestra.events import RequestHeld, State
 from orchestra.frontend_pages import MOST_PAGES, FrontendPages, Store
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.route import Ask, Availability, Route, Router, Signal
+from orchestra.proxy.server import Extras
 from tests.proxy_kit import request_head, stage
 from tests.test_proxy_relay import NAVIGATES, PAGE, get
 
@@ -108,7 +109,7 @@ def autojump_clock(clock_of_each_world: trio.testing.MockClock) -> trio.testing.
 async def test_a_page_is_served_while_the_backend_is_broken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with stage(ready=("vite",), frontend_pages=_pages(b"/notes")) as on:
+    async with stage(ready=("vite",), extras=Extras(frontend_pages=_pages(b"/notes"))) as on:
         on.reports("api", State.FAILED)
         client = on.client()
         await client.says(get(b"/notes", NAVIGATES))

@@ -24,6 +24,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
+from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
@@ -53,10 +54,20 @@ if TYPE_CHECKING:
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side, Step
 
-__all__ = ["Exchange", "Progress", "Shared"]
+__all__ = ["Exchange", "Extras", "Progress", "Shared"]
 
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
+
+
+class Extras(Struct, frozen=True, kw_only=True):
+    """What a proxy has for development only.
+
+    Attributes:
+        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+    """
+
+    frontend_pages: FrontendPages | None = None
 
 
 class Shared:
@@ -68,7 +79,7 @@ class Shared:
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
         idle: How many idle connections to an upstream are kept at most.
-        pages: The pages that are known to be the frontend's.
+        extras: What is there for development only.
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
@@ -84,7 +95,7 @@ class Shared:
         tail: Callable[[str], Sequence[str]],
         dial: Dial,
         idle: int,
-        pages: FrontendPages | None = None,
+        extras: Extras,
     ) -> None:
         self.plan = plan
         self.bus = bus
@@ -102,7 +113,7 @@ class Shared:
         }
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=pages)
+        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=extras.frontend_pages)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
