@@ -40,8 +40,9 @@ from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept,
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
-    from orchestra.events import Bus, Outcome, UpstreamName
+    from orchestra.events import Outcome, UpstreamName
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection

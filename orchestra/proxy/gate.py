@@ -27,8 +27,9 @@ from orchestra.proxy.route import Availability, Unavailable, availability
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import Bus, StateChanged
+    from orchestra.events import StateChanged
     from orchestra.proxy.record import Record
     from orchestra.proxy.route import Side
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
-    from orchestra.events import Bus, Event
+    from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
