@@ -196,7 +196,7 @@ class Proxy:
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
         for exchange in late & self._asked_of(process):
-            exchange.end_early()
+            exchange.asker.end_early()
 
     def _asked_of(self, process: str) -> set[Exchange]:
         """The exchanges in which a child of a process is asked that no other request is sent to any more."""
@@ -204,7 +204,7 @@ class Proxy:
             exchange
             for conversation in self._conversations
             if (exchange := conversation.exchange) is not None
-            and (connection := exchange.connection) is not None
+            and (connection := exchange.asker.connection) is not None
             and connection.endpoint.process == process
             and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
         }
