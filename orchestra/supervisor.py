@@ -23,11 +23,12 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from orchestra import config
+from orchestra.bus import Bus
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, Address, Note
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.bus import Observer
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer
+    from orchestra.events import Event
     from orchestra.supervision.delivery import Sink
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
@@ -398,6 +400,7 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+            yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -23,19 +23,20 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.proxy.answers import Message
 from orchestra.proxy.connection import ClientGone, UpstreamGone
-from orchestra.proxy.forward import origin_refusal
+from orchestra.proxy.forward import forwarded_response, origin_refusal
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
     from orchestra.events import StreamKind
+    from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
     from orchestra.proxy.route import WebSocketRoute
-    from orchestra.proxy.shared import Shared
 
 __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault", "request_fault"]
 
@@ -53,41 +54,40 @@ _OPCODE_CLOSE = 0x8
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
-def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Message:
-    """Decide where a request for a WebSocket goes, or what it is told instead."""
+def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
+    """Decide where a request for a WebSocket goes.
+
+    Raises:
+        BadMessage: Nowhere: it is none, or not allowed.
+    """
     fault = request_fault(head)
     if fault is not None:
-        return fault
-    route = shared.router.websocket(
-        head,
-        has_backend=shared.backend.gate.availability is not Availability.ABSENT,
-        has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
-    )
+        raise fault
+    has = {side: each.gate.availability is not Availability.ABSENT for side, each in shared.upstreams.items()}
+    route = shared.router.websocket(head, has_backend=has["backend"], has_frontend=has["frontend"])
     if route.side == "frontend":
         origin = head.values.get(b"origin")
         refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)
         if refused is not None:
             shared.report_origin(origin, refused)
-            return Message(status=403, title="Origin not allowed", text=f"{refused}.")
+            raise BadMessage(refused, status=403, title="Origin not allowed")
     return route
 
 
-def request_fault(head: RequestHead) -> Message | None:
+def request_fault(head: RequestHead) -> BadMessage | None:
     """Say why a request is none for a WebSocket; ``None`` if it is (RFC 6455 4.2.1)."""
     status = 400
-    headers: tuple[tuple[bytes, bytes], ...] = ()
     if head.method != b"GET" or head.version != b"1.1" or head.has_body:
-        text = "a WebSocket begins with an HTTP/1.1 GET without a body."
+        text = "a WebSocket begins with an HTTP/1.1 GET without a body"
     elif not head.has_token(b"connection", b"upgrade"):
-        text = "Connection: Upgrade is missing."
+        text = "Connection: Upgrade is missing"
     elif head.values.get(b"sec-websocket-version") != b"13":
-        status, text = 426, "only version 13 of the WebSocket protocol exists."
-        headers = ((b"Sec-WebSocket-Version", b"13"),)
+        status, text = 426, "only version 13 of the WebSocket protocol exists"
     elif not _is_key(head.values.get(b"sec-websocket-key", b"")):
-        text = "Sec-WebSocket-Key is missing or illegal."
+        text = "Sec-WebSocket-Key is missing or illegal"
     else:
         return None
-    return Message(status=status, title="No WebSocket", text=text, headers=headers)
+    return BadMessage(text, status=status, title="No WebSocket")
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
@@ -214,20 +214,17 @@ class _Flow:
 
 
 class Tunnel:
-    """The bytes of one WebSocket, once both handshakes are done.
-
-    Attributes:
-        connection: To the upstream.
-    """
+    """The bytes of one WebSocket, once both handshakes are done."""
 
     _close_code: int | None = None
 
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self.connection = upstream
+    def __init__(self, client: ClientConnection, reply: Reply, record: Record) -> None:
         self._client = client
+        self._reply = reply
+        self._record = record
         self._scope = trio.CancelScope()
-        self._up = _Flow(client, upstream, self._scope)
-        self._down = _Flow(upstream, client, self._scope)
+        self._up = _Flow(client, reply.connection, self._scope)
+        self._down = _Flow(reply.connection, client, self._scope)
 
     def end_early(self, code: int) -> None:
         """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
@@ -235,9 +232,18 @@ class Tunnel:
             self._close_code = code
             self._scope.cancel()
 
-    async def run(self, record: Record, kind: StreamKind) -> None:
-        """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
-        up, down = self._up, self._down
+    async def run(self, kind: StreamKind) -> None:
+        """Pass the 101 on, and what follows it, until both sides have ended, one is gone, or `end_early`.
+
+        Both are closed then.
+        """
+        up, down, record, head = self._up, self._down, self._record, self._reply.head
+        record.upstream = self._reply.upstream.gate.side
+        # From here on the end of the client's bytes is a half-close, not the client's leaving.
+        self._client.transport.on_hangup(None)
+        await self._client.send(forwarded_response(head, record.upstream, upgrade=True))
+        record.answered(head.status)
+        record.finished()
         record.stream_opened(kind)
         try:
             with self._scope:
@@ -261,17 +267,15 @@ class Tunnel:
                     await flow.sink.send(bytes(frame))
                 flow.sink.transport.send_eof()
         with suppress(ClientGone):
-            # A close with the client's bytes unread would turn into a reset, and the code would be lost.
-            while self._client.take_raw() != b"":
-                await self._client.wait()
+            await self._client.read_off()
 
     def _close(self) -> None:
         up, down = self._up, self._down
         # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
         if isinstance(up.fault, ClientGone) or isinstance(down.fault, ClientGone):
-            self.connection.abort()
+            self._reply.connection.abort()
         else:
-            self.connection.close()
+            self._reply.connection.close()
         if (up.is_whole and down.is_whole) or self._close_code is not None:
             self._client.close()
         else:
