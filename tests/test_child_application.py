@@ -117,7 +117,7 @@ def test_an_empty_answer_has_a_chunk_and_is_closed() -> None:
         ),
         (
             "notes:create",
-            'notes:create (function) is neither an ASGI nor a WSGI application: write "notes:create()" to call it',
+            'notes:create (function) is neither an ASGI nor a WSGI application: write "notes:create()"',
         ),
     ],
 )

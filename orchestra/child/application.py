@@ -112,7 +112,7 @@ def find(target: str) -> Any:
         found = found()
     if kind_of(found) is None:
         is_factory = "()" not in attribute and inspect.isroutine(found)
-        hint = f'write "{target}()" to call it' if is_factory else "name the application itself"
+        hint = f'write "{target}()"' if is_factory else "name the application itself"
         what = f"{target} ({type(found).__name__}) is neither an ASGI nor a WSGI application"
         raise WrongSetting(f"{what}: {hint}")
     return found
