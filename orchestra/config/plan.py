@@ -87,6 +87,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     Attributes:
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
         command: Given to ``/bin/sh -c``.
+        app: The application that `load` has made the command for; only with one is there a warm spare.
         cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
@@ -102,6 +103,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     name: str
     command: str
+    app: str | None = None
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
