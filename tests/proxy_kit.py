@@ -17,17 +17,15 @@ import trio
 
 from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess, ProxyPlan
-from orchestra.control.inject import Injector
 from orchestra.events import RequestFinished, State, StateChanged, StreamClosed, StreamOpened
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
-from orchestra.proxy.server import Proxy
+from orchestra.proxy.server import Extras, Proxy
 from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from orchestra.config.schema import ReloadSettings
     from orchestra.events import Event
     from orchestra.proxy.head import Headers
     from orchestra.proxy.transport import Buffer, Transport
@@ -301,23 +299,19 @@ class SocketWorld(World):
 class Stage:
     """A proxy, its clients and two origins.
 
-    Args:
-        pages: Pages get the script.
-
     Attributes:
         events: All that the proxy emitted.
     """
 
     world: ClassVar[World] = World()
 
-    def __init__(
-        self, nursery: trio.Nursery, *, pages: ReloadSettings | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, nursery: trio.Nursery, **settings: Any) -> None:
         settings.setdefault("backend", FromProcess(name="api"))
         settings.setdefault("frontend", FromProcess(name="vite"))
         self.events: list[Event] = []
         self.bus = Bus()
         self.bus.subscribe(self._emit)
+        extras = settings.pop("extras", Extras())
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
@@ -330,9 +324,13 @@ class Stage:
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
-        injector = None if pages is None else Injector(pages, self.bus)
         self.proxy = Proxy(
-            self.plan, [], bus=self.bus, tail=self._tails.__getitem__, dial=self._dial, pages=injector
+            self.plan,
+            [],
+            bus=self.bus,
+            tail=self._tails.__getitem__,
+            dial=self._dial,
+            extras=extras,
         )
 
     def _emit(self, event: Event) -> None:

@@ -61,13 +61,14 @@ class _Connection:
 
     Attributes:
         body: That is read from it.
+        unread: What was received and is not read yet.
         unsent: What was written and could not be sent at once.
     """
 
     body: Body = NO_BODY
+    unread: bytes = b""
     unsent: bytes = b""
     _what = "request"
-    _buffer = b""
     _searched = 0
     _keeps_alive = True
 
@@ -118,15 +119,10 @@ class _Connection:
 
     def take_raw(self) -> bytes | None:
         """Take bytes as they are, after a 101: those that came with the handshake first; ``b""``: the end."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
+        if self.unread:
+            data, self.unread = self.unread, b""
             return data
         return self._receive(RECEIVE_SIZE)
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether something was received that is not read yet."""
-        return bool(self._buffer)
 
     def _receive(self, max_bytes: int) -> bytes | None:
         try:
@@ -138,7 +134,7 @@ class _Connection:
 
     def _take_head(self) -> bytes | None:
         """Take the next head as soon as it is whole."""
-        buffer = self._buffer
+        buffer = self.unread
         end = end_of_head(buffer) if buffer and not self._searched else -1
         if end < 0 and len(buffer) <= MAX_HEAD:
             data = self._receive(HEAD_SIZE)
@@ -146,7 +142,7 @@ class _Connection:
                 if data is None:
                     return None
                 raise self._gone()
-            buffer = self._buffer = buffer + data if buffer else data
+            buffer = self.unread = buffer + data if buffer else data
             end = end_of_head(buffer, self._searched)
             if end < 0 and len(buffer) <= MAX_HEAD:
                 self._searched = len(buffer)
@@ -154,8 +150,8 @@ class _Connection:
         if not 0 <= end <= MAX_HEAD:
             raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
         self._searched = 0
-        self._buffer = buffer[end:]
-        return buffer[:end] if self._buffer else buffer
+        self.unread = buffer[end:]
+        return buffer[:end] if self.unread else buffer
 
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
@@ -163,11 +159,11 @@ class _Connection:
         Raises:
             BadMessage: The body is not framed as its head said.
         """
-        buffer, body = self._buffer, self.body
+        buffer, body = self.unread, self.body
         if not buffer or body.is_complete:
             return b""
         piece = body.feed(buffer)
-        self._buffer = body.rest
+        self.unread = body.rest
         return piece
 
     def take_more(self) -> bytes | None:
@@ -178,7 +174,7 @@ class _Connection:
         """
         data = self._receive(RECEIVE_SIZE)
         if data:
-            self._buffer += data
+            self.unread += data
             return self.take()
         return data if data is None else self._end()
 
@@ -221,11 +217,11 @@ class ClientConnection(_Connection):
         self.body = _UNREAD
         raw = self._take_head()
         if raw is None:
-            if self._buffer == b"\r\n" and not self._has_skipped:
-                self._buffer, self._searched, self._has_skipped = b"", 0, True
-            if not self._buffer:
+            if self.unread == b"\r\n" and not self._has_skipped:
+                self.unread, self._searched, self._has_skipped = b"", 0, True
+            if not self.unread:
                 self.body = NO_BODY
-            elif is_obviously_no_request(self._buffer):
+            elif is_obviously_no_request(self.unread):
                 raise BadMessage("this is not an HTTP request; is it meant for https?")
             return None
         if raw.startswith(b"\r\n") and not self._has_skipped:
@@ -235,6 +231,15 @@ class ClientConnection(_Connection):
         self.body = request_body(head)
         self._keeps_alive = keeps_alive(head)
         return head
+
+    async def read_off(self) -> None:
+        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer.
+
+        Raises:
+            ClientGone: The client has reset the connection, or we closed it.
+        """
+        while self.take_raw() != b"":
+            await self.wait()
 
     def closes_after(self, answer: Body) -> bool:
         """Whether no request can follow an answer with that body."""
@@ -265,7 +270,7 @@ class UpstreamConnection(_Connection):
         self.endpoint = endpoint
 
     def _gone(self) -> UpstreamGone:
-        has_begun = self._has_begun or bool(self._buffer)
+        has_begun = self._has_begun or bool(self.unread)
         when = "in the middle of its answer" if has_begun else "without an answer"
         return UpstreamGone(f"{self.endpoint.name} closed the connection {when}", has_begun=has_begun)
 
@@ -321,4 +326,4 @@ class UpstreamConnection(_Connection):
 
     def is_reusable(self) -> bool:
         """Whether the answer is complete, nothing is left over, and another request may be sent."""
-        return self._keeps_alive and self.body.is_complete and not self._buffer
+        return self._keeps_alive and self.body.is_complete and not self.unread

@@ -93,14 +93,14 @@ class Gate:
         self._absence = f"there is no {side}"
         # Of all processes: which of them the upstream is may be decided later.
         self._newest: dict[str, StateChanged] = {}
-        self._waiting = 0
-        self._waiting_bytes = 0
+        # The sizes of the requests that wait.
+        self._waiting: list[int] = []
         self._look()
 
     def __repr__(self) -> str:
         fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
         what = " and ".join(self._members) or fixed
-        return f"<Gate {self.side}: {what}, {self.availability.value}, {self._waiting} waiting>"
+        return f"<Gate {self.side}: {what}, {self.availability.value}, {len(self._waiting)} waiting>"
 
     @property
     def _members(self) -> tuple[str, ...]:
@@ -190,18 +190,17 @@ class Gate:
             Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
         """
         if self.availability is Availability.HOLD:
-            size = request.size
-            if self._waiting >= MAX_WAITING:
-                raise self.unavailable(f"{self._waiting} requests wait for it already")
-            if self._waiting_bytes + size > MAX_WAITING_BYTES:
-                raise self.unavailable(f"{self._waiting_bytes} bytes of requests wait for it already")
-            await self._wait(request, size)
+            await self._wait(request)
         if self.availability is not Availability.READY:
             raise self.unavailable()
 
-    async def _wait(self, request: Record, size: int) -> None:
-        self._waiting += 1
-        self._waiting_bytes += size
+    async def _wait(self, request: Record) -> None:
+        size, others = request.size, sum(self._waiting)
+        if len(self._waiting) >= MAX_WAITING:
+            raise self.unavailable(f"{len(self._waiting)} requests wait for it already")
+        if others + size > MAX_WAITING_BYTES:
+            raise self.unavailable(f"{others} bytes of requests wait for it already")
+        self._waiting.append(size)
         request.begin_wait(self.side, self._explain())
         found: Availability | None = None
         try:
@@ -209,8 +208,7 @@ class Gate:
                 await self.wait_change(request)
             found = self.availability
         finally:
-            self._waiting -= 1
-            self._waiting_bytes -= size
+            self._waiting.remove(size)
             request.end_wait(self.side, found)
 
     async def wait_change(self, request: Record) -> None:
