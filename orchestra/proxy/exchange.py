@@ -24,6 +24,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
+from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Outcome, UpstreamName
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection
@@ -51,10 +53,20 @@ if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.route import Side, Step
 
-__all__ = ["Exchange", "Progress", "Shared"]
+__all__ = ["Exchange", "Extras", "Progress", "Shared"]
 
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
+
+
+class Extras(Struct, frozen=True, kw_only=True):
+    """What a proxy has for development only.
+
+    Attributes:
+        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+    """
+
+    frontend_pages: FrontendPages | None = None
 
 
 class Shared:
@@ -66,6 +78,7 @@ class Shared:
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
         idle: How many idle connections to an upstream are kept at most.
+        extras: What is there for development only.
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
@@ -74,7 +87,14 @@ class Shared:
     """
 
     def __init__(
-        self, plan: ProxyPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]], dial: Dial, idle: int
+        self,
+        plan: ProxyPlan,
+        *,
+        bus: Bus,
+        tail: Callable[[str], Sequence[str]],
+        dial: Dial,
+        idle: int,
+        extras: Extras,
     ) -> None:
         self.plan = plan
         self.bus = bus
@@ -92,7 +112,7 @@ class Shared:
         }
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0)
+        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=extras.frontend_pages)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
