@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
 
 __all__ = ["Asker", "Reply", "Upload"]

@@ -32,9 +32,8 @@ from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
-from orchestra.proxy.gate import Gate
+from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import BadMessage, HeadReader
-from orchestra.proxy.pool import Upstream
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
@@ -50,9 +49,9 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.pages import Pages
-    from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side, Step
 
 __all__ = ["Exchange", "Extras", "Progress", "Shared"]
@@ -252,7 +251,7 @@ class Exchange:
     async def run(self) -> None:
         """See it through from where `advance` got stuck.
 
-        Nothing is raised but a cancellation (and mistakes of ours).
+        Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
         upload = self.asker.upload
         try:
@@ -266,12 +265,7 @@ class Exchange:
                 await self._client.drain()
         except ClientGone:
             self._reset("client-gone")
-        except BaseException:
-            # Most often a cancellation: the client has left, or the proxy ends.
-            self.abandon()
-            raise
-        finally:
-            self._end()
+        self._end()
 
     async def _go_on(self) -> None:
         progress = Progress.OVER if self._is_over else Progress.STUCK
@@ -329,7 +323,7 @@ class Exchange:
     # --- Its end ---
 
     def abandon(self) -> None:
-        """End it without an answer."""
+        """End it without an answer if it is not over: the client has left, or the proxy ends."""
         if not self._is_over:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
