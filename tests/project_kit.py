@@ -28,11 +28,11 @@ ACTIVATED = {
 VITE_PORTS = range(5173, 5273)
 
 
-def install_vite(folder: Path, version: str) -> Path:
-    """Install Vite from npm; returns the `node_modules`."""
+def install(folder: Path, **versions: str) -> Path:
+    """Install packages from npm; returns the `node_modules`."""
     needed("node")
     npm = needed("npm")
-    (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": {"vite": version}}))
+    (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": versions}))
     command = [npm, "install", "--no-audit", "--no-fund", "--prefer-offline"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "node_modules"

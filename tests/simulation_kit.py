@@ -221,10 +221,9 @@ class World:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
 
-    async def _identify(self, socket: Address, *, may_be_vite: bool) -> Seen:
+    async def _identify(self, socket: Address) -> Seen:
         await self._ask()
-        child = next(child for child in self.living() if socket in child.sockets)
-        return Seen.HTTP if child.shows is Seen.VITE and not may_be_vite else child.shows
+        return next(child.shows for child in self.living() if socket in child.sockets)
 
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()
