@@ -32,9 +32,8 @@ from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
-from orchestra.proxy.gate import Gate
+from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import BadMessage, HeadReader
-from orchestra.proxy.pool import Upstream
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
@@ -50,8 +49,9 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.pages import Pages
     from orchestra.proxy.route import Side, Step
 
 __all__ = ["Exchange", "Extras", "Progress", "Shared"]
@@ -65,9 +65,11 @@ class Extras(Struct, frozen=True, kw_only=True):
 
     Attributes:
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+        pages: Changes documents on their way to a window; without it all pass as they are.
     """
 
     frontend_pages: FrontendPages | None = None
+    pages: Pages | None = None
 
 
 class Shared:
@@ -99,6 +101,7 @@ class Shared:
     ) -> None:
         self.plan = plan
         self.bus = bus
+        self.pages = extras.pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
@@ -248,7 +251,7 @@ class Exchange:
     async def run(self) -> None:
         """See it through from where `advance` got stuck.
 
-        Nothing is raised but a cancellation (and mistakes of ours).
+        Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
         upload = self.asker.upload
         try:
@@ -262,12 +265,7 @@ class Exchange:
                 await self._client.drain()
         except ClientGone:
             self._reset("client-gone")
-        except BaseException:
-            # Most often a cancellation: the client has left, or the proxy ends.
-            self.abandon()
-            raise
-        finally:
-            self._end()
+        self._end()
 
     async def _go_on(self) -> None:
         progress = Progress.OVER if self._is_over else Progress.STUCK
@@ -325,7 +323,7 @@ class Exchange:
     # --- Its end ---
 
     def abandon(self) -> None:
-        """End it without an answer."""
+        """End it without an answer if it is not over: the client has left, or the proxy ends."""
         if not self._is_over:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
@@ -411,7 +409,9 @@ class Exchange:
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""
-        head, content = answers.render(message, self._head)
+        pages = self._shared.pages
+        tag = pages.tag(self._head, message.status) if pages is not None else ""
+        head, content = answers.render(message, self._head, tag=tag)
         body = LengthBody(len(content))
         self._open("orchestra", message.reason or message.title, head, body, body.feed(content))
 

@@ -23,7 +23,7 @@ from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.exchange import Extras, Shared
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
 
