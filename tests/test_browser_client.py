@@ -12,7 +12,7 @@ from tests.project_kit import browser_without
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
@@ -258,6 +258,23 @@ def test_a_lost_connection_comes_back_until_orchestra_has_ended(site: Site, page
     assert site.connections == 0
 
 
+def test_a_page_that_is_never_admitted_gives_up(site: Site, page: Page) -> None:
+    tried: list[str] = []
+
+    def refuse(live: WebSocketRoute) -> None:
+        tried.append(live.url)
+        live.close()
+
+    site.answers("/", document())
+    page.clock.install()
+    page.route_web_socket("**/live", refuse)
+    page.goto(site.url)
+    for _ in range(12):
+        page.clock.run_for(6000)
+        page.wait_for_timeout(30)
+    assert len(tried) == 5
+
+
 def test_a_page_that_may_not_connect_is_quiet(site: Site, page: Page) -> None:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -366,6 +383,8 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
     ):
         assert part in text, text
     assert "site-packages" not in text
+    page.get_by_text("1 call in starlette").click()
+    assert "site-packages" in overlay_text(page)
     # Its style needs no permission of the page's.
     assert page.evaluate("getComputedStyle(document.querySelector('orchestra-overlay')).position") == "fixed"
     site.tell("error", **ERROR | {"process": "worker", "error_type": "exit code 3", "exit": "exit code 3"})

@@ -32,11 +32,16 @@
   const LONGEST_DELAY = 5000;
   const LIVE = `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}${OWN}live`;
 
+  // A page that is not admitted at all (through a tunnel with TLS) is no reason to fill its console.
+  const MOST_REFUSALS = 5;
+
   let socket = null;
   let delay = FIRST_DELAY;
   let timer = 0;
-  // Over: orchestra has ended, or the page's CSP forbids the connection. Away: the page was left.
-  let isOver = false;
+  let refusals = 0;
+  // Over: orchestra has ended, or the connection is forbidden, by a CSP or to a sandboxed frame.
+  let isOver = window.origin === "null";
+  // Away: the page was left, perhaps for the back-forward cache.
   let isAway = false;
   let token = "";
 
@@ -55,7 +60,8 @@
     opened.onclose = () => {
       if (socket !== opened) return;
       socket = null;
-      if (isOver || isAway) return;
+      refusals += 1;
+      if (isOver || isAway || refusals === MOST_REFUSALS) return;
       // Many tabs do not come back in the same millisecond.
       timer = setTimeout(connect, delay * (0.75 + Math.random() / 2));
       delay = Math.min(2 * delay, LONGEST_DELAY);
@@ -74,6 +80,7 @@
       case "hello":
         // Only now: a connection that is accepted and closed at once is no reason to hurry.
         delay = FIRST_DELAY;
+        refusals = -Infinity;
         token = message.token ?? "";
         // The errors that still stand follow.
         errors.clear();
@@ -116,7 +123,7 @@
   function age() {
     const [entry] = performance.getEntriesByType("navigation");
     const arrived = performance.timeOrigin + (entry?.responseStart ?? 0);
-    return Math.round(performance.timeOrigin + performance.now() - whenSent(arrived, entry));
+    return Math.floor(performance.timeOrigin + performance.now() - whenSent(arrived, entry));
   }
 
   // The back button may show a document from the HTTP cache: that is as old as when it came over the network.
@@ -497,7 +504,9 @@
     panel.setAttribute("aria-modal", "true");
     panel.setAttribute("aria-labelledby", "title");
     const backdrop = element("div", "backdrop", panel);
-    backdrop.onclick = (event) => event.target === backdrop && dismiss();
+    backdrop.onclick = (event) => {
+      if (event.target === backdrop) dismiss();
+    };
     return backdrop;
   }
 
@@ -719,6 +728,7 @@
       margin-top: .5rem; padding: .8rem .9rem; max-height: 50vh; background: var(--tint); border-radius: 8px;
     }
     footer {
+      position: sticky; bottom: 0; background: var(--paper); border-radius: 0 0 12px 12px;
       display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1rem; padding: .8rem 1.5rem;
       border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem;
     }
