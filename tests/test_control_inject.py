@@ -262,16 +262,6 @@ def test_what_looks_like_a_policy_is_none(head: bytes) -> None:
     assert passed([head])[1] == []
 
 
-def test_a_policy_is_told_as_soon_as_the_head_is_here() -> None:
-    policies: list[str] = []
-    document = Document(TAG, is_xml=False, on_policy=policies.append)
-    for piece in (b"<head>", POLICY, b"<script>'</he", b"ad>'</script>", b"</", b"head"):
-        document.feed(piece, is_last=False)
-    assert policies == []
-    document.feed(b">", is_last=False)
-    assert policies == ["connect-src 'none'"]
-
-
 # --- which answers ---
 
 

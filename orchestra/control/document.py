@@ -29,6 +29,8 @@ __all__ = ["Document"]
 
 # A licence in a comment has some hundred bytes; a longer token passes, and the document gets no tag.
 LONGEST_TOKEN = 16384
+# A token that has so many bytes is known, and lacks its `>`.
+_ENDS_BY_MARK = range(6, LONGEST_TOKEN)
 # Bytes of the head that are watched.
 WATCHED = 65536
 
@@ -52,10 +54,6 @@ _REST_OF_TAG = rb"(?:" + _UNNAMED + rb")*+[\t\n\f\r /]*+>"
 _blanks = re.compile(_BLANK + rb"+").match
 _open_tag = re.compile(rb"<(html|head)" + _NAME_END, re.IGNORECASE).match
 _whole_tag = re.compile(rb"<[a-z]++" + _REST_OF_TAG, re.IGNORECASE).match
-# `<!-->` and `<!--->` are whole comments, `<!--!>` is not.
-_whole_comment = re.compile(rb"<!--(?:-?>|.*?--!?>)", re.DOTALL).match
-_whole_declaration = re.compile(rb"<[!?][^>]*>").match
-_whole_instruction = re.compile(rb"<\?.*?\?>", re.DOTALL).match
 
 # What may stand in a head and is no markup there, metas, and the end of the head.
 _in_head = re.compile(
@@ -63,13 +61,8 @@ _in_head = re.compile(
     rb"|<meta" + _NAME_END + rb"(?:(?P<meta>" + _REST_OF_TAG + rb")|.*)|(?P<end></head|<body)" + _NAME_END,
     re.DOTALL | re.IGNORECASE,
 ).finditer
-_may_end_head = re.compile(rb"</head|<body", re.IGNORECASE).search
-# What may still become a token of these kinds.
-_UNDECIDED = frozenset(token[:size] for token in (b"<html", b"<head", b"<!--") for size in range(1, 6)) - {
-    b"<!--"
-}
-# One of these and the byte after it.
-_LONGEST_MARK = 7
+# What may still become a token of another kind than content.
+_UNDECIDED = frozenset(start[:size] for start in (b"<html", b"<head", b"<!-") for size in range(1, 6))
 _attributes = re.compile(_ATTRIBUTE).finditer
 
 
@@ -118,7 +111,12 @@ class Document:
         if before is _At.DECIDED:
             self._watch(data, is_last=is_last)
             return data
-        data, self._held = self._held + data, b""
+        held, self._held = self._held, b""
+        if len(held) in _ENDS_BY_MARK and b">" not in data and not is_last:
+            # It would be read from its beginning for each of its pieces.
+            self._held = held + data
+            return b""
+        data = held + data
         place = self._pass_prolog(data)
         if self._at is not _At.DECIDED and not is_last:
             self._held = data[place:]
@@ -154,14 +152,12 @@ class Document:
         return at
 
     def _watch(self, data: bytes, *, is_last: bool) -> None:
-        """Look for policies, once the head is here or enough of it."""
+        """Look for policies, once all of the document is here or enough of it."""
         watched = self._watched
         if watched is None:
             return
-        seen = max(0, len(watched) - _LONGEST_MARK)
         watched += data[: WATCHED - len(watched)]
-        may_be_whole = _may_end_head(watched, seen) and any(match["end"] for match in _in_head(watched))
-        if is_last or len(watched) == WATCHED or may_be_whole:
+        if is_last or len(watched) == WATCHED:
             self._watched = None
             for policy in _policies(bytes(watched)):
                 self._on_policy(policy)
@@ -172,19 +168,26 @@ def _token(data: bytes, at: int, *, is_xml: bool) -> tuple[_Token, int]:
     if match := _blanks(data, at):
         return _Token.BLANK, match.end()
     start = data[at : at + 6].lower()
-    kind, whole = _Token.COMMENT, None
+    kind, end = _Token.COMMENT, 0
     if start.startswith(b"<!--"):
-        whole = _whole_comment(data, at)
-    elif start.startswith(b"<?") and is_xml:
-        whole = _whole_instruction(data, at)
+        # `<!-->` and `<!--->` are whole comments, `<!--!>` is not.
+        ends = _after(b"-->", data, at + 2), _after(b"--!>", data, at + 4)
+        end = min(filter(None, ends), default=0)
     elif start.startswith((b"<!", b"<?")) and start != b"<!-":
-        whole = _whole_declaration(data, at)
+        end = _after(b"?>" if is_xml and start.startswith(b"<?") else b">", data, at)
     elif match := _open_tag(data, at):
         kind = _Token.HTML if match[1].lower() == b"html" else _Token.HEAD
         whole = _whole_tag(data, at)
+        end = whole.end() if whole else 0
     elif start not in _UNDECIDED:
         return _Token.CONTENT, at + 1
-    return (kind, whole.end()) if whole else (_Token.UNFINISHED, len(data))
+    return (kind, end) if end else (_Token.UNFINISHED, len(data))
+
+
+def _after(mark: bytes, data: bytes, at: int) -> int:
+    """Return where the next such mark ends; 0 if there is none."""
+    found = data.find(mark, at)
+    return found + len(mark) if found >= 0 else 0
 
 
 def _policies(head: bytes) -> Iterator[str]:
