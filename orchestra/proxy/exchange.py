@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 from msgspec import Struct
 
+from orchestra.config.plan import Address
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
@@ -38,6 +39,7 @@ from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from orchestra.bus import Bus
@@ -65,10 +67,12 @@ class Extras(Struct, frozen=True, kw_only=True):
 
     Attributes:
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
     """
 
     frontend_pages: FrontendPages | None = None
+    own: Callable[[], socket.socket] | None = None
     pages: Pages | None = None
 
 
@@ -80,6 +84,7 @@ class Shared:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
         idle: How many idle connections to an upstream are kept at most.
         extras: What is there for development only.
 
@@ -96,6 +101,7 @@ class Shared:
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
         dial: Dial,
+        dial_own: Dial | None,
         idle: int,
         extras: Extras,
     ) -> None:
@@ -105,7 +111,7 @@ class Shared:
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
-        def upstream(side: Side, what: UpstreamPlan) -> Upstream:
+        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
             gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
             return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
 
@@ -114,9 +120,17 @@ class Shared:
             "backend": backend,
             "frontend": upstream("frontend", plan.frontend),
         }
+        if dial_own is not None:
+            # It is in this process, and has no address that could be dialled.
+            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=extras.frontend_pages)
+        self.router = Router(
+            plan,
+            memory=MEMORY if remembers else 0,
+            pages=extras.frontend_pages,
+            has_own="orchestra" in self.upstreams,
+        )
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
