@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.kit import PATIENCE, Answer, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from playwright.sync_api import Browser
 
@@ -59,8 +59,13 @@ def frontend(folder: Path, packages: Path, *, script: str = "vite", version: str
 
 
 @contextlib.contextmanager
-def browser_without(ports: Iterable[int]) -> Iterator[Browser]:
-    """A browser that cannot reach `ports`, Vite's among them: whatever works, works through the proxy."""
+def browser_without(ports: Iterable[int], *, omitted: Sequence[str] = ()) -> Iterator[Browser]:
+    """A browser that cannot reach `ports`, Vite's among them: whatever works, works through the proxy.
+
+    Args:
+        ports: Those that it cannot reach.
+        omitted: Arguments of Playwright's that it is not started with.
+    """
     from playwright.sync_api import sync_playwright
 
     path = needed("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -68,6 +73,7 @@ def browser_without(ports: Iterable[int]) -> Iterator[Browser]:
         sync_playwright() as playwright,
         playwright.chromium.launch(
             executable_path=path,
+            ignore_default_args=list(omitted),
             args=[
                 "--no-sandbox",
                 "--disable-dev-shm-usage",
