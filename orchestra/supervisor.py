@@ -27,7 +27,7 @@ from orchestra.bus import Bus
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, Address, Note
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
@@ -172,7 +172,7 @@ class Supervisor:
         if reloads:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
 
-            self._development = Development(plan, environ=os.environ)
+            self._development = Development(self, self._bus, environ=os.environ)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
@@ -274,6 +274,17 @@ class Supervisor:
         worker.restart()
         await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
+    def reload(self, reason: str = "asked to") -> int:
+        """Have every open page of the one address reload; return how many there are.
+
+        Raises:
+            OrchestraError: This is a run without reloads.
+        """
+        if self._development is None:
+            hint = "Make it a Supervisor(plan, reloads=True)."
+            raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
+        return self._development.control.reload(reason, everywhere=True)
+
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
 
@@ -315,33 +326,13 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
-        lost = 0
-
-        def take(event: Event) -> None:
-            nonlocal lost
-            lost += len(waiting) == limit
-            waiting.append(event)
-            self._news.unpark_all()
-
-        unsubscribe = self._bus.subscribe(take)
-        try:
-            while waiting or not self._stopped.is_set():
-                if not waiting:
-                    await self._news.park()
-                    continue
-                if lost:
-                    text, lost = f"{lost} events were lost: they were not read in time", 0
-                    yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
-                yield waiting.popleft()
-        finally:
-            unsubscribe()
+        return _events(self._bus, self._news, self._stopped, limit)
 
     # --- From start to stop ---
 
@@ -350,22 +341,26 @@ class Supervisor:
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
+            if self._development is not None:
+                await nursery.start(self._development.run)
             if plan is not None:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 
                 extras = self._development.extras() if self._development is not None else Extras()
                 proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail, extras=extras)
+                if self._development is not None:
+                    self._development.proxy = proxy
                 self._bus.subscribe(proxy.observe, StateChanged)
                 self._run.before_stop = proxy.before_stop
                 if UNDECIDED in (plan.backend, plan.frontend):
                     self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
-            if self._development is not None:
-                nursery.start_soon(self._development.run)
             task_status.started(self)
             await self.ending.wait()
+            if self._development is not None:
+                await self._development.close()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
@@ -411,6 +406,30 @@ class Supervisor:
             yield self._started
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
+    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+    lost = 0
+
+    def take(event: Event) -> None:
+        nonlocal lost
+        lost += len(waiting) == limit
+        waiting.append(event)
+        news.unpark_all()
+
+    unsubscribe = bus.subscribe(take)
+    try:
+        while waiting or not stopped.is_set():
+            if not waiting:
+                await news.park()
+                continue
+            if lost:
+                text, lost = f"{lost} events were lost: they were not read in time", 0
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
+            yield waiting.popleft()
+    finally:
+        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

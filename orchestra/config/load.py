@@ -347,6 +347,7 @@ class _Reader:
             port=ports.get(name),
             may_move=not process.settings.port,
             role=process.role,
+            is_python_server=bool(process.reading.serves),
             install=process.install,
             depends_on=tuple(depends_on),
         )

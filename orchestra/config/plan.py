@@ -72,12 +72,10 @@ class Install(Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: The folder of `package.json`; processes that share it share one installation.
-        manager: ``npm``, ``pnpm``, ``yarn`` or ``bun``.
-        argv: The command; it asks nothing.
+        argv: The command, its first word the package manager; it asks nothing.
     """
 
     folder: Path
-    manager: str
     argv: tuple[str, ...]
 
 
@@ -95,6 +93,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
+        is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
+            frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
         depends_on: The processes that it waits for before that.
     """
@@ -107,6 +107,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     port: int | None = None
     may_move: bool = False
     role: Role = Role.OTHER
+    is_python_server: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
 

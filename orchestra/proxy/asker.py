@@ -15,7 +15,7 @@ Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,18 +25,19 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
 from orchestra.proxy.head import BadMessage
+from orchestra.proxy.pages import PageBody
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -52,6 +53,7 @@ class Reply(Struct, eq=False):
     """An upstream's answer.
 
     Attributes:
+        head: As it was, or with what `Pages` has changed.
         body: May still be on its way over `connection`.
         read: What was read of it, as the client gets it.
     """
@@ -82,6 +84,7 @@ class Asker:
     is_upgrade = False
     upload: Upload | None = None
     _upstream: Upstream | None = None
+    _asked: RequestHead | None = None
     _forwarded = b""
     _victim: Upstream | None = None
 
@@ -93,6 +96,8 @@ class Asker:
         self._head = head
         self._peer = peer
         self._record = record
+        if shared.pages is not None:
+            self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
@@ -137,7 +142,7 @@ class Asker:
         self._upstream, self.connection = upstream, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
-            self._head, self._peer, upgrade=self.is_upgrade
+            self._asked or self._head, self._peer, upgrade=self.is_upgrade
         )
         connection.write(data if self.upload is None else data + self.upload.begin())
 
@@ -156,15 +161,28 @@ class Asker:
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
+                head = answer if self._asked is None else self._changed(upstream, connection, answer)
                 # What follows a 101 is no body.
                 read = b"" if answer.status == 101 else connection.take()
-                self.reply = Reply(upstream, connection, answer, connection.body, read)
+                self.reply = Reply(upstream, connection, head, connection.body, read)
                 return answer
             if answer.status == 101:
                 raise BadResponse("the upstream switched protocols, which was not asked for")
             if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
+
+    def _changed(
+        self, upstream: Upstream, connection: UpstreamConnection, answer: ResponseHead
+    ) -> ResponseHead:
+        """Have an answer changed that is a page; return the head that it gets."""
+        pages = self._shared.pages
+        page = None if pages is None else pages.begin(self._head, answer, upstream.gate.side)
+        if page is None:
+            return answer
+        if page.feed is not None:
+            connection.body = PageBody(connection.body, page.feed, has_chunks=self._head.version != b"1.0")
+        return page.head
 
     async def prepare_again(self, fault: UpstreamError) -> None:
         """Get ready to send the request again, or raise `fault`.
@@ -295,15 +313,6 @@ class Upload:
         """Whether it can be sent from its first byte on."""
         return not self._has_begun or self._body.size <= self._limit
 
-    def look(self) -> bool:
-        """Read what is here without waiting; return whether that is all of it.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
-        self._keep(self._client.take())
-        return self._body.is_complete
-
     def begin(self) -> bytes:
         """Return what is kept; `can_begin` has to be true."""
         kept = b"".join(self._kept)
@@ -312,17 +321,22 @@ class Upload:
         self._keep(b"")
         return kept
 
-    async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work` with a second task at hand, which sends the rest of the body meanwhile (`go_on`).
+    @asynccontextmanager
+    async def accompany(self) -> AsyncIterator[None]:
+        """Have a second task at hand meanwhile, which sends what is not here yet (`go_on`).
 
         Raises:
             ClientGone: The body will never be complete.
             BadMessage: It is not framed as its head said.
         """
+        self._keep(self._client.take())
+        if self._body.is_complete:
+            yield
+            return
         fault: Exception | None = None
         try:
             async with trio.open_nursery() as self._nursery:
-                await work()
+                yield
                 self._nursery.cancel_scope.cancel()
         except* (ClientGone, UpstreamError, BadMessage) as group:
             fault = group.exceptions[0]

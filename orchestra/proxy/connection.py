@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
@@ -25,11 +26,11 @@ from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously
 from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
-    from orchestra.proxy.gate import Endpoint
+    from orchestra.config.plan import Address
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Transport
 
-__all__ = ["BadResponse", "ClientConnection", "ClientGone", "UpstreamConnection", "UpstreamGone"]
+__all__ = ["BadResponse", "ClientConnection", "ClientGone", "Endpoint", "UpstreamConnection", "UpstreamGone"]
 
 # Until its head is read, a message is not complete.
 _UNREAD = Body()
@@ -56,6 +57,18 @@ class BadResponse(UpstreamError):  # noqa: N818 - as above
     """The upstream's answer is no HTTP that may be passed on."""
 
 
+class Endpoint(Struct, frozen=True):
+    """What is asked: an address, and the process there if it is one of this run."""
+
+    process: str | None
+    address: Address
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.process or self.address.url
+
+
 class _Connection:
     """What both kinds have.
 
@@ -79,6 +92,10 @@ class _Connection:
     def _gone(self) -> Exception:
         """Say that the peer has gone."""
         raise NotImplementedError
+
+    def _bad(self, fault: BadMessage) -> Exception:
+        """Say that what the peer has sent is illegal."""
+        return fault
 
     # --- Bytes ---
 
@@ -148,7 +165,8 @@ class _Connection:
                 self._searched = len(buffer)
                 return None
         if not 0 <= end <= MAX_HEAD:
-            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+            fault = BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+            raise self._bad(fault)
         self._searched = 0
         self.unread = buffer[end:]
         return buffer[:end] if self.unread else buffer
@@ -157,21 +175,21 @@ class _Connection:
         """Return what the receiver gets of the body's bytes that were received already.
 
         Raises:
-            BadMessage: The body is not framed as its head said.
+            BadMessage: The client's body is not framed as its head said.
+            BadResponse: The upstream's is not.
         """
         buffer, body = self.unread, self.body
         if not buffer or body.is_complete:
             return b""
-        piece = body.feed(buffer)
+        try:
+            piece = body.feed(buffer)
+        except BadMessage as exc:
+            raise self._bad(exc) from None
         self.unread = body.rest
         return piece
 
     def take_more(self) -> bytes | None:
-        """Receive more of the body, or its end; return what the receiver gets of it.
-
-        Raises:
-            BadMessage: The body is not framed as its head said.
-        """
+        """Receive more of the body, or its end; return what the receiver gets of it, or raise as `take`."""
         data = self._receive(RECEIVE_SIZE)
         if data:
             self.unread += data
@@ -291,11 +309,11 @@ class UpstreamConnection(_Connection):
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
+        raw = self._take_head()
+        if raw is None:
+            return None
+        self._has_begun = True
         try:
-            raw = self._take_head()
-            if raw is None:
-                return None
-            self._has_begun = True
             head = self._reader.response(raw)
         except BadMessage as exc:
             raise self._bad(exc) from exc
@@ -305,17 +323,6 @@ class UpstreamConnection(_Connection):
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
-
-    def take(self) -> bytes:
-        """Return what the client gets of the body's bytes that were received already.
-
-        Raises:
-            BadResponse: The body is not framed as its head said.
-        """
-        try:
-            return super().take()
-        except BadMessage as exc:
-            raise self._bad(exc) from exc
 
     def _end(self) -> bytes:
         self._keeps_alive = False

@@ -114,21 +114,18 @@ class Conversation:
 
     async def _converse(self) -> None:
         while not self._shared.is_closing:
-            exchange = await self._serve_ordinary()
+            # Sleep while requests are served that need no task.
+            self._woken = trio.Event()
+            self._serve()
+            await self._woken.wait()
+            if self._fault is not None:
+                raise self._fault
+            exchange = self.exchange
+            assert exchange is not None  # noqa: S101 - it has woken us
             await exchange.run()
             self._end_exchange()
             if exchange.is_last:
                 return
-
-    async def _serve_ordinary(self) -> Exchange:
-        """Sleep while requests are served that need no task; return the first one that does."""
-        self._woken = trio.Event()
-        self._serve()
-        await self._woken.wait()
-        if self._fault is not None:
-            raise self._fault
-        assert self.exchange is not None  # noqa: S101 - it has woken us
-        return self.exchange
 
     # --- While the task sleeps ---
 

@@ -20,25 +20,27 @@ Not here: the connection (`conversation`), limits of time (`server`), what it al
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
 from msgspec import Struct
 
+from orchestra.config.plan import Address
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
-from orchestra.proxy.gate import Gate
+from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import BadMessage, HeadReader
-from orchestra.proxy.pool import Upstream
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from orchestra.bus import Bus
@@ -50,8 +52,9 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.pages import Pages
     from orchestra.proxy.route import Side, Step
 
 __all__ = ["Exchange", "Extras", "Progress", "Shared"]
@@ -65,9 +68,13 @@ class Extras(Struct, frozen=True, kw_only=True):
 
     Attributes:
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
+        pages: Changes documents on their way to a window; without it all pass as they are.
     """
 
     frontend_pages: FrontendPages | None = None
+    own: Callable[[], socket.socket] | None = None
+    pages: Pages | None = None
 
 
 class Shared:
@@ -78,6 +85,7 @@ class Shared:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
         idle: How many idle connections to an upstream are kept at most.
         extras: What is there for development only.
 
@@ -94,15 +102,17 @@ class Shared:
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
         dial: Dial,
+        dial_own: Dial | None,
         idle: int,
         extras: Extras,
     ) -> None:
         self.plan = plan
         self.bus = bus
+        self.pages = extras.pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
-        def upstream(side: Side, what: UpstreamPlan) -> Upstream:
+        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
             gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
             return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
 
@@ -111,9 +121,17 @@ class Shared:
             "backend": backend,
             "frontend": upstream("frontend", plan.frontend),
         }
+        if dial_own is not None:
+            # It is in this process, and has no address that could be dialled.
+            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0, pages=extras.frontend_pages)
+        self.router = Router(
+            plan,
+            memory=MEMORY if remembers else 0,
+            pages=extras.frontend_pages,
+            has_own="orchestra" in self.upstreams,
+        )
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -248,26 +266,19 @@ class Exchange:
     async def run(self) -> None:
         """See it through from where `advance` got stuck.
 
-        Nothing is raised but a cancellation (and mistakes of ours).
+        Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
         upload = self.asker.upload
         try:
             try:
-                if upload is None or upload.look():
+                async with nullcontext() if upload is None else upload.accompany():
                     await self._go_on()
-                else:
-                    await upload.accompany(self._go_on)
             except (UpstreamError, BadMessage) as exc:
                 self._explain(exc)
                 await self._client.drain()
         except ClientGone:
             self._reset("client-gone")
-        except BaseException:
-            # Most often a cancellation: the client has left, or the proxy ends.
-            self.abandon()
-            raise
-        finally:
-            self._end()
+        self._end()
 
     async def _go_on(self) -> None:
         progress = Progress.OVER if self._is_over else Progress.STUCK
@@ -325,7 +336,7 @@ class Exchange:
     # --- Its end ---
 
     def abandon(self) -> None:
-        """End it without an answer."""
+        """End it without an answer if it is not over: the client has left, or the proxy ends."""
         if not self._is_over:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
@@ -411,7 +422,9 @@ class Exchange:
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""
-        head, content = answers.render(message, self._head)
+        pages = self._shared.pages
+        tag = pages.tag(self._head, message.status) if pages is not None else ""
+        head, content = answers.render(message, self._head, tag=tag)
         body = LengthBody(len(content))
         self._open("orchestra", message.reason or message.title, head, body, body.feed(content))
 

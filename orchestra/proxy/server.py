@@ -23,7 +23,7 @@ from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.exchange import Extras, Shared
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
 
@@ -82,7 +82,17 @@ class Proxy:
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle, extras=extras or Extras())
+        extras = extras or Extras()
+        self._connect_own = extras.own
+        self._shared = Shared(
+            plan,
+            bus=bus,
+            tail=tail,
+            dial=dial,
+            dial_own=self._dial_own if extras.own is not None else None,
+            idle=idle,
+            extras=extras,
+        )
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -119,6 +129,15 @@ class Proxy:
             reason: Why, for people.
         """
         self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+
+    def is_backend(self, process: str) -> bool:
+        """Whether a process is known to be behind the backend."""
+        return self._shared.upstreams["backend"].gate.has(process)
+
+    async def _dial_own(self, _host: str, _port: int) -> Transport:
+        assert self._connect_own is not None  # noqa: S101 - else nothing asks
+        await trio.lowlevel.checkpoint()
+        return SocketTransport(self._connect_own(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
