@@ -158,10 +158,11 @@ class Child:
         await self._stopping.wait()
         if not self._killing.is_set():
             self.family.signal(self._stop_signal)
-            with trio.move_on_after(_QUICK_END):
-                await self._process.wait()
+            deadline = trio.current_time() + self._stop_timeout
+            with trio.move_on_after(min(_QUICK_END, self._stop_timeout)):  # its end cancels this
+                await self._killing.wait()
             await self._families.is_alive(self.family)  # members that have left the group are signalled now
-            with trio.move_on_after(self._stop_timeout):
+            with trio.move_on_at(deadline):
                 await self._killing.wait()
         self.family.signal(signal.SIGKILL)
         await trio.sleep(_AFTER_KILL)
