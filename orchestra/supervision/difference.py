@@ -1,0 +1,168 @@
+"""What a changed plan asks of a run: which processes are started, stopped and restarted, and what stays.
+
+A process is restarted only if its child would have been another one: `_OF_THE_CHILD` names the fields that a
+child is made of. All other fields count from the next decision or the next child on, without a restart. In
+between are readiness and role: a ready process stays ready, one that is not is asked what the new plan asks,
+from its first line on, and that needs a new child.
+
+Not here: carrying it out (`run`), which ports a process that runs keeps (`config.load`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, structs
+
+from orchestra.config.environment import sibling_prefix
+from orchestra.config.plan import Note, Role, base_name
+from orchestra.events import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
+    from orchestra.events import StateChanged
+
+__all__ = ["Difference", "difference", "settled"]
+
+# The mode is among them because a child that may be overlapped has a mark of its own in its environment.
+_OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode"})
+_OF_READINESS = frozenset({"ready", "role"})
+# Either there is no child, and the next one follows the new plan, or a request to stop stands.
+_LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
+# Of `[run]` and `[reload]`, what is decided once, at the start.
+_FIXED = (("run", "output"), ("run", "color"), ("run", "timestamps"), ("reload", "enabled"))
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """What has to happen for a run to follow another plan.
+
+    Attributes:
+        started: New processes, in the order of the Procfile.
+        stopped: Those that are not in the new plan.
+        restarted: Those that need another child.
+        has_other_settings: Whether anything else is different that the user has written.
+    """
+
+    started: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    has_other_settings: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.started or self.stopped or self.restarted or self.has_other_settings)
+
+
+def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Difference:
+    """Compare two plans.
+
+    Args:
+        old: What the run follows now.
+        new: What it is to follow.
+        newest: The newest state of each process of the old one, by name.
+    """
+    before = {each.name: each for each in old.processes}
+    now = {each.name: each for each in new.processes}
+    siblings = _sibling_variables({*before, *now})
+    return Difference(
+        started=tuple(name for name in now if name not in before),
+        stopped=tuple(name for name in before if name not in now),
+        restarted=tuple(
+            name
+            for name, plan in now.items()
+            if name in before and _needs_new_child(before[name], plan, newest[name], siblings)
+        ),
+        has_other_settings=_as_written(old, siblings) != _as_written(new, siblings),
+    )
+
+
+def _needs_new_child(
+    old: ProcessPlan, new: ProcessPlan, newest: StateChanged, siblings: frozenset[str]
+) -> bool:
+    changed = {name for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+    if _has_same_environment(old.env, new.env, siblings):
+        changed.discard("env")
+    if newest.state in _LEFT_ALONE:
+        return False
+    if changed & _OF_THE_CHILD:
+        return True
+    if not changed & _OF_READINESS:
+        return False
+    match newest.state:
+        case State.STARTING | State.UNHEALTHY:
+            return True
+        case State.RUNNING:
+            return new.ready is not None
+        case State.READY:
+            return new.role is not Role.OTHER and newest.url is None  # where it listens has to be found
+        case _:
+            return False
+
+
+def _sibling_variables(names: set[str]) -> frozenset[str]:
+    """The variables that tell one process where another one listens."""
+    prefixes = {sibling_prefix(base_name(name)) for name in names}
+    return frozenset(f"{prefix}{ending}" for prefix in prefixes for ending in ("_PORT", "_URL"))
+
+
+def _has_same_environment(
+    old: Mapping[str, str] | None, new: Mapping[str, str] | None, siblings: frozenset[str]
+) -> bool:
+    """Whether a child would see the same; it has done without siblings that come, and can without the rest."""
+    if old is None or new is None:
+        return old is new
+    different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+    return all(name in siblings and (name not in old or name not in new) for name in different)
+
+
+def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
+    """The plan without what follows from other things than its own settings."""
+    processes = [
+        structs.replace(
+            each,
+            install=None,  # it has been carried out
+            env=each.env and {name: text for name, text in each.env.items() if name not in siblings},
+        )
+        for each in plan.processes
+    ]
+    return structs.replace(plan, processes=tuple(processes), notes=())
+
+
+def settled(old: Plan, new: Plan) -> Plan:
+    """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
+    notes = list(new.notes)
+    tables: dict[str, Any] = {"run": new, "reload": new.reload}
+    for table, name in _FIXED:
+        stays, asked = (getattr(plan if table == "run" else plan.reload, name) for plan in (old, new))
+        if stays != asked:
+            notes.append(_stays(f"[{table}] {name}", stays, asked))
+            tables[table] = structs.replace(tables[table], **{name: stays})
+    proxy, found = _settled_proxy(old.proxy, new.proxy)
+    return structs.replace(
+        tables["run"], reload=tables["reload"], proxy=proxy, notes=(*notes, *found)
+    )
+
+
+def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyPlan | None, list[Note]]:
+    if old is None:
+        text = "this run has no proxy, and goes on without one"
+        return None, [_again(text, "Run orchestra again to have one.")] if new is not None else []
+    if new is None:
+        text = "the proxy stays, and has nothing to ask any more"
+        alone = structs.replace(
+            old, backend=None, backend_reason="", frontend=None, frontend_reason="", candidates=()
+        )
+        return alone, [_again(text, "Run orchestra again to be without it.")]
+    notes = []
+    if (old.host, old.port) != (new.host, new.port):
+        notes.append(_stays("[proxy] listen", f"{old.host}:{old.port}", f"{new.host}:{new.port}"))
+    return structs.replace(new, host=old.host, port=old.port, may_move=old.may_move), notes
+
+
+def _stays(setting: str, stays: object, asked: object) -> Note:
+    return _again(f"{setting} stays {stays} in this run", f"Run orchestra again to have {asked}.")
+
+
+def _again(text: str, hint: str) -> Note:
+    return Note(text, hint, "warning")
