@@ -34,8 +34,8 @@ import trio.testing
 
 from benchmarks.harness import MIB, Failed, Report, Running, answers, free_port
 from benchmarks.peers import Site, own_origin, serving
+from orchestra.bus import Bus
 from orchestra.config.plan import Address as Upstream, ProxyPlan
-from orchestra.events import Bus
 from orchestra.proxy import Proxy
 
 if TYPE_CHECKING:

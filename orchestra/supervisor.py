@@ -7,27 +7,28 @@ processes are stopped, then `RunEnded` is emitted.
 
 `Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
 
-Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`).
+Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`), how a run
+comes to follow another plan (`changing`).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import sysconfig
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self
 
 import trio
+from msgspec import structs
 from trio.lowlevel import ParkingLot
 
-from orchestra import config
+from orchestra.bus import Bus
+from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
-from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, Address, Note
+from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError
-from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
@@ -37,15 +38,15 @@ from orchestra.version import __version__
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
+    from orchestra.bus import Observer
+    from orchestra.changing import Replan
     from orchestra.child.spawn import Window
-    from orchestra.config import Overrides
-    from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer
+    from orchestra.config.plan import Plan, ProxyPlan
+    from orchestra.events import Event
     from orchestra.supervision.delivery import Sink
 
-__all__ = ["Runtime", "Supervisor", "load", "this_machine"]
+__all__ = ["Runtime", "Supervisor"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
@@ -58,29 +59,6 @@ _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
 _GRACE = 20.0
 
 
-def load(
-    procfile: Path | str | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    only: Sequence[str] = (),
-    left_out: Sequence[str] = (),
-    overrides: Overrides | None = None,
-) -> Plan:
-    """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
-
-    Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
-        environ: The environment to begin with; this process's by default.
-        only: The processes to run; none means all.
-        left_out: The processes not to run.
-        overrides: What beats the settings.
-
-    Raises:
-        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
-    """
-    return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
-
-
 def _bind(plan: ProxyPlan) -> list[socket.socket]:
     """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
     port = plan.port
@@ -91,22 +69,6 @@ def _bind(plan: ProxyPlan) -> list[socket.socket]:
             if not plan.may_move or port == plan.port + _PORTS_TO_TRY:
                 raise
         port += 1
-
-
-def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
-    """Describe the machine that we run on; `environ` is in place of this process's environment."""
-    return Machine(
-        environ=os.environ if environ is None else environ,
-        scripts=sysconfig.get_path("scripts"),
-        is_free=sockets.is_free,
-        holder=sockets.holder,
-        try_listen=_try_listen,
-    )
-
-
-def _try_listen(host: str, port: int) -> None:
-    for listener in sockets.bind(host, port):
-        listener.close()
 
 
 class Supervisor:
@@ -140,6 +102,8 @@ class Supervisor:
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
+        replan: Reads the files again that the plan is made of, given the plan that is followed now, for
+            `replan`: ``lambda plan: load("Procfile.dev", running=plan)``.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -158,13 +122,14 @@ class Supervisor:
         sinks: Iterable[Sink] = (),
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
+        replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
-        self.plan = plan
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
+        self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
         self._started: RunStarted | None = None
@@ -181,6 +146,11 @@ class Supervisor:
     def url(self) -> str | None:
         """The one address; ``None`` without a proxy, or before `run` has bound it."""
         return self._run.url
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run follows now."""
+        return self._current.plan
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.
@@ -265,6 +235,29 @@ class Supervisor:
         worker.restart()
         await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
+    async def change(self, plan: Plan, *, reason: str = "") -> None:
+        """Follow another plan: stop, restart and start only what differs; wait until the old ones are gone.
+
+        A process whose child would be the same goes on, and follows its other settings from now on. The proxy
+        goes on at its address. What cannot change before the next run stays, and a `Notice` says so.
+
+        Args:
+            plan: The new one; ``load(..., running=supervisor.plan)`` makes one that keeps the ports.
+            reason: What was changed, in words, for `PlanChanged`.
+
+        Raises:
+            ConfigError: The plan cannot work; the old one goes on.
+            OrchestraError: The run has not begun, or has come to its end.
+        """
+        await self._current.change(plan, reason)
+
+    async def replan(self, reason: str = "") -> None:
+        """Read the files again, as `replan` of the arguments does, and `change` to the plan that they make.
+
+        Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
+        """
+        await self._current.replan(reason)
+
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
 
@@ -306,33 +299,13 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
-        lost = 0
-
-        def take(event: Event) -> None:
-            nonlocal lost
-            lost += len(waiting) == limit
-            waiting.append(event)
-            self._news.unpark_all()
-
-        unsubscribe = self._bus.subscribe(take)
-        try:
-            while waiting or not self._stopped.is_set():
-                if not waiting:
-                    await self._news.park()
-                    continue
-                if lost:
-                    text, lost = f"{lost} events were lost: they were not read in time", 0
-                    yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
-                yield waiting.popleft()
-        finally:
-            unsubscribe()
+        return _events(self._bus, self._news, self._stopped, limit)
 
     # --- From start to stop ---
 
@@ -345,11 +318,10 @@ class Supervisor:
                 # A plain Procfile runner starts a third faster without it.
                 from orchestra.proxy.server import Proxy  # noqa: PLC0415
 
-                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                proxy = self._current.proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
                 self._bus.subscribe(proxy.observe, StateChanged)
                 self._run.before_stop = proxy.before_stop
-                if UNDECIDED in (plan.backend, plan.frontend):
-                    self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
+                self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
@@ -396,8 +368,33 @@ class Supervisor:
 
     def _newest_events(self) -> Iterator[Event]:
         if self._started is not None:
-            yield self._started
+            yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
+            yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
+    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+    lost = 0
+
+    def take(event: Event) -> None:
+        nonlocal lost
+        lost += len(waiting) == limit
+        waiting.append(event)
+        news.unpark_all()
+
+    unsubscribe = bus.subscribe(take)
+    try:
+        while waiting or not stopped.is_set():
+            if not waiting:
+                await news.park()
+                continue
+            if lost:
+                text, lost = f"{lost} events were lost: they were not read in time", 0
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
+            yield waiting.popleft()
+    finally:
+        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
@@ -410,13 +407,6 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
             text = f"{url} can be reached from other machines, and so can all that is behind it"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
         # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
-        backend = _in_words(proxy, proxy.backend, proxy.backend_reason)
-        frontend = _in_words(proxy, proxy.frontend, proxy.frontend_reason)
-        yield "plan", Note(f"backend: {backend}; frontend: {frontend}")
+        yield "plan", Note(proxy.in_words())
     for note in plan.notes:
         yield "plan", note
-
-
-def _in_words(proxy: ProxyPlan, upstream: UpstreamPlan, reason: str) -> str:
-    named = proxy.named(upstream)
-    return f"{named} ({reason})" if reason and upstream else named

@@ -15,15 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess, ProxyPlan
-from orchestra.events import (
-    Bus,
-    RequestFinished,
-    State,
-    StateChanged,
-    StreamClosed,
-    StreamOpened,
-)
+from orchestra.events import RequestFinished, State, StateChanged, StreamClosed, StreamOpened
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.server import Proxy

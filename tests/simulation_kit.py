@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from orchestra import Plan, Supervisor
+from orchestra.bus import Bus
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.table import Entry
 from orchestra.config.plan import Address, FromProcess
 from orchestra.config.roles import Seen
-from orchestra.events import Bus, Exit
+from orchestra.events import Exit
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime

@@ -102,6 +102,7 @@ def test_every_key_is_read() -> None:
     found = accepted(FULL)
     assert found.run.base_port == 7000
     assert found.proxy.frontend is False
+    assert found.reload.pages == "all"
     assert found.process["web"].restart is Restart.ALWAYS
     assert found.process["web"].env == {"A": "1"}
     for table in (found.run, found.proxy, found.reload, found.process["web"]):

@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
+from orchestra.bus import Bus
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
-from orchestra.events import Bus, Notice, RequestHeld, RequestReleased, State, StateChanged
+from orchestra.events import Notice, RequestHeld, RequestReleased, State, StateChanged
 from orchestra.proxy import gate as gate_module
 from orchestra.proxy.framing import NO_BODY
 from orchestra.proxy.gate import Endpoint, Gate

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess
-from orchestra.events import Bus, State, StateChanged
+from orchestra.events import State, StateChanged
 from orchestra.proxy.connection import UpstreamConnection
 from orchestra.proxy.gate import Gate
 from orchestra.proxy.head import HeadReader

@@ -130,7 +130,9 @@ class Facts(Struct, frozen=True, kw_only=True):
     def with_seen_of(self, earlier: Facts) -> Facts:
         """Give the facts in which processes have shown what they had in `earlier` ones."""
         seen = {each.name: each.seen for each in earlier.processes}
-        return replace(self, processes=tuple(replace(p, seen=seen.get(p.name, p.seen)) for p in self.processes))
+        return replace(
+            self, processes=tuple(replace(p, seen=seen.get(p.name, p.seen)) for p in self.processes)
+        )
 
     def settled(self, roles: Roles) -> Facts:
         """Give the facts in which open upstreams that have been found stay what they are."""

@@ -27,6 +27,7 @@ from orchestra.config.schema import (
     CONSTANTS,
     ProcessSettings,
     ProxySettings,
+    ReloadSettings,
     RunSettings,
     Settings,
     documented,
@@ -134,8 +135,9 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
         table = _table(("process", name), each, ProcessSettings, file)
         if isinstance(each, dict):
             processes[name] = table
+    reload = _table(("reload",), tables.pop("reload", {}), ReloadSettings, file)
     _table((), tables, Settings, file)  # what is left of the tables is unknown
-    return replace(file, settings=Settings(run=run, proxy=proxy, process=processes))
+    return replace(file, settings=Settings(run=run, proxy=proxy, reload=reload, process=processes))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.proxy.forward import host_refusal, is_looping
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.route import Availability, Unavailable, is_for_a_window, is_navigation
 
@@ -27,7 +26,11 @@ if TYPE_CHECKING:
     from orchestra.errors import UpstreamError
     from orchestra.proxy.head import Headers, RequestHead
 
-__all__ = ["Message", "explain", "own", "refusal", "refuse", "render"]
+__all__ = ["Message", "explain", "own", "render"]
+
+_OWN = "orchestra's own path"
+# What answers of a status have beside what all have: when to ask again, and in which words (RFC 6455 4.4).
+_HEADERS: dict[int, Headers] = {502: [(b"Retry-After", b"1")], 426: [(b"Sec-WebSocket-Version", b"13")]}
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -38,7 +41,7 @@ class Message(Struct, frozen=True, kw_only=True):
         text: In a sentence: the thing and the cause.
         hint: The next step; may be empty.
         tail: A process's last lines of output, oldest first.
-        headers: Beside those that every answer has.
+        reason: Why, in words for the dashboard, if the title does not say it.
     """
 
     status: int
@@ -46,29 +49,14 @@ class Message(Struct, frozen=True, kw_only=True):
     text: str
     hint: str = ""
     tail: tuple[str, ...] = ()
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    reason: str = ""
 
 
-def refusal(head: RequestHead, allowed_hosts: tuple[str, ...]) -> Message | None:
-    """Say why a request gets no further than here, if it does not."""
-    refused = host_refusal(head.host, allowed_hosts)
-    if refused is not None:
-        return Message(status=403, title="Host not allowed", text=f"{refused}.")
-    if b"via" in head.values and is_looping(head):
-        text = "The request has come through here again and again: an upstream sends it back."
-        return Message(status=508, title="Loop Detected", text=text)
-    return None
-
-
-def refuse(fault: BadMessage) -> Message:
-    """Answer a request that is not one."""
-    return Message(status=fault.status, title="Bad request", text=f"{fault}.")
-
-
-def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
-    """Say why there is no answer: in a word for the dashboard, and to the client."""
+def explain(error: UpstreamError | BadMessage) -> Message:
+    """Say why there is no answer, or why a request is refused."""
+    text = f"{error}."
     if isinstance(error, BadMessage):
-        return "bad request", refuse(error)
+        return Message(status=error.status, title=error.title, text=text)
     reason = "no valid answer"
     tail: tuple[str, ...] = ()
     title = "No answer in time" if error.status_hint == 504 else "No valid answer"
@@ -76,16 +64,17 @@ def explain(error: UpstreamError | BadMessage) -> tuple[str, Message]:
         state = "ready" if error.availability is Availability.HOLD else "there"
         reason, tail = f"{error.side} not {state}", error.tail
         title = f"The {error.side} is not {state}"
-    text = f"{error}."
-    return reason, Message(status=error.status_hint, title=title, text=text, hint=error.hint, tail=tail)
+    return Message(
+        status=error.status_hint, title=title, text=text, hint=error.hint, tail=tail, reason=reason
+    )
 
 
 def own(head: RequestHead) -> Message:
     """Answer a request under our own paths."""
     if head.target == b"*":
-        return Message(status=200, title="orchestra", text="All methods but CONNECT.")
+        return Message(status=200, title="orchestra", text="All methods but CONNECT.", reason=_OWN)
     text = f"orchestra has nothing at {head.path.decode('ascii')}."
-    return Message(status=404, title="Not found", text=text)
+    return Message(status=404, title="Not found", text=text, reason=_OWN)
 
 
 def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, bytes]:
@@ -96,10 +85,9 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         head: The request; ``None`` if it could not be read, which gets text.
     """
     accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
-    may_pass = message.status == 502
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
         # To look again would send a form a second time, which was not asked for.
-        looks_again = may_pass and head.method in (b"GET", b"HEAD")
+        looks_again = message.status == 502 and head.method in (b"GET", b"HEAD")
         media_type, body = b"text/html; charset=utf-8", _page(message, looks_again=looks_again)
     elif b"json" in accepted:
         media_type, body = b"application/json", _json(message)
@@ -110,8 +98,7 @@ def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, by
         (b"Content-Type", media_type),
         (b"Content-Length", b"%d" % len(content)),
         (b"Cache-Control", b"no-store"),
-        *message.headers,
-        *([(b"Retry-After", b"1")] if may_pass else []),
+        *_HEADERS.get(message.status, []),
     ]
     reason = HTTPStatus(message.status).phrase.encode("ascii")
     response = ResponseHead.of(message.status, headers, reason)

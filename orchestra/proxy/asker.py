@@ -3,34 +3,43 @@
 `Asker.prepare_again` says which requests are retried. An upstream sees an orderly end of its connection,
 unless the client itself has reset its own: servers were seen to end at a reset.
 
+A body (`Upload`) has two parts: what was read of it, which is kept as long as it is small enough, and what is
+still to come. To begin with an upstream means to send all that is kept at once, together with the request's
+head; the rest is passed on as it comes, by a task, since the answer may come first. To begin again with
+another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still being
+sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the
+second.
+
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 """
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct
 
 from orchestra.errors import UpstreamError
-from orchestra.proxy.connection import BadResponse, UpstreamGone
+from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import KEPT_404, Kept
-from orchestra.proxy.upload import Upload
 from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
-    from orchestra.proxy.shared import Shared
 
-__all__ = ["Asker", "Reply"]
+__all__ = ["Asker", "Reply", "Upload"]
 
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
@@ -45,7 +54,6 @@ class Reply(Struct, eq=False):
     Attributes:
         body: May still be on its way over `connection`.
         read: What was read of it, as the client gets it.
-        is_open: The connection is still used for it.
     """
 
     upstream: Upstream
@@ -53,7 +61,6 @@ class Reply(Struct, eq=False):
     head: ResponseHead
     body: Body
     read: bytes
-    is_open: bool = True
 
 
 class Asker:
@@ -89,11 +96,6 @@ class Asker:
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether an upstream was asked and its answer is still awaited."""
-        return self.connection is not None and self.reply is None
 
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
@@ -154,7 +156,9 @@ class Asker:
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
-                self.reply = Reply(upstream, connection, answer, connection.body, connection.take())
+                # What follows a 101 is no body.
+                read = b"" if answer.status == 101 else connection.take()
+                self.reply = Reply(upstream, connection, answer, connection.body, read)
                 return answer
             if answer.status == 101:
                 raise BadResponse("the upstream switched protocols, which was not asked for")
@@ -171,7 +175,7 @@ class Asker:
         connection that has been idle.
         """
         upstream, connection = self._upstream, self.connection
-        self.close()
+        self.release()
         if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
             raise fault
         if self.upload is not None:
@@ -221,35 +225,24 @@ class Asker:
             self.was_ended_early = True
             self.connection.close()
 
-    def close(self) -> None:
-        """Close the connection to the upstream that is being asked, if there is one."""
-        connection = self.connection
-        if connection is not None:
-            self.connection = None
-            # An upgrade that was not claimed is never reset: that ends Vite.
-            if self._client.was_reset and not self.is_upgrade:
-                connection.abort()
-            else:
-                connection.close()
+    def release(self) -> None:
+        """Part with the connection to the upstream; it may serve again if all was said on it."""
+        upstream, connection = self._upstream, self.connection
+        if upstream is None or connection is None:
+            return
+        self.connection = None
+        if connection.is_reusable() and (self.upload is None or self.upload.is_sent):
+            upstream.give_back(connection, self._shared.now)
+        elif self._client.was_reset and not self.is_upgrade:
+            connection.abort()
+        else:
+            # Nor is an upgrade that was not claimed ever reset: that ends Vite.
+            connection.close()
 
-    def release(self, reply: Reply) -> None:
-        """Give the connection of an answer back, whose body is complete."""
-        if reply.is_open:
-            reply.is_open = False
-            self.connection = None
-            if self.upload is None or self.upload.is_sent:
-                reply.upstream.give_back(reply.connection, self._shared.now)
-            else:
-                reply.connection.close()
-
-    def set_aside(self, *, keep: bool) -> Kept:
-        """Make room for another answer: keep this one, if there is one, or forget it."""
-        if keep and self.reply is not None:
-            return self._keep(self.reply)
-        self.discard()
-        return Kept.DONE
-
-    def _keep(self, reply: Reply) -> Kept:
+    def keep(self) -> Kept:
+        """Keep the newest answer, to make room for another one, as far as it is here."""
+        reply = self.reply
+        assert reply is not None  # noqa: S101 - the route has judged it
         body = reply.body
         while body.size <= KEPT_404 and not body.is_complete:
             piece = reply.connection.take_more()
@@ -259,7 +252,7 @@ class Asker:
         self.kept, self.reply = reply, None
         if body.size > KEPT_404:
             return Kept.TOO_LARGE
-        self.release(reply)
+        self.release()
         if self.upload is not None:
             self.upload.stop()
             if not self.upload.can_begin:
@@ -269,12 +262,101 @@ class Asker:
     def discard(self) -> None:
         """Forget the newest answer; its connection may serve again if all of it is here."""
         reply, self.reply = self.reply, None
-        if reply is not None:
-            with contextlib.suppress(UpstreamError):
-                if not reply.body.is_complete:
-                    # Vite sends its page in one piece, if perhaps not in the one that its head was in.
-                    reply.connection.take_more()
-            if reply.body.is_complete:
-                self.release(reply)
-            else:
-                self.close()
+        with suppress(UpstreamError):
+            if reply is not None and not reply.body.is_complete:
+                # Vite sends its page in one piece, if perhaps not in the one that its head was in.
+                reply.connection.take_more()
+        self.release()
+
+
+class Upload:
+    """The body of one request.
+
+    Args:
+        client: Its sender.
+        limit: Bytes of it that are kept; of a longer one nothing is.
+
+    Attributes:
+        is_sent: All of it was sent to the upstream that was begun with last.
+    """
+
+    def __init__(self, client: ClientConnection, limit: int) -> None:
+        self._client = client
+        self._body = client.body
+        self._limit = limit
+        self._kept: list[bytes] = []
+        self._has_begun = False
+        self._sending = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self.is_sent = False
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether it can be sent from its first byte on."""
+        return not self._has_begun or self._body.size <= self._limit
+
+    def look(self) -> bool:
+        """Read what is here without waiting; return whether that is all of it.
+
+        Raises:
+            BadMessage: It is not framed as its head said.
+        """
+        self._keep(self._client.take())
+        return self._body.is_complete
+
+    def begin(self) -> bytes:
+        """Return what is kept; `can_begin` has to be true."""
+        kept = b"".join(self._kept)
+        self._has_begun = True
+        self.is_sent = self._body.is_complete
+        self._keep(b"")
+        return kept
+
+    async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` with a second task at hand, which sends the rest of the body meanwhile (`go_on`).
+
+        Raises:
+            ClientGone: The body will never be complete.
+            BadMessage: It is not framed as its head said.
+        """
+        fault: Exception | None = None
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await work()
+                self._nursery.cancel_scope.cancel()
+        except* (ClientGone, UpstreamError, BadMessage) as group:
+            fault = group.exceptions[0]
+        self._nursery = None
+        if fault is not None:
+            raise fault
+
+    def go_on(self, upstream: UpstreamConnection) -> None:
+        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
+        if self._nursery is not None and not self._body.is_complete:
+            self._sending = trio.CancelScope()
+            self._nursery.start_soon(self._send_rest, upstream, self._sending)
+
+    def stop(self) -> None:
+        """Stop sending; another upstream may follow."""
+        self._sending.cancel()
+
+    async def _send_rest(self, upstream: UpstreamConnection, scope: trio.CancelScope) -> None:
+        with suppress(UpstreamGone), scope:
+            while not self._body.is_complete:
+                await self._client.wait()
+                # A task that was woken already is not cancelled before it waits again.
+                if scope.cancel_called:
+                    return
+                piece = self._client.take_more()
+                if piece:
+                    # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                    self._keep(piece)
+                    await upstream.send(piece)
+            if not scope.cancel_called:
+                self.is_sent = True
+
+    def _keep(self, piece: bytes) -> None:
+        """Keep what was read, or forget all of it if that is too much."""
+        self._kept.append(piece)
+        if not self.can_begin:
+            self._kept.clear()

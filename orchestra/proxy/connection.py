@@ -20,19 +20,19 @@ import trio
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
-from orchestra.proxy.framing import NO_BODY, ClosingBody, answer_body, request_body
+from orchestra.proxy.framing import NO_BODY, Body, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
 from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
-    from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Endpoint
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Transport
 
 __all__ = ["BadResponse", "ClientConnection", "ClientGone", "UpstreamConnection", "UpstreamGone"]
 
-_UNREAD = ClosingBody(has_chunks=False)
+# Until its head is read, a message is not complete.
+_UNREAD = Body()
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -218,7 +218,6 @@ class ClientConnection(_Connection):
             BadMessage: It is illegal; the connection can only be answered and closed.
             ClientGone: It will never be complete.
         """
-        # Until its head is read, a request is not complete.
         self.body = _UNREAD
         raw = self._take_head()
         if raw is None:
@@ -255,6 +254,7 @@ class UpstreamConnection(_Connection):
         since: When it was used last.
     """
 
+    body = _UNREAD
     is_reused = False
     since = 0.0
     _what = "answer"
@@ -275,6 +275,7 @@ class UpstreamConnection(_Connection):
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
         self.since = now
+        self.body = _UNREAD
         self.is_reused = True
         self._has_begun = False
 

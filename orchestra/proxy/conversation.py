@@ -30,8 +30,8 @@ from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.head import BadMessage
 
 if TYPE_CHECKING:
+    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
-    from orchestra.proxy.shared import Shared
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Conversation"]
@@ -180,7 +180,7 @@ class Conversation:
 
     async def _refuse(self, fault: BadMessage) -> None:
         """Answer something that is not a request, as far as that is possible."""
-        head, body = answers.render(answers.refuse(fault), None)
+        head, body = answers.render(answers.explain(fault), None)
         await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
 
     async def _linger(self) -> None:

@@ -19,30 +19,110 @@ Not here: the connection (`conversation`), limits of time (`server`), what it al
 
 from __future__ import annotations
 
+import itertools
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
+import trio
+
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
-from orchestra.proxy.answers import Message
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response
-from orchestra.proxy.framing import LAST_CHUNK, NO_BODY
-from orchestra.proxy.head import BadMessage
+from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
+from orchestra.proxy.gate import Gate
+from orchestra.proxy.head import BadMessage, HeadReader
+from orchestra.proxy.pool import Upstream
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import Answer, Ask, Availability, Fail, Kept, Route, Signal
+from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
 if TYPE_CHECKING:
-    from orchestra.events import Outcome, StreamKind
+    from collections.abc import Callable, Collection, Sequence
+
+    from orchestra.bus import Bus
+    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.events import Outcome, StreamKind, UpstreamName
+    from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
-    from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import Step
-    from orchestra.proxy.shared import Shared
+    from orchestra.proxy.framing import Body
+    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.route import Side, Step
 
-__all__ = ["Exchange", "Progress"]
+__all__ = ["Exchange", "Progress", "Shared"]
+
+# Refused origins that get a notice; further ones see the refusal in their answers alone.
+_MAX_ORIGINS = 100
+
+
+class Shared:
+    """What all exchanges of a proxy share.
+
+    Args:
+        plan: What stands behind the proxy.
+        bus: Where requests, streams and notices are reported.
+        tail: Gives the last lines that a process wrote.
+        dial: How to connect to an upstream.
+        idle: How many idle connections to an upstream are kept at most.
+
+    Attributes:
+        ended: Where tasks wait for the end of an exchange or a connection.
+        is_closing: No connection is used for another request any more.
+        now: The time on trio's clock, as exactly as limits of time are kept.
+    """
+
+    def __init__(
+        self, plan: ProxyPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]], dial: Dial, idle: int
+    ) -> None:
+        self.plan = plan
+        self.bus = bus
+        self.reader = HeadReader()
+        changed = trio.lowlevel.ParkingLot()
+
+        def upstream(side: Side, what: UpstreamPlan) -> Upstream:
+            gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
+            return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
+
+        self.upstreams: dict[Side, Upstream] = {
+            "backend": upstream("backend", plan.backend),
+            "frontend": upstream("frontend", plan.frontend),
+        }
+        self.router = self._new_router()
+        self.ended = trio.lowlevel.ParkingLot()
+        self.is_closing = False
+        self.now = 0.0
+        self.next_number = itertools.count(1).__next__
+        self._refused_origins: set[bytes | None] = set()
+
+    def __repr__(self) -> str:
+        return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
+
+    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
+        """Go by another plan from the next request on; see `Proxy.change`."""
+        before, self.plan = self.plan, plan
+        for side, upstream in self.upstreams.items():
+            gate, planned = upstream.gate, getattr(plan, side)
+            gate.hold = plan.hold
+            # What was found stays unless its process is gone.
+            if planned != getattr(before, side) or not gate.is_within(processes):
+                gate.plan(planned)
+                upstream.sweep(self.now)
+        self.router = self._new_router()
+
+    def _new_router(self) -> Router:
+        # That something elsewhere was restarted is not reported.
+        remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
+        return Router(self.plan, memory=MEMORY if remembers else 0)
+
+    def report_origin(self, origin: bytes | None, refused: str) -> None:
+        """Say that a page of another origin was refused, once for each."""
+        key = origin and origin.lower()
+        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
+            self._refused_origins.add(key)
+            self.bus.notice("origin-refused", refused)
 
 
 class Progress(Enum):
@@ -65,8 +145,9 @@ class Exchange:
 
     is_last = True
     _websocket: websocket.Tunnel | None = None
-    _step: Step | Message | None = None
+    _step: Step | None = None
     _answering: Reply | None = None
+    _body: Body = NO_BODY
     _is_written = False
     _is_over = False
     _fault: UpstreamError | None = None
@@ -111,28 +192,27 @@ class Exchange:
 
     def _follow_route(self) -> Progress:
         """Carry out the next step, unless the answer to the last one is still to come."""
-        asker = self._asker
-        if self._step is None:
-            self._step = _first_step(self._head, self._route, self._shared)
-        elif isinstance(self._step, Ask) and asker.is_asked:
+        asker, step = self._asker, self._step
+        if step is None:
+            step = self._begin()
+        elif isinstance(step, Ask) and asker.connection is not None and asker.reply is None:
             outcome = asker.hear()
             if outcome is None:
                 return self._progress()
-            self._step = self._route.next(outcome)
-        step = self._step
+            step = self._route.next(outcome)
+        self._step = step
         if isinstance(step, Ask):
             return self._ask(step)
         # To match a class takes a microsecond.
         if isinstance(step, Answer):
-            self._open(step)
+            if step.is_kept:
+                asker.discard()
+            self._answer(asker.kept if step.is_kept else asker.reply, step.reason)
             return self._progress()
         match step:
             case Fail(error):
                 self._explain(error)
-            case Message():
-                self._say(step)
             case Signal.SAY_OWN:
-                self._record.reason = "orchestra's own path"
                 self._say(answers.own(self._head))
             case Signal.RESET:
                 self._reset()
@@ -142,15 +222,23 @@ class Exchange:
                 assert_never(step)
         return self._progress()
 
+    def _begin(self, *, may_wait: bool = True) -> Step:
+        upstreams = self._shared.upstreams
+        backend, frontend = upstreams["backend"].gate.availability, upstreams["frontend"].gate.availability
+        return self._route.begin(backend, frontend, may_wait=may_wait)
+
     def _ask(self, step: Ask) -> Progress:
         asker = self._asker
-        kept = asker.set_aside(keep=step.keeps_answer)
-        if kept is Kept.NOT_YET:
-            return Progress.WAITING
-        if kept is not Kept.DONE:
-            self._step = Answer(kept.value, is_kept=True)
-            return self._follow_route()
-        is_asked = asker.ask_now(self._shared.upstream(step.side))
+        if asker.reply is not None and step.keeps_answer:
+            kept = asker.keep()
+            if kept is Kept.NOT_YET:
+                return Progress.WAITING
+            if kept is not Kept.DONE:
+                self._answer(asker.kept, kept.value)
+                return self._progress()
+        elif asker.reply is not None:
+            asker.discard()
+        is_asked = asker.ask_now(self._shared.upstreams[step.side])
         return Progress.WAITING if is_asked else Progress.STUCK
 
     # --- What may have to wait ---
@@ -186,7 +274,7 @@ class Exchange:
                 await self._get_unstuck()
             elif self.connection is not None:
                 await self.connection.wait()
-            progress = self.advance()
+            progress = self.advance() if self._fault is None else Progress.STUCK
 
     async def _get_unstuck(self) -> None:
         """Wait for something else than the upstream's bytes."""
@@ -202,30 +290,28 @@ class Exchange:
             await self._client.drain()
         elif isinstance(step, Ask):
             try:
-                await asker.ask(shared.upstream(step.side))
+                await asker.ask(shared.upstreams[step.side])
             except UpstreamError as exc:
                 self._fault = exc
         elif step is Signal.WAIT:
-            await shared.backend.gate.wait_change(self._record)
-            may_wait = self._record.held < shared.plan.hold
-            self._step = _first_step(self._head, self._route, shared, may_wait=may_wait)
+            await shared.upstreams["backend"].gate.wait_change(self._record)
+            self._step = self._begin(may_wait=self._record.held < shared.plan.hold)
         elif step is Signal.UPGRADE:
             await self._upgrade()
 
     async def _upgrade(self) -> None:
-        """Open a WebSocket, or say why not."""
+        """Open a WebSocket, or pass on why not."""
         route = websocket.admit(self._head, self._peer, self._shared)
-        if isinstance(route, Message):
-            self._step = route
-            return
         self._record.reason = route.reason
-        upstream = self._shared.upstream(route.side)
+        upstream = self._shared.upstreams[route.side]
         try:
             if route.is_ping and upstream.gate.availability is not Availability.READY:
                 raise upstream.gate.unavailable()
             reply = await self._asker.shake_hands(upstream)
-        except UpstreamError as exc:
-            self._step = Signal.RESET if route.is_ping else Fail(exc)
+        except UpstreamError:
+            if not route.is_ping:
+                raise
+            self._reset()
             return
         self._step = Answer(route.reason)
         if reply.head.status == 101:
@@ -272,38 +358,38 @@ class Exchange:
 
     def _end(self) -> None:
         """It is over: report it, and give back what it has taken."""
-        asker, reply = self._asker, self._answering
+        record = self._record
         self._is_over = True
-        if reply is not None:
-            self._record.bytes_out = reply.body.size
-            if reply.body.is_complete:
-                asker.release(reply)
-        asker.close()
-        self._record.finished()
-        if self._record.kind is not None:
-            self._record.stream_closed(bytes_in=self._client.body.size, bytes_out=self._record.bytes_out)
+        record.bytes_out = self._body.size
+        self._asker.release()
+        record.finished()
+        if record.kind is not None:
+            record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
 
     # --- Answering ---
 
-    def _open(self, step: Answer) -> None:
-        """Begin an answer: write its head, and what is here of its body."""
-        if step.is_kept:
-            self._asker.discard()
-        reply = self._asker.kept if step.is_kept else self._asker.reply
+    def _answer(self, reply: Reply | None, reason: str) -> None:
+        """Begin to pass an upstream's answer on, with what is here of its body."""
         assert reply is not None  # noqa: S101 - the route has judged it
-        record, head, body = self._record, reply.head, reply.body
-        self._answering, self._is_written = reply, body.is_complete
-        record.reason, record.upstream = step.reason, reply.upstream.gate.side
-        record.answered(head.status)
-        self.is_last = self._shared.is_closing or self._client.closes_after(body)
+        head, body = reply.head, reply.body
         if body.is_complete:
             # The usual case: all of it goes out in one piece.
-            self._asker.release(reply)
-        elif head.media_type == b"text/event-stream" and self._head.method == b"GET":
-            record.stream_opened("event-stream")
+            self._asker.release()
+        self._answering = reply
+        self._open(reply.upstream.gate.side, reason, head, body, reply.read)
+        if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":
+            self._record.stream_opened("event-stream")
             self._end_if_late(reply)
-        out = forwarded_response(head, record.upstream, has_chunks=body.has_chunks, close=self.is_last)
-        self._client.write(out + reply.read)
+
+    def _open(self, side: UpstreamName, reason: str, head: ResponseHead, body: Body, read: bytes) -> None:
+        """Write the head of an answer, and what was read of its body."""
+        record = self._record
+        record.upstream, record.reason = side, reason
+        record.answered(head.status)
+        self._body, self._is_written = body, body.is_complete
+        self.is_last = self._shared.is_closing or self._client.closes_after(body)
+        out = forwarded_response(head, side, has_chunks=body.has_chunks, close=self.is_last)
+        self._client.write(out + read)
 
     def _pass_on(self, reply: Reply) -> Progress:
         """Write what has come of the body."""
@@ -317,7 +403,7 @@ class Exchange:
     def _break_off(self, reply: Reply) -> None:
         """End an answer whose upstream has gone in the middle, or was told to."""
         asker, body = self._asker, reply.body
-        asker.close()
+        asker.release()
         is_stream = self._record.kind is not None and reply.head.length is None
         if is_stream and asker.was_ended_early and body.is_at_boundary:
             # A stream of events has no end that could be missing.
@@ -329,33 +415,20 @@ class Exchange:
 
     def _explain(self, error: UpstreamError | BadMessage) -> None:
         """Say why there is no answer, if none has begun."""
-        self._asker.close()
+        self._asker.release()
         if self._record.status is None:
-            self._record.reason, message = answers.explain(error)
-            self._say(message)
+            self._say(answers.explain(error))
         else:
             self._reset("upstream-died" if isinstance(error, UpstreamError) else "client-gone")
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""
-        record, client = self._record, self._client
-        record.upstream = "orchestra"
-        record.reason = record.reason or message.title
-        self.is_last = self._shared.is_closing or client.closes_after(NO_BODY)
-        head, body = answers.render(message, self._head)
-        record.answered(head.status)
-        record.bytes_out = len(body)
-        client.write(forwarded_response(head, "orchestra", close=self.is_last) + body)
-        self._is_written = True
+        head, content = answers.render(message, self._head)
+        body = LengthBody(len(content))
+        self._open("orchestra", message.reason or message.title, head, body, body.feed(content))
 
     def _reset(self, outcome: Outcome = "upstream-died") -> None:
         """Let the client see an error, not an answer."""
         self._record.outcome = outcome
         self.is_last = self._is_written = True
         self._client.abort()
-
-
-def _first_step(head: RequestHead, route: Route, shared: Shared, *, may_wait: bool = True) -> Step | Message:
-    backend, frontend = shared.backend.gate.availability, shared.frontend.gate.availability
-    refusal = answers.refusal(head, shared.plan.allowed_hosts)
-    return refusal or route.begin(backend, frontend, may_wait=may_wait)

@@ -70,15 +70,17 @@ _ORDINARY_STATUS_LINES = {
 
 
 class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is bad; the name says so
-    """A message cannot be taken for what it claims to be.
+    """A message cannot be taken for what it claims to be, or gets no further than here.
 
     Attributes:
-        status: What a client that sent it is told: 400, 431, 501 or 505. An upstream's fault is always 502.
+        status: What a client that sent it is told: 4xx, 501, 505 or 508. An upstream's fault is always 502.
+        title: In few words: what is the matter.
     """
 
-    def __init__(self, message: str, *, status: int = 400) -> None:
+    def __init__(self, message: str, *, status: int = 400, title: str = "Bad request") -> None:
         super().__init__(message)
         self.status = status
+        self.title = title
 
 
 class _Head(Struct, frozen=True, gc=False):

@@ -91,8 +91,8 @@ class Upstream:
         return None
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
-        """Keep a connection after its exchange if it is still good; beyond the limit the oldest one goes."""
-        if self.is_stale(connection) or not connection.is_reusable():
+        """Keep a connection that may serve again; beyond the limit the oldest one goes."""
+        if self.is_stale(connection):
             connection.close()
             return
         connection.rest(now)

@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.events import State
-from orchestra.proxy.head import ResponseHead
+from orchestra.proxy.forward import host_refusal, is_looping
+from orchestra.proxy.head import BadMessage, ResponseHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,6 +54,7 @@ _ASSET_DEST = frozenset({b"script", b"style", b"font", b"image", b"worker", b"ma
 _VITE_PING = b"text/x-vite-ping"
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
 _READING = (b"GET", b"HEAD")
+_LOOP = "The request has come through here again and again: an upstream sends it back"
 
 
 class Availability(Enum):
@@ -109,7 +111,7 @@ class Answer(Struct, frozen=True):
 class Fail(Struct, frozen=True):
     """Explain to the client why there is no answer."""
 
-    error: UpstreamError
+    error: UpstreamError | BadMessage
 
 
 class Signal(Enum):
@@ -186,6 +188,7 @@ class Router:
         self.is_frontend_alone = plan.backend is None
         self._to_frontend = _below(plan.frontend_websockets)
         self._to_backend = _below([plan.api_prefix, *plan.backend_prefixes])
+        self.allowed_hosts = plan.allowed_hosts
 
     def forget(self) -> None:
         """Begin a new memo; requests that are on their way teach the old one."""
@@ -233,6 +236,11 @@ class Route:
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
+        refused = host_refusal(head.host, router.allowed_hosts)
+        if refused is not None:
+            return Fail(BadMessage(refused, status=403, title="Host not allowed"))
+        if b"via" in head.values and is_looping(head):
+            return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
         path = head.path
         if path.startswith(_OWN):
             return Signal.SAY_OWN

@@ -21,18 +21,19 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
+from orchestra.proxy.exchange import Shared
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
-from orchestra.proxy.shared import Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
-    from orchestra.events import Bus, Event
+    from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.pool import Dial
     from orchestra.proxy.route import Side
@@ -95,10 +96,10 @@ class Proxy:
         if not isinstance(event, StateChanged):
             return
         shared = self._shared
-        for upstream in shared.upstreams:
+        for upstream in shared.upstreams.values():
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
-        if event.state is State.READY and shared.backend.gate.has(event.process):
+        if event.state is State.READY and shared.upstreams["backend"].gate.has(event.process):
             shared.router.forget()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
@@ -115,7 +116,16 @@ class Proxy:
             upstream: What it is; ``None``: there is none, so that everything goes to the other one.
             reason: Why, for people.
         """
-        self._shared.upstream(side).gate.decide(upstream, reason=reason)
+        self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+
+    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
+        """Serve by another plan, but at the same address; requests that are on their way are not touched.
+
+        Args:
+            plan: What stands behind the proxy now, and the rules.
+            processes: All that there are now: an upstream that was found, and is none of them, is open again.
+        """
+        self._shared.change(plan, processes)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
@@ -203,7 +213,7 @@ class Proxy:
             if (exchange := conversation.exchange) is not None
             and (connection := exchange.connection) is not None
             and connection.endpoint.process == process
-            and all(upstream.is_stale(connection) for upstream in self._shared.upstreams)
+            and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
         }
 
     async def _accept_all(self) -> None:
@@ -237,13 +247,13 @@ class Proxy:
             del sock
 
     def _drop_idle(self) -> None:
-        for upstream in self._shared.upstreams:
+        for upstream in self._shared.upstreams.values():
             upstream.clear()
 
     async def _sweep(self) -> None:
         """Keep all limits of time."""
         while True:
-            while self._conversations or any(upstream.idle for upstream in self._shared.upstreams):
+            while self._conversations or any(upstream.idle for upstream in self._shared.upstreams.values()):
                 await trio.sleep(SWEEP)
                 self._expire()
             self._work = trio.Event()
@@ -255,7 +265,7 @@ class Proxy:
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
-        for upstream in self._shared.upstreams:
+        for upstream in self._shared.upstreams.values():
             upstream.sweep(now)
 
 

@@ -23,19 +23,19 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.proxy.answers import Message
 from orchestra.proxy.connection import ClientGone, UpstreamGone
 from orchestra.proxy.forward import origin_refusal
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
     from orchestra.events import StreamKind
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
     from orchestra.proxy.route import WebSocketRoute
-    from orchestra.proxy.shared import Shared
 
 __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault", "request_fault"]
 
@@ -53,41 +53,40 @@ _OPCODE_CLOSE = 0x8
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
-def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute | Message:
-    """Decide where a request for a WebSocket goes, or what it is told instead."""
+def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
+    """Decide where a request for a WebSocket goes.
+
+    Raises:
+        BadMessage: Nowhere: it is none, or not allowed.
+    """
     fault = request_fault(head)
     if fault is not None:
-        return fault
-    route = shared.router.websocket(
-        head,
-        has_backend=shared.backend.gate.availability is not Availability.ABSENT,
-        has_frontend=shared.frontend.gate.availability is not Availability.ABSENT,
-    )
+        raise fault
+    has = {side: each.gate.availability is not Availability.ABSENT for side, each in shared.upstreams.items()}
+    route = shared.router.websocket(head, has_backend=has["backend"], has_frontend=has["frontend"])
     if route.side == "frontend":
         origin = head.values.get(b"origin")
         refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)
         if refused is not None:
             shared.report_origin(origin, refused)
-            return Message(status=403, title="Origin not allowed", text=f"{refused}.")
+            raise BadMessage(refused, status=403, title="Origin not allowed")
     return route
 
 
-def request_fault(head: RequestHead) -> Message | None:
+def request_fault(head: RequestHead) -> BadMessage | None:
     """Say why a request is none for a WebSocket; ``None`` if it is (RFC 6455 4.2.1)."""
     status = 400
-    headers: tuple[tuple[bytes, bytes], ...] = ()
     if head.method != b"GET" or head.version != b"1.1" or head.has_body:
-        text = "a WebSocket begins with an HTTP/1.1 GET without a body."
+        text = "a WebSocket begins with an HTTP/1.1 GET without a body"
     elif not head.has_token(b"connection", b"upgrade"):
-        text = "Connection: Upgrade is missing."
+        text = "Connection: Upgrade is missing"
     elif head.values.get(b"sec-websocket-version") != b"13":
-        status, text = 426, "only version 13 of the WebSocket protocol exists."
-        headers = ((b"Sec-WebSocket-Version", b"13"),)
+        status, text = 426, "only version 13 of the WebSocket protocol exists"
     elif not _is_key(head.values.get(b"sec-websocket-key", b"")):
-        text = "Sec-WebSocket-Key is missing or illegal."
+        text = "Sec-WebSocket-Key is missing or illegal"
     else:
         return None
-    return Message(status=status, title="No WebSocket", text=text, headers=headers)
+    return BadMessage(text, status=status, title="No WebSocket")
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:

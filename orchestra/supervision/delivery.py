@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProcessPlan
-    from orchestra.events import Bus, StreamName
+    from orchestra.events import StreamName
 
 __all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 

@@ -10,12 +10,12 @@ Not here: carrying it out (`run`), which ports a process that runs keeps (`confi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import Struct, json, structs
 
 from orchestra.config.environment import sibling_prefix
-from orchestra.config.plan import Note, Role, base_name
+from orchestra.config.plan import Address, Note, Role, base_name
 from orchestra.events import State
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ _OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode
 _OF_READINESS = frozenset({"ready", "role"})
 # Either there is no child, and the next one follows the new plan, or a request to stop stands.
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
-# Of `[run]` and `[reload]`, what is decided once, at the start.
-_FIXED = (("run", "output"), ("run", "color"), ("run", "timestamps"), ("reload", "enabled"))
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -109,7 +107,7 @@ def _sibling_variables(names: set[str]) -> frozenset[str]:
 def _has_same_environment(
     old: Mapping[str, str] | None, new: Mapping[str, str] | None, siblings: frozenset[str]
 ) -> bool:
-    """Whether a child would see the same; it has done without siblings that come, and can without the rest."""
+    """Whether a child would see the same; siblings that come or go do not count, only those that move."""
     if old is None or new is None:
         return old is new
     different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
@@ -131,38 +129,42 @@ def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
 
 def settled(old: Plan, new: Plan) -> Plan:
     """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
-    notes = list(new.notes)
-    tables: dict[str, Any] = {"run": new, "reload": new.reload}
-    for table, name in _FIXED:
-        stays, asked = (getattr(plan if table == "run" else plan.reload, name) for plan in (old, new))
-        if stays != asked:
-            notes.append(_stays(f"[{table}] {name}", stays, asked))
-            tables[table] = structs.replace(tables[table], **{name: stays})
-    proxy, found = _settled_proxy(old.proxy, new.proxy)
+    proxy, notes = _settled_proxy(old.proxy, new.proxy)
+    for setting, stays, asked in (
+        ("[run] output", old.output, new.output),
+        ("[run] color", old.color, new.color),
+        ("[run] timestamps", old.timestamps, new.timestamps),
+        ("[reload] enabled", old.reload.enabled, new.reload.enabled),
+    ):
+        notes += [_stays(setting, stays, asked)] if stays != asked else []
     return structs.replace(
-        tables["run"], reload=tables["reload"], proxy=proxy, notes=(*notes, *found)
+        new,
+        output=old.output,
+        color=old.color,
+        timestamps=old.timestamps,
+        reload=structs.replace(new.reload, enabled=old.reload.enabled),
+        proxy=proxy,
+        notes=(*new.notes, *notes),
     )
 
 
 def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyPlan | None, list[Note]]:
     if old is None:
         text = "this run has no proxy, and goes on without one"
-        return None, [_again(text, "Run orchestra again to have one.")] if new is not None else []
+        return None, [Note(text, "Run orchestra again to have one.", "warning")] if new is not None else []
     if new is None:
         text = "the proxy stays, and has nothing to ask any more"
         alone = structs.replace(
             old, backend=None, backend_reason="", frontend=None, frontend_reason="", candidates=()
         )
-        return alone, [_again(text, "Run orchestra again to be without it.")]
+        return alone, [Note(text, "Run orchestra again to be without it.", "warning")]
     notes = []
     if (old.host, old.port) != (new.host, new.port):
-        notes.append(_stays("[proxy] listen", f"{old.host}:{old.port}", f"{new.host}:{new.port}"))
+        stays, asked = Address(old.host, old.port), Address(new.host, new.port)
+        notes.append(_stays("[proxy] listen", str(stays), str(asked)))
     return structs.replace(new, host=old.host, port=old.port, may_move=old.may_move), notes
 
 
-def _stays(setting: str, stays: object, asked: object) -> Note:
-    return _again(f"{setting} stays {stays} in this run", f"Run orchestra again to have {asked}.")
-
-
-def _again(text: str, hint: str) -> Note:
-    return Note(text, hint, "warning")
+def _stays(setting: str, stays: str | bool, asked: str | bool) -> Note:  # noqa: FBT001 - a value
+    text = f"{setting} stays {json.encode(stays).decode()} in this run"
+    return Note(text, f"Run orchestra again to have {json.encode(asked).decode()}.", "warning")

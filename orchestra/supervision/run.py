@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
@@ -38,17 +39,18 @@ from orchestra.supervision.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.child.guard import Guard
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProcessPlan
-    from orchestra.events import Bus, Exit
+    from orchestra.events import Exit
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.difference import Difference
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.roles import RunTimeRoles
     from orchestra.supervision.runtime import Runtime
 
-__all__ = ["BeforeStop", "Run"]
+__all__ = ["BeforeStop", "Run", "checked_dependencies"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
@@ -69,6 +71,7 @@ class Run:
         ConfigError: The plan cannot work.
 
     Attributes:
+        root: The project's folder.
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
         longest_stop: The longest stop timeout of a process.
@@ -94,6 +97,7 @@ class Run:
         is_kept_open: bool | Literal["always"] = False,
     ) -> None:
         self.id = secrets.token_hex(8)
+        self.root = str(plan.procfile.parent if plan.procfile is not None else Path.cwd())
         self.runtime = runtime
         self.bus = bus
         self.window = window
@@ -112,10 +116,11 @@ class Run:
         self._is_kept_open = is_kept_open
         self.longest_stop = 0.0
         self.workers: dict[str, Worker] = {}
+        self._active: set[str] = set()
         self._leaving: frozenset[str] = frozenset()  # processes that are stopped and then forgotten
         self._ended: dict[str, Life] = {}
         self._clashing: set[str] = set()
-        self._follow(plan, _checked_dependencies(plan))
+        self._follow(plan)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {each.life.state.value}" for name, each in self.workers.items())
@@ -173,15 +178,11 @@ class Run:
         """Follow another plan.
 
         Args:
-            plan: The new one.
+            plan: The new one; `checked_dependencies` has nothing against it.
             found: How it differs from the old one.
             adopt: Called when the processes of the new plan are there, and before any is started; not if the
                 run has come to its end meanwhile.
-
-        Raises:
-            ConfigError: The new plan cannot work; nothing has changed.
         """
-        depends_on = _checked_dependencies(plan)
         # Until they are started: the run is not over if nothing else is left.
         self._active.update(found.started, found.restarted)
         self._leaving = frozenset(found.stopped)
@@ -189,7 +190,7 @@ class Run:
             await self._stop_in_order(found.stopped)
             await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
             if self.phase is Phase.RUNNING:
-                self._follow(plan, depends_on)
+                self._follow(plan)
                 self._clashing.difference_update(found.restarted)
                 adopt()
                 for name in found.restarted:
@@ -203,12 +204,13 @@ class Run:
         restarted = [self.workers[name] for name in found.restarted]
         await self.until(lambda: all(each.life.state is not State.STOPPING for each in restarted))
 
-    def _follow(self, plan: Plan, depends_on: Mapping[str, Sequence[str]]) -> None:
+    def _follow(self, plan: Plan) -> None:
         """Have a worker for each process of a plan, and for no other one; start nothing."""
-        before = self.workers
+        before, depends_on = self.workers, checked_dependencies(plan)
         self.workers = {each.name: before.get(each.name) or Worker(each, self) for each in plan.processes}
         for name in before.keys() - self.workers.keys():
             before[name].output.close()
+            before[name].errors.clear()
             self._ended.pop(name, None)
             self._clashing.discard(name)
         for each in plan.processes:
@@ -346,8 +348,12 @@ class Run:
         return env
 
 
-def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """Say which process depends on which, by name; refuse what cannot work."""
+def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
+    """Say which process depends on which, by name.
+
+    Raises:
+        ConfigError: The plan cannot work.
+    """
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")

@@ -1,0 +1,111 @@
+"""The plan that a run follows, and how it comes to follow another one.
+
+From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
+`change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
+backend that gets another name, and then has the run stop, restart and start what the difference asks for.
+
+Not here: which files are watched, the difference, one process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
+from orchestra.events import PlanChanged
+from orchestra.supervision.difference import difference, settled
+from orchestra.supervision.run import checked_dependencies
+from orchestra.supervision.runtime import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.bus import Bus
+    from orchestra.config.plan import Plan
+    from orchestra.proxy.server import Proxy
+    from orchestra.supervision.difference import Difference
+    from orchestra.supervision.run import Run
+
+__all__ = ["CurrentPlan", "Replan"]
+
+# Reads the files again, for a run that follows this plan; raises `ConfigError`.
+Replan: TypeAlias = "Callable[[Plan], Plan]"
+
+
+class CurrentPlan:
+    """The plan that a run follows.
+
+    Args:
+        plan: The first one.
+        run: Its processes.
+        bus: Where changes are reported.
+        replan: Reads the files again; ``None``: they are not read again.
+
+    Attributes:
+        plan: The present one.
+        proxy: The proxy, once there is one.
+    """
+
+    def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
+        self.plan = plan
+        self.proxy: Proxy | None = None
+        self._run = run
+        self._bus = bus
+        self._replan = replan
+        self._turn = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<CurrentPlan of {self.plan.procfile}>"
+
+    async def replan(self, reason: str) -> None:
+        """Read the files again, and follow the plan that they make now; see `Supervisor.replan`."""
+        async with self._turn:
+            if self._replan is None or self._run.phase is not Phase.RUNNING:
+                return
+            try:
+                await self._change(await trio.to_thread.run_sync(self._replan, self.plan), reason)
+            except ConfigError as exc:
+                for each in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
+                    text = f"the old plan goes on: {each}"
+                    self._bus.notice("plan-invalid", text, level="error", hint=each.hint)
+
+    async def change(self, plan: Plan, reason: str) -> None:
+        """Follow another plan; see `Supervisor.change`."""
+        async with self._turn:
+            if self._run.phase is not Phase.RUNNING:
+                raise OrchestraError(f"the plan cannot be changed: {self._run.phase.value}")
+            await self._change(plan, reason)
+
+    async def _change(self, plan: Plan, reason: str) -> None:
+        checked_dependencies(plan)
+        run, plan = self._run, settled(self.plan, plan)
+        newest = {name: worker.newest for name, worker in run.workers.items()}
+        found = difference(self.plan, plan, newest)
+        if self.proxy is not None and plan.proxy is not None:
+            self.proxy.change(plan.proxy, [each.name for each in plan.processes])
+        await run.change(plan, found, lambda: self._adopt(plan, found, reason))
+
+    def _adopt(self, plan: Plan, found: Difference, reason: str) -> None:
+        """Have it known that the plan is another one, now that its processes are there."""
+        before, self.plan = self.plan, plan
+        if found:
+            self._bus.emit(
+                PlanChanged(
+                    reason=reason,
+                    processes=tuple(each.name for each in plan.processes),
+                    started=found.started,
+                    stopped=found.stopped,
+                    restarted=found.restarted,
+                )
+            )
+        for note in plan.notes:
+            if note not in before.notes:
+                self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+        if plan.proxy is not None and before.proxy is not None:
+            words = plan.proxy.in_words()
+            if words != before.proxy.in_words():
+                self._bus.notice("plan", words, level="info")
+        if self._run.roles is not None:
+            self._run.roles.change(plan)
