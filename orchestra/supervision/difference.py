@@ -40,16 +40,16 @@ class Difference(Struct, frozen=True, kw_only=True):
         started: New processes, in the order of the Procfile.
         stopped: Those that are not in the new plan.
         restarted: Those that need another child.
-        has_other_settings: Whether anything else is different that the user has written.
+        has_changed: Whether anything is different that the user has written.
     """
 
     started: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
-    has_other_settings: bool = False
+    has_changed: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.started or self.stopped or self.restarted or self.has_other_settings)
+        return self.has_changed or bool(self.restarted)
 
 
 def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Difference:
@@ -71,7 +71,7 @@ def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Diff
             for name, plan in now.items()
             if name in before and _needs_new_child(before[name], plan, newest[name], siblings)
         ),
-        has_other_settings=_as_written(old, siblings) != _as_written(new, siblings),
+        has_changed=_as_written(old, siblings) != _as_written(new, siblings),
     )
 
 
