@@ -70,7 +70,9 @@ def run(plan: Plan, *, replan: Replan | None = None) -> int:
     gc.enable()
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
-    return trio.run(_run, plan, mode, partial(Supervisor, plan, replan=again, runtime=runtime))
+    reloads = plan.reload.enabled
+    make = partial(Supervisor, plan, reloads=reloads, replan=again, runtime=runtime)
+    return trio.run(_run, plan, mode, make)
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:

@@ -104,6 +104,7 @@ class Supervisor:
             it can be started again; ``"always"``: until it is stopped, whatever happens.
         replan: Reads the files again that the plan is made of, given the plan that is followed now, for
             `replan`: ``lambda plan: load("Procfile.dev", running=plan)``.
+        reloads: Whether saved files restart processes, and pages of the one address take part in that.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -122,12 +123,18 @@ class Supervisor:
         sinks: Iterable[Sink] = (),
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
+        reloads: bool = False,
         replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
+        self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
+        if reloads:
+            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+            self._development = Development(plan, environ=os.environ)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
         self.ending = self._run.ending
@@ -316,14 +323,18 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             if plan is not None:
                 # A plain Procfile runner starts a third faster without it.
-                from orchestra.proxy.server import Proxy  # noqa: PLC0415
+                from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 
-                proxy = self._current.proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                extras = self._development.extras() if self._development is not None else Extras()
+                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail, extras=extras)
+                self._current.proxy = proxy
                 self._bus.subscribe(proxy.observe, StateChanged)
                 self._run.before_stop = proxy.before_stop
                 self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
+            if self._development is not None:
+                nursery.start_soon(self._development.run)
             task_status.started(self)
             await self.ending.wait()
             if proxy is not None:

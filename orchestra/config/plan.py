@@ -87,6 +87,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     Attributes:
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
         command: Given to ``/bin/sh -c``.
+        app: The application that `load` has made the command for; only with one is there a warm spare.
         cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
@@ -94,17 +95,21 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
+        is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
+            frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
         depends_on: The processes that it waits for before that.
     """
 
     name: str
     command: str
+    app: str | None = None
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
     may_move: bool = False
     role: Role = Role.OTHER
+    is_python_server: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
 

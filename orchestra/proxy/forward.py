@@ -177,10 +177,15 @@ def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 
+def times_passed(head: RequestHead) -> int:
+    """Return how many times the request has come through an orchestra before."""
+    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
+    return names.count([_OWN_NAME])
+
+
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
-    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
-    return names.count([_OWN_NAME]) >= MAX_VIA
+    return times_passed(head) >= MAX_VIA
 
 
 # --- The two gates -------------------------------------------------------------------------------------

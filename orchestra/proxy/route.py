@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, StreamKind
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.head import RequestHead
 
 __all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
@@ -172,12 +173,14 @@ class Router:
 
     Args:
         memory: How many paths are remembered at most; then the oldest is dropped.
+        pages: The frontend's pages, for which the backend is not waited; ``None``: it always is.
 
     Attributes:
         memo: Paths that the backend did not know and that turned out to be assets of the frontend.
     """
 
-    def __init__(self, plan: ProxyPlan, *, memory: int = MEMORY) -> None:
+    def __init__(self, plan: ProxyPlan, *, memory: int = MEMORY, pages: FrontendPages | None = None) -> None:
+        self.pages = pages
         self.memo: dict[bytes, None] = {}
         self.memory = memory
         self.is_frontends_own = _below(plan.frontend_paths)
@@ -258,13 +261,19 @@ class Route:
             return self._ask_frontend("vite's own path")
         if frontend is _READY and path in self._memo and _is_question(head):
             return self._ask_frontend("asset, remembered", _At.ASSET)
-        if (backend is _HOLD or backend is _FAIL) and is_asset(head):
+        if (backend is _HOLD or backend is _FAIL) and (is_asset(head) or self._is_frontends_page()):
             # It waits for whichever of the two is ready first.
-            if frontend is _READY:
+            if frontend is _READY and is_asset(head):
                 return self._ask_frontend("asset, backend not ready", _At.ASSET)
+            if frontend is _READY:
+                return self._ask_frontend("frontend's page, backend not ready")
             if frontend is _HOLD and may_wait:
                 return Signal.WAIT
         return _ASK_BACKEND
+
+    def _is_frontends_page(self) -> bool:
+        pages = self._router.pages
+        return pages is not None and is_navigation(self._head) and pages.has(self._head.path)
 
     def _ask_frontend(self, reason: str, at: _At = _At.FRONTEND) -> Ask:
         self._at, self._reason = at, reason
@@ -275,6 +284,8 @@ class Route:
         match self._at:
             case _At.BACKEND:
                 if isinstance(outcome, ResponseHead) and outcome.status != 404:
+                    if (pages := self._router.pages) is not None:
+                        pages.drop(self._head.path)
                     return _BACKEND_ANSWERED
                 return self._after_backend(outcome)
             case _At.FALLBACK:
@@ -323,8 +334,10 @@ class Route:
                 return Answer("backend 404, frontend not there", is_kept=True)
 
     def _learn(self, answer: ResponseHead) -> None:
-        """Remember the path if the frontend's answer shows that it is an asset."""
-        memo = self._memo
+        """Remember the path if the frontend's answer shows that it is an asset, or a page."""
+        memo, pages = self._memo, self._router.pages
+        if pages is not None and answer.status < 400 and is_navigation(self._head):
+            pages.add(self._head.path)
         if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in _HTML:
             memo[self._head.path] = None
             if len(memo) > self._router.memory:

@@ -21,9 +21,9 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
-from orchestra.proxy.exchange import Shared
+from orchestra.proxy.exchange import Extras, Shared
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
 
-__all__ = ["Proxy"]
+__all__ = ["Extras", "Proxy"]
 
 # Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5
@@ -62,6 +62,7 @@ class Proxy:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
+        extras: What is there for development only.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -75,12 +76,13 @@ class Proxy:
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
+        extras: Extras | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle)
+        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle, extras=extras or Extras())
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -203,7 +205,7 @@ class Proxy:
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
         for exchange in late & self._asked_of(process):
-            exchange.end_early()
+            exchange.asker.end_early()
 
     def _asked_of(self, process: str) -> set[Exchange]:
         """The exchanges in which a child of a process is asked that no other request is sent to any more."""
@@ -211,7 +213,7 @@ class Proxy:
             exchange
             for conversation in self._conversations
             if (exchange := conversation.exchange) is not None
-            and (connection := exchange.connection) is not None
+            and (connection := exchange.asker.connection) is not None
             and connection.endpoint.process == process
             and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
         }

@@ -208,7 +208,12 @@ class Attempt(Stoppable):
         # A command that asks is not of the child's family: it is not waited for when the child has ended.
         env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
         return Readiness(
-            self.plan, env=env, port=self.port, needs_address=is_upstream, probe=self._run.runtime.probe
+            self.plan,
+            env=env,
+            port=self.port,
+            needs_address=is_upstream,
+            probe=self._run.runtime.probe,
+            programs=self._run.runtime.programs,
         )
 
     # --- From the spawn to readiness, and through reloads ---
