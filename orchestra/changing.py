@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
-from orchestra.events import PlanChanged
+from orchestra.events import PlanChanged, StateChanged
 from orchestra.supervision.difference import difference, settled
+from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import checked_dependencies
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
+    from orchestra.development import Development
     from orchestra.proxy.server import Proxy
     from orchestra.supervision.difference import Difference
     from orchestra.supervision.run import Run
@@ -45,12 +48,11 @@ class CurrentPlan:
 
     Attributes:
         plan: The present one.
-        proxy: The proxy, once there is one.
     """
 
     def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
         self.plan = plan
-        self.proxy: Proxy | None = None
+        self._proxy: Proxy | None = None
         self._run = run
         self._bus = bus
         self._replan = replan
@@ -59,8 +61,39 @@ class CurrentPlan:
     def __repr__(self) -> str:
         return f"<CurrentPlan of {self.plan.procfile}>"
 
-    async def replan(self, reason: str) -> None:
-        """Read the files again, and follow the plan that they make now; see `Supervisor.replan`."""
+    def open_proxy(self, listeners: Sequence[socket.socket], development: Development | None) -> Proxy:
+        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run.
+
+        Args:
+            listeners: Where it listens.
+            development: What it takes part in, if anything.
+        """
+        # A plain Procfile runner starts a third faster without it.
+        from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
+
+        plan, run, bus = self.plan.proxy, self._run, self._bus
+        assert plan is not None  # noqa: S101 - else there are no listeners
+        extras = development.extras() if development is not None else Extras()
+        proxy = self._proxy = Proxy(plan, listeners, bus=bus, tail=self._tail, extras=extras)
+        if development is not None:
+            development.proxy = proxy
+        bus.subscribe(proxy.observe, StateChanged)
+        run.before_stop = proxy.before_stop
+        run.roles = RunTimeRoles(self.plan, run, proxy.decide)
+        return proxy
+
+    def _tail(self, process: str) -> Sequence[str]:
+        worker = self._run.workers.get(process)  # a new upstream may not be one of them yet
+        return tuple(worker.output.tail) if worker is not None else ()
+
+    async def replan(self, reason: str = "") -> None:
+        """Read the files again, and follow the plan that they make now.
+
+        Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
+
+        Args:
+            reason: Which files have changed, for `PlanChanged`.
+        """
         async with self._turn:
             if self._replan is None or self._run.phase is not Phase.RUNNING:
                 return
@@ -83,8 +116,8 @@ class CurrentPlan:
         run, plan = self._run, settled(self.plan, plan)
         newest = {name: worker.newest for name, worker in run.workers.items()}
         found = difference(self.plan, plan, newest)
-        if self.proxy is not None and plan.proxy is not None:
-            self.proxy.change(plan.proxy, [each.name for each in plan.processes])
+        if self._proxy is not None and plan.proxy is not None:
+            self._proxy.change(plan.proxy, [each.name for each in plan.processes])
         await run.change(plan, found, lambda: self._adopt(plan, found, reason))
 
     def _adopt(self, plan: Plan, found: Difference, reason: str) -> None:

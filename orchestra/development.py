@@ -1,8 +1,8 @@
 """What a run has for development only: nothing of it is there for code that embeds a `Supervisor`.
 
-It gives the proxy its `extras`, and keeps what the run has learned.
+It gives the proxy its `extras`, keeps what the run has learned, and connects open pages to the run.
 
-Not here: the parts (`frontend_pages`), processes (`supervision`).
+Not here: the parts (`frontend_pages`, `control`), processes (`supervision`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.control.server import Control
 from orchestra.frontend_pages import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestra.config.plan import Plan
-    from orchestra.proxy.server import Extras
+    from orchestra.bus import Bus
+    from orchestra.control.app import View
+    from orchestra.proxy.server import Extras, Proxy
 
 __all__ = ["Development"]
 
@@ -29,12 +31,22 @@ class Development:
     """What a run has for development only.
 
     Args:
-        plan: What is run.
+        view: The run.
+        bus: Its events.
         environ: The environment of orchestra itself.
+
+    Attributes:
+        control: Serves our own paths, and tells open pages what to do.
+        proxy: The run's, once there is one.
     """
 
-    def __init__(self, plan: Plan, *, environ: Mapping[str, str]) -> None:
-        self._store = Store(plan, environ)
+    proxy: Proxy | None = None
+
+    def __init__(self, view: View, bus: Bus, *, environ: Mapping[str, str]) -> None:
+        self._view = view
+        self._bus = bus
+        self.control = Control(view, bus=bus, is_backend=self._is_backend, environ=environ)
+        self._store = Store(view.plan, environ)
         self._pages = self._store.load()
 
     def __repr__(self) -> str:
@@ -42,15 +54,28 @@ class Development:
 
     def extras(self) -> Extras:
         """Give the proxy what it has of it."""
-        from orchestra.proxy.server import Extras  # noqa: PLC0415 - a run without a proxy does without
+        # A run without a proxy does without.
+        from orchestra.control.inject import Injector  # noqa: PLC0415
+        from orchestra.proxy.server import Extras  # noqa: PLC0415
 
-        return Extras(frontend_pages=self._pages)
+        injector = Injector(self._view.plan.reload, self._bus)
+        return Extras(frontend_pages=self._pages, own=self.control.connect, pages=injector)
 
-    async def run(self) -> None:
+    def _is_backend(self, process: str) -> bool:
+        return self.proxy is not None and self.proxy.is_backend(process)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what belongs to it until cancelled."""
         try:
-            while True:
-                await trio.sleep(_STORE_INTERVAL)
-                self._store.save(self._pages)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.control.run)
+                task_status.started()
+                while True:
+                    await trio.sleep(_STORE_INTERVAL)
+                    self._store.save(self._pages)
         finally:
             self._store.save(self._pages)
+
+    async def close(self) -> None:
+        """Tell open pages that the run ends; takes a moment at most."""
+        await self.control.close()

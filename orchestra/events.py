@@ -460,8 +460,8 @@ Event: TypeAlias = (
 )
 
 
-def encode(event: Event) -> bytes:
-    """Write an event as one JSON object, without a line end."""
+def encode(event: Struct | dict[str, object]) -> bytes:
+    """Write an event, or what is made of events, as one JSON object, without a line end."""
     try:
         return json.encode(event)
     except UnicodeEncodeError:  # a path that is not UTF-8

@@ -27,10 +27,9 @@ from orchestra.bus import Bus
 from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
 from orchestra.config.plan import Address, Note
-from orchestra.errors import ConfigError
-from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.events import Notice, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProxyPlan
-    from orchestra.events import Event
+    from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
 __all__ = ["Runtime", "Supervisor"]
@@ -102,9 +101,8 @@ class Supervisor:
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
-        replan: Reads the files again that the plan is made of, given the plan that is followed now, for
-            `replan`: ``lambda plan: load("Procfile.dev", running=plan)``.
         reloads: Whether saved files restart processes, and pages of the one address take part in that.
+        replan: Reads again what the plan is made of, for a run that follows a certain plan now.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -131,12 +129,12 @@ class Supervisor:
         self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
+        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
+        self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
         if reloads:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
 
-            self._development = Development(plan, environ=os.environ)
-        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
-        self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
+            self._development = Development(self, self._bus, environ=os.environ)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
         self._started: RunStarted | None = None
@@ -245,8 +243,7 @@ class Supervisor:
     async def change(self, plan: Plan, *, reason: str = "") -> None:
         """Follow another plan: stop, restart and start only what differs; wait until the old ones are gone.
 
-        A process whose child would be the same goes on, and follows its other settings from now on. The proxy
-        goes on at its address. What cannot change before the next run stays, and a `Notice` says so.
+        The proxy goes on at its address. What cannot change before the next run stays; a `Notice` says so.
 
         Args:
             plan: The new one; ``load(..., running=supervisor.plan)`` makes one that keeps the ports.
@@ -258,12 +255,16 @@ class Supervisor:
         """
         await self._current.change(plan, reason)
 
-    async def replan(self, reason: str = "") -> None:
-        """Read the files again, as `replan` of the arguments does, and `change` to the plan that they make.
+    def reload(self, reason: str = "asked to") -> int:
+        """Have every open page of the one address reload; return how many there are.
 
-        Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
+        Raises:
+            OrchestraError: This is a run without reloads.
         """
-        await self._current.replan(reason)
+        if self._development is None:
+            hint = "Make it a Supervisor(plan, reloads=True)."
+            raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
+        return self._development.control.reload(reason, everywhere=True)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
@@ -317,26 +318,20 @@ class Supervisor:
     # --- From start to stop ---
 
     async def _from_start_to_stop(self, task_status: trio.TaskStatus[Self]) -> None:
-        plan, proxy = self.plan.proxy, None
-        listeners = _bind(plan) if plan is not None else []
+        proxy = None
+        listeners = _bind(self.plan.proxy) if self.plan.proxy is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
-            if plan is not None:
-                # A plain Procfile runner starts a third faster without it.
-                from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
-
-                extras = self._development.extras() if self._development is not None else Extras()
-                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail, extras=extras)
-                self._current.proxy = proxy
-                self._bus.subscribe(proxy.observe, StateChanged)
-                self._run.before_stop = proxy.before_stop
-                self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
+            if self._development is not None:
+                await nursery.start(self._development.run)
+            if listeners:
+                proxy = self._current.open_proxy(listeners, self._development)
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
-            if self._development is not None:
-                nursery.start_soon(self._development.run)
             task_status.started(self)
             await self.ending.wait()
+            if self._development is not None:
+                await self._development.close()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
@@ -351,15 +346,7 @@ class Supervisor:
             port = listeners[0].getsockname()[1]
             self._run.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
-        self._started = self._bus.emit(
-            RunStarted(
-                version=__version__,
-                pid=os.getpid(),
-                procfile=str(plan.procfile or ""),
-                url=self.url,
-                processes=tuple(process.name for process in plan.processes),
-            )
-        )
+        self._started = self._bus.emit(_run_started(plan, self.url))
         for code, note in _opening_notes(plan, self.url, port):
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
@@ -367,15 +354,14 @@ class Supervisor:
         """Emit how the run has ended."""
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
-        if not reason:
-            reason = "all completed" if len(ended) == len(self.plan.processes) else "cancelled"
-        self.ended = self._bus.emit(
-            RunEnded(
-                exit_code=exit_code if self._exit_code is None else self._exit_code,
-                reason=self._reason or reason,
-                duration=trio.current_time() - self._started_at,
-            )
+        exit_code = exit_code if self._exit_code is None else self._exit_code
+        reason = (
+            self._reason
+            or reason
+            or ("all completed" if len(ended) == len(self._run.workers) else "cancelled")
         )
+        duration = trio.current_time() - self._started_at
+        self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 
     def _newest_events(self) -> Iterator[Event]:
         if self._started is not None:
@@ -406,6 +392,16 @@ async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -
             yield waiting.popleft()
     finally:
         unsubscribe()
+
+
+def _run_started(plan: Plan, url: str | None) -> RunStarted:
+    return RunStarted(
+        version=__version__,
+        pid=os.getpid(),
+        procfile=str(plan.procfile or ""),
+        url=url,
+        processes=tuple(process.name for process in plan.processes),
+    )
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -320,7 +320,7 @@ async def test_the_files_are_read_again_for_the_plan_that_is_followed(world: Wor
         )
 
     async with supervised(world, JOB, replan=replan) as (supervisor, recorder):
-        await supervisor.replan("Procfile.dev")
+        await supervisor._current.replan("Procfile.dev")
         await recorder.until_state("cron", State.RUNNING)
         assert asked == [plan_of(JOB)]
         assert recorder.of(PlanChanged)[0].reason == "Procfile.dev"
@@ -335,7 +335,7 @@ async def test_an_invalid_plan_is_reported_and_the_old_one_goes_on(world: World)
 
     async with supervised(world, JOB, replan=replan) as (supervisor, recorder):
         await supervisor.wait_ready()
-        await supervisor.replan()
+        await supervisor._current.replan()
         assert [(event.code, event.level, event.text, event.hint) for event in recorder.of(Notice)] == [
             ("plan-invalid", "error", "the old plan goes on: Procfile:3: no", "Write yes."),
             ("plan-invalid", "error", "the old plan goes on: nor this", ""),
@@ -345,6 +345,6 @@ async def test_an_invalid_plan_is_reported_and_the_old_one_goes_on(world: World)
 
 async def test_without_a_way_to_plan_again_nothing_happens(world: World) -> None:
     async with supervised(world, JOB) as (supervisor, recorder):
-        await supervisor.replan()
+        await supervisor._current.replan()
         assert recorder.of(PlanChanged) == []
-    await supervisor.replan()
+    await supervisor._current.replan()

@@ -61,7 +61,7 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
 
         # A new process, before the others: these go on, at their ports.
         project.write("Procfile", f"db: {SERVE} $PORT\napi: {SERVE} $PORT\n{WORKER}")
-        await supervisor.replan("Procfile")
+        await supervisor._current.replan("Procfile")
         await recorder.until_state("db", State.RUNNING)
         assert [supervisor.snapshot()[name].pid for name in ("api", "worker")] == [
             first[name].pid for name in ("api", "worker")
@@ -70,16 +70,16 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
 
         # A variable that the api overrides, at first by what it is: only the others are restarted.
         project.write("orchestra.toml", '[process.api]\nenv = { GREETING = "hello" }\n')
-        await supervisor.replan("orchestra.toml")
+        await supervisor._current.replan("orchestra.toml")
         project.write(".env", "GREETING=good day\n")
-        await supervisor.replan(".env")
+        await supervisor._current.replan(".env")
         await recorder.until_line("good day")
         assert supervisor.snapshot()["api"].pid == first["api"].pid
 
         # Nonsense: the old plan goes on.
         seen = len(recorder.of(PlanChanged))
         project.write("Procfile", f"api {SERVE} $PORT\n{WORKER}")
-        await supervisor.replan("Procfile")
+        await supervisor._current.replan("Procfile")
         notice = await recorder.until_notice("plan-invalid")
         assert f"{project.folder / 'Procfile'}:1: " in notice.text
         assert len(recorder.of(PlanChanged)) == seen
@@ -88,7 +88,7 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
         # Back to the beginning, with another name for the backend: it has the port of the old one.
         project.write("Procfile", f"web: {SERVE} $PORT\n")
         project.write("orchestra.toml", "")
-        await supervisor.replan("Procfile, orchestra.toml")
+        await supervisor._current.replan("Procfile, orchestra.toml")
         await supervisor.wait_ready()
         assert await page(supervisor) == "the page"
         assert list(supervisor.snapshot()) == ["web"]
@@ -112,7 +112,7 @@ async def test_a_fixed_port_can_be_given_to_another_process(project: Project) ->
         await supervisor.wait_ready()
         project.write("Procfile", f"web: {SERVE} $PORT\n{WORKER}")
         project.write("orchestra.toml", f"process.web.port = {port}\n")
-        await supervisor.replan()
+        await supervisor._current.replan()
         await supervisor.wait_ready()
         assert supervisor.snapshot()["web"].port == port
         await supervisor.stop()

@@ -28,6 +28,8 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "port": (5001, True),
     "pty": (False, True),
     "restart_mode": ("overlap", True),
+    "app": ("app:app", False),
+    "is_python_server": (True, False),
     "may_move": (True, False),
     "install": (Install(folder=Path("/p"), manager="npm", argv=("npm", "ci")), False),
     "depends_on": ((Dependency("job", Condition.STARTED),), False),
@@ -165,7 +167,7 @@ def settle(old: Plan, new: Plan) -> tuple[Plan, list[str]]:
 
 
 def test_a_plan_that_can_be_followed_is_followed_as_it_is() -> None:
-    new = replace(OLD, exit_on="any", reload=ReloadSettings(overlay=False), notes=(Note("told"),))
+    new = replace(OLD, exit_on="any", reload=ReloadSettings(editor="vim"), notes=(Note("told"),))
     assert settled(OLD, new) == new
     new = replace(OLD, proxy=replace(PROXY, hold=1.0, backend=None))
     assert settled(replace(OLD, proxy=PROXY), new) == new

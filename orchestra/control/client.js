@@ -100,6 +100,7 @@
         return log(message);
       case "ended":
         isOver = true;
+        overlay?.querySelector(".said").replaceChildren("orchestra has ended.");
         return disconnect();
     }
   }
@@ -201,7 +202,7 @@
   ].join();
   // What a browser's autocomplete knows as secret, and the names of fields that show a password on demand.
   const SECRET = /(^| )(cc-|off|one-time-code|(current|new)-password)/;
-  const SECRET_NAME = /pass|pwd|secret|token|otp|cvv|cvc|iban|card/i;
+  const SECRET_NAME = /passw|passphrase|passcode|pwd|secret|token|cvv|cvc|iban|card.?n/i;
 
   function read(key) {
     try {

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 from msgspec import Struct
 
+from orchestra.config.plan import Address
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
@@ -38,6 +39,7 @@ from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Extras", "Progress", "Shared"]
 
+# The upstreams that a plan names.
+_PLANNED: tuple[Side, ...] = ("backend", "frontend")
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -65,10 +69,12 @@ class Extras(Struct, frozen=True, kw_only=True):
 
     Attributes:
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
     """
 
     frontend_pages: FrontendPages | None = None
+    own: Callable[[], socket.socket] | None = None
     pages: Pages | None = None
 
 
@@ -80,6 +86,7 @@ class Shared:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
         idle: How many idle connections to an upstream are kept at most.
         extras: What is there for development only.
 
@@ -96,6 +103,7 @@ class Shared:
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
         dial: Dial,
+        dial_own: Dial | None,
         idle: int,
         extras: Extras,
     ) -> None:
@@ -106,7 +114,7 @@ class Shared:
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
-        def upstream(side: Side, what: UpstreamPlan) -> Upstream:
+        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
             gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
             return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
 
@@ -114,6 +122,9 @@ class Shared:
             "backend": upstream("backend", plan.backend),
             "frontend": upstream("frontend", plan.frontend),
         }
+        if dial_own is not None:
+            # It is in this process, and has no address that could be dialled.
+            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
         self.router = self._new_router()
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
@@ -127,19 +138,24 @@ class Shared:
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""
         before, self.plan = self.plan, plan
-        for side, upstream in self.upstreams.items():
-            gate, planned = upstream.gate, getattr(plan, side)
-            gate.hold = plan.hold
+        for side in _PLANNED:
+            upstream, planned = self.upstreams[side], getattr(plan, side)
+            upstream.gate.hold = plan.hold
             # What was found stays unless its process is gone.
-            if planned != getattr(before, side) or not gate.is_within(processes):
-                gate.plan(planned)
+            if planned != getattr(before, side) or not upstream.gate.is_within(processes):
+                upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
 
     def _new_router(self) -> Router:
         # That something elsewhere was restarted is not reported.
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
-        return Router(self.plan, memory=MEMORY if remembers else 0, pages=self._frontend_pages)
+        return Router(
+            self.plan,
+            memory=MEMORY if remembers else 0,
+            pages=self._frontend_pages,
+            has_own="orchestra" in self.upstreams,
+        )
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
 
-Side: TypeAlias = Literal["backend", "frontend"]
+Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
 
 OWN_PREFIX = b"/__orchestra__/"
 # `*` is the server itself: only OPTIONS may ask it.
@@ -139,10 +139,12 @@ class Kept(Enum):
 Outcome: TypeAlias = ResponseHead | UpstreamError
 
 # The steps of most requests, made once.
+_ASK_OWN = Ask("orchestra")
 _ASK_BACKEND = Ask("backend")
 _ASK_FRONTEND = Ask("frontend")
 _FALL_BACK = Ask("frontend", keeps_answer=True)
 _BACKEND_ANSWERED = Answer("backend answered")
+_OWN_ANSWERED = Answer("orchestra's own path")
 
 
 def _below(prefixes: Iterable[str]) -> Callable[[bytes], re.Match[bytes] | None]:
@@ -174,15 +176,24 @@ class Router:
     Args:
         memory: How many paths are remembered at most; then the oldest is dropped.
         pages: The frontend's pages, for which the backend is not waited; ``None``: it always is.
+        has_own: Something serves our own paths.
 
     Attributes:
         memo: Paths that the backend did not know and that turned out to be assets of the frontend.
     """
 
-    def __init__(self, plan: ProxyPlan, *, memory: int = MEMORY, pages: FrontendPages | None = None) -> None:
+    def __init__(
+        self,
+        plan: ProxyPlan,
+        *,
+        memory: int = MEMORY,
+        pages: FrontendPages | None = None,
+        has_own: bool = False,
+    ) -> None:
         self.pages = pages
         self.memo: dict[bytes, None] = {}
         self.memory = memory
+        self.has_own = has_own
         self.is_frontends_own = _below(plan.frontend_paths)
         self.is_api = _below([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
@@ -200,6 +211,8 @@ class Router:
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
         path = head.path
+        if path.startswith(OWN_PREFIX):
+            return WebSocketRoute("orchestra", _OWN_ANSWERED.reason)
         if not has_frontend:
             return WebSocketRoute("backend", "no frontend")
         protocol = head.values.get(b"sec-websocket-protocol")
@@ -221,6 +234,7 @@ class _At(Enum):
     FALLBACK = auto()
     FRONTEND = auto()
     ASSET = auto()
+    OWN = auto()
 
 
 class Route:
@@ -245,10 +259,14 @@ class Route:
         if b"via" in head.values and is_looping(head):
             return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
         path = head.path
-        if path.startswith(_OWN):
+        is_own = path.startswith(_OWN)
+        if is_own and not (router.has_own and path.startswith(OWN_PREFIX)):
             return Signal.SAY_OWN
         if b"upgrade" in head.values and is_websocket(head):
             return Signal.UPGRADE
+        if is_own:
+            self._at = _At.OWN
+            return _ASK_OWN
         if frontend is _ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:
@@ -294,6 +312,8 @@ class Route:
                 return self._after_frontend(outcome)
             case _At.ASSET:
                 return self._after_asset(outcome)
+            case _At.OWN:
+                return _OWN_ANSWERED if isinstance(outcome, ResponseHead) else Fail(outcome)
             case _:
                 assert_never(self._at)
 

@@ -82,7 +82,17 @@ class Proxy:
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle, extras=extras or Extras())
+        extras = extras or Extras()
+        self._connect_own = extras.own
+        self._shared = Shared(
+            plan,
+            bus=bus,
+            tail=tail,
+            dial=dial,
+            dial_own=self._dial_own if extras.own is not None else None,
+            idle=idle,
+            extras=extras,
+        )
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -128,6 +138,15 @@ class Proxy:
             processes: All that there are now: an upstream that was found, and is none of them, is open again.
         """
         self._shared.change(plan, processes)
+
+    def is_backend(self, process: str) -> bool:
+        """Whether a process is known to be behind the backend."""
+        return self._shared.upstreams["backend"].gate.has(process)
+
+    async def _dial_own(self, _host: str, _port: int) -> Transport:
+        assert self._connect_own is not None  # noqa: S101 - else nothing asks
+        await trio.lowlevel.checkpoint()
+        return SocketTransport(self._connect_own(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""

@@ -10,7 +10,7 @@ Not here: carrying it out (`run`), which ports a process that runs keeps (`confi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, json, structs
 
@@ -19,9 +19,10 @@ from orchestra.config.plan import Address, Note, Role, base_name
 from orchestra.events import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
+    from orchestra.config.schema import ReloadSettings
     from orchestra.events import StateChanged
 
 __all__ = ["Difference", "difference", "settled"]
@@ -31,6 +32,12 @@ _OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode
 _OF_READINESS = frozenset({"ready", "role"})
 # Either there is no child, and the next one follows the new plan, or a request to stop stands.
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
+
+# What is decided once, at the start.
+_FIXED_OF_RUN = ("output", "color", "timestamps")
+_FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
+
+_T = TypeVar("_T", "Plan", "ReloadSettings")
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -130,22 +137,16 @@ def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
 def settled(old: Plan, new: Plan) -> Plan:
     """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
     proxy, notes = _settled_proxy(old.proxy, new.proxy)
-    for setting, stays, asked in (
-        ("[run] output", old.output, new.output),
-        ("[run] color", old.color, new.color),
-        ("[run] timestamps", old.timestamps, new.timestamps),
-        ("[reload] enabled", old.reload.enabled, new.reload.enabled),
-    ):
-        notes += [_stays(setting, stays, asked)] if stays != asked else []
-    return structs.replace(
-        new,
-        output=old.output,
-        color=old.color,
-        timestamps=old.timestamps,
-        reload=structs.replace(new.reload, enabled=old.reload.enabled),
-        proxy=proxy,
-        notes=(*new.notes, *notes),
-    )
+    run, more = _kept("run", _FIXED_OF_RUN, old, new)
+    reload, yet_more = _kept("reload", _FIXED_OF_RELOAD, old.reload, new.reload)
+    return structs.replace(run, reload=reload, proxy=proxy, notes=(*new.notes, *notes, *more, *yet_more))
+
+
+def _kept(table: str, names: Sequence[str], old: _T, new: _T) -> tuple[_T, list[Note]]:
+    """Give `new` with these settings of `old`, and a note for each that differs."""
+    differing = [name for name in names if getattr(old, name) != getattr(new, name)]
+    notes = [_stays(f"[{table}] {name}", getattr(old, name), getattr(new, name)) for name in differing]
+    return structs.replace(new, **{name: getattr(old, name) for name in differing}), notes
 
 
 def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyPlan | None, list[Note]]:
