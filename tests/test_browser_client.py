@@ -433,7 +433,7 @@ def test_the_overlay_is_used_by_keyboard(site: Site, page: Page) -> None:
     page.focus("input")
     site.tell("error", **ERROR | {"message": "x" * 500})
     page.wait_for_selector("orchestra-overlay [role=dialog]")
-    assert page.locator("orchestra-overlay .backdrop").evaluate("backdrop => backdrop.scrollWidth") <= 320
+    assert page.locator("orchestra-overlay .errors").evaluate("box => box.scrollWidth") <= 320
     active = "document.querySelector('orchestra-overlay').shadowRoot.activeElement?.textContent"
     stops = []
     for _ in range(12):

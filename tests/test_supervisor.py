@@ -113,7 +113,7 @@ async def test_a_folder_that_does_not_exist_is_a_failure_not_a_crash() -> None:
 
 
 def a_folder_with(tmp_path: Path, script: str) -> Install:
-    return Install(folder=tmp_path, manager="npm", argv=("/bin/sh", "-c", script))
+    return Install(folder=tmp_path, argv=("/bin/sh", "-c", script))
 
 
 async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path) -> None:

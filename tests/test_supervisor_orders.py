@@ -526,7 +526,7 @@ async def test_one_that_is_being_installed_can_be_stopped_alone(
     world: World, tmp_path: Path, autojump_clock: object
 ) -> None:
     world.programs["npm ci"] = partial(says, "installing")
-    install = Install(folder=tmp_path, manager="npm", argv=("npm", "ci"))
+    install = Install(folder=tmp_path, argv=("npm", "ci"))
     plans = [waiting(name, cwd=tmp_path, install=install) for name in "ab"]
     async with supervised(world, *plans, waiting("c")) as (supervisor, recorder):
         await recorder.until_line("installing")
@@ -554,7 +554,7 @@ async def test_a_stop_in_the_back_off_does_not_install_again(
         return 0
 
     world.programs["npm ci"] = installs
-    install = Install(folder=tmp_path, manager="npm", argv=("npm", "ci"))
+    install = Install(folder=tmp_path, argv=("npm", "ci"))
     plan = waiting("a", command="fails", cwd=tmp_path, install=install)
     async with supervised(world, plan, waiting("b")) as (supervisor, recorder):
         await recorder.until_state("a", State.BACKING_OFF)

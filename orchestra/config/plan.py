@@ -72,12 +72,10 @@ class Install(Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: The folder of `package.json`; processes that share it share one installation.
-        manager: ``npm``, ``pnpm``, ``yarn`` or ``bun``.
-        argv: The command; it asks nothing.
+        argv: The command, its first word the package manager; it asks nothing.
     """
 
     folder: Path
-    manager: str
     argv: tuple[str, ...]
 
 

@@ -499,7 +499,7 @@
     const sections = all.map((error) => sectionOf(error, all.length > 1, said));
     const foot = element("footer", "", element("span", "", "Esc closes this; it goes away when the error is mended."), said);
     const head = element("header", "", title, closeButton(dismiss));
-    const panel = element("div", "panel", head, ...sections, foot);
+    const panel = element("div", "panel", head, element("div", "errors", ...sections), foot);
     panel.tabIndex = -1;
     panel.setAttribute("role", "dialog");
     panel.setAttribute("aria-modal", "true");
@@ -685,18 +685,15 @@
   const OVERLAY_STYLE = `
     :host { inset: 0 !important; display: block !important }
     .backdrop {
-      position: absolute; inset: 0; overflow: auto; overscroll-behavior: contain;
-      padding: clamp(8px, 6vh, 64px) clamp(8px, 4vw, 48px); background: rgb(16 18 22 / .55);
+      position: absolute; inset: 0; padding: clamp(8px, 6vh, 64px) clamp(8px, 4vw, 48px); background: rgb(16 18 22 / .55);
     }
     .panel {
-      max-width: 56rem; margin: 0 auto; color: var(--ink); background: var(--paper);
-      font: 15px/1.5 system-ui, sans-serif; border-radius: 12px; border-top: 4px solid var(--accent);
-      box-shadow: 0 16px 64px rgb(0 0 0 / .35); outline: 0; overflow-wrap: anywhere;
+      display: flex; flex-direction: column; max-width: 56rem; max-height: 100%; margin: 0 auto; overflow: hidden;
+      color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
+      border-radius: 12px; border-top: 4px solid var(--accent); box-shadow: 0 16px 64px rgb(0 0 0 / .35); outline: 0;
     }
-    header {
-      position: sticky; top: 0; display: flex; align-items: flex-start; gap: 1rem; padding: 1rem 1rem .2rem 1.5rem;
-      background: var(--paper); border-radius: 12px;
-    }
+    .errors { overflow: auto; overscroll-behavior: contain }
+    header { display: flex; align-items: flex-start; gap: 1rem; padding: 1rem 1rem .2rem 1.5rem }
     h1 { flex: 1; font-size: .95rem; font-weight: 400; color: var(--soft) }
     h1 b, .process b { color: var(--ink); font-weight: 600 }
     section { padding: .25rem 1.5rem 1.25rem }
@@ -729,7 +726,6 @@
       margin-top: .5rem; padding: .8rem .9rem; max-height: 50vh; background: var(--tint); border-radius: 8px;
     }
     footer {
-      position: sticky; bottom: 0; background: var(--paper); border-radius: 0 0 12px 12px;
       display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1rem; padding: .8rem 1.5rem;
       border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem;
     }

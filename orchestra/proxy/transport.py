@@ -242,7 +242,7 @@ class Poller:
         """Tell, until cancelled."""
         while True:
             await wait_readable(self._set)
-            # Work for one connection often makes news of another; to wait anew costs ten times as much.
+            # Work for one connection often makes news of another; to wait once more costs ten times as much.
             for _ in range(_ROUNDS):
                 if not self._tell_all():
                     break
