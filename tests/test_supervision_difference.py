@@ -31,7 +31,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "app": ("app:app", False),
     "is_python_server": (True, False),
     "may_move": (True, False),
-    "install": (Install(folder=Path("/p"), manager="npm", argv=("npm", "ci")), False),
+    "install": (Install(folder=Path("/p"), argv=("npm", "ci")), False),
     "depends_on": ((Dependency("job", Condition.STARTED),), False),
     "ready_timeout": (1.0, False),
     "liveness": (True, False),
