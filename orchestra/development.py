@@ -76,6 +76,10 @@ class Development:
         finally:
             self._store.save(self._pages)
 
+    async def finish(self) -> None:
+        """Let readers of events hear how the run has ended; takes a moment at most."""
+        await self.control.finish()
+
     async def close(self) -> None:
         """Tell open pages that the run ends; takes a moment at most."""
         await self.control.close()

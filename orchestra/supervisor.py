@@ -336,8 +336,10 @@ class Supervisor:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
             await self._run.stop()
+            self._conclude()
+            if self._development is not None:
+                await self._development.finish()
             nursery.cancel_scope.cancel()
-        self._conclude()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""

@@ -269,7 +269,7 @@ def test_what_cannot_be_waited_for_is_an_error(
 def test_an_app_is_served_by_hypercorn(project: Project) -> None:
     plan = project.load("vite: cd ui && npm run dev\n", '[process.api]\napp = "notes.app:app"\n')
     assert plan.processes[1].app == "notes.app:app"
-    assert plan.processes[1].command.endswith("--bind 127.0.0.1:$PORT notes.app:app")
+    assert plan.processes[1].command.endswith("--bind '127.0.0.1:$PORT' notes.app:app")
     assert proxy_of(plan).backend == FromProcess(name="api")
     message, _ = project.error("api: run\n", '[process.api]\napp = "notes.app:app"\n')
     assert message == "orchestra.toml:2: process.api.app: api has a command in Procfile:1, too"

@@ -245,7 +245,8 @@ class Gate:
         text = self._explain()
         process = self._most_telling()
         tail = tuple(self._tail(process)) if process is not None else ()
-        return Unavailable(self.side, self.availability, f"{text}; {more}" if more else text, tail)
+        text = f"{text}; {more}" if more else text
+        return Unavailable(self.side, self.availability, text, process=process, tail=tail)
 
     def _explain(self) -> str:
         if self.endpoint is not None:

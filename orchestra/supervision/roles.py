@@ -70,7 +70,7 @@ class RunTimeRoles:
         """
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
-        newest_sockets = self._run.scanner.looking_at(leader)
+        newest_sockets = self._run.scanner.looking_at(leader, port)
         while self._is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
             for each in found:

@@ -95,6 +95,7 @@ class Worker:
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
         self.tell(StopRequested(reason))
+        self._handover.discard_spare()
 
     def start(self) -> None:
         """Start the process again if it has ended; `StartError` if the run is over. Does not wait."""
@@ -177,7 +178,7 @@ class Worker:
                 nursery.start_soon(self._install, job, self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
-                self._handover.prepare()
+                self._handover.prepare(is_retry=self.life.failures > 0)
                 nursery.start_soon(self._run_child)
             case Order.HAND_OVER:
                 self._handover.begin()
