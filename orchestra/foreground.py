@@ -85,7 +85,9 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
     from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
-    supervisor = Supervisor(plan, window=window, is_kept_open=True, runtime=runtime)
+    supervisor = Supervisor(
+        plan, window=window, is_kept_open=True, reloads=plan.reload.enabled, runtime=runtime
+    )
     supervisor.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
@@ -113,7 +115,9 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = Supervisor(plan, sinks=[printer.write_line], window=window, runtime=runtime)
+    supervisor = Supervisor(
+        plan, sinks=[printer.write_line], window=window, reloads=plan.reload.enabled, runtime=runtime
+    )
     supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, supervisor)

@@ -140,6 +140,8 @@ class Supervisor:
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
+        reloads: Whether files are watched, and what follows from their changes is done, as `Plan.reload` and
+            the processes say.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -158,6 +160,7 @@ class Supervisor:
         sinks: Iterable[Sink] = (),
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
+        reloads: bool = False,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
@@ -167,6 +170,7 @@ class Supervisor:
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
+        self._reloads = reloads
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -353,13 +357,23 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
-            await self.ending.wait()
+            await self._reload_until_end()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
             await self._run.stop()
             nursery.cancel_scope.cancel()
         self._conclude()
+
+    async def _reload_until_end(self) -> None:
+        """Follow changed files, if that is wanted, until the run is to end."""
+        async with trio.open_nursery() as nursery:
+            if self._reloads:
+                from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes have been spawned
+
+                nursery.start_soon(Reloading(self.plan, self._run).run)
+            await self.ending.wait()
+            nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""

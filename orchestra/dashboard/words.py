@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from orchestra.child.lines import without_colours
-from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged, UpstreamSwitched
+from orchestra.events import FilesChanged, Notice, RunEnded, RunStarted, State, StateChanged, UpstreamSwitched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.events import Event
 
 __all__ = [
@@ -31,7 +33,7 @@ OURSELVES = "orchestra"
 PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
 
 # The events that `sentence` puts into words.
-SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, Notice, RunEnded)
+SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, FilesChanged, Notice, RunEnded)
 
 # A line of blanks and colours alone is not longer.
 _LONGEST_BLANK = 100
@@ -53,8 +55,17 @@ def sentence(event: Event) -> str:
             return f"ended after {short_seconds(event.duration)}{reason}"
         case UpstreamSwitched():
             return f"{event.process} is asked at {event.url} from now on"
+        case FilesChanged():
+            return f"{event.process}: {_some(event.paths)} changed"
         case _:
             return ""
+
+
+def _some(paths: Sequence[str]) -> str:
+    """Name a file or two, count more."""
+    if len(paths) <= 2:
+        return " and ".join(paths)
+    return f"{paths[0]} and {len(paths) - 1} other files"
 
 
 def _change(event: StateChanged) -> str:
