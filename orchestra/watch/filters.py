@@ -43,8 +43,9 @@ _VENV_MARK = "pyvenv.cfg"
 _MOST_FOLDERS = 5000
 # Of a .gitignore, that much is read.
 _MOST_BYTES = 1 << 18
-# The end of a pattern that a name has to end with: what follows its last wildcard.
-_TAIL = re.compile(r"[^*?\]/]*$")
+# The end of a pattern that a path has to end with: what follows a wildcard in its last part. Without one, the
+# pattern may mean a folder, with all that is in it.
+_TAIL = re.compile(r"[*?\]]([^*?\]/]*)$")
 
 
 def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
@@ -74,7 +75,8 @@ class _Matcher:
         self.folder = os.path.realpath(rule.folder)
         self._spec = _compiled(rule.patterns, invalid)
         # Most files end with nothing that is wanted: then no pattern is asked.
-        self._tails = tuple(_TAIL.search(each)[0] for each in rule.patterns)  # type: ignore[index] # always
+        ends = map(_TAIL.search, rule.patterns)
+        self._tails = tuple(end[1] if end is not None else "" for end in ends)
         self._ignored = _compiled(rule.ignored, invalid)
         self._ignored_in = os.path.realpath(rule.ignored_in or rule.folder)
         self._not_below = tuple(map(os.path.realpath, rule.not_below))
