@@ -30,10 +30,9 @@ import trio
 
 from orchestra.child.lines import without_colours
 from orchestra.child.spawn import SpawnError
-from orchestra.config.plan import Role
 from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, State, StateChanged
 from orchestra.supervision.runtime import Phase
-from orchestra.watch.interest import RUN, Changes, Kind, interests, rules
+from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -172,7 +171,7 @@ class Reloading:
         """Say it, once, when a backend reloads itself, and what would be faster."""
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
-            if plan.role is not Role.BACKEND or plan.reloader is None or plan.watch is not None:
+            if not is_backend(plan, self._plan) or plan.reloader is None or plan.watch is not None:
                 continue
             if name not in self._explained:
                 self._explained.add(name)

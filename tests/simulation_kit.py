@@ -208,10 +208,10 @@ class World:
         self,
         command: object,
         *,
-        on_spawn: Callable[[Any], object],
         on_output: OnOutput,
         env: Mapping[str, str],
         stop_timeout: float,
+        on_spawn: Callable[[Any], object] = lambda _: None,
         **_: object,
     ) -> Exit:
         await trio.lowlevel.checkpoint()

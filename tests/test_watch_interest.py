@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestra.config.plan import Plan, ProcessPlan, Role
+from orchestra.config.plan import FromProcess, Plan, ProcessPlan, ProxyPlan, Role
 from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart
 from orchestra.watch.filters import Filter
@@ -108,6 +108,12 @@ def test_a_process_is_watched_by_its_role_or_as_it_says() -> None:
     assert kinds("app.py", role=Role.UNDECIDED) is None
     assert kinds("app.py", watch=False) is None
     assert kinds("app.py", role=Role.OTHER, watch=True) is CODE
+
+
+def test_what_the_proxy_asks_is_the_backend_before_its_role_is_known() -> None:
+    process = ProcessPlan(name="api", command="serve", cwd=ROOT, role=Role.UNDECIDED)
+    proxy = ProxyPlan(backend=FromProcess(name="api"), frontend=None)
+    assert list(interests(Plan(processes=(process,), proxy=proxy), [process])) == ["api"]
 
 
 def test_no_page_comes_from_a_process_that_is_not_the_backend() -> None:

@@ -32,14 +32,25 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config.plan import Role
+from orchestra.config.plan import FromProcess, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Plan, ProcessPlan
 
-__all__ = ["RUN", "Changed", "Changes", "Interest", "Kind", "Rule", "in_words", "interests", "rules"]
+__all__ = [
+    "RUN",
+    "Changed",
+    "Changes",
+    "Interest",
+    "Kind",
+    "Rule",
+    "in_words",
+    "interests",
+    "is_backend",
+    "rules",
+]
 
 RUN = ""
 """What stands for the run itself where files belong to a process: no process has this name."""
@@ -109,6 +120,14 @@ class Changes(Struct, frozen=True):
     rereads_templates: bool = False
 
 
+def is_backend(process: ProcessPlan, plan: Plan) -> bool:
+    """Whether pages come from a process: by its role, or since the proxy asks it whatever its role."""
+    upstream = plan.proxy.backend if plan.proxy is not None else None
+    return process.role is Role.BACKEND or (
+        isinstance(upstream, FromProcess) and process.name in upstream.members
+    )
+
+
 def interests(plan: Plan, processes: Iterable[ProcessPlan]) -> Mapping[str, Interest]:
     """Say which files matter to which process, by name; and to the run as a whole.
 
@@ -122,23 +141,26 @@ def interests(plan: Plan, processes: Iterable[ProcessPlan]) -> Mapping[str, Inte
         found[RUN] = tuple(rule for each in by_name for rule in each)
     vites = [each.vite_folder for each in plan.processes if each.vite_folder is not None]
     for process in processes:
-        if wanted := _interest(process, vites, plan.files):
+        wanted = _interest(process, vites, plan.files, has_pages=is_backend(process, plan))
+        if wanted:
             found[process.name] = wanted
     return found
 
 
-def _interest(process: ProcessPlan, vites: Sequence[Path], plan_files: Sequence[Path]) -> Interest:
-    cwd, ignored, is_backend = process.cwd, process.ignore, process.role is Role.BACKEND
+def _interest(
+    process: ProcessPlan, vites: Sequence[Path], plan_files: Sequence[Path], *, has_pages: bool
+) -> Interest:
+    cwd, ignored = process.cwd, process.ignore
     inputs = [pattern for each in process.before_restart for pattern in each.inputs]
-    if process.watch is False or (process.watch is None and not is_backend):
+    if process.watch is False or (process.watch is None and not has_pages):
         return ()
     if isinstance(process.watch, tuple):
         return rules(cwd, [*process.watch, *inputs], Kind.CODE, ignored)
     env = [] if cwd / ".env" in plan_files else ["/.env"]
     found = rules(cwd, [*inputs, *_CODE, *env], Kind.CODE, ignored)
     not_below = tuple(path for vite in vites for path in _served_by_vite(vite, cwd))
-    found += rules(cwd, _TEMPLATES, Kind.TEMPLATE if is_backend else Kind.CODE, ignored, not_below)
-    if is_backend:
+    found += rules(cwd, _TEMPLATES, Kind.TEMPLATE if has_pages else Kind.CODE, ignored, not_below)
+    if has_pages:
         found += rules(cwd, _STYLES, Kind.STYLE, ignored, not_below)
     return found
 
