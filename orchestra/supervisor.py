@@ -357,23 +357,17 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
-            await self._reload_until_end()
+            async with trio.open_nursery() as watching:
+                if self._reloads:
+                    watching.start_soon(_reload, self.plan, self._run)
+                await self.ending.wait()
+                watching.cancel_scope.cancel()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
             await self._run.stop()
             nursery.cancel_scope.cancel()
         self._conclude()
-
-    async def _reload_until_end(self) -> None:
-        """Follow changed files, if that is wanted, until the run is to end."""
-        async with trio.open_nursery() as nursery:
-            if self._reloads:
-                from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes have been spawned
-
-                nursery.start_soon(Reloading(self.plan, self._run).run)
-            await self.ending.wait()
-            nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""
@@ -412,6 +406,13 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+
+
+async def _reload(plan: Plan, run: Run) -> None:
+    """Follow changed files; everything that this takes is imported when the processes are being spawned."""
+    from orchestra.reloading import Reloading  # noqa: PLC0415
+
+    await Reloading(plan, run).run()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -217,6 +217,15 @@ def test_new_folders_ask_for_another_look(folder: Folder) -> None:
     assert folder.touched("__pycache__") == []
 
 
+def test_a_change_beside_a_new_folder_is_not_lost(folder: Folder) -> None:
+    folder.begin()
+    for name in "abcdefgh":
+        folder.write(f"{name}.py")
+        folder.write(f"new{name}/x.py")
+        assert folder.touched(f"{name}.py", f"new{name}") is None
+        assert folder.look_again() == [f"{name}.py", f"new{name}/x.py"]
+
+
 def test_a_folder_that_moves_takes_its_files_with_it(folder: Folder) -> None:
     folder.write("a/x.py")
     folder.begin()

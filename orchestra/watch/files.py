@@ -112,17 +112,19 @@ class Files:
         Returns:
             ``None`` if folders have come or gone, or a .gitignore has changed: then all has to be looked at.
         """
-        changed = []
         linked = self._walk.linked
-        for path in [*paths, *(linked[each] for each in paths if each in linked)]:
-            if path.endswith("/" + GITIGNORE) or path in self._walk.folders:
-                return None
-            if os.path.isdir(path):
-                if self._filter.is_kept(path):
-                    return None
-            elif self._filter.kinds(path) and self._has_changed(path):
-                changed.append(path)
-        return self._by_process(changed)
+        touched = [*paths, *(linked[each] for each in paths if each in linked)]
+        # All of them first: what is found to have changed is not found a second time.
+        if any(map(self._changes_folders, touched)):
+            return None
+        return self._by_process(
+            [path for path in touched if self._filter.kinds(path) and self._has_changed(path)]
+        )
+
+    def _changes_folders(self, path: str) -> bool:
+        if path.endswith("/" + GITIGNORE) or path in self._walk.folders:
+            return True
+        return os.path.isdir(path) and self._filter.is_kept(path)
 
     def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
         """Look at a file, and whether it differs from what is known.
