@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import autobahn, limits, page, rates, restarts, results, runners, soak, transfer
+from benchmarks import autobahn, limits, page, rates, restarts, results, runners, saves, soak, transfer
 from benchmarks.harness import Failed, Options
 from benchmarks.peers import PEERS
 
@@ -34,6 +34,7 @@ PARTS: Mapping[str, Callable[[Options], Report]] = {
     "start": runners.start,
     "memory": runners.memory,
     "stop": runners.stop,
+    "saves": saves.saves,
     "restarts": restarts.restarts,
     "limits": limits.limits,
     "autobahn": autobahn.autobahn,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from benchmarks.harness import Failed
-from benchmarks.restarts import (
+from benchmarks.restarted import (
     LOOK,
     PAUSE,
     RELOAD_LIMIT,
@@ -30,7 +30,7 @@ from benchmarks.traffic import Traffic, ask_once
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from benchmarks.restarts import Orchestra
+    from benchmarks.restarted import Orchestra
     from benchmarks.traffic import Address, Method
 
 __all__ = ["FAULTS", "Fault"]

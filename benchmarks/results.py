@@ -102,6 +102,7 @@ _BODIES = "bodies of 256 MiB: MB/s "
 _PAGE = "a page of 1,000 modules: "
 _LINES = "lines of 1 process: "
 _MEMORY = "memory of the runner (PSS) and its CPU, processes asleep"
+_SAVES = "from a save to the page that shows it: ms"
 _STOP = "seconds to stop so many sleeping processes: "
 _START = "start to the first line of a process: ms"
 
@@ -126,6 +127,16 @@ GOALS: Sequence[Goal] = (
     _most("page of 1,000 modules beside Vite directly, cold", 1.1, _ratio(f"{_PAGE}cold ms", "direct")),
     _most("page of 1,000 modules beside Vite directly, reload", 1.1, _ratio(f"{_PAGE}reload ms", "direct")),
     _most("CPU of the proxy for both", 500, _median(f"{_PAGE}CPU ms for both, orchestra"), unit="{:.0f} ms"),
+    _most(
+        "a save to the page, beside `uvicorn --reload` with fastapi-reloader",
+        0.75,
+        _ratio(_SAVES, "uvicorn --reload, fastapi-reloader"),
+    ),
+    _most(
+        "... with the warm spare, beside `uvicorn-hmr --refresh`",
+        1,
+        _quotient(f"{_SAVES}, orchestra, warm spare", f"{_SAVES}, uvicorn-hmr --refresh"),
+    ),
     Goal("lines of one process beside honcho", 5, _ratio(f"{_LINES}lines/s", "honcho")),
     Goal(
         "... with the dashboard drawing",

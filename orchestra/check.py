@@ -74,7 +74,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     width = max(7, *(len(each.name) for each in plan.processes))
     yield f"{'process':<{width}}  PORT   command"
     for process in plan.processes:
-        yield f"{process.name:<{width}}  {process.port or '':<5}  {process.command}"
+        yield f"{process.name:<{width}}  {process.port or '':<5}  {process.app or process.command}"
         for detail in _details(process, plan):
             yield f"{'':<{width}}         {detail}"
     if any(each.depends_on for each in plan.processes):

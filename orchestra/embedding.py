@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from orchestra.events import Event, Observer
+    from orchestra.bus import Observer
+    from orchestra.events import Event
 
 __all__ = ["Running", "running", "running_async"]
 

@@ -1,43 +1,31 @@
-"""What happens in a run, as frozen events, and the bus that carries them.
+"""What happens in a run, as frozen events.
 
 An event is a msgspec struct in the past tense. Its tag is the `type` of the JSON lines, its fields are their
 keys: `msgspec.json.encode` writes an event, and `decode` reads any recorded line again.
 
-Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`seq`), and hands the event to
-its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
-logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
-(`supervision/delivery`).
-
 A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
 show for it, if it is worth one, is in `dashboard/words`.
 
-Not here: input or output, tasks, what an event leads to.
+Not here: how events reach their observers (`bus`), what an event leads to.
 """
 
 from __future__ import annotations
 
-import logging
 import signal
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+from typing import Literal, TypeAlias, cast
 
-from msgspec import Struct, json, structs, to_builtins
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from msgspec import Struct, json, to_builtins
 
 __all__ = [
-    "Bus",
     "ErrorCleared",
     "ErrorShown",
     "Event",
     "Exit",
     "FilesChanged",
+    "Frame",
     "Notice",
-    "Observer",
     "OutputLine",
     "OutputPaused",
     "ReloadSent",
@@ -56,10 +44,7 @@ __all__ = [
     "UpstreamSwitched",
     "decode",
     "encode",
-    "utc_now",
 ]
-
-logger = logging.getLogger(__name__)
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
 UpstreamName: TypeAlias = Literal["backend", "frontend", "orchestra"]
@@ -136,7 +121,7 @@ class Exit(Struct, frozen=True):
         return f"killed by {self.signal_name}" if self.signal is not None else f"exit code {self.code}"
 
 
-class _Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
+class Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
     """What all events have; the bus sets it.
 
     Attributes:
@@ -155,7 +140,7 @@ class _Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
         return self.time.timestamp()
 
 
-class RunStarted(_Stamped, frozen=True, kw_only=True, tag="run.started"):
+class RunStarted(Stamped, frozen=True, kw_only=True, tag="run.started"):
     """The run has begun; nothing has been spawned yet.
 
     Attributes:
@@ -170,7 +155,7 @@ class RunStarted(_Stamped, frozen=True, kw_only=True, tag="run.started"):
     processes: tuple[str, ...]
 
 
-class StateChanged(_Stamped, frozen=True, kw_only=True, tag="process.state"):
+class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
     """A process entered a state, or learned something about itself while in it (`state == previous`).
 
     Attributes:
@@ -201,7 +186,7 @@ class StateChanged(_Stamped, frozen=True, kw_only=True, tag="process.state"):
     last_lines: tuple[str, ...] = ()
 
 
-class OutputLine(_Stamped, frozen=True, kw_only=True, tag="process.output"):
+class OutputLine(Stamped, frozen=True, kw_only=True, tag="process.output"):
     """A process wrote one whole line.
 
     Attributes:
@@ -213,7 +198,7 @@ class OutputLine(_Stamped, frozen=True, kw_only=True, tag="process.output"):
     text: str
 
 
-class OutputPaused(_Stamped, frozen=True, kw_only=True, tag="process.output.partial"):
+class OutputPaused(Stamped, frozen=True, kw_only=True, tag="process.output.partial"):
     """A process wrote the beginning of a line and has paused there: a prompt, or a progress bar.
 
     A later one of the same stream replaces it, and so does its next whole line, which is then complete: what
@@ -228,7 +213,7 @@ class OutputPaused(_Stamped, frozen=True, kw_only=True, tag="process.output.part
     text: str
 
 
-class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished"):
+class RequestFinished(Stamped, frozen=True, kw_only=True, tag="request.finished"):
     """The proxy is done with a request, whatever became of it.
 
     Attributes:
@@ -258,7 +243,7 @@ class RequestFinished(_Stamped, frozen=True, kw_only=True, tag="request.finished
     outcome: Outcome
 
 
-class RequestHeld(_Stamped, frozen=True, kw_only=True, tag="request.held"):
+class RequestHeld(Stamped, frozen=True, kw_only=True, tag="request.held"):
     """A request has begun to wait for an upstream.
 
     Attributes:
@@ -273,7 +258,7 @@ class RequestHeld(_Stamped, frozen=True, kw_only=True, tag="request.held"):
     reason: str
 
 
-class RequestReleased(_Stamped, frozen=True, kw_only=True, tag="request.released"):
+class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"):
     """A request waits no longer.
 
     Attributes:
@@ -288,7 +273,7 @@ class RequestReleased(_Stamped, frozen=True, kw_only=True, tag="request.released
     outcome: Literal["ready", "failed", "client-gone"]
 
 
-class RequestReplayed(_Stamped, frozen=True, kw_only=True, tag="request.replayed"):
+class RequestReplayed(Stamped, frozen=True, kw_only=True, tag="request.replayed"):
     """A request whose upstream went away without a byte of an answer is sent again.
 
     Attributes:
@@ -302,7 +287,7 @@ class RequestReplayed(_Stamped, frozen=True, kw_only=True, tag="request.replayed
     reason: str
 
 
-class UpstreamSwitched(_Stamped, frozen=True, kw_only=True, tag="upstream.switched"):
+class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switched"):
     """A process that stayed ready all the time is asked at another address from now on."""
 
     upstream: UpstreamName
@@ -311,7 +296,7 @@ class UpstreamSwitched(_Stamped, frozen=True, kw_only=True, tag="upstream.switch
     previous: str
 
 
-class StreamOpened(_Stamped, frozen=True, kw_only=True, tag="stream.opened"):
+class StreamOpened(Stamped, frozen=True, kw_only=True, tag="stream.opened"):
     """A WebSocket, an HMR socket or an event stream is open."""
 
     id: int
@@ -320,7 +305,7 @@ class StreamOpened(_Stamped, frozen=True, kw_only=True, tag="stream.opened"):
     upstream: UpstreamName
 
 
-class StreamClosed(_Stamped, frozen=True, kw_only=True, tag="stream.closed"):
+class StreamClosed(Stamped, frozen=True, kw_only=True, tag="stream.closed"):
     """A stream has ended.
 
     Attributes:
@@ -337,7 +322,7 @@ class StreamClosed(_Stamped, frozen=True, kw_only=True, tag="stream.closed"):
     bytes_out: int
 
 
-class FilesChanged(_Stamped, frozen=True, kw_only=True, tag="files.changed"):
+class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
     """Files of a process were saved with another content.
 
     Attributes:
@@ -349,7 +334,7 @@ class FilesChanged(_Stamped, frozen=True, kw_only=True, tag="files.changed"):
     paths: tuple[str, ...]
 
 
-class ReloadSent(_Stamped, frozen=True, kw_only=True, tag="reload.sent"):
+class ReloadSent(Stamped, frozen=True, kw_only=True, tag="reload.sent"):
     """Browser tabs were told to load their page again.
 
     Attributes:
@@ -361,16 +346,34 @@ class ReloadSent(_Stamped, frozen=True, kw_only=True, tag="reload.sent"):
     reason: str
 
 
-class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
-    """A program has failed with an exception, which pages and dashboard show until it is mended.
+class Frame(Struct, frozen=True):
+    """A place in a program: a line of a traceback.
 
     Attributes:
-        error_type: The exception's name: ``SyntaxError``.
-        message: What it says; may be empty.
+        file: As the program wrote it; most often an absolute path.
+        line: From 1.
+        function: Empty for a syntax error.
+        code: The line itself; may be empty.
+    """
+
+    file: str
+    line: int
+    function: str = ""
+    code: str = ""
+
+
+class ErrorShown(Stamped, frozen=True, kw_only=True, tag="error.shown"):
+    """A program has failed, which pages and dashboard show until it is mended.
+
+    Attributes:
+        error_type: The exception's name: ``SyntaxError``; without one, how the process ended.
+        message: What the exception says, or the line that explains the end; may be empty.
         file: The absolute path of the developer's own frame, the last one that is no package's; ``None`` if
             there is none.
         line: Its line, from 1.
-        traceback: All lines, as Python wrote them, without colours.
+        frames: The exception's traceback, the oldest frame first.
+        exit: How the process ended: ``exit code 1``; empty if it lives.
+        last_lines: What it wrote last, oldest first, without colours.
         is_fatal: Whether the process has ended by it, or does not come up; else it was logged by one that
             goes on.
     """
@@ -380,17 +383,19 @@ class ErrorShown(_Stamped, frozen=True, kw_only=True, tag="error.shown"):
     message: str
     file: str | None = None
     line: int | None = None
-    traceback: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    exit: str = ""
+    last_lines: tuple[str, ...] = ()
     is_fatal: bool = True
 
 
-class ErrorCleared(_Stamped, frozen=True, kw_only=True, tag="error.cleared"):
+class ErrorCleared(Stamped, frozen=True, kw_only=True, tag="error.cleared"):
     """The process works again: its error is shown no longer."""
 
     process: str
 
 
-class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
+class Notice(Stamped, frozen=True, kw_only=True, tag="notice"):
     """Something that the user should know and that is no output of a process.
 
     Attributes:
@@ -406,7 +411,7 @@ class Notice(_Stamped, frozen=True, kw_only=True, tag="notice"):
     process: str | None = None
 
 
-class RunEnded(_Stamped, frozen=True, kw_only=True, tag="run.ended"):
+class RunEnded(Stamped, frozen=True, kw_only=True, tag="run.ended"):
     """Everything is over: no process of the run is left."""
 
     exit_code: int
@@ -433,14 +438,10 @@ Event: TypeAlias = (
     | Notice
     | RunEnded
 )
-Observer: TypeAlias = Callable[[Event], object]
-# An observer with the kinds that it asked for; none means all of them.
-_Entry: TypeAlias = tuple[Observer, tuple[type[_Stamped], ...]]
-_E = TypeVar("_E", bound=_Stamped)
 
 
-def encode(event: Event) -> bytes:
-    """Write an event as one JSON object, without a line end."""
+def encode(event: Struct | dict[str, object]) -> bytes:
+    """Write an event, or what is made of events, as one JSON object, without a line end."""
     try:
         return json.encode(event)
     except UnicodeEncodeError:  # a path that is not UTF-8
@@ -457,96 +458,3 @@ def decode(line: bytes | str) -> Event:
         msgspec.DecodeError: It is not JSON.
     """
     return cast("Event", json.decode(line, type=Event))
-
-
-def utc_now() -> datetime:
-    """Return the present time, in UTC."""
-    return datetime.now(UTC)
-
-
-class Bus:
-    """Stamps every event and hands it to the observers that asked for its kind, without waiting or raising.
-
-    Args:
-        snapshot: Gives the events, stamped already, that bring a new observer up to date. They are replayed
-            to it in the same synchronous step in which it is added, so that it misses nothing and sees
-            nothing twice.
-        clock: Gives the present time, in UTC.
-    """
-
-    def __init__(
-        self,
-        snapshot: Callable[[], Iterable[Event]] = tuple,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> None:
-        self._snapshot = snapshot
-        self._clock = clock
-        self._seq = 0
-        self._observers: list[_Entry] = []
-        # Answers of `wants`, which is asked for each request.
-        self._wanted: dict[type[_Stamped], bool] = {}
-
-    def __repr__(self) -> str:
-        return f"<Bus with {len(self._observers)} observers>"
-
-    def subscribe(self, observer: Observer, *kinds: type[_Stamped]) -> Callable[[], None]:
-        """Add an observer after replaying the snapshot to it.
-
-        Args:
-            observer: Called with every event from now on.
-            *kinds: The types of event that it is called with; all by default.
-
-        Returns:
-            A function that removes it again.
-        """
-        entry = observer, kinds
-        self._observers.append(entry)
-        self._wanted.clear()
-        for event in self._snapshot():
-            if not kinds or isinstance(event, kinds):
-                self._hand(entry, event)
-
-        return partial(self._remove, entry)
-
-    def wants(self, kind: type[_Stamped]) -> bool:
-        """Whether an event of this kind has an observer; one without need not be built."""
-        found = self._wanted.get(kind)
-        if found is None:
-            found = any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
-            self._wanted[kind] = found
-        return found
-
-    def emit(self, event: _E) -> _E:
-        """Stamp an event, publish it, and return the stamped one."""
-        stamped = self.stamp(event)
-        self.publish(stamped)
-        return stamped
-
-    def stamp(self, event: _E) -> _E:
-        """Return an event with its number and time; `publish` it afterwards."""
-        self._seq += 1
-        return structs.replace(event, seq=self._seq, time=self._clock())
-
-    def publish(self, event: _Stamped) -> None:
-        """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
-        for entry in tuple(self._observers):
-            if not entry[1] or isinstance(event, entry[1]):
-                self._hand(entry, event)
-
-    def notice(
-        self, code: str, text: str, *, level: Level = "warning", hint: str = "", process: str | None = None
-    ) -> None:
-        """Emit a `Notice`."""
-        self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
-
-    def _remove(self, entry: _Entry) -> None:
-        if entry in self._observers:
-            self._observers.remove(entry)
-            self._wanted.clear()
-
-    def _hand(self, entry: _Entry, event: _Stamped) -> None:
-        try:
-            entry[0](cast("Event", event))  # every _Stamped is one of the union
-        except Exception:
-            self._remove(entry)
-            logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

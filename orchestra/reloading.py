@@ -22,15 +22,13 @@ Not here: waiting for changes (`watch`), restarting (`supervision`), pages (`con
 from __future__ import annotations
 
 import os
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import trio
 
-from orchestra.child.lines import without_colours
 from orchestra.child.spawn import SpawnError
-from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, State, StateChanged
+from orchestra.events import FilesChanged, State, StateChanged
 from orchestra.supervision.runtime import Phase
 from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Plan
     from orchestra.config.schema import BeforeRestart
-    from orchestra.events import Event, StreamName
+    from orchestra.events import Event
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
     from orchestra.watch.changes import Batch
@@ -51,8 +49,6 @@ __all__ = ["Effect", "Pages", "Reloading", "effect_of"]
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
 _COMMAND_TIMEOUT = 300.0
-# Lines of such a command that are quoted if it fails.
-_LAST_LINES = 20
 # Seconds after which the files that such commands have written are known to have changed: a burst, twice.
 _SETTLE_TIME = 0.2
 # How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
@@ -117,7 +113,7 @@ class Reloading:
         self._run = run
         self._pages = pages
         self._replan = replan
-        self._root = os.path.realpath(plan.procfile.parent if plan.procfile is not None else ".")
+        self._root = os.path.realpath(run.root)
         self._watched: Mapping[str, Interest] = {}
         self._watching = trio.CancelScope()
         self._explained: set[str] = set()  # processes of which it was said that they reload themselves
@@ -263,12 +259,6 @@ class Reloading:
     async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
         """Run a command; say whether it has succeeded, and show it if not."""
         plan, command, run = worker.life.plan, wanted.command, self._run
-        lines: deque[str] = deque(maxlen=_LAST_LINES)
-
-        async def write(stream: StreamName, written: Sequence[str], partial: str | None) -> None:
-            lines.extend(map(without_colours, written))
-            await worker.output.write(stream, written, partial)
-
         error = f"not done after {_COMMAND_TIMEOUT:g} s"
         with trio.move_on_after(_COMMAND_TIMEOUT):
             try:
@@ -280,7 +270,7 @@ class Reloading:
                         **run.environment(plan, plan.port),
                         "ORCHESTRA_PROCESS": f"{plan.name}:before_restart",
                     },
-                    on_output=write,
+                    on_output=worker.output.write,
                     stop_timeout=0.0,
                 )
                 error = "" if how.code == 0 else str(how)
@@ -288,22 +278,12 @@ class Reloading:
                 error = exc.message
         if error:
             failed.add(command)
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            text = f"before_restart `{command}`: {error}" + (f": {last}" if last else "")
+            text = f"before_restart `{command}`: {error}"
             hint = "It is not restarted before this succeeds."
             run.bus.notice("before-restart-failed", text, level="error", hint=hint, process=plan.name)
-            run.bus.emit(
-                ErrorShown(
-                    process=plan.name,
-                    error_type="before_restart",
-                    message=f"`{command}`: {error}",
-                    traceback=tuple(lines),
-                    is_fatal=False,
-                )
-            )
-        elif command in failed:
+            worker.errors.show_command(command, error)
+        else:
             failed.discard(command)
-            run.bus.emit(ErrorCleared(process=plan.name))
         return not error
 
 

@@ -23,11 +23,12 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from orchestra import config
+from orchestra.bus import Bus
 from orchestra.child import sockets
 from orchestra.config import Machine
 from orchestra.config.plan import UNDECIDED, Address, Note
-from orchestra.errors import ConfigError
-from orchestra.events import Bus, Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.bus import Observer
     from orchestra.child.spawn import Window
     from orchestra.config import Overrides
     from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event, Observer
+    from orchestra.events import Event
     from orchestra.supervision.delivery import Sink
 
 __all__ = ["Runtime", "Supervisor", "load", "this_machine"]
@@ -140,8 +142,7 @@ class Supervisor:
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
-        reloads: Whether files are watched, and what follows from their changes is done, as `Plan.reload` and
-            the processes say.
+        reloads: Whether saved files restart processes, and pages of the one address take part in that.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -165,12 +166,16 @@ class Supervisor:
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
         self.plan = plan
+        self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
+        if reloads:
+            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+            self._development = Development(self, self._bus, environ=os.environ)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
-        self._reloads = reloads
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -269,6 +274,17 @@ class Supervisor:
         worker.restart()
         await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
+    def reload(self, reason: str = "asked to") -> int:
+        """Have every open page of the one address reload; return how many there are.
+
+        Raises:
+            OrchestraError: This is a run without reloads.
+        """
+        if self._development is None:
+            hint = "Make it a Supervisor(plan, reloads=True)."
+            raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
+        return self._development.control.reload(reason, everywhere=True)
+
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that is in its group; to one that does not run, nothing.
 
@@ -310,33 +326,13 @@ class Supervisor:
         """
         return self._bus.subscribe(observer, *kinds)
 
-    async def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
+    def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
         Args:
             limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
         """
-        waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
-        lost = 0
-
-        def take(event: Event) -> None:
-            nonlocal lost
-            lost += len(waiting) == limit
-            waiting.append(event)
-            self._news.unpark_all()
-
-        unsubscribe = self._bus.subscribe(take)
-        try:
-            while waiting or not self._stopped.is_set():
-                if not waiting:
-                    await self._news.park()
-                    continue
-                if lost:
-                    text, lost = f"{lost} events were lost: they were not read in time", 0
-                    yield self._bus.stamp(Notice(level="warning", code="events-lost", text=text))
-                yield waiting.popleft()
-        finally:
-            unsubscribe()
+        return _events(self._bus, self._news, self._stopped, limit)
 
     # --- From start to stop ---
 
@@ -345,11 +341,16 @@ class Supervisor:
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
         async with trio.open_nursery() as nursery:
+            if self._development is not None:
+                await nursery.start(self._development.run)
             if plan is not None:
                 # A plain Procfile runner starts a third faster without it.
-                from orchestra.proxy.server import Proxy  # noqa: PLC0415
+                from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 
-                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail)
+                extras = self._development.extras() if self._development is not None else Extras()
+                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail, extras=extras)
+                if self._development is not None:
+                    self._development.proxy = proxy
                 self._bus.subscribe(proxy.observe, StateChanged)
                 self._run.before_stop = proxy.before_stop
                 if UNDECIDED in (plan.backend, plan.frontend):
@@ -357,11 +358,11 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
-            async with trio.open_nursery() as watching:
-                if self._reloads:
-                    watching.start_soon(_reload, self.plan, self._run)
-                await self.ending.wait()
-                watching.cancel_scope.cancel()
+            if self._development is not None:
+                nursery.start_soon(self._development.follow_files, self._run)
+            await self.ending.wait()
+            if self._development is not None:
+                await self._development.close()
             if proxy is not None:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
@@ -406,13 +407,31 @@ class Supervisor:
         if self._started is not None:
             yield self._started
             yield from self.snapshot().values()
+            yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
 
 
-async def _reload(plan: Plan, run: Run) -> None:
-    """Follow changed files; everything that this takes is imported when the processes are being spawned."""
-    from orchestra.reloading import Reloading  # noqa: PLC0415
+async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
+    waiting: deque[Event] = deque(maxlen=limit)  # a late reader wants the newest
+    lost = 0
 
-    await Reloading(plan, run).run()
+    def take(event: Event) -> None:
+        nonlocal lost
+        lost += len(waiting) == limit
+        waiting.append(event)
+        news.unpark_all()
+
+    unsubscribe = bus.subscribe(take)
+    try:
+        while waiting or not stopped.is_set():
+            if not waiting:
+                await news.park()
+                continue
+            if lost:
+                text, lost = f"{lost} events were lost: they were not read in time", 0
+                yield bus.stamp(Notice(level="warning", code="events-lost", text=text))
+            yield waiting.popleft()
+    finally:
+        unsubscribe()
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.project_kit import install_vite
+from tests.project_kit import install
 from tests.proxy_kit import SocketWorld, Stage, World
 
 if TYPE_CHECKING:
@@ -84,6 +84,6 @@ def vite_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
 
     @cache
     def installed(major: int) -> Path:
-        return install_vite(tmp_path_factory.mktemp(f"vite-{major}"), f"^{major}.0.0")
+        return install(tmp_path_factory.mktemp(f"vite-{major}"), vite=f"^{major}.0.0")
 
     return installed

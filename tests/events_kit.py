@@ -12,7 +12,8 @@ from orchestra.events import Event, Notice, OutputLine, StateChanged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.events import Observer, State
+    from orchestra.bus import Observer
+    from orchestra.events import State
 
 __all__ = ["Recorder", "moment", "trio_clock"]
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.kit import PATIENCE, Answer, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from playwright.sync_api import Browser
 
@@ -28,11 +28,11 @@ ACTIVATED = {
 VITE_PORTS = range(5173, 5273)
 
 
-def install_vite(folder: Path, version: str) -> Path:
-    """Install Vite from npm; returns the `node_modules`."""
+def install(folder: Path, **versions: str) -> Path:
+    """Install packages from npm; returns the `node_modules`."""
     needed("node")
     npm = needed("npm")
-    (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": {"vite": version}}))
+    (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": versions}))
     command = [npm, "install", "--no-audit", "--no-fund", "--prefer-offline"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "node_modules"
@@ -59,8 +59,13 @@ def frontend(folder: Path, packages: Path, *, script: str = "vite", version: str
 
 
 @contextlib.contextmanager
-def browser_without(ports: Iterable[int]) -> Iterator[Browser]:
-    """A browser that cannot reach `ports`, Vite's among them: whatever works, works through the proxy."""
+def browser_without(ports: Iterable[int], *, omitted: Sequence[str] = ()) -> Iterator[Browser]:
+    """A browser that cannot reach `ports`, Vite's among them: whatever works, works through the proxy.
+
+    Args:
+        ports: Those that it cannot reach.
+        omitted: Arguments of Playwright's that it is not started with.
+    """
     from playwright.sync_api import sync_playwright
 
     path = needed("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -68,6 +73,7 @@ def browser_without(ports: Iterable[int]) -> Iterator[Browser]:
         sync_playwright() as playwright,
         playwright.chromium.launch(
             executable_path=path,
+            ignore_default_args=list(omitted),
             args=[
                 "--no-sandbox",
                 "--disable-dev-shm-usage",

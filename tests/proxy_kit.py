@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess, ProxyPlan
-from orchestra.events import (
-    Bus,
-    RequestFinished,
-    State,
-    StateChanged,
-    StreamClosed,
-    StreamOpened,
-)
+from orchestra.events import RequestFinished, State, StateChanged, StreamClosed, StreamOpened
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
-from orchestra.proxy.server import Proxy
+from orchestra.proxy.server import Extras, Proxy
 from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
@@ -317,6 +311,7 @@ class Stage:
         self.events: list[Event] = []
         self.bus = Bus()
         self.bus.subscribe(self._emit)
+        extras = settings.pop("extras", Extras())
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
@@ -329,7 +324,14 @@ class Stage:
         }
         self.refusing: set[int] = set()
         self.dials: list[int] = []
-        self.proxy = Proxy(self.plan, [], bus=self.bus, tail=self._tails.__getitem__, dial=self._dial)
+        self.proxy = Proxy(
+            self.plan,
+            [],
+            bus=self.bus,
+            tail=self._tails.__getitem__,
+            dial=self._dial,
+            extras=extras,
+        )
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)

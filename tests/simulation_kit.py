@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
-from orchestra import Plan, Supervisor
+from orchestra import Condition, Dependency, Plan, ProcessPlan, Supervisor
+from orchestra.bus import Bus
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.table import Entry
 from orchestra.config.plan import Address, FromProcess
 from orchestra.config.roles import Seen
-from orchestra.events import Bus, Exit
+from orchestra.events import Exit
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
@@ -28,18 +29,27 @@ from orchestra.watch.interest import Changed, Changes, Kind
 from tests.events_kit import Recorder, trio_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from orchestra import ProcessPlan, ProxyPlan
+    from orchestra import ProxyPlan
     from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
     from orchestra.supervision.run import BeforeStop
     from orchestra.watch.interest import Interest
 
-__all__ = ["Child", "World", "running_processes", "supervised"]
+__all__ = ["Child", "World", "running_processes", "supervised", "waiting"]
 
 Program: TypeAlias = "Callable[[Child], Awaitable[int | None]]"
+
+
+def waiting(name: str, *others: str, command: str = "runs", **more: Any) -> ProcessPlan:
+    """A process that depends on others, which are given as in the settings: ``db``, ``db:completed``."""
+    dependencies = []
+    for other in others:
+        of, _, condition = other.partition(":")
+        dependencies.append(Dependency(of, Condition(condition or "ready")))
+    return ProcessPlan(name=name, command=command, depends_on=tuple(dependencies), **more)
 
 
 async def _until_stopped(_child: Child) -> int | None:
@@ -77,6 +87,14 @@ class Child:
 
     async def say(self, *lines: str, stream: StreamName = "stdout") -> None:
         await self._on_output(stream, lines, None)
+
+    async def prompt(self, text: str) -> None:
+        """Write a line that does not end."""
+        await self._on_output("stdout", (), text)
+
+    async def until_asked(self) -> None:
+        """Wait until it is asked to end; what does more than end then does not heed it."""
+        await self._asked.wait()
 
     def listen(self, port: int | None = None) -> None:
         self.sockets.add(Address("127.0.0.1", self.port if port is None else port))
@@ -126,7 +144,7 @@ class World:
     """What children do, and what has happened.
 
     Attributes:
-        programs: By command; others run until they are asked to end.
+        programs: By command (of an installation, its words); others run until they are asked to end.
         children: All that were spawned, oldest first.
         spawned: When they were.
         asked: When a question was asked.
@@ -206,12 +224,12 @@ class World:
 
     async def _spawn(
         self,
-        command: object,
+        command: str | Sequence[str],
         *,
+        on_spawn: Callable[[Any], object] = lambda _: None,
         on_output: OnOutput,
         env: Mapping[str, str],
         stop_timeout: float,
-        on_spawn: Callable[[Any], object] = lambda _: None,
         **_: object,
     ) -> Exit:
         await trio.lowlevel.checkpoint()
@@ -219,7 +237,8 @@ class World:
         child = Child(len(self.spawned), env, on_output)
         self.children.append(child)
         on_spawn(child)
-        program = self.programs.get(command, _until_stopped) if isinstance(command, str) else _until_stopped
+        name = command if isinstance(command, str) else " ".join(command)
+        program = self.programs.get(name, _until_stopped)
         try:
             return await child.live(program, stop_timeout)
         finally:
@@ -245,10 +264,9 @@ class World:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
 
-    async def _identify(self, socket: Address, *, may_be_vite: bool) -> Seen:
+    async def _identify(self, socket: Address) -> Seen:
         await self._ask()
-        child = next(child for child in self.living() if socket in child.sockets)
-        return Seen.HTTP if child.shows is Seen.VITE and not may_be_vite else child.shows
+        return next(child.shows for child in self.living() if socket in child.sockets)
 
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()

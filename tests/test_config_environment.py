@@ -26,6 +26,8 @@ def test_a_virtual_environment_is_used_as_if_activated(tmp_path: Path) -> None:
         "PATH": f"{tmp_path}/.venv/bin:/usr/bin:/bin:/ours/bin",
         "VIRTUAL_ENV": f"{tmp_path}/.venv",
     }
+    its_own = with_tools(env, root=tmp_path / "x", cwd=tmp_path, scripts=None)
+    assert its_own["VIRTUAL_ENV"] == f"{tmp_path}/.venv"
     activated = {"PATH": "/a/bin:/usr/bin", "VIRTUAL_ENV": "/a"}
     assert with_tools(activated, root=tmp_path, scripts=None) == activated
 

@@ -268,11 +268,61 @@ def test_what_cannot_be_waited_for_is_an_error(
 
 def test_an_app_is_served_by_hypercorn(project: Project) -> None:
     plan = project.load("vite: cd ui && npm run dev\n", '[process.api]\napp = "notes.app:app"\n')
-    assert plan.processes[1].command.startswith("exec hypercorn ")
+    assert plan.processes[1].app == "notes.app:app"
     assert plan.processes[1].command.endswith("--bind 127.0.0.1:$PORT notes.app:app")
     assert proxy_of(plan).backend == FromProcess(name="api")
     message, _ = project.error("api: run\n", '[process.api]\napp = "notes.app:app"\n')
     assert message == "orchestra.toml:2: process.api.app: api has a command in Procfile:1, too"
+
+
+def test_an_app_needs_no_line_of_the_procfile(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it need a Procfile: a settings file that defines a process is enough."""
+    settings = '[process.api]\napp = "notes:create()"\nport = 5500\n'
+    plan = project.load("# nothing here\n", settings)
+    assert [each.name for each in plan.processes] == ["api"]
+    monkeypatch.chdir(project.root)
+    (project.root / "Procfile").unlink()
+    found = load(None, Machine(environ=project.environ))
+    assert [each.app for each in found.processes] == ["notes:create()"]
+    assert found.procfile == project.root / "orchestra.toml"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("[run]\n", "no Procfile in {here}: looked for Procfile.dev and Procfile"),
+        ("[process\n", "orchestra.toml:1: invalid TOML: "),
+    ],
+)
+def test_settings_without_a_process_are_no_procfile(
+    project: Project, monkeypatch: pytest.MonkeyPatch, settings: str, message: str
+) -> None:
+    monkeypatch.chdir(project.root)
+    (project.root / "orchestra.toml").write_text(settings)
+    with pytest.raises(ConfigError) as caught:
+        load(None, Machine(environ=project.environ))
+    assert str(caught.value).startswith(message.format(here=project.root))
+
+
+def test_an_app_runs_in_the_environment_of_orchestra_if_there_is_no_other(project: Project) -> None:
+    """A command finds the tools beside orchestra last, an application its Python first."""
+    settings = '[process.api]\napp = "a:b"\n'
+    ours = {"scripts": "/ours/bin"}
+
+    def paths(environ: dict[str, str] | None = None) -> list[str]:
+        project.environ |= environ or {}
+        plan = project.load("web: run\n", settings, machine=ours)
+        return [(each.env or {})["PATH"].replace(str(project.root), "") for each in plan.processes]
+
+    assert paths() == ["/bin:/ours/bin", "/ours/bin:/bin"]
+    assert paths({"VIRTUAL_ENV": "/its"}) == ["/bin:/ours/bin", "/bin:/ours/bin"]
+
+
+def test_only_an_app_has_a_warm_spare(project: Project) -> None:
+    assert project.error("api: run\n", "[process.api]\nwarm_spare = true\n") == (
+        "orchestra.toml:2: process.api.warm_spare: api is not served by app",
+        'Set process.api.app = "module:attribute" in place of its command.',
+    )
 
 
 def test_a_setting_that_is_a_constant_now_is_noted(project: Project) -> None:

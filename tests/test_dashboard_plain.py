@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
+from orchestra.bus import Bus
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer
-from orchestra.events import Bus, Notice, RequestFinished, State, StateChanged, StreamOpened
+from orchestra.events import Notice, RequestFinished, State, StateChanged, StreamOpened
 from tests import dashboard_kit as kit
 from tests.dashboard_kit import STARTED, Pipe, printed
 from tests.events_kit import moment

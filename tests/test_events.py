@@ -5,8 +5,8 @@ import logging
 import pytest
 from msgspec.structs import replace
 
+from orchestra.bus import Bus
 from orchestra.events import (
-    Bus,
     Event,
     Notice,
     OutputLine,

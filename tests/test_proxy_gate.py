@@ -8,11 +8,13 @@ import pytest
 import trio
 import trio.testing
 
+from orchestra.bus import Bus
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
-from orchestra.events import Bus, Notice, RequestHeld, RequestReleased, State, StateChanged
+from orchestra.events import Notice, RequestHeld, RequestReleased, State, StateChanged
 from orchestra.proxy import gate as gate_module
+from orchestra.proxy.connection import Endpoint
 from orchestra.proxy.framing import NO_BODY
-from orchestra.proxy.gate import Endpoint, Gate
+from orchestra.proxy.gate import Gate
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import Availability, Unavailable
 from tests.proxy_kit import request_head

@@ -1,6 +1,6 @@
 """What big bodies cost the proxy, and what clients that leave in the middle leave behind: nothing.
 
-The short form of `benchmarks/limits.py`, over the same real sockets, with fewer clients.
+The clients are those of which `benchmarks/limits.py` counts thousands, over real sockets.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import limits
-from benchmarks.limits import MIB
+from benchmarks import visitors
+from benchmarks.harness import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,29 +35,29 @@ def _traced() -> Iterator[None]:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("kind", limits.KINDS)
+@pytest.mark.parametrize("kind", visitors.KINDS)
 async def test_clients_that_leave_in_the_middle_leave_nothing_behind(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with limits.inside() as view:
+    async with visitors.inside() as view:
         # What is made once is made now.
-        await limits.abort(view.address, kind, COUNT)
+        await visitors.abort(view.address, kind, COUNT)
         assert await view.rest() == view.fresh
         before = sys.getallocatedblocks()
-        await limits.abort(view.address, kind, COUNT)
+        await visitors.abort(view.address, kind, COUNT)
         assert await view.rest() == view.fresh
         assert sys.getallocatedblocks() - before < LEFT_BEHIND
     assert not caplog.records
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "chunked"])
-@pytest.mark.parametrize("way", [limits.upload, limits.download])
+@pytest.mark.parametrize("way", [visitors.upload, visitors.download])
 @pytest.mark.usefixtures("_traced")
-async def test_a_body_costs_the_same_however_long_it_is(way: limits.Way, *, is_chunked: bool) -> None:
-    async with limits.inside() as view:
+async def test_a_body_costs_the_same_however_long_it_is(way: visitors.Way, *, is_chunked: bool) -> None:
+    async with visitors.inside() as view:
         gc.collect()
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         # What the origin and the client have of it at a time is counted in.
         await way(view.address, BODY, is_chunked=is_chunked)
-        assert tracemalloc.get_traced_memory()[1] - before < limits.BODY_GROWTH
+        assert tracemalloc.get_traced_memory()[1] - before < visitors.BODY_GROWTH

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, ProxyPlan
-from orchestra.events import Bus, RequestFinished
+from orchestra.events import RequestFinished
 from orchestra.proxy import Proxy, server
 from orchestra.proxy.transport import accept
 from tests.test_proxy_server import HOST, until

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess
-from orchestra.events import Bus, State, StateChanged
+from orchestra.events import State, StateChanged
 from orchestra.proxy.connection import UpstreamConnection
-from orchestra.proxy.gate import Gate
+from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import HeadReader
-from orchestra.proxy.pool import Upstream
 from tests.proxy_kit import memory_pair
 
 if TYPE_CHECKING:

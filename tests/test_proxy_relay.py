@@ -15,9 +15,8 @@ import trio.testing
 from orchestra.config.plan import UNDECIDED, FromProcess
 from orchestra.events import Notice, State
 from orchestra.proxy.asker import Upload
-from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+from orchestra.proxy.connection import ClientConnection, Endpoint, UpstreamConnection
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.gate import Endpoint
 from orchestra.proxy.head import HeadReader
 from tests.proxy_kit import (
     BACKEND_PORT,

@@ -11,8 +11,9 @@ import pytest
 import trio
 import trio.testing
 
+from orchestra.bus import Bus
 from orchestra.config.plan import Address, ProxyPlan
-from orchestra.events import Bus, RequestFinished, RequestHeld, State, StreamClosed
+from orchestra.events import RequestFinished, RequestHeld, State, StreamClosed
 from orchestra.proxy import Proxy, conversation, gate, server
 from orchestra.proxy.exchange import Exchange
 from tests.proxy_kit import stage

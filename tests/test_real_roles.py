@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import Run, get
-from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
+from tests.kit import Run, free_port, get
+from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,46 @@ import { greeting } from './greeting.js'
 const app = document.querySelector('#app')
 app.textContent = greeting
 import.meta.hot.accept('./greeting.js', changed => { app.textContent = changed.greeting })
+"""
+# What litestar-vite does: the application starts Vite before it listens itself, and answers for it.
+LITESTAR = """
+import subprocess, time, urllib.request
+from litestar import Litestar, MediaType, get
+
+def vite(path):
+    return urllib.request.urlopen("http://127.0.0.1:PORT" + path).read()
+
+@get("/api/hello")
+async def hello() -> dict[str, str]:
+    return {"hello": "world"}
+
+@get("/", media_type=MediaType.HTML, sync_to_thread=True)
+def page() -> bytes:
+    return vite("/")
+
+@get("/@vite/client", media_type="text/javascript", sync_to_thread=True)
+def client() -> bytes:
+    return vite("/@vite/client")
+
+def start_vite():
+    subprocess.Popen(["npm", "run", "dev", "--", "--host", "127.0.0.1", "--port", "PORT", "--strictPort"])
+    while True:
+        try:
+            vite("/")
+        except OSError:
+            time.sleep(0.1)
+        else:
+            break
+    time.sleep(1)  # as an application that has more to do
+
+app = Litestar([hello, page, client], on_startup=[start_vite])
+"""
+STORYBOOK = """
+export default {
+  framework: "@storybook/html-vite",
+  stories: ["../stories/*.stories.js"],
+  core: { disableTelemetry: true },
+}
 """
 
 
@@ -98,3 +138,47 @@ def test_a_backend_that_is_found_late_gets_its_requests(tmp_path: Path) -> None:
         assert notice(run, "backend-found") == "the backend is x: it answers HTTP"
         run.state("x", "ready")
         assert get(run.url + "/", headers=NAVIGATES).upstream == "backend"
+
+
+@pytest.mark.parametrize("command", ["litestar run --port $PORT", "litestar run --reload --port $PORT"])
+def test_a_server_with_a_vite_of_its_own_stays_the_backend(
+    tmp_path: Path, vite_packages: Callable[[int], Path], command: str
+) -> None:
+    frontend(tmp_path, vite_packages(8))
+    vite_port = free_port()
+    (tmp_path / "app.py").write_text(LITESTAR.replace("PORT", str(vite_port)))
+    (tmp_path / "Procfile").write_text(f"site: {command}\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        assert run.state("site", "ready")["port"] != vite_port
+        assert get(run.url + "/api/hello").text == '{"hello":"world"}'
+        assert "/@vite/client" in get(run.url + "/", headers=NAVIGATES).text
+        client = get(run.url + "/@vite/client")
+        assert "javascript" in client.headers["content-type"]
+        assert client.upstream == "backend"
+
+
+def test_a_storybook_beside_vite_is_neither_frontend_nor_backend(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    packages = tmp_path_factory.mktemp("storybook")
+    versions = {"vite": "^7.0.0", "storybook": "^10.0.0", "@storybook/html-vite": "^10.0.0"}
+    frontend(tmp_path, install(packages, **versions))
+    (tmp_path / ".storybook").mkdir()
+    (tmp_path / ".storybook/main.js").write_text(STORYBOOK)
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories/a.stories.js").write_text("export default {}\nexport const A = () => 'a'\n")
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "Makefile").write_text("api:\n\t@exec uvicorn app:app --port $$PORT\n")
+    late = "while ! test -e go; do sleep 0.1; done; make api"
+    stories = "npx storybook dev --ci --exact-port -p $PORT"
+    (tmp_path / "Procfile").write_text(f"stories: {stories}\nvite: npm run dev\nmade: {late}\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        client = get(run.state("stories", "ready")["url"] + "/@vite/client")
+        assert "javascript" in client.headers["content-type"]
+        (tmp_path / "go").touch()
+        assert notice(run, "backend-found") == "the backend is made: it answers HTTP"
+        run.state("made", "ready")
+        run.state("vite", "ready")
+        page = get(run.url + "/", headers=NAVIGATES)
+        assert (page.upstream, "Vite App" in page.text) == ("frontend", True)
+        assert get(run.url + "/api/x").upstream == "backend"

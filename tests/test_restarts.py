@@ -1,25 +1,23 @@
 """What clients that never retry see of a backend's restart: nothing, but that it takes a while.
 
-The short form of `benchmarks/restarts.py`, with the same servers, clients and faults: fewer restarts, and a
-backend that starts sooner.
+The servers, clients and faults are those that `benchmarks/restarts.py` reports on at length.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks import restarts
+from benchmarks import restarted
 from benchmarks.faults import FAULTS
-from benchmarks.restarts import SERVERS
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
 
 START = 0.5
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", restarted.SERVERS)
 async def test_a_restart_is_no_error(name: str) -> None:
-    found = await restarts.measure(SERVERS[name], restarts=2, clients=8, start=START)
+    found = await restarted.measure(restarted.SERVERS[name], restarts=2, clients=8, start=START)
     assert found.faults() == [], found
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PLAIN = ProcessPlan(name="worker", command="work", cwd=Path("/"))
 SERVER = replace(PLAIN, name="web", ready="http", role=Role.BACKEND)
-INSTALL = Install(folder=Path("/"), manager="npm", argv=("npm", "ci"))
+INSTALL = Install(folder=Path("/"), argv=("npm", "ci"))
 FAILURE = Ended(Exit(code=1))
 
 

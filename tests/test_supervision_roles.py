@@ -195,15 +195,13 @@ async def test_of_several_sockets_vite_s_counts(world: World, autojump_clock: tr
     assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
 
 
-async def test_where_the_frontend_is_known_vite_is_not_told_apart(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
-    """A backend that passes Vite on answers for it, too."""
+async def test_a_second_vite_is_not_the_backend(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    """Storybook beside Vite."""
     decided: list[tuple[str, object]] = []
     proxy = ProxyPlan(backend=UNDECIDED, frontend=FromProcess(name="ui"))
     async with running_processes(world, FE, proxy=proxy, decided=decided) as (_, recorder):
-        await recorder.until_state("fe", State.READY)
-    assert decided == [("backend", "fe")]
+        assert (await recorder.until_state("fe", State.READY)).url == "http://127.0.0.1:5173"
+    assert decided == [("backend", None)]
 
 
 async def test_a_plan_without_an_open_role_asks_nothing(
@@ -258,11 +256,8 @@ async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen,
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
         socket = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
-        assert await identify(socket, may_be_vite=True) is seen
+        assert await identify(socket) is seen
         assert len(asked) == questions
-        asked.clear()
-        assert await identify(socket, may_be_vite=False) is (Seen.HTTP if seen is Seen.VITE else seen)
-        assert asked == ["/"]
         nursery.cancel_scope.cancel()
 
 
@@ -274,4 +269,4 @@ async def test_a_server_that_does_not_answer_in_time_has_shown_nothing(
     listener.listen(1)
     with listener:
         socket = Address("127.0.0.1", listener.getsockname()[1])
-        assert await identify(socket, may_be_vite=True) is Seen.NOTHING
+        assert await identify(socket) is Seen.NOTHING

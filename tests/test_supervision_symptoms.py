@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.supervision.symptoms import Symptoms, Traceback
+from orchestra.supervision.symptoms import Symptoms
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -61,122 +61,6 @@ def test_a_new_server_introduces_itself() -> None:
     assert not after("INFO:     Finished server process [4711]").new_server_seen
 
 
-SYNTAX = """\
-Process SpawnProcess-2:
-Traceback (most recent call last):
-  File "/usr/lib/python3.11/multiprocessing/process.py", line 314, in _bootstrap
-    self.run()
-  File "/x/app.py", line 1
-    def broken(:
-               ^
-SyntaxError: invalid syntax
-"""
-MISSING = """\
-Traceback (most recent call last):
-  File "/x/app.py", line 1, in <module>
-    import nosuch
-ModuleNotFoundError: No module named 'nosuch'
-"""
-DOTTED = """\
-Traceback (most recent call last):
-  File "/x/manage.py", line 22, in <module>
-    main()
-django.core.exceptions.ImproperlyConfigured: The SECRET_KEY setting must not be empty.
-"""
-WORDLESS = """\
-Traceback (most recent call last):
-  File "/x/app.py", line 3, in <module>
-    raise Broken
-app.errors.Broken
-"""
-CHAINED = """\
-Traceback (most recent call last):
-  File "/x/app.py", line 2, in <module>
-    {}["a"]
-    ~~^^^^^
-KeyError: 'a'
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "/x/app.py", line 4, in <module>
-    raise ValueError("no a")
-ValueError: no a
-"""
-CAUSED = """\
-Traceback (most recent call last):
-  File "/x/app.py", line 2, in <module>
-    int("a")
-ValueError: invalid literal for int() with base 10: 'a'
-
-The above exception was the direct cause of the following exception:
-
-Traceback (most recent call last):
-  File "/x/app.py", line 4, in <module>
-    raise RuntimeError("not configured") from exc
-RuntimeError: not configured
-"""
-IN_A_THREAD = """\
-Exception in thread django-main-thread:
-Traceback (most recent call last):
-  File "/usr/lib/python3.11/threading.py", line 1045, in _bootstrap_inner
-    self.run()
-  File "/x/site1/urls.py", line 1
-    def broken(:
-               ^
-SyntaxError: invalid syntax
-"""
-TROUBLE = {
-    "syntax": (SYNTAX, "SyntaxError: invalid syntax"),
-    "missing": (MISSING, "ModuleNotFoundError: No module named 'nosuch'"),
-    "dotted": (
-        DOTTED,
-        "django.core.exceptions.ImproperlyConfigured: The SECRET_KEY setting must not be empty.",
-    ),
-    "wordless": (WORDLESS, "app.errors.Broken"),
-    "chained": (CHAINED, "ValueError: no a"),
-    "caused": (CAUSED, "RuntimeError: not configured"),
-    "in a thread": (IN_A_THREAD, "SyntaxError: invalid syntax"),
-}
-
-
-def seen(text: str) -> Traceback:
-    traceback = Traceback()
-    for line in text.splitlines():
-        traceback.see(line)
-    return traceback
-
-
-@pytest.mark.parametrize(("text", "error"), TROUBLE.values(), ids=TROUBLE)
-def test_a_traceback_that_comes_last_is_traceback(text: str, error: str) -> None:
-    assert seen(text).error == error
-    assert seen("INFO:     Waiting for application startup.\n" + text + "\n\n").error == error
-    assert repr(seen(text)) == f"<Traceback: {error}>"
-
-
-@pytest.mark.parametrize(("text", "error"), TROUBLE.values(), ids=TROUBLE)
-def test_a_traceback_after_which_life_goes_on_is_no_traceback(text: str, error: str) -> None:
-    assert seen(text + "INFO:     Application startup complete.\n").error == ""
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "hello\n",
-        "SyntaxError: invalid syntax\n",
-        "Traceback (most recent call last):\n",
-        'Traceback (most recent call last):\n  File "/x/app.py", line 1, in <module>\n    ValueError: x\n',
-    ],
-)
-def test_an_exception_needs_both_its_head_and_its_end(text: str) -> None:
-    assert seen(text).error == ""
-
-
-def test_of_two_exceptions_the_last_one_counts() -> None:
-    assert seen(SYNTAX + MISSING).error == "ModuleNotFoundError: No module named 'nosuch'"
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -195,10 +79,3 @@ def test_a_server_that_watches_its_files_is_told_apart(line: str, *, expected: b
 def test_the_reloader_is_read_from_its_line() -> None:
     assert after("INFO:     Started reloader process [4711] using WatchFiles").reloader == 4711
     assert after("INFO:     Started server process [4711]").reloader is None
-
-
-def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:
-    traceback = Traceback()
-    for line in ("Traceback (most recent call last):", "socket.gaierror: [Errno -2] no such name", "bye"):
-        traceback.see(line)
-    assert (traceback.error, traceback.last) == ("", "socket.gaierror: [Errno -2] no such name")

@@ -27,7 +27,7 @@ from orchestra.config.checks import (
 from orchestra.config.plan import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.child.sockets import SocketScanner
@@ -38,6 +38,8 @@ __all__ = ["Probe", "Readiness"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+# What Vite runs in.
+_JAVASCRIPT = frozenset({"bun", "deno", "node"})
 # What frontends and backends are asked by default.
 _IMPLIED = HttpCheck()
 
@@ -67,6 +69,7 @@ class Readiness:
         port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
         probe: Asks the questions.
+        programs: Finds the names of the programs that listen at a port, of the tree of a leader.
 
     Attributes:
         listening: Where it listens, once that has been found.
@@ -81,9 +84,11 @@ class Readiness:
         port: int | None = None,
         needs_address: bool = False,
         probe: Probe = probe,
+        programs: Callable[[int, int], Awaitable[frozenset[str]]],
     ) -> None:
         self._plan = plan
         self._probe = probe
+        self._programs = programs
         self._env = env
         self._port = port
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
@@ -156,10 +161,10 @@ class Readiness:
                 if isinstance(check, HttpCheck):
                     self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
                     missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
-                if not missing:
+                if not missing and await self._is_own(socket, leader):
                     self.listening = socket
                     return
-                self.missing[check] = missing
+                self.missing[check] = missing or "only the frontend that it has started answers"
             # A container's socket is not seen, nor another user's: they are asked at its own port. Only
             # for a check that was written down, because another program's server may answer there.
             if not found and self._port is not None and check != _IMPLIED:
@@ -167,6 +172,9 @@ class Readiness:
                     if not await self._ask(check, unseen := Address(host, self._port)):
                         self.listening = unseen
                         return
+
+    async def _is_own(self, socket: Address, leader: int) -> bool:
+        return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE

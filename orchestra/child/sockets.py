@@ -81,13 +81,19 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
 
 
 def programs(leader: int, port: int) -> frozenset[str]:
-    """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks."""
+    """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks.
+
+    A program is known by what it calls itself, too: Redis is a link to another file on Debian, and newer
+    Nodes call themselves MainThread.
+    """
     import psutil  # noqa: PLC0415
 
     found = set()
     for entry in servers(leader, port):
         with contextlib.suppress(psutil.Error, OSError):
-            found.add(psutil.Process(entry.pid).name())
+            process = psutil.Process(entry.pid)
+            found.add(process.name())
+            found.add(os.path.basename(process.exe()))  # noqa: PTH119 - a name, not a file to touch
     return frozenset(found)
 
 

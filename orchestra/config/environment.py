@@ -25,25 +25,33 @@ PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
 
-def with_tools(env: Mapping[str, str], *, root: Path, scripts: str | None) -> dict[str, str]:
+def with_tools(
+    env: Mapping[str, str], *, root: Path, scripts: str | None, cwd: Path | None = None, is_app: bool = False
+) -> dict[str, str]:
     """Give an environment in which the project's own tools are found.
 
-    An activated virtual environment is left as it is. Without one, ``.venv`` in `root` is used as if it were
-    activated. The scripts that were installed beside orchestra are found last of all.
+    An activated environment is left as it is. Without one, ``.venv`` in `cwd` or in `root` is used as if it
+    were activated. The scripts that were installed beside orchestra are found last of all; but where
+    there is no such environment, an application runs in the one that orchestra is installed in.
 
     Args:
         env: The environment so far.
         root: The Procfile's folder.
         scripts: ``sysconfig.get_path("scripts")`` of the Python that runs orchestra; ``None`` adds nothing.
+        cwd: The process's folder.
+        is_app: Whether it is for an application, which runs in the Python that is found.
     """
     new = dict(env)
     folders = (new.get("PATH") or os.defpath).split(os.pathsep)
-    venv = root / ".venv"
-    if not new.get("VIRTUAL_ENV") and is_file(venv / "bin" / "python"):
+    venvs = (folder / ".venv" for folder in (cwd or root, root))
+    venv = next((venv for venv in venvs if is_file(venv / "bin" / "python")), None)
+    if venv is not None and not new.get("VIRTUAL_ENV"):
         new["VIRTUAL_ENV"] = str(venv)
         new.pop("PYTHONHOME", None)  # as its `activate` does: it would lead back to another Python
         folders.insert(0, str(venv / "bin"))
-    if scripts and scripts not in folders:
+    if scripts and is_app and not (new.get("VIRTUAL_ENV") or new.get("CONDA_PREFIX")):
+        folders.insert(0, scripts)
+    elif scripts and scripts not in folders:
         folders.append(scripts)
     new["PATH"] = os.pathsep.join(folders)
     return new

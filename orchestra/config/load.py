@@ -115,7 +115,8 @@ def examine(
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
     Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
+        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder, or, if it has
+            neither, the settings in it, if they define a process.
         machine: What only the machine knows.
         only: The processes to run; none means all.
         left_out: The processes not to run.
@@ -125,8 +126,7 @@ def examine(
         ConfigError: There is no Procfile to look at.
     """
     procfiles.current_folder()  # everything is relative to it
-    path = procfiles.find(Path()) if procfile is None else Path(procfile)
-    reader = _Reader(path, machine, overrides or Overrides())
+    reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -136,17 +136,24 @@ def examine(
 class _Reader:
     """Goes from what was written to the plan, step by step."""
 
-    def __init__(self, path: Path, machine: Machine, overrides: Overrides) -> None:
-        self.path = path
-        self.root = path.absolute().parent
+    def __init__(self, path: Path | None, machine: Machine, overrides: Overrides) -> None:
         self.machine = machine
         self.overrides = overrides
         self.problems = Problems()
-        entries = procfiles.read(path, self.problems)
-        self.file = toml.find(path.parent, self.problems)
+        self.file = toml.find(Path() if path is None else path.parent, self.problems)
         self.settings = self.file.settings
         self.notes = self.file.notes
-        self.processes = select.gather(path, entries, self.file)
+        defines = bool(self.settings.process)
+        try:
+            self.path = path or procfiles.find(Path(), otherwise=self.file.path if defines else None)
+        except ConfigError:
+            self.problems.raise_all()  # the settings that could not be read may define a process
+            raise
+        self.root = self.path.absolute().parent
+        entries: tuple[procfiles.Entry, ...] = ()
+        if self.path != self.file.path:
+            entries = procfiles.read(self.path, self.problems, may_be_empty=defines)
+        self.processes = select.gather(self.path, entries, self.file)
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
@@ -164,7 +171,13 @@ class _Reader:
         self.env = dotenv.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
             own = {**self.env, **each.settings.env}
-            each.env = environment.with_tools(own, root=self.root, scripts=self.machine.scripts)
+            each.env = environment.with_tools(
+                own,
+                root=self.root,
+                cwd=each.cwd,
+                scripts=self.machine.scripts,
+                is_app=each.settings.app is not None,
+            )
 
     def read_commands(self) -> None:
         """Find out what each command does, what it fails by, and which ports it takes by itself."""
@@ -173,6 +186,8 @@ class _Reader:
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
             else:
                 each.refuse("cwd", f"there is no folder {each.cwd}", hint="Create it, or correct cwd.")
+            if each.settings.app is not None:
+                each.reading = replace(each.reading, serves=f"hypercorn {each.settings.app}")
             reading = each.reading
             if reading.fault is not None:
                 self.problems.add(reading.fault)
@@ -332,6 +347,7 @@ class _Reader:
             **{**_shared(process.settings, ProcessPolicy), "ready": process.ready, "log_file": log_file},
             name=name,
             command=process.command,
+            app=process.settings.app,
             cwd=process.cwd,
             env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
             port=ports.get(name),
@@ -339,6 +355,7 @@ class _Reader:
             role=process.role,
             vite_folder=process.reading.folder if process.reading.why else None,
             reloader=process.reading.reloader,
+            is_python_server=bool(process.reading.serves),
             install=process.install,
             depends_on=tuple(depends_on),
         )

@@ -65,7 +65,7 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     manager = _manager(folder, described, default=uses)
     if _is_installed(folder, manager):
         return None
-    return Install(folder=folder, manager=manager, argv=_argv(manager, folder, described))
+    return Install(folder=folder, argv=_argv(manager, folder, described))
 
 
 def manager_of(package: Path, root: Path) -> str:

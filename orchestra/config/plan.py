@@ -73,12 +73,10 @@ class Install(Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: The folder of `package.json`; processes that share it share one installation.
-        manager: ``npm``, ``pnpm``, ``yarn`` or ``bun``.
-        argv: The command; it asks nothing.
+        argv: The command, its first word the package manager; it asks nothing.
     """
 
     folder: Path
-    manager: str
     argv: tuple[str, ...]
 
 
@@ -88,6 +86,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     Attributes:
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
         command: Given to ``/bin/sh -c``.
+        app: The application that `load` has made the command for; only with one is there a warm spare.
         cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
@@ -97,12 +96,15 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         role: What it is to the proxy.
         vite_folder: Where it runs Vite's development server, if it does.
         reloader: What makes it reload itself when a file changes, if anything is known to.
+        is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
+            frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
         depends_on: The processes that it waits for before that.
     """
 
     name: str
     command: str
+    app: str | None = None
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
@@ -110,6 +112,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     role: Role = Role.OTHER
     vite_folder: Path | None = None
     reloader: Reloader | None = None
+    is_python_server: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
 

@@ -49,8 +49,8 @@ class Entry(Struct, frozen=True):
     line: int
 
 
-def find(folder: Path) -> Path:
-    """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``.
+def find(folder: Path, *, otherwise: Path | None = None) -> Path:
+    """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``, else `otherwise`.
 
     Raises:
         ConfigError: It has neither; the hint names similar files that it does have.
@@ -59,6 +59,8 @@ def find(folder: Path) -> Path:
         path = folder / name
         if path.exists():
             return path
+    if otherwise is not None:
+        return otherwise
     text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
     example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
     raise ConfigError(text, hint=_similar(folder) or example)
@@ -77,20 +79,20 @@ def current_folder() -> Path:
         raise ConfigError("the current folder does not exist any more", hint=hint) from exc
 
 
-def read(path: Path, problems: Problems) -> tuple[Entry, ...]:
+def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple[Entry, ...]:
     """Read and parse a Procfile; `problems` is told if it cannot be read, and what its lines have wrong."""
     inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
     hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
     with problems.caught():
         text = read_text(path, "a Procfile", if_folder=hint)
         if text is not None:
-            return parse(text, path, problems)
+            return parse(text, path, problems, may_be_empty=may_be_empty)
         hint = _similar(path.parent) or "Check the path of the Procfile."
         raise ConfigError("no such file", path=path, hint=hint)
     return ()
 
 
-def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
+def parse(text: str, path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple[Entry, ...]:
     """Parse the text of a Procfile; `problems` is told what is wrong with its lines."""
     entries: dict[str, Entry] = {}
     is_empty, is_continued = True, False
@@ -109,7 +111,7 @@ def parse(text: str, path: Path, problems: Problems) -> tuple[Entry, ...]:
                 text = f"{entry.name} is already defined on line {first}"
                 hint = f"Give one of the two another name, or delete line {first} or {number}."
                 raise ConfigError(text, path=path, line=number, hint=hint)
-    if is_empty:
+    if is_empty and not may_be_empty:
         hint = "Add a line such as `web: python app.py`."
         problems.add(ConfigError("no entries: nothing to run", path=path, hint=hint))
     return tuple(entries.values())

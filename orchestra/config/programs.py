@@ -39,7 +39,7 @@ def check(process: Draft) -> None:
     needs = reading.needs
     if needs and process.install is not None:
         # What is not sure of the command is not sure of its installation: PATH may change before it.
-        needs = (*needs, process.install.manager)
+        needs = (*needs, process.install.argv[0])
     lacking = next((program for program in needs if not _is_on_path(program, process)), None)
     if reading.missing is not None:
         problems.add(message(f"cd to {reading.missing}: there is no such folder", f"Create it, {correct}"))

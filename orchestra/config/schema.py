@@ -77,7 +77,8 @@ Colour: TypeAlias = Literal["auto", "always", "never"]
 Mode: TypeAlias = Literal["replace", "overlap"]
 Pages: TypeAlias = Literal["backend", "all", "none"]
 Signal: TypeAlias = Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL"]
-Application: TypeAlias = Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+\Z")]
+# The parentheses call a factory.
+Application: TypeAlias = Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+(\(\))?\Z")]
 Awaited: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(:(ready|started|completed))?\Z")]
 # No argument of a program and no path can have a NUL in it.
 Text: TypeAlias = Annotated[str, Meta(pattern=r"^[^\0]+\Z")]
@@ -216,7 +217,10 @@ class ProcessSettings(ProcessPolicy, frozen=True, kw_only=True, forbid_unknown_f
     """``[process.NAME]``: one process."""
 
     command: Annotated[Text | None, _doc("the command, if the Procfile does not have it", "none")] = None
-    app: Annotated[Application | None, _doc('"module:attribute", for Hypercorn to serve', "none")] = None
+    app: Annotated[
+        Application | None,
+        _doc('"module:attribute" or "module:create()", for Hypercorn to serve', "none"),
+    ] = None
     cwd: Annotated[Text | None, _doc("the folder that it starts in", "the Procfile's folder")] = None
     env: Annotated[Mapping[str, str], _doc('variables of its own, such as { DEBUG = "1" }')] = field(
         default_factory=dict

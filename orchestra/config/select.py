@@ -8,8 +8,9 @@ Not here: ports, roles, what a command does.
 
 from __future__ import annotations
 
+import shlex
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path  # noqa: TC003 - a field of a struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -41,8 +42,8 @@ __all__ = [
 
 # The ports that each process has for its instances.
 MAX_INSTANCES = 100
-# The server of an `app`; without worker processes, which would hide its exit status.
-_SERVE = "exec hypercorn --workers 0 --graceful-timeout 1 --access-logfile - --bind 127.0.0.1:$PORT"
+# The program that serves an `app`, in the Python that is found on the process's `PATH`.
+_SERVER = Path(__file__).parent.parent / "child" / "application.py"
 
 
 class Draft(Struct, kw_only=True):
@@ -128,6 +129,9 @@ def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -
     for each in drafts:
         _check_environment(each)
         _check_ready(each)
+        if each.settings.warm_spare and each.settings.app is None:
+            hint = f'Set process.{each.name}.app = "module:attribute" in place of its command.'
+            each.refuse("warm_spare", f"{each.name} is not served by app", hint=hint)
     _refuse_collisions(drafts)
     _refuse_shared_logs(drafts, root)
     _find_dependencies(drafts)
@@ -148,7 +152,13 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or f"{_SERVE} {table.app}"
+    return command or _serve(str(table.app), file.error((*keys, "app"), "", hint=""))
+
+
+def _serve(app: str, place: ConfigError) -> str:
+    """Give the command that serves an application; `place` is where that was written."""
+    words = ["python3", str(_SERVER), str(place).rstrip(": "), "--bind"]
+    return f"exec {shlex.join(words)} 127.0.0.1:$PORT {shlex.quote(app)}"
 
 
 def _check_environment(process: Draft) -> None:

@@ -42,6 +42,7 @@ class Message(Struct, frozen=True, kw_only=True):
         hint: The next step; may be empty.
         tail: A process's last lines of output, oldest first.
         reason: Why, in words for the dashboard, if the title does not say it.
+        is_followed: Pages with a script are told when the backend is ready, which is what this waits for.
     """
 
     status: int
@@ -50,6 +51,7 @@ class Message(Struct, frozen=True, kw_only=True):
     hint: str = ""
     tail: tuple[str, ...] = ()
     reason: str = ""
+    is_followed: bool = False
 
 
 def explain(error: UpstreamError | BadMessage) -> Message:
@@ -59,13 +61,21 @@ def explain(error: UpstreamError | BadMessage) -> Message:
         return Message(status=error.status, title=error.title, text=text)
     reason = "no valid answer"
     tail: tuple[str, ...] = ()
+    is_followed = False
     title = "No answer in time" if error.status_hint == 504 else "No valid answer"
     if isinstance(error, Unavailable):
         state = "ready" if error.availability is Availability.HOLD else "there"
         reason, tail = f"{error.side} not {state}", error.tail
         title = f"The {error.side} is not {state}"
+        is_followed = error.side == "backend" and error.availability in (Availability.HOLD, Availability.FAIL)
     return Message(
-        status=error.status_hint, title=title, text=text, hint=error.hint, tail=tail, reason=reason
+        status=error.status_hint,
+        title=title,
+        text=text,
+        hint=error.hint,
+        tail=tail,
+        reason=reason,
+        is_followed=is_followed,
     )
 
 
@@ -77,18 +87,19 @@ def own(head: RequestHead) -> Message:
     return Message(status=404, title="Not found", text=text, reason=_OWN)
 
 
-def render(message: Message, head: RequestHead | None) -> tuple[ResponseHead, bytes]:
+def render(message: Message, head: RequestHead | None, *, tag: str = "") -> tuple[ResponseHead, bytes]:
     """Put `message` into a form that the caller reads.
 
     Args:
         message: What is to be said.
         head: The request; ``None`` if it could not be read, which gets text.
+        tag: The script that a page gets.
     """
     accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
         # To look again would send a form a second time, which was not asked for.
         looks_again = message.status == 502 and head.method in (b"GET", b"HEAD")
-        media_type, body = b"text/html; charset=utf-8", _page(message, looks_again=looks_again)
+        media_type, body = b"text/html; charset=utf-8", _page(message, tag, looks_again=looks_again)
     elif b"json" in accepted:
         media_type, body = b"application/json", _json(message)
     else:
@@ -110,11 +121,19 @@ def _template() -> Template:
     return Template(Path(__file__).with_name("page.html").read_text("utf-8"))
 
 
-def _page(message: Message, *, looks_again: bool) -> str:
+def _page(message: Message, tag: str, *, looks_again: bool) -> str:
     hint, tail = html.escape(message.hint), html.escape("\n".join(message.tail))
+    refresh = again = ""
+    if looks_again:
+        refresh = '<meta http-equiv="refresh" content="1">'
+        again = " &middot; this page looks again each second"
+    if looks_again and tag and message.is_followed:
+        refresh = f"<noscript>{refresh}</noscript>"
+        again = " &middot; this page loads again when the backend is ready"
     return _template().substitute(
-        refresh='<meta http-equiv="refresh" content="1">\n' if looks_again else "",
-        again=" &middot; this page looks again each second" if looks_again else "",
+        refresh=refresh and f"{refresh}\n",
+        again=again,
+        tag=tag and f"{tag}\n",
         title=html.escape(message.title),
         text=html.escape(message.text),
         hint=hint and f"<p><strong>{hint}</strong></p>\n",

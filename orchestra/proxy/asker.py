@@ -25,6 +25,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
 from orchestra.proxy.head import BadMessage
+from orchestra.proxy.pages import PageBody
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Upstream
     from orchestra.proxy.record import Record
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -52,6 +53,7 @@ class Reply(Struct, eq=False):
     """An upstream's answer.
 
     Attributes:
+        head: As it was, or with what `Pages` has changed.
         body: May still be on its way over `connection`.
         read: What was read of it, as the client gets it.
     """
@@ -82,6 +84,7 @@ class Asker:
     is_upgrade = False
     upload: Upload | None = None
     _upstream: Upstream | None = None
+    _asked: RequestHead | None = None
     _forwarded = b""
     _victim: Upstream | None = None
 
@@ -93,6 +96,8 @@ class Asker:
         self._head = head
         self._peer = peer
         self._record = record
+        if shared.pages is not None:
+            self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
             self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
@@ -137,7 +142,7 @@ class Asker:
         self._upstream, self.connection = upstream, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
-            self._head, self._peer, upgrade=self.is_upgrade
+            self._asked or self._head, self._peer, upgrade=self.is_upgrade
         )
         connection.write(data if self.upload is None else data + self.upload.begin())
 
@@ -156,15 +161,28 @@ class Asker:
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
+                head = answer if self._asked is None else self._changed(upstream, connection, answer)
                 # What follows a 101 is no body.
                 read = b"" if answer.status == 101 else connection.take()
-                self.reply = Reply(upstream, connection, answer, connection.body, read)
+                self.reply = Reply(upstream, connection, head, connection.body, read)
                 return answer
             if answer.status == 101:
                 raise BadResponse("the upstream switched protocols, which was not asked for")
             if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
+
+    def _changed(
+        self, upstream: Upstream, connection: UpstreamConnection, answer: ResponseHead
+    ) -> ResponseHead:
+        """Have an answer changed that is a page; return the head that it gets."""
+        pages = self._shared.pages
+        page = None if pages is None else pages.begin(self._head, answer, upstream.gate.side)
+        if page is None:
+            return answer
+        if page.feed is not None:
+            connection.body = PageBody(connection.body, page.feed, has_chunks=self._head.version != b"1.0")
+        return page.head
 
     async def prepare_again(self, fault: UpstreamError) -> None:
         """Get ready to send the request again, or raise `fault`.

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
@@ -25,11 +26,11 @@ from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously
 from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
-    from orchestra.proxy.gate import Endpoint
+    from orchestra.config.plan import Address
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Transport
 
-__all__ = ["BadResponse", "ClientConnection", "ClientGone", "UpstreamConnection", "UpstreamGone"]
+__all__ = ["BadResponse", "ClientConnection", "ClientGone", "Endpoint", "UpstreamConnection", "UpstreamGone"]
 
 # Until its head is read, a message is not complete.
 _UNREAD = Body()
@@ -56,18 +57,31 @@ class BadResponse(UpstreamError):  # noqa: N818 - as above
     """The upstream's answer is no HTTP that may be passed on."""
 
 
+class Endpoint(Struct, frozen=True):
+    """What is asked: an address, and the process there if it is one of this run."""
+
+    process: str | None
+    address: Address
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.process or self.address.url
+
+
 class _Connection:
     """What both kinds have.
 
     Attributes:
         body: That is read from it.
+        unread: What was received and is not read yet.
         unsent: What was written and could not be sent at once.
     """
 
     body: Body = NO_BODY
+    unread: bytes = b""
     unsent: bytes = b""
     _what = "request"
-    _buffer = b""
     _searched = 0
     _keeps_alive = True
 
@@ -78,6 +92,10 @@ class _Connection:
     def _gone(self) -> Exception:
         """Say that the peer has gone."""
         raise NotImplementedError
+
+    def _bad(self, fault: BadMessage) -> Exception:
+        """Say that what the peer has sent is illegal."""
+        return fault
 
     # --- Bytes ---
 
@@ -118,15 +136,10 @@ class _Connection:
 
     def take_raw(self) -> bytes | None:
         """Take bytes as they are, after a 101: those that came with the handshake first; ``b""``: the end."""
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
+        if self.unread:
+            data, self.unread = self.unread, b""
             return data
         return self._receive(RECEIVE_SIZE)
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether something was received that is not read yet."""
-        return bool(self._buffer)
 
     def _receive(self, max_bytes: int) -> bytes | None:
         try:
@@ -138,7 +151,7 @@ class _Connection:
 
     def _take_head(self) -> bytes | None:
         """Take the next head as soon as it is whole."""
-        buffer = self._buffer
+        buffer = self.unread
         end = end_of_head(buffer) if buffer and not self._searched else -1
         if end < 0 and len(buffer) <= MAX_HEAD:
             data = self._receive(HEAD_SIZE)
@@ -146,39 +159,40 @@ class _Connection:
                 if data is None:
                     return None
                 raise self._gone()
-            buffer = self._buffer = buffer + data if buffer else data
+            buffer = self.unread = buffer + data if buffer else data
             end = end_of_head(buffer, self._searched)
             if end < 0 and len(buffer) <= MAX_HEAD:
                 self._searched = len(buffer)
                 return None
         if not 0 <= end <= MAX_HEAD:
-            raise BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+            fault = BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
+            raise self._bad(fault)
         self._searched = 0
-        self._buffer = buffer[end:]
-        return buffer[:end] if self._buffer else buffer
+        self.unread = buffer[end:]
+        return buffer[:end] if self.unread else buffer
 
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
 
         Raises:
-            BadMessage: The body is not framed as its head said.
+            BadMessage: The client's body is not framed as its head said.
+            BadResponse: The upstream's is not.
         """
-        buffer, body = self._buffer, self.body
+        buffer, body = self.unread, self.body
         if not buffer or body.is_complete:
             return b""
-        piece = body.feed(buffer)
-        self._buffer = body.rest
+        try:
+            piece = body.feed(buffer)
+        except BadMessage as exc:
+            raise self._bad(exc) from None
+        self.unread = body.rest
         return piece
 
     def take_more(self) -> bytes | None:
-        """Receive more of the body, or its end; return what the receiver gets of it.
-
-        Raises:
-            BadMessage: The body is not framed as its head said.
-        """
+        """Receive more of the body, or its end; return what the receiver gets of it, or raise as `take`."""
         data = self._receive(RECEIVE_SIZE)
         if data:
-            self._buffer += data
+            self.unread += data
             return self.take()
         return data if data is None else self._end()
 
@@ -221,11 +235,11 @@ class ClientConnection(_Connection):
         self.body = _UNREAD
         raw = self._take_head()
         if raw is None:
-            if self._buffer == b"\r\n" and not self._has_skipped:
-                self._buffer, self._searched, self._has_skipped = b"", 0, True
-            if not self._buffer:
+            if self.unread == b"\r\n" and not self._has_skipped:
+                self.unread, self._searched, self._has_skipped = b"", 0, True
+            if not self.unread:
                 self.body = NO_BODY
-            elif is_obviously_no_request(self._buffer):
+            elif is_obviously_no_request(self.unread):
                 raise BadMessage("this is not an HTTP request; is it meant for https?")
             return None
         if raw.startswith(b"\r\n") and not self._has_skipped:
@@ -235,6 +249,15 @@ class ClientConnection(_Connection):
         self.body = request_body(head)
         self._keeps_alive = keeps_alive(head)
         return head
+
+    async def read_off(self) -> None:
+        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer.
+
+        Raises:
+            ClientGone: The client has reset the connection, or we closed it.
+        """
+        while self.take_raw() != b"":
+            await self.wait()
 
     def closes_after(self, answer: Body) -> bool:
         """Whether no request can follow an answer with that body."""
@@ -265,7 +288,7 @@ class UpstreamConnection(_Connection):
         self.endpoint = endpoint
 
     def _gone(self) -> UpstreamGone:
-        has_begun = self._has_begun or bool(self._buffer)
+        has_begun = self._has_begun or bool(self.unread)
         when = "in the middle of its answer" if has_begun else "without an answer"
         return UpstreamGone(f"{self.endpoint.name} closed the connection {when}", has_begun=has_begun)
 
@@ -286,11 +309,11 @@ class UpstreamConnection(_Connection):
             BadResponse: It is illegal.
             UpstreamGone: It will never be complete.
         """
+        raw = self._take_head()
+        if raw is None:
+            return None
+        self._has_begun = True
         try:
-            raw = self._take_head()
-            if raw is None:
-                return None
-            self._has_begun = True
             head = self._reader.response(raw)
         except BadMessage as exc:
             raise self._bad(exc) from exc
@@ -301,17 +324,6 @@ class UpstreamConnection(_Connection):
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
 
-    def take(self) -> bytes:
-        """Return what the client gets of the body's bytes that were received already.
-
-        Raises:
-            BadResponse: The body is not framed as its head said.
-        """
-        try:
-            return super().take()
-        except BadMessage as exc:
-            raise self._bad(exc) from exc
-
     def _end(self) -> bytes:
         self._keeps_alive = False
         end = self.body.close()
@@ -321,4 +333,4 @@ class UpstreamConnection(_Connection):
 
     def is_reusable(self) -> bool:
         """Whether the answer is complete, nothing is left over, and another request may be sent."""
-        return self._keeps_alive and self.body.is_complete and not self._buffer
+        return self._keeps_alive and self.body.is_complete and not self.unread

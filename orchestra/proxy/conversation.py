@@ -114,49 +114,45 @@ class Conversation:
 
     async def _converse(self) -> None:
         while not self._shared.is_closing:
-            exchange = await self._serve_ordinary()
+            # Sleep while requests are served that need no task.
+            self._woken = trio.Event()
+            self._serve()
+            await self._woken.wait()
+            if self._fault is not None:
+                raise self._fault
+            exchange = self.exchange
+            assert exchange is not None  # noqa: S101 - it has woken us
             await exchange.run()
             self._end_exchange()
             if exchange.is_last:
                 return
 
-    async def _serve_ordinary(self) -> Exchange:
-        """Sleep while requests are served that need no task; return the first one that does."""
-        self._woken = trio.Event()
-        self._on_input()
-        await self._woken.wait()
-        if self._fault is not None:
-            raise self._fault
-        assert self.exchange is not None  # noqa: S101 - it has woken us
-        return self.exchange
-
     # --- While the task sleeps ---
-
-    def _on_input(self) -> None:
-        if not self._woken.is_set():
-            try:
-                self._serve()
-            except Exception as exc:  # noqa: BLE001 - the task raises it
-                self._fault = exc
-                self._woken.set()
 
     def _serve(self) -> None:
         """Go on with what has arrived, as far as that needs no waiting."""
-        exchange = self.exchange or self._take_request()
-        if exchange is not None:
-            progress = exchange.advance()
-            if progress is Progress.WAITING and exchange.connection is not None:
-                exchange.connection.transport.on_input(self._on_input)
-                return
-            if progress is not Progress.OVER or exchange.is_last or self._shared.is_closing:
-                self._woken.set()
-                return
+        if self._woken.is_set():
+            return
+        try:
+            exchange = self.exchange or self._take_request()
+            progress = Progress.OVER if exchange is None else exchange.advance()
+        except Exception as exc:  # noqa: BLE001 - the task raises it
+            self._fault = exc
+            self._woken.set()
+            return
+        if exchange is None:
+            self._client.transport.on_input(self._serve)
+        elif progress is Progress.WAITING and (connection := exchange.asker.connection) is not None:
+            connection.transport.on_input(self._serve)
+        elif progress is not Progress.OVER or exchange.is_last or self._shared.is_closing:
+            self._woken.set()
+        else:
             self._end_exchange()
-            if self._client.has_bytes:
+            if self._client.unread:
                 # Not at once: a client that always sends more would never let others have their turn.
-                trio.lowlevel.current_trio_token().run_sync_soon(self._on_input)
-                return
-        self._client.transport.on_input(self._on_input)
+                trio.lowlevel.current_trio_token().run_sync_soon(self._serve)
+            else:
+                self._client.transport.on_input(self._serve)
 
     def _take_request(self) -> Exchange | None:
         client, shared = self._client, self._shared
@@ -165,7 +161,7 @@ class Conversation:
             self._is_reading_head = False
             self.deadline = inf
             self.exchange = Exchange(shared, client, head, self._peer)
-        elif client.has_bytes and not self._is_reading_head:
+        elif client.unread and not self._is_reading_head:
             self._is_reading_head = True
             self.deadline = shared.now + HEADER_TIMEOUT
         return self.exchange
@@ -184,12 +180,7 @@ class Conversation:
         await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
 
     async def _linger(self) -> None:
-        """Read on for a moment: a close with bytes unread is a reset, which destroys our answer."""
+        """Give the client a moment to take note of our answer."""
         self.deadline = trio.current_time() + LINGER
-        transport = self._client.transport
-        transport.send_eof()
-        try:
-            while transport.take_some() != b"":
-                await self._client.wait()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        self._client.transport.send_eof()
+        await self._client.read_off()

@@ -24,37 +24,56 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 import trio
+from msgspec import Struct
 
+from orchestra.config.plan import Address
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
-from orchestra.proxy.gate import Gate
+from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import BadMessage, HeadReader
-from orchestra.proxy.pool import Upstream
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
-    from orchestra.events import Bus, Outcome, StreamKind, UpstreamName
+    from orchestra.events import Outcome, UpstreamName
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
-    from orchestra.proxy.connection import ClientConnection, UpstreamConnection
+    from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.pages import Pages
     from orchestra.proxy.route import Side, Step
 
-__all__ = ["Exchange", "Progress", "Shared"]
+__all__ = ["Exchange", "Extras", "Progress", "Shared"]
 
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
+
+
+class Extras(Struct, frozen=True, kw_only=True):
+    """What a proxy has for development only.
+
+    Attributes:
+        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
+        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
+        pages: Changes documents on their way to a window; without it all pass as they are.
+    """
+
+    frontend_pages: FrontendPages | None = None
+    own: Callable[[], socket.socket] | None = None
+    pages: Pages | None = None
 
 
 class Shared:
@@ -65,7 +84,9 @@ class Shared:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
         dial: How to connect to an upstream.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
         idle: How many idle connections to an upstream are kept at most.
+        extras: What is there for development only.
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
@@ -74,14 +95,23 @@ class Shared:
     """
 
     def __init__(
-        self, plan: ProxyPlan, *, bus: Bus, tail: Callable[[str], Sequence[str]], dial: Dial, idle: int
+        self,
+        plan: ProxyPlan,
+        *,
+        bus: Bus,
+        tail: Callable[[str], Sequence[str]],
+        dial: Dial,
+        dial_own: Dial | None,
+        idle: int,
+        extras: Extras,
     ) -> None:
         self.plan = plan
         self.bus = bus
+        self.pages = extras.pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
-        def upstream(side: Side, what: UpstreamPlan) -> Upstream:
+        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
             gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
             return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
 
@@ -90,9 +120,17 @@ class Shared:
             "backend": backend,
             "frontend": upstream("frontend", plan.frontend),
         }
+        if dial_own is not None:
+            # It is in this process, and has no address that could be dialled.
+            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
         # That something elsewhere was restarted is not reported.
         remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(plan, memory=MEMORY if remembers else 0)
+        self.router = Router(
+            plan,
+            memory=MEMORY if remembers else 0,
+            pages=extras.frontend_pages,
+            has_own="orchestra" in self.upstreams,
+        )
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -125,6 +163,7 @@ class Exchange:
         peer: The client.
 
     Attributes:
+        asker: Has the connection to the current upstream, if there is one.
         is_last: No request can follow over the client's connection.
     """
 
@@ -144,12 +183,7 @@ class Exchange:
         self._peer = peer
         self._record = Record(shared.bus, shared.next_number(), head, client.body)
         self._route = Route(head, shared.router)
-        self._asker = Asker(shared, client, head, peer, self._record)
-
-    @property
-    def connection(self) -> UpstreamConnection | None:
-        """The connection to the current upstream, if there is one."""
-        return self._asker.connection
+        self.asker = Asker(shared, client, head, peer, self._record)
 
     def advance(self) -> Progress:
         """Go on as far as that needs no waiting."""
@@ -177,7 +211,7 @@ class Exchange:
 
     def _follow_route(self) -> Progress:
         """Carry out the next step, unless the answer to the last one is still to come."""
-        asker, step = self._asker, self._step
+        asker, step = self.asker, self._step
         if step is None:
             step = self._begin()
         elif isinstance(step, Ask) and asker.connection is not None and asker.reply is None:
@@ -213,7 +247,7 @@ class Exchange:
         return self._route.begin(backend, frontend, may_wait=may_wait)
 
     def _ask(self, step: Ask) -> Progress:
-        asker = self._asker
+        asker = self.asker
         if asker.reply is not None and step.keeps_answer:
             kept = asker.keep()
             if kept is Kept.NOT_YET:
@@ -231,9 +265,9 @@ class Exchange:
     async def run(self) -> None:
         """See it through from where `advance` got stuck.
 
-        Nothing is raised but a cancellation (and mistakes of ours).
+        Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
-        upload = self._asker.upload
+        upload = self.asker.upload
         try:
             try:
                 if upload is None or upload.look():
@@ -245,25 +279,20 @@ class Exchange:
                 await self._client.drain()
         except ClientGone:
             self._reset("client-gone")
-        except BaseException:
-            # Most often a cancellation: the client has left, or the proxy ends.
-            self.abandon()
-            raise
-        finally:
-            self._end()
+        self._end()
 
     async def _go_on(self) -> None:
         progress = Progress.OVER if self._is_over else Progress.STUCK
         while progress is not Progress.OVER:
             if progress is Progress.STUCK:
                 await self._get_unstuck()
-            elif self.connection is not None:
-                await self.connection.wait()
+            elif self.asker.connection is not None:
+                await self.asker.connection.wait()
             progress = self.advance() if self._fault is None else Progress.STUCK
 
     async def _get_unstuck(self) -> None:
         """Wait for something else than the upstream's bytes."""
-        shared, asker, step = self._shared, self._asker, self._step
+        shared, asker, step = self._shared, self.asker, self._step
         if self._fault is not None:
             fault, self._fault = self._fault, None
             try:
@@ -292,7 +321,7 @@ class Exchange:
         try:
             if route.is_ping and upstream.gate.availability is not Availability.READY:
                 raise upstream.gate.unavailable()
-            reply = await self._asker.shake_hands(upstream)
+            reply = await self.asker.shake_hands(upstream)
         except UpstreamError:
             if not route.is_ping:
                 raise
@@ -300,39 +329,25 @@ class Exchange:
             return
         self._step = Answer(route.reason)
         if reply.head.status == 101:
-            await self._tunnel(reply, route.kind)
-
-    async def _tunnel(self, reply: Reply, kind: StreamKind) -> None:
-        client, record = self._client, self._record
-        record.upstream = reply.upstream.gate.side
-        # From here on the end of the client's bytes is a half-close, not the client's leaving.
-        client.transport.on_hangup(None)
-        await client.send(forwarded_response(reply.head, record.upstream, upgrade=True))
-        record.answered(101)
-        record.finished()
-        self._is_written = True
-        self._websocket = websocket.Tunnel(client, reply.connection)
-        self._end_if_late(reply)
-        await self._websocket.run(record, kind)
+            self._websocket = websocket.Tunnel(self._client, reply, self._record)
+            self._end_if_late(reply)
+            await self._websocket.run(route.kind)
+            self._is_written = True
 
     # --- Its end ---
 
     def abandon(self) -> None:
-        """End it without an answer."""
+        """End it without an answer if it is not over: the client has left, or the proxy ends."""
         if not self._is_over:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
-
-    def end_early(self) -> None:
-        """Close the connection to the upstream: an answer that has begun breaks off."""
-        self._asker.end_early()
 
     def end_stream(self, code: int) -> None:
         """End it if it is a WebSocket, which says `code`, or an event stream."""
         if self._websocket is not None:
             self._websocket.end_early(code)
         elif self._record.kind is not None:
-            self.end_early()
+            self.asker.end_early()
 
     def _end_if_late(self, reply: Reply) -> None:
         """It has become a stream: end it if all others have been told to end meanwhile."""
@@ -346,7 +361,7 @@ class Exchange:
         record = self._record
         self._is_over = True
         record.bytes_out = self._body.size
-        self._asker.release()
+        self.asker.release()
         record.finished()
         if record.kind is not None:
             record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
@@ -359,7 +374,7 @@ class Exchange:
         head, body = reply.head, reply.body
         if body.is_complete:
             # The usual case: all of it goes out in one piece.
-            self._asker.release()
+            self.asker.release()
         self._answering = reply
         self._open(reply.upstream.gate.side, reason, head, body, reply.read)
         if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":
@@ -387,7 +402,7 @@ class Exchange:
 
     def _break_off(self, reply: Reply) -> None:
         """End an answer whose upstream has gone in the middle, or was told to."""
-        asker, body = self._asker, reply.body
+        asker, body = self.asker, reply.body
         asker.release()
         is_stream = self._record.kind is not None and reply.head.length is None
         if is_stream and asker.was_ended_early and body.is_at_boundary:
@@ -400,7 +415,7 @@ class Exchange:
 
     def _explain(self, error: UpstreamError | BadMessage) -> None:
         """Say why there is no answer, if none has begun."""
-        self._asker.release()
+        self.asker.release()
         if self._record.status is None:
             self._say(answers.explain(error))
         else:
@@ -408,7 +423,9 @@ class Exchange:
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""
-        head, content = answers.render(message, self._head)
+        pages = self._shared.pages
+        tag = pages.tag(self._head, message.status) if pages is not None else ""
+        head, content = answers.render(message, self._head, tag=tag)
         body = LengthBody(len(content))
         self._open("orchestra", message.reason or message.title, head, body, body.feed(content))
 

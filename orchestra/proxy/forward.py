@@ -177,10 +177,15 @@ def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
     return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 
+def times_passed(head: RequestHead) -> int:
+    """Return how many times the request has come through an orchestra before."""
+    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
+    return names.count([_OWN_NAME])
+
+
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
-    names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
-    return names.count([_OWN_NAME]) >= MAX_VIA
+    return times_passed(head) >= MAX_VIA
 
 
 # --- The two gates -------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     """
     match = match_host(host)
     name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
-    if not host or _address(name) is not None:
+    if not host or literal_address(name) is not None:
         return None
     for entry in map(str.lower, allowed):
         if name == entry or (entry.startswith(".") and name.endswith(entry)):
@@ -219,7 +224,7 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
         name, number = parts.hostname or "", parts.port or 80
     except ValueError:
         return f'invalid Origin "{text}"'
-    address = _address(name)
+    address = literal_address(name)
     is_local = address is not None and address.is_loopback
     is_ours = parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
     if parts.scheme == "http" and is_ours:
@@ -227,7 +232,7 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def literal_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Return the address that a name is without being looked up: a literal one, or ``localhost``."""
     if name == "localhost" or name.endswith(".localhost"):
         return ipaddress.IPv4Address("127.0.0.1")

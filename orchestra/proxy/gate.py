@@ -1,4 +1,4 @@
-"""Can this upstream be asked, and where? One gate for each, fed by events, at which requests wait.
+"""Can this upstream be asked, and where? A gate for each, at which requests wait, and its connections behind.
 
 Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
 known address, and not before, however likely it is that its port answers. `route.availability` says what a
@@ -8,50 +8,60 @@ ready is asked. While it is not decided which process the upstream is, requests 
 What a request has waited counts for the whole of its way, so that two gates do not hold it twice as long. It
 is woken by the next report on any upstream, never by polling.
 
-Not here: connections (`pool`), what is answered to a request whose wait has failed (`answers`), which process
-an upstream is (`decide` is told).
+An `Upstream` is a stack of idle connections behind a gate: wait until the upstream is ready, take the newest
+idle connection, else dial. Three reasons to drop an idle one: it is too old (Vite closes after 5 s, so we do
+after 4), something can be read from it (its end, or bytes that were not asked for), or its endpoint is not
+asked any more.
+
+If a process that is reported as ready refuses a dial, the report of its end is on its way. Nothing of the
+request has reached it, so any request may go on waiting. A server outside of this run is not waited for: no
+event would report its start.
+
+Not here: what is sent over a connection, and whether it may be sent again (`asker`), what is answered to a
+request whose wait has failed (`answers`), which process an upstream is (`decide` is told).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+import errno
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 from urllib.parse import urlsplit
 
 import trio
-from msgspec import Struct
 
 from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role
 from orchestra.events import State, UpstreamSwitched
+from orchestra.proxy.connection import Endpoint, UpstreamConnection
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import Bus, StateChanged
+    from orchestra.events import StateChanged
+    from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
     from orchestra.proxy.route import Side
+    from orchestra.proxy.transport import Transport
 
-__all__ = ["Endpoint", "Gate"]
+__all__ = ["Dial", "Gate", "Upstream"]
+
+Dial: TypeAlias = "Callable[[str, int], Awaitable[Transport]]"
 
 # Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
 # Bytes that the requests that wait at one gate may have in memory together.
 MAX_WAITING_BYTES = 8 * 1024 * 1024
+# Node and uvicorn close idle connections after 5 s; one second of margin for a request on its way.
+IDLE_LIMIT = 4.0
+# More than a browser opens at once, for several of them.
+IDLE_CONNECTIONS = 64
+# How long the report of a process's end may take to reach us before we dial again.
+REPORT_DELAY = 0.1
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Of several instances one that is ready is enough.
 _BEST_FIRST = (Availability.READY, Availability.HOLD, Availability.FAIL)
-
-
-class Endpoint(Struct, frozen=True):
-    """What is asked: an address, and the process there if it is one of this run."""
-
-    process: str | None
-    address: Address
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return self.process or self.address.url
 
 
 class Gate:
@@ -92,14 +102,14 @@ class Gate:
         self._absence = f"there is no {side}"
         # Of all processes: which of them the upstream is may be decided later.
         self._newest: dict[str, StateChanged] = {}
-        self._waiting = 0
-        self._waiting_bytes = 0
+        # The sizes of the requests that wait.
+        self._waiting: list[int] = []
         self._look()
 
     def __repr__(self) -> str:
         fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
         what = " and ".join(self._members) or fixed
-        return f"<Gate {self.side}: {what}, {self.availability.value}, {self._waiting} waiting>"
+        return f"<Gate {self.side}: {what}, {self.availability.value}, {len(self._waiting)} waiting>"
 
     @property
     def _members(self) -> tuple[str, ...]:
@@ -189,18 +199,17 @@ class Gate:
             Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
         """
         if self.availability is Availability.HOLD:
-            size = request.size
-            if self._waiting >= MAX_WAITING:
-                raise self.unavailable(f"{self._waiting} requests wait for it already")
-            if self._waiting_bytes + size > MAX_WAITING_BYTES:
-                raise self.unavailable(f"{self._waiting_bytes} bytes of requests wait for it already")
-            await self._wait(request, size)
+            await self._wait(request)
         if self.availability is not Availability.READY:
             raise self.unavailable()
 
-    async def _wait(self, request: Record, size: int) -> None:
-        self._waiting += 1
-        self._waiting_bytes += size
+    async def _wait(self, request: Record) -> None:
+        size, others = request.size, sum(self._waiting)
+        if len(self._waiting) >= MAX_WAITING:
+            raise self.unavailable(f"{len(self._waiting)} requests wait for it already")
+        if others + size > MAX_WAITING_BYTES:
+            raise self.unavailable(f"{others} bytes of requests wait for it already")
+        self._waiting.append(size)
         request.begin_wait(self.side, self._explain())
         found: Availability | None = None
         try:
@@ -208,8 +217,7 @@ class Gate:
                 await self.wait_change(request)
             found = self.availability
         finally:
-            self._waiting -= 1
-            self._waiting_bytes -= size
+            self._waiting.remove(size)
             request.end_wait(self.side, found)
 
     async def wait_change(self, request: Record) -> None:
@@ -251,3 +259,104 @@ class Gate:
         reports = (self._newest.get(name) for name in self._members)
         died = (report.process for report in reports if report is not None and report.ended_before_ready)
         return next(died, self._members[0] if self._members else None)
+
+
+class Upstream:
+    """One upstream: its gate, its idle connections, and the way to new ones.
+
+    Args:
+        dial: How to connect; raises `OSError`.
+        reader: Reads the heads of its answers.
+        limit: How many idle connections are kept at most.
+
+    Attributes:
+        idle: Connections that are kept, the newest one last.
+    """
+
+    def __init__(self, gate: Gate, *, dial: Dial, reader: HeadReader, limit: int = IDLE_CONNECTIONS) -> None:
+        self.gate = gate
+        self.idle: list[UpstreamConnection] = []
+        self._dial = dial
+        self._reader = reader
+        self._limit = limit
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.gate!r}, {len(self.idle)} of {self._limit} idle>"
+
+    def is_stale(self, connection: UpstreamConnection) -> bool:
+        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
+        return connection.endpoint is not self.gate.endpoint
+
+    def sweep(self, now: float) -> None:
+        """Drop idle connections that are too old, and all of them if the endpoint is another one."""
+        while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.is_stale(self.idle[0])):
+            self.idle.pop(0).close()
+
+    def clear(self) -> None:
+        """Drop all idle connections."""
+        while self.idle:
+            self.idle.pop().close()
+
+    def take(self, now: float) -> UpstreamConnection | None:
+        """Return the newest idle connection that is still good, if the upstream can be asked and has one."""
+        if self.gate.availability is not Availability.READY:
+            return None
+        while self.idle:
+            connection = self.idle.pop()
+            if now - connection.since < IDLE_LIMIT and not connection.transport.has_input():
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+        """Keep a connection that may serve again; beyond the limit the oldest one goes."""
+        if self.is_stale(connection):
+            connection.close()
+            return
+        connection.rest(now)
+        self.idle.append(connection)
+        if len(self.idle) > self._limit:
+            self.idle.pop(0).close()
+
+    async def connect(self, request: Record, now: float, *, fresh: bool = False) -> UpstreamConnection:
+        """Get a connection as soon as there can be one.
+
+        Args:
+            request: The request that it is for.
+            now: The time.
+            fresh: Do not use one that has been idle.
+
+        Raises:
+            Unavailable: There will be none, or not in time.
+        """
+        gate = self.gate
+        while True:
+            await gate.wait_ready(request)
+            if not fresh and (connection := self.take(now)) is not None:
+                return connection
+            endpoint, now = gate.endpoint, trio.current_time()
+            if endpoint is None:
+                raise gate.unavailable()
+            try:
+                transport = await self._dial(endpoint.address.host, endpoint.address.port)
+            except OSError as exc:
+                is_ours = exc.errno in OUT_OF_DESCRIPTORS
+                if is_ours:
+                    self.clear()
+                request.held += trio.current_time() - now
+                if request.held >= gate.hold or not (is_ours or gate.is_supervised):
+                    raise gate.unavailable() from exc
+                with trio.move_on_after(REPORT_DELAY):
+                    await gate.wait_change(request)
+                continue
+            if endpoint is gate.endpoint:
+                return UpstreamConnection(transport, self._reader, endpoint)
+            # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
+            transport.close()
+
+    async def wait_for_report(self, connection: UpstreamConnection) -> None:
+        """Wait a moment after a connection broke: the report that its process has ended may be on its way."""
+        if self.gate.is_supervised:
+            with trio.move_on_after(REPORT_DELAY):
+                while not self.is_stale(connection):
+                    await self.gate.changed.park()

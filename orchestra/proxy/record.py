@@ -22,7 +22,8 @@ from orchestra.proxy.route import Availability
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.events import Bus, Event, Outcome, StreamKind, UpstreamName
+    from orchestra.bus import Bus
+    from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.route import Side

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, StreamKind
+    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.head import RequestHead
 
 __all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
 
-Side: TypeAlias = Literal["backend", "frontend"]
+Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
 
 OWN_PREFIX = b"/__orchestra__/"
 # `*` is the server itself: only OPTIONS may ask it.
@@ -138,10 +139,12 @@ class Kept(Enum):
 Outcome: TypeAlias = ResponseHead | UpstreamError
 
 # The steps of most requests, made once.
+_ASK_OWN = Ask("orchestra")
 _ASK_BACKEND = Ask("backend")
 _ASK_FRONTEND = Ask("frontend")
 _FALL_BACK = Ask("frontend", keeps_answer=True)
 _BACKEND_ANSWERED = Answer("backend answered")
+_OWN_ANSWERED = Answer("orchestra's own path")
 
 
 def _below(prefixes: Iterable[str]) -> Callable[[bytes], re.Match[bytes] | None]:
@@ -172,14 +175,25 @@ class Router:
 
     Args:
         memory: How many paths are remembered at most; then the oldest is dropped.
+        pages: The frontend's pages, for which the backend is not waited; ``None``: it always is.
+        has_own: Something serves our own paths.
 
     Attributes:
         memo: Paths that the backend did not know and that turned out to be assets of the frontend.
     """
 
-    def __init__(self, plan: ProxyPlan, *, memory: int = MEMORY) -> None:
+    def __init__(
+        self,
+        plan: ProxyPlan,
+        *,
+        memory: int = MEMORY,
+        pages: FrontendPages | None = None,
+        has_own: bool = False,
+    ) -> None:
+        self.pages = pages
         self.memo: dict[bytes, None] = {}
         self.memory = memory
+        self.has_own = has_own
         self.is_frontends_own = _below(plan.frontend_paths)
         self.is_api = _below([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
@@ -197,6 +211,8 @@ class Router:
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
         """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
         path = head.path
+        if path.startswith(OWN_PREFIX):
+            return WebSocketRoute("orchestra", _OWN_ANSWERED.reason)
         if not has_frontend:
             return WebSocketRoute("backend", "no frontend")
         protocol = head.values.get(b"sec-websocket-protocol")
@@ -218,6 +234,7 @@ class _At(Enum):
     FALLBACK = auto()
     FRONTEND = auto()
     ASSET = auto()
+    OWN = auto()
 
 
 class Route:
@@ -242,10 +259,14 @@ class Route:
         if b"via" in head.values and is_looping(head):
             return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
         path = head.path
-        if path.startswith(_OWN):
+        is_own = path.startswith(_OWN)
+        if is_own and not (router.has_own and path.startswith(OWN_PREFIX)):
             return Signal.SAY_OWN
         if b"upgrade" in head.values and is_websocket(head):
             return Signal.UPGRADE
+        if is_own:
+            self._at = _At.OWN
+            return _ASK_OWN
         if frontend is _ABSENT:
             return _ASK_BACKEND
         if router.is_frontend_alone:
@@ -258,13 +279,19 @@ class Route:
             return self._ask_frontend("vite's own path")
         if frontend is _READY and path in self._memo and _is_question(head):
             return self._ask_frontend("asset, remembered", _At.ASSET)
-        if (backend is _HOLD or backend is _FAIL) and is_asset(head):
+        if (backend is _HOLD or backend is _FAIL) and (is_asset(head) or self._is_frontends_page()):
             # It waits for whichever of the two is ready first.
-            if frontend is _READY:
+            if frontend is _READY and is_asset(head):
                 return self._ask_frontend("asset, backend not ready", _At.ASSET)
+            if frontend is _READY:
+                return self._ask_frontend("frontend's page, backend not ready")
             if frontend is _HOLD and may_wait:
                 return Signal.WAIT
         return _ASK_BACKEND
+
+    def _is_frontends_page(self) -> bool:
+        pages = self._router.pages
+        return pages is not None and is_navigation(self._head) and pages.has(self._head.path)
 
     def _ask_frontend(self, reason: str, at: _At = _At.FRONTEND) -> Ask:
         self._at, self._reason = at, reason
@@ -275,6 +302,8 @@ class Route:
         match self._at:
             case _At.BACKEND:
                 if isinstance(outcome, ResponseHead) and outcome.status != 404:
+                    if (pages := self._router.pages) is not None:
+                        pages.drop(self._head.path)
                     return _BACKEND_ANSWERED
                 return self._after_backend(outcome)
             case _At.FALLBACK:
@@ -283,6 +312,8 @@ class Route:
                 return self._after_frontend(outcome)
             case _At.ASSET:
                 return self._after_asset(outcome)
+            case _At.OWN:
+                return _OWN_ANSWERED if isinstance(outcome, ResponseHead) else Fail(outcome)
             case _:
                 assert_never(self._at)
 
@@ -323,8 +354,10 @@ class Route:
                 return Answer("backend 404, frontend not there", is_kept=True)
 
     def _learn(self, answer: ResponseHead) -> None:
-        """Remember the path if the frontend's answer shows that it is an asset."""
-        memo = self._memo
+        """Remember the path if the frontend's answer shows that it is an asset, or a page."""
+        memo, pages = self._memo, self._router.pages
+        if pages is not None and answer.status < 400 and is_navigation(self._head):
+            pages.add(self._head.path)
         if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in _HTML:
             memo[self._head.path] = None
             if len(memo) > self._router.memory:

@@ -21,9 +21,9 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
-from orchestra.proxy.exchange import Shared
+from orchestra.proxy.exchange import Extras, Shared
 from orchestra.proxy.forward import Peer
-from orchestra.proxy.pool import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
-    from orchestra.events import Bus, Event
+    from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.pool import Dial
+    from orchestra.proxy.gate import Dial
     from orchestra.proxy.route import Side
     from orchestra.proxy.transport import Transport
 
-__all__ = ["Proxy"]
+__all__ = ["Extras", "Proxy"]
 
 # Seconds between two looks at the deadlines; they are seconds long themselves.
 SWEEP = 0.5
@@ -61,6 +62,7 @@ class Proxy:
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
         dial: How to connect to an upstream, if not by TCP.
+        extras: What is there for development only.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -74,12 +76,23 @@ class Proxy:
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
         dial: Dial | None = None,
+        extras: Extras | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         dial = dial or partial(dial_tcp, poller=self.poller)
-        self._shared = Shared(plan, bus=bus, tail=tail, dial=dial, idle=idle)
+        extras = extras or Extras()
+        self._connect_own = extras.own
+        self._shared = Shared(
+            plan,
+            bus=bus,
+            tail=tail,
+            dial=dial,
+            dial_own=self._dial_own if extras.own is not None else None,
+            idle=idle,
+            extras=extras,
+        )
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -116,6 +129,15 @@ class Proxy:
             reason: Why, for people.
         """
         self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+
+    def is_backend(self, process: str) -> bool:
+        """Whether a process is known to be behind the backend."""
+        return self._shared.upstreams["backend"].gate.has(process)
+
+    async def _dial_own(self, _host: str, _port: int) -> Transport:
+        assert self._connect_own is not None  # noqa: S101 - else nothing asks
+        await trio.lowlevel.checkpoint()
+        return SocketTransport(self._connect_own(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
@@ -193,7 +215,7 @@ class Proxy:
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
         for exchange in late & self._asked_of(process):
-            exchange.end_early()
+            exchange.asker.end_early()
 
     def _asked_of(self, process: str) -> set[Exchange]:
         """The exchanges in which a child of a process is asked that no other request is sent to any more."""
@@ -201,7 +223,7 @@ class Proxy:
             exchange
             for conversation in self._conversations
             if (exchange := conversation.exchange) is not None
-            and (connection := exchange.connection) is not None
+            and (connection := exchange.asker.connection) is not None
             and connection.endpoint.process == process
             and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
         }

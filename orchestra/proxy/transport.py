@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import struct
@@ -243,7 +242,7 @@ class Poller:
         """Tell, until cancelled."""
         while True:
             await wait_readable(self._set)
-            # Work for one connection often makes news of another; to wait anew costs ten times as much.
+            # Work for one connection often makes news of another; to wait once more costs ten times as much.
             for _ in range(_ROUNDS):
                 if not self._tell_all():
                     break
@@ -304,43 +303,20 @@ async def dial(host: str, port: int, poller: Poller) -> SocketTransport:
     Raises:
         OSError: Nothing listens there; of several attempts, the last one's.
     """
+    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {host}")
     with trio.move_on_after(DIAL_TIMEOUT):
-        failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {host}")
-        for family, address in await _addresses(host, port):
-            try:
-                return SocketTransport(await _connected(family, address), poller)
-            except OSError as exc:
-                failure = exc
+        # Servers on localhost listen on either, often on one alone.
+        for name in ("127.0.0.1", "::1") if host == "localhost" else (host,):
+            found = await trio.socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            for family, kind, _, _, address in found:
+                try:
+                    with trio.socket.socket(family, kind) as sock:
+                        await sock.connect(address)
+                        return SocketTransport(socket.socket(fileno=sock.detach()), poller)
+                except OSError as exc:
+                    failure = exc
         raise failure
     raise TimeoutError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {DIAL_TIMEOUT:g} s")
-
-
-async def _addresses(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            socket.inet_pton(family, host)
-            return [(family, (host, port))]
-    if host == "localhost":
-        # Servers listen on either, often on one alone.
-        return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port))]
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
-
-
-async def _connected(family: int, address: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            sock.connect(address)
-        await wait_writable(sock)
-        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            # OSError itself picks the class that belongs to the number.
-            raise OSError(error, os.strerror(error))  # noqa: TRY301 - the socket has to be closed for it, too
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:

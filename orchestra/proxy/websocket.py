@@ -24,12 +24,13 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
 from orchestra.proxy.connection import ClientGone, UpstreamGone
-from orchestra.proxy.forward import origin_refusal
+from orchestra.proxy.forward import forwarded_response, origin_refusal
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
     from orchestra.events import StreamKind
+    from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
@@ -213,20 +214,17 @@ class _Flow:
 
 
 class Tunnel:
-    """The bytes of one WebSocket, once both handshakes are done.
-
-    Attributes:
-        connection: To the upstream.
-    """
+    """The bytes of one WebSocket, once both handshakes are done."""
 
     _close_code: int | None = None
 
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self.connection = upstream
+    def __init__(self, client: ClientConnection, reply: Reply, record: Record) -> None:
         self._client = client
+        self._reply = reply
+        self._record = record
         self._scope = trio.CancelScope()
-        self._up = _Flow(client, upstream, self._scope)
-        self._down = _Flow(upstream, client, self._scope)
+        self._up = _Flow(client, reply.connection, self._scope)
+        self._down = _Flow(reply.connection, client, self._scope)
 
     def end_early(self, code: int) -> None:
         """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
@@ -234,9 +232,18 @@ class Tunnel:
             self._close_code = code
             self._scope.cancel()
 
-    async def run(self, record: Record, kind: StreamKind) -> None:
-        """Relay until both sides have ended, one is gone, or `end_early` is called; then both are closed."""
-        up, down = self._up, self._down
+    async def run(self, kind: StreamKind) -> None:
+        """Pass the 101 on, and what follows it, until both sides have ended, one is gone, or `end_early`.
+
+        Both are closed then.
+        """
+        up, down, record, head = self._up, self._down, self._record, self._reply.head
+        record.upstream = self._reply.upstream.gate.side
+        # From here on the end of the client's bytes is a half-close, not the client's leaving.
+        self._client.transport.on_hangup(None)
+        await self._client.send(forwarded_response(head, record.upstream, upgrade=True))
+        record.answered(head.status)
+        record.finished()
         record.stream_opened(kind)
         try:
             with self._scope:
@@ -260,17 +267,15 @@ class Tunnel:
                     await flow.sink.send(bytes(frame))
                 flow.sink.transport.send_eof()
         with suppress(ClientGone):
-            # A close with the client's bytes unread would turn into a reset, and the code would be lost.
-            while self._client.take_raw() != b"":
-                await self._client.wait()
+            await self._client.read_off()
 
     def _close(self) -> None:
         up, down = self._up, self._down
         # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
         if isinstance(up.fault, ClientGone) or isinstance(down.fault, ClientGone):
-            self.connection.abort()
+            self._reply.connection.abort()
         else:
-            self.connection.close()
+            self._reply.connection.close()
         if (up.is_whole and down.is_whole) or self._close_code is not None:
             self._client.close()
         else:

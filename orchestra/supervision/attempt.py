@@ -34,6 +34,7 @@ from orchestra.supervision.lifecycle import (
 )
 from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
+from orchestra.supervision.tracebacks import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.child.table import Entry
     from orchestra.config.plan import Address, ProcessPlan
     from orchestra.supervision.delivery import ProcessOutput
+    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
 
@@ -73,6 +75,7 @@ class Attempt(Stoppable):
         env: The child's environment.
         port: What its ``PORT`` says.
         output: Takes what it writes.
+        errors: Shows the exceptions in that.
         on_fact: Called with each fact about it, but its end.
 
     Attributes:
@@ -91,6 +94,7 @@ class Attempt(Stoppable):
         env: Mapping[str, str],
         port: int | None,
         output: ProcessOutput,
+        errors: ProcessErrors,
         on_fact: Callable[[Attempt, Fact], object],
     ) -> None:
         super().__init__(run)
@@ -101,6 +105,7 @@ class Attempt(Stoppable):
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._env = env
         self._output = output
+        self._errors = errors
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
@@ -184,10 +189,15 @@ class Attempt(Stoppable):
         """Take note of what it wrote."""
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         self.symptoms.keep(lines)
-        if self._may_reload:
-            for line in lines:
-                if self.symptoms.see(line, trio.current_time()):
-                    self._begin_reload(line.strip(), was_announced=True)
+        now = trio.current_time()
+        for line in lines:
+            match self.symptoms.see(line, now):
+                case Reloading(reason) if self._may_reload:
+                    self._begin_reload(reason, was_announced=True)
+                case Failure() as failure if self.listening is not None:
+                    self._errors.log(failure, now)
+                case _:
+                    pass
 
     @property
     def _may_reload(self) -> bool:
@@ -198,7 +208,12 @@ class Attempt(Stoppable):
         # A command that asks is not of the child's family: it is not waited for when the child has ended.
         env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
         return Readiness(
-            self.plan, env=env, port=self.port, needs_address=is_upstream, probe=self._run.runtime.probe
+            self.plan,
+            env=env,
+            port=self.port,
+            needs_address=is_upstream,
+            probe=self._run.runtime.probe,
+            programs=self._run.runtime.programs,
         )
 
     # --- From the spawn to readiness, and through reloads ---

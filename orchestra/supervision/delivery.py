@@ -21,8 +21,9 @@ from orchestra.events import OutputLine, OutputPaused
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.config.plan import ProcessPlan
-    from orchestra.events import Bus, StreamName
+    from orchestra.events import StreamName
 
 __all__ = ["Delivery", "ProcessOutput", "Sink"]
 

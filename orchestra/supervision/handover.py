@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.delivery import ProcessOutput
+    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
     from orchestra.supervision.run import Run
 
@@ -39,6 +40,7 @@ class Handover:
         plan: The process's plan.
         run: The run that it belongs to.
         output: Takes what its children write.
+        errors: Shows why they do not come up.
         on_fact: Called with each fact about the current child, but its end.
 
     Attributes:
@@ -50,12 +52,14 @@ class Handover:
         plan: ProcessPlan,
         run: Run,
         output: ProcessOutput,
+        errors: ProcessErrors,
         on_fact: Callable[[Fact], object],
     ) -> None:
         self.current: Attempt | None = None
         self._plan = plan
         self._run = run
         self._output = output
+        self._errors = errors
         self._on_fact = on_fact
         self._count = 0
         self._successor: Attempt | None = None
@@ -122,6 +126,9 @@ class Handover:
         text = f"the new version does not come up: {why}; the old one goes on serving"
         hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""
         self._run.bus.notice("overlap-failed", text, hint=hint, process=self._plan.name)
+        self._errors.show_end(
+            str(attempt.end.exit) if isinstance(attempt.end, Ended) else "", attempt.symptoms
+        )
 
     def _take_over(self, attempt: Attempt) -> None:
         """Make a successor that is ready the current child, and stop the old one when it is drained."""
@@ -160,7 +167,15 @@ class Handover:
             # The families of two children at once must not be taken for one.
             self._count += 1
             env["ORCHESTRA_CHILD"] = str(self._count)
-        attempt = Attempt(self._plan, self._run, env=env, port=port, output=self._output, on_fact=self._learn)
+        attempt = Attempt(
+            self._plan,
+            self._run,
+            env=env,
+            port=port,
+            output=self._output,
+            errors=self._errors,
+            on_fact=self._learn,
+        )
         self._living.add(attempt)
         return attempt
 

@@ -38,27 +38,25 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-async def identify(socket: Address, *, may_be_vite: bool) -> Seen:
+async def identify(socket: Address) -> Seen:
     """Ask what answers at a socket.
 
     Args:
         socket: Where it is.
-        may_be_vite: Whether Vite is told apart; else one question for ``/`` is enough.
 
     Returns:
         `Seen.VITE`, `Seen.HTTP`, `Seen.SILENT` if it does not speak HTTP, `Seen.NOTHING` if it has not
         answered in time.
     """
     try:
-        if may_be_vite and await _is_client(socket, "/"):
+        if await _is_client(socket, "/"):
             return Seen.VITE
         page = await _get(socket, "/")
         if page is None:
             return Seen.SILENT
-        if may_be_vite:
-            for base in _bases(page):
-                if await _is_client(socket, base):
-                    return Seen.VITE
+        for base in _bases(page):
+            if await _is_client(socket, base):
+                return Seen.VITE
     except trio.TooSlowError:
         return Seen.NOTHING
     return Seen.HTTP

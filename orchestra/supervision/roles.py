@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from orchestra.child.sockets import in_order_of_preference
-from orchestra.config.plan import UNDECIDED, Role, base_name
+from orchestra.config.plan import Role, base_name
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RunTimeRoles:
                 if answering is None:
                     continue
                 first_answer = first_answer or now
-                if seen is Seen.HTTP and self._may_be_vite and now - first_answer < _SETTLE_TIME:
+                if seen is Seen.HTTP and now - first_answer < _SETTLE_TIME:
                     continue
                 self.see(process, seen)
                 return answering
@@ -92,14 +92,10 @@ class RunTimeRoles:
     async def _ask(self, socket: Address, leader: int) -> Seen:
         if NOT_HTTP & await self._run.runtime.programs(leader, socket.port):
             return Seen.SILENT
-        return await self._run.runtime.identify(socket, may_be_vite=self._may_be_vite)
+        return await self._run.runtime.identify(socket)
 
     def _is_open(self, process: str) -> bool:
         return self._roles.of(base_name(process)) is Role.UNDECIDED
-
-    @property
-    def _may_be_vite(self) -> bool:
-        return self._roles.frontend is UNDECIDED
 
     def see(self, process: str, seen: Seen) -> None:
         """Take account of what the sockets of a process have shown."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
@@ -35,10 +36,11 @@ from orchestra.supervision.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from orchestra.bus import Bus
     from orchestra.child.guard import Guard
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProcessPlan
-    from orchestra.events import Bus, Exit
+    from orchestra.events import Exit
     from orchestra.supervision.delivery import Sink
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.roles import RunTimeRoles
@@ -65,6 +67,7 @@ class Run:
         ConfigError: The plan cannot work.
 
     Attributes:
+        root: The project's folder.
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
         longest_stop: The longest stop timeout of a process.
@@ -91,6 +94,7 @@ class Run:
     ) -> None:
         depends_on = _checked_dependencies(plan)
         self.id = secrets.token_hex(8)
+        self.root = str(plan.procfile.parent if plan.procfile is not None else Path.cwd())
         self.runtime = runtime
         self.bus = bus
         self.window = window

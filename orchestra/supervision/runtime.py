@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 from msgspec import Struct
 
+from orchestra.bus import utc_now
 from orchestra.child import probe, sockets, table
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import run_child
-from orchestra.events import utc_now
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:

@@ -17,12 +17,15 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
-from orchestra.supervision.lifecycle import Broken, Stuck
+from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
+from orchestra.supervision.tracebacks import TracebackReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["IN_USE", "Symptoms", "Traceback", "port_clash"]
+    from orchestra.supervision.tracebacks import Failure
+
+__all__ = ["IN_USE", "Symptoms", "port_clash"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
@@ -46,9 +49,6 @@ _STARTED = re.compile(r"Started server process \[\d+\]")
 _WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")
 # The process that starts the servers, and outlives them.
 _RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
-# `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
-_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?")
 _KEPT_LINES = 20
 
 
@@ -75,35 +75,6 @@ def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) ->
     return "another program has the port that it wants", _OTHER_PORT_HINT
 
 
-class Traceback:
-    """Reads what a program writes, for the exception that it ends with.
-
-    Attributes:
-        error: The last line of the last traceback, if nothing was written after it.
-        last: The same, whatever was written after it.
-    """
-
-    __slots__ = ("_is_open", "error", "last")
-
-    def __init__(self) -> None:
-        self._is_open = False
-        self.error = ""
-        self.last = ""
-
-    def __repr__(self) -> str:
-        return f"<Traceback: {self.error or 'none'}>"
-
-    def see(self, line: str) -> None:
-        """Read one line, without colours."""
-        if not self._is_open:
-            if line.strip():
-                self.error = ""
-            self._is_open = _TRACEBACK.search(line) is not None
-        elif _EXCEPTION.fullmatch(line):
-            self.error = self.last = line
-            self._is_open = False
-
-
 class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
@@ -121,7 +92,7 @@ class Symptoms:
         self.new_server_seen = False
         self.watches = "hmr" in command
         self._last_line_at = 0.0
-        self._traceback = Traceback()
+        self._traceback = TracebackReader()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def __repr__(self) -> str:
@@ -131,31 +102,35 @@ class Symptoms:
         """Keep the last lines, which have no colours, for an explanation."""
         self._lines.extend(filter(None, map(str.strip, lines[-_KEPT_LINES:])))
 
-    def see(self, line: str, now: float) -> bool:
-        """Read one line of a server, without colours; return whether it announces a reload."""
+    def see(self, line: str, now: float) -> Reloading | Failure | None:
+        """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
         self._last_line_at = now
         # A plain word first: most lines match nothing, and some servers write thousands.
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()
-            return True
-        if not self.watches:
+            return Reloading(line.strip())
+        if not self.watches and ("atch" in line or "Restarting" in line):
             self.watches = _WATCHES.search(line) is not None
         if "Started" in line:
             self.new_server_seen = self.new_server_seen or _STARTED.search(line) is not None
             if found := _RELOADER.search(line):
                 self.reloader = int(found[1])
-        self._traceback.see(line)
-        return False
+        return self._traceback.see(line)
 
     def forget(self) -> None:
         """Forget what the last server was like: it is replaced."""
         self.new_server_seen = False
-        self._traceback = Traceback()
+        self._traceback = TracebackReader()
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
         return now - max(since, self._last_line_at) >= SILENT_AFTER_TRACEBACK
+
+    @property
+    def failure(self) -> Failure | None:
+        """The last exception that it has written, whatever was written after it."""
+        return self._traceback.last
 
     @property
     def error(self) -> str:
@@ -179,7 +154,8 @@ class Symptoms:
     def explanation(self) -> str:
         """Give the line that explains best why it did not come up; empty if there is none."""
         in_use = next(filter(IN_USE.search, reversed(self._lines)), "")
-        return in_use or self._traceback.last or (self._lines[-1] if self._lines else "")
+        last = self._traceback.last
+        return in_use or (last.line if last is not None else "") or (self._lines[-1] if self._lines else "")
 
     def shell_error(self) -> str:
         """Give the line in which the shell says that it cannot run a command; empty if there is none."""

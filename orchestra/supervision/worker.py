@@ -22,6 +22,7 @@ from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.delivery import ProcessOutput
+from orchestra.supervision.failures import ProcessErrors
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
     BackOffEnded,
@@ -70,6 +71,7 @@ class Worker:
         life: All that is known of it.
         newest: The newest event about it.
         output: What it writes.
+        errors: Its error, if it has one.
         dependents: The workers that wait for it.
     """
 
@@ -78,7 +80,8 @@ class Worker:
         self.output = ProcessOutput(plan, run.delivery, run.bus)
         self.dependents: list[Worker] = []
         self._run = run
-        self._handover = Handover(plan, run, output=self.output, on_fact=self._learn)
+        self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
+        self._handover = Handover(plan, run, output=self.output, errors=self.errors, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
@@ -144,6 +147,8 @@ class Worker:
         event = self._describe(before)
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
+            attempt = self._handover.current
+            self.errors.follow(self.life, before, attempt.symptoms if attempt is not None else None)
             self._run.changed(self, before)
             self.look_at_dependencies()
             for each in self.dependents:

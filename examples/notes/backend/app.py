@@ -134,7 +134,7 @@ def about(request: Request) -> Response:
     """Render a page on the server; its style sheet is Vite's, which works because both share one address."""
     facts = {
         "Address that you asked for": str(request.url),
-        "Came through": request.headers.get("via", "nobody: you are talking to Python directly"),
+        "Came through": request.headers.get("via", "no proxy: this is Python itself"),
         "Notes in memory": str(len(notes)),
         "Backend started": f"{STARTED:%Y-%m-%d %H:%M:%S} UTC",
         "Process id": str(os.getpid()),
@@ -147,7 +147,7 @@ def about(request: Request) -> Response:
 
 
 async def client_left(_request: Request, _error: Exception) -> Response:
-    """Close the books on a request whose client went away while sending it: nobody reads this answer."""
+    """Close the books on a request whose client went away while sending it: this answer is not read."""
     return problem(400, "the request was cut off")
 
 

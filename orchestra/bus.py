@@ -1,0 +1,128 @@
+"""The bus that carries the events of a run.
+
+Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`seq`), and hands the event to
+its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
+logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
+(`supervision/delivery`).
+
+Not here: what events there are (`events`), input or output, tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+
+from msgspec import structs
+
+from orchestra.events import Event, Notice, Stamped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestra.events import Level
+
+__all__ = ["Bus", "Observer", "utc_now"]
+
+logger = logging.getLogger(__name__)
+
+Observer: TypeAlias = Callable[[Event], object]
+# An observer with the kinds that it asked for; none means all of them.
+_Entry: TypeAlias = tuple[Observer, tuple[type[Stamped], ...]]
+_E = TypeVar("_E", bound=Stamped)
+
+
+def utc_now() -> datetime:
+    """Return the present time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Bus:
+    """Stamps every event and hands it to the observers that asked for its kind, without waiting or raising.
+
+    Args:
+        snapshot: Gives the events, stamped already, that bring a new observer up to date. They are replayed
+            to it in the same synchronous step in which it is added, so that it misses nothing and sees
+            nothing twice.
+        clock: Gives the present time, in UTC.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Iterable[Event]] = tuple,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._seq = 0
+        self._observers: list[_Entry] = []
+        # Answers of `wants`, which is asked for each request.
+        self._wanted: dict[type[Stamped], bool] = {}
+
+    def __repr__(self) -> str:
+        return f"<Bus with {len(self._observers)} observers>"
+
+    def subscribe(self, observer: Observer, *kinds: type[Stamped]) -> Callable[[], None]:
+        """Add an observer after replaying the snapshot to it.
+
+        Args:
+            observer: Called with every event from now on.
+            *kinds: The types of event that it is called with; all by default.
+
+        Returns:
+            A function that removes it again.
+        """
+        entry = observer, kinds
+        self._observers.append(entry)
+        self._wanted.clear()
+        for event in self._snapshot():
+            if not kinds or isinstance(event, kinds):
+                self._hand(entry, event)
+
+        return partial(self._remove, entry)
+
+    def wants(self, kind: type[Stamped]) -> bool:
+        """Whether an event of this kind has an observer; one without need not be built."""
+        found = self._wanted.get(kind)
+        if found is None:
+            found = any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
+            self._wanted[kind] = found
+        return found
+
+    def emit(self, event: _E) -> _E:
+        """Stamp an event, publish it, and return the stamped one."""
+        stamped = self.stamp(event)
+        self.publish(stamped)
+        return stamped
+
+    def stamp(self, event: _E) -> _E:
+        """Return an event with its number and time; `publish` it afterwards."""
+        self._seq += 1
+        return structs.replace(event, seq=self._seq, time=self._clock())
+
+    def publish(self, event: Stamped) -> None:
+        """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
+        for entry in tuple(self._observers):
+            if not entry[1] or isinstance(event, entry[1]):
+                self._hand(entry, event)
+
+    def notice(
+        self, code: str, text: str, *, level: Level = "warning", hint: str = "", process: str | None = None
+    ) -> None:
+        """Emit a `Notice`."""
+        self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
+
+    def _remove(self, entry: _Entry) -> None:
+        if entry in self._observers:
+            self._observers.remove(entry)
+            self._wanted.clear()
+
+    def _hand(self, entry: _Entry, event: Stamped) -> None:
+        try:
+            entry[0](cast("Event", event))  # every Stamped is one of the union
+        except Exception:
+            self._remove(entry)
+            logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])

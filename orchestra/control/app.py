@@ -1,0 +1,346 @@
+"""The control app: what is behind ``/__orchestra__/``, as an ASGI application.
+
+`doors` decides whether a request is admitted. What is here answers it:
+
+- `client.js`: the script that pages get, a static file.
+- `live`: a WebSocket for each page, over which `tabs` tells it what to do.
+- `state`, `healthz`, `readyz`: how the run is, now.
+- `events`: all events, as server-sent events whose data is a JSON line each.
+- `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and a line that
+  an error of this run has named: where it was raised, or a frame of its traceback. That the file is in the
+  project is checked after links were resolved, and the editor gets the resolved path.
+
+Every answer forbids other origins to embed it, and nothing is stored but the script. Bodies, messages, tabs
+and readers are bounded; what takes too long is ended by the server (`server`).
+
+Not here: connections, the server, which page is told what (`live`, `tabs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from contextlib import aclosing
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+import trio
+from msgspec import Struct, structs
+
+from orchestra.child.lines import without_colours
+from orchestra.control.doors import Request, admit, is_local
+from orchestra.control.editor import NO_EDITOR, editor_command
+from orchestra.control.live import Live
+from orchestra.events import OutputLine, OutputPaused, State, encode
+from orchestra.proxy.route import OWN_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+
+    from orchestra.config.plan import Plan
+    from orchestra.control.doors import Door, Refusal
+    from orchestra.control.live import Message, Receive, Scope, Send
+    from orchestra.control.tabs import Tabs
+    from orchestra.events import ErrorShown, Event, StateChanged
+
+__all__ = ["App", "View"]
+
+# An order is a path, a line and a token.
+MAX_BODY = 16384
+# Readers of events at once, and the events that may wait for each.
+MAX_READERS = 32
+MAX_EVENTS = 10_000
+# Seconds of silence after which a stream shows that it is alive, or finds out that its reader is not.
+HEARTBEAT = 20.0
+
+_Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+_EVERY_ANSWER: _Headers = (
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+    (b"X-Content-Type-Options", b"nosniff"),
+)
+_JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
+
+
+class View(Protocol):
+    """What is asked of a run; a `Supervisor` is one."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it follows."""
+
+    @property
+    def url(self) -> str | None:
+        """The one address."""
+
+    def snapshot(self) -> Mapping[str, StateChanged]:
+        """Return the newest state of every process."""
+
+    def events(self, *, limit: int) -> AsyncGenerator[Event, None]:
+        """Give all events."""
+
+
+class _Answer(Struct, frozen=True):
+    status: int
+    body: bytes = b""
+    media_type: bytes = _TEXT
+    headers: _Headers = ()
+
+
+class _State(Struct, frozen=True):
+    """What `state` gives."""
+
+    url: str | None
+    procfile: str | None
+    pid: int
+    processes: Sequence[StateChanged]
+    errors: Sequence[ErrorShown]
+
+
+class _Order(Struct, frozen=True):
+    """What `open` takes."""
+
+    file: str
+    line: int
+    token: str = ""
+
+
+class App:
+    """Answers what is asked under ``/__orchestra__/``.
+
+    Args:
+        view: The run.
+        tabs: The open pages.
+        token: What `open` needs at the browser's door.
+        launch: Starts a program, and does not wait for its end; raises `OSError`.
+        environ: The environment that tells of an editor.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        tabs: Tabs,
+        *,
+        token: str,
+        launch: Callable[[Sequence[str]], Awaitable[None]],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._view = view
+        self._tabs = tabs
+        self._token = token
+        self._launch = launch
+        self._environ = environ
+        self._readers = 0
+
+    async def __call__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI has it, that came in by `door`."""
+        request = _request(door, scope)
+        refusal = admit(request)
+        if refusal is not None:
+            await _answer(request, send, _refused(refusal))
+        elif request.name == "live":
+            await self._live(request, receive, send)
+        elif request.name == "events":
+            await self._events(request, receive, send)
+        else:
+            await _answer(request, send, await self._ask(request, receive))
+
+    async def _ask(self, request: Request, receive: Receive) -> _Answer:
+        match request.name:
+            case "client.js":
+                return self._script(request)
+            case "state":
+                return self._state()
+            case "readyz":
+                return self._readiness()
+            case "open":
+                return await self._open(request, receive)
+            case _:
+                return _Answer(200, b"ok\n")
+
+    def _script(self, request: Request) -> _Answer:
+        script, tag = self._script_and_tag
+        headers = (b"ETag", tag), (b"Cache-Control", b"no-cache")
+        if tag in request.headers.get(b"if-none-match", b""):
+            return _Answer(304, headers=headers)
+        return _Answer(200, script, b"text/javascript; charset=utf-8", headers)
+
+    @cached_property
+    def _script_and_tag(self) -> tuple[bytes, bytes]:
+        script = Path(__file__).with_name("client.js").read_bytes()
+        return script, b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
+
+    def _state(self) -> _Answer:
+        view, procfile = self._view, self._view.plan.procfile
+        state = _State(
+            url=view.url,
+            procfile=None if procfile is None else str(procfile),
+            pid=os.getpid(),
+            processes=tuple(view.snapshot().values()),
+            errors=tuple(self._tabs.errors.values()),
+        )
+        return _Answer(200, encode(state), _JSON)
+
+    def _readiness(self) -> _Answer:
+        plans = {plan.name: plan for plan in self._view.plan.processes}
+        missing = [
+            {"process": name, "state": state.state.value, "reason": state.reason}
+            for name, state in self._view.snapshot().items()
+            if not _is_up(state, is_awaited=name not in plans or plans[name].is_awaited)
+        ]
+        body = encode({"ready": not missing, "missing": missing})
+        return _Answer(503 if missing else 200, body, _JSON)
+
+    # --- Opening a file ---
+
+    async def _open(self, request: Request, receive: Receive) -> _Answer:
+        body = await _body(receive)
+        if body is None:
+            return _said(413, f"an order has at most {MAX_BODY} bytes")
+        try:
+            order = msgspec.json.decode(body, type=_Order)
+        except msgspec.DecodeError as exc:  # its ValidationError is one
+            return _said(400, f'it takes {{"file": ..., "line": ..., "token": ...}}: {exc}')
+        given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
+        if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):
+            return _said(403, "the token is not this run's: load the page again")
+        if not self._tabs.is_named(order.file, order.line):
+            return _said(403, f"no error of this run has named line {order.line} of {order.file}")
+        try:
+            path = Path(order.file).resolve(strict=True)
+        except (OSError, ValueError) as exc:
+            return _said(404, f"{order.file} cannot be found: {exc}")
+        project = self._project
+        if not Path(order.file).is_absolute() or not path.is_relative_to(project) or not path.is_file():
+            return _said(403, f"{order.file} is not a file of the project, which is {project}")
+        return await self._launch_editor(str(path), order.line)
+
+    @property
+    def _project(self) -> Path:
+        procfile = self._view.plan.procfile
+        return (Path() if procfile is None else procfile.parent).resolve()
+
+    async def _launch_editor(self, file: str, line: int) -> _Answer:
+        which = partial(shutil.which, path=self._environ.get("PATH"))
+        setting = self._view.plan.reload.editor
+        try:
+            command = editor_command(setting, file, line, environ=self._environ, which=which)
+            if command is None:
+                return _said(501, NO_EDITOR)
+            await self._launch(command)
+        except (OSError, ValueError) as exc:
+            text = f"the editor cannot be started: {exc}; set [reload] editor to a command that can"
+            return _said(501, text)
+        return _Answer(204)
+
+    # --- Streams ---
+
+    async def _events(self, request: Request, receive: Receive, send: Send) -> None:
+        if self._readers >= MAX_READERS:
+            await _answer(request, send, _said(503, f"{MAX_READERS} programs read the events already"))
+            return
+        self._readers += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                await send(_start(200, b"text/event-stream; charset=utf-8", ()))
+                nursery.start_soon(_beat, send)
+                nursery.start_soon(_send_events, self._view, send, nursery.cancel_scope)
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                nursery.cancel_scope.cancel()
+        finally:
+            self._readers -= 1
+
+    async def _live(self, request: Request, receive: Receive, send: Send) -> None:
+        live = Live(self._tabs, receive, send)
+        if not await live.run(is_local=is_local(request)):
+            text = "the run is over" if self._tabs.is_over else "there are too many open pages"
+            await _answer(request, send, _said(503, text))
+
+
+async def _send_events(view: View, send: Send, scope: trio.CancelScope) -> None:
+    """Send all events, as server-sent events; then end the stream."""
+    async with aclosing(view.events(limit=MAX_EVENTS)) as events:
+        async for event in events:
+            # As in the JSON lines: a line is told when it is whole, and without colours.
+            if isinstance(event, OutputPaused):
+                continue
+            if isinstance(event, OutputLine):
+                event = structs.replace(event, text=without_colours(event.text))  # noqa: PLW2901
+            await send(
+                {"type": "http.response.body", "body": b"data: %s\n\n" % encode(event), "more_body": True}
+            )
+    await send({"type": "http.response.body", "body": b""})
+    scope.cancel()
+
+
+async def _beat(send: Send) -> None:
+    while True:
+        # A comment, which readers leave alone.
+        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        await trio.sleep(HEARTBEAT)
+
+
+def _is_up(state: StateChanged, *, is_awaited: bool) -> bool:
+    """Whether a process is as far as it gets."""
+    return state.state in (State.READY, State.COMPLETED) or (state.state is State.RUNNING and not is_awaited)
+
+
+# --- ASGI ---
+
+
+def _request(door: Door, scope: Scope) -> Request:
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        headers[name.lower()] = headers[name.lower()] + b", " + value if name.lower() in headers else value
+    path: bytes = scope["raw_path"]
+    return Request(
+        door=door,
+        name=path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else "",
+        method=scope.get("method", "GET"),
+        is_websocket=scope["type"] == "websocket",
+        headers=headers,
+    )
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Receive a request's body; ``None`` if it is too long."""
+    body, has_more = b"", True
+    while has_more and len(body) <= MAX_BODY:
+        message = await receive()
+        body += message.get("body", b"")
+        has_more = message.get("more_body", False)
+    return body if len(body) <= MAX_BODY else None
+
+
+def _refused(refusal: Refusal) -> _Answer:
+    return _said(refusal.status, refusal.text, refusal.headers)
+
+
+def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:
+    return _Answer(status, f"{text}\n".encode("utf-8", "replace"), headers=headers)
+
+
+async def _answer(request: Request, send: Send, answer: _Answer) -> None:
+    kind = "websocket.http.response" if request.is_websocket else "http.response"
+    length = () if answer.status in (204, 304) else ((b"Content-Length", b"%d" % len(answer.body)),)
+    await send(_start(answer.status, answer.media_type, (*answer.headers, *length), kind=kind))
+    await send({"type": f"{kind}.body", "body": b"" if request.method == "HEAD" else answer.body})
+
+
+def _start(status: int, media_type: bytes, headers: _Headers, *, kind: str = "http.response") -> Message:
+    has_own = any(name == b"Cache-Control" for name, _ in headers)
+    return {
+        "type": f"{kind}.start",
+        "status": status,
+        "headers": [
+            *([] if status in (204, 304) else [(b"Content-Type", media_type)]),
+            *([] if has_own else [(b"Cache-Control", b"no-store")]),
+            *_EVERY_ANSWER,
+            *headers,
+        ],
+    }

@@ -1,0 +1,204 @@
+"""Puts a tag into one HTML document while it passes.
+
+Strategy. The tag belongs right after the start tag of ``head`` or, without one, before the first content:
+what follows the byte order mark, the doctype, the start tag of ``html``, comments and white space. Up to
+there the document is read token by token, as the HTML standard's tokenizer does (13.2.5); what comes later,
+be it ``</head>`` in a script's string, is not looked at. A token that is not complete yet is held back, and
+nothing else: all that was decided passes at once. So any splitting into pieces gives the same bytes.
+
+A document that is not in an encoding that has ASCII's bytes, one of XML whose root is not ``html``, and one
+without any content pass as they are.
+
+After the tag, the rest of the head is watched for a ``<meta>`` with a Content-Security-Policy. It governs
+only what follows it, so the tag is always before it.
+
+Not here: which documents get a tag, and which tag (`inject`).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Document"]
+
+# A licence in a comment has some hundred bytes; a longer token passes, and the document gets no tag.
+LONGEST_TOKEN = 16384
+# A token that has so many bytes is known, and lacks its `>`.
+_ENDS_BY_MARK = range(6, LONGEST_TOKEN)
+# Bytes of the head that are watched.
+WATCHED = 65536
+
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xfe\xff", b"\xff\xfe")
+# UTF-16 or UTF-32 without a mark.
+_WIDE = (b"\0", b"<\0")
+
+_BLANK = rb"[\t\n\f\r ]"
+# What ends a name also ends a whole tag's name.
+_NAME_END = rb"(?=[\t\n\f\r />])"
+# A `=` begins a name where no value can be; a value that has no end yet may not be taken for a name.
+_ATTRIBUTE = (
+    rb"[\t\n\f\r /]*+([^\t\n\f\r />][^\t\n\f\r />=]*+)"
+    rb"(?:[\t\n\f\r ]*+=[\t\n\f\r ]*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'][^\t\n\f\r >]*+)|(?=>))"
+    rb"|(?![\t\n\f\r ]*+=))"
+)
+_UNNAMED = re.sub(rb"\((?!\?)", rb"(?:", _ATTRIBUTE)
+_REST_OF_TAG = rb"(?:" + _UNNAMED + rb")*+[\t\n\f\r /]*+>"
+
+_blanks = re.compile(_BLANK + rb"+").match
+_open_tag = re.compile(rb"<(html|head)" + _NAME_END, re.IGNORECASE).match
+_whole_tag = re.compile(rb"<[a-z]++" + _REST_OF_TAG, re.IGNORECASE).match
+
+# What may stand in a head and is no markup there, metas, and the end of the head.
+_in_head = re.compile(
+    rb"<!--.*?(?:-->|\Z)|<(script|style|title|noscript|template)" + _NAME_END + rb".*?(?:</\1|\Z)"
+    rb"|<meta" + _NAME_END + rb"(?:(?P<meta>" + _REST_OF_TAG + rb")|.*)|(?P<end></head|<body)" + _NAME_END,
+    re.DOTALL | re.IGNORECASE,
+).finditer
+# What may still become a token of another kind than content.
+_UNDECIDED = frozenset(start[:size] for start in (b"<html", b"<head", b"<!-") for size in range(1, 6))
+_attributes = re.compile(_ATTRIBUTE).finditer
+
+
+class _At(Enum):
+    """How far the document has come."""
+
+    START = auto()
+    PROLOG = auto()
+    # After the start tag of `html`.
+    ROOT = auto()
+    # The tag is behind us, or there is no place for it.
+    DECIDED = auto()
+
+
+class _Token(Enum):
+    BLANK = auto()
+    # Or a doctype, or an instruction.
+    COMMENT = auto()
+    HTML = auto()
+    HEAD = auto()
+    CONTENT = auto()
+    # Which of these it is, or where it ends, cannot be said yet.
+    UNFINISHED = auto()
+
+
+class Document:
+    """One document that passes.
+
+    Args:
+        tag: What is put into it.
+        is_xml: It is XHTML.
+        on_policy: Called with each Content-Security-Policy of its head's ``<meta>`` elements.
+    """
+
+    def __init__(self, tag: bytes, *, is_xml: bool, on_policy: Callable[[str], object]) -> None:
+        self._tag = tag
+        self._is_xml = is_xml
+        self._on_policy = on_policy
+        self._at = _At.START
+        self._held = b""
+        self._watched: bytearray | None = None
+
+    def feed(self, data: bytes, *, is_last: bool) -> bytes:
+        """Take what has come of the document; return what passes."""
+        before = self._at
+        if before is _At.DECIDED:
+            self._watch(data, is_last=is_last)
+            return data
+        held, self._held = self._held, b""
+        if len(held) in _ENDS_BY_MARK and b">" not in data and not is_last:
+            # It would be read from its beginning for each of its pieces.
+            self._held = held + data
+            return b""
+        data = held + data
+        place = self._pass_prolog(data)
+        if self._at is not _At.DECIDED and not is_last:
+            self._held = data[place:]
+            return data[:place]
+        if self._watched is None:
+            return data
+        self._watch(data[place:], is_last=is_last)
+        return data[:place] + self._tag + data[place:]
+
+    def _pass_prolog(self, data: bytes) -> int:
+        """Return how much of `data` is decided; if `_watched` is there now, the tag belongs there."""
+        at = 0
+        if self._at is _At.START:
+            if data[:2] in _UTF_16:
+                self._at = _At.DECIDED
+            elif len(data) >= len(_BOM) or not any(mark.startswith(data) for mark in (_BOM, *_UTF_16)):
+                self._at = _At.PROLOG
+                at = len(_BOM) if data.startswith(_BOM) else 0
+        while self._at in (_At.PROLOG, _At.ROOT) and at < len(data):
+            token, end = _token(data, at, is_xml=self._is_xml)
+            if token is _Token.UNFINISHED and end - at <= LONGEST_TOKEN:
+                break
+            if token is _Token.UNFINISHED or (token is not _Token.BLANK and end - at > LONGEST_TOKEN):
+                self._at = _At.DECIDED
+            elif token in (_Token.HEAD, _Token.CONTENT):
+                if (self._at is _At.ROOT or not self._is_xml) and not data.startswith(_WIDE, at):
+                    self._watched = bytearray()
+                self._at = _At.DECIDED
+                return end if token is _Token.HEAD else at
+            elif token is _Token.HTML and not (self._is_xml and data.endswith(b"/>", at, end)):
+                self._at = _At.ROOT
+            at = end
+        return at
+
+    def _watch(self, data: bytes, *, is_last: bool) -> None:
+        """Look for policies, once all of the document is here or enough of it."""
+        watched = self._watched
+        if watched is None:
+            return
+        watched += data[: WATCHED - len(watched)]
+        if is_last or len(watched) == WATCHED:
+            self._watched = None
+            for policy in _policies(bytes(watched)):
+                self._on_policy(policy)
+
+
+def _token(data: bytes, at: int, *, is_xml: bool) -> tuple[_Token, int]:
+    """Return which token begins there, and where it ends; one that is not finished ends with the data."""
+    if match := _blanks(data, at):
+        return _Token.BLANK, match.end()
+    start = data[at : at + 6].lower()
+    kind, end = _Token.COMMENT, 0
+    if start.startswith(b"<!--"):
+        # `<!-->` and `<!--->` are whole comments, `<!--!>` is not.
+        ends = _after(b"-->", data, at + 2), _after(b"--!>", data, at + 4)
+        end = min(filter(None, ends), default=0)
+    elif start.startswith((b"<!", b"<?")) and start != b"<!-":
+        end = _after(b"?>" if is_xml and start.startswith(b"<?") else b">", data, at)
+    elif match := _open_tag(data, at):
+        kind = _Token.HTML if match[1].lower() == b"html" else _Token.HEAD
+        whole = _whole_tag(data, at)
+        end = whole.end() if whole else 0
+    elif start not in _UNDECIDED:
+        return _Token.CONTENT, at + 1
+    return (kind, end) if end else (_Token.UNFINISHED, len(data))
+
+
+def _after(mark: bytes, data: bytes, at: int) -> int:
+    """Return where the next such mark ends; 0 if there is none."""
+    found = data.find(mark, at)
+    return found + len(mark) if found >= 0 else 0
+
+
+def _policies(head: bytes) -> Iterator[str]:
+    """Return the policies of the ``<meta>`` elements of a head."""
+    for match in _in_head(head):
+        if match["end"]:
+            return
+        if meta := match["meta"]:
+            found: dict[str, str] = {}
+            for name, *values in map(re.Match.groups, _attributes(meta)):
+                value = next(filter(None, values), b"").decode("latin-1")
+                found.setdefault(name.decode("latin-1").lower(), html.unescape(value))
+            if found.get("http-equiv", "").strip().lower() == "content-security-policy":
+                yield found.get("content", "")

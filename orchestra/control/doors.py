@@ -1,0 +1,157 @@
+"""Which requests under ``/__orchestra__/`` are admitted, and by which door.
+
+There are two doors. Behind the *local* one, the unix socket, is a program of the same user: it may use
+everything. Behind the *browser's* one is the proxy, and so any web page, any program, and any machine that
+reaches the proxy. What it admits:
+
+- `client.js`, `live`, `healthz` and `readyz` to all that the proxy serves; `state`, `events` and `open` only
+  if the client *and* the Host are on loopback. The client's address is the one that the proxy has added to
+  ``X-Forwarded-For``; one before it that is not on loopback tells of a tunnel, and then the client is not.
+- Nothing to a page of another site or another port: ``Sec-Fetch-Site`` says so in all current browsers, and
+  ``Origin`` where a request could change or read something.
+- A request with neither is a program's, such as curl: it may ask `healthz` and `readyz`, and on loopback
+  `state` and `events`. A browser that shows a page over plain HTTP from another machine sends neither for a
+  script. Therefore `client.js`, which is the same for everyone, takes a ``Referer`` of our own origin
+  instead.
+
+Everything here is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
+
+Not here: the token and the files of `open` (`app`), which hosts the proxy serves at all (`proxy/forward`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from msgspec import Struct
+
+from orchestra.proxy.forward import literal_address
+from orchestra.proxy.head import match_host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Door", "Refusal", "Request", "admit", "is_local"]
+
+# Ours has no TLS.
+_SCHEME = b"http"
+_DEFAULT_PORT = b"80"
+
+
+# How a request has come in: over the unix socket, or through the proxy.
+Door: TypeAlias = Literal["local", "browser"]
+
+
+class _Endpoint(Struct, frozen=True):
+    """What is behind one name.
+
+    Attributes:
+        methods: That it answers to; none for a WebSocket.
+        is_for_all: The browser's door admits clients and hosts that are not on loopback.
+        is_for_programs: The browser's door admits requests without any sign of a page.
+    """
+
+    methods: tuple[str, ...]
+    is_for_all: bool = False
+    is_for_programs: bool = False
+
+
+_READING = ("GET", "HEAD")
+_ENDPOINTS = {
+    "client.js": _Endpoint(_READING, is_for_all=True),
+    "live": _Endpoint((), is_for_all=True),
+    "healthz": _Endpoint(_READING, is_for_all=True, is_for_programs=True),
+    "readyz": _Endpoint(_READING, is_for_all=True, is_for_programs=True),
+    "state": _Endpoint(_READING, is_for_programs=True),
+    "events": _Endpoint(("GET",), is_for_programs=True),
+    "open": _Endpoint(("POST",)),
+}
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A request, as far as it matters here.
+
+    Attributes:
+        name: What follows ``/__orchestra__/``, as it was sent.
+        headers: By lower-case name; values of the same name are joined by commas.
+    """
+
+    door: Door
+    name: str
+    method: str = "GET"
+    is_websocket: bool = False
+    headers: Mapping[bytes, bytes]
+
+
+class Refusal(Struct, frozen=True):
+    """Why a request is not admitted.
+
+    Attributes:
+        headers: That the answer has beside those of every answer.
+    """
+
+    status: int
+    text: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def admit(request: Request) -> Refusal | None:
+    """Say why a request is refused; ``None`` if it may go on."""
+    endpoint = _ENDPOINTS.get(request.name)
+    if endpoint is None:
+        return Refusal(404, f"orchestra has nothing called {request.name[:100]!r}")
+    if request.door == "browser" and (reason := _foreign(request, endpoint)):
+        return Refusal(403, reason)
+    if request.is_websocket == (not endpoint.methods) and request.method in (endpoint.methods or ("GET",)):
+        return None
+    if not endpoint.methods:
+        return Refusal(426, f"{request.name} is a WebSocket", ((b"Upgrade", b"websocket"),))
+    methods = ", ".join(endpoint.methods)
+    return Refusal(405, f"{request.name} takes {methods}", ((b"Allow", methods.encode("ascii")),))
+
+
+def is_local(request: Request) -> bool:
+    """Whether the client and the host that it asks for are on this machine."""
+    if request.door == "local":
+        return True
+    addresses = request.headers.get(b"x-forwarded-for", b"").split(b",")
+    host = match_host(request.headers.get(b"host", b""))
+    return host is not None and _is_loopback(host[1]) and all(map(_is_loopback, addresses))
+
+
+def _foreign(request: Request, endpoint: _Endpoint) -> str:
+    """Say what keeps a request out of the browser's door; empty if nothing does."""
+    headers = request.headers
+    site, origin, host = (headers.get(name) for name in (b"sec-fetch-site", b"origin", b"host"))
+    if site is not None and site not in (b"same-origin", b"none"):
+        return f"a page of another origin may not use {request.name}"
+    if origin is not None and not _is_own(origin, host):
+        return f"a page of another origin may not use {request.name}"
+    if not endpoint.is_for_all and not is_local(request):
+        return f"{request.name} is for this machine: its client and its Host have to be on loopback"
+    is_of_page = site is not None or origin is not None
+    if not is_of_page and request.name == "client.js":
+        is_of_page = _is_own(b"/".join(headers.get(b"referer", b"").split(b"/")[:3]), host)
+    if not is_of_page and not endpoint.is_for_programs:
+        return f"{request.name} is for pages of this origin"
+    return ""
+
+
+def _is_own(origin: bytes, host: bytes | None) -> bool:
+    """Whether an origin has exactly our scheme, and the host and port of the Host."""
+    scheme, _, authority = origin.partition(b"://")
+    place = _place(authority)
+    return scheme.lower() == _SCHEME and place is not None and place == _place(host or b"")
+
+
+def _place(authority: bytes) -> tuple[bytes, bytes] | None:
+    match = match_host(authority)
+    return (match[1].lower(), match[2] or _DEFAULT_PORT) if match and match[1] else None
+
+
+def _is_loopback(name: bytes) -> bool:
+    address = literal_address(name.decode("latin-1").strip().lower().removesuffix("."))
+    if address is None:
+        return False
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback

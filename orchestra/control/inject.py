@@ -1,0 +1,214 @@
+"""Which documents get orchestra's script, and how the answers that carry them change.
+
+Strategy. A browser says what it opens in a window (Fetch Metadata); without that, a request that asks for
+HTML counts. Only such a request is forwarded with ``Accept-Encoding: identity``, and only HTML that answers
+it is changed. Its head is made true again: it has no length, digest or ranges any more, and its ``ETag`` is
+weak, by which ``If-None-Match`` still matches (RFC 9110 8.8.3.2) and ``If-Range`` does not. The answers to
+HEAD, and 304 and 206, get the same head as the document itself; a 206 has bytes of the document as it was.
+
+A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document then passes
+as it is, and one notice says why. The same is true of a document that is compressed all the same.
+
+Not here: where the script is put (`document`), what a policy allows (`csp`), what the script does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import structs
+
+from orchestra.control.csp import SCRIPT, Origin, forbids_connection, judge
+from orchestra.control.document import Document
+from orchestra.proxy.forward import times_passed
+from orchestra.proxy.pages import Page
+from orchestra.proxy.route import is_for_a_window, is_websocket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestra.bus import Bus
+    from orchestra.config.schema import ReloadSettings
+    from orchestra.events import UpstreamName
+    from orchestra.proxy.head import RequestHead, ResponseHead
+
+__all__ = ["Injector"]
+
+_Head = TypeVar("_Head", "RequestHead", "ResponseHead")
+
+_DOCUMENT = (b"document", b"iframe", b"frame")
+_METHODS = (b"GET", b"HEAD", b"POST")
+# Libraries that put what they get into a page say so.
+_FRAGMENT = frozenset({b"hx-request", b"turbo-frame"})
+_XML = b"application/xhtml+xml"
+_HTML = (b"text/html", _XML)
+_charset = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE).search
+# In these, the bytes of a tag are those of ASCII, wherever they stand.
+_has_ascii = re.compile(
+    rb"utf-?8|(?:us-)?ascii|latin-?1|iso[-_]?8859-\d+|(?:windows-|cp)125\d|gbk|gb2312|gb18030|big5|shift[-_]jis"
+    rb"|euc-(?:jp|kr)|koi8-[ru]",
+    re.IGNORECASE,
+).fullmatch
+# What is true of the document only as it was; trailers do not pass.
+_UNTRUE: dict[bytes, bytes | None] = dict.fromkeys(
+    (b"digest", b"content-digest", b"repr-digest", b"content-md5", b"accept-ranges", b"trailer")
+)
+# An application may make a policy for each page.
+_MOST_NOTICES = 20
+
+_POLICY_HINT = (
+    "While you develop, let script-src and connect-src have 'self', or set [reload] enabled = false in the"
+    " settings."
+)
+_COMPRESSED_HINT = "Turn its compression off while you develop."
+
+
+class Injector:
+    """Puts the script into the pages of one run.
+
+    Args:
+        settings: What the script is for.
+        bus: Where it is reported that pages cannot have it.
+    """
+
+    def __init__(self, settings: ReloadSettings, bus: Bus) -> None:
+        self._bus = bus
+        self._sides: set[UpstreamName] = set()
+        shows = settings.overlay or settings.console
+        if shows:
+            self._sides |= {"backend", "frontend"}
+        if settings.pages != "none":
+            self._sides |= {"backend", "orchestra"}
+        if settings.pages == "all":
+            self._sides.add("frontend")
+        self._said: set[tuple[str, str]] = set()
+
+    def asks(self, head: RequestHead) -> RequestHead | None:
+        """See `Pages.asks`."""
+        values = head.values
+        destination = values.get(b"sec-fetch-dest")
+        if (destination not in _DOCUMENT) if destination is not None else not is_for_a_window(head):
+            return None
+        if head.method not in _METHODS or not _FRAGMENT.isdisjoint(values) or not self._sides:
+            return None
+        if values.get(b"x-requested-with", b"").lower() == b"xmlhttprequest" or is_websocket(head):
+            return None
+        # The one in front of us gives the page its script.
+        if b"via" in values and times_passed(head):
+            return None
+        return _edited(head, {b"accept-encoding": b"identity"})
+
+    def begin(self, request: RequestHead, answer: ResponseHead, upstream: UpstreamName) -> Page | None:
+        """See `Pages.begin`."""
+        values, status = answer.values, answer.status
+        if upstream not in self._sides:
+            return None
+        if status == 304:
+            # What the client has, and means, is the document with the script if its ETag is ours.
+            etag = values.get(b"etag")
+            is_ours = etag is not None and _weak(etag) in request.values.get(b"if-none-match", b"")
+            return Page(_changed(answer, keeps_length=False)) if is_ours else None
+        if not _is_document(answer):
+            return None
+        coding = values.get(b"content-encoding", b"identity").lower()
+        if coding != b"identity":
+            self._report_coding(upstream, coding.decode("latin-1"))
+            return None
+        origin = Origin.of(request)
+        verdict = judge(values.get(b"content-security-policy", b"").decode("latin-1"), origin)
+        if verdict.fault:
+            self._report_policy(upstream, verdict.fault)
+            return None
+        if status == 206:
+            return Page(_changed(answer, keeps_length=True))
+        head = _changed(answer, keeps_length=False)
+        if request.method == b"HEAD":
+            return Page(head)
+        tag = _tag(request, status, upstream, verdict.nonce).encode("ascii")
+
+        def see(policy: str) -> None:
+            if fault := forbids_connection(policy, origin):
+                self._report_policy(upstream, fault)
+
+        return Page(head, Document(tag, is_xml=answer.media_type == _XML, on_policy=see).feed)
+
+    def tag(self, request: RequestHead, status: int) -> str:
+        """See `Pages.tag`."""
+        is_page = "orchestra" in self._sides and self.asks(request) is not None
+        return _tag(request, status, "orchestra") if is_page else ""
+
+    def _report_policy(self, upstream: UpstreamName, fault: str) -> None:
+        text = (
+            f"a Content-Security-Policy of the {upstream} forbids orchestra's script ({fault}): its pages do"
+            " not reload by themselves and show no errors"
+        )
+        self._report("page-policy", text, _POLICY_HINT)
+
+    def _report_coding(self, upstream: UpstreamName, coding: str) -> None:
+        text = (
+            f"the {upstream} sends pages as {coding}, which they were not asked for in: they do not reload by"
+            " themselves and show no errors"
+        )
+        self._report("page-compressed", text, _COMPRESSED_HINT)
+
+    def _report(self, code: str, text: str, hint: str) -> None:
+        """Say it, once."""
+        if (code, text) not in self._said and len(self._said) < _MOST_NOTICES:
+            self._said.add((code, text))
+            self._bus.notice(code, text, hint=hint)
+
+
+def _is_document(answer: ResponseHead) -> bool:
+    """Whether an answer brings a document that may be changed."""
+    values, status = answer.values, answer.status
+    if answer.media_type not in _HTML or answer.length == 0 or status in (204, 205) or 300 <= status < 400:
+        return False
+    disposition = values.get(b"content-disposition", b"").partition(b";")[0].strip().lower()
+    if disposition == b"attachment" or answer.has_token(b"cache-control", b"no-transform"):
+        return False
+    charset = _charset(values[b"content-type"])
+    return charset is None or _has_ascii(charset[1]) is not None
+
+
+def _changed(answer: ResponseHead, *, keeps_length: bool) -> ResponseHead:
+    """Return the head of an answer whose document gets the script."""
+    changes = dict(_UNTRUE)
+    if not keeps_length:
+        changes[b"content-length"] = None
+    if etag := answer.values.get(b"etag"):
+        changes[b"etag"] = _weak(etag)
+    head = _edited(answer, changes)
+    return head if keeps_length else structs.replace(head, length=None)
+
+
+def _weak(etag: bytes) -> bytes:
+    return etag if etag.startswith(b"W/") else b"W/" + etag
+
+
+def _edited(head: _Head, changes: Mapping[bytes, bytes | None]) -> _Head:
+    """Return a head in which fields that it has have another value; ``None``: are not there."""
+    if head.values.keys().isdisjoint(changes):
+        return head
+    lines, left = [], dict(changes)
+    for line in head.lines:
+        name = line.partition(b":")[0]
+        value = left.pop(name.lower(), None)
+        if name.lower() not in changes:
+            lines.append(line)
+        elif value is not None:
+            lines.append(b"%b: %b" % (name, value))
+    values = {name: changes.get(name, value) for name, value in head.values.items()}
+    return structs.replace(head, lines=lines, values={name: v for name, v in values.items() if v is not None})
+
+
+def _tag(request: RequestHead, status: int, upstream: UpstreamName, nonce: str = "") -> str:
+    # An attribute without a value would be no XML.
+    attributes = [f'src="{SCRIPT}" async="" data-page="{upstream}"']
+    if request.method == b"POST":
+        attributes.append('data-method="POST"')
+    if status != 200:
+        attributes.append(f'data-status="{status}"')
+    if nonce:
+        attributes.append(f'nonce="{nonce}"')
+    return f"<script {' '.join(attributes)}></script>"

@@ -1,0 +1,102 @@
+"""What goes over `live`, as JSON texts: what a page says of itself, and what it is told.
+
+A text has at most 64 KiB, whatever a program has written: of an error that is longer, less is told.
+
+Not here: which page is told what (`tabs`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from msgspec import Meta, Struct, json
+
+from orchestra.child.lines import without_colours
+from orchestra.events import encode
+
+if TYPE_CHECKING:
+    from orchestra.events import ErrorShown, OutputLine
+
+__all__ = ["MAX_MESSAGE", "Page", "Source", "error_text", "log_text", "read_page", "text_of"]
+
+MAX_MESSAGE = 65536
+# How much is told of an error: frames and lines, and the characters of each. The last fits in any case.
+_ERROR_SIZES = ((50, 2000), (20, 400), (5, 100))
+# Characters of a line of output that the browser's console gets.
+_MAX_LINE = 2000
+# Where the level stands in a line of a log.
+_LEVEL_WITHIN = 200
+_is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b").search
+_is_warning = re.compile(r"\bWARN(?:ING)?\b|\w+Warning:").search
+
+Source: TypeAlias = Literal["backend", "frontend", "orchestra"]
+
+
+class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
+    """What a page says of itself, once after each connect.
+
+    Attributes:
+        source: What its document came from; ``from`` in JSON.
+        age: Milliseconds since the document's first byte arrived.
+    """
+
+    source: Source
+    age: Annotated[float, Meta(ge=0)]
+
+
+def read_page(text: str) -> Page:
+    """Read what a page says of itself; keys that are not known are left alone.
+
+    Raises:
+        msgspec.ValidationError: It says something else.
+        msgspec.DecodeError: It is not JSON.
+    """
+    return json.decode(text, type=Page)
+
+
+def text_of(kind: str, **fields: object) -> str:
+    """Write a message for a page."""
+    return encode({"type": kind, **fields}).decode("utf-8")
+
+
+def error_text(event: ErrorShown) -> str:
+    """Write the message that shows an error."""
+    text = ""
+    for count, size in _ERROR_SIZES:
+        text = _error_text(event, count, size)
+        if len(text.encode("utf-8")) <= MAX_MESSAGE:
+            break
+    return text
+
+
+def _error_text(event: ErrorShown, count: int, size: int) -> str:
+    frames = [
+        {
+            "file": frame.file[:size],
+            "line": frame.line,
+            "function": frame.function[:size],
+            "code": frame.code[:size],
+        }
+        for frame in event.frames[-count:]
+    ]
+    return text_of(
+        "error",
+        process=event.process,
+        error_type=event.error_type[:size],
+        message=event.message[:size],
+        file=event.file and event.file[:size],
+        line=event.line,
+        frames=frames,
+        exit=event.exit,
+        lines=[line[:size] for line in event.last_lines[-count:]],
+        fatal=event.is_fatal,
+    )
+
+
+def log_text(event: OutputLine) -> str:
+    """Write the message that shows a line of output, with the level that stands in it."""
+    text = without_colours(event.text)[:_MAX_LINE]
+    begin = text[:_LEVEL_WITHIN]
+    level = "error" if _is_error(begin) else "warning" if _is_warning(begin) else "info"
+    return text_of("log", process=event.process, level=level, text=text)

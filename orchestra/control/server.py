@@ -1,0 +1,207 @@
+"""The control app of a run: its two doors, and the orders that the run gives to open pages.
+
+The local door is a unix socket, which is bound at the start; programs of other users are turned away by the
+credentials that the system gives. The browser's door is `connect`: the proxy gets one end of a socket pair,
+and what comes out of the other one has come through the proxy. So neither can be mistaken for the other.
+
+Hypercorn and the app are imported when the first connection comes, in a thread: a run that shows no page pays
+for none of it. What pages have to be told is remembered from the start (`tabs`).
+
+Resource handling: when `run` returns or is cancelled, all connections are closed and the unix socket is
+removed. Connections are shut down before the tasks that serve them are cancelled: then none of these waits.
+
+Not here: requests and answers (`app`, `worker`), the folder of the socket (`sockets`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.control import sockets
+from orchestra.control.tabs import Tabs
+from orchestra.events import ErrorCleared, ErrorShown, OutputLine, StateChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from orchestra.bus import Bus
+    from orchestra.control.app import View
+    from orchestra.control.doors import Door
+    from orchestra.control.worker import Worker
+    from orchestra.events import Event
+
+__all__ = ["Control"]
+
+logger = logging.getLogger(__name__)
+
+# Connections of local programs at once; there is no use for more.
+MAX_LOCAL = 64
+# Seconds for pages to take note that the run ends: their browsers answer at once.
+CLOSE_LIMIT = 0.5
+# The pause after accept has failed, for want of descriptors as a rule.
+ACCEPT_PAUSE = 0.1
+
+
+class Control:
+    """Serves the control app, and tells pages what to do.
+
+    Args:
+        view: The run.
+        bus: Its events.
+        is_backend: Tells whether a process is behind the backend.
+        environ: The environment: where sockets are put, and which editor there is.
+
+    Attributes:
+        path: The unix socket; ``None`` if there is none.
+        reload: Has pages reload; see `Tabs.reload`.
+        swap_styles: Has stylesheets loaded again; see `Tabs.swap_styles`.
+    """
+
+    def __init__(
+        self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
+    ) -> None:
+        self.path: Path | None = None
+        self._view = view
+        self._bus = bus
+        self._environ = environ
+        self._token = secrets.token_urlsafe(24)
+        self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
+        self.reload, self.swap_styles = tabs.reload, tabs.swap_styles
+        self._worker: Worker | None = None
+        self._loading = trio.Lock()
+        self._connections: dict[socket.socket, Door] = {}
+        self._ended = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        return f"<Control at {self.path}, {len(self._connections)} connections, {self._tabs!r}>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        local = self._bind()
+        kinds: list[type[Event]] = [StateChanged, ErrorShown, ErrorCleared]
+        if self._view.plan.reload.console:
+            kinds.append(OutputLine)
+        unsubscribe = self._bus.subscribe(self._observe, *kinds)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    if local is not None:
+                        nursery.start_soon(self._accept, local.listener, nursery)
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None
+                    for sock in self._connections:
+                        with suppress(OSError):
+                            sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            unsubscribe()
+            if local is not None:
+                local.close()
+
+    def connect(self) -> socket.socket:
+        """Connect to the browser's door; return our end.
+
+        Raises:
+            ConnectionRefusedError: `run` does not run.
+            OSError: No descriptors are left.
+        """
+        if self._nursery is None:
+            raise ConnectionRefusedError
+        ours, theirs = socket.socketpair()
+        self._serve_soon(self._nursery, ours, "browser")
+        return theirs
+
+    async def close(self) -> None:
+        """Say to all pages that the run ends; wait until they have heard it, a moment at most."""
+        self._tabs.end()
+        with trio.move_on_after(CLOSE_LIMIT):
+            while self._tabs:
+                await self._ended.park()
+
+    def _bind(self) -> sockets.LocalSocket | None:
+        try:
+            local = sockets.bind(self._environ, pid=os.getpid())
+        except OSError as exc:
+            hint = "Set XDG_RUNTIME_DIR to a folder of your own with a short path."
+            self._bus.notice("no-control-socket", f"this run has no control socket: {exc}", hint=hint)
+            return None
+        self.path = local.path
+        return local
+
+    def _observe(self, event: Event) -> None:
+        self._tabs.observe(event, trio.current_time())
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                continue
+            except OSError:
+                await trio.sleep(ACCEPT_PAUSE)
+                continue
+            if sockets.peer_uid(sock) == os.getuid() and self._has_room():
+                self._serve_soon(nursery, sock, "local")
+            else:
+                sock.close()
+            # It would live on here until the next one comes.
+            del sock
+
+    def _has_room(self) -> bool:
+        return sum(door == "local" for door in self._connections.values()) < MAX_LOCAL
+
+    def _serve_soon(self, nursery: trio.Nursery, sock: socket.socket, door: Door) -> None:
+        self._connections[sock] = door
+        nursery.start_soon(self._serve, sock, door)
+
+    async def _serve(self, sock: socket.socket, door: Door) -> None:
+        try:
+            async with self._loading:
+                if self._worker is None:
+                    self._worker = await trio.to_thread.run_sync(self._load)
+            await self._worker.serve(sock, door)
+        except Exception:
+            logger.exception("a bug in orchestra ended one connection to its control app")
+        finally:
+            del self._connections[sock]
+            sock.close()
+            self._ended.unpark_all()
+
+    def _load(self) -> Worker:
+        """Import what serves; takes a tenth of a second."""
+        from orchestra.control.app import App  # noqa: PLC0415
+        from orchestra.control.worker import Worker  # noqa: PLC0415
+
+        app = App(self._view, self._tabs, token=self._token, launch=self._launch, environ=self._environ)
+        return Worker(app)
+
+    async def _launch(self, command: Sequence[str]) -> None:
+        """Start an editor; say so if it fails."""
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=self._environ,
+        )
+        if self._nursery is not None:
+            self._nursery.start_soon(self._watch, process, command[0])
+
+    async def _watch(self, process: trio.Process, name: str) -> None:
+        if code := await process.wait():
+            hint = 'Set [reload] editor to a command that opens a file: "code -g {file}:{line}".'
+            self._bus.notice("editor-failed", f"{name} could not open a file: exit code {code}", hint=hint)

@@ -1,0 +1,152 @@
+"""The unix socket of the local door: its folder, its name, and which user is at the other end.
+
+The folder is `orchestra` in the user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the
+folder for temporary files. Any user may create something of that name in the latter, so it is used only if it
+is a folder, no link, and ours; then no other user gets into it, and what we do in it is not raced.
+
+A socket that a killed run has left is replaced; one that is answered never is.
+
+Not here: what is served over it (`server`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LocalSocket", "bind", "peer_uid"]
+
+# The smallest `sun_path` of our systems (macOS), with its closing zero.
+_MAX_PATH = 104
+# Sockets of one process: several runs in it, as tests have them.
+_MOST_NAMES = 100
+_BACKLOG = 16
+# <sys/un.h> of macOS: the level, the option, and `struct xucred` up to its user.
+_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"), 76
+
+
+class LocalSocket:
+    """A listening unix socket that is removed when it is closed.
+
+    Attributes:
+        path: Where it is.
+        listener: The socket.
+    """
+
+    def __init__(self, path: Path, listener: socket.socket) -> None:
+        self.path = path
+        self.listener = listener
+        self._inode = path.lstat().st_ino
+
+    def __repr__(self) -> str:
+        return f"<LocalSocket {self.path}>"
+
+    def close(self) -> None:
+        """Close it, and remove its file, unless that is another one by now."""
+        with suppress(OSError):
+            if self.path.lstat().st_ino == self._inode:
+                self.path.unlink()
+        self.listener.close()
+
+
+def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
+    """Listen on a unix socket of a run's own.
+
+    Args:
+        environ: The environment.
+        pid: Of the process that the run is in; the socket is called after it.
+
+    Raises:
+        OSError: That is not possible; the message names the path and the cause.
+    """
+    failure: OSError | None = None
+    for folder in _folders(environ):
+        try:
+            _secure(folder)
+            return _bind_in(folder, pid)
+        except OSError as exc:
+            failure = failure or exc
+    assert failure is not None  # noqa: S101 - there is a folder
+    raise failure
+
+
+def _folders(environ: Mapping[str, str]) -> list[Path]:
+    temporary = Path(environ.get("TMPDIR") or tempfile.gettempdir()) / f"orchestra-{os.getuid()}"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    return [Path(runtime) / "orchestra", temporary] if runtime.startswith("/") else [temporary]
+
+
+def _secure(folder: Path) -> None:
+    """Make a folder that only this user gets into, or see to it that it is one."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, f"{folder} is not a folder of its own")
+    if found.st_uid != os.getuid():
+        raise OSError(errno.EPERM, f"{folder} belongs to another user (uid {found.st_uid})")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+
+
+def _bind_in(folder: Path, pid: int) -> LocalSocket:
+    for number in range(_MOST_NAMES):
+        path = folder / (f"{pid}.{number}.sock" if number else f"{pid}.sock")
+        if len(os.fsencode(path)) >= _MAX_PATH:
+            raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a unix socket")
+        if path.is_symlink() or (path.exists() and _is_live(path)):
+            continue
+        path.unlink(missing_ok=True)
+        return _listen(path)
+    raise OSError(errno.EADDRINUSE, f"{folder} has {_MOST_NAMES} sockets of this process")
+
+
+def _is_live(path: Path) -> bool:
+    """Whether something accepts there. What is not a socket, or cannot be asked, counts as well."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return not stat.S_ISSOCK(path.lstat().st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def _listen(path: Path) -> LocalSocket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(os.fspath(path))
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        return LocalSocket(path, listener)
+    except BaseException:
+        listener.close()
+        raise
+
+
+def peer_uid(sock: socket.socket) -> int | None:
+    """Return the user of the process at the other end; ``None`` if the system does not tell."""
+    try:
+        if sys.platform == "linux":
+            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        else:
+            _, uid = _XUCRED.unpack_from(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE))
+    except (OSError, struct.error):
+        return None
+    return int(uid)

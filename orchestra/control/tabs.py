@@ -1,0 +1,257 @@
+"""The open tabs, and what each of them has to be told.
+
+A reload is due once whenever a child of the backend that has not been ready before becomes ready: in tabs
+whose page came from the backend (`[reload] pages`) or from orchestra itself. A tab that connects says how old
+its page is. If the backend has become ready since then, it is told to reload at once. So it does not matter
+when a connection is lost: a page is reloaded exactly if it is older than the backend, and the page that it
+becomes never is.
+
+Errors, and the log, are for tabs on this machine alone; a tab that comes later is told the errors that still
+stand.
+
+Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
+connects again, and is then told what counts.
+
+Pure: `now` is in seconds on any clock that does not jump. Not here: connections (`app`), whether a tab is on
+this machine (`doors`), the form of a message (`messages`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+from orchestra.control.messages import error_text, log_text, text_of
+from orchestra.events import ErrorCleared, ErrorShown, OutputLine, ReloadSent, State, StateChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestra.config.schema import ReloadSettings
+    from orchestra.control.messages import Page
+    from orchestra.events import Event
+
+__all__ = ["Tab", "Tabs"]
+
+# More than a person has open.
+MAX_TABS = 100
+# Texts that may wait for one tab.
+MAX_WAITING = 200
+# Lines of output that tabs get a second, and at once after a pause: a browser's console is slow.
+LOG_RATE = 50.0
+LOG_BURST = 200.0
+# Files and lines of errors that may be opened; the newest ones.
+MAX_NAMED = 2000
+
+
+class Tab:
+    """One open page.
+
+    Args:
+        wake: Called when there is something to `take`.
+        is_local: It is on this machine.
+
+    Attributes:
+        page: What it has said of itself; ``None`` before that.
+        is_overrun: It has not read for so long that something was lost.
+    """
+
+    page: Page | None = None
+    is_overrun = False
+
+    def __init__(self, wake: Callable[[], object], *, is_local: bool) -> None:
+        self.is_local = is_local
+        self._wake = wake
+        self._texts: deque[str] = deque()
+
+    def tell(self, text: str) -> None:
+        """Have a text sent."""
+        self.is_overrun = self.is_overrun or len(self._texts) >= MAX_WAITING
+        if not self.is_overrun:
+            self._texts.append(text)
+        self._wake()
+
+    def take(self) -> str | None:
+        """Return the next text that is to be sent, if there is one."""
+        return self._texts.popleft() if self._texts else None
+
+
+class Tabs:
+    """All open tabs of a run.
+
+    Args:
+        policy: Which of them reload, and what they show.
+        token: What a tab on this machine has to show to open a file.
+        is_backend: Tells whether a process is behind the backend.
+        emit: Where `ReloadSent` goes.
+
+    Attributes:
+        errors: That are shown now, by process.
+        is_over: The run ends.
+    """
+
+    def __init__(
+        self,
+        policy: ReloadSettings,
+        *,
+        token: str,
+        is_backend: Callable[[str], bool],
+        emit: Callable[[ReloadSent], object],
+    ) -> None:
+        self.errors: dict[str, ErrorShown] = {}
+        self.is_over = False
+        self._policy = policy
+        self._token = token
+        self._is_backend = is_backend
+        self._emit = emit
+        self._tabs: dict[Tab, None] = {}
+        self._named: dict[tuple[str, int], None] = {}
+        # In the order of the plan: a snapshot comes first.
+        self._states: dict[str, StateChanged] = {}
+        # The newest child of each process that has been ready, and since when it is.
+        self._ready: dict[str, tuple[object, float]] = {}
+        self._log_credit, self._logged_at, self._left_out = LOG_BURST, -inf, 0
+
+    def __repr__(self) -> str:
+        return f"<Tabs: {len(self._tabs)} open, {len(self.errors)} errors>"
+
+    def __len__(self) -> int:
+        return len(self._tabs)
+
+    # --- Tabs come and go ---
+
+    def connect(self, wake: Callable[[], object], *, is_local: bool) -> Tab | None:
+        """Add a tab, and greet it; ``None`` if there are too many, or the run is over."""
+        if self.is_over or len(self._tabs) >= MAX_TABS:
+            return None
+        tab = Tab(wake, is_local=is_local)
+        self._tabs[tab] = None
+        policy, more = self._policy, {}
+        if is_local:
+            more = {"token": self._token, "overlay": policy.overlay, "console": policy.console}
+        tab.tell(text_of("hello", local=is_local, **more))
+        if is_local and policy.overlay:
+            for error in self.errors.values():
+                tab.tell(error_text(error))
+        return tab
+
+    def disconnect(self, tab: Tab) -> None:
+        """Forget a tab."""
+        self._tabs.pop(tab, None)
+
+    def show(self, tab: Tab, page: Page, now: float) -> None:
+        """Take note of a tab's page; one that is older than the backend is told to reload."""
+        tab.page = page
+        process = self._asked()
+        if process is not None and self._reloads(tab) and now - page.age / 1000 < self._ready[process][1]:
+            self._tell_reload([tab], f"{process} is ready")
+
+    # --- What happens in the run ---
+
+    def observe(self, event: Event, now: float) -> None:
+        """Take note of an event, and tell what follows from it."""
+        match event:
+            case StateChanged():
+                self._observe_state(event, now)
+            case ErrorShown():
+                self.errors[event.process] = event
+                self._remember(event)
+                if self._policy.overlay:
+                    self._tell_local(error_text(event))
+            case ErrorCleared():
+                if self.errors.pop(event.process, None) is not None and self._policy.overlay:
+                    self._tell_local(text_of("cleared", process=event.process))
+            case OutputLine():
+                self._log(event, now)
+            case _:
+                pass
+
+    def _observe_state(self, event: StateChanged, now: float) -> None:
+        self._states[event.process] = event
+        if event.state is not State.READY:
+            return
+        # One that has only become healthy again, or has learned its address, is the same child.
+        child = event.pid, event.restarts, event.ready_after
+        before = self._ready.get(event.process)
+        is_same = (
+            event.previous in (State.READY, State.UNHEALTHY) and before is not None and before[0] == child
+        )
+        if not is_same:
+            self._ready[event.process] = child, now
+            if event.process == self._asked():
+                self._tell_reload(filter(self._reloads, self._tabs), f"{event.process} is ready")
+
+    def _asked(self) -> str | None:
+        """The process of the backend that is asked now: the first one that is ready."""
+        ready = (name for name, state in self._states.items() if state.state is State.READY)
+        return next(filter(self._is_backend, ready), None)
+
+    def _reloads(self, tab: Tab) -> bool:
+        """Whether a new backend concerns a tab."""
+        pages = self._policy.pages
+        return tab.page is not None and (
+            pages == "all" or (pages == "backend" and tab.page.source != "frontend")
+        )
+
+    def is_named(self, file: str, line: int) -> bool:
+        """Whether an error of this run has named this place: its own, or a frame's of its traceback."""
+        return (file, line) in self._named
+
+    def _remember(self, event: ErrorShown) -> None:
+        places = [(frame.file, frame.line) for frame in event.frames]
+        if event.file is not None and event.line is not None:
+            places.append((event.file, event.line))
+        for place in places:
+            self._named.pop(place, None)
+            self._named[place] = None
+        while len(self._named) > MAX_NAMED:
+            del self._named[next(iter(self._named))]
+
+    def _log(self, event: OutputLine, now: float) -> None:
+        if not self._policy.console or not self._is_backend(event.process):
+            return
+        self._log_credit = min(LOG_BURST, self._log_credit + (now - self._logged_at) * LOG_RATE)
+        self._logged_at = now
+        if self._log_credit < 1:
+            self._left_out += 1
+            return
+        self._log_credit -= 1
+        if self._left_out:
+            text, self._left_out = f"{self._left_out} lines were left out: there were too many at once", 0
+            self._tell_local(text_of("log", process=event.process, level="warning", text=text))
+        self._tell_local(log_text(event))
+
+    # --- Orders ---
+
+    def reload(self, reason: str, *, everywhere: bool = False) -> int:
+        """Have the tabs reload that a new backend would concern, or all of them; return how many."""
+        return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
+
+    def swap_styles(self, names: Sequence[str]) -> int:
+        """Have the stylesheets with these file names loaded again in the tabs that reload otherwise."""
+        text = text_of("styles", names=list(names))
+        return _tell(filter(self._reloads, self._tabs), text)
+
+    def end(self) -> None:
+        """Say that the run ends; from now on there are no new tabs."""
+        self.is_over = True
+        _tell(self._tabs, text_of("ended"))
+
+    def _tell_reload(self, tabs: Iterable[Tab], reason: str) -> int:
+        count = _tell(tabs, text_of("reload", reason=reason))
+        if count:
+            self._emit(ReloadSent(tabs=count, reason=reason))
+        return count
+
+    def _tell_local(self, text: str) -> None:
+        _tell((tab for tab in self._tabs if tab.is_local), text)
+
+
+def _tell(tabs: Iterable[Tab], text: str) -> int:
+    """Tell several tabs the same; return how many they are."""
+    count = 0
+    for tab in tabs:
+        tab.tell(text)
+        count += 1
+    return count

@@ -1,0 +1,131 @@
+"""Serves the control app over connections that are there already, by Hypercorn.
+
+Hypercorn's trio worker makes its own listeners, and replaces a live unix socket when it does. What serves one
+connection is not public: `TCPServer` and what it needs. Therefore `hypercorn` has an upper bound in
+pyproject.toml, and nothing else here imports it.
+
+Hypercorn sends in a shield, and waits for an application that does not take what it has received, both
+without a deadline. So a connection has them: for a send, for a request, and for the pause after one. A
+connection that has missed one is closed, which ends whatever waits for it.
+
+This module is imported when the first connection comes: most of the time of that is Hypercorn's import.
+
+Not here: what is answered (`app`), where connections come from (`server`).
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from orchestra.control.messages import MAX_MESSAGE
+
+if TYPE_CHECKING:
+    import socket
+
+    from orchestra.control.app import App
+    from orchestra.control.doors import Door
+    from orchestra.control.live import Message, Receive, Scope, Send
+
+__all__ = ["Worker"]
+
+# Seconds for the peer to read what it is sent: the proxy and every browser do at once.
+SEND_LIMIT = 10.0
+# Seconds for a request that is no stream.
+REQUEST_LIMIT = 10.0
+# Seconds between two requests; the proxy closes idle connections after 4.
+IDLE_LIMIT = 60.0
+# The proxy reads heads of 64 KiB, and adds some lines.
+_MAX_HEAD = 80 * 1024
+
+
+class Worker:
+    """Serves an app.
+
+    Args:
+        app: Called with the door that a connection has come in by.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._context = WorkerContext(None)
+        self._config = config = Config()
+        # Nothing is ever printed; only mistakes of ours are logged.
+        config.errorlog = logging.getLogger(__name__)
+        config.loglevel = "ERROR"
+        config.include_server_header = False
+        config.h11_max_incomplete_size = _MAX_HEAD
+        config.websocket_max_message_size = MAX_MESSAGE
+        config.keep_alive_timeout = IDLE_LIMIT
+
+    async def serve(self, sock: socket.socket, door: Door) -> None:
+        """Serve a connection to its end.
+
+        Args:
+            sock: A connected stream socket; it becomes ours, and is closed.
+            door: How it has come in.
+        """
+        stream = _Stream(sock)
+        limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
+
+        async def serve_request(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_on(message: Message) -> None:
+                if _begins_stream(message):
+                    limit.deadline = inf
+                await send(message)
+
+            limit.deadline = trio.current_time() + REQUEST_LIMIT
+            try:
+                await self._app(door, scope, receive, send_on)
+            finally:
+                limit.deadline = trio.current_time() + IDLE_LIMIT
+
+        try:
+            with limit:
+                # Its types know TLS alone.
+                await TCPServer(
+                    ASGIWrapper(serve_request),  # type: ignore[arg-type]
+                    self._config,
+                    self._context,
+                    ConnectionState({}),
+                    stream,  # type: ignore[arg-type]
+                ).run()
+        finally:
+            stream.socket.close()
+
+
+def _begins_stream(message: Message) -> bool:
+    return message["type"] == "websocket.accept" or (
+        message["type"] == "http.response.start"
+        and any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+    )
+
+
+class _Stream:
+    """A `trio.SocketStream` whose sends have a deadline.
+
+    Attributes:
+        socket: The socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = trio.socket.from_stdlib_socket(sock)
+        stream = trio.SocketStream(self.socket)
+        self.receive_some, self.send_eof, self.aclose = stream.receive_some, stream.send_eof, stream.aclose
+        self._send_all = stream.send_all
+
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(SEND_LIMIT) as limit:
+            await self._send_all(data)
+        if limit.cancelled_caught:
+            # Also the task that receives has to end.
+            self.socket.close()
+            raise trio.BrokenResourceError

@@ -1,0 +1,92 @@
+"""What a run has for development only: nothing of it is there for code that embeds a `Supervisor`.
+
+It gives the proxy its `extras`, keeps what the run has learned, connects open pages to the run, and follows
+changed files.
+
+Not here: the parts (`frontend_pages`, `control`, `reloading`), processes (`supervision`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.control.server import Control
+from orchestra.frontend_pages import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestra.bus import Bus
+    from orchestra.control.app import View
+    from orchestra.proxy.server import Extras, Proxy
+    from orchestra.supervision.run import Run
+
+__all__ = ["Development"]
+
+# Seconds after which new pages are stored at the latest: they are lost if the run is killed.
+_STORE_INTERVAL = 10.0
+
+
+class Development:
+    """What a run has for development only.
+
+    Args:
+        view: The run.
+        bus: Its events.
+        environ: The environment of orchestra itself.
+
+    Attributes:
+        control: Serves our own paths, and tells open pages what to do.
+        proxy: The run's, once there is one.
+    """
+
+    proxy: Proxy | None = None
+
+    def __init__(self, view: View, bus: Bus, *, environ: Mapping[str, str]) -> None:
+        self._view = view
+        self._bus = bus
+        self.control = Control(view, bus=bus, is_backend=self._is_backend, environ=environ)
+        self._store = Store(view.plan, environ)
+        self._pages = self._store.load()
+        self._following = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        return f"<Development with {self._pages!r}>"
+
+    def extras(self) -> Extras:
+        """Give the proxy what it has of it."""
+        # A run without a proxy does without.
+        from orchestra.control.inject import Injector  # noqa: PLC0415
+        from orchestra.proxy.server import Extras  # noqa: PLC0415
+
+        injector = Injector(self._view.plan.reload, self._bus)
+        return Extras(frontend_pages=self._pages, own=self.control.connect, pages=injector)
+
+    def _is_backend(self, process: str) -> bool:
+        return self.proxy is not None and self.proxy.is_backend(process)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what belongs to it until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.control.run)
+                task_status.started()
+                while True:
+                    await trio.sleep(_STORE_INTERVAL)
+                    self._store.save(self._pages)
+        finally:
+            self._store.save(self._pages)
+
+    async def follow_files(self, run: Run) -> None:
+        """Do what follows from changed files until the run is to end."""
+        from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
+
+        with self._following:
+            await Reloading(self._view.plan, run, pages=self.control).run()
+
+    async def close(self) -> None:
+        """Follow no more files, and tell open pages that the run ends; takes a moment at most."""
+        self._following.cancel()
+        await self.control.close()

@@ -1,0 +1,174 @@
+"""Which pages are the frontend's: what the backend did not know and the frontend answered.
+
+It decides about waiting alone: while the backend is not there, a page that is known to be the frontend's is
+served at once; a backend that is ready is always asked. It outlives the run, because a page is looked at
+before the backend has answered for the first time.
+
+On disk there are salted hashes, no paths, in a file that only the user can read. It is forgotten when the
+Procfile, the settings or a lock file of the project has changed.
+
+Not here: what a request is, when it falls back (`proxy/route`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import DecodeError, Struct, json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestra.config.plan import Plan
+
+__all__ = ["FrontendPages", "Store"]
+
+# Pages that are known at most; then the oldest is dropped.
+MOST_PAGES = 1000
+# Paths whose answer is remembered, so that not each request is hashed.
+_MOST_PATHS = 10_000
+# Bytes of a file of ours that are read: some times what 1,000 pages take.
+_MOST_BYTES = 262_144
+_SETTINGS = ("orchestra.toml", "pyproject.toml")
+_LOCK_FILES = (
+    *("package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb"),
+    *("uv.lock", "poetry.lock", "pdm.lock", "requirements.txt"),
+)
+
+
+class FrontendPages:
+    """The pages that are known to be the frontend's.
+
+    Args:
+        salt: What is hashed with a path.
+        pages: The hashes of the pages that are known, the oldest first.
+
+    Attributes:
+        is_changed: Whether they are others than they were at the beginning.
+    """
+
+    def __init__(self, salt: bytes | None = None, pages: Iterable[str] = ()) -> None:
+        self.salt = secrets.token_bytes(16) if salt is None else salt
+        self.is_changed = False
+        self._pages = dict.fromkeys(pages)
+        self._paths: dict[bytes, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"<FrontendPages: {len(self._pages)}>"
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The hashes of the pages, the oldest first."""
+        return tuple(self._pages)
+
+    def has(self, path: bytes) -> bool:
+        """Whether the page at this path (without a query) is known to be the frontend's."""
+        known = self._paths.get(path)
+        if known is None:
+            known = self._hash(path) in self._pages
+            self._remember(path, is_known=known)
+        return known
+
+    def add(self, path: bytes) -> None:
+        """The frontend has answered for the backend."""
+        if not self.has(path):
+            self._pages[self._hash(path)] = None
+            if len(self._pages) > MOST_PAGES:
+                del self._pages[next(iter(self._pages))]
+                self._paths.clear()
+            self._remember(path, is_known=True)
+            self.is_changed = True
+
+    def drop(self, path: bytes) -> None:
+        """The backend has answered for itself."""
+        if self.has(path):
+            del self._pages[self._hash(path)]
+            self._remember(path, is_known=False)
+            self.is_changed = True
+
+    def _hash(self, path: bytes) -> str:
+        return blake2b(path, digest_size=12, salt=self.salt).hexdigest()
+
+    def _remember(self, path: bytes, *, is_known: bool) -> None:
+        if len(self._paths) >= _MOST_PATHS:
+            self._paths.clear()
+        self._paths[path] = is_known
+
+
+class _Stored(Struct, frozen=True):
+    """What is in the file."""
+
+    project: str
+    salt: bytes
+    pages: tuple[str, ...]
+
+
+class Store:
+    """The file in which the pages of one project outlive a run. It may fail: then they do not.
+
+    Args:
+        plan: What is run.
+        environ: Says where files of programs are kept (``XDG_STATE_HOME``).
+    """
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        root = plan.procfile.parent if plan.procfile is not None else Path.cwd()
+        home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
+        self._folder = Path(home, "orchestra")
+        self._path = self._folder / f"pages-{blake2b(bytes(root), digest_size=8).hexdigest()}.json"
+        self._project = _fingerprint(root, plan)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._path}>"
+
+    def load(self) -> FrontendPages:
+        """Read what earlier runs have learned, if the project is still the same."""
+        with suppress(OSError, DecodeError):
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+                stored = json.decode(file.read(_MOST_BYTES), type=_Stored)
+            if stored.project == self._project and len(stored.salt) == blake2b.SALT_SIZE:
+                return FrontendPages(stored.salt, stored.pages[-MOST_PAGES:])
+        return FrontendPages()
+
+    def save(self, pages: FrontendPages) -> None:
+        """Write them if they have changed."""
+        if not pages.is_changed:
+            return
+        pages.is_changed = False
+        data = json.encode(_Stored(self._project, pages.salt, pages.hashes))
+        new = self._path.with_suffix(f".{os.getpid()}")
+        with suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self._folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                return
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            try:
+                with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+                    file.write(data)
+                new.replace(self._path)
+            finally:
+                new.unlink(missing_ok=True)
+
+
+def _fingerprint(root: Path, plan: Plan) -> str:
+    """Tell whether Procfile, settings and lock files are the ones of the last run."""
+    folders = dict.fromkeys([root, *(process.cwd for process in plan.processes)])
+    files = [root / name for name in _SETTINGS]
+    files += [folder / name for folder in folders for name in _LOCK_FILES]
+    if plan.procfile is not None:
+        files.append(plan.procfile)
+    found = blake2b(digest_size=16)
+    for file in files:
+        with suppress(OSError):
+            content = file.read_bytes()
+            found.update(b"%b\0%d\0" % (bytes(file), len(content)))
+            found.update(content)
+    return found.hexdigest()

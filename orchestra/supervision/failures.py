@@ -1,0 +1,133 @@
+"""The error of one process, from the moment it is known until the process works again.
+
+A process that ends, or does not come up, has one: the exception that it has written, else the line that
+explains its end best. A server that goes on after an exception (a 500) has logged one. `error.shown` and
+`error.cleared` tell of both; the same error is shown once.
+
+Not here: reading tracebacks (`tracebacks`), what follows for the process (`lifecycle`).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from orchestra.events import ErrorCleared, ErrorShown, State
+from orchestra.supervision.tracebacks import own_frame
+
+if TYPE_CHECKING:
+    from orchestra.bus import Bus
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.supervision.delivery import ProcessOutput
+    from orchestra.supervision.lifecycle import Life
+    from orchestra.supervision.symptoms import Symptoms
+    from orchestra.supervision.tracebacks import Failure
+
+__all__ = ["ProcessErrors"]
+
+# Seconds between two errors that a process may log: one that fails at each request has hundreds.
+_LOGGED_INTERVAL = 1.0
+
+
+class ProcessErrors:
+    """Shows and clears the error of one process.
+
+    Args:
+        plan: The process's plan.
+        root: The project's folder.
+        bus: Where the events go.
+        output: What the process writes.
+
+    Attributes:
+        shown: The event that shows it, if it has one.
+    """
+
+    def __init__(self, plan: ProcessPlan, root: str, bus: Bus, output: ProcessOutput) -> None:
+        self._name = plan.name
+        self._folders = (str(plan.cwd), root)
+        self._bus = bus
+        self._output = output
+        self.shown: ErrorShown | None = None
+        self._last: ErrorShown | None = None  # the same, before the last lines were added
+        self._restarts = 0
+        self._logged_at = -inf
+
+    def __repr__(self) -> str:
+        return f"<ProcessErrors of {self._name}: {self.shown}>"
+
+    def follow(self, life: Life, before: State, symptoms: Symptoms | None) -> None:
+        """Take note of a change in the process's life.
+
+        Args:
+            life: What is known of it now.
+            before: The state that it was in.
+            symptoms: What its newest child has written.
+        """
+        has_replaced = life.restarts != self._restarts
+        self._restarts = life.restarts
+        match life.state:
+            case State.BACKING_OFF if (
+                life.exit is not None and life.exit.code in life.plan.success_exit_codes
+            ):
+                pass  # it is to be started again whenever it has ended
+            case State.BACKING_OFF | State.FAILED:
+                self.show_end(str(life.exit or life.reason), symptoms)
+            case State.UNHEALTHY if life.ready_after is None:
+                self.show_end("", symptoms)
+            case State.RUNNING | State.READY | State.COMPLETED | State.STOPPED:
+                if self.shown is not None and (has_replaced or life.state is not before):
+                    self.shown = None
+                    self._bus.emit(ErrorCleared(process=self._name))
+            case _:
+                pass
+
+    def show_end(self, exit_: str, symptoms: Symptoms | None) -> None:
+        """Show why a child has ended, or does not come up.
+
+        Args:
+            exit_: How it ended; empty if it lives.
+            symptoms: What it has written; ``None`` if there was no child.
+        """
+        failure = symptoms.failure if symptoms is not None else None
+        if failure is not None:
+            self._show(failure, exit_, is_fatal=True)
+        else:
+            explanation = symptoms.explanation() if symptoms is not None else ""
+            self._emit(ErrorShown(process=self._name, error_type=exit_, message=explanation, exit=exit_))
+
+    def show_command(self, command: str, error: str) -> None:
+        """Show that a command has failed without which the process is not restarted; `error` says how."""
+        text = f"`{command}`: {error}"
+        event = ErrorShown(
+            process=self._name, error_type="before_restart failed", message=text, is_fatal=False
+        )
+        self._emit(event)
+
+    def log(self, failure: Failure, now: float) -> None:
+        """Show an exception that a child has logged, and goes on."""
+        if now - self._logged_at >= _LOGGED_INTERVAL:
+            self._logged_at = now
+            self._show(failure, "", is_fatal=False)
+
+    def _show(self, failure: Failure, exit_: str, *, is_fatal: bool) -> None:
+        own = own_frame(failure.frames, self._folders)
+        place = own or (failure.frames[-1] if failure.frames else None)
+        self._emit(
+            ErrorShown(
+                process=self._name,
+                error_type=failure.error_type,
+                message=failure.message,
+                file=place.file if place is not None else None,
+                line=place.line if place is not None else None,
+                frames=failure.frames,
+                exit=exit_,
+                is_fatal=is_fatal,
+            )
+        )
+
+    def _emit(self, event: ErrorShown) -> None:
+        if self.shown is None or event != self._last:
+            self._last = event
+            self.shown = self._bus.emit(replace(event, last_lines=tuple(self._output.tail)))

@@ -1,0 +1,159 @@
+"""Reads what a program writes, for the exceptions in it.
+
+A Python traceback has a head, frames, and a last line at its own margin: the exception. What stands around it
+depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
+draws. Of chained exceptions, and of those in a group, the last one counts.
+
+`TracebackReader` reads one line after the other, and `own_frame` finds the place that a developer looks for.
+All that is kept is bounded: any program may write anything.
+
+Not here: input or output, what an exception means for the process.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from orchestra.events import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Failure", "TracebackReader", "own_frame"]
+
+# Frames that are kept of a traceback, the newest ones: a recursion has a thousand.
+_MOST_FRAMES = 50
+_MOST_CHARACTERS = 2000
+
+_HEAD = "Traceback (most recent call last)"
+# What an exception group draws beside its lines, and rich around them.
+_MARGIN = re.compile(r"^(?: *[|+│](?: |$))+")
+_CHAINED = re.compile(r"^(?:During handling of|The above exception was) ")
+_RULE = re.compile(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│┃]*$")
+_FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
+_RICH_FRAME = re.compile(r"^│ (?P<file>/.+?):(?P<line>\d+) in (?P<function>.+?) *│$")
+_RICH_CODE = re.compile(r"^│ ❱ +\d+ (?:│ )?(?P<code>.*?) *│$")
+_CARETS = re.compile(r"^[\s~^]+$")
+# `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
+_EXCEPTION = re.compile(r"(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (?P<message>.*))?")
+# A line of another task's log in the middle of a traceback looks like an exception.
+_LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
+_NOT_OWN = re.compile(r"/(?:site-packages|dist-packages|\.?venv|\.tox|\.nox|lib/python\d[\d.]*)/")
+
+
+class Failure(Struct, frozen=True):
+    """An exception that a program has written.
+
+    Attributes:
+        line: Its last line, as written: ``ValueError: no``.
+        frames: The frames of its traceback, the oldest first; before them those of the exception that it
+            was raised from, or while that was handled.
+    """
+
+    line: str
+    frames: tuple[Frame, ...] = ()
+
+    @property
+    def error_type(self) -> str:
+        """Its class, as written: ``django.core.exceptions.ImproperlyConfigured``."""
+        return self.line.partition(":")[0]
+
+    @property
+    def message(self) -> str:
+        """What it says; may be empty."""
+        return self.line.partition(":")[2].strip()
+
+
+class TracebackReader:
+    """Reads the lines of one child.
+
+    Attributes:
+        error: The last line of the last traceback, if nothing was written after it.
+        last: The last traceback that was read to its end, whatever was written after it.
+    """
+
+    __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error", "last")
+
+    def __init__(self) -> None:
+        self._is_open = self._is_chained = self._has_margin = False
+        self._frames: list[Frame] = []
+        self.error = ""
+        self.last: Failure | None = None
+
+    def __repr__(self) -> str:
+        return f"<TracebackReader: {self.error or 'none'}>"
+
+    def see(self, line: str) -> Failure | None:
+        """Read one line, without colours; return the exception that ends with it, if one does."""
+        if _HEAD in line:
+            self._is_open = True
+            if not self._is_chained:
+                self._frames = []
+            self._is_chained = False
+            self._has_margin = line.lstrip()[:1] in ("+", "|", "╭")
+            return None
+        if not self._is_open:
+            if self.error and not _RULE.match(line):
+                self.error = ""
+                self._is_chained = _CHAINED.match(_MARGIN.sub("", line)) is not None
+            return None
+        return self._read(line)
+
+    def _read(self, line: str) -> Failure | None:
+        rest = line
+        if self._has_margin:
+            if _RULE.match(line):
+                return None
+            self._see_rich(line)
+            rest = _MARGIN.sub("", line)
+        if found := _FRAME.match(rest):
+            self._add(found)
+        elif (
+            not rest[:1].isspace() and (found := _EXCEPTION.fullmatch(rest)) and found["type"] not in _LEVELS
+        ):
+            self._is_open = False
+            self.error = rest[:_MOST_CHARACTERS]
+            self.last = Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
+            return self.last
+        elif self._frames and not self._frames[-1].code and rest[:1].isspace() and not _CARETS.match(rest):
+            self._set_code(rest)
+        return None
+
+    def _see_rich(self, line: str) -> None:
+        if found := _RICH_FRAME.match(line):
+            self._add(found)
+        elif self._frames and (found := _RICH_CODE.match(line)):
+            self._set_code(found["code"])
+
+    def _add(self, found: re.Match[str]) -> None:
+        frame = Frame(found["file"], int(found["line"][:9]), found["function"] or "")
+        if len(self._frames) >= 2 * _MOST_FRAMES:
+            del self._frames[:_MOST_FRAMES]
+        self._frames.append(frame)
+
+    def _set_code(self, code: str) -> None:
+        last = self._frames[-1]
+        self._frames[-1] = Frame(last.file, last.line, last.function, code.strip()[:_MOST_CHARACTERS])
+
+
+def own_frame(frames: Iterable[Frame], folders: Iterable[str]) -> Frame | None:
+    """Find the last frame in a file of the project, not of a package; its file is absolute then.
+
+    Args:
+        frames: The oldest first.
+        folders: The absolute paths of the project's folders; relative names are relative to the first one.
+    """
+    roots = [posixpath.join(folder, "") for folder in folders]
+    own = None
+    for frame in frames:
+        if not roots or frame.file.startswith("<"):
+            continue
+        path = posixpath.normpath(posixpath.join(roots[0], frame.file))
+        for root in roots:
+            if path.startswith(root) and not _NOT_OWN.search("/" + path.removeprefix(root)):
+                own = Frame(path, frame.line, frame.function, frame.code)
+    return own
