@@ -79,12 +79,12 @@ class Development:
         finally:
             self._store.save(self._pages)
 
-    async def follow_files(self, run: Run) -> None:
-        """Do what follows from changed files until the run is to end."""
+    async def follow_files(self, run: Run, since: float) -> None:
+        """Do what follows from files that have changed since then, in Unix time, until the run is to end."""
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
 
         with self._following:
-            await Reloading(self._view.plan, run, pages=self.control).run()
+            await Reloading(self._view.plan, run, pages=self.control).run(since)
 
     async def close(self) -> None:
         """Follow no more files, and tell open pages that the run ends; takes a moment at most."""

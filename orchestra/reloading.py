@@ -125,9 +125,9 @@ class Reloading:
     def __repr__(self) -> str:
         return f"<Reloading of {', '.join(self._watched) or 'nothing'}>"
 
-    async def run(self) -> None:
-        """Watch, and do what follows, until this is cancelled."""
-        run, since = self._run, self._now()
+    async def run(self, since: float) -> None:
+        """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
+        run = self._run
         async with trio.open_nursery() as self._nursery:
             await run.until(self._has_spawned_all)  # whatever is imported for watching delays no process
             unsubscribe = run.bus.subscribe(self._see, StateChanged)
@@ -139,12 +139,9 @@ class Reloading:
                         if self._watched:
                             await run.runtime.watch(self._watched, since=since, tell=self._take)
                         await trio.sleep_forever()
-                    since = self._now()
+                    since = run.runtime.now().timestamp()
             finally:
                 unsubscribe()
-
-    def _now(self) -> float:
-        return self._run.runtime.now().timestamp()
 
     def _has_spawned_all(self) -> bool:
         return all(

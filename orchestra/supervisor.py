@@ -340,6 +340,7 @@ class Supervisor:
         plan, proxy = self.plan.proxy, None
         listeners = _bind(plan) if plan is not None else []
         self._announce(listeners)
+        began = self._run.runtime.now().timestamp()
         async with trio.open_nursery() as nursery:
             if self._development is not None:
                 await nursery.start(self._development.run)
@@ -359,7 +360,7 @@ class Supervisor:
             await nursery.start(self._run.run)
             task_status.started(self)
             if self._development is not None:
-                nursery.start_soon(self._development.follow_files, self._run)
+                nursery.start_soon(self._development.follow_files, self._run, began)
             await self.ending.wait()
             if self._development is not None:
                 await self._development.close()

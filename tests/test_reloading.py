@@ -103,7 +103,7 @@ async def reloading(world: World, *processes: ProcessPlan, replans: bool = False
         found = Reloaded(world, run, recorder, pages)
         plan = Plan(processes=processes, files=(Path.cwd() / "Procfile",))
         replan = found.replan if replans else None
-        nursery.start_soon(Reloading(plan, run, pages=pages, replan=replan).run)
+        nursery.start_soon(Reloading(plan, run, pages=pages, replan=replan).run, 0.0)
         await trio.sleep(1)
         yield found
         nursery.cancel_scope.cancel()
