@@ -1,4 +1,4 @@
-"""The floors of the package, and which module each third party may enter: `tool.importlinter`."""
+"""The floors of the package, which module each third party may enter, and which modules a request enters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.proxy_kit import stage
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,3 +52,47 @@ def test_an_import_that_goes_up_is_found(module: str, line: str, tmp_path: Path)
     with (tmp_path / "orchestra" / module).open("a") as file:
         file.write(f"\n{line}\n")
     assert _lint(tmp_path).returncode == 1
+
+
+class Tracer:
+    """Notes which modules of the proxy are entered while it is installed, and from which others."""
+
+    def __init__(self) -> None:
+        self.entered: set[str] = set()
+        self.ways: set[tuple[str, ...]] = set()
+
+    def __call__(self, frame: FrameType | None, event: str, _arg: object) -> None:
+        files = []
+        while event == "call" and frame is not None:
+            files.append(Path(frame.f_code.co_filename))
+            frame = frame.f_back
+        modules = [file.stem for file in files if file.parent == ROOT / "orchestra" / "proxy"]
+        if modules and files[0].stem == modules[0]:
+            self.entered.add(modules[0])
+            self.ways.add(tuple(module for module, _ in groupby(modules)))
+
+
+@pytest.mark.parametrize("request_line", [b"GET /x", b"POST /x"])
+async def test_a_request_enters_few_modules_and_none_twice(request_line: bytes) -> None:
+    """In reality `transport` is one more; both readers of heads, the route and the pool are not counted."""
+    request = request_line + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
+    tracer = Tracer()
+    async with stage() as on:
+        client = on.client()
+        sys.setprofile(tracer)
+        try:
+            await client.says(request)
+            backend = await on.backend()
+            await backend.hears_until(b"body")
+            await backend.says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+            if request_line.startswith(b"GET"):
+                frontend = await on.frontend()
+                await frontend.hears_until(b"body")
+                await frontend.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+            await client.hears_until(b"\r\n\r\nno")
+        finally:
+            sys.setprofile(None)
+    passed = tracer.entered - {"server", "head", "route", "gate"} | {"transport"}
+    assert len(passed) <= 9, passed
+    twice = [" < ".join(way) for way in tracer.ways if len(set(way)) < len(way)]
+    assert not twice, "\n".join(twice)

@@ -6,6 +6,9 @@ import json
 import os
 import stat
 import sys
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,8 +23,6 @@ from orchestra.events import ErrorShown, Frame, OutputLine, ReloadSent, State
 from tests.control_kit import OWN_PAGE, Answer, BrowserPage, ask, controlled, read_head
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestra.control.doors import Door
     from tests.control_kit import Stage
 
@@ -352,6 +353,31 @@ async def test_the_socket_is_for_this_user_and_goes_with_the_run(tmp_path: Path)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert (await stage.ask("state", door="local", headers={})).status == 200
     assert not path.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+async def test_a_program_of_another_user_is_turned_away() -> None:
+    with TemporaryDirectory() as folder:
+        # Nothing but its user keeps it out.
+        Path(folder).chmod(0o755)
+        async with controlled(Path(folder)) as stage:
+            path = stage.control.path
+            assert path is not None
+            path.chmod(0o666)
+            path.parent.chmod(0o755)
+            assert await answer_to_another_user(stage) == b""
+
+
+async def answer_to_another_user(stage: Stage) -> bytes:
+    os.seteuid(65534)
+    try:
+        stream = await stage.stream("local")
+    finally:
+        os.seteuid(0)
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(b"GET /__orchestra__/state HTTP/1.1\r\nHost: x\r\n\r\n")
+        return bytes(await stream.receive_some())
+    return b""
 
 
 async def test_a_run_without_a_socket_goes_on(tmp_path: Path) -> None:

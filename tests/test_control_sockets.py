@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,6 +91,23 @@ def test_a_socket_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None
             client.connect(str(path))
     finally:
         local.close()
+
+
+def test_what_killed_runs_have_left_is_removed(tmp_path: Path) -> None:
+    """The number of a process that has ended, of one that lives, and of none."""
+    folder = tmp_path / "orchestra"
+    folder.mkdir(mode=0o700)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = [folder / f"{name}.sock" for name in (str(ended.pid), str(os.getpid()), "9" * 12, "other")]
+    for path in left:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    (folder / f"{ended.pid}.1.sock").write_text("no socket")
+    sockets.bind(environ(tmp_path), pid=7).close()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [f"{os.getpid()}.sock", "other.sock", f"{ended.pid}.1.sock"]
+    )
 
 
 def test_a_socket_that_is_answered_is_never_replaced(tmp_path: Path) -> None:

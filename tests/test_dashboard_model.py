@@ -110,6 +110,14 @@ def test_streams_are_known_while_they_are_open() -> None:
     assert not model_of(opened, closed).streams
 
 
+def test_what_pages_ask_of_orchestra_is_shown_only_if_it_fails() -> None:
+    asked = replace(kit.REQUEST, target="/__orchestra__/client.js", upstream="orchestra")
+    refused = replace(asked, status=403)
+    live = StreamOpened(id=5, kind="websocket", target="/__orchestra__/live", upstream="orchestra")
+    model = model_of(STARTED, asked, live, refused)
+    assert (list(model.requests), model.request_count, model.streams) == ([refused], 1, set())
+
+
 def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
     notice = Notice(time=moment(1.0), level="info", code="c", text="t")
     model = model_of(STARTED, STARTING, line("a"), notice, READY)

@@ -627,16 +627,12 @@ async def test_an_upload_that_never_has_to_wait_leaves_others_their_turns() -> N
     upload = Upload(client, 0)
 
     turns_by_then: list[int] = []
-
-    async def work() -> None:
+    async with counted_turns() as turns, upload.accompany():
         upload.go_on(upstream)
         for _ in range(3000):
             await trio.lowlevel.checkpoint()
             if upload.is_sent:
                 turns_by_then.append(len(turns))
-
-    async with counted_turns() as turns:
-        await upload.accompany(work)
     assert turns_by_then[0] > 500
 
 

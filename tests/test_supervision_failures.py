@@ -65,6 +65,22 @@ async def test_a_program_that_is_broken_shows_its_exception(autojump_clock: obje
     assert event.last_lines[-1] == "SyntaxError: it is broken"
 
 
+async def test_a_broken_server_that_exits_with_0_shows_its_exception(autojump_clock: object) -> None:
+    world = World()
+    server = Server(world)
+    async with supervised(world, API) as (supervisor, recorder):
+        await recorder.until_state("api", State.READY)
+        # As Hypercorn's master does when its workers cannot import the application.
+        server.lines, server.ends_with = broken(), 0
+        await supervisor.restart("api")
+        await recorder.until(ErrorShown)
+        assert recorder.states("api")[-1] is State.BACKING_OFF
+    async with supervised(world, API, is_kept_open="always") as (_, recorder):
+        event = await recorder.until(ErrorShown)
+        assert (event.error_type, event.exit) == ("SyntaxError", "exit code 0")
+        assert recorder.states("api")[-1] is State.COMPLETED
+
+
 async def test_the_same_error_is_shown_once_and_cleared_when_it_is_mended(autojump_clock: object) -> None:
     world = World()
     server = Server(world)

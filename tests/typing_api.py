@@ -70,6 +70,7 @@ async def with_trio(nursery: trio.Nursery) -> None:
     supervisor.start("api")
     await supervisor.restart("api")
     supervisor.signal("api", 10)
+    assert_type(supervisor.reload("because"), int)
     await supervisor.stop("api")
     assert_type(supervisor.snapshot()["api"], StateChanged)
     unsubscribe = supervisor.subscribe(observe)

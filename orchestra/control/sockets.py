@@ -4,7 +4,7 @@ The folder is `orchestra` in the user's runtime folder (``XDG_RUNTIME_DIR``), el
 folder for temporary files. Any user may create something of that name in the latter, so it is used only if it
 is a folder, no link, and ours; then no other user gets into it, and what we do in it is not raced.
 
-A socket that a killed run has left is replaced; one that is answered never is.
+A socket that a killed run has left is removed; one that is answered never is.
 
 Not here: what is served over it (`server`).
 """
@@ -19,6 +19,7 @@ import struct
 import sys
 import tempfile
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ __all__ = ["LocalSocket", "bind", "peer_uid"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
-# Sockets of one process: several runs in it, as tests have them.
+# Sockets of one process, as tests have them, and sockets that are looked at.
 _MOST_NAMES = 100
 _BACKLOG = 16
 # <sys/un.h> of macOS: the level, the option, and `struct xucred` up to its user.
@@ -74,6 +75,7 @@ def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
     for folder in _folders(environ):
         try:
             _secure(folder)
+            _tidy(folder)
             return _bind_in(folder, pid)
         except OSError as exc:
             failure = failure or exc
@@ -98,6 +100,25 @@ def _secure(folder: Path) -> None:
         raise OSError(errno.EPERM, f"{folder} belongs to another user (uid {found.st_uid})")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed runs have left: sockets that nothing answers, of processes that are gone."""
+    for path in islice(folder.glob("*.sock"), _MOST_NAMES):
+        pid = path.name.partition(".")[0]
+        with suppress(OSError):
+            if pid.isdecimal() and not _is_alive(int(pid)) and not _is_live(path):
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _bind_in(folder: Path, pid: int) -> LocalSocket:

@@ -41,8 +41,9 @@ __all__ = ["Worker"]
 SEND_LIMIT = 10.0
 # Seconds for a request that is no stream.
 REQUEST_LIMIT = 10.0
-# Seconds between two requests; the proxy closes idle connections after 4.
-IDLE_LIMIT = 60.0
+# Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
+# next request even if the peer has left.
+IDLE_LIMIT = 5.0
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
@@ -86,7 +87,7 @@ class Worker:
             try:
                 await self._app(door, scope, receive, send_on)
             finally:
-                limit.deadline = trio.current_time() + IDLE_LIMIT
+                limit.deadline = trio.current_time() + 2 * IDLE_LIMIT
 
         try:
             with limit:

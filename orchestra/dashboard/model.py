@@ -146,6 +146,10 @@ class Model:
         match event:
             case OutputLine():  # first, because nearly all events are lines
                 self._write(event)
+            case RequestFinished(upstream="orchestra", status=int(status)) if status < 400:
+                pass  # a page has loaded our script, or is connected: that says nothing of the project
+            case StreamOpened(upstream="orchestra"):
+                pass
             case RequestFinished():
                 self.request_count += 1
                 self.requests.append(event)

@@ -15,7 +15,7 @@ Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,7 +30,7 @@ from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.exchange import Shared
@@ -313,15 +313,6 @@ class Upload:
         """Whether it can be sent from its first byte on."""
         return not self._has_begun or self._body.size <= self._limit
 
-    def look(self) -> bool:
-        """Read what is here without waiting; return whether that is all of it.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
-        self._keep(self._client.take())
-        return self._body.is_complete
-
     def begin(self) -> bytes:
         """Return what is kept; `can_begin` has to be true."""
         kept = b"".join(self._kept)
@@ -330,17 +321,22 @@ class Upload:
         self._keep(b"")
         return kept
 
-    async def accompany(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work` with a second task at hand, which sends the rest of the body meanwhile (`go_on`).
+    @asynccontextmanager
+    async def accompany(self) -> AsyncIterator[None]:
+        """Have a second task at hand meanwhile, which sends what is not here yet (`go_on`).
 
         Raises:
             ClientGone: The body will never be complete.
             BadMessage: It is not framed as its head said.
         """
+        self._keep(self._client.take())
+        if self._body.is_complete:
+            yield
+            return
         fault: Exception | None = None
         try:
             async with trio.open_nursery() as self._nursery:
-                await work()
+                yield
                 self._nursery.cancel_scope.cancel()
         except* (ClientGone, UpstreamError, BadMessage) as group:
             fault = group.exceptions[0]

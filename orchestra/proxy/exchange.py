@@ -20,6 +20,7 @@ Not here: the connection (`conversation`), limits of time (`server`), what it al
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
@@ -270,10 +271,8 @@ class Exchange:
         upload = self.asker.upload
         try:
             try:
-                if upload is None or upload.look():
+                async with nullcontext() if upload is None else upload.accompany():
                     await self._go_on()
-                else:
-                    await upload.accompany(self._go_on)
             except (UpstreamError, BadMessage) as exc:
                 self._explain(exc)
                 await self._client.drain()

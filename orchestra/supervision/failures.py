@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from orchestra.config.plan import Role
 from orchestra.events import ErrorCleared, ErrorShown, State
 from orchestra.supervision.tracebacks import own_frame
 
@@ -68,6 +69,8 @@ class ProcessErrors:
         has_replaced = life.restarts != self._restarts
         self._restarts = life.restarts
         match life.state:
+            case State.BACKING_OFF | State.COMPLETED if _is_broken_server(life, symptoms):
+                self.show_end(str(life.exit), symptoms)
             case State.BACKING_OFF if (
                 life.exit is not None and life.exit.code in life.plan.success_exit_codes
             ):
@@ -131,3 +134,9 @@ class ProcessErrors:
         if self.shown is None or event != self._last:
             self._last = event
             self.shown = self._bus.emit(replace(event, last_lines=tuple(self._output.tail)))
+
+
+def _is_broken_server(life: Life, symptoms: Symptoms | None) -> bool:
+    """Whether a server has failed, whatever its exit status says: Hypercorn's master exits with 0."""
+    has_failure = symptoms is not None and symptoms.failure is not None
+    return has_failure and life.plan.role is not Role.OTHER and life.ready_after is None
