@@ -183,6 +183,7 @@ async def test_a_save_starts_what_has_failed_at_once(
     autojump_clock: object, world: World, quick_failures: int
 ) -> None:
     async def fail(_child: Child) -> int | None:
+        await trio.lowlevel.checkpoint()
         return 1
 
     world.programs["serve"] = fail
