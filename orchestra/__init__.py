@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from orchestra.embedding import Running, running, running_async
     from orchestra.errors import ConfigError, OrchestraError, StartError, UpstreamError
     from orchestra.events import State
-    from orchestra.supervisor import Supervisor, load
+    from orchestra.planning import load
+    from orchestra.supervisor import Supervisor
     from orchestra.version import __version__
 
 __all__ = [
@@ -45,7 +46,8 @@ _HOMES = {
     "orchestra.embedding": "Running running running_async",
     "orchestra.errors": "ConfigError OrchestraError StartError UpstreamError",
     "orchestra.events": "State",
-    "orchestra.supervisor": "Supervisor load",
+    "orchestra.planning": "load",
+    "orchestra.supervisor": "Supervisor",
     "orchestra.version": "__version__",
 }
 

@@ -15,7 +15,7 @@ from orchestra.config import examine
 from orchestra.config.checks import words_of
 from orchestra.config.plan import Address
 from orchestra.errors import ConfigError
-from orchestra.supervisor import this_machine
+from orchestra.planning import this_machine
 from orchestra.watch.interest import in_words
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ from orchestra.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestra.config.plan import Plan
+
 __all__ = ["main"]
 
 _EXIT_BUG = 1
@@ -102,11 +104,15 @@ def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
-    from orchestra.supervisor import load  # noqa: PLC0415
+    from orchestra.planning import load  # noqa: PLC0415
 
     procfile, names = split_arguments(arguments)
-    plan = load(procfile, only=names, left_out=left_out, overrides=Overrides(**options))
-    return foreground.run(plan)
+    overrides = Overrides(**options)
+
+    def plan(running: Plan | None = None) -> Plan:
+        return load(procfile, only=names, left_out=left_out, overrides=overrides, running=running)
+
+    return foreground.run(plan(), replan=plan)
 
 
 @_commands.command()

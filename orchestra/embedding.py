@@ -20,7 +20,8 @@ import trio
 
 from orchestra.config.plan import Plan
 from orchestra.errors import OrchestraError, StartError
-from orchestra.supervisor import Supervisor, load
+from orchestra.planning import load
+from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -62,6 +63,7 @@ class Running:
     start = _in_thread(Supervisor.start)
     stop = _in_thread(Supervisor.stop)
     restart = _in_thread(Supervisor.restart)
+    change = _in_thread(Supervisor.change)
     signal = _in_thread(Supervisor.signal)
     snapshot = _in_thread(Supervisor.snapshot)
     tail = _in_thread(Supervisor.tail)

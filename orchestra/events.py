@@ -28,6 +28,7 @@ __all__ = [
     "Notice",
     "OutputLine",
     "OutputPaused",
+    "PlanChanged",
     "ReloadSent",
     "RequestFinished",
     "RequestHeld",
@@ -322,6 +323,24 @@ class StreamClosed(Stamped, frozen=True, kw_only=True, tag="stream.closed"):
     bytes_out: int
 
 
+class PlanChanged(Stamped, frozen=True, kw_only=True, tag="plan.changed"):
+    """The run follows another plan from now on; what that starts and restarts is reported after this.
+
+    Attributes:
+        reason: What was changed: ``Procfile.dev``; may be empty.
+        processes: All that there are now, in the order of the Procfile.
+        started: The new ones.
+        stopped: Those that are gone.
+        restarted: Those that need another child.
+    """
+
+    reason: str
+    processes: tuple[str, ...]
+    started: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+
+
 class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
     """Files of a process were saved with another content.
 
@@ -431,6 +450,7 @@ Event: TypeAlias = (
     | UpstreamSwitched
     | StreamOpened
     | StreamClosed
+    | PlanChanged
     | FilesChanged
     | ReloadSent
     | ErrorShown

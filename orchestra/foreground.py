@@ -33,6 +33,7 @@ from orchestra.supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from orchestra.changing import Replan
     from orchestra.config.plan import Plan
     from orchestra.dashboard.screen import Screen
 
@@ -51,8 +52,12 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _WANTED_FILES = (65_536, 10_240)
 
 
-def run(plan: Plan) -> int:
+def run(plan: Plan, *, replan: Replan | None = None) -> int:
     """Run a plan to its end, and return the exit status.
+
+    Args:
+        plan: What to run.
+        replan: Reads again what the plan was made of, when that has changed; see `Supervisor`.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -63,10 +68,20 @@ def run(plan: Plan) -> int:
     # What there is now stays for the run: the garbage collector need not look through it again.
     gc.freeze()
     gc.enable()
-    return trio.run(_run, _with_colours(plan, mode), mode, runtime)
+    plan = _with_colours(plan, mode)
+    again = None if replan is None else partial(_planned_again, replan, mode)
+    reloads = plan.reload.enabled
+    make = partial(Supervisor, plan, reloads=reloads, replan=again, runtime=runtime)
+    return trio.run(_run, plan, mode, make)
 
 
-async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
+def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
+    plan = replan(running)
+    # The setting itself stays what it is until the next run.
+    return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
+
+
+async def _run(plan: Plan, mode: str, make: partial[Supervisor]) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
@@ -74,20 +89,18 @@ async def _run(plan: Plan, mode: str, runtime: Runtime) -> int:
 
                 nursery.start_soon(reap_orphans)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            supervisor = await run_it(plan, signals, runtime)
+            supervisor = await run_it(plan, signals, make)
             nursery.cancel_scope.cancel()
     return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runtime) -> Supervisor:
+async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor]) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
-    supervisor = Supervisor(
-        plan, window=window, is_kept_open=True, reloads=plan.reload.enabled, runtime=runtime
-    )
+    supervisor = make(window=window, is_kept_open=True)
     supervisor.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
@@ -107,7 +120,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], runtime: Runti
 
 
 async def _run_printing(
-    plan: Plan, signals: AsyncIterator[int], runtime: Runtime, *, mode: str
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], *, mode: str
 ) -> Supervisor:
     writer = Writer()
     printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
@@ -115,9 +128,7 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = Supervisor(
-        plan, sinks=[printer.write_line], window=window, reloads=plan.reload.enabled, runtime=runtime
-    )
+    supervisor = make(sinks=[printer.write_line], window=window)
     supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, supervisor)

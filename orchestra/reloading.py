@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import trio
 
 from orchestra.child.spawn import SpawnError
-from orchestra.events import FilesChanged, State, StateChanged
+from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
 from orchestra.supervision.runtime import Phase
 from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
@@ -43,8 +43,13 @@ if TYPE_CHECKING:
     from orchestra.watch.changes import Batch
     from orchestra.watch.interest import Interest
 
-__all__ = ["Effect", "Pages", "Reloading", "effect_of"]
+__all__ = ["Effect", "Pages", "Reloading", "Replan", "effect_of"]
 
+Replan: TypeAlias = "Callable[[str], Awaitable[None]]"
+
+# Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
+# run imports nothing for it. No change is missed by that.
+_BEGIN_DELAY = 1.0
 # Paths of one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
@@ -63,6 +68,14 @@ class Pages(Protocol):
 
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
+
+
+class Planned(Protocol):
+    """Has a plan, which may become another one; as `Supervisor`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The present one."""
 
 
 class Effect(Enum):
@@ -95,21 +108,14 @@ class Reloading:
     """Watches the files of a run, and does what follows from their changes.
 
     Args:
-        plan: The plan of the run.
+        planned: Has the plan of the run.
         run: The run.
-        pages: The pages that browsers show, if that is known.
-        replan: Plans the run again; without it the files that the plan was made from are not watched.
+        pages: The pages that browsers show.
+        replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        run: Run,
-        *,
-        pages: Pages | None = None,
-        replan: Callable[[], Awaitable[object]] | None = None,
-    ) -> None:
-        self._plan = plan
+    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: Replan) -> None:
+        self._planned = planned
         self._run = run
         self._pages = pages
         self._replan = replan
@@ -129,8 +135,9 @@ class Reloading:
         """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
         run = self._run
         async with trio.open_nursery() as self._nursery:
-            await run.until(self._has_spawned_all)  # whatever is imported for watching delays no process
-            unsubscribe = run.bus.subscribe(self._see, StateChanged)
+            await run.until(self._has_spawned_all)
+            await trio.sleep(_BEGIN_DELAY)
+            unsubscribe = run.bus.subscribe(self._see, StateChanged, PlanChanged)
             try:
                 while True:
                     self._watched = self._interests()
@@ -152,19 +159,18 @@ class Reloading:
     # --- What is watched ---
 
     def _interests(self) -> Mapping[str, Interest]:
-        found = interests(self._plan, [each.life.plan for each in self._run.workers.values()])
-        return found if self._replan is not None else {k: v for k, v in found.items() if k != RUN}
+        return interests(self._planned.plan, [each.life.plan for each in self._run.workers.values()])
 
-    def _see(self, event: Event) -> None:
-        """Watch other files when a process has got its role."""
-        if isinstance(event, StateChanged) and self._interests() != self._watched:
+    def _see(self, _event: Event) -> None:
+        """Watch other files when a process has got its role, or the plan is another one."""
+        if self._interests() != self._watched:
             self._watching.cancel()
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._plan) or plan.reloader is None or plan.watch is not None:
+            if not is_backend(plan, self._planned.plan) or plan.reloader is None or plan.watch is not None:
                 continue
             if name not in self._explained:
                 self._explained.add(name)
@@ -194,8 +200,8 @@ class Reloading:
     async def _follow(self, name: str) -> None:
         """Do what follows from the changes of one process, until there are no more."""
         while (changes := self._waiting.pop(name, None)) is not None:
-            if name == RUN and self._replan is not None:
-                await self._replan()
+            if name == RUN:
+                await self._replan(", ".join(each.path.name for each in changes.files))
             elif (worker := self._run.workers.get(name)) is not None:
                 await self._act(worker, changes)
         self._busy.discard(name)
@@ -213,10 +219,10 @@ class Reloading:
                     worker.restart()
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
-                if self._pages is not None and state is State.READY:
+                if state is State.READY:
                     self._pages.reload(f"{changes.files[0].path.name} has changed")
             case Effect.SWAP_STYLES:
-                if self._pages is not None and state is State.READY:
+                if state is State.READY:
                     self._pages.swap_styles(sorted({each.path.name for each in changes.files}))
             case _:
                 assert_never(effect)

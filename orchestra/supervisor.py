@@ -7,30 +7,29 @@ processes are stopped, then `RunEnded` is emitted.
 
 `Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
 
-Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`).
+Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`), how a run
+comes to follow another plan (`changing`).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import sysconfig
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self
 
 import trio
+from msgspec import structs
 from trio.lowlevel import ParkingLot
 
-from orchestra import config
 from orchestra.bus import Bus
+from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
-from orchestra.config import Machine
-from orchestra.config.plan import UNDECIDED, Address, Note
+from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Notice, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
@@ -38,16 +37,15 @@ from orchestra.version import __version__
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from orchestra.bus import Observer
+    from orchestra.changing import Replan
     from orchestra.child.spawn import Window
-    from orchestra.config import Overrides
-    from orchestra.config.plan import Plan, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event
+    from orchestra.config.plan import Plan, ProxyPlan
+    from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
-__all__ = ["Runtime", "Supervisor", "load", "this_machine"]
+__all__ = ["Runtime", "Supervisor"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
@@ -60,29 +58,6 @@ _NOT_LOOPBACK_HINT = "Give --listen 127.0.0.1:PORT if that is not meant."
 _GRACE = 20.0
 
 
-def load(
-    procfile: Path | str | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    only: Sequence[str] = (),
-    left_out: Sequence[str] = (),
-    overrides: Overrides | None = None,
-) -> Plan:
-    """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
-
-    Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
-        environ: The environment to begin with; this process's by default.
-        only: The processes to run; none means all.
-        left_out: The processes not to run.
-        overrides: What beats the settings.
-
-    Raises:
-        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
-    """
-    return config.load(procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides)
-
-
 def _bind(plan: ProxyPlan) -> list[socket.socket]:
     """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
     port = plan.port
@@ -93,22 +68,6 @@ def _bind(plan: ProxyPlan) -> list[socket.socket]:
             if not plan.may_move or port == plan.port + _PORTS_TO_TRY:
                 raise
         port += 1
-
-
-def this_machine(environ: Mapping[str, str] | None = None) -> Machine:
-    """Describe the machine that we run on; `environ` is in place of this process's environment."""
-    return Machine(
-        environ=os.environ if environ is None else environ,
-        scripts=sysconfig.get_path("scripts"),
-        is_free=sockets.is_free,
-        holder=sockets.holder,
-        try_listen=_try_listen,
-    )
-
-
-def _try_listen(host: str, port: int) -> None:
-    for listener in sockets.bind(host, port):
-        listener.close()
 
 
 class Supervisor:
@@ -143,6 +102,7 @@ class Supervisor:
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
         reloads: Whether saved files restart processes, and pages of the one address take part in that.
+        replan: Reads again what the plan is made of, for a run that follows a certain plan now.
         runtime: What it needs from outside; tests pass their own.
 
     Raises:
@@ -162,18 +122,19 @@ class Supervisor:
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
         reloads: bool = False,
+        replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
-        self.plan = plan
         self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
+        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
+        self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
         if reloads:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
 
             self._development = Development(self, self._bus, environ=os.environ)
-        self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self.ending = self._run.ending
         self.on_screen = self._run.on_screen
         self._started: RunStarted | None = None
@@ -190,6 +151,11 @@ class Supervisor:
     def url(self) -> str | None:
         """The one address; ``None`` without a proxy, or before `run` has bound it."""
         return self._run.url
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run follows now."""
+        return self._current.plan
 
     async def run(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """Run until all processes have ended, or until we are cancelled or stopped.
@@ -274,6 +240,21 @@ class Supervisor:
         worker.restart()
         await self._run.until(lambda: worker.life.state is not State.STOPPING)
 
+    async def change(self, plan: Plan, *, reason: str = "") -> None:
+        """Follow another plan: stop, restart and start only what differs; wait until the old ones are gone.
+
+        The proxy goes on at its address. What cannot change before the next run stays; a `Notice` says so.
+
+        Args:
+            plan: The new one; ``load(..., running=supervisor.plan)`` makes one that keeps the ports.
+            reason: What was changed, in words, for `PlanChanged`.
+
+        Raises:
+            ConfigError: The plan cannot work; the old one goes on.
+            OrchestraError: The run has not begun, or has come to its end.
+        """
+        await self._current.change(plan, reason)
+
     def reload(self, reason: str = "asked to") -> int:
         """Have every open page of the one address reload; return how many there are.
 
@@ -337,30 +318,19 @@ class Supervisor:
     # --- From start to stop ---
 
     async def _from_start_to_stop(self, task_status: trio.TaskStatus[Self]) -> None:
-        plan, proxy = self.plan.proxy, None
-        listeners = _bind(plan) if plan is not None else []
+        proxy = None
+        listeners = _bind(self.plan.proxy) if self.plan.proxy is not None else []
         self._announce(listeners)
-        began = self._run.runtime.now().timestamp()
         async with trio.open_nursery() as nursery:
             if self._development is not None:
                 await nursery.start(self._development.run)
-            if plan is not None:
-                # A plain Procfile runner starts a third faster without it.
-                from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
-
-                extras = self._development.extras() if self._development is not None else Extras()
-                proxy = Proxy(plan, listeners, bus=self._bus, tail=self.tail, extras=extras)
-                if self._development is not None:
-                    self._development.proxy = proxy
-                self._bus.subscribe(proxy.observe, StateChanged)
-                self._run.before_stop = proxy.before_stop
-                if UNDECIDED in (plan.backend, plan.frontend):
-                    self._run.roles = RunTimeRoles(self.plan, self._run, proxy.decide)
+            if listeners:
+                proxy = self._current.open_proxy(listeners, self._development)
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
             if self._development is not None:
-                nursery.start_soon(self._development.follow_files, self._run, began)
+                nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
             if self._development is not None:
                 await self._development.close()
@@ -368,8 +338,10 @@ class Supervisor:
                 with trio.move_on_after(_PROXY_GRACE):
                     await proxy.close()
             await self._run.stop()
+            self._conclude()
+            if self._development is not None:
+                await self._development.finish()
             nursery.cancel_scope.cancel()
-        self._conclude()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
         """Emit what is known before anything is spawned."""
@@ -378,15 +350,7 @@ class Supervisor:
             port = listeners[0].getsockname()[1]
             self._run.url = Address(plan.proxy.host, port).url
         self._started_at = trio.current_time()
-        self._started = self._bus.emit(
-            RunStarted(
-                version=__version__,
-                pid=os.getpid(),
-                procfile=str(plan.procfile or ""),
-                url=self.url,
-                processes=tuple(process.name for process in plan.processes),
-            )
-        )
+        self._started = self._bus.emit(_run_started(plan, self.url))
         for code, note in _opening_notes(plan, self.url, port):
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
@@ -394,19 +358,15 @@ class Supervisor:
         """Emit how the run has ended."""
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
-        if not reason:
-            reason = "all completed" if len(ended) == len(self.plan.processes) else "cancelled"
-        self.ended = self._bus.emit(
-            RunEnded(
-                exit_code=exit_code if self._exit_code is None else self._exit_code,
-                reason=self._reason or reason,
-                duration=trio.current_time() - self._started_at,
-            )
-        )
+        exit_code = exit_code if self._exit_code is None else self._exit_code
+        usual = "all completed" if len(ended) == len(self._run.workers) else "cancelled"
+        reason = self._reason or reason or usual
+        duration = trio.current_time() - self._started_at
+        self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 
     def _newest_events(self) -> Iterator[Event]:
         if self._started is not None:
-            yield self._started
+            yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
 
@@ -435,6 +395,16 @@ async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -
         unsubscribe()
 
 
+def _run_started(plan: Plan, url: str | None) -> RunStarted:
+    return RunStarted(
+        version=__version__,
+        pid=os.getpid(),
+        procfile=str(plan.procfile or ""),
+        url=url,
+        processes=tuple(process.name for process in plan.processes),
+    )
+
+
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
     """Give what the user should know before anything runs, each with its code."""
     if (proxy := plan.proxy) is not None:
@@ -445,13 +415,6 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
             text = f"{url} can be reached from other machines, and so can all that is behind it"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
         # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
-        backend = _in_words(proxy, proxy.backend, proxy.backend_reason)
-        frontend = _in_words(proxy, proxy.frontend, proxy.frontend_reason)
-        yield "plan", Note(f"backend: {backend}; frontend: {frontend}")
+        yield "plan", Note(proxy.in_words())
     for note in plan.notes:
         yield "plan", note
-
-
-def _in_words(proxy: ProxyPlan, upstream: UpstreamPlan, reason: str) -> str:
-    named = proxy.named(upstream)
-    return f"{named} ({reason})" if reason and upstream else named

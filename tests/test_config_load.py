@@ -269,7 +269,7 @@ def test_what_cannot_be_waited_for_is_an_error(
 def test_an_app_is_served_by_hypercorn(project: Project) -> None:
     plan = project.load("vite: cd ui && npm run dev\n", '[process.api]\napp = "notes.app:app"\n')
     assert plan.processes[1].app == "notes.app:app"
-    assert plan.processes[1].command.endswith("--bind 127.0.0.1:$PORT notes.app:app")
+    assert plan.processes[1].command.endswith("--bind '127.0.0.1:$PORT' notes.app:app")
     assert proxy_of(plan).backend == FromProcess(name="api")
     message, _ = project.error("api: run\n", '[process.api]\napp = "notes.app:app"\n')
     assert message == "orchestra.toml:2: process.api.app: api has a command in Procfile:1, too"
@@ -984,3 +984,33 @@ def test_whatever_is_written_gives_a_plan_or_our_error(
         assert len(set(ports)) == len(ports)
         return
     assert message.hint
+
+
+# --- For a run that goes on ---
+
+
+def test_processes_that_run_keep_their_ports(project: Project) -> None:
+    """Whatever comes before them, and although they hold them themselves."""
+    kept = {"api": 5000, "worker": 5101}
+    running = {"kept": kept, "is_free": lambda port: port != 5100}
+    plan = project.load("new: run\napi: serve\nworker: work\nlast: run\n", machine=running)
+    assert ports_of(plan) == {"new": 5001, "api": 5000, "worker": 5101, "last": 5300}
+    assert notes_of(plan) == ("new: port 5000 is api's; it gets 5001",)
+
+
+def test_a_port_that_is_fixed_now_is_given_up_by_the_process_that_had_it(project: Project) -> None:
+    kept = {"api": 5000, "worker": 5100}
+    plan = project.load("api: serve\nworker: work\n", "process.api.port = 5100", machine={"kept": kept})
+    assert ports_of(plan) == {"api": 5100, "worker": 5101}
+
+
+def test_the_proxy_that_runs_stays_where_it_is_unless_it_is_told_where(project: Project) -> None:
+    def try_listen(_host: str, port: int) -> None:
+        if port == 8000:
+            raise ConfigError("127.0.0.1:8000: cannot be listened on")
+
+    running = {"listens": ("127.0.0.1", 8004), "try_listen": try_listen}
+    plan = project.load(TWO, machine=running)
+    assert (proxy_of(plan).port, notes_of(plan)) == (8004, ())
+    plan = project.load(TWO, 'proxy.listen = "127.0.0.1:9000"', machine=running)
+    assert proxy_of(plan).port == 9000

@@ -225,6 +225,22 @@ async def test_events_are_read_from_the_one_address(tmp_path: Path, monkeypatch:
         assert json.loads(lines[0])["type"] == "run.started"
 
 
+async def test_a_local_reader_of_events_hears_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with project(tmp_path, monkeypatch) as run:
+        (path,) = (tmp_path / "orchestra").iterdir()
+        async with await trio.open_unix_socket(path) as stream, trio.open_nursery() as nursery:
+            await stream.send_all(b"GET /__orchestra__/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.receive_some()
+            nursery.start_soon(run.supervisor.stop)
+            data = b""
+            while not data.endswith(b"\r\n0\r\n\r\n"):
+                data += await stream.receive_some()
+        last = [each for each in data.splitlines() if each.startswith(b"data: ")][-1]
+        assert json.loads(last.removeprefix(b"data: "))["type"] == "run.ended"
+
+
 async def test_a_run_without_reloads_has_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with project(tmp_path, monkeypatch, reloads=False) as run:
         for name in ("healthz", "state", "client.js"):

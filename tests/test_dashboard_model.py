@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from orchestra.events import Notice, OutputLine, RunEnded, State, StateChanged, StreamClosed, StreamOpened
+from orchestra.events import (
+    Notice,
+    OutputLine,
+    PlanChanged,
+    RunEnded,
+    State,
+    StateChanged,
+    StreamClosed,
+    StreamOpened,
+)
 from tests import dashboard_kit as kit
 from tests.dashboard_kit import begun, line, model_of
 from tests.events_kit import moment
@@ -25,6 +34,20 @@ def test_processes_are_in_the_order_of_the_procfile_and_wait_at_first() -> None:
         ("api", 1, State.WAITING),
     ]
     assert model.url == "http://127.0.0.1:8000"
+
+
+def test_processes_come_and_go_and_those_that_stay_keep_their_colour() -> None:
+    changed = PlanChanged(reason="Procfile", processes=("db", "vite", "mail"))
+    model = model_of(STARTED, READY, line("a"), begun("b", "api"), changed)
+    assert [(each.name, each.index, each.state) for each in model.processes.values()] == [
+        ("db", 1, State.WAITING),
+        ("vite", 0, State.READY),
+        ("mail", 2, State.WAITING),
+    ]
+    assert list(model.processes["vite"].tail) == ["a"]
+    assert model.paused == {}
+    assert model.log[-1] is changed
+    assert model.overall().text == "starting 1/3"
 
 
 def test_uptime_counts_from_the_spawn_and_a_state_from_its_change() -> None:

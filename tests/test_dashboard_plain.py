@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from orchestra.bus import Bus
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer
-from orchestra.events import Notice, RequestFinished, State, StateChanged, StreamOpened
+from orchestra.events import Notice, PlanChanged, RequestFinished, State, StateChanged, StreamOpened
 from tests import dashboard_kit as kit
 from tests.dashboard_kit import STARTED, Pipe, printed
 from tests.events_kit import moment
@@ -78,6 +78,17 @@ async def test_lines_and_what_happens_are_printed_in_their_order() -> None:
 async def test_the_margin_is_as_wide_as_the_longest_name() -> None:
     shown = await printed(plain("a-long-process-name", "b"), line("x", "b"), line("y", "a-long-process-name"))
     assert shown == ["b                   | x", "a-long-process-name | y"]
+
+
+async def test_the_margin_grows_with_a_longer_name_that_comes_later() -> None:
+    changed = PlanChanged(reason="Procfile", processes=("api", "a-long-name"), started=("a-long-name",))
+    shown = await printed(plain("api"), line("x"), changed, line("y"), line("z", "a-long-name"))
+    assert shown == [
+        "api       | x",
+        "orchestra   | Procfile: a-long-name started",
+        "api         | y",
+        "a-long-name | z",
+    ]
 
 
 async def test_without_colours_those_of_the_children_go_too() -> None:

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.dashboard.words import PALETTE, colour_number, sentence, short_seconds
-from orchestra.events import FilesChanged, Notice, RunEnded, State, StateChanged
+from orchestra.events import FilesChanged, Notice, PlanChanged, RunEnded, State, StateChanged
 from tests.dashboard_kit import READY, REQUEST, STARTED, line
 from tests.events_kit import moment
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orchestra.events import Event
 
 STARTING = StateChanged(process="vite", state=State.STARTING, previous=State.WAITING)
+CHANGED = PlanChanged(reason="Procfile.dev, .env", processes=("api", "a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,12 @@ STARTING = StateChanged(process="vite", state=State.STARTING, previous=State.WAI
         (FilesChanged(process="api", paths=("a.py", "b.py")), "api: a.py and b.py changed"),
         (FilesChanged(process="api", paths=("a.py", "b.py", "c.py")), "api: a.py and 2 other files changed"),
         (RunEnded(time=moment(1.0), exit_code=0, reason="quit", duration=5.21), "ended after 5.2 s: quit"),
+        (CHANGED, "Procfile.dev, .env: taken over"),
+        (replace(CHANGED, reason="", stopped=("old",)), "the plan has changed: old stopped"),
+        (
+            replace(CHANGED, started=("a", "b", "c"), stopped=("x", "y"), restarted=("api",)),
+            "Procfile.dev, .env: a, b and c started, x and y stopped, api restarted",
+        ),
         (line("x"), ""),
         (REQUEST, ""),
     ],

@@ -6,11 +6,12 @@ Each is played in memory, and again over real sockets. Which documents are chang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orchestra.bus import Bus
+from orchestra.config.plan import UNDECIDED
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.inject import Injector
 from orchestra.events import Notice, State
@@ -18,7 +19,7 @@ from orchestra.proxy.framing import ChunkedBody, ClosingBody, LengthBody
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.pages import PageBody
 from orchestra.proxy.server import Extras
-from tests.proxy_kit import header, headers_of, stage
+from tests.proxy_kit import BACKEND_PORT, elsewhere, header, headers_of, stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +46,8 @@ def autojump_clock(clock_of_each_world: trio.testing.MockClock) -> trio.testing.
     return clock_of_each_world
 
 
-def opened(
-    bus: Bus | None = None, *, ready: tuple[str, ...] = ("api", "vite")
-) -> AbstractAsyncContextManager[Stage]:
-    return stage(extras=Extras(pages=Injector(ReloadSettings(), bus or Bus())), ready=ready)
+def opened(bus: Bus | None = None, **settings: Any) -> AbstractAsyncContextManager[Stage]:
+    return stage(extras=Extras(pages=Injector(ReloadSettings(), bus or Bus())), **settings)
 
 
 def get(
@@ -298,21 +297,31 @@ async def test_a_refused_websocket_is_no_page(autojump_clock: trio.testing.MockC
         assert await body_of(client, await client.hears_head()) == PAGE
 
 
-async def test_our_own_page_is_told_when_the_backend_is_ready(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize(
+    ("target", "settings", "is_told"),
+    [
+        (b"/", {}, True),
+        (b"/@vite/client", {}, False),
+        (b"/", {"backend": UNDECIDED, "hold": 1.0}, False),
+        (b"/", {"backend": elsewhere(BACKEND_PORT)}, False),
+    ],
+)
+async def test_our_own_page_is_told_when_the_backend_is_ready(
+    autojump_clock: trio.testing.MockClock, target: bytes, settings: dict[str, Any], *, is_told: bool
+) -> None:
     """Without scripts it looks again by itself; so does one that waits for anything else."""
-    async with opened(ready=()) as on:
-        for process, loads in (("api", True), ("vite", False)):
-            on.reports("api", State.READY if process == "vite" else State.FAILED)
-            on.reports("vite", State.FAILED)
-            client = on.client()
-            await client.says(get(b"/" if process == "api" else b"/@vite/client"))
-            body = await body_of(client, await client.hears_head())
-            assert b'<head>\n<script src="/__orchestra__/client.js" async="" data-page="orchestra"' in body
-            assert b' data-status="502"></script>' in body
-            refresh = b'<meta http-equiv="refresh" content="1">'
-            assert refresh in body
-            assert (b"<noscript>" + refresh + b"</noscript>" in body) is loads
-            client.leaves()
+    refresh = b'<meta http-equiv="refresh" content="1">'
+    async with opened(ready=(), **settings) as on:
+        on.refusing.add(BACKEND_PORT)
+        on.reports("api", State.FAILED)
+        on.reports("vite", State.FAILED)
+        client = on.client()
+        await client.says(get(target))
+        body = await body_of(client, await client.hears_head())
+        assert b'<head>\n<script src="/__orchestra__/client.js" async="" data-page="orchestra"' in body
+        assert b' data-status="502"></script>' in body
+        assert refresh in body
+        assert (b"<noscript>" + refresh + b"</noscript>" in body) is is_told
 
 
 SOURCES: dict[str, tuple[Callable[[], Body], bytes]] = {

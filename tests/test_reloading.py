@@ -13,7 +13,7 @@ from orchestra import Plan, ProcessPlan, Supervisor
 from orchestra.config.plan import Role
 from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart
-from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, State
+from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, PlanChanged, State
 from orchestra.reloading import Effect, Reloading, effect_of
 from orchestra.watch.interest import RUN, Changed, Changes, Kind
 from tests.events_kit import Recorder
@@ -76,16 +76,17 @@ class Pages:
 class Reloaded:
     """A run whose files can change."""
 
-    def __init__(self, world: World, run: Run, recorder: Recorder, pages: Pages) -> None:
+    def __init__(self, world: World, plan: Plan, run: Run, recorder: Recorder, pages: Pages) -> None:
         self.world = world
+        self.plan = plan
         self.run = run
         self.recorder = recorder
         self.pages = pages
-        self.plans = 0
+        self.replanned: list[str] = []
 
-    async def replan(self) -> None:
+    async def replan(self, reason: str) -> None:
         await trio.sleep(1)
-        self.plans += 1
+        self.replanned.append(reason)
 
     def state(self, name: str = "api") -> State:
         return self.run.workers[name].life.state
@@ -97,14 +98,13 @@ class Reloaded:
 
 
 @asynccontextmanager
-async def reloading(world: World, *processes: ProcessPlan, replans: bool = False) -> AsyncIterator[Reloaded]:
+async def reloading(world: World, *processes: ProcessPlan, file: str = "") -> AsyncIterator[Reloaded]:
     async with running_processes(world, *processes) as (run, recorder), trio.open_nursery() as nursery:
         pages = Pages()
-        found = Reloaded(world, run, recorder, pages)
-        plan = Plan(processes=processes, files=(Path.cwd() / "Procfile",))
-        replan = found.replan if replans else None
-        nursery.start_soon(Reloading(plan, run, pages=pages, replan=replan).run, 0.0)
-        await trio.sleep(1)
+        plan = Plan(processes=processes, files=(Path.cwd() / file,) if file else ())
+        found = Reloaded(world, plan, run, recorder, pages)
+        nursery.start_soon(Reloading(found, run, pages=pages, replan=found.replan).run, 0.0)
+        await trio.sleep(2)
         yield found
         nursery.cancel_scope.cancel()
 
@@ -259,19 +259,27 @@ async def test_but_not_if_the_settings_have_it_watched(autojump_clock: object, w
 
 
 async def test_files_of_the_plan_have_it_made_again(autojump_clock: object, world: World) -> None:
-    async with reloading(world, backend(), replans=True) as on:
+    async with reloading(world, backend(), file="Procfile") as on:
         assert RUN in world.watched[0]
         for _ in range(5):
             world.change(RUN, "Procfile", kind=Kind.PLAN)
             await trio.sleep(0.1)
         assert await on.until_quiet() == [STARTING, READY]
-        assert on.plans == 2  # one more for what was saved during the first
+        assert on.replanned == ["Procfile"] * 2  # one more for what was saved during the first
 
 
 async def test_what_the_watching_has_to_say_is_told(autojump_clock: object, world: World) -> None:
     async with reloading(world, backend()) as on:
         world.warn("files are looked at each second", "a hint")
         assert on.recorder.notices() == ["watching"]
+
+
+async def test_another_plan_has_other_files_watched(autojump_clock: object, world: World) -> None:
+    async with reloading(world, backend()) as on:
+        on.plan = Plan(processes=on.plan.processes, files=(Path.cwd() / "Procfile",))
+        on.run.bus.emit(PlanChanged(reason="", processes=("api",), started=(), stopped=(), restarted=()))
+        await trio.sleep(1)
+        assert [list(each) for each in world.watched] == [["api"], [RUN, "api"]]
 
 
 # --- Commands before a restart ---
@@ -388,7 +396,7 @@ async def test_a_command_ends_with_the_run(autojump_clock: object, world: World)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await recorder.until_state("api", READY)
-        await trio.sleep(1)
+        await trio.sleep(2)
         world.change("api", "app.py")
         await recorder.until(OutputLine)
         await supervisor.stop()

@@ -143,3 +143,19 @@ def test_code_that_embeds_a_run_watches_nothing(project: Project) -> None:
         project.says("two")
         time.sleep(UNSEEN)
         assert get(run.url).text == "one"
+
+
+def test_a_changed_env_file_and_procfile_change_what_runs(project: Project) -> None:
+    with project.run() as run:
+        since = len(run.events)
+        (project.folder / ".env").write_text("GREETING=hello\n")
+        run.until(lambda event: event["type"] == "plan.changed" and event["restarted"] == ["api"])
+        run.state("api", "ready", since=since)
+        since = len(run.events)
+        with (project.folder / "Procfile").open("a") as file:
+            file.write("worker: echo $GREETING; sleep 1000\n")
+        run.line("worker", "hello", since=since)
+        since = len(run.events)
+        project.says("two")  # the files of the backend are still watched
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "two"

@@ -9,13 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra import Dependency, ProcessPlan, ProxyPlan, Restart, Role, State
+from orchestra import Dependency, Plan, ProcessPlan, ProxyPlan, Restart, Role, State
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.config.roles import Seen
+from orchestra.supervision.difference import difference
 from orchestra.supervision.inquiry import identify
 from tests.simulation_kit import World, running_processes
 
 if TYPE_CHECKING:
+    from orchestra.supervision.run import Run
     from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.ceiling(100_000)
@@ -270,3 +272,57 @@ async def test_a_server_that_does_not_answer_in_time_has_shown_nothing(
     with listener:
         socket = Address("127.0.0.1", listener.getsockname()[1])
         assert await identify(socket) is Seen.NOTHING
+
+
+# --- Another plan ---
+
+
+async def change(run: Run, *plans: ProcessPlan, proxy: ProxyPlan = BOTH_OPEN) -> None:
+    plan, old = Plan(processes=plans, proxy=proxy), [worker.life.plan for worker in run.workers.values()]
+    newest = {name: worker.newest for name, worker in run.workers.items()}
+    assert run.roles is not None
+    await run.change(
+        plan, difference(Plan(processes=tuple(old)), plan, newest), partial(run.roles.change, plan)
+    )
+
+
+async def test_what_was_found_stays_found_in_another_plan(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    decided: list[tuple[str, object]] = []
+    late = open_process("late", 5200)
+    world.programs["late"] = partial(shows, Seen.HTTP)
+    async with running_processes(world, API, FE, proxy=BOTH_OPEN, decided=decided) as (run, recorder):
+        await recorder.until_state("fe", State.READY)
+        await recorder.until_state("dev", State.READY)
+        before = len(decided)
+        await change(run, late, API, FE)
+        await recorder.until_state("late", State.RUNNING)
+        await trio.sleep(100)
+        assert decided[before:] == []
+        roles = [worker.life.plan.role for worker in run.workers.values()]
+        assert roles == [Role.OTHER, Role.BACKEND, Role.FRONTEND]
+        assert [run.workers[name].life.restarts for name in ("dev", "fe")] == [0, 0]
+
+
+async def test_when_the_backend_goes_another_process_may_be_it(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One that could not get a role any more is asked once more, and for that started again."""
+    decided: list[tuple[str, object]] = []
+
+    async def late(child: Child) -> int:
+        await trio.sleep(4)
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["job"] = late
+    async with running_processes(world, API, FE, JOB, proxy=BOTH_OPEN, decided=decided) as (run, recorder):
+        await recorder.until_state("dev", State.READY)
+        await recorder.until_state("fe", State.READY)
+        before = len(decided)
+        await change(run, FE, JOB)
+        await recorder.until_state("job", State.READY, restarts=1)
+        assert decided[before:] == [("backend", UNDECIDED), ("backend", "job")]
+        assert run.workers["fe"].life.restarts == 0

@@ -194,6 +194,18 @@ def test_of_two_exceptions_the_last_one_counts() -> None:
     assert seen(SYNTAX + MISSING).error == "ModuleNotFoundError: No module named 'nosuch'"
 
 
+def test_what_python_says_of_its_own_tidying_is_no_exception() -> None:
+    tidying = """\
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/multiprocessing/resource_tracker.py", line 239, in main
+    cache[rtype].remove(name)
+KeyError: '/mp-xoc1cxtr'
+"""
+    reader = seen(SYNTAX + tidying)
+    assert reader.last is not None
+    assert reader.last.error_type == "SyntaxError"
+
+
 def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:
     traceback = TracebackReader()
     for line in ("Traceback (most recent call last):", "socket.gaierror: [Errno -2] no such name", "bye"):

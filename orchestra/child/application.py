@@ -1,9 +1,10 @@
 """Serves ``module:attribute``, an ASGI or WSGI application, by Hypercorn; run in the project's interpreter.
 
-Run as a script: ``python3 application.py PLACE --bind HOST:PORT APPLICATION``. The application is looked for
-in the current folder, then in its ``src``; ``module:create()`` calls a factory without arguments. What is
-wrong with the setting is said in one line that begins with PLACE, where it stands. What is wrong with the
-project is left to Python: a traceback, without our own frames.
+Run as a script: ``python3 application.py PLACE --bind ADDRESS APPLICATION``. ADDRESS may have variables in
+it, which are looked up when it serves. The application is looked for in the current folder, then in its
+``src``; ``module:create()`` calls a factory without arguments. What is wrong with the setting is said in one
+line that begins with PLACE, where it stands. What is wrong with the project is left to Python: a traceback,
+without our own frames.
 
 A process with a warm spare has a socket to orchestra, whose descriptor ``ORCHESTRA_CONTROL`` tells. Each
 message is one line of JSON:
@@ -11,9 +12,9 @@ message is one line of JSON:
 1. from orchestra, the names of modules. Those of installed packages are imported, the project's never: they
    would be out of date when they are needed. An import that fails is left to the project.
 2. to orchestra, how many KiB of memory that takes, if there were any.
-3. from orchestra, variables for the environment: from now on it serves. Until then it waits, for 10 minutes
-   at most, and ends when orchestra does. If what it has imported has changed on disk meanwhile, it begins
-   again, with nothing imported.
+3. from orchestra, variables for the environment: from now on it serves. Until then it waits, and ends when
+   orchestra does. If what it has imported has changed on disk meanwhile, it begins again, with nothing
+   imported.
 4. from orchestra, again and again, anything; to orchestra, the installed modules that it has imported so far.
 
 Standard library only, and nothing of ours: the interpreter may be another one than orchestra's, and older.
@@ -27,7 +28,6 @@ import importlib.util
 import inspect
 import json
 import os
-import select
 import socket
 import sys
 from contextlib import suppress
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
 VARIABLE = "ORCHESTRA_CONTROL"
-# Seconds that a spare waits: a developer who has not saved for so long has no use for its memory.
-PATIENCE = 600.0
+# Seconds for orchestra to take an answer: a server must not wait for one that is no longer wanted.
+ANSWER_TIMEOUT = 1.0
 # Seconds for requests in flight at the end: the proxy has given them their time.
 GRACE = 1.0
 # Where pip and the system's package manager put packages.
@@ -170,7 +170,7 @@ def serve(application: Any, bind: str, control: socket.socket | None) -> None:
     from hypercorn.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.bind = [bind]
+    config.bind = [os.path.expandvars(bind)]
     config.accesslog = "-"
     config.graceful_timeout = GRACE
     kind = kind_of(application)
@@ -217,9 +217,8 @@ class Installed:
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Find a module as the other finders do; `ImportError` if it is the project's."""
         for finder in sys.meta_path:
-            if finder is self:
-                continue
-            spec = finder.find_spec(name, path, target)
+            look = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = look(name, path, target) if look is not None else None
             if spec is not None:
                 places = [spec.origin] if spec.has_location else spec.submodule_search_locations or ()
                 if not all(map(is_installed, places)):
@@ -249,12 +248,11 @@ def stand_by(number: str) -> socket.socket:
     if number.endswith("!"):
         return control
     names = json.loads(receive(control))
+    before = stamps()
     preload(names)
+    before = {**stamps(), **before}
     if names:
         send(control, memory())
-    before = stamps()
-    if not select.select([control], [], [], PATIENCE)[0]:
-        sys.exit(0)
     os.environ.update(json.loads(receive(control)))
     if stamps() != before:
         control.set_inheritable(True)
@@ -303,8 +301,9 @@ def memory() -> int:
 
 def answer(control: socket.socket) -> None:
     """Tell which installed modules have been imported, if orchestra asks; it does not when it has ended."""
+    control.settimeout(ANSWER_TIMEOUT)
     with suppress(OSError):
-        if control.recv(64, socket.MSG_DONTWAIT):
+        if control.recv(64):
             send(control, list(packages()))
             return
     import asyncio  # noqa: PLC0415 - it runs
@@ -316,7 +315,6 @@ def receive(control: socket.socket) -> bytes:
     """Receive a line; end if orchestra has ended."""
     line = b""
     while not line.endswith(b"\n"):
-        # One byte at a time: the next line stays in the socket, where `select` sees it.
         chunk = control.recv(65536, socket.MSG_PEEK)
         if not chunk:
             sys.exit(0)

@@ -58,6 +58,14 @@ class LogFile:
                     self._is_broken = True
                     raise
 
+    async def aclose(self) -> None:
+        """Close the file when what is being written has been."""
+        try:
+            await self._lock.acquire()
+            self._lock.release()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the file; it may be written to again."""
         if self._file is not None:

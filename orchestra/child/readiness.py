@@ -1,8 +1,9 @@
 """When is a process ready? All of its checks run at once, each with one question in flight.
 
 Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
-a second; each scan is followed by at most one question. Commands are run at the same pace. Lines are handed
-in as they are written. A check that has passed is not asked again; the process is ready when all have passed.
+a second, and at once when something listens at the expected port; each scan is followed by at most one
+question. Commands are run at the same pace. Lines are handed in as they are written. A check that has passed
+is not asked again; the process is ready when all have passed.
 
 `in_words` tells at any time what is still missing, for the user that waits.
 
@@ -153,7 +154,7 @@ class Readiness:
         del self.missing[check]
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
-        newest_sockets = scanner.looking_at(leader)
+        newest_sockets = scanner.looking_at(leader, self._port)
         while True:
             found = sockets.in_order_of_preference(await newest_sockets(), self._port)
             for socket in found:
@@ -174,6 +175,8 @@ class Readiness:
                         return
 
     async def _is_own(self, socket: Address, leader: int) -> bool:
+        if self._plan.app is not None and socket.port == self._port:
+            return True  # our own server listens where it is told to
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 
     async def _ask_command(self, check: ExecCheck) -> None:

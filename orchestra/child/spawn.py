@@ -52,6 +52,8 @@ _CHUNK = 65536
 # How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
 # what people take for that), but a line in two pieces is the rule when a child writes much.
 _PARTIAL_AFTER = 0.08
+# What ends as soon as it is asked to is looked for once, when it has ended: a second look waits for its turn.
+_QUICK_END = 0.2
 # Seconds after SIGKILL: a process stuck in the kernel (a dead network file system) is not waited for longer.
 _AFTER_KILL = 2.0
 # Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
@@ -156,8 +158,11 @@ class Child:
         await self._stopping.wait()
         if not self._killing.is_set():
             self.family.signal(self._stop_signal)
+            deadline = trio.current_time() + self._stop_timeout
+            with trio.move_on_after(min(_QUICK_END, self._stop_timeout)):  # its end cancels this
+                await self._killing.wait()
             await self._families.is_alive(self.family)  # members that have left the group are signalled now
-            with trio.move_on_after(self._stop_timeout):
+            with trio.move_on_at(deadline):
                 await self._killing.wait()
         self.family.signal(signal.SIGKILL)
         await trio.sleep(_AFTER_KILL)
@@ -184,6 +189,7 @@ async def run_child(
     families: Families | None = None,
     guard: Guard | None = None,
     soft_nofile: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Exit:
     """Run a child to its end, and leave nothing of it behind.
 
@@ -202,11 +208,12 @@ async def run_child(
         families: Looks for what it leaves behind; children of one run share it.
         guard: Is told of it for as long as anything of it is left.
         soft_nofile: How many files a command (not a program) may have open, if not as many as we.
+        pass_fds: Descriptors that it gets beside its input and output, by the same numbers.
 
     Raises:
         SpawnError: The system refused to start it.
     """
-    process, streams = await _start(command, cwd, env, window, soft_nofile)
+    process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
     child = Child(process, family_of(process.pid, env), families or Families(), stop_signal, stop_timeout)
     output = _Output(streams, on_output)
     if guard is not None:
@@ -233,6 +240,8 @@ async def _start(
     env: Mapping[str, str],
     window: Window | None,
     soft_nofile: int | None,
+    *,
+    pass_fds: Sequence[int],
 ) -> tuple[trio.Process, dict[_StreamName, FdStream]]:
     """Start a process at the head of a session; return what it is connected to, too.
 
@@ -252,7 +261,14 @@ async def _start(
             argv = _after(_OPEN_TERMINAL, os.ttyname(theirs), argv)
         end = PIPE if theirs is None else theirs
         process = await trio.lowlevel.open_process(
-            argv, cwd=cwd, env=dict(env), stdin=end, stdout=end, stderr=end, start_new_session=True
+            argv,
+            cwd=cwd,
+            env=dict(env),
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc

@@ -71,6 +71,8 @@ class Machine(Struct, frozen=True, kw_only=True):
         is_free: Whether a port could be listened on now.
         holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
         try_listen: Raises `ConfigError` if an address cannot be listened on now.
+        kept: The ports of processes that run already, by name: they keep them.
+        listens: Host and port where the proxy of such a run listens, if it was not told where.
     """
 
     environ: Mapping[str, str]
@@ -78,6 +80,8 @@ class Machine(Struct, frozen=True, kw_only=True):
     is_free: Callable[[int], bool] = lambda _: True
     holder: Callable[[int], str] = lambda _: ""
     try_listen: Callable[[str, int], None] = lambda _host, _port: None
+    kept: Mapping[str, int] = field(default_factory=dict)
+    listens: tuple[str, int] | None = None
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -154,7 +158,7 @@ def settle_address(
             raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
         machine.try_listen(host, port)
         return asked
-    host, usual = DEFAULT_LISTEN
+    host, usual = machine.listens or DEFAULT_LISTEN
     reason = ""
     for port in range(usual, usual + 100):
         fixed = (each for each in processes if each.settings.port == port)
@@ -248,12 +252,16 @@ class Ports(Struct, kw_only=True):
                     self.by_instance[name] = port
 
     def assign(self, base: int, problems: Problems) -> list[Note]:
-        """Give all others theirs, beginning with `base`; say which of them cannot have the usual one."""
+        """Give all others theirs, beginning with `base`; say which of them cannot have the usual one.
+
+        The usual one of a process that runs already is what it has.
+        """
         fixed, notes = set(self.by_instance), []
         # Each has the usual one until its turn comes: none is moved to that of another.
         for index, each in enumerate(self.processes):
             for number, name in enumerate(each.names):
-                self.by_instance.setdefault(name, base + index * PORTS_A_PROCESS + number)
+                by_place = base + index * PORTS_A_PROCESS + number
+                self.by_instance.setdefault(name, self.machine.kept.get(name, by_place))
         for each in self.processes:
             for name in (name for name in each.names if name not in fixed):
                 usual = port = self.by_instance[name]

@@ -193,6 +193,18 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
 
+    def in_words(self) -> str:
+        """Say which process is asked for what, and why that one, for people."""
+        pairs = (
+            ("backend", self.backend, self.backend_reason),
+            ("frontend", self.frontend, self.frontend_reason),
+        )
+        words = (
+            f"{side}: {self.named(upstream)}" + (f" ({reason})" if reason and upstream else "")
+            for side, upstream, reason in pairs
+        )
+        return "; ".join(words)
+
     def named(self, upstream: UpstreamPlan) -> str:
         """Name one of the two upstreams, for people."""
         match upstream:

@@ -127,10 +127,25 @@ class Facts(Struct, frozen=True, kw_only=True):
         changed = (replace(p, seen=seen) if p.name == base_name(process) else p for p in self.processes)
         return replace(self, processes=tuple(changed))
 
+    def with_seen_of(self, earlier: Facts) -> Facts:
+        """Give the facts in which processes have shown what they had in `earlier` ones."""
+        seen = {each.name: each.seen for each in earlier.processes}
+        return replace(
+            self, processes=tuple(replace(p, seen=seen.get(p.name, p.seen)) for p in self.processes)
+        )
+
     def settled(self, roles: Roles) -> Facts:
-        """Give the facts in which upstreams that have been found stay what they are."""
+        """Give the facts in which open upstreams that have been found stay what they are."""
         found = {"frontend": roles.frontend, "backend": roles.backend}
-        return replace(self, **{key: each for key, each in found.items() if isinstance(each, FromProcess)})
+        names = {each.name for each in self.processes}
+        return replace(
+            self,
+            **{
+                key: each
+                for key, each in found.items()
+                if getattr(self, key) is UNDECIDED and isinstance(each, FromProcess) and each.name in names
+            },
+        )
 
 
 class Roles(Struct, frozen=True, kw_only=True):

@@ -157,8 +157,10 @@ def _command_of(
 
 def _serve(app: str, place: ConfigError) -> str:
     """Give the command that serves an application; `place` is where that was written."""
-    words = ["python3", str(_SERVER), str(place).rstrip(": "), "--bind"]
-    return f"exec {shlex.join(words)} 127.0.0.1:$PORT {shlex.quote(app)}"
+    # Not the shell looks PORT up: a spare is told another one when it serves.
+    return "exec " + shlex.join(
+        ["python3", str(_SERVER), str(place).rstrip(": "), "--bind", "127.0.0.1:$PORT", app]
+    )
 
 
 def _check_environment(process: Draft) -> None:

@@ -35,7 +35,7 @@ from orchestra.child.lines import without_colours
 from orchestra.control.doors import Request, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
-from orchestra.events import OutputLine, OutputPaused, State, encode
+from orchestra.events import OutputLine, OutputPaused, RunEnded, State, encode
 from orchestra.proxy.route import OWN_PREFIX
 
 if TYPE_CHECKING:
@@ -135,6 +135,12 @@ class App:
         self._launch = launch
         self._environ = environ
         self._readers = 0
+        self._left = trio.lowlevel.ParkingLot()
+
+    async def wait_for_readers(self) -> None:
+        """Wait until nothing reads the events any more."""
+        while self._readers:
+            await self._left.park()
 
     async def __call__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it, that came in by `door`."""
@@ -254,6 +260,7 @@ class App:
                 nursery.cancel_scope.cancel()
         finally:
             self._readers -= 1
+            self._left.unpark_all()
 
     async def _live(self, request: Request, receive: Receive, send: Send) -> None:
         live = Live(self._tabs, receive, send)
@@ -263,7 +270,7 @@ class App:
 
 
 async def _send_events(view: View, send: Send, scope: trio.CancelScope) -> None:
-    """Send all events, as server-sent events; then end the stream."""
+    """Send all events, as server-sent events, until the run has ended; then end the stream."""
     async with aclosing(view.events(limit=MAX_EVENTS)) as events:
         async for event in events:
             # As in the JSON lines: a line is told when it is whole, and without colours.
@@ -274,6 +281,8 @@ async def _send_events(view: View, send: Send, scope: trio.CancelScope) -> None:
             await send(
                 {"type": "http.response.body", "body": b"data: %s\n\n" % encode(event), "more_body": True}
             )
+            if isinstance(event, RunEnded):
+                break
     await send({"type": "http.response.body", "body": b""})
     scope.cancel()
 

@@ -18,6 +18,8 @@ from msgspec import Struct
 from orchestra.proxy.head import match_host
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestra.proxy.head import RequestHead
 
 __all__ = ["LIVE", "SCRIPT", "Origin", "Verdict", "forbids_connection", "judge"]
@@ -34,7 +36,7 @@ _SANDBOX_NEEDS = {"allow-scripts", "allow-same-origin"}
 _NONCE = re.compile(r"'[Nn][Oo][Nn][Cc][Ee]-([A-Za-z0-9+/_-]+={0,2})'")
 _SCHEME_SOURCE = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _HOST_SOURCE = re.compile(
-    r"(?:([a-z][a-z0-9+.-]*)://)?(\*|(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\*|\d+))?(/[^?#]*)?",
+    r"(?:([a-z][a-z0-9+.-]*)://)?(\*|(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\*|\d{1,5}))?(/[^?#]*)?",
     re.IGNORECASE,
 )
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -76,23 +78,22 @@ def judge(header: str, origin: Origin) -> Verdict:
     """Judge the value of ``Content-Security-Policy``: all its policies have to allow script and socket."""
     policies = [_directives(policy) for policy in header.split(",")]
     nonces = [nonce for policy in policies for nonce in _nonces(_effective(policy, _SCRIPT_DIRECTIVES)[1])]
-    fault = next(
-        filter(None, (_sandbox_fault(policy) or _connect_fault(policy, origin) for policy in policies)), ""
-    )
-    faults = [fault]
-    if not fault:
-        # Two policies may name different nonces, and one of them our origin, too.
-        for nonce in (*nonces, ""):
-            found = next(filter(None, (_script_fault(policy, nonce, origin) for policy in policies)), "")
-            if not found:
-                return Verdict(nonce)
-            faults.append(found)
-    return Verdict(fault=_NONCE.sub("'nonce-...'", faults[-1]))
+    fault = _first(_sandbox_fault(policy) or _connect_fault(policy, origin) for policy in policies)
+    # Two policies may name different nonces, and one of them our origin, too.
+    for nonce in () if fault else (*nonces, ""):
+        fault = _first(_script_fault(policy, nonce, origin) for policy in policies)
+        if not fault:
+            return Verdict(nonce)
+    return Verdict(fault=_NONCE.sub("'nonce-...'", fault))
 
 
 def forbids_connection(policy: str, origin: Origin) -> str:
     """Return the directive of a policy that forbids our WebSocket; empty if none does."""
     return _connect_fault(_directives(policy), origin)
+
+
+def _first(faults: Iterable[str]) -> str:
+    return next(filter(None, faults), "")
 
 
 def _directives(policy: str) -> _Policy:

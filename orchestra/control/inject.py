@@ -15,6 +15,7 @@ Not here: where the script is put (`document`), what a policy allows (`csp`), wh
 from __future__ import annotations
 
 import re
+from textwrap import shorten
 from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import structs
@@ -56,6 +57,8 @@ _UNTRUE: dict[bytes, bytes | None] = dict.fromkeys(
 )
 # An application may make a policy for each page.
 _MOST_NOTICES = 20
+# Characters of a directive that a notice shows; some list a hundred hosts.
+_LONGEST_FAULT = 120
 
 _POLICY_HINT = (
     "While you develop, let script-src and connect-src have 'self', or set [reload] enabled = false in the"
@@ -139,6 +142,7 @@ class Injector:
         return _tag(request, status, "orchestra") if is_page else ""
 
     def _report_policy(self, upstream: UpstreamName, fault: str) -> None:
+        fault = shorten(fault, _LONGEST_FAULT, placeholder=" ...")
         text = (
             f"a Content-Security-Policy of the {upstream} forbids orchestra's script ({fault}): its pages do"
             " not reload by themselves and show no errors"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.bus import Bus
-    from orchestra.control.app import View
+    from orchestra.control.app import App, View
     from orchestra.control.doors import Door
     from orchestra.control.worker import Worker
     from orchestra.events import Event
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 # Connections of local programs at once; there is no use for more.
 MAX_LOCAL = 64
-# Seconds for pages to take note that the run ends: their browsers answer at once.
+# Seconds for pages to take note that the run ends, and for readers of events: both answer at once.
 CLOSE_LIMIT = 0.5
 # The pause after accept has failed, for want of descriptors as a rule.
 ACCEPT_PAUSE = 0.1
@@ -76,6 +76,7 @@ class Control:
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self.reload, self.swap_styles = tabs.reload, tabs.swap_styles
+        self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()
         self._connections: dict[socket.socket, Door] = {}
@@ -129,6 +130,12 @@ class Control:
         with trio.move_on_after(CLOSE_LIMIT):
             while self._tabs:
                 await self._ended.park()
+
+    async def finish(self) -> None:
+        """Wait until readers of events know that the run has ended, a moment at most."""
+        with trio.move_on_after(CLOSE_LIMIT):
+            if self._app is not None:
+                await self._app.wait_for_readers()
 
     def _bind(self) -> sockets.LocalSocket | None:
         try:
@@ -185,8 +192,8 @@ class Control:
         from orchestra.control.app import App  # noqa: PLC0415
         from orchestra.control.worker import Worker  # noqa: PLC0415
 
-        app = App(self._view, self._tabs, token=self._token, launch=self._launch, environ=self._environ)
-        return Worker(app)
+        self._app = App(self._view, self._tabs, token=self._token, launch=self._launch, environ=self._environ)
+        return Worker(self._app)
 
     async def _launch(self, command: Sequence[str]) -> None:
         """Start an editor; say so if it fails."""

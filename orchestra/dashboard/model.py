@@ -10,6 +10,7 @@ Not here: time, tasks, the terminal, rich. `now` is an argument, in seconds sinc
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from msgspec import structs
@@ -20,6 +21,7 @@ from orchestra.events import (
     Notice,
     OutputLine,
     OutputPaused,
+    PlanChanged,
     RequestFinished,
     RequestHeld,
     RequestReleased,
@@ -33,6 +35,8 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.events import Event
 
 __all__ = ["LogEntry", "Model", "Overall", "Process"]
@@ -48,14 +52,14 @@ _LINE_CHARACTERS = 4096
 _UP = frozenset({State.RUNNING, State.READY, State.COMPLETED})
 _RUNS = frozenset({State.STARTING, State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING})
 
-LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged
+LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
 
 
 class Process:
     """What is known of one process.
 
     Attributes:
-        index: Its place in the Procfile, from 0; decides its colour.
+        index: Decides its colour: its place in the Procfile, from 0; later, the lowest that was free.
         newest: What it told last of its state.
         since: When it entered that state.
         started_at: When the child that runs now was spawned; ``None`` if none runs.
@@ -174,8 +178,10 @@ class Model:
                     self.warning = event
             case RunStarted():
                 self.started, self.url = event, event.url
-                for name in event.processes:
-                    self._process(name)
+                self._have(event.processes)
+            case PlanChanged():
+                self.log.append(event)
+                self._have(event.processes)
             case RunEnded():
                 self.ended = event
 
@@ -202,8 +208,16 @@ class Model:
     def _process(self, name: str) -> Process:
         process = self.processes.get(name)
         if process is None:
-            process = self.processes[name] = Process(name, len(self.processes))
+            taken = {each.index for each in self.processes.values()}
+            free = next(index for index in count() if index not in taken)
+            process = self.processes[name] = Process(name, free)
         return process
+
+    def _have(self, names: Sequence[str]) -> None:
+        """Have these processes, in this order, and no others."""
+        self.processes = {name: each for name, each in self.processes.items() if name in names}
+        self.processes = {name: self._process(name) for name in names}
+        self.paused = {source: each for source, each in self.paused.items() if source[0] in names}
 
     def _write(self, event: OutputLine) -> None:
         if len(event.text) > _LINE_CHARACTERS:

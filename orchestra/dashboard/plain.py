@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from orchestra.child.lines import without_colours
 from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
 from orchestra.dashboard.writer import terminal_size
-from orchestra.events import OutputPaused
+from orchestra.events import OutputPaused, PlanChanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +82,8 @@ class PlainPrinter:
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
+        if isinstance(event, PlanChanged):
+            self._widen(event.processes)
         if isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
@@ -89,6 +91,13 @@ class PlainPrinter:
                 self._mark(event)
         elif text := sentence(event):
             self._writer.put(self._around(self._format(event, _OURS, text)))
+
+    def _widen(self, names: Sequence[str]) -> None:
+        """Make room for longer names, from this line on."""
+        width = max(self._width, *(len(name) for name in names))
+        if width > self._width:
+            self._width = width
+            self._margins.clear()
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""

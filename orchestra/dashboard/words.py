@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from orchestra.child.lines import without_colours
-from orchestra.events import FilesChanged, Notice, RunEnded, RunStarted, State, StateChanged, UpstreamSwitched
+from orchestra.events import (
+    FilesChanged,
+    Notice,
+    PlanChanged,
+    RunEnded,
+    RunStarted,
+    State,
+    StateChanged,
+    UpstreamSwitched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +42,7 @@ OURSELVES = "orchestra"
 PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
 
 # The events that `sentence` puts into words.
-SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, FilesChanged, Notice, RunEnded)
+SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, FilesChanged, PlanChanged, Notice, RunEnded)
 
 # A line of blanks and colours alone is not longer.
 _LONGEST_BLANK = 100
@@ -53,6 +62,10 @@ def sentence(event: Event) -> str:
         case RunEnded():
             reason = f": {event.reason}" if event.reason else ""
             return f"ended after {short_seconds(event.duration)}{reason}"
+        case PlanChanged():
+            verbs = {"started": event.started, "stopped": event.stopped, "restarted": event.restarted}
+            done = ", ".join(f"{_all(names)} {verb}" for verb, names in verbs.items() if names)
+            return f"{event.reason or 'the plan has changed'}: {done or 'taken over'}"
         case UpstreamSwitched():
             return f"{event.process} is asked at {event.url} from now on"
         case FilesChanged():
@@ -66,6 +79,11 @@ def _some(paths: Sequence[str]) -> str:
     if len(paths) <= 2:
         return " and ".join(paths)
     return f"{paths[0]} and {len(paths) - 1} other files"
+
+
+def _all(names: Sequence[str]) -> str:
+    """List names: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _change(event: StateChanged) -> str:

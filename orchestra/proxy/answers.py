@@ -67,7 +67,8 @@ def explain(error: UpstreamError | BadMessage) -> Message:
         state = "ready" if error.availability is Availability.HOLD else "there"
         reason, tail = f"{error.side} not {state}", error.tail
         title = f"The {error.side} is not {state}"
-        is_followed = error.side == "backend" and error.availability in (Availability.HOLD, Availability.FAIL)
+        is_waited_for = error.process is not None and error.availability is not Availability.READY
+        is_followed = error.side == "backend" and is_waited_for
     return Message(
         status=error.status_hint,
         title=title,

@@ -41,7 +41,7 @@ from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept,
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Extras", "Progress", "Shared"]
 
+# The upstreams that a plan names.
+_PLANNED: tuple[Side, ...] = ("backend", "frontend")
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -109,6 +111,7 @@ class Shared:
         self.plan = plan
         self.bus = bus
         self.pages = extras.pages
+        self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
 
@@ -116,22 +119,14 @@ class Shared:
             gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
             return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
 
-        backend = upstream("backend", plan.backend)
         self.upstreams: dict[Side, Upstream] = {
-            "backend": backend,
+            "backend": upstream("backend", plan.backend),
             "frontend": upstream("frontend", plan.frontend),
         }
         if dial_own is not None:
             # It is in this process, and has no address that could be dialled.
             self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
-        # That something elsewhere was restarted is not reported.
-        remembers = plan.memo and backend.gate.is_supervised
-        self.router = Router(
-            plan,
-            memory=MEMORY if remembers else 0,
-            pages=extras.frontend_pages,
-            has_own="orchestra" in self.upstreams,
-        )
+        self.router = self._new_router()
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -140,6 +135,28 @@ class Shared:
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
+
+    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
+        """Go by another plan from the next request on; see `Proxy.change`."""
+        before, self.plan = self.plan, plan
+        for side in _PLANNED:
+            upstream, planned = self.upstreams[side], getattr(plan, side)
+            upstream.gate.hold = plan.hold
+            # What was found stays unless its process is gone.
+            if planned != getattr(before, side) or not upstream.gate.is_within(processes):
+                upstream.gate.plan(planned)
+                upstream.sweep(self.now)
+        self.router = self._new_router()
+
+    def _new_router(self) -> Router:
+        # That something elsewhere was restarted is not reported.
+        remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
+        return Router(
+            self.plan,
+            memory=MEMORY if remembers else 0,
+            pages=self._frontend_pages,
+            has_own="orchestra" in self.upstreams,
+        )
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""

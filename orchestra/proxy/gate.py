@@ -35,7 +35,7 @@ from orchestra.proxy.connection import Endpoint, UpstreamConnection
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
@@ -94,17 +94,14 @@ class Gate:
     ) -> None:
         self.side: Side = side
         self.changed = changed
-        self._upstream = upstream
         self.hold = hold
         self._bus = bus
         self._tail = tail
-        self._was_undecided = upstream is UNDECIDED
-        self._absence = f"there is no {side}"
         # Of all processes: which of them the upstream is may be decided later.
         self._newest: dict[str, StateChanged] = {}
         # The sizes of the requests that wait.
         self._waiting: list[int] = []
-        self._look()
+        self.plan(upstream)
 
     def __repr__(self) -> str:
         fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
@@ -114,6 +111,13 @@ class Gate:
     @property
     def _members(self) -> tuple[str, ...]:
         return self._upstream.members if isinstance(self._upstream, FromProcess) else ()
+
+    def plan(self, upstream: UpstreamPlan) -> None:
+        """Stand for what the plan says from now on."""
+        self._upstream = upstream
+        self._was_undecided = upstream is UNDECIDED
+        self._absence = f"there is no {self.side}"
+        self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
         """Take note of what the upstream is, if the plan has left that open; what was found stays.
@@ -139,6 +143,10 @@ class Gate:
     def has(self, process: str) -> bool:
         """Whether it is known to stand for this process."""
         return process in self._members
+
+    def is_within(self, processes: Collection[str]) -> bool:
+        """Whether all processes that it is known to stand for are among these."""
+        return set(self._members) <= set(processes)
 
     def is_stopping(self, process: str | None) -> bool:
         """Whether it has been asked to end, so that its connections break."""
@@ -237,7 +245,8 @@ class Gate:
         text = self._explain()
         process = self._most_telling()
         tail = tuple(self._tail(process)) if process is not None else ()
-        return Unavailable(self.side, self.availability, f"{text}; {more}" if more else text, tail)
+        text = f"{text}; {more}" if more else text
+        return Unavailable(self.side, self.availability, text, process=process, tail=tail)
 
     def _explain(self) -> str:
         if self.endpoint is not None:

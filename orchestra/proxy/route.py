@@ -78,13 +78,23 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
         side: Which one.
         availability: `HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT` if there
             is none, `READY` if it refuses connections.
-        tail: Its process's last lines of output.
+        process: Its process; ``None`` if it is none of this run, or not known.
+        tail: The last lines that its process wrote.
     """
 
-    def __init__(self, side: Side, found: Availability, text: str, tail: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        side: Side,
+        found: Availability,
+        text: str,
+        *,
+        process: str | None = None,
+        tail: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(text)
         self.side = side
         self.availability = found
+        self.process = process
         self.tail = tail
 
 

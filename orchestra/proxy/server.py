@@ -29,7 +29,7 @@ from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan, UpstreamPlan
@@ -129,6 +129,15 @@ class Proxy:
             reason: Why, for people.
         """
         self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+
+    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
+        """Serve by another plan, but at the same address; requests that are on their way are not touched.
+
+        Args:
+            plan: What stands behind the proxy now, and the rules.
+            processes: All that there are now: an upstream that was found, and is none of them, is open again.
+        """
+        self._shared.change(plan, processes)
 
     def is_backend(self, process: str) -> bool:
         """Whether a process is known to be behind the backend."""

@@ -13,14 +13,13 @@ Not here: states and what follows from them (`lifecycle`), other children (`hand
 
 from __future__ import annotations
 
-import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.child.readiness import Readiness
-from orchestra.child.spawn import SpawnError, Window
+from orchestra.child.spawn import SpawnError
 from orchestra.config.plan import Role
 from orchestra.supervision.lifecycle import (
     Ended,
@@ -33,15 +32,17 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable
+from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
 from orchestra.supervision.tracebacks import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
     from orchestra.config.plan import Address, ProcessPlan
+    from orchestra.events import Exit
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Fact
@@ -60,8 +61,6 @@ _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
 # The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
 _LINGER = 0.3
-# The size of a terminal whose user has not set one.
-_USUAL_SIZE = (80, 24)
 # How long the question may take that tells a stuck server from one that only announced a reload.
 _STUCK_PROBE_TIMEOUT = 1.0
 
@@ -77,6 +76,7 @@ class Attempt(Stoppable):
         output: Takes what it writes.
         errors: Shows the exceptions in that.
         on_fact: Called with each fact about it, but its end.
+        spawn: What spawns it, if it is not `Run.spawn`.
 
     Attributes:
         spawned_at: When it was spawned.
@@ -96,8 +96,9 @@ class Attempt(Stoppable):
         output: ProcessOutput,
         errors: ProcessErrors,
         on_fact: Callable[[Attempt, Fact], object],
+        spawn: Callable[..., Awaitable[Exit]] | None = None,
     ) -> None:
-        super().__init__(run)
+        super().__init__(run, spawn)
         self.plan = plan
         self.port = port
         self.spawned_at = 0.0
@@ -152,11 +153,8 @@ class Attempt(Stoppable):
                     plan.command,
                     on_spawn=self._spawned,
                     on_output=partial(self._output.write, see=self._see),
-                    cwd=plan.cwd,
                     env=self._env,
-                    stop_timeout=plan.stop_timeout,
-                    stop_signal=signal.Signals[f"SIG{plan.stop_signal}"],
-                    window=self._window(),
+                    **how_to_spawn(plan, self._run),
                 )
                 self.end = Ended(how, self.symptoms.shell_error())
             except SpawnError as exc:
@@ -175,15 +173,6 @@ class Attempt(Stoppable):
             self._nursery.start_soon(self._attend, child.pid)
         elif self.plan.on_ready is not None:
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
-
-    def _window(self) -> Window | None:
-        match self.plan.pty:
-            case "auto":
-                return self._run.window
-            case True:
-                return self._run.window or Window(*_USUAL_SIZE)
-            case False:
-                return None
 
     def _see(self, lines: Sequence[str], unfinished: str) -> None:
         """Take note of what it wrote."""

@@ -20,12 +20,13 @@ from orchestra.events import OutputLine, OutputPaused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from pathlib import Path
 
     from orchestra.bus import Bus
     from orchestra.config.plan import ProcessPlan
     from orchestra.events import StreamName
 
-__all__ = ["Delivery", "ProcessOutput", "Sink"]
+__all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
 See: TypeAlias = "Callable[[Sequence[str], str], object]"
@@ -96,9 +97,7 @@ class ProcessOutput:
         self._name = plan.name
         self._delivery = delivery
         self._bus = bus
-        self._logfile: LogFile | None = None
-        if plan.log_file is not None:
-            self._logfile = LogFile(plan.log_file, max_bytes=plan.log_bytes, backups=plan.log_backups)
+        self._logfile = _log_file(plan)
 
     def __repr__(self) -> str:
         return f"<ProcessOutput of {self._name}>"
@@ -131,6 +130,12 @@ class ProcessOutput:
         if partial is not None:
             self._bus.emit(OutputPaused(process=self._name, stream=stream, text=partial))
 
+    async def follow(self, plan: ProcessPlan) -> None:
+        """Write to the log file of another plan of the process from now on."""
+        before, self._logfile = self._logfile, _log_file(plan)
+        if before is not None:
+            await before.aclose()
+
     def close(self) -> None:
         """Close the log file."""
         if self._logfile is not None:
@@ -144,3 +149,13 @@ class ProcessOutput:
         except OSError as exc:
             text = f"its log file is not written any more: {exc.filename or ''} {exc.strerror}"
             self._bus.notice("log-broken", text, process=self._name)
+
+
+def log_settings(plan: ProcessPlan) -> tuple[Path | None, int, int]:
+    """Give what decides about a process's log file."""
+    return plan.log_file, plan.log_bytes, plan.log_backups
+
+
+def _log_file(plan: ProcessPlan) -> LogFile | None:
+    path, max_bytes, backups = log_settings(plan)
+    return None if path is None else LogFile(path, max_bytes=max_bytes, backups=backups)

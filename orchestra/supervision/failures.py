@@ -80,11 +80,16 @@ class ProcessErrors:
             case State.UNHEALTHY if life.ready_after is None:
                 self.show_end("", symptoms)
             case State.RUNNING | State.READY | State.COMPLETED | State.STOPPED:
-                if self.shown is not None and (has_replaced or life.state is not before):
-                    self.shown = None
-                    self._bus.emit(ErrorCleared(process=self._name))
+                if has_replaced or life.state is not before:
+                    self.clear()
             case _:
                 pass
+
+    def clear(self) -> None:
+        """Take back what is shown, if anything is."""
+        if self.shown is not None:
+            self.shown = None
+            self._bus.emit(ErrorCleared(process=self._name))
 
     def show_end(self, exit_: str, symptoms: Symptoms | None) -> None:
         """Show why a child has ended, or does not come up.

@@ -10,12 +10,14 @@ Not here: states (`lifecycle`), a restart that stops the old child first (`worke
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.supervision.attempt import Attempt
 from orchestra.supervision.lifecycle import Broken, Ended, Gone, Late, Ready, Reloading, TakenOver
+from orchestra.supervision.spare import Spares
 from orchestra.supervision.symptoms import IN_USE
 
 if TYPE_CHECKING:
@@ -64,14 +66,20 @@ class Handover:
         self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
+        self._spares = Spares(run, output)
         self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
         return f"<Handover from {self.current} to {self._successor}>"
 
-    def prepare(self) -> None:
-        """Make the child that `run` spawns; from now on it can be stopped."""
-        self.current = self._new_attempt(self._plan.port if self.current is None else self._next_port())
+    def prepare(self, *, is_retry: bool) -> None:
+        """Make the child that `run` spawns; from now on it can be stopped.
+
+        Args:
+            is_retry: Whether the last one has just failed.
+        """
+        port = self._plan.port if self.current is None else self._next_port()
+        self.current = self._new_attempt(port, is_retry=is_retry)
 
     def _next_port(self) -> int | None:
         """The port for a child after the first; two runs that start at the same time choose the same one."""
@@ -89,6 +97,7 @@ class Handover:
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._live, self.current)
+        await self._spares.until_gone()
         return self.current.end
 
     async def _live(self, attempt: Attempt) -> None:
@@ -149,6 +158,10 @@ class Handover:
         if self.current is not None:
             self.current.retire(drain)
 
+    def discard_spare(self) -> None:
+        """Kill the spare. Does not wait, but `run` does."""
+        self._spares.discard()
+
     def _stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""
         self._successor = None
@@ -161,9 +174,12 @@ class Handover:
         for attempt in self._living:
             attempt.kill()
 
-    def _new_attempt(self, port: int | None) -> Attempt:
-        env = self._run.environment(self._plan, port)
-        if self._plan.restart_mode == "overlap":
+    def _new_attempt(self, port: int | None, *, is_retry: bool = False) -> Attempt:
+        plan, spawn = self._plan, None
+        env = self._run.environment(plan, port)
+        if plan.warm_spare and plan.app is not None:
+            spawn = partial(self._spares.serve, plan, is_retry=is_retry)
+        elif plan.restart_mode == "overlap":
             # The families of two children at once must not be taken for one.
             self._count += 1
             env["ORCHESTRA_CHILD"] = str(self._count)
@@ -175,6 +191,7 @@ class Handover:
             output=self._output,
             errors=self._errors,
             on_fact=self._learn,
+            spawn=spawn,
         )
         self._living.add(attempt)
         return attempt

@@ -23,6 +23,7 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_o
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address, Plan, UpstreamPlan
+    from orchestra.config.roles import Facts
     from orchestra.proxy.route import Side
     from orchestra.supervision.run import Run
 
@@ -69,7 +70,7 @@ class RunTimeRoles:
         """
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
-        newest_sockets = self._run.scanner.looking_at(leader)
+        newest_sockets = self._run.scanner.looking_at(leader, port)
         while self._is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
             for each in found:
@@ -104,8 +105,25 @@ class RunTimeRoles:
         is_news = known is not seen and (seen is not Seen.SILENT or known is Seen.NOTHING)
         if not is_news or name not in self._roles.to_ask:
             return
-        before, facts = self._roles, self._facts.with_seen(process, seen)
-        found = decide(facts)
+        self._decide(self._facts.with_seen(process, seen))
+
+    def change(self, plan: Plan) -> None:
+        """Go on with another plan, which the workers follow already.
+
+        What the sockets of a process have shown still counts, and an upstream that was found stays if it is
+        in the plan. A process that was asked no more is restarted if its role is open again.
+        """
+        before, facts = self._roles, facts_of(plan).with_seen_of(self._facts)
+        self._decide(facts.settled(before))
+        for worker in self._run.workers.values():
+            name = base_name(worker.life.plan.name)
+            was_given = before.of(name) is not Role.UNDECIDED
+            if was_given and self._is_open(name) and worker.life.is_alive:
+                worker.restart()
+
+    def _decide(self, facts: Facts) -> None:
+        """Decide by other facts; give the roles that follow to the processes, and tell of the upstreams."""
+        before, found = self._roles, decide(facts)
         self._facts = facts.settled(found)
         self._roles = decide(self._facts)  # what is found is given now: fewer processes are asked
         for worker in self._run.workers.values():

@@ -5,6 +5,9 @@ are stopped, too. It is to end earlier when the process that `exit_on` names has
 level by level: a process goes before those that it depends on. One that takes too long does not keep the
 others waiting: then the rest is stopped together.
 
+The plan of a run can change: first the processes are stopped that are not in the new one, then, in one step,
+the run follows the new plan, and then the processes are restarted and started that this asks for.
+
 Not here: what one process does (`worker`), what touches the system (`runtime`), the proxy.
 """
 
@@ -34,7 +37,7 @@ from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from orchestra.bus import Bus
     from orchestra.child.guard import Guard
@@ -42,11 +45,12 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Plan, ProcessPlan
     from orchestra.events import Exit
     from orchestra.supervision.delivery import Sink
+    from orchestra.supervision.difference import Difference
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.roles import RunTimeRoles
     from orchestra.supervision.runtime import Runtime
 
-__all__ = ["BeforeStop", "Run"]
+__all__ = ["BeforeStop", "Run", "checked_dependencies"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
 
@@ -92,7 +96,6 @@ class Run:
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
     ) -> None:
-        depends_on = _checked_dependencies(plan)
         self.id = secrets.token_hex(8)
         self.root = str(plan.procfile.parent if plan.procfile is not None else Path.cwd())
         self.runtime = runtime
@@ -110,17 +113,14 @@ class Run:
         self._guard: Guard | None = None
         self._screen: tuple[str | None, bytes] = None, b""
         self._changes = ParkingLot()
-        self._exit_on = plan.exit_on
         self._is_kept_open = is_kept_open
-        self._levels = stop_levels(depends_on)
-        self.longest_stop = max((each.stop_timeout for each in plan.processes), default=0.0)
-        self.workers = {each.name: Worker(each, self) for each in plan.processes}
-        for name, others in depends_on.items():
-            for other in others:
-                self.workers[other].dependents.append(self.workers[name])
-        self._active = set(self.workers)
+        self.longest_stop = 0.0
+        self.workers: dict[str, Worker] = {}
+        self._active: set[str] = set()
+        self._leaving: frozenset[str] = frozenset()  # processes that are stopped and then forgotten
         self._ended: dict[str, Life] = {}
         self._clashing: set[str] = set()
+        self._follow(plan)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {each.life.state.value}" for name, each in self.workers.items())
@@ -148,26 +148,79 @@ class Run:
         if self.phase is Phase.RUNNING:
             self.phase = Phase.STOPPING
             self.delivery.expect_end()
-            await self._stop_in_order()
+            await self._stop_in_order(self.workers.keys())
+            self._end_if_over()
         await self.until()
 
-    async def _stop_in_order(self) -> None:
-        for worker in self.workers.values():
+    async def _stop_in_order(self, names: Collection[str]) -> None:
+        """Stop processes, each before those that it depends on; the last of them may have to end yet."""
+        workers = {name: self.workers[name] for name in names}
+        for worker in workers.values():
             if not worker.life.is_alive or worker.life.state is State.STOPPING:
                 worker.stop()
         with trio.move_on_after(self.longest_stop):
-            for names in self._levels:
-                level = [self.workers[name] for name in names]
+            for names_of_level in self._levels:
+                level = [workers[name] for name in names_of_level if name in workers]
                 for worker in level:
                     worker.stop()
-                with trio.move_on_after(max(each.life.plan.stop_timeout for each in level)) as limit:
+                longest = max((each.life.plan.stop_timeout for each in level), default=0.0)
+                with trio.move_on_after(longest) as limit:
                     for worker in level:
                         await self.until(worker.has_ended)
                 if limit.cancelled_caught:
                     break
-        for worker in self.workers.values():
+        for worker in workers.values():
             worker.stop()
-        self._end_if_over()
+
+    # --- Another plan ---
+
+    async def change(self, plan: Plan, found: Difference, adopt: Callable[[], object]) -> None:
+        """Follow another plan.
+
+        Args:
+            plan: The new one; `checked_dependencies` has nothing against it.
+            found: How it differs from the old one.
+            adopt: Called when the processes of the new plan are there, and before any is started; not if the
+                run has come to its end meanwhile.
+        """
+        # Until they are started: the run is not over if nothing else is left.
+        self._active.update(found.started, found.restarted)
+        self._leaving = frozenset(found.stopped)
+        try:
+            await self._stop_in_order(found.stopped)
+            await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
+            if self.phase is Phase.RUNNING:
+                self._follow(plan)
+                self._clashing.difference_update(found.restarted)
+                adopt()
+                for name in found.restarted:
+                    self.workers[name].restart()
+                for worker in self.workers.values():
+                    worker.look_at_dependencies()
+        finally:
+            self._leaving = frozenset()
+            self._active = {name for name, each in self.workers.items() if not each.life.is_settled}
+            self._end_if_over()
+        restarted = [self.workers[name] for name in found.restarted]
+        await self.until(lambda: all(each.life.state is not State.STOPPING for each in restarted))
+
+    def _follow(self, plan: Plan) -> None:
+        """Have a worker for each process of a plan, and for no other one; start nothing."""
+        before, depends_on = self.workers, checked_dependencies(plan)
+        self.workers = {each.name: before.get(each.name) or Worker(each, self) for each in plan.processes}
+        for name in before.keys() - self.workers.keys():
+            before[name].output.close()
+            before[name].errors.clear()
+            self._ended.pop(name, None)
+            self._clashing.discard(name)
+        for each in plan.processes:
+            needing = [self.workers[name] for name, others in depends_on.items() if each.name in others]
+            self.workers[each.name].follow(each, dependents=needing)
+        self._exit_on = plan.exit_on
+        self._levels = stop_levels(depends_on)
+        # A child that runs has the time that it was started with.
+        self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
+        self._active = set(self.workers)
 
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""
@@ -239,11 +292,12 @@ class Run:
 
     async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
-        workers = [self.workers[name] for name in (self.workers if names is None else names)]
+        named = None if names is None else [self.workers[name] for name in names]
 
         def late() -> list[Worker]:
+            all_that_stay = (each for name, each in self.workers.items() if name not in self._leaving)
             # All are looked at: one that takes its time must not hide one that has failed.
-            return [each for each in workers if not each.is_up()]
+            return [each for each in (all_that_stay if named is None else named) if not each.is_up()]
 
         with trio.move_on_after(timeout) as limit:
             await self.until(lambda: not late())
@@ -294,8 +348,12 @@ class Run:
         return env
 
 
-def _checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """Say which process depends on which, by name; refuse what cannot work."""
+def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
+    """Say which process depends on which, by name.
+
+    Raises:
+        ConfigError: The plan cannot work.
+    """
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")

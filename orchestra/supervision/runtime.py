@@ -98,16 +98,21 @@ class Phase(Enum):
 class Stoppable:
     """What runs a child, and may be told to end it before it has been spawned.
 
+    Args:
+        run: The run that it belongs to.
+        spawn: What spawns it, as `Run.spawn`, which it is by default.
+
     Attributes:
         child: While there is one.
         is_ending: Whether it was told to end.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, spawn: Callable[..., Awaitable[Exit]] | None = None) -> None:
         self.child: Child | None = None
         self.is_ending = False
         self._is_killed = False
         self._run = run
+        self._spawn = spawn or run.spawn
 
     async def run_child(
         self,
@@ -127,7 +132,7 @@ class Stoppable:
             on_spawn(child)
 
         try:
-            return await self._run.spawn(command, on_spawn=spawned, **how)
+            return await self._spawn(command, on_spawn=spawned, **how)
         finally:
             self.child = None
 

@@ -37,6 +37,9 @@ _RULE = re.compile(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│
 _FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _RICH_FRAME = re.compile(r"^│ (?P<file>/.+?):(?P<line>\d+) in (?P<function>.+?) *│$")
 _RICH_CODE = re.compile(r"^│ ❱ +\d+ (?:│ )?(?P<code>.*?) *│$")
+# A process of Python's own, which tidies up after `multiprocessing` (Hypercorn's workers). It complains of
+# what is gone already: that comes last, and says nothing about the program.
+_TIDYING = "/multiprocessing/resource_tracker.py"
 _CARETS = re.compile(r"^[\s~^]+$")
 # `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
 _EXCEPTION = re.compile(r"(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (?P<message>.*))?")
@@ -116,6 +119,8 @@ class TracebackReader:
             not rest[:1].isspace() and (found := _EXCEPTION.fullmatch(rest)) and found["type"] not in _LEVELS
         ):
             self._is_open = False
+            if self._frames and self._frames[-1].file.endswith(_TIDYING):
+                return None
             self.error = rest[:_MOST_CHARACTERS]
             self.last = Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
             return self.last

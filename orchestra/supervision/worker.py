@@ -21,7 +21,7 @@ from msgspec import structs
 from orchestra.config.plan import Role
 from orchestra.errors import StartError
 from orchestra.events import State, StateChanged
-from orchestra.supervision.delivery import ProcessOutput
+from orchestra.supervision.delivery import ProcessOutput, log_settings
 from orchestra.supervision.failures import ProcessErrors
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
@@ -41,6 +41,8 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
@@ -78,7 +80,7 @@ class Worker:
     def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = Life(plan=plan)
         self.output = ProcessOutput(plan, run.delivery, run.bus)
-        self.dependents: list[Worker] = []
+        self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
         self._handover = Handover(plan, run, output=self.output, errors=self.errors, on_fact=self._learn)
@@ -93,6 +95,7 @@ class Worker:
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
         self.tell(StopRequested(reason))
+        self._handover.discard_spare()
 
     def start(self) -> None:
         """Start the process again if it has ended; `StartError` if the run is over. Does not wait."""
@@ -133,8 +136,20 @@ class Worker:
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
+        self.follow(plan, dependents=self.dependents)
+
+    def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
+        """Follow another plan of the process; a child that runs goes on as it is.
+
+        Args:
+            plan: What counts from now on, for the next child and for what is decided about this one.
+            dependents: The workers that wait for it.
+        """
+        before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
         self._handover.change_plan(plan)
+        if log_settings(before) != log_settings(plan):
+            self._run.nursery.start_soon(self.output.follow, plan)
 
     # --- Facts, and what follows from them ---
 
@@ -163,7 +178,7 @@ class Worker:
                 nursery.start_soon(self._install, job, self._pause)
             case Order.SPAWN:
                 self._pause.cancel()
-                self._handover.prepare()
+                self._handover.prepare(is_retry=self.life.failures > 0)
                 nursery.start_soon(self._run_child)
             case Order.HAND_OVER:
                 self._handover.begin()

@@ -1,0 +1,144 @@
+"""The plan that a run follows, and how it comes to follow another one.
+
+From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
+`change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
+backend that gets another name, and then has the run stop, restart and start what the difference asks for.
+
+Not here: which files are watched, the difference, one process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
+from orchestra.events import PlanChanged, StateChanged
+from orchestra.supervision.difference import difference, settled
+from orchestra.supervision.roles import RunTimeRoles
+from orchestra.supervision.run import checked_dependencies
+from orchestra.supervision.runtime import Phase
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from orchestra.bus import Bus
+    from orchestra.config.plan import Plan
+    from orchestra.development import Development
+    from orchestra.proxy.server import Proxy
+    from orchestra.supervision.difference import Difference
+    from orchestra.supervision.run import Run
+
+__all__ = ["CurrentPlan", "Replan"]
+
+# Reads the files again, for a run that follows this plan; raises `ConfigError`.
+Replan: TypeAlias = "Callable[[Plan], Plan]"
+
+
+class CurrentPlan:
+    """The plan that a run follows.
+
+    Args:
+        plan: The first one.
+        run: Its processes.
+        bus: Where changes are reported.
+        replan: Reads the files again; ``None``: they are not read again.
+
+    Attributes:
+        plan: The present one.
+    """
+
+    def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
+        self.plan = plan
+        self._proxy: Proxy | None = None
+        self._run = run
+        self._bus = bus
+        self._replan = replan
+        self._turn = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<CurrentPlan of {self.plan.procfile}>"
+
+    def open_proxy(self, listeners: Sequence[socket.socket], development: Development | None) -> Proxy:
+        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run.
+
+        Args:
+            listeners: Where it listens.
+            development: What it takes part in, if anything.
+        """
+        # A plain Procfile runner starts a third faster without it.
+        from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
+
+        plan, run, bus = self.plan.proxy, self._run, self._bus
+        assert plan is not None  # noqa: S101 - else there are no listeners
+        extras = development.extras() if development is not None else Extras()
+        proxy = self._proxy = Proxy(plan, listeners, bus=bus, tail=self._tail, extras=extras)
+        if development is not None:
+            development.proxy = proxy
+        bus.subscribe(proxy.observe, StateChanged)
+        run.before_stop = proxy.before_stop
+        run.roles = RunTimeRoles(self.plan, run, proxy.decide)
+        return proxy
+
+    def _tail(self, process: str) -> Sequence[str]:
+        worker = self._run.workers.get(process)  # a new upstream may not be one of them yet
+        return tuple(worker.output.tail) if worker is not None else ()
+
+    async def replan(self, reason: str = "") -> None:
+        """Read the files again, and follow the plan that they make now.
+
+        Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
+
+        Args:
+            reason: Which files have changed, for `PlanChanged`.
+        """
+        async with self._turn:
+            if self._replan is None or self._run.phase is not Phase.RUNNING:
+                return
+            try:
+                await self._change(await trio.to_thread.run_sync(self._replan, self.plan), reason)
+            except ConfigError as exc:
+                for each in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
+                    text = f"the old plan goes on: {each}"
+                    self._bus.notice("plan-invalid", text, level="error", hint=each.hint)
+
+    async def change(self, plan: Plan, reason: str) -> None:
+        """Follow another plan; see `Supervisor.change`."""
+        async with self._turn:
+            if self._run.phase is not Phase.RUNNING:
+                raise OrchestraError(f"the plan cannot be changed: {self._run.phase.value}")
+            await self._change(plan, reason)
+
+    async def _change(self, plan: Plan, reason: str) -> None:
+        checked_dependencies(plan)
+        run, plan = self._run, settled(self.plan, plan)
+        newest = {name: worker.newest for name, worker in run.workers.items()}
+        found = difference(self.plan, plan, newest)
+        if self._proxy is not None and plan.proxy is not None:
+            self._proxy.change(plan.proxy, [each.name for each in plan.processes])
+        await run.change(plan, found, lambda: self._adopt(plan, found, reason))
+
+    def _adopt(self, plan: Plan, found: Difference, reason: str) -> None:
+        """Have it known that the plan is another one, now that its processes are there."""
+        before, self.plan = self.plan, plan
+        if found:
+            self._bus.emit(
+                PlanChanged(
+                    reason=reason,
+                    processes=tuple(each.name for each in plan.processes),
+                    started=found.started,
+                    stopped=found.stopped,
+                    restarted=found.restarted,
+                )
+            )
+        for note in plan.notes:
+            if note not in before.notes:
+                self._bus.notice("plan", note.text, level=note.level, hint=note.hint)
+        if plan.proxy is not None and before.proxy is not None:
+            words = plan.proxy.in_words()
+            if words != before.proxy.in_words():
+                self._bus.notice("plan", words, level="info")
+        if self._run.roles is not None:
+            self._run.roles.change(plan)

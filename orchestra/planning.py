@@ -1,0 +1,83 @@
+"""Planning on this machine: what `config.load` has to be told of it, for a new run and for one that goes on.
+
+For a run that goes on, what is its own counts as free: a process keeps its port, the proxy its address, and
+no port is reported as taken by one of our own processes.
+
+Not here: what follows from another plan (`changing`).
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from typing import TYPE_CHECKING
+
+from orchestra import config
+from orchestra.child import sockets
+from orchestra.config import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from orchestra.config import Overrides
+    from orchestra.config.plan import Plan
+
+__all__ = ["load", "this_machine"]
+
+
+def load(
+    procfile: Path | str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    overrides: Overrides | None = None,
+    running: Plan | None = None,
+) -> Plan:
+    """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
+
+    Args:
+        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
+        environ: The environment to begin with; this process's by default.
+        only: The processes to run; none means all.
+        left_out: The processes not to run.
+        overrides: What beats the settings.
+        running: The plan of a run that is to follow the new one (`Supervisor.change`): its processes keep
+            their ports.
+
+    Raises:
+        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
+    """
+    machine = this_machine(environ, running)
+    return config.load(procfile, machine, only=only, left_out=left_out, overrides=overrides)
+
+
+def this_machine(environ: Mapping[str, str] | None = None, running: Plan | None = None) -> Machine:
+    """Describe the machine that we run on.
+
+    Args:
+        environ: In place of this process's environment.
+        running: The plan of a run that goes on.
+    """
+    kept: dict[str, int] = {}
+    proxy = None
+    if running is not None:
+        kept = {each.name: each.port for each in running.processes if each.port is not None}
+        proxy = running.proxy
+    own = {*kept.values()} if proxy is None else {*kept.values(), proxy.port}
+
+    def try_listen(host: str, port: int) -> None:
+        if port not in own:
+            for listener in sockets.bind(host, port):
+                listener.close()
+
+    return Machine(
+        environ=os.environ if environ is None else environ,
+        scripts=sysconfig.get_path("scripts"),
+        is_free=lambda port: port in own or sockets.is_free(port),
+        holder=sockets.holder,
+        try_listen=try_listen,
+        kept=kept,
+        listens=(proxy.host, proxy.port) if proxy is not None and proxy.may_move else None,
+    )

@@ -1,0 +1,171 @@
+"""What a changed plan asks of a run: which processes are started, stopped and restarted, and what stays.
+
+A process is restarted only if its child would have been another one: `_OF_THE_CHILD` names the fields that a
+child is made of. All other fields count from the next decision or the next child on, without a restart. In
+between are readiness and role: a ready process stays ready, one that is not is asked what the new plan asks,
+from its first line on, and that needs a new child.
+
+Not here: carrying it out (`run`), which ports a process that runs keeps (`config.load`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct, json, structs
+
+from orchestra.config.environment import sibling_prefix
+from orchestra.config.plan import Address, Note, Role, base_name
+from orchestra.events import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
+    from orchestra.config.schema import ReloadSettings
+    from orchestra.events import StateChanged
+
+__all__ = ["Difference", "difference", "settled"]
+
+# The mode is among them because a child that may be overlapped has a mark of its own in its environment.
+_OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode"})
+_OF_READINESS = frozenset({"ready", "role"})
+# Either there is no child, and the next one follows the new plan, or a request to stop stands.
+_LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
+
+# What is decided once, at the start.
+_FIXED_OF_RUN = ("output", "color", "timestamps")
+_FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
+
+_T = TypeVar("_T", "Plan", "ReloadSettings")
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """What has to happen for a run to follow another plan.
+
+    Attributes:
+        started: New processes, in the order of the Procfile.
+        stopped: Those that are not in the new plan.
+        restarted: Those that need another child.
+        has_changed: Whether anything is different that the user has written.
+    """
+
+    started: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    has_changed: bool = False
+
+    def __bool__(self) -> bool:
+        return self.has_changed or bool(self.restarted)
+
+
+def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Difference:
+    """Compare two plans.
+
+    Args:
+        old: What the run follows now.
+        new: What it is to follow.
+        newest: The newest state of each process of the old one, by name.
+    """
+    before = {each.name: each for each in old.processes}
+    now = {each.name: each for each in new.processes}
+    siblings = _sibling_variables({*before, *now})
+    return Difference(
+        started=tuple(name for name in now if name not in before),
+        stopped=tuple(name for name in before if name not in now),
+        restarted=tuple(
+            name
+            for name, plan in now.items()
+            if name in before and _needs_new_child(before[name], plan, newest[name], siblings)
+        ),
+        has_changed=_as_written(old, siblings) != _as_written(new, siblings),
+    )
+
+
+def _needs_new_child(
+    old: ProcessPlan, new: ProcessPlan, newest: StateChanged, siblings: frozenset[str]
+) -> bool:
+    changed = {name for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+    if _has_same_environment(old.env, new.env, siblings):
+        changed.discard("env")
+    if newest.state in _LEFT_ALONE:
+        return False
+    if changed & _OF_THE_CHILD:
+        return True
+    if not changed & _OF_READINESS:
+        return False
+    match newest.state:
+        case State.STARTING | State.UNHEALTHY:
+            return True
+        case State.RUNNING:
+            return new.ready is not None
+        case State.READY:
+            return new.role is not Role.OTHER and newest.url is None  # where it listens has to be found
+        case _:
+            return False
+
+
+def _sibling_variables(names: set[str]) -> frozenset[str]:
+    """The variables that tell one process where another one listens."""
+    prefixes = {sibling_prefix(base_name(name)) for name in names}
+    return frozenset(f"{prefix}{ending}" for prefix in prefixes for ending in ("_PORT", "_URL"))
+
+
+def _has_same_environment(
+    old: Mapping[str, str] | None, new: Mapping[str, str] | None, siblings: frozenset[str]
+) -> bool:
+    """Whether a child would see the same; siblings that come or go do not count, only those that move."""
+    if old is None or new is None:
+        return old is new
+    different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+    return all(name in siblings and (name not in old or name not in new) for name in different)
+
+
+def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
+    """The plan without what follows from other things than its own settings."""
+    processes = [
+        structs.replace(
+            each,
+            install=None,  # it has been carried out
+            env=each.env and {name: text for name, text in each.env.items() if name not in siblings},
+        )
+        for each in plan.processes
+    ]
+    return structs.replace(plan, processes=tuple(processes), notes=())
+
+
+def settled(old: Plan, new: Plan) -> Plan:
+    """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
+    proxy, notes = _settled_proxy(old.proxy, new.proxy)
+    run, more = _kept("run", _FIXED_OF_RUN, old, new)
+    reload, yet_more = _kept("reload", _FIXED_OF_RELOAD, old.reload, new.reload)
+    return structs.replace(run, reload=reload, proxy=proxy, notes=(*new.notes, *notes, *more, *yet_more))
+
+
+def _kept(table: str, names: Sequence[str], old: _T, new: _T) -> tuple[_T, list[Note]]:
+    """Give `new` with these settings of `old`, and a note for each that differs."""
+    differing = [name for name in names if getattr(old, name) != getattr(new, name)]
+    notes = [_stays(f"[{table}] {name}", getattr(old, name), getattr(new, name)) for name in differing]
+    return structs.replace(new, **{name: getattr(old, name) for name in differing}), notes
+
+
+def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyPlan | None, list[Note]]:
+    if old is None:
+        text = "this run has no proxy, and goes on without one"
+        return None, [Note(text, "Run orchestra again to have one.", "warning")] if new is not None else []
+    if new is None:
+        text = "the proxy stays, and has nothing to ask any more"
+        alone = structs.replace(
+            old, backend=None, backend_reason="", frontend=None, frontend_reason="", candidates=()
+        )
+        return alone, [Note(text, "Run orchestra again to be without it.", "warning")]
+    notes = []
+    if (old.host, old.port) != (new.host, new.port):
+        stays, asked = Address(old.host, old.port), Address(new.host, new.port)
+        notes.append(_stays("[proxy] listen", str(stays), str(asked)))
+    return structs.replace(new, host=old.host, port=old.port, may_move=old.may_move), notes
+
+
+def _stays(setting: str, stays: str | bool, asked: str | bool) -> Note:  # noqa: FBT001 - a value
+    text = f"{setting} stays {json.encode(stays).decode()} in this run"
+    return Note(text, f"Run orchestra again to have {json.encode(asked).decode()}.", "warning")

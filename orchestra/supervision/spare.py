@@ -1,0 +1,317 @@
+"""The interpreters of an application: one serves, and a warm spare waits for the next restart.
+
+A spare is an ordinary child (a session of its own, known to the guardian, its output read), spawned as soon
+as the last one serves. It has imported the installed packages that the last one had imported, and serves when
+it is told to; it ends by itself when orchestra does. `child/application` is its other half: that explains the
+messages, and sees that what it has imported is still what is on the disk.
+
+A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
+for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
+
+Not here: when a child is spawned, and why (`handover`, `worker`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from orchestra.child.spawn import SpawnError, Window
+from orchestra.config.environment import PORT_VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.config.plan import ProcessPlan
+    from orchestra.events import Exit, StreamName
+    from orchestra.supervision.delivery import ProcessOutput
+    from orchestra.supervision.run import Run
+
+__all__ = ["Interpreter", "Spares", "how_to_spawn"]
+
+# The variable that tells an interpreter the descriptor of its end of the socket.
+_CONTROL = "ORCHESTRA_CONTROL"
+# The variable that tells one child of a process from another.
+_MARK = "ORCHESTRA_CHILD"
+_NOT_COMPARED = {*PORT_VARIABLES, _MARK}
+# Seconds from the moment that an application serves until its spare is spawned: the page that is reloaded
+# goes first, and its packages may be imported by the first request only.
+_SPAWN_DELAY = 0.5
+# Seconds that a spare is kept: a developer who has not saved for so long has no use for its memory.
+_PATIENCE = 600.0
+# The names of thousands of modules.
+_MAX_MESSAGE = 1 << 20
+# The size of a terminal whose user has not set one.
+_USUAL_SIZE = (80, 24)
+
+
+def how_to_spawn(plan: ProcessPlan, run: Run) -> dict[str, Any]:
+    """Give the arguments of `Run.spawn` that follow from a process's plan alone."""
+    usual = Window(*_USUAL_SIZE) if plan.pty is True else None
+    return {
+        "cwd": plan.cwd,
+        "stop_timeout": plan.stop_timeout,
+        "stop_signal": signal.Signals[f"SIG{plan.stop_signal}"],
+        "window": (run.window or usual) if plan.pty else None,
+    }
+
+
+class Interpreter:
+    """One child that serves an application, from its spawn to its end.
+
+    Args:
+        plan: The process's plan.
+        run: The run that it belongs to.
+        env: The environment that it is spawned with.
+        on_output: Awaited with what it writes before it serves.
+    """
+
+    def __init__(self, plan: ProcessPlan, run: Run, *, env: Mapping[str, str], on_output: OnOutput) -> None:
+        self._plan = plan
+        self._run = run
+        self._env = env
+        self._on_output = on_output
+        self._child: Child | None = None
+        self._is_killed = False
+        self._how: Exit | SpawnError | None = None
+        self._spawned, self._told, self._ended = trio.Event(), trio.Event(), trio.Event()
+        self._sending = trio.Lock()
+        self._received = b""
+
+    def __repr__(self) -> str:
+        return f"<Interpreter {self._child}, {'serving' if self._told.is_set() else 'waiting'}>"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has neither ended nor been killed."""
+        return not (self._is_killed or self._ended.is_set())
+
+    async def run(self, modules: Sequence[str]) -> None:
+        """Run it to its end.
+
+        Args:
+            modules: What it imports before it is told to serve.
+        """
+        try:
+            self._how = await self._live(modules)
+        except SpawnError as exc:
+            self._how = exc
+        finally:
+            for each in (self._spawned, self._told, self._ended):
+                each.set()
+
+    async def _live(self, modules: Sequence[str]) -> Exit:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise SpawnError(f"cannot be started: {exc.strerror}") from exc
+
+        def spawned(child: Child) -> None:
+            self._child = child
+            theirs.close()  # from now on, its end is the end of the stream
+            self._spawned.set()
+            if self._is_killed:
+                child.kill()
+
+        self._control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        with theirs, self._control.socket:
+            self._run.nursery.start_soon(self._send, modules)
+            self._run.nursery.start_soon(self._expire)
+            return await self._run.spawn(
+                self._plan.command,
+                env={**self._env, _CONTROL: str(theirs.fileno())},
+                pass_fds=(theirs.fileno(),),
+                on_spawn=spawned,
+                on_output=self._write,
+                **how_to_spawn(self._plan, self._run),
+            )
+
+    async def _write(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
+        await self._on_output(stream, lines, partial)
+
+    async def _expire(self) -> None:
+        with trio.move_on_after(_PATIENCE):
+            await self._told.wait()
+        if not self._told.is_set():
+            self.kill()
+
+    def fits(self, plan: ProcessPlan, env: Mapping[str, str]) -> bool:
+        """Whether it can serve by this plan and in this environment, but for the port."""
+
+        def spawned_by(plan: ProcessPlan, env: Mapping[str, str]) -> object:
+            own = {name: value for name, value in env.items() if name not in _NOT_COMPARED}
+            return own, plan.command, plan.cwd, plan.pty, plan.stop_signal, plan.stop_timeout
+
+        return self.is_there and spawned_by(self._plan, self._env) == spawned_by(plan, env)
+
+    async def serve(
+        self,
+        env: Mapping[str, str],
+        on_spawn: Callable[[Child], object],
+        on_output: OnOutput,
+    ) -> Exit:
+        """Have it serve, and wait for its end.
+
+        Args:
+            env: The environment that it has from now on.
+            on_spawn: Called with the child.
+            on_output: Awaited with what it writes from now on.
+
+        Raises:
+            SpawnError: The system refused to start it.
+        """
+        try:
+            await self._spawned.wait()
+            if self._child is not None:
+                self._on_output = on_output
+                self._told.set()
+                on_spawn(self._child)
+                await self._send({name: env[name] for name in PORT_VARIABLES if name in env})
+            await self._ended.wait()
+        finally:
+            self.kill()  # unless it has ended
+        if isinstance(self._how, SpawnError):
+            raise self._how
+        assert self._how is not None  # noqa: S101 - it has ended
+        return self._how
+
+    def kill(self) -> None:
+        """Kill it. Does not wait."""
+        self._is_killed = True
+        if self._child is not None:
+            self._child.kill()
+
+    async def until_gone(self) -> None:
+        """Wait until nothing of it is left."""
+        await self._ended.wait()
+
+    # --- Messages ---
+
+    async def memory(self) -> int:
+        """Wait until it has imported its modules; return how many KiB that takes, 0 if it has ended."""
+        await self._spawned.wait()
+        answer = await self._receive()
+        return answer if isinstance(answer, int) else 0
+
+    async def modules(self) -> Sequence[str]:
+        """Wait until it serves; return the installed modules that it has imported, none if it has ended."""
+        await self._told.wait()
+        await self._send("?")
+        while isinstance(answer := await self._receive(), int):
+            pass  # it was told to serve before its memory was asked for
+        return answer if isinstance(answer, list) else ()
+
+    async def _send(self, message: object) -> None:
+        async with self._sending:  # first come, first served
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._control.send_all(json.dumps(message).encode() + b"\n")
+
+    async def _receive(self) -> object:
+        try:
+            while b"\n" not in self._received and len(self._received) < _MAX_MESSAGE:
+                chunk = await self._control.receive_some(65536)
+                if not chunk:
+                    return None
+                self._received += chunk
+            line, _, self._received = self._received.partition(b"\n")
+            return json.loads(line)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ValueError):
+            return None
+
+
+class Spares:
+    """Keeps a spare for one process.
+
+    Args:
+        run: The run that it belongs to.
+        output: Takes what a spare writes.
+    """
+
+    def __init__(self, run: Run, output: ProcessOutput) -> None:
+        self._run = run
+        self._output = output
+        self._spare: Interpreter | None = None
+        self._modules: Sequence[str] = ()  # that the last one had imported
+        self._preparing = trio.CancelScope()
+        self._was_told = False
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<Spares: {self._spare}>"
+
+    async def serve(
+        self,
+        plan: ProcessPlan,
+        _command: str | Sequence[str],
+        *,
+        is_retry: bool,
+        env: Mapping[str, str],
+        on_spawn: Callable[[Child], object],
+        on_output: OnOutput,
+        **_as_planned: object,
+    ) -> Exit:
+        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`.
+
+        Args:
+            plan: The process's plan, from which the command and most other arguments follow.
+            is_retry: Whether the last one has just failed.
+            env: The environment that it is to have.
+            on_spawn: Called with the child.
+            on_output: Awaited with what it writes.
+
+        Raises:
+            SpawnError: The system refused to start it.
+        """
+        serving = self._take(plan, env, is_retry=is_retry)
+        self._preparing.cancel()
+        self._preparing = trio.CancelScope()
+        self._run.nursery.start_soon(self._prepare, plan, serving, self._preparing)
+        return await serving.serve(env, on_spawn, on_output)
+
+    def _take(self, plan: ProcessPlan, env: Mapping[str, str], *, is_retry: bool) -> Interpreter:
+        spare, self._spare = self._spare, None
+        if spare is not None and is_retry and spare.is_there:
+            self._spare, spare = spare, None
+        elif spare is not None and not spare.fits(plan, env):
+            spare.kill()
+            spare = None
+        return spare or self._spawn(plan, env, ())
+
+    def _spawn(self, plan: ProcessPlan, env: Mapping[str, str], modules: Sequence[str]) -> Interpreter:
+        self._count += 1
+        env = {**env, _MARK: str(self._count)}  # two families at once must not be taken for one
+        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write)
+        self._run.nursery.start_soon(interpreter.run, modules)
+        return interpreter
+
+    async def _prepare(self, plan: ProcessPlan, serving: Interpreter, scope: trio.CancelScope) -> None:
+        """Spawn a spare when an application serves, or has failed to: then the mended one will need it."""
+        with scope:
+            await serving.modules()
+            await trio.sleep(_SPAWN_DELAY)
+            self._modules = await serving.modules() or self._modules
+            if not self._modules or (self._spare is not None and self._spare.is_there):
+                return
+            spare = self._spawn(plan, self._run.environment(plan, plan.port), self._modules)
+            self._spare = spare
+            if (memory := await spare.memory()) and not self._was_told:
+                self._was_told = True
+                text = f"an interpreter is kept ready for its next restart; it takes {memory / 1024:.0f} MiB"
+                self._run.bus.notice("spare-ready", text, level="info", process=plan.name)
+
+    def discard(self) -> None:
+        """Kill the spare, and prepare none. Does not wait."""
+        self._preparing.cancel()
+        if self._spare is not None:
+            self._spare.kill()
+
+    async def until_gone(self) -> None:
+        """Wait until nothing is left of a spare that was discarded."""
+        if self._spare is not None and not self._spare.is_there:
+            await self._spare.until_gone()
