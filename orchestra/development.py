@@ -65,7 +65,9 @@ class Development:
         from orchestra.proxy.server import Extras  # noqa: PLC0415
 
         injector = Injector(self._view.plan.reload, self._bus)
-        return Extras(frontend_pages=self._pages, own=self.control.connect, pages=injector)
+        return Extras(
+            frontend_pages=self._pages, own=self.control.connect, pages=injector, failed=self.control.failed
+        )
 
     def _is_backend(self, process: str) -> bool:
         return self.proxy is not None and self.proxy.is_backend(process)

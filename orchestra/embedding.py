@@ -83,6 +83,11 @@ class Running:
         """The one address; ``None`` without a proxy."""
         return self._supervisor.url
 
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run follows now."""
+        return self._supervisor.plan
+
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
         """Call `observer`, in the run's thread, as `Supervisor.subscribe` does."""
         unsubscribe = self._ask(lambda supervisor: supervisor.subscribe(observer, *kinds))

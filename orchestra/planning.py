@@ -38,7 +38,8 @@ def load(
     """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
 
     Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder.
+        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder, or, if it has
+            neither, the settings in it, if they define a process.
         environ: The environment to begin with; this process's by default.
         only: The processes to run; none means all.
         left_out: The processes not to run.

@@ -93,7 +93,7 @@ class Supervisor:
         State.COMPLETED
 
     Resource handling: when `run` returns or raises, no process and no socket of the run is left (all
-    processes had their `stop_timeout`, then SIGKILL). One supervisor runs one plan once.
+    processes had their `stop_timeout`, then SIGKILL). One supervisor is run once.
 
     Args:
         plan: What to run.

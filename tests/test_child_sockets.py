@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from orchestra.child import sockets
+from orchestra.child.sockets import SocketScanner
 from orchestra.config.plan import Address
 from orchestra.errors import ConfigError
 
@@ -44,6 +45,25 @@ def test_a_grandchild_in_a_session_of_its_own_is_found_too() -> None:
         assert leader.stdout is not None
         port = int(leader.stdout.readline())
         assert sockets.scan([leader.pid])[leader.pid] == {Address("127.0.0.1", port)}
+        leader.communicate()
+
+
+async def test_what_listens_at_the_expected_port_need_not_be_the_server() -> None:
+    """Another program that has the port is no reason to wait, and none to believe that it is the server."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, "127.0.0.1"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as leader,
+    ):
+        newest = SocketScanner().looking_at(leader.pid, other.getsockname()[1])
+        assert leader.stdout is not None
+        port = int(leader.stdout.readline())
+        for _ in range(3):
+            assert await newest() == {Address("127.0.0.1", port)}
         leader.communicate()
 
 

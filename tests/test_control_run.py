@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real
 
 BACKEND = """
-import http.server, os, sys
+import http.server, os, sys, traceback
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b"<title>hello</title>"
-        self.send_response(200)
+        if self.path.startswith("/fail"):
+            try:
+                [].pop()
+            except IndexError:
+                traceback.print_exc()
+        self.send_response(500 if self.path.startswith("/fail") else 200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -212,6 +217,23 @@ async def test_an_error_is_shown_to_pages_that_come_later_until_it_is_mended(
         heard = [await page.hear(), await page.hear()]
         assert sorted(each["type"] for each in heard if each is not None) == ["cleared", "reload"]
         assert (await run.ask("state")).json["errors"] == []
+
+
+async def test_a_page_whose_request_failed_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with project(tmp_path, monkeypatch) as run:
+        page = await run.page()
+        referer = f"http://{run.host}/?a=b"
+        async with await run.stream() as stream:
+            lines = (
+                f"GET /fail HTTP/1.1\r\nHost: {run.host}\r\nReferer: {referer}\r\nSec-Fetch-Dest: empty\r\n"
+            )
+            await stream.send_all(f"{lines}\r\n".encode())
+            await stream.receive_some()
+        error = await page.hear()
+        assert error is not None
+        assert (error["type"], error["error_type"], error["fatal"]) == ("error", "IndexError", False)
 
 
 async def test_events_are_read_from_the_one_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.messages import MAX_MESSAGE, Page, error_text, log_text, read_page
-from orchestra.control.tabs import LOG_BURST, LOG_RATE, MAX_NAMED, MAX_TABS, MAX_WAITING, Tabs
+from orchestra.control.tabs import (
+    CAUSE_WINDOW,
+    LOG_BURST,
+    LOG_RATE,
+    MAX_FAILED,
+    MAX_NAMED,
+    MAX_TABS,
+    MAX_WAITING,
+    Tabs,
+)
 from orchestra.events import (
     ErrorCleared,
     ErrorShown,
@@ -213,10 +222,28 @@ def test_a_tab_that_has_left_is_told_nothing() -> None:
 def test_reload_reaches_every_tab_if_it_is_to() -> None:
     stage = Stage(pages="none")
     tabs = [stage.open("backend"), stage.open("frontend"), stage.open(None)]
-    assert stage.tabs.reload("a.html has changed") == 0
-    assert stage.tabs.reload("asked to", everywhere=True) == 3
+    assert stage.tabs.reload("a.html has changed", 1.0) == 0
+    assert stage.tabs.reload("asked to", 1.0, everywhere=True) == 3
     assert [told(tab) for tab in tabs] == [[{"type": "reload", "reason": "asked to"}]] * 3
     assert stage.sent == [ReloadSent(tabs=3, reason="asked to")]
+
+
+@pytest.mark.parametrize(
+    ("source", "everywhere", "is_told"),
+    [("backend", False, True), ("frontend", False, False), ("frontend", True, True)],
+)
+def test_a_page_older_than_an_order_reloads_when_it_connects(
+    source: Source, *, everywhere: bool, is_told: bool
+) -> None:
+    """From the back-forward cache, for instance: it was not connected when a template was saved."""
+    stage = Stage()
+    stage.ready(now=1.0)
+    stage.tabs.reload("a.html has changed", 100.0, everywhere=everywhere)
+    old, new = stage.open(None), stage.open(None)
+    stage.tabs.show(old, Page(source=source, age=2000.0), 101.0)
+    stage.tabs.show(new, Page(source=source, age=500.0), 101.0)
+    assert told(old) == [{"type": "reload", "reason": "a.html has changed"}] * is_told
+    assert told(new) == []
 
 
 def test_styles_are_swapped_where_pages_reload() -> None:
@@ -307,6 +334,89 @@ def test_an_error_of_any_size_fits_into_a_message(character: str) -> None:
     assert json.loads(text)["frames"][-1]["line"] == 199
 
 
+# --- Errors that a process survives ---
+
+
+LOGGED = shown(is_fatal=False)
+
+
+def at(stage: Stage, path: str, *, status: int = 200, is_local: bool = True) -> Tab:
+    """Open a tab whose page has this path."""
+    tab = stage.open(None, is_local=is_local)
+    stage.tabs.show(tab, Page(source="backend", age=0.0, path=path, status=status), 10.0)
+    return tab
+
+
+@pytest.mark.parametrize("log_first", [True, False])
+def test_a_logged_error_is_for_the_page_whose_request_failed(*, log_first: bool) -> None:
+    stage = Stage()
+    page, other, elsewhere = at(stage, "/a"), at(stage, "/b"), at(stage, "/a", is_local=False)
+    if log_first:
+        stage.tabs.observe(LOGGED, 10.0)
+    stage.tabs.fail("/a", 10.5, is_document=False)
+    if not log_first:
+        stage.tabs.observe(LOGGED, 11.0)
+    assert [kinds(tab) for tab in (page, other, elsewhere)] == [["error"], [], []]
+    stage.tabs.observe(ErrorCleared(process="api"), 12.0)
+    assert kinds(page) == ["cleared"]
+
+
+@pytest.mark.parametrize("log_first", [True, False])
+def test_a_page_that_is_a_500_is_told_its_cause(*, log_first: bool) -> None:
+    """It connects after that."""
+    stage = Stage()
+    if log_first:
+        stage.tabs.observe(LOGGED, 9.0)
+    stage.tabs.fail("/a", 9.0, is_document=True)
+    if not log_first:
+        stage.tabs.observe(LOGGED, 9.1)
+    assert kinds(at(stage, "/a", status=500)) == ["error"]
+    assert kinds(at(stage, "/a", status=200)) == kinds(at(stage, "/b", status=500)) == []
+    assert kinds(at(stage, "/a", status=500, is_local=False)) == []
+    stage.tabs.observe(ErrorCleared(process="api"), 12.0)
+    assert kinds(at(stage, "/a", status=500)) == []
+
+
+def test_the_same_error_concerns_the_same_page_again() -> None:
+    """It is logged again, but shown as one."""
+    stage = Stage()
+    stage.tabs.observe(LOGGED, 9.0)
+    stage.tabs.fail("/a", 9.0, is_document=False)
+    tab = at(stage, "/a")
+    stage.tabs.fail("/a", 900.0, is_document=False)
+    stage.tabs.fail("/b", 900.0, is_document=False)
+    assert kinds(tab) == ["error"]
+
+
+def test_an_error_long_before_is_no_cause() -> None:
+    stage = Stage()
+    tab = at(stage, "/a")
+    stage.tabs.observe(LOGGED, 10.0)
+    stage.tabs.fail("/a", 10.1 + CAUSE_WINDOW, is_document=False)
+    stage.tabs.fail("", 10.0, is_document=False)
+    assert kinds(tab) == []
+
+
+def test_a_page_that_has_changed_its_address_is_told() -> None:
+    """A single-page application: what its requests come from is no page that has connected."""
+    stage = Stage()
+    tab = at(stage, "/")
+    stage.tabs.observe(LOGGED, 10.0)
+    stage.tabs.fail("/settings", 10.0, is_document=True)
+    assert kinds(tab) == []
+    stage.tabs.fail("/settings", 10.0, is_document=False)
+    assert kinds(tab) == ["error"]
+
+
+def test_pages_that_have_failed_are_bounded() -> None:
+    stage = Stage()
+    for number in range(MAX_FAILED + 1):
+        stage.tabs.fail(f"/{number}", 10.0, is_document=True)
+    first, second = at(stage, "/0"), at(stage, "/1")
+    stage.tabs.observe(LOGGED, 10.0)
+    assert (kinds(first), kinds(second)) == ([], ["error"])
+
+
 # --- The log ---
 
 
@@ -378,16 +488,16 @@ def test_a_tab_that_does_not_read_is_overrun() -> None:
     stage = Stage()
     tab = stage.open()
     for _ in range(MAX_WAITING):
-        stage.tabs.reload("x")
+        stage.tabs.reload("x", 1.0)
     assert not tab.is_overrun
-    stage.tabs.reload("x")
+    stage.tabs.reload("x", 1.0)
     assert tab.is_overrun
     assert len(told(tab)) == MAX_WAITING
 
 
 def test_a_page_says_what_it_is() -> None:
     text = '{"type":"page","from":"orchestra","age":12.5,"path":"/x","method":"GET","status":502}'
-    assert read_page(text) == Page(source="orchestra", age=12.5)
+    assert read_page(text) == Page(source="orchestra", age=12.5, path="/x", status=502)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 import orchestra.embedding
 from orchestra import OrchestraError, Plan, ProcessPlan, Restart, StartError, State, Supervisor
@@ -163,6 +164,16 @@ def sleeping(command: str = "echo up; sleep 1000", **more: object) -> Plan:
 
 
 MARK = Mark()
+
+
+def test_another_plan_can_be_followed_in_the_block() -> None:
+    with orchestra.running(sleeping()) as stack:
+        (process,) = stack.plan.processes
+        more = Plan(processes=(process, replace(process, name="b")))
+        stack.change(more)
+        stack.wait_ready(timeout=PATIENCE)
+        assert (stack.plan, list(stack.snapshot())) == (more, ["a", "b"])
+    assert MARK.living() == []
 
 
 def test_an_exception_in_the_block_comes_out_of_it() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.errors import UpstreamError
@@ -24,6 +25,7 @@ from orchestra.proxy.route import (
     is_asset,
     is_navigation,
     is_websocket,
+    page_of,
 )
 from tests.proxy_kit import request_head
 
@@ -429,3 +431,47 @@ def test_what_is_held_and_what_fails_fast(
 def test_only_a_process_that_answered_is_ever_asked(state: State, *, ended: bool, has_url: bool) -> None:
     found = availability(report(state, ended_before_ready=ended, has_url=has_url))
     assert (found is READY) == (has_url and state in (State.READY, State.UNHEALTHY))
+
+
+# --- Our own paths, and the page that a request is for ---
+
+
+@pytest.mark.parametrize(("backend", "frontend"), [(READY, READY), (FAIL, ABSENT), (HOLD, HOLD)])
+def test_own_paths_are_served_whatever_the_upstreams_are(
+    backend: Availability, frontend: Availability
+) -> None:
+    router = Router(PLAN, has_own=True)
+    route, step = begin(head(b"/__orchestra__/state"), router, backend, frontend)
+    assert step == Ask("orchestra")
+    assert route.next(NOT_FOUND) == Answer("orchestra's own path")
+    failure = UpstreamError("gone")
+    route, _ = begin(head(b"/__orchestra__/state"), router, backend, frontend)
+    assert route.next(failure) == Fail(failure)
+    live = head(
+        b"/__orchestra__/live", [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Protocol", b"vite-hmr")]
+    )
+    _, step = begin(live, router, backend, frontend)
+    assert step is Signal.UPGRADE
+    assert router.websocket(live, has_backend=True, has_frontend=True).side == "orchestra"
+    assert begin(head(b"*", method=b"OPTIONS"), router)[1] is Signal.SAY_OWN
+    assert begin(head(b"/__orchestra__"), router)[1] == Ask("backend")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (NAVIGATES, ("/a/b", True)),
+        ([*NAVIGATES, (b"Referer", b"http://localhost:8000/other")], ("/a/b", True)),
+        (FETCHES, ("", False)),
+        ([*FETCHES, (b"Referer", b"http://localhost:8000/notes/7?x=/y#z")], ("/notes/7", False)),
+        ([*FETCHES, (b"Referer", b"http://localhost:8000/")], ("/", False)),
+        ([*FETCHES, (b"Referer", b"https://localhost:8000/x")], ("/x", False)),
+        ([*FETCHES, (b"Referer", b"http://localhost:80/x")], ("", False)),
+        ([*FETCHES, (b"Referer", b"http://evil.example/localhost:8000/x")], ("", False)),
+        ([*FETCHES, (b"Referer", b"\xff")], ("", False)),
+    ],
+)
+def test_the_page_of_a_request_is_its_own_or_its_referers(
+    headers: Headers, expected: tuple[str, bool]
+) -> None:
+    assert page_of(replace(head(b"/a/b?c", headers), host=b"localhost:8000")) == expected

@@ -39,10 +39,14 @@ class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
     Attributes:
         source: What its document came from; ``from`` in JSON.
         age: Milliseconds since the document's first byte arrived.
+        path: Without the query.
+        status: Of the document.
     """
 
     source: Source
     age: Annotated[float, Meta(ge=0)]
+    path: str = "/"
+    status: int = 200
 
 
 def read_page(text: str) -> Page:

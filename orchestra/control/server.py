@@ -62,7 +62,6 @@ class Control:
 
     Attributes:
         path: The unix socket; ``None`` if there is none.
-        reload: Has pages reload; see `Tabs.reload`.
         swap_styles: Has stylesheets loaded again; see `Tabs.swap_styles`.
     """
 
@@ -75,7 +74,7 @@ class Control:
         self._environ = environ
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
-        self.reload, self.swap_styles = tabs.reload, tabs.swap_styles
+        self.swap_styles = tabs.swap_styles
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()
@@ -123,6 +122,14 @@ class Control:
         ours, theirs = socket.socketpair()
         self._serve_soon(self._nursery, ours, "browser")
         return theirs
+
+    def reload(self, reason: str, *, everywhere: bool = False) -> int:
+        """Have pages reload; see `Tabs.reload`."""
+        return self._tabs.reload(reason, trio.current_time(), everywhere=everywhere)
+
+    def failed(self, page: str, is_document: bool) -> None:  # noqa: FBT001 - a callback
+        """Take note that the backend has failed to answer a page; see `Tabs.fail`."""
+        self._tabs.fail(page, trio.current_time(), is_document=is_document)
 
     async def close(self) -> None:
         """Say to all pages that the run ends; wait until they have heard it, a moment at most."""

@@ -2,12 +2,13 @@
 
 A reload is due once whenever a child of the backend that has not been ready before becomes ready: in tabs
 whose page came from the backend (`[reload] pages`) or from orchestra itself. A tab that connects says how old
-its page is. If the backend has become ready since then, it is told to reload at once. So it does not matter
-when a connection is lost: a page is reloaded exactly if it is older than the backend, and the page that it
-becomes never is.
+its page is. If the backend has become ready since then, or a reload was ordered, it is told to reload at
+once. So it does not matter when a connection is lost: a page is reloaded exactly if it is older than that,
+and the page that it becomes never is.
 
 Errors, and the log, are for tabs on this machine alone; a tab that comes later is told the errors that still
-stand.
+stand. One that a process has logged and survived is for the pages concerned: those for which the backend has
+answered with a 500 at that time. The two are told apart in either order, as servers log before or after.
 
 Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
 connects again, and is then told what counts.
@@ -43,6 +44,10 @@ LOG_RATE = 50.0
 LOG_BURST = 200.0
 # Files and lines of errors that may be opened; the newest ones.
 MAX_NAMED = 2000
+# Seconds between a 500 and the line in the log that tells of its cause.
+CAUSE_WINDOW = 2.0
+# Pages that are known to have failed; the newest ones.
+MAX_FAILED = 100
 
 
 class Tab:
@@ -111,6 +116,12 @@ class Tabs:
         self._states: dict[str, StateChanged] = {}
         # The newest child of each process that has been ready, and since when it is.
         self._ready: dict[str, tuple[object, float]] = {}
+        # The newest order to reload, those for all pages apart: when, and why.
+        self._ordered: dict[bool, tuple[float, str]] = {}
+        # By path, when a page has failed; and whether it was the page itself, not a request that it has sent.
+        self._failed: dict[str, tuple[float, bool]] = {}
+        # By process: when it has logged an error that it has survived, and the pages concerned.
+        self._logged: dict[str, tuple[float, set[str]]] = {}
         self._log_credit, self._logged_at, self._left_out = LOG_BURST, -inf, 0
 
     def __repr__(self) -> str:
@@ -132,8 +143,9 @@ class Tabs:
             more = {"token": self._token, "overlay": policy.overlay, "console": policy.console}
         tab.tell(text_of("hello", local=is_local, **more))
         if is_local and policy.overlay:
-            for error in self.errors.values():
-                tab.tell(error_text(error))
+            for process, error in self.errors.items():
+                if process not in self._logged:
+                    tab.tell(error_text(error))
         return tab
 
     def disconnect(self, tab: Tab) -> None:
@@ -143,9 +155,18 @@ class Tabs:
     def show(self, tab: Tab, page: Page, now: float) -> None:
         """Take note of a tab's page; one that is older than the backend is told to reload."""
         tab.page = page
+        born = now - page.age / 1000
+        due = [order for everywhere, order in self._ordered.items() if everywhere or self._reloads(tab)]
         process = self._asked()
-        if process is not None and self._reloads(tab) and now - page.age / 1000 < self._ready[process][1]:
-            self._tell_reload([tab], f"{process} is ready")
+        if process is not None and self._reloads(tab):
+            due.append((self._ready[process][1], f"{process} is ready"))
+        newest = max(due, default=(-inf, ""))
+        if born < newest[0]:
+            self._tell_reload([tab], newest[1])
+        elif page.status >= 500 and tab.is_local and self._policy.overlay:
+            for name, (_, paths) in self._logged.items():
+                if page.path in paths:
+                    tab.tell(error_text(self.errors[name]))
 
     # --- What happens in the run ---
 
@@ -157,9 +178,9 @@ class Tabs:
             case ErrorShown():
                 self.errors[event.process] = event
                 self._remember(event)
-                if self._policy.overlay:
-                    self._tell_local(error_text(event))
+                self._show_error(event, now)
             case ErrorCleared():
+                self._logged.pop(event.process, None)
                 if self.errors.pop(event.process, None) is not None and self._policy.overlay:
                     self._tell_local(text_of("cleared", process=event.process))
             case OutputLine():
@@ -194,6 +215,47 @@ class Tabs:
             pages == "all" or (pages == "backend" and tab.page.source != "frontend")
         )
 
+    def _show_error(self, event: ErrorShown, now: float) -> None:
+        if not event.is_fatal:
+            self._logged[event.process] = now, set()
+            for path, (at, is_document) in tuple(self._failed.items()):
+                if now - at <= CAUSE_WINDOW:
+                    self._show_cause(event.process, path, is_document=is_document)
+            return
+        self._logged.pop(event.process, None)
+        if self._policy.overlay:
+            self._tell_local(error_text(event))
+
+    def fail(self, path: str, now: float, *, is_document: bool) -> None:
+        """Take note that the backend has answered 500, or more.
+
+        Args:
+            path: Of the page concerned; empty if that is not known.
+            now: The time.
+            is_document: The page itself was asked for.
+        """
+        if not path:
+            return
+        self._failed.pop(path, None)
+        self._failed[path] = now, is_document
+        if len(self._failed) > MAX_FAILED:
+            del self._failed[next(iter(self._failed))]
+        for process, (at, paths) in self._logged.items():
+            # The same error is not logged as another one: what it has concerned, it concerns again.
+            if now - at <= CAUSE_WINDOW or path in paths:
+                self._show_cause(process, path, is_document=is_document)
+
+    def _show_cause(self, process: str, path: str, *, is_document: bool) -> None:
+        """Show what a process has logged in the page concerned."""
+        self._logged[process][1].add(path)
+        if self._policy.overlay:
+            local = [tab for tab in self._tabs if tab.is_local]
+            concerned = [tab for tab in local if tab.page is not None and tab.page.path == path]
+            if not concerned and not is_document:
+                # A page that changes its address itself is known here by its first one.
+                concerned = local
+            _tell(concerned, error_text(self.errors[process]))
+
     def is_named(self, file: str, line: int) -> bool:
         """Whether an error of this run has named this place: its own, or a frame's of its traceback."""
         return (file, line) in self._named
@@ -224,8 +286,9 @@ class Tabs:
 
     # --- Orders ---
 
-    def reload(self, reason: str, *, everywhere: bool = False) -> int:
+    def reload(self, reason: str, now: float, *, everywhere: bool = False) -> int:
         """Have the tabs reload that a new backend would concern, or all of them; return how many."""
+        self._ordered[everywhere] = now, reason
         return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
 
     def swap_styles(self, names: Sequence[str]) -> int:

@@ -37,7 +37,18 @@ from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
 from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import BadMessage, HeadReader
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import MEMORY, Answer, Ask, Availability, Fail, Kept, Route, Router, Signal
+from orchestra.proxy.route import (
+    MEMORY,
+    Answer,
+    Ask,
+    Availability,
+    Fail,
+    Kept,
+    Route,
+    Router,
+    Signal,
+    page_of,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -72,11 +83,13 @@ class Extras(Struct, frozen=True, kw_only=True):
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
         own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
+        failed: Told of each answer of the backend with a status from 500 on: what `page_of` says of it.
     """
 
     frontend_pages: FrontendPages | None = None
     own: Callable[[], socket.socket] | None = None
     pages: Pages | None = None
+    failed: Callable[[str, bool], object] | None = None
 
 
 class Shared:
@@ -111,6 +124,7 @@ class Shared:
         self.plan = plan
         self.bus = bus
         self.pages = extras.pages
+        self.failed = extras.failed
         self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
@@ -391,6 +405,8 @@ class Exchange:
         if body.is_complete:
             # The usual case: all of it goes out in one piece.
             self.asker.release()
+        if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
+            self._shared.failed(*page_of(self._head))
         self._answering = reply
         self._open(reply.upstream.gate.side, reason, head, body, reply.read)
         if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":

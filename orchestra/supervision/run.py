@@ -213,9 +213,12 @@ class Run:
             before[name].errors.clear()
             self._ended.pop(name, None)
             self._clashing.discard(name)
+        dependents: dict[str, list[Worker]] = {name: [] for name in self.workers}
+        for name, others in depends_on.items():
+            for other in others:
+                dependents[other].append(self.workers[name])
         for each in plan.processes:
-            needing = [self.workers[name] for name, others in depends_on.items() if each.name in others]
-            self.workers[each.name].follow(each, dependents=needing)
+            self.workers[each.name].follow(each, dependents=dependents[each.name])
         self._exit_on = plan.exit_on
         self._levels = stop_levels(depends_on)
         # A child that runs has the time that it was started with.
