@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PLACE = "orchestra.toml:2: process.api.app"
+PLACE = "orchestra.toml: process.api.app"
 # What a project may have, good and bad.
 NOTES = """
 class App:

@@ -71,6 +71,6 @@ def test_an_application_that_is_not_there_is_said(tmp_path: Path) -> None:
     flask(tmp_path)
     (tmp_path / "orchestra.toml").write_text('[process.api]\napp = "notes:ap"\nrestart = "never"\n')
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path) as run:
-        place = f"orchestra.toml:2: process.api.app: there is no ap in {tmp_path}/notes.py"
+        place = f"orchestra.toml: process.api.app: there is no ap in {tmp_path}/notes.py"
         run.line("api", f'{place}: did you mean "notes:app"?')
         run.state("api", "failed")

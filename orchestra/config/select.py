@@ -152,15 +152,18 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or _serve(str(table.app), file.error((*keys, "app"), "", hint=""))
+    return command or _serve(str(table.app), f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}")
 
 
-def _serve(app: str, place: ConfigError) -> str:
-    """Give the command that serves an application; `place` is where that was written."""
+def _serve(app: str, place: str) -> str:
+    """Give the command that serves an application.
+
+    Args:
+        app: The application.
+        place: Where it was written. Without a line: a line more above it would ask for a restart.
+    """
     # Not the shell looks PORT up: a spare is told another one when it serves.
-    return "exec " + shlex.join(
-        ["python3", str(_SERVER), str(place).rstrip(": "), "--bind", "127.0.0.1:$PORT", app]
-    )
+    return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
 
 
 def _check_environment(process: Draft) -> None:

@@ -39,8 +39,7 @@ _UTF_16 = (b"\xfe\xff", b"\xff\xfe")
 # UTF-16 or UTF-32 without a mark.
 _WIDE = (b"\0", b"<\0")
 
-_BLANK = rb"[\t\n\f\r ]"
-# What ends a name also ends a whole tag's name.
+# What follows the name of a tag.
 _NAME_END = rb"(?=[\t\n\f\r />])"
 # A `=` begins a name where no value can be; a value that has no end yet may not be taken for a name.
 _ATTRIBUTE = (
@@ -51,7 +50,7 @@ _ATTRIBUTE = (
 _UNNAMED = re.sub(rb"\((?!\?)", rb"(?:", _ATTRIBUTE)
 _REST_OF_TAG = rb"(?:" + _UNNAMED + rb")*+[\t\n\f\r /]*+>"
 
-_blanks = re.compile(_BLANK + rb"+").match
+_blanks = re.compile(rb"[\t\n\f\r ]+").match
 _open_tag = re.compile(rb"<(html|head)" + _NAME_END, re.IGNORECASE).match
 _whole_tag = re.compile(rb"<[a-z]++" + _REST_OF_TAG, re.IGNORECASE).match
 

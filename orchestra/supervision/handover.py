@@ -149,6 +149,8 @@ class Handover:
     def change_plan(self, plan: ProcessPlan) -> None:
         """Run the children by another plan of the process, those that live included."""
         self._plan = plan
+        if not plan.warm_spare:
+            self._spares.discard()
         for attempt in self._living:
             attempt.plan = plan
 

@@ -285,7 +285,8 @@ class Spares:
 
     def _spawn(self, plan: ProcessPlan, env: Mapping[str, str], modules: Sequence[str]) -> Interpreter:
         self._count += 1
-        env = {**env, _MARK: str(self._count)}  # two families at once must not be taken for one
+        # Two families at once must not be taken for one, nor for one of an overlap without spares.
+        env = {**env, _MARK: f"w{self._count}"}
         interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write)
         self._run.nursery.start_soon(interpreter.run, modules)
         return interpreter
