@@ -16,6 +16,7 @@ from orchestra.config.checks import words_of
 from orchestra.config.plan import Address
 from orchestra.errors import ConfigError
 from orchestra.planning import this_machine
+from orchestra.watch.interest import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     yield f"{'process':<{width}}  PORT   command"
     for process in plan.processes:
         yield f"{process.name:<{width}}  {process.port or '':<5}  {process.app or process.command}"
-        for detail in _details(process):
+        for detail in _details(process, plan):
             yield f"{'':<{width}}         {detail}"
     if any(each.depends_on for each in plan.processes):
         yield ""
@@ -87,11 +88,13 @@ def _understood(plan: Plan) -> Iterator[str]:
                 yield from _tree(each, by_name, "")
 
 
-def _details(process: ProcessPlan) -> Iterator[str]:
+def _details(process: ProcessPlan, plan: Plan) -> Iterator[str]:
     if process.install is not None:
         yield f"`{' '.join(process.install.argv)}` is run first, in {process.install.folder}"
     if process.ready is not None:
         yield f"ready: {', '.join(words_of(process.ready))}"
+    if plan.reload.enabled and (watched := in_words(process, plan)):
+        yield watched
 
 
 def _why(reason: str) -> str:

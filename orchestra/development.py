@@ -1,8 +1,9 @@
 """What a run has for development only: nothing of it is there for code that embeds a `Supervisor`.
 
-It gives the proxy its `extras`, keeps what the run has learned, and connects open pages to the run.
+It gives the proxy its `extras`, keeps what the run has learned, connects open pages to the run, and follows
+changed files.
 
-Not here: the parts (`frontend_pages`, `control`), processes (`supervision`).
+Not here: the parts (`frontend_pages`, `control`, `reloading`), processes (`supervision`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.bus import utc_now
 from orchestra.control.server import Control
 from orchestra.frontend_pages import Store
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.control.app import View
     from orchestra.proxy.server import Extras, Proxy
+    from orchestra.reloading import Replan
+    from orchestra.supervision.run import Run
 
 __all__ = ["Development"]
 
@@ -48,6 +52,8 @@ class Development:
         self.control = Control(view, bus=bus, is_backend=self._is_backend, environ=environ)
         self._store = Store(view.plan, environ)
         self._pages = self._store.load()
+        self._following = trio.CancelScope()
+        self._began = 0.0  # Unix time
 
     def __repr__(self) -> str:
         return f"<Development with {self._pages!r}>"
@@ -68,6 +74,7 @@ class Development:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what belongs to it until cancelled."""
+        self._began = utc_now().timestamp()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.control.run)
@@ -78,10 +85,23 @@ class Development:
         finally:
             self._store.save(self._pages)
 
+    async def follow_files(self, run: Run, replan: Replan) -> None:
+        """Do what follows from changed files until the run is to end.
+
+        Args:
+            run: The run.
+            replan: Has the files read again that the plan was made from; is told which have changed.
+        """
+        from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
+
+        with self._following:
+            await Reloading(self._view, run, pages=self.control, replan=replan).run(self._began)
+
     async def finish(self) -> None:
         """Let readers of events hear how the run has ended; takes a moment at most."""
         await self.control.finish()
 
     async def close(self) -> None:
-        """Tell open pages that the run ends; takes a moment at most."""
+        """Follow no more files, and tell open pages that the run ends; takes a moment at most."""
+        self._following.cancel()
         await self.control.close()

@@ -329,6 +329,8 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
+            if self._development is not None:
+                nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
             if self._development is not None:
                 await self._development.close()
@@ -357,11 +359,8 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        reason = (
-            self._reason
-            or reason
-            or ("all completed" if len(ended) == len(self._run.workers) else "cancelled")
-        )
+        usual = "all completed" if len(ended) == len(self._run.workers) else "cancelled"
+        reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
@@ -23,6 +24,8 @@ from orchestra.events import Exit
 from orchestra.supervision.roles import RunTimeRoles
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
+from orchestra.watch.changes import Batch
+from orchestra.watch.interest import Changed, Changes, Kind
 from tests.events_kit import Recorder, trio_clock
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
     from orchestra.supervision.run import BeforeStop
+    from orchestra.watch.interest import Interest
 
 __all__ = ["Child", "World", "running_processes", "supervised", "waiting"]
 
@@ -146,6 +150,7 @@ class World:
         asked: When a question was asked.
         missing: What is wrong, when a process is asked over HTTP or by a command.
         taken: The ports that other programs hold.
+        watched: The files that are watched: each list of them that was asked for.
     """
 
     def __init__(self) -> None:
@@ -156,6 +161,8 @@ class World:
         self.missing = ""
         self.random = 0.0
         self.taken: set[int] = set()
+        self.watched: list[Mapping[str, Interest]] = []
+        self._tell: Callable[[Batch], object] = lambda _: None
         self._entries: dict[int, Child] = {}
 
     def runtime(self) -> Runtime:
@@ -170,6 +177,7 @@ class World:
             identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
             free_port=self._free_port,
+            watch=self._watch,
             random=lambda: self.random,
             now=trio_clock,
         )
@@ -179,6 +187,23 @@ class World:
 
     def living(self) -> list[Child]:
         return [child for child in self.children if not child.has_ended]
+
+    def change(self, process: str, *files: str, kind: Kind = Kind.CODE, rereads: bool = False) -> None:
+        """Change files of a process; of the run itself, if that is `RUN`."""
+        changed = tuple(Changed(Path.cwd() / each, kind) for each in files)
+        self._tell(Batch(changes={process: Changes(changed, rereads)}))
+
+    def warn(self, text: str, hint: str) -> None:
+        """Have something to say about the watching."""
+        self._tell(Batch(warning=(text, hint)))
+
+    async def _watch(
+        self, interests: Mapping[str, Interest], *, since: float, tell: Callable[[Batch], object]
+    ) -> None:
+        del since
+        self.watched.append(interests)
+        self._tell = tell
+        await trio.sleep_forever()
 
     async def http_answer(self, at: Address, **_: object) -> str:
         await self._ask()

@@ -10,7 +10,7 @@ import trio
 from orchestra import Overrides, State, Supervisor, load
 from orchestra.events import Notice, PlanChanged
 from tests.events_kit import Recorder
-from tests.kit import base_port, get
+from tests.kit import Run, base_port, get
 from tests.process_kit import SERVE
 
 if TYPE_CHECKING:
@@ -116,3 +116,24 @@ async def test_a_fixed_port_can_be_given_to_another_process(project: Project) ->
         await supervisor.wait_ready()
         assert supervisor.snapshot()["web"].port == port
         await supervisor.stop()
+
+
+def test_a_saved_procfile_is_followed_by_the_run(project: Project) -> None:
+    """From the save on; what is wrong is reported, and what was running goes on."""
+    with Run("Procfile", "--listen", "127.0.0.1:0", cwd=project.folder) as run:
+        run.state("api", "ready")
+        run.state("worker", "running")
+        project.write("Procfile", f"api: {SERVE} $PORT\n{WORKER}cron: exec sleep 1000\n")
+        changed = run.until(lambda event: event["type"] == "plan.changed")
+        assert (changed["reason"], changed["started"]) == ("Procfile", ["cron"])
+        run.state("cron", "running")
+        assert not [event for event in run.events if event.get("state") == "stopping"]
+
+        project.write(".env", "GREETING=good day\n")
+        run.line("worker", "good day")
+
+        project.write("Procfile", "nonsense\n")
+        notice = run.until(lambda event: event.get("code") == "plan-invalid")
+        assert "Procfile:1: " in notice["text"]
+        assert "the page" in get(f"{run.url}/index.html").text
+        assert run.stop() == 130

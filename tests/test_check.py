@@ -127,8 +127,10 @@ db       20100  uvicorn x
 migrate  20200  true
 site.1   20300  uvicorn app:app
                 ready: http
+                watched: *.py, *.html, *.jinja, *.jinja2, *.j2, *.css
 site.2   20301  uvicorn app:app
                 ready: http
+                watched: *.py, *.html, *.jinja, *.jinja2, *.j2, *.css
 
 what waits for what
 site.1

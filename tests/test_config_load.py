@@ -511,6 +511,21 @@ def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Proje
     assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("serve",))
 
 
+def test_it_is_known_where_vite_runs_and_what_reloads_itself(project: Project) -> None:
+    plan = project.load("web: cd ui && npm run dev\napi: uvicorn app:app --reload\n")
+    web, api = plan.processes
+    assert (web.vite_folder, api.vite_folder) == (project.root / "ui", None)
+    assert (web.reloader, api.reloader and api.reloader.word) == (None, "--reload")
+
+
+def test_the_files_of_a_plan_are_those_that_count_if_they_are_there(project: Project) -> None:
+    files = project.load().files
+    assert [each.name for each in files] == ["Procfile", "orchestra.toml", "pyproject.toml", ".env"]
+    (project.root / "a.env").touch()
+    files = project.load(settings='[run]\nenv_files = ["a.env"]\n').files
+    assert files[-1] == project.root / "a.env"
+
+
 def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> None:
     plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
     proxy = proxy_of(plan)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.dashboard.words import PALETTE, colour_number, sentence, short_seconds
-from orchestra.events import Notice, PlanChanged, RunEnded, State, StateChanged
+from orchestra.events import FilesChanged, Notice, PlanChanged, RunEnded, State, StateChanged
 from tests.dashboard_kit import READY, REQUEST, STARTED, line
 from tests.events_kit import moment
 
@@ -47,6 +47,9 @@ CHANGED = PlanChanged(reason="Procfile.dev, .env", processes=("api", "a", "b", "
             Notice(time=moment(1.0), level="warning", code="c", text="slow", process="api", hint="wait"),
             "warning: api: slow (wait)",
         ),
+        (FilesChanged(process="api", paths=("app.py",)), "api: app.py changed"),
+        (FilesChanged(process="api", paths=("a.py", "b.py")), "api: a.py and b.py changed"),
+        (FilesChanged(process="api", paths=("a.py", "b.py", "c.py")), "api: a.py and 2 other files changed"),
         (RunEnded(time=moment(1.0), exit_code=0, reason="quit", duration=5.21), "ended after 5.2 s: quit"),
         (CHANGED, "Procfile.dev, .env: taken over"),
         (replace(CHANGED, reason="", stopped=("old",)), "the plan has changed: old stopped"),

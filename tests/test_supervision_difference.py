@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from orchestra import Condition, Dependency, Plan, ProcessPlan, ProxyPlan, Restart, Role, State
 from orchestra.config.plan import FromProcess, Install, Note
+from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart, ReloadSettings
 from orchestra.events import StateChanged
 from orchestra.supervision.difference import Difference, difference, settled
@@ -30,6 +31,8 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "restart_mode": ("overlap", True),
     "app": ("app:app", False),
     "is_python_server": (True, False),
+    "vite_folder": (Path("/p/ui"), False),
+    "reloader": (Reloader("--reload"), False),
     "may_move": (True, False),
     "install": (Install(folder=Path("/p"), argv=("npm", "ci")), False),
     "depends_on": ((Dependency("job", Condition.STARTED),), False),

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from orchestra.config.files import is_folder
 from orchestra.config.packages import package_folder, scripts_of, unreadable, workspace
+from orchestra.config.reloaders import Reloader, find_reloader  # noqa: TC001 - a field of a struct
 from orchestra.config.roles import NOT_HTTP
 from orchestra.errors import ConfigError
 
@@ -107,6 +108,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.
         program_cwd: Where it is then.
         serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
+        reloader: What makes its program reload itself when a file changes, if anything is known to.
         ports: Those that it listens on, whatever its environment says.
         speaks_http: Whether it may: it does not run a program of `roles.NOT_HTTP`.
         fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
@@ -119,6 +121,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     program: str = ""
     program_cwd: Path | None = None
     serves: str = ""
+    reloader: Reloader | None = None
     ports: tuple[int, ...] = ()
     speaks_http: bool = True
     fault: ConfigError | None = None
@@ -253,11 +256,13 @@ class _Walk:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 
     def serve(self, words: Sequence[str], *, told: Sequence[int]) -> None:
-        """Take note of a server for Python, and of the ports that a program takes."""
+        """Take note of a server for Python, of the ports that a program takes, and of what reloads it."""
         program, args = _module(words)
         # Options of the program itself may stand before what it is to do: `flask --app notes run`.
         wanted = _SERVING_WORDS.get(program)
         serves = program in _SERVERS and (wanted is None or not wanted.isdisjoint(args))
+        if (reloader := find_reloader(program, args, self.env)) is not None:
+            self.set(reloader=reloader)
         if serves and program not in _FILE_SERVERS:
             self.set(serves=shlex.join([words[0].rpartition("/")[2], *words[1:]]))
         is_positional = serves and program in _POSITIONAL_PORT

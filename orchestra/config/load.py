@@ -167,6 +167,7 @@ class _Reader:
         named = self.overrides.env_files or self.settings.run.env_files
         names, are_needed = ([".env"], False) if named is None else (named, True)
         files = [(self.path.parent / name, are_needed) for name in names]
+        self.env_files = [self.root / name for name in names]
         self.env = dotenv.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
             own = {**self.env, **each.settings.env}
@@ -306,6 +307,11 @@ class _Reader:
             proxy=proxy,
             reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),
             procfile=self.path.absolute(),
+            files=(
+                self.path.absolute(),
+                *(self.root / name for name in (toml.OWN_FILE, toml.SHARED_FILE)),
+                *self.env_files,
+            ),
             notes=tuple(self.notes),
         )
 
@@ -347,6 +353,8 @@ class _Reader:
             port=ports.get(name),
             may_move=not process.settings.port,
             role=process.role,
+            vite_folder=process.reading.folder if process.reading.why else None,
+            reloader=process.reading.reloader,
             is_python_server=bool(process.reading.serves),
             install=process.install,
             depends_on=tuple(depends_on),

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
+from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
 
 __all__ = [
@@ -93,6 +94,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
+        vite_folder: Where it runs Vite's development server, if it does.
+        reloader: What makes it reload itself when a file changes, if anything is known to.
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
             frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
@@ -107,6 +110,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     port: int | None = None
     may_move: bool = False
     role: Role = Role.OTHER
+    vite_folder: Path | None = None
+    reloader: Reloader | None = None
     is_python_server: bool = False
     install: Install | None = None
     depends_on: tuple[Dependency, ...] = ()
@@ -234,6 +239,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         proxy: ``None`` for a run without one.
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
         procfile: Where it came from; ``None`` if it was written in code.
+        files: All files that it was made from, and those that would count if they were there.
         notes: What the user should be told at the start.
     """
 
@@ -241,4 +247,5 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     proxy: ProxyPlan | None = None
     reload: ReloadSettings = ReloadSettings()
     procfile: Path | None = None
+    files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()

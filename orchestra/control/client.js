@@ -271,10 +271,12 @@
     const noted = [];
     let room = MOST_CHARACTERS;
     for (const [key, field] of fields()) {
-      const value = valueOf(field);
-      const size = key.length + String(value).length;
       const isFocused = field === document.activeElement;
-      if ((isUntouched(field) && !isFocused) || size > LONGEST_VALUE || size > room) continue;
+      if (isUntouched(field) && !isFocused) continue;
+      // A field that only has the focus gets what the new page has in it.
+      const value = isUntouched(field) ? null : valueOf(field);
+      const size = key.length + String(value).length;
+      if (size > LONGEST_VALUE || size > room) continue;
       room -= size;
       noted.push({ key, value, isFocused, caret: isFocused ? caretOf(field) : null });
     }
@@ -313,7 +315,7 @@
     for (const { key, value, isFocused, caret } of view.fields) {
       const field = now.get(key);
       if (!field) continue;
-      if (isUntouched(field)) setValue(field, value);
+      if (value !== null && isUntouched(field)) setValue(field, value);
       if (isFocused && document.activeElement === document.body) {
         field.focus({ preventScroll: true });
         if (caret && caret[0] !== null) field.setSelectionRange(...caret);
@@ -366,6 +368,8 @@
 
   // One after the other: two saves of the same file must not replace each other's replacement.
   let styles = Promise.resolve();
+  // What a stylesheet that was put in was called by the page.
+  const ownUrls = new WeakMap();
 
   function queueStyles(names) {
     styles = styles.then(() => swapStyles(names)).catch(() => {});
@@ -374,7 +378,7 @@
   async function swapStyles(names) {
     const found = Array.from(document.querySelectorAll('link[rel~="stylesheet"][href]'))
       .filter((link) => isSameOrigin(link.href) && !link.disabled)
-      .map((link) => [link, [link.href, ...importsOf(link.sheet)]]);
+      .map((link) => [link, [ownUrls.get(link) ?? link.href, ...importsOf(link.sheet)]]);
     const named = found.filter(([, urls]) => urls.some((url) => names.includes(fileName(url))));
     await Promise.all((named.length ? named : found).map(([link, urls]) => swap(link, urls)));
   }
@@ -384,7 +388,8 @@
     // Under their own addresses, too: what they @import, and the page's next reload, come from the cache.
     await Promise.allSettled(urls.map((url) => fetch(url, { cache: "reload" })));
     const fresh = link.cloneNode();
-    const url = new URL(link.href);
+    const url = new URL(urls[0]);
+    ownUrls.set(fresh, urls[0]);
     url.searchParams.set("orchestra", String(Date.now()));
     fresh.href = url.href;
     const isLoaded = await new Promise((resolve) => {
@@ -393,7 +398,7 @@
       setTimeout(resolve, STYLE_PATIENCE, false);
       link.after(fresh);
     });
-    if (!isLoaded) console.warn("[orchestra] %s could not be loaded again", link.href);
+    if (!isLoaded) console.warn("[orchestra] %s could not be loaded again", urls[0]);
     (isLoaded ? link : fresh).remove();
   }
 

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from orchestra.dashboard.words import is_blank, sentence, short_seconds
 from orchestra.events import (
+    FilesChanged,
     Notice,
     OutputLine,
     OutputPaused,
@@ -51,7 +52,7 @@ _LINE_CHARACTERS = 4096
 _UP = frozenset({State.RUNNING, State.READY, State.COMPLETED})
 _RUNS = frozenset({State.STARTING, State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING})
 
-LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | PlanChanged
+LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
 
 
 class Process:
@@ -164,7 +165,7 @@ class Model:
                 self.held.add(event.id)
             case RequestReleased():
                 self.held.discard(event.id)
-            case UpstreamSwitched():
+            case UpstreamSwitched() | FilesChanged():
                 self.log.append(event)
             case StreamOpened():
                 if len(self.streams) < _STREAMS:

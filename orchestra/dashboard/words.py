@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from orchestra.child.lines import without_colours
 from orchestra.events import (
+    FilesChanged,
     Notice,
     PlanChanged,
     RunEnded,
@@ -41,7 +42,7 @@ OURSELVES = "orchestra"
 PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
 
 # The events that `sentence` puts into words.
-SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, PlanChanged, Notice, RunEnded)
+SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, FilesChanged, PlanChanged, Notice, RunEnded)
 
 # A line of blanks and colours alone is not longer.
 _LONGEST_BLANK = 100
@@ -67,8 +68,17 @@ def sentence(event: Event) -> str:
             return f"{event.reason or 'the plan has changed'}: {done or 'taken over'}"
         case UpstreamSwitched():
             return f"{event.process} is asked at {event.url} from now on"
+        case FilesChanged():
+            return f"{event.process}: {_some(event.paths)} changed"
         case _:
             return ""
+
+
+def _some(paths: Sequence[str]) -> str:
+    """Name a file or two, count more."""
+    if len(paths) <= 2:
+        return " and ".join(paths)
+    return f"{paths[0]} and {len(paths) - 1} other files"
 
 
 def _all(names: Sequence[str]) -> str:

@@ -105,6 +105,14 @@ class ProcessErrors:
             explanation = symptoms.explanation() if symptoms is not None else ""
             self._emit(ErrorShown(process=self._name, error_type=exit_, message=explanation, exit=exit_))
 
+    def show_command(self, command: str, error: str) -> None:
+        """Show that a command has failed without which the process is not restarted; `error` says how."""
+        text = f"`{command}`: {error}"
+        event = ErrorShown(
+            process=self._name, error_type="before_restart failed", message=text, is_fatal=False
+        )
+        self._emit(event)
+
     def log(self, failure: Failure, now: float) -> None:
         """Show an exception that a child has logged, and goes on."""
         if now - self._logged_at >= _LOGGED_INTERVAL:

@@ -23,7 +23,7 @@ from orchestra.child.spawn import run_child
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orchestra.config.roles import Seen
     from orchestra.events import Exit
     from orchestra.supervision.run import Run
+    from orchestra.watch.interest import Interest
 
 __all__ = ["Phase", "Runtime", "Stoppable"]
 
@@ -41,6 +42,12 @@ _T = TypeVar("_T")
 
 def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
     return lambda *args: trio.to_thread.run_sync(look, *args)
+
+
+async def _watch(interests: Mapping[str, Interest], **how: Any) -> None:
+    from orchestra.watch.changes import watch  # noqa: PLC0415 - only a run that watches needs it
+
+    await watch(interests, **how)
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -57,6 +64,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         has_server: Whether the process that starts servers has one now.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
+        watch: Tells of changed files, as `watch.changes.watch` does.
         soft_nofile: The soft limit of open files for children, if it differs from ours.
         random: A number from 0 to 1.
         now: The time of day, for events.
@@ -72,6 +80,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
+    watch: Callable[..., Awaitable[None]] = _watch
     soft_nofile: int | None = None
     random: Callable[[], float] = random.random
     now: Callable[[], datetime] = utc_now

@@ -235,6 +235,12 @@ class Worker:
         """Whether nothing of it runs, and nothing is going to start it again by itself."""
         return self.life.state.is_ended
 
+    @property
+    def reloads_itself(self) -> bool:
+        """Whether its output has shown that it watches its files itself."""
+        attempt = self._handover.current
+        return attempt is not None and attempt.symptoms.watches
+
     def is_up(self) -> bool:
         """Whether it is as far as it gets.
 

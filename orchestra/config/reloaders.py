@@ -1,0 +1,85 @@
+"""What in a command makes its program reload itself when a file changes, by reading the command's words.
+
+Such a process is not restarted when a file is saved: it does that itself. The hint says what to change in
+the command so that orchestra does it, which is faster: it restarts at once, and knows when the new server
+answers.
+
+Not here: programs that reload by what their code says (``app.run(debug=True)``): their output tells
+(`supervision/symptoms`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Reloader", "find_reloader"]
+
+
+class Reloader(Struct, frozen=True):
+    """What makes a program reload itself.
+
+    Attributes:
+        word: The word of its command: ``--reload``, ``runserver``.
+        hint: What to change; empty if it is as fast as orchestra, or faster.
+    """
+
+    word: str
+    hint: str = ""
+
+
+# fmt: off
+# Options that make a server reload itself.
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "flask": ("--debug", "--reload"), "granian": ("--reload",), "gunicorn": ("--reload",),
+    "hypercorn": ("--reload",), "litestar": ("--reload", "-r"), "pserve": ("--reload",),
+    "quart": ("--debug", "--reload"), "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"),
+    "uvicorn": ("--reload",),
+}
+# Subcommands that reload by default, with the option that makes them not to.
+_SUBCOMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "django-admin": (("runserver", "runserver_plus"), "--noreload"), "fastapi": (("dev",), "--no-reload"),
+    "manage.py": (("runserver", "runserver_plus"), "--noreload"),
+}
+# Programs that run another one again when a file changes.
+_RUNNERS = frozenset({
+    "arelo", "entr", "hupper", "nodemon", "reflex", "watchexec", "watchfiles", "watchmedo", "wgo",
+})
+# Programs that change a running program in place.
+_HOT = frozenset({"fastapi-hmr", "hmr", "jurigged", "reloadium", "uvicorn-hmr"})
+# fmt: on
+_OFF = frozenset({"--no-reload", "--noreload"})
+_FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
+
+
+def find_reloader(program: str, args: Sequence[str], env: Mapping[str, str]) -> Reloader | None:
+    """Say what makes a program reload itself; ``None`` if nothing is known to.
+
+    Args:
+        program: Its name, or the name of a Python module or script.
+        args: Its arguments.
+        env: Its environment.
+    """
+    if program in _HOT:
+        return Reloader(program)
+    if program in _RUNNERS:
+        return Reloader(program, f"Delete {program} from its command to have orchestra restart it.")
+    if not _OFF.isdisjoint(args):
+        return None
+    if found := next((word for word in args if word in _OPTIONS.get(program, ())), None):
+        hint = f"Delete {found} from its command to have orchestra restart it, which is faster."
+        return Reloader(found, _added("--no-reload") if found == "--debug" else hint)
+    words, off = _SUBCOMMANDS.get(program, ((), ""))
+    if found := next((word for word in args if word in words), None):
+        return Reloader(found, _added(off))
+    if program == "flask" and "run" in args and env.get("FLASK_DEBUG", "").lower() not in _FALSE:
+        return Reloader("FLASK_DEBUG", _added("--no-reload"))
+    return None
+
+
+def _added(option: str) -> str:
+    return f"Add {option} to its command to have orchestra restart it, which is faster."

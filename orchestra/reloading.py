@@ -1,0 +1,298 @@
+"""What follows when a file is saved: nothing, other styles in the page, a new page, a restart, another plan.
+
+| what has changed                                  | what follows                                       |
+|---------------------------------------------------|----------------------------------------------------|
+| code                                              | a restart                                          |
+| code of a server that reloads itself, while it lives | nothing: it does that                           |
+| a template that the program reads again by itself | the pages of the backend are loaded again          |
+| any other template                                | a restart                                          |
+| styles alone                                      | they are swapped in the pages                      |
+| a file that the plan was made from                | the run is planned again                           |
+
+Before a restart the commands of ``before_restart`` are run whose inputs have changed, and those that failed
+the last time. If one fails, the old process goes on. What they write is part of the same change, and so is
+what is saved while they run.
+
+A process that has failed, or waits to be started again, is started at once; one that was stopped is left
+alone. A save during a restart leads to another one (`lifecycle`).
+
+Not here: waiting for changes (`watch`), restarting (`supervision`), pages (`control`).
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
+
+import trio
+
+from orchestra.child.spawn import SpawnError
+from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
+from orchestra.supervision.runtime import Phase
+from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from orchestra.config.plan import Plan
+    from orchestra.config.schema import BeforeRestart
+    from orchestra.events import Event
+    from orchestra.supervision.run import Run
+    from orchestra.supervision.worker import Worker
+    from orchestra.watch.changes import Batch
+    from orchestra.watch.interest import Interest
+
+__all__ = ["Effect", "Pages", "Reloading", "Replan", "effect_of"]
+
+Replan: TypeAlias = "Callable[[str], Awaitable[None]]"
+
+# Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
+# run imports nothing for it. No change is missed by that.
+_BEGIN_DELAY = 1.0
+# Paths of one `FilesChanged`.
+_MOST_PATHS = 20
+# Seconds that a command before a restart may take.
+_COMMAND_TIMEOUT = 300.0
+# Seconds after which the files that such commands have written are known to have changed: a burst, twice.
+_SETTLE_TIME = 0.2
+# How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
+_MOST_ROUNDS = 3
+
+
+class Pages(Protocol):
+    """The pages that browsers show. Neither of these waits."""
+
+    def reload(self, reason: str) -> object:
+        """Load those of the backend again."""
+
+    def swap_styles(self, names: Sequence[str]) -> object:
+        """Load style sheets with these file names again, and nothing else."""
+
+
+class Planned(Protocol):
+    """Has a plan, which may become another one; as `Supervisor`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The present one."""
+
+
+class Effect(Enum):
+    """What follows for one process."""
+
+    NOTHING = "nothing"
+    SWAP_STYLES = "styles are swapped"
+    RELOAD_PAGES = "pages are loaded again"
+    RESTART = "it is restarted"
+
+
+def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effect:
+    """Decide what follows from changes for a process.
+
+    Args:
+        changes: What has changed.
+        reloads_itself: Whether it watches its files, too.
+        is_alive: Whether there is a child that could do so.
+    """
+    kinds = {each.kind for each in changes.files}
+    if Kind.CODE in kinds:
+        return Effect.NOTHING if reloads_itself and is_alive else Effect.RESTART
+    if Kind.TEMPLATE in kinds:
+        rereads = reloads_itself or changes.rereads_templates
+        return Effect.RELOAD_PAGES if rereads else Effect.RESTART
+    return Effect.SWAP_STYLES
+
+
+class Reloading:
+    """Watches the files of a run, and does what follows from their changes.
+
+    Args:
+        planned: Has the plan of the run.
+        run: The run.
+        pages: The pages that browsers show.
+        replan: Has the files read again that the plan was made from; is told which have changed.
+    """
+
+    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: Replan) -> None:
+        self._planned = planned
+        self._run = run
+        self._pages = pages
+        self._replan = replan
+        self._root = os.path.realpath(run.root)
+        self._watched: Mapping[str, Interest] = {}
+        self._watching = trio.CancelScope()
+        self._explained: set[str] = set()  # processes of which it was said that they reload themselves
+        self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
+        self._busy: set[str] = set()
+        self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
+        self._nursery: trio.Nursery  # there while `run` runs
+
+    def __repr__(self) -> str:
+        return f"<Reloading of {', '.join(self._watched) or 'nothing'}>"
+
+    async def run(self, since: float) -> None:
+        """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
+        run = self._run
+        async with trio.open_nursery() as self._nursery:
+            await run.until(self._has_spawned_all)
+            await trio.sleep(_BEGIN_DELAY)
+            unsubscribe = run.bus.subscribe(self._see, StateChanged, PlanChanged)
+            try:
+                while True:
+                    self._watched = self._interests()
+                    self._explain()
+                    with trio.CancelScope() as self._watching:
+                        if self._watched:
+                            await run.runtime.watch(self._watched, since=since, tell=self._take)
+                        await trio.sleep_forever()
+                    since = run.runtime.now().timestamp()
+            finally:
+                unsubscribe()
+
+    def _has_spawned_all(self) -> bool:
+        return all(
+            each.life.spawned_at is not None or each.life.state is not State.STARTING
+            for each in self._run.workers.values()
+        )
+
+    # --- What is watched ---
+
+    def _interests(self) -> Mapping[str, Interest]:
+        return interests(self._planned.plan, [each.life.plan for each in self._run.workers.values()])
+
+    def _see(self, _event: Event) -> None:
+        """Watch other files when a process has got its role, or the plan is another one."""
+        if self._interests() != self._watched:
+            self._watching.cancel()
+
+    def _explain(self) -> None:
+        """Say it, once, when a backend reloads itself, and what would be faster."""
+        for name, worker in self._run.workers.items():
+            plan = worker.life.plan
+            if not is_backend(plan, self._planned.plan) or plan.reloader is None or plan.watch is not None:
+                continue
+            if name not in self._explained:
+                self._explained.add(name)
+                text = f"{plan.reloader.word} restarts it when a file is saved: orchestra does not"
+                hint = plan.reloader.hint
+                self._run.bus.notice("reloads-itself", text, level="info", hint=hint, process=name)
+
+    # --- What follows ---
+
+    def _take(self, batch: Batch) -> None:
+        text, hint = batch.warning
+        if text:
+            self._run.bus.notice("watching", text, hint=hint)
+        for name, changes in batch.changes.items():
+            if name != RUN:
+                paths = [os.path.relpath(each.path, self._root) for each in changes.files[:_MOST_PATHS]]
+                paths = [
+                    str(each.path) if path.startswith("../") else path
+                    for path, each in zip(paths, changes.files, strict=False)
+                ]
+                self._run.bus.emit(FilesChanged(process=name, paths=tuple(sorted(paths))))
+            self._waiting[name] = _merged(self._waiting.get(name), changes)
+            if name not in self._busy:
+                self._busy.add(name)
+                self._nursery.start_soon(self._follow, name)
+
+    async def _follow(self, name: str) -> None:
+        """Do what follows from the changes of one process, until there are no more."""
+        while (changes := self._waiting.pop(name, None)) is not None:
+            if name == RUN:
+                await self._replan(", ".join(each.path.name for each in changes.files))
+            elif (worker := self._run.workers.get(name)) is not None:
+                await self._act(worker, changes)
+        self._busy.discard(name)
+
+    async def _act(self, worker: Worker, changes: Changes) -> None:
+        plan, state = worker.life.plan, worker.life.state
+        reloads_itself = plan.watch is None and (plan.reloader is not None or worker.reloads_itself)
+        effect = effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
+        match effect:
+            case Effect.NOTHING:
+                pass
+            case Effect.RESTART:
+                is_wanted = state is not State.STOPPED and await self._prepare(worker, changes)
+                if is_wanted and self._run.phase is Phase.RUNNING:
+                    worker.restart()
+            # Pages of a backend that is not ready are loaded again when it is.
+            case Effect.RELOAD_PAGES:
+                if state is State.READY:
+                    self._pages.reload(f"{changes.files[0].path.name} has changed")
+            case Effect.SWAP_STYLES:
+                if state is State.READY:
+                    self._pages.swap_styles(sorted({each.path.name for each in changes.files}))
+            case _:
+                assert_never(effect)
+
+    # --- Commands before a restart ---
+
+    async def _prepare(self, worker: Worker, changes: Changes) -> bool:
+        """Run the commands before a restart; say whether all that had to be run have succeeded."""
+        plan = worker.life.plan
+        failed = self._failed.setdefault(plan.name, set())
+        always = {each.command for each in plan.before_restart if not each.inputs}
+        for _ in range(_MOST_ROUNDS):
+            due = failed | always | self._touched(worker, changes)
+            always = set()
+            if not due:
+                break
+            for each in plan.before_restart:
+                if each.command in due and not await self._run_command(worker, each, failed):
+                    return False
+            await trio.sleep(_SETTLE_TIME)
+            if (more := self._waiting.pop(plan.name, None)) is None:
+                break
+            changes = more
+        return True
+
+    def _touched(self, worker: Worker, changes: Changes) -> set[str]:
+        """The commands whose inputs are among what has changed."""
+        plan = worker.life.plan
+        with_inputs = {each.command: each.inputs for each in plan.before_restart if each.inputs}
+        if not with_inputs:
+            return set()
+        from orchestra.watch.filters import Filter  # noqa: PLC0415 - imported by now, since files are watched
+
+        inputs = Filter({name: rules(plan.cwd, each, Kind.CODE) for name, each in with_inputs.items()})
+        return {name for each in changes.files for name in inputs.kinds(str(each.path))}
+
+    async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
+        """Run a command; say whether it has succeeded, and show it if not."""
+        plan, command, run = worker.life.plan, wanted.command, self._run
+        error = f"not done after {_COMMAND_TIMEOUT:g} s"
+        with trio.move_on_after(_COMMAND_TIMEOUT):
+            try:
+                how = await run.spawn(
+                    command,
+                    cwd=plan.cwd,
+                    # A mark of its own: it must not be taken for the process's family.
+                    env={
+                        **run.environment(plan, plan.port),
+                        "ORCHESTRA_PROCESS": f"{plan.name}:before_restart",
+                    },
+                    on_output=worker.output.write,
+                    stop_timeout=0.0,
+                )
+                error = "" if how.code == 0 else str(how)
+            except SpawnError as exc:
+                error = exc.message
+        if error:
+            failed.add(command)
+            text = f"before_restart `{command}`: {error}"
+            hint = "It is not restarted before this succeeds."
+            run.bus.notice("before-restart-failed", text, level="error", hint=hint, process=plan.name)
+            worker.errors.show_command(command, error)
+        else:
+            failed.discard(command)
+        return not error
+
+
+def _merged(old: Changes | None, new: Changes) -> Changes:
+    """Put changes together, each file once."""
+    if old is None:
+        return new
+    files = {each.path: each for each in (*old.files, *new.files)}
+    return Changes(tuple(files.values()), new.rereads_templates)

@@ -1,0 +1,224 @@
+"""Waits for changes of the files that matter, and tells of them in bursts.
+
+watchfiles tells what was touched in the folders that `filters` has chosen, when nothing has been touched
+for 50 ms, and 500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders
+come or go it is started again, and a look at everything shows what it may have missed. Where the system tells
+nothing (network file systems, Windows folders under WSL) or has no room for more watches, all files are
+looked at each second.
+
+All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
+it looks at each 50 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+
+Not here: what follows from a change (`orchestra.reloading`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from msgspec import Struct
+
+from orchestra.watch.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set as AbstractSet
+
+    from orchestra.watch.interest import Changes, Interest
+
+__all__ = ["Batch", "Notify", "batches", "watch"]
+
+# A burst is over when nothing was touched for so long, in ms; and after so long in any case.
+_QUIET = 50
+_LONGEST_BURST = 500
+# After so long without a touch, watchfiles says that it has begun, in ms; see `_notify`.
+_BEGUN = 500
+# Pauses between looks at everything, in seconds: at least so long, and so many times as long as a look takes.
+_POLL_PAUSE = 1.0
+_POLL_SHARE = 20
+# Folders may be gone by the time that they are watched: then they are chosen again, so often.
+_ATTEMPTS = 5
+# watchfiles' own switch.
+_FORCE_POLLING = "WATCHFILES_FORCE_POLLING"
+# File systems whose changes are made elsewhere: the kernel does not know of them.
+# fmt: off
+_SILENT_SYSTEMS = frozenset({
+    "9p", "afs", "ceph", "cifs", "drvfs", "fuse.grpcfuse", "fuse.sshfs", "lustre", "nfs", "nfs4", "prl_fs",
+    "smb3", "smbfs", "v9fs", "vboxsf", "vmhgfs",
+})
+# fmt: on
+
+
+class Batch(Struct, frozen=True, kw_only=True):
+    """What was found at one time.
+
+    Attributes:
+        changes: By process; those of the run itself under `RUN`.
+        warning: What the user should know of the watching, and a hint; empty if nothing.
+    """
+
+    changes: Mapping[str, Changes] = {}
+    warning: tuple[str, str] = ("", "")
+
+
+class Notify(Protocol):
+    """Gives the paths that were touched in folders, burst by burst, until `stop` is set.
+
+    Once after its beginning it gives an empty set: from then on nothing is missed.
+
+    Raises:
+        FileNotFoundError: One of the folders is gone.
+        OSError: The system cannot watch them.
+    """
+
+    def __call__(self, folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        """Wait for touches in `folders`."""
+
+
+async def watch(
+    interests: Mapping[str, Interest],
+    *,
+    since: float,
+    tell: Callable[[Batch], object],
+    notify: Notify | None = None,
+) -> None:
+    """Tell of changes until this is cancelled.
+
+    Args:
+        interests: The files that matter, by process.
+        since: The Unix time from which on changes count.
+        tell: Is told of each batch.
+        notify: Waits for touches; watchfiles by default.
+    """
+    stop = threading.Event()
+    # It waits in its thread for as long as the run lasts: others must not wait for the thread.
+    limiter = trio.CapacityLimiter(1)
+    found = batches(interests, since=since, stop=stop, notify=notify or _notify)
+    try:
+        while not stop.is_set():
+            batch = await trio.to_thread.run_sync(next, found, None, abandon_on_cancel=True, limiter=limiter)
+            if batch is None:
+                return
+            tell(batch)
+    finally:
+        stop.set()
+
+
+def batches(
+    interests: Mapping[str, Interest], *, since: float, stop: threading.Event, notify: Notify
+) -> Iterator[Batch]:
+    """Give batch after batch until `stop` is set; blocks in between."""
+    files = Files(interests)
+    yield Batch(changes=files.begin(since))
+    if files.invalid:
+        text = f"not watched: {', '.join(files.invalid)} is not a valid pattern"
+        yield Batch(warning=(text, "Write it as in .gitignore."))
+    if files.is_cut:
+        text = f"not all files are watched: there are more than {len(files.folders)} folders"
+        yield Batch(warning=(text, "Leave folders out: ignore = [...], or .gitignore."))
+    if system := _silent_system(files.folders):
+        why = f"{system} does not tell of changes"
+    else:
+        why = yield from _notified(files, stop, notify)
+    if stop.is_set():
+        return
+    yield Batch(warning=(f"files are looked at each second: {why}", "A save is noticed a little later."))
+    while not stop.is_set():
+        began = time.monotonic()
+        if changes := files.look_again():
+            yield Batch(changes=changes)
+        stop.wait(max(_POLL_PAUSE, _POLL_SHARE * (time.monotonic() - began)))
+
+
+def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[Batch, None, str]:
+    """Give batches for as long as the system tells of changes; return why it does not."""
+    attempts = 0
+    while not stop.is_set():
+        watched = files.folders
+        try:
+            for touched in notify(watched, stop):
+                attempts = 0
+                changes = files.look_at(touched)
+                # A folder that has come back is not the one that is watched.
+                is_outdated = changes is None
+                if changes is None or not touched:
+                    changes = files.look_again()
+                if changes:
+                    yield Batch(changes=changes)
+                if is_outdated or files.folders != watched:
+                    break
+        except FileNotFoundError:
+            attempts += 1
+            if attempts == _ATTEMPTS:
+                return "folders come and go"
+            if changes := files.look_again():
+                yield Batch(changes=changes)
+        except OSError as exc:
+            return f"the system has no room to watch {len(watched)} folders ({exc})"
+    return ""
+
+
+def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+    # Imported in the thread, when everything has been spawned.
+    import watchfiles  # noqa: PLC0415
+
+    is_first = True
+    try:
+        for changes in watchfiles.watch(
+            *folders,
+            watch_filter=None,
+            debounce=_LONGEST_BURST,
+            step=_QUIET,
+            stop_event=stop,
+            rust_timeout=_BEGUN,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+            force_polling=False,
+            recursive=False,
+            ignore_permission_denied=True,
+        ):
+            if changes:
+                yield {path for _, path in changes}
+            if is_first:
+                yield set()
+                is_first = False
+    except RuntimeError as exc:  # what watchfiles makes of errors of the system that it does not know
+        raise OSError(str(exc)) from exc
+
+
+def _silent_system(folders: Iterable[str]) -> str:
+    """Name the first of the folders' file systems that does not tell of changes; empty if all do."""
+    if os.environ.get("WATCHFILES_FORCE_POLLING", "false").lower() not in {
+        "",
+        "false",
+        "disable",
+        "disabled",
+    }:
+        return "WATCHFILES_FORCE_POLLING is set: the file system"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            mounts = _mounts(file)
+    except OSError:  # another system: it tells
+        return ""
+    for folder in folders:
+        above = max((point for point in mounts if _is_in(folder, point)), key=len, default="/")
+        if mounts.get(above) in _SILENT_SYSTEMS:
+            return f"the file system of {folder} ({mounts[above]})"
+    return ""
+
+
+def _mounts(lines: Iterable[str]) -> dict[str, str]:
+    """Read mount points, each with the type of its file system: proc(5)."""
+    found = {}
+    for line in lines:
+        mounted, _, system = line.partition(" - ")
+        point = mounted.split(" ")[4].replace("\\040", " ")
+        found[point] = system.split(" ")[0]
+    return found
+
+
+def _is_in(folder: str, point: str) -> bool:
+    return point in {"/", folder} or folder.startswith(point + "/")

@@ -1,0 +1,171 @@
+"""What is in the files that matter, as far as it takes to know that it has changed.
+
+Of each file its size, time and a hash of its content are kept: a save that changes no byte changes nothing, a
+file that was replaced by a rename is the file of that name, and one that is gone has changed. What is kept is
+bounded: of a file that is too many or too large, only size and time decide.
+
+A file that was written since the process was started, and before it was looked at for the first time, counts
+as changed: which of the two the process has read is not known.
+
+Everything here blocks, and runs in a thread.
+
+Not here: which files matter (`filters`), when to look (`changes`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestra.watch.filters import GITIGNORE, Filter, Walk
+from orchestra.watch.interest import Changed, Changes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Set as AbstractSet
+
+    from orchestra.watch.interest import Interest
+
+__all__ = ["Files", "rereads_templates"]
+
+# Files that are kept in mind at most, and the bytes that one may have to be read: of more, a change of size
+# or time is a change.
+_MOST_FILES = 10_000
+_MOST_BYTES = 1 << 20
+# Words in a program that tell what it does with a template that has changed. Jinja reads it again unless it
+# is told not to, and so do the classes of Starlette (FastAPI) and Litestar. Flask and Quart (without debug)
+# and Django (without runserver) tell it not to; Bottle, Tornado and Pyramid keep what they have read.
+_REREADS = frozenset({b"Jinja2Templates", b"JinjaTemplateEngine", b"aiohttp_jinja2"})
+_KEEPS = frozenset({b"flask", b"quart", b"django", b"bottle", b"tornado", b"pyramid", b"auto_reload=False"})
+_CLUES = re.compile(
+    rb"\b(?:(Jinja2Templates|JinjaTemplateEngine|aiohttp_jinja2|auto_reload=False)\b"
+    rb"|(?:from|import) +(flask|quart|django|bottle|tornado|pyramid)\b)"
+)
+
+
+def rereads_templates(clues: frozenset[bytes]) -> bool:
+    """Whether a program with these words in it is known to read a template again that has changed."""
+    return bool(clues & _REREADS) and not clues & _KEEPS
+
+
+class _State(NamedTuple):
+    """What a file was like when it was looked at last; `content` is a hash, 0 if it was not read."""
+
+    time: int  # ns
+    size: int
+    content: int
+
+
+class Files:
+    """The files that matter, and their content.
+
+    Args:
+        interests: By process.
+
+    Attributes:
+        folders: That have to be watched to know of every change.
+        is_cut: Whether there are too many folders to watch all.
+    """
+
+    def __init__(self, interests: Mapping[str, Interest]) -> None:
+        self._filter = Filter(interests)
+        self._known: dict[str, _State] = {}
+        self._clues: dict[str, set[bytes]] = {}  # by process
+        self._walk = Walk()
+
+    def __repr__(self) -> str:
+        return f"<Files: {len(self._known)} in {len(self.folders)} folders>"
+
+    @property
+    def folders(self) -> frozenset[str]:
+        """The folders that have to be watched to know of every change."""
+        return frozenset(self._walk.folders)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are too many folders to watch them all."""
+        return self._walk.is_cut
+
+    @property
+    def invalid(self) -> tuple[str, ...]:
+        """The patterns that are none."""
+        return tuple(self._filter.invalid)
+
+    def begin(self, since: float) -> Mapping[str, Changes]:
+        """Look at all files for the first time; give those that were written after `since`, in Unix time."""
+        self._walk = self._filter.walk()
+        for path in self._walk.files:
+            self._has_changed(path)
+        late = [path for path, state in self._known.items() if state.time >= since * 1e9]
+        return self._by_process(late)
+
+    def look_again(self) -> Mapping[str, Changes]:
+        """Look at all files, and for new ones; those whose size and time are the same are not read."""
+        self._walk = self._filter.walk()
+        found = self._walk.files | self._known.keys()
+        return self._by_process([path for path in found if self._has_changed(path, is_sure=False)])
+
+    def look_at(self, paths: AbstractSet[str]) -> Mapping[str, Changes] | None:
+        """Look at what has been touched.
+
+        Returns:
+            ``None`` if folders have come or gone, or a .gitignore has changed: then all has to be looked at.
+        """
+        linked = self._walk.linked
+        touched = [*paths, *(linked[each] for each in paths if each in linked)]
+        # All of them first: what is found to have changed is not found a second time.
+        if any(map(self._changes_folders, touched)):
+            return None
+        return self._by_process(
+            [path for path in touched if self._filter.kinds(path) and self._has_changed(path)]
+        )
+
+    def _changes_folders(self, path: str) -> bool:
+        if path.endswith("/" + GITIGNORE) or path in self._walk.folders:
+            return True
+        return os.path.isdir(path) and self._filter.is_kept(path)
+
+    def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
+        """Look at a file, and whether it differs from what is known.
+
+        Args:
+            path: The file.
+            is_sure: It was touched; else the same size and time mean the same content.
+        """
+        known = self._known.get(path)
+        try:
+            status = os.stat(path)
+            if known is not None and not is_sure and known[:2] == (status.st_mtime_ns, status.st_size):
+                return False
+            state = _State(status.st_mtime_ns, status.st_size, self._read(path, status.st_size))
+        except OSError:  # gone, or a link to nothing, such as an editor's lock
+            return self._known.pop(path, None) is not None
+        if known is None and len(self._known) >= _MOST_FILES:
+            return True
+        self._known[path] = state
+        if known is None or not state.content:
+            return known != state
+        return known.content != state.content
+
+    def _read(self, path: str, size: int) -> int:
+        """Read a file for its hash, and for words in it that tell something."""
+        if size > _MOST_BYTES:
+            return 0
+        with open(path, "rb") as file:
+            content = file.read(_MOST_BYTES)
+        if path.endswith(".py") and (clues := _CLUES.findall(content)):
+            words = {word for pair in clues for word in pair if word}
+            for name in self._filter.kinds(path):
+                self._clues.setdefault(name, set()).update(words)
+        return hash(content) or 1
+
+    def _by_process(self, paths: Iterable[str]) -> Mapping[str, Changes]:
+        found: dict[str, list[Changed]] = {}
+        for path in sorted(paths):
+            for name, kind in self._filter.kinds(path).items():
+                found.setdefault(name, []).append(Changed(Path(path), kind))
+        return {
+            name: Changes(tuple(changed), rereads_templates(frozenset(self._clues.get(name, ()))))
+            for name, changed in found.items()
+        }

@@ -1,0 +1,260 @@
+"""Finds the files that matter: which rules match a path, and which folders can have such files in them.
+
+watchfiles would watch all folders below one, and leave out what is not wanted afterwards: for a frontend that
+is thousands of watches for its `node_modules`. So the folders are chosen here, one by one: those below the
+folder of a rule, without what a ``.gitignore`` excludes, without the usual names, and without virtual
+environments, whatever those are called.
+
+Not here: what the files have in them (`files`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from pathspec import GitIgnoreSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from orchestra.watch.interest import Interest, Kind, Rule
+
+__all__ = ["GITIGNORE", "Filter", "Walk"]
+
+# The .gitignore files that count in a folder, each with the folder that it is in.
+_Specs: TypeAlias = "tuple[tuple[str, GitIgnoreSpec], ...]"
+
+GITIGNORE = ".gitignore"
+# Folders of tools; what they have in them is made from other files, or is not the project's.
+# fmt: off
+_NEVER = frozenset({
+    ".cache", ".direnv", ".eggs", ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache",
+    ".next", ".nox", ".nuxt", ".parcel-cache", ".pytest_cache", ".ruff_cache", ".svelte-kit", ".svn", ".tox",
+    ".turbo", ".venv", ".vite", ".vscode", "__pycache__", "__pypackages__", "bower_components", "build",
+    "dist", "htmlcov", "node_modules", "site-packages", "venv",
+})
+# fmt: on
+_VENV_MARK = "pyvenv.cfg"
+# Folders that are watched at most: each one costs the kernel about a kilobyte.
+_MOST_FOLDERS = 5000
+# Of a .gitignore, that much is read.
+_MOST_BYTES = 1 << 18
+# The end of a pattern that a path has to end with: what follows a wildcard in its last part. Without one, the
+# pattern may mean a folder, with all that is in it.
+_TAIL = re.compile(r"[*?\]]([^*?\]/]*)$")
+
+
+def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
+    """Compile patterns; the invalid ones are added to `invalid`."""
+    valid = []
+    for pattern in patterns:
+        try:
+            GitIgnoreSpec.from_lines([pattern])
+        except (ValueError, re.error):
+            invalid.append(pattern)
+        else:
+            valid.append(pattern)
+    return GitIgnoreSpec.from_lines(valid)
+
+
+def _below(folder: str, path: str) -> str | None:
+    """Give a path relative to a folder that it is below; ``None`` if it is not."""
+    prefix = folder.rstrip("/") + "/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
+class _Matcher:
+    """A rule, compiled; its paths are real ones, without links."""
+
+    def __init__(self, rule: Rule, invalid: list[str]) -> None:
+        self.rule = rule
+        self.folder = os.path.realpath(rule.folder)
+        self._spec = _compiled(rule.patterns, invalid)
+        # Most files end with nothing that is wanted: then no pattern is asked.
+        ends = map(_TAIL.search, rule.patterns)
+        self._tails = tuple(end[1] if end is not None else "" for end in ends)
+        self._ignored = _compiled(rule.ignored, invalid)
+        self._ignored_in = os.path.realpath(rule.ignored_in or rule.folder)
+        self._not_below = tuple(map(os.path.realpath, rule.not_below))
+
+    def matches(self, path: str) -> bool:
+        """Whether a file is wanted."""
+        if not path.endswith(self._tails) or (inside := _below(self.folder, path)) is None:
+            return False
+        return (
+            self._spec.match_file(inside)
+            and not self.ignores(path)
+            and not any(path == each or _below(each, path) is not None for each in self._not_below)
+        )
+
+    def ignores(self, path: str) -> bool:
+        """Whether the process ignores a file; or a folder, whose path ends with a slash."""
+        inside = _below(self._ignored_in, path)
+        return inside is not None and self._ignored.match_file(inside)
+
+    def may_have(self, folder: str) -> bool:
+        """Whether a folder below its own one can have files in it that are wanted."""
+        if self.ignores(folder + "/"):
+            return False
+        inside = _below(self.folder, folder)
+        return inside is not None and (self.rule.is_deep or self._spec.match_file(inside + "/"))
+
+
+class Walk:
+    """What a walk has found.
+
+    Attributes:
+        folders: Those that have to be watched.
+        files: The files that matter.
+        linked: The targets of links among them that are in other folders, with the path of the link.
+        is_cut: Whether there were too many folders.
+    """
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        self.files: set[str] = set()
+        self.linked: dict[str, str] = {}
+        self.is_cut = False
+        self.seen: set[tuple[int, int, frozenset[_Matcher]]] = set()
+
+
+class Filter:
+    """Says which files matter, to which process and as what.
+
+    Args:
+        interests: By process.
+
+    Attributes:
+        invalid: The patterns that are none; they match nothing.
+    """
+
+    def __init__(self, interests: Mapping[str, Interest]) -> None:
+        self.invalid: list[str] = []
+        self._matchers = {
+            name: [_Matcher(rule, self.invalid) for rule in interest] for name, interest in interests.items()
+        }
+        self._specs: dict[str, _Specs] = {}  # by folder
+
+    def kinds(self, path: str) -> Mapping[str, Kind]:
+        """Say what a file is, to each process that it matters to."""
+        found: dict[str, Kind] = {}
+        for name, matchers in self._matchers.items():
+            for each in matchers:
+                if each.matches(path) and (each.rule.is_named or not self._is_ignored(path, each.folder)):
+                    found[name] = each.rule.kind
+                    break
+        return found
+
+    def is_kept(self, folder: str) -> bool:
+        """Whether a new folder can have files in it that matter, or is on the way to such a folder."""
+        for each in self._all():
+            if each.folder == folder or _below(folder, each.folder) is not None:
+                return True
+            if self._is_open_to(each, folder):
+                return True
+        return False
+
+    def walk(self) -> Walk:
+        """Look for all folders that have to be watched, and all files that matter."""
+        self._specs.clear()
+        walk = Walk()
+        by_folder: dict[str, set[_Matcher]] = {}
+        for each in self._all():
+            by_folder.setdefault(each.folder, set()).add(each)
+        for folder, matchers in sorted(by_folder.items()):
+            if os.path.isdir(folder):
+                self._visit(folder, frozenset(matchers), walk)
+            else:
+                walk.folders.add(_nearest(folder))  # where it would appear
+        return walk
+
+    def _all(self) -> Iterator[_Matcher]:
+        for matchers in self._matchers.values():
+            yield from matchers
+
+    def _visit(self, root: str, matchers: frozenset[_Matcher], walk: Walk) -> None:
+        waiting = [(root, matchers)]
+        while waiting:
+            folder, active = waiting.pop()
+            status = os.stat(folder)
+            mark = (status.st_dev, status.st_ino, active)
+            if mark in walk.seen:  # a link leads back to it
+                continue
+            if len(walk.folders) >= _MOST_FOLDERS:
+                walk.is_cut = True
+                return
+            walk.seen.add(mark)
+            names, entries = _entries(folder)
+            if _VENV_MARK in names and folder != root:
+                continue
+            walk.folders.add(folder)
+            for path, is_folder, is_link in entries:
+                if is_folder:
+                    left = frozenset(each for each in active if self._is_open_to(each, path))
+                    if left:
+                        waiting.append((path, left))
+                elif self.kinds(path):
+                    walk.files.add(path)
+                    if is_link:
+                        _follow_link(path, walk)
+
+    def _is_open_to(self, matcher: _Matcher, folder: str) -> bool:
+        """Whether a folder is kept, as one of those below a matcher's."""
+        name = folder.rpartition("/")[2]
+        return (
+            name not in _NEVER
+            and matcher.may_have(folder)
+            and (matcher.rule.is_named or not self._is_ignored(folder + "/", matcher.folder))
+        )
+
+    def _is_ignored(self, path: str, root: str) -> bool:
+        """Whether a .gitignore excludes a path; the nearest one decides.
+
+        One that excludes all of `root` was not written with the process in mind, and does not count.
+        """
+        for folder, spec in self._specs_for(path.rstrip("/").rpartition("/")[0]):
+            include = spec.check_file(path[len(folder) + 1 :]).include
+            inside = _below(folder, root)
+            if include is False or (include and not (inside and spec.match_file(inside + "/"))):
+                return include
+        return False
+
+    def _specs_for(self, folder: str) -> _Specs:
+        """The .gitignore files that count in a folder, nearest first; up to that of its repository."""
+        found = self._specs.get(folder)
+        if found is None:
+            found = ()
+            with suppress(OSError), open(os.path.join(folder, GITIGNORE), "rb") as file:
+                lines = file.read(_MOST_BYTES).decode("utf-8", "replace").splitlines()
+                found = ((folder, _compiled(lines, [])),)
+            if folder and not os.path.exists(os.path.join(folder, ".git")):
+                found += self._specs_for(folder.rpartition("/")[0])
+            self._specs[folder] = found
+        return found
+
+
+def _entries(folder: str) -> tuple[set[str], list[tuple[str, bool, bool]]]:
+    """The names in a folder; and for each its path, and whether it is a folder, and a link."""
+    names, found = set(), []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            names.add(entry.name)
+            with suppress(OSError):
+                found.append((entry.path, entry.is_dir(), entry.is_symlink()))
+    return names, found
+
+
+def _follow_link(path: str, walk: Walk) -> None:
+    target = os.path.realpath(path)
+    if os.path.exists(target) and os.path.dirname(target) not in walk.folders:
+        walk.folders.add(os.path.dirname(target))
+        walk.linked[target] = path
+
+
+def _nearest(folder: str) -> str:
+    """The nearest folder above that there is."""
+    return str(next(each for each in Path(folder).parents if each.is_dir()))

@@ -1,0 +1,161 @@
+"""A save, with real files, real processes and what the system tells of both."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import orchestra
+from orchestra.config import Overrides
+from tests.kit import Run, get
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.real
+
+SERVER = """\
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import words
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(words.TEXT.encode())
+
+HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+# Saves that must have no effect are given so long to have one: a burst takes a tenth of it.
+UNSEEN = 1.0
+
+
+class Project:
+    """A backend, and the module that its pages come from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "server.py").write_text(SERVER)
+        self.says("one")
+        (folder / "Procfile").write_text(f"api: exec {sys.executable} server.py\n")
+
+    def says(self, text: str) -> None:
+        (self.folder / "words.py").write_text(f"TEXT = {text!r}\n")
+
+    def is_broken(self) -> None:
+        (self.folder / "words.py").write_text("TEXT = 'two\n")
+
+    def run(self, *arguments: str, settings: str = "") -> Run:
+        (self.folder / "orchestra.toml").write_text(settings)
+        run = Run("--listen", "127.0.0.1:0", *arguments, cwd=self.folder)
+        run.state("api", "ready")
+        return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def changed(run: Run) -> list[list[str]]:
+    return [event["paths"] for event in run.events if event["type"] == "files.changed"]
+
+
+def test_a_save_shows_and_the_same_bytes_do_nothing(project: Project) -> None:
+    with project.run() as run:
+        project.says("one")
+        (project.folder / "notes.txt").write_text("not watched")
+        time.sleep(UNSEEN)
+        since = len(run.events)
+        project.says("two")
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "two"
+        assert changed(run) == [["words.py"]]
+
+
+def test_a_save_while_it_starts_is_not_missed(project: Project) -> None:
+    (project.folder / "orchestra.toml").write_text("")
+    with Run("--listen", "127.0.0.1:0", cwd=project.folder) as run:
+        run.state("api", "starting")
+        project.says("two")
+        run.until(lambda event: event["type"] == "files.changed")
+        since = len(run.events)
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "two"
+
+
+def test_a_program_that_is_mended_starts_again(project: Project) -> None:
+    with project.run() as run:
+        project.is_broken()
+        run.state("api", "backing-off")
+        since = len(run.events)
+        project.says("mended")
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "mended"
+
+
+def test_commands_run_before_the_restart_with_the_processes_environment(project: Project) -> None:
+    (project.folder / "words.in").write_text("TEXT = 'one'\n")
+    settings = """\
+[process.api]
+env = { GREETING = "hello" }
+before_restart = [{ command = "echo $GREETING; cp words.in words.py", inputs = ["words.in"] }]
+"""
+    with project.run(settings=settings) as run:
+        since = len(run.events)
+        (project.folder / "words.in").write_text("TEXT = 'made'\n")
+        run.line("api", "hello")
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "made"
+        (project.folder / "words.in").unlink()  # the command fails
+        event = run.until(lambda event: event.get("code") == "before-restart-failed")
+        assert "exit code 1" in event["text"]
+        assert get(run.url).text == "made"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["--no-reload"], ""),
+        ([], "[reload]\nenabled = false\n"),
+        ([], "[process.api]\nwatch = false\n"),
+        ([], "[process.api]\nignore = ['*.py']\n"),
+    ],
+)
+def test_what_is_not_to_be_watched_is_not(arguments: list[str], settings: str, project: Project) -> None:
+    with project.run(*arguments, settings=settings) as run:
+        project.says("two")
+        time.sleep(UNSEEN)
+        assert get(run.url).text == "one"
+        assert run.stop() == 130
+        assert changed(run) == []
+
+
+def test_code_that_embeds_a_run_watches_nothing(project: Project) -> None:
+    (project.folder / "orchestra.toml").write_text("")
+    with orchestra.running(project.folder / "Procfile", overrides=Overrides(listen="127.0.0.1:0")) as run:
+        assert run.url is not None
+        assert get(run.url).text == "one"
+        project.says("two")
+        time.sleep(UNSEEN)
+        assert get(run.url).text == "one"
+
+
+def test_a_changed_env_file_and_procfile_change_what_runs(project: Project) -> None:
+    with project.run() as run:
+        since = len(run.events)
+        (project.folder / ".env").write_text("GREETING=hello\n")
+        run.until(lambda event: event["type"] == "plan.changed" and event["restarted"] == ["api"])
+        run.state("api", "ready", since=since)
+        since = len(run.events)
+        with (project.folder / "Procfile").open("a") as file:
+            file.write("worker: echo $GREETING; sleep 1000\n")
+        run.line("worker", "hello", since=since)
+        since = len(run.events)
+        project.says("two")  # the files of the backend are still watched
+        run.state("api", "ready", since=since)
+        assert get(run.url).text == "two"

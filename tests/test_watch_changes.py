@@ -1,0 +1,161 @@
+"""Waiting for changes: with touches that a test makes up, and once with those of the system."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from orchestra.watch import changes
+from orchestra.watch.changes import batches, watch
+from orchestra.watch.interest import Kind, rules
+from tests.kit import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence, Set as AbstractSet
+    from pathlib import Path
+
+    from orchestra.watch.changes import Batch, Notify
+    from orchestra.watch.interest import Interest
+
+
+def interest(root: Path, *patterns: str) -> dict[str, Interest]:
+    return {"api": rules(root, patterns or ("*.py",), Kind.CODE)}
+
+
+def told(root: Path, notify: Notify, *patterns: str, stop: threading.Event | None = None) -> Iterator[Batch]:
+    found = interest(root, *patterns)
+    return batches(found, since=time.time() + 100, stop=stop or threading.Event(), notify=notify)
+
+
+def names(batch: Batch) -> list[str]:
+    return [each.path.name for each in batch.changes["api"].files] if batch.changes else []
+
+
+class Touches:
+    """Touches that a test makes up; after the last one the watching is stopped.
+
+    Attributes:
+        asked: The folders of each beginning, relative to the root.
+    """
+
+    def __init__(self, root: Path, *steps: Sequence[object]) -> None:
+        self.root = root
+        self.asked: list[set[str]] = []
+        self._steps = iter(steps)
+
+    def __call__(self, folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        self.asked.append({os.path.relpath(each, self.root) for each in folders})
+        for step in self._steps:
+            touched = set()
+            for each in step:
+                if isinstance(each, OSError):
+                    raise each
+                path = self.root / str(each)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix:
+                    path.write_text(str(len(self.asked)) + str(time.monotonic_ns()))
+                    touched |= {str(path), str(path.parent)} - {str(self.root)}
+            yield touched
+        stop.set()
+
+
+def test_new_folders_are_watched_and_nothing_in_them_is_missed(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    touches = Touches(root, [], ["a.py"], ["new/b.py"], [], ["c.py"])
+    assert [names(each) for each in told(root, touches)] == [[], ["a.py"], ["b.py"], ["c.py"]]
+    assert touches.asked == [{"."}, {".", "new"}]
+
+
+def test_what_was_saved_before_the_watching_began_is_found(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    found = told(root, Touches(root, []))
+    next(found)
+    (root / "a.py").write_text("saved meanwhile")
+    assert [names(each) for each in found] == [["a.py"]]
+
+
+def test_folders_that_are_gone_are_chosen_again(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    touches = Touches(root, [FileNotFoundError()], [], ["a.py"])
+    assert [names(each) for each in told(root, touches)] == [[], ["a.py"]]
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), PermissionError(13, "denied")])
+def test_without_watches_all_files_are_looked_at_again_and_again(fault: OSError, tmp_path: Path) -> None:
+    root, stop = tmp_path.resolve(), threading.Event()
+    found = told(root, Touches(root, [fault]), stop=stop)
+    next(found)
+    warning = next(found)
+    assert "each second" in warning.warning[0]
+    assert str(fault) in warning.warning[0]
+    (root / "new" / "deep").mkdir(parents=True)
+    (root / "new" / "deep" / "a.py").write_text("1")
+    assert names(next(found)) == ["a.py"]
+    stop.set()
+    assert list(found) == []
+
+
+def test_a_silent_file_system_is_looked_at_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHFILES_FORCE_POLLING", "1")
+    found = told(tmp_path.resolve(), Touches(tmp_path))
+    next(found)
+    assert "WATCHFILES_FORCE_POLLING" in next(found).warning[0]
+
+
+def test_the_type_of_a_mount_is_read() -> None:
+    lines = [
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+        "90 22 0:40 / /mnt/c rw,noatime - 9p drvfs rw,dirsync",
+        r"91 22 0:41 / /mnt/my\040disk rw - nfs4 server:/x rw",
+    ]
+    assert changes._mounts(lines) == {"/": "ext4", "/mnt/c": "9p", "/mnt/my disk": "nfs4"}
+
+
+def test_a_pattern_that_is_none_is_named(tmp_path: Path) -> None:
+    warnings = [each.warning[0] for each in told(tmp_path, Touches(tmp_path), "*.py", "[z-a]")]
+    assert "not watched: [z-a] is not a valid pattern" in warnings
+
+
+def test_too_many_folders_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestra.watch.filters._MOST_FOLDERS", 3)
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+    warnings = [each.warning[0] for each in told(tmp_path, Touches(tmp_path))]
+    assert any("more than 3 folders" in each for each in warnings)
+
+
+@pytest.mark.real
+async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    (root / "a.py").write_text("1")
+    send, receive = trio.open_memory_channel[list[str]](100)
+    threads = threading.active_count()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: watch(
+                    interest(root), since=time.time() + 100, tell=lambda each: send.send_nowait(names(each))
+                )
+            )
+            assert await receive.receive() == []
+            (root / "a.py").write_text("2")
+            assert await receive.receive() == ["a.py"]
+            (root / "a.py").write_text("2")
+            (root / "new" / "deep").mkdir(parents=True)
+            (root / "new" / "deep" / "b.py").write_text("1")
+            assert await receive.receive() == ["b.py"]
+            (root / "new" / "deep" / "b.py").write_text("2")
+            assert await receive.receive() == ["b.py"]
+            began = trio.current_time()
+            nursery.cancel_scope.cancel()
+    assert trio.current_time() - began < 3  # a cancelled awatch took longer than that
+    with trio.fail_after(PATIENCE):
+        while threading.active_count() > threads + 1:  # noqa: ASYNC110 - trio keeps one idle for a while
+            await trio.sleep(0.05)
