@@ -75,10 +75,10 @@ async def test_a_broken_server_that_exits_with_0_shows_its_exception(autojump_cl
         await supervisor.restart("api")
         await recorder.until(ErrorShown)
         assert recorder.states("api")[-1] is State.BACKING_OFF
-    async with supervised(world, API, is_kept_open="always") as (_, recorder):
+    async with supervised(world, API) as (_, recorder):
         event = await recorder.until(ErrorShown)
         assert (event.error_type, event.exit) == ("SyntaxError", "exit code 0")
-        assert recorder.states("api")[-1] is State.COMPLETED
+        assert recorder.states("api")[-1] is State.BACKING_OFF
 
 
 async def test_the_same_error_is_shown_once_and_cleared_when_it_is_mended(autojump_clock: object) -> None:
