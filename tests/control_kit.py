@@ -8,7 +8,7 @@ one to a real proxy.
 from __future__ import annotations
 
 import json
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
@@ -23,12 +23,12 @@ from orchestra.events import Event, State, StateChanged
 from tests.events_kit import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from orchestra.control.doors import Door
 
-__all__ = ["OWN_PAGE", "Answer", "BrowserPage", "Stage", "ask", "controlled", "read_head"]
+__all__ = ["OWN_PAGE", "Answer", "BrowserPage", "Stage", "ask", "controlled", "read_head", "until"]
 
 # What a browser sends with the requests of a page of ours, and what the proxy adds.
 OWN_PAGE = {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
@@ -55,6 +55,12 @@ def _request(name: str, method: str, headers: Mapping[str, str], body: bytes) ->
     fields = {**_FROM_HERE, **({"Content-Length": str(len(body))} if body else {}), **headers}
     lines = [f"{key}: {value}" for key, value in fields.items()]
     return "\r\n".join([f"{method} /__orchestra__/{name} HTTP/1.1", *lines, "", ""]).encode() + body
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Wait until something is so that no event tells of."""
+    while not is_so():  # noqa: ASYNC110 - as it says
+        await trio.sleep(0.01)
 
 
 async def read_head(stream: trio.abc.Stream) -> tuple[Answer, bytes]:
@@ -159,11 +165,11 @@ class _View:
         send, receive = trio.open_memory_channel[Event](limit)
         unsubscribe = self._bus.subscribe(send.send_nowait)
         try:
-            async with aclosing(receive):
-                while True:
-                    yield await receive.receive()
+            while True:
+                yield await receive.receive()
         finally:
             unsubscribe()
+            receive.close()
 
 
 class Stage:
@@ -212,7 +218,7 @@ class Stage:
         assert isinstance(page, BrowserPage)
         return page
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on
         """Run the control app until `scope` is cancelled."""
         with self.scope:
             await self.control.run(task_status=task_status)

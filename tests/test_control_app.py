@@ -20,7 +20,7 @@ from orchestra import ProcessPlan
 from orchestra.control import live, worker
 from orchestra.control.app import MAX_READERS
 from orchestra.events import ErrorShown, Frame, OutputLine, ReloadSent, State
-from tests.control_kit import OWN_PAGE, Answer, BrowserPage, ask, controlled, read_head
+from tests.control_kit import OWN_PAGE, Answer, BrowserPage, ask, controlled, read_head, until
 
 if TYPE_CHECKING:
     from orchestra.control.doors import Door
@@ -126,8 +126,9 @@ async def test_a_reader_that_has_left_makes_room_for_another(tmp_path: Path) -> 
             assert (await ask(stream, "events", headers=OWN_PAGE)).status == 200
         assert (await stage.ask("events")).status == 503
         await streams[0].aclose()
-        while (await stage.ask("events")).status == 503:
-            await trio.sleep(0.01)
+        with trio.fail_after(20):
+            while (await stage.ask("events")).status == 503:
+                pass
 
 
 # --- Pages ---
@@ -140,8 +141,7 @@ async def test_a_page_is_greeted_and_reloaded_once(tmp_path: Path) -> None:
         assert hello is not None
         assert hello.items() >= {"type": "hello", "local": True, "overlay": True, "console": False}.items()
         await page.is_of("backend")
-        while not stage.control.swap_styles(["app.css"]):
-            await trio.sleep(0.01)
+        await until(lambda: stage.control.swap_styles(["app.css"]))
         assert await page.hear() == {"type": "styles", "names": ["app.css"]}
         stage.state(State.STOPPING, State.READY)
         stage.state(State.READY, pid=2)
@@ -169,9 +169,11 @@ async def test_a_page_elsewhere_gets_no_token_and_no_error(tmp_path: Path) -> No
 
 async def end(stage: Stage, page: BrowserPage) -> list[dict[str, object]]:
     """End the run; return what the page hears of it."""
+    heard: list[dict[str, object]] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stage.control.close)
-        return await page.hear_all()
+        heard += await page.hear_all()
+    return heard
 
 
 async def test_a_page_of_another_origin_opens_nothing(tmp_path: Path) -> None:
@@ -233,8 +235,7 @@ async def test_pages_that_leave_are_forgotten(tmp_path: Path) -> None:
         assert stage.control.reload("x", everywhere=True) == 3
         for page in pages:
             await page.stream.aclose()
-        while stage.control.reload("x", everywhere=True):
-            await trio.sleep(0.01)
+        await until(lambda: not stage.control.reload("x", everywhere=True))
 
 
 # --- Opening a file ---
@@ -259,7 +260,7 @@ def editor(folder: Path) -> str:
 
 
 async def test_a_file_that_an_error_has_named_is_opened(tmp_path: Path) -> None:
-    app, lib = tmp_path / "my app.py", tmp_path / "lib.py"
+    app, lib, opened = tmp_path / "my app.py", tmp_path / "lib.py", tmp_path / "opened"
     app.write_text("x = (")
     lib.write_text("y = 1")
     async with controlled(tmp_path, editor=editor(tmp_path)) as stage:
@@ -271,15 +272,13 @@ async def test_a_file_that_an_error_has_named_is_opened(tmp_path: Path) -> None:
         for file, line in ((app, 3), (lib, 7)):
             answer = await stage.ask("open", "POST", body=order(file, line, token))
             assert (answer.status, answer.body) == (204, b"")
-            while not (tmp_path / "opened").exists() or not (tmp_path / "opened").read_text():
-                await trio.sleep(0.01)
-            assert (tmp_path / "opened").read_text() == f"{file}:{line}"
-            (tmp_path / "opened").unlink()
+            await until(lambda: opened.exists() and opened.read_text())
+            assert opened.read_text() == f"{file}:{line}"
+            opened.unlink()
         in_header = OWN_PAGE | {"X-Orchestra-Token": token}
         assert (await stage.ask("open", "POST", headers=in_header, body=order(app))).status == 204
         assert (await stage.ask("open", "POST", door="local", headers={}, body=order(app))).status == 204
-        while psutil.Process().children():
-            await trio.sleep(0.01)
+        await until(lambda: not psutil.Process().children())
 
 
 async def test_nothing_else_is_opened(tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""Save a file, see it: a real run, a real backend, with and without a real Vite, in a real browser."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser_kit import count_navigations
+from tests.kit import Run
+from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.ceiling(300)]
+
+APP = """
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+HERE = Path(__file__).parent
+TEXT = "first"
+templates = Jinja2Templates(HERE / "templates")
+
+
+async def shop(request):
+    return templates.TemplateResponse(request, "shop.html", {"text": TEXT})
+
+
+async def strict(request):
+    policy = "default-src 'none'; script-src 'nonce-abc' 'strict-dynamic'; connect-src 'self'"
+    page = f"<!doctype html><title>strict</title><p id=text>{TEXT}</p>"
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+
+static = StaticFiles(directory=HERE / "static")
+app = Starlette(routes=[Route("/shop", shop), Route("/strict", strict), Mount("/static", static)])
+"""
+TEMPLATE = """<!doctype html>
+<html><head><title>Shop</title><link rel="stylesheet" href="/static/app.css"></head>
+<body>
+<h1>Tea</h1><p id="text">{{ text }}</p><form><input name="name"></form><div id="tall"></div>
+</body></html>
+"""
+STYLE = "#tall { height: 4000px } h1 { color: rgb(1, 1, 1) }\n"
+COLOR = "getComputedStyle(document.querySelector('h1')).color"
+# Long enough for what must not happen to happen.
+A_WHILE = 1500
+
+
+class Project:
+    """A running project, whose files a test edits."""
+
+    def __init__(self, folder: Path, run: Run, *, has_vite: bool) -> None:
+        self.run = run
+        self.has_vite = has_vite
+        self.app = folder / "api" / "app.py"
+        self.template = folder / "api" / "templates" / "shop.html"
+        self.style = folder / "api" / "static" / "app.css"
+
+    def says(self, text: str) -> str:
+        """The application with another text."""
+        return APP.replace("first", text)
+
+
+def write_project(folder: Path) -> None:
+    api = folder / "api"
+    for name, text in (("app.py", APP), ("templates/shop.html", TEMPLATE), ("static/app.css", STYLE)):
+        (api / name).parent.mkdir(parents=True, exist_ok=True)
+        (api / name).write_text(text)
+
+
+@pytest.fixture(scope="module", params=["backend alone", "with Vite"])
+def project(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    vite_packages: Callable[[int], Path],
+) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("project")
+    write_project(folder)
+    has_vite = request.param == "with Vite"
+    lines = ["api: cd api && hypercorn app:app --bind 127.0.0.1:$PORT\n"]
+    if has_vite:
+        frontend(folder / "ui", vite_packages(8))
+        lines.append("vite: cd ui && npm run dev\n")
+    (folder / "Procfile").write_text("".join(lines))
+    with Run("--listen", "127.0.0.1:0", cwd=folder, env=ACTIVATED) as run:
+        run.state("api", "ready")
+        if has_vite:
+            run.state("vite", "ready")
+        yield Project(folder, run, has_vite=has_vite)
+        assert run.stop() == 130
+
+
+# Not called `browser`: pytest would order tests by that of pytest-playwright, and start each run twice.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser_without(VITE_PORTS) as launched:
+        yield launched
+
+
+@pytest.fixture
+def context(chromium: Browser, project: Project) -> Iterator[BrowserContext]:
+    with chromium.new_context(base_url=project.run.url) as opened:
+        opened.set_default_timeout(60_000)
+        yield opened
+
+
+def opened(context: BrowserContext, path: str) -> Page:
+    """Open a page, and wait until it is connected."""
+    page = context.new_page()
+    with page.expect_websocket(lambda live: live.url.endswith("/__orchestra__/live")) as live:
+        page.goto(path)
+    if not live.value.is_closed():
+        live.value.wait_for_event("framereceived")
+    return page
+
+
+def shows(page: Page, text: str) -> None:
+    page.wait_for_selector(f"#text:text-is('{text}')")
+
+
+def test_a_saved_file_is_seen_after_one_navigation(project: Project, context: BrowserContext) -> None:
+    page = opened(context, "/shop")
+    page.fill("[name=name]", "Ada")
+    page.evaluate("scrollTo(0, 1234)")
+    navigations = count_navigations(page)
+    edits = {
+        "code": (project.app, project.says("code")),
+        "template": (project.template, TEMPLATE.replace("{{ text }}", "template")),
+    }
+    for count, (text, (file, content)) in enumerate(edits.items(), start=1):
+        file.write_text(content)
+        shows(page, text)
+        page.wait_for_function("scrollY === 1234")
+        assert page.input_value("[name=name]") == "Ada"
+        assert len(navigations) == count
+    # The same bytes.
+    project.app.write_text(project.says("code"))
+    page.wait_for_timeout(A_WHILE)
+    assert len(navigations) == 2
+    project.style.write_text(STYLE.replace("1, 1, 1", "2, 2, 2"))
+    page.wait_for_function(f"{COLOR} === 'rgb(2, 2, 2)'")
+    page.wait_for_timeout(A_WHILE)
+    assert len(navigations) == 2
+    project.template.write_text(TEMPLATE)
+
+
+def test_ten_saves_in_a_second_are_one_reload(project: Project, context: BrowserContext) -> None:
+    page = opened(context, "/shop")
+    navigations = count_navigations(page)
+    for number in range(10):
+        project.app.write_text(project.says(f"save {number}"))
+        time.sleep(0.1)
+    shows(page, "save 9")
+    page.wait_for_timeout(A_WHILE)
+    assert len(navigations) == 1
+
+
+def test_a_syntax_error_is_shown_until_it_is_mended(project: Project, context: BrowserContext) -> None:
+    page = opened(context, "/shop")
+    sockets: list[str] = []
+    if project.has_vite:
+        context.on("page", lambda page: page.on("websocket", lambda socket: sockets.append(socket.url)))
+    navigations = count_navigations(page)
+    vite = opened(context, "/") if project.has_vite else None
+    project.app.write_text(project.says("mended") + "\n\ndef broken(:\n")
+    line = project.app.read_text().count("\n")
+    tabs = [page] if vite is None else [page, vite]
+    # One that is opened while it is broken; the backend's own page is not there.
+    for tab in [*tabs, opened(context, "/" if project.has_vite else "/shop")]:
+        shown = tab.locator("orchestra-overlay [role=dialog]")
+        shown.wait_for()
+        text = shown.inner_text()
+        for part in ("api has failed", "SyntaxError", f"app.py:{line}", "def broken(:"):
+            assert part in text, text
+    assert not navigations
+    project.app.write_text(project.says("mended"))
+    shows(page, "mended")
+    for tab in context.pages:
+        tab.wait_for_selector("orchestra-overlay", state="detached")
+    page.wait_for_timeout(A_WHILE)
+    assert len(navigations) == 1
+    hmr = [url for url in sockets if "token=" in url]
+    # One for each of the frontend's pages, and never another.
+    assert len(hmr) == (2 if project.has_vite else 0), sockets
+
+
+def test_a_strict_policy_is_kept(project: Project, context: BrowserContext) -> None:
+    page = opened(context, "/strict")
+    navigations = count_navigations(page)
+    project.app.write_text(project.says("strict"))
+    shows(page, "strict")
+    assert len(navigations) == 1
