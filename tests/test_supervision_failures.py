@@ -155,3 +155,15 @@ async def test_a_process_that_is_stopped_shows_none(autojump_clock: object) -> N
         await recorder.until(ErrorShown)
         await supervisor.stop("api")
         await recorder.until(ErrorCleared)
+
+
+async def test_what_a_killed_process_has_written_is_not_the_reason(autojump_clock: object) -> None:
+    world = World()
+    Server(world)
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        (child,) = world.living()
+        await child.say(*broken("KeyError"), "GET /notes 200")
+        child.kill()
+        event = await recorder.until(ErrorShown, lambda event: event.is_fatal)
+    assert (event.error_type, event.message, event.frames) == ("killed by SIGKILL", "", ())
