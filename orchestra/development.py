@@ -62,11 +62,15 @@ class Development:
         """Give the proxy what it has of it."""
         # A run without a proxy does without.
         from orchestra.control.inject import Injector  # noqa: PLC0415
+        from orchestra.control.pages import page_of  # noqa: PLC0415
         from orchestra.proxy.server import Extras  # noqa: PLC0415
 
         injector = Injector(self._view.plan.reload, self._bus)
         return Extras(
-            frontend_pages=self._pages, own=self.control.connect, pages=injector, failed=self.control.failed
+            frontend_pages=self._pages,
+            own=self.control.connect,
+            pages=injector,
+            failed=lambda request: self.control.failed(*page_of(request)),
         )
 
     def _is_backend(self, process: str) -> bool:

@@ -19,9 +19,9 @@ from tests.proxy_kit import request_head
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from orchestra.control.pages import Page
     from orchestra.events import UpstreamName
     from orchestra.proxy.head import Headers, RequestHead
-    from orchestra.proxy.pages import Page
 
 TAG = b"<TAG/>"
 WINDOW = (b"Sec-Fetch-Dest", b"document")

@@ -14,10 +14,10 @@ from orchestra.bus import Bus
 from orchestra.config.plan import UNDECIDED
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.inject import Injector
+from orchestra.control.pages import PageBody
 from orchestra.events import Notice, State
 from orchestra.proxy.framing import ChunkedBody, ClosingBody, LengthBody
 from orchestra.proxy.head import ResponseHead
-from orchestra.proxy.pages import PageBody
 from orchestra.proxy.server import Extras
 from tests.proxy_kit import BACKEND_PORT, elsewhere, header, headers_of, stage
 

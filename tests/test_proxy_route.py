@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
 from orchestra.config.plan import FromProcess, ProxyPlan
+from orchestra.control.pages import page_of
 from orchestra.errors import UpstreamError
 from orchestra.events import State, StateChanged
 from orchestra.proxy.head import ResponseHead
@@ -25,7 +26,6 @@ from orchestra.proxy.route import (
     is_asset,
     is_navigation,
     is_websocket,
-    page_of,
 )
 from tests.proxy_kit import request_head
 

@@ -22,8 +22,8 @@ from msgspec import structs
 
 from orchestra.control.csp import SCRIPT, Origin, forbids_connection, judge
 from orchestra.control.document import Document
+from orchestra.control.pages import Page, PageBody
 from orchestra.proxy.forward import times_passed
-from orchestra.proxy.pages import Page
 from orchestra.proxy.route import is_for_a_window, is_websocket
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.schema import ReloadSettings
     from orchestra.events import UpstreamName
+    from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
 
 __all__ = ["Injector"]
@@ -102,8 +103,19 @@ class Injector:
             return None
         return _edited(head, {b"accept-encoding": b"identity"})
 
+    def change(
+        self, request: RequestHead, answer: ResponseHead, body: Body, upstream: UpstreamName
+    ) -> tuple[ResponseHead, Body]:
+        """See `Pages.change`."""
+        page = self.begin(request, answer, upstream)
+        if page is None:
+            return answer, body
+        if page.feed is not None:
+            body = PageBody(body, page.feed, has_chunks=request.version != b"1.0")
+        return page.head, body
+
     def begin(self, request: RequestHead, answer: ResponseHead, upstream: UpstreamName) -> Page | None:
-        """See `Pages.begin`."""
+        """Return how an answer to a request that `asks` has let through is changed, if it is."""
         values, status = answer.values, answer.status
         if upstream not in self._sides:
             return None

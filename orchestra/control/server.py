@@ -127,7 +127,7 @@ class Control:
         """Have pages reload; see `Tabs.reload`."""
         return self._tabs.reload(reason, trio.current_time(), everywhere=everywhere)
 
-    def failed(self, page: str, is_document: bool) -> None:  # noqa: FBT001 - a callback
+    def failed(self, page: str, is_document: bool) -> None:  # noqa: FBT001 - as `page_of` says it
         """Take note that the backend has failed to answer a page; see `Tabs.fail`."""
         self._tabs.fail(page, trio.current_time(), is_document=is_document)
 

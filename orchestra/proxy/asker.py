@@ -25,7 +25,6 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
 from orchestra.proxy.head import BadMessage
-from orchestra.proxy.pages import PageBody
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
-    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
+    from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
 
@@ -161,7 +160,10 @@ class Asker:
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
-                head = answer if self._asked is None else self._changed(upstream, connection, answer)
+                head, pages = answer, self._shared.pages
+                if self._asked is not None and pages is not None:
+                    side = upstream.gate.side
+                    head, connection.body = pages.change(self._head, answer, connection.body, side)
                 # What follows a 101 is no body.
                 read = b"" if answer.status == 101 else connection.take()
                 self.reply = Reply(upstream, connection, head, connection.body, read)
@@ -171,18 +173,6 @@ class Asker:
             if self._head.version != b"1.0" and not self.is_upgrade:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
-
-    def _changed(
-        self, upstream: Upstream, connection: UpstreamConnection, answer: ResponseHead
-    ) -> ResponseHead:
-        """Have an answer changed that is a page; return the head that it gets."""
-        pages = self._shared.pages
-        page = None if pages is None else pages.begin(self._head, answer, upstream.gate.side)
-        if page is None:
-            return answer
-        if page.feed is not None:
-            connection.body = PageBody(connection.body, page.feed, has_chunks=self._head.version != b"1.0")
-        return page.head
 
     async def prepare_again(self, fault: UpstreamError) -> None:
         """Get ready to send the request again, or raise `fault`.

@@ -30,8 +30,8 @@ from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.head import BadMessage
 
 if TYPE_CHECKING:
-    from orchestra.proxy.exchange import Shared
     from orchestra.proxy.forward import Peer
+    from orchestra.proxy.shared import Shared
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Conversation"]

@@ -19,165 +19,40 @@ Not here: the connection (`conversation`), limits of time (`server`), what it al
 
 from __future__ import annotations
 
-import itertools
 from contextlib import nullcontext
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-import trio
-from msgspec import Struct
-
-from orchestra.config.plan import Address
 from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
 from orchestra.proxy.forward import forwarded_response, is_from_here
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
-from orchestra.proxy.gate import Gate, Upstream
-from orchestra.proxy.head import BadMessage, HeadReader
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import (
-    MEMORY,
     Answer,
     Ask,
     Availability,
     Fail,
     Kept,
     Route,
-    Router,
     Signal,
-    page_of,
 )
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Collection, Sequence
-
-    from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan, UpstreamPlan
     from orchestra.events import Outcome, UpstreamName
-    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
     from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
-    from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.pages import Pages
-    from orchestra.proxy.route import Side, Step
+    from orchestra.proxy.route import Step
+    from orchestra.proxy.shared import Shared
 
-__all__ = ["Exchange", "Extras", "Progress", "Shared"]
-
-# The upstreams that a plan names.
-_PLANNED: tuple[Side, ...] = ("backend", "frontend")
-# Refused origins that get a notice; further ones see the refusal in their answers alone.
-_MAX_ORIGINS = 100
-
-
-class Extras(Struct, frozen=True, kw_only=True):
-    """What a proxy has for development only.
-
-    Attributes:
-        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
-        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
-        pages: Changes documents on their way to a window; without it all pass as they are.
-        failed: Told of each answer of the backend with a status from 500 on: what `page_of` says of it.
-    """
-
-    frontend_pages: FrontendPages | None = None
-    own: Callable[[], socket.socket] | None = None
-    pages: Pages | None = None
-    failed: Callable[[str, bool], object] | None = None
-
-
-class Shared:
-    """What all exchanges of a proxy share.
-
-    Args:
-        plan: What stands behind the proxy.
-        bus: Where requests, streams and notices are reported.
-        tail: Gives the last lines that a process wrote.
-        dial: How to connect to an upstream.
-        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
-        idle: How many idle connections to an upstream are kept at most.
-        extras: What is there for development only.
-
-    Attributes:
-        ended: Where tasks wait for the end of an exchange or a connection.
-        is_closing: No connection is used for another request any more.
-        now: The time on trio's clock, as exactly as limits of time are kept.
-    """
-
-    def __init__(
-        self,
-        plan: ProxyPlan,
-        *,
-        bus: Bus,
-        tail: Callable[[str], Sequence[str]],
-        dial: Dial,
-        dial_own: Dial | None,
-        idle: int,
-        extras: Extras,
-    ) -> None:
-        self.plan = plan
-        self.bus = bus
-        self.pages = extras.pages
-        self.failed = extras.failed
-        self._frontend_pages = extras.frontend_pages
-        self.reader = HeadReader()
-        changed = trio.lowlevel.ParkingLot()
-
-        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
-            gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
-            return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
-
-        self.upstreams: dict[Side, Upstream] = {
-            "backend": upstream("backend", plan.backend),
-            "frontend": upstream("frontend", plan.frontend),
-        }
-        if dial_own is not None:
-            # It is in this process, and has no address that could be dialled.
-            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
-        self.router = self._new_router()
-        self.ended = trio.lowlevel.ParkingLot()
-        self.is_closing = False
-        self.now = 0.0
-        self.next_number = itertools.count(1).__next__
-        self._refused_origins: set[bytes | None] = set()
-
-    def __repr__(self) -> str:
-        return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
-
-    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
-        """Go by another plan from the next request on; see `Proxy.change`."""
-        before, self.plan = self.plan, plan
-        for side in _PLANNED:
-            upstream, planned = self.upstreams[side], getattr(plan, side)
-            upstream.gate.hold = plan.hold
-            # What was found stays unless its process is gone.
-            if planned != getattr(before, side) or not upstream.gate.is_within(processes):
-                upstream.gate.plan(planned)
-                upstream.sweep(self.now)
-        self.router = self._new_router()
-
-    def _new_router(self) -> Router:
-        # That something elsewhere was restarted is not reported.
-        remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
-        return Router(
-            self.plan,
-            memory=MEMORY if remembers else 0,
-            pages=self._frontend_pages,
-            has_own="orchestra" in self.upstreams,
-        )
-
-    def report_origin(self, origin: bytes | None, refused: str) -> None:
-        """Say that a page of another origin was refused, once for each."""
-        key = origin and origin.lower()
-        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
-            self._refused_origins.add(key)
-            self.bus.notice("origin-refused", refused)
+__all__ = ["Exchange", "Progress"]
 
 
 class Progress(Enum):
@@ -406,7 +281,7 @@ class Exchange:
             # The usual case: all of it goes out in one piece.
             self.asker.release()
         if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
-            self._shared.failed(*page_of(self._head))
+            self._shared.failed(self._head)
         self._answering = reply
         self._open(reply.upstream.gate.side, reason, head, body, reply.read)
         if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":

@@ -414,19 +414,6 @@ def is_navigation(head: RequestHead) -> bool:
     return head.method in _READING and (head.path == b"/" or is_for_a_window(head))
 
 
-def page_of(head: RequestHead) -> tuple[str, bool]:
-    """Return the path of the page that a request is for, and whether the request is for the page itself.
-
-    Else it is the page that the request was sent from; its path is empty if that is not known, or elsewhere.
-    """
-    if is_for_a_window(head):
-        return head.path.decode("ascii", "replace"), True
-    scheme_and_host, slash, rest = head.values.get(b"referer", b"").partition(head.host + b"/")
-    is_ours = slash and scheme_and_host in (b"http://", b"https://")
-    path = re.split(rb"[?#]", rest, maxsplit=1)[0]
-    return "/" + path.decode("ascii", "replace") if is_ours else "", False
-
-
 def is_for_a_window(head: RequestHead) -> bool:
     """Whether the answer is going to be looked at in a browser's window, be it one to a form."""
     mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")

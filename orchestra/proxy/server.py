@@ -21,9 +21,9 @@ import trio
 
 from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
-from orchestra.proxy.exchange import Extras, Shared
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.shared import Extras, Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 

@@ -1,24 +1,25 @@
-"""Documents that are changed on their way to a window: what the proxy expects of what changes them.
+"""Pages that pass through the proxy: which one a request is for, and the bodies of those that are changed.
 
 A changed body is taken out of the framing that it came in, and framed again: its length is not known before
 its end.
 
-Not here: which documents are changed, and how (`control/inject`).
+Not here: which documents are changed, and how (`inject`).
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from orchestra.proxy.framing import LAST_CHUNK, Body
+from orchestra.proxy.route import is_for_a_window
 
 if TYPE_CHECKING:
-    from orchestra.events import UpstreamName
     from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["Feed", "Page", "PageBody", "Pages"]
+__all__ = ["Feed", "Page", "PageBody", "page_of"]
 
 
 class Feed(Protocol):
@@ -38,19 +39,6 @@ class Page(Struct, frozen=True):
 
     head: ResponseHead
     feed: Feed | None = None
-
-
-class Pages(Protocol):
-    """Decides which answers are changed. It neither waits nor raises."""
-
-    def asks(self, head: RequestHead) -> RequestHead | None:
-        """Return what upstreams are asked in place of `head`; ``None`` if no answer to it is changed."""
-
-    def begin(self, request: RequestHead, answer: ResponseHead, upstream: UpstreamName) -> Page | None:
-        """Return how an answer to such a request is changed, if it is."""
-
-    def tag(self, request: RequestHead, status: int) -> str:
-        """Return what a page of our own that answers `request` has in its head; may be empty."""
 
 
 class PageBody(Body):
@@ -90,3 +78,16 @@ class PageBody(Body):
             return piece
         chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
         return chunk + LAST_CHUNK if self.is_complete else chunk
+
+
+def page_of(head: RequestHead) -> tuple[str, bool]:
+    """Return the path of the page that a request is for, and whether the request is for the page itself.
+
+    Else it is the page that the request was sent from; its path is empty if that is not known, or elsewhere.
+    """
+    if is_for_a_window(head):
+        return head.path.decode("ascii", "replace"), True
+    scheme_and_host, slash, rest = head.values.get(b"referer", b"").partition(head.host + b"/")
+    is_ours = slash and scheme_and_host in (b"http://", b"https://")
+    path = re.split(rb"[?#]", rest, maxsplit=1)[0]
+    return "/" + path.decode("ascii", "replace") if is_ours else "", False
