@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.events import State
-from orchestra.proxy.forward import host_refusal, is_looping
+from orchestra.hosts import host_refusal
+from orchestra.proxy.forward import is_looping
 from orchestra.proxy.head import BadMessage, ResponseHead
 
 if TYPE_CHECKING:
