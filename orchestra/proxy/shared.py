@@ -83,7 +83,10 @@ class Shared:
         ended: Where tasks wait for the end of an exchange or a connection.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
+        start_soon: Starts a task beside those of the connections, while the proxy runs.
     """
+
+    start_soon: Callable[..., object]
 
     def __init__(
         self,
