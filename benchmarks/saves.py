@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,14 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["saves"]
 
 EXAMPLE = HERE.parent / "examples" / "jinja"
-PACKAGES = (
-    "fastapi",
-    "fastapi-reloader",
-    "hypercorn",
-    "jinja2",
-    "uvicorn",
-    "uvicorn-hmr[all]",
-)
+PACKAGES = ("fastapi", "fastapi-reloader", "hypercorn", "jinja2", "uvicorn", "uvicorn-hmr[all]")
 _GREETING = 'GREETING = "Tea, freshly picked"'
 # What its README has an application add, for a server that knows nothing of it.
 _RELOADER = """
@@ -80,13 +74,14 @@ def _python() -> str:
 @cache
 def _bin() -> Path:
     """Return the folder with the programs of the peers, and with orchestra's dependencies."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
+    packages = (*PACKAGES, *project["project"]["dependencies"])
 
     def install(folder: Path) -> None:
         checked([_python(), "-m", "venv", str(folder)])
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet"]
-        checked([*pip, *PACKAGES, str(HERE.parent)])
+        checked([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *packages])
 
-    return installed("saves", PACKAGES, install) / "bin"
+    return installed("saves", packages, install) / "bin"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["host_refusal", "is_loopback", "is_own_origin", "match_host", "origin_refusal"]
+__all__ = ["host_refusal", "is_from_here", "is_own_origin", "match_host", "origin_refusal"]
 
 # Ours has no TLS.
 _SCHEME = b"http"
@@ -59,7 +59,7 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     match = match_host(authority)
     if match is None:
         return f'invalid Origin "{text}"'
-    if scheme.lower() == _SCHEME and is_loopback(match[1]) and (match[2] or _DEFAULT_PORT) == b"%d" % port:
+    if scheme.lower() == _SCHEME and _is_loopback(match[1]) and (match[2] or _DEFAULT_PORT) == b"%d" % port:
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
@@ -71,8 +71,18 @@ def is_own_origin(origin: bytes, host: bytes) -> bool:
     return scheme.lower() == _SCHEME and place is not None and place == _place(host)
 
 
-def is_loopback(name: bytes) -> bool:
-    """Whether a name can only mean this machine: an address on loopback, or ``localhost``."""
+def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
+    """Whether a request is for this machine, and from it: all that it came from are on loopback.
+
+    Args:
+        host: The ``Host``.
+        addresses: The client's, and those in ``X-Forwarded-For``: one that is not ours tells of a tunnel.
+    """
+    match = match_host(host)
+    return match is not None and _is_loopback(match[1]) and all(map(_is_loopback, addresses))
+
+
+def _is_loopback(name: bytes) -> bool:
     address = _literal_address(_name(name.strip()))
     if address is None:
         return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser_kit import count_navigations
+from tests.browser_kit import count_navigations, until
 from tests.kit import Run
 from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, WebSocket
 
 pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.ceiling(300)]
 
@@ -119,10 +119,18 @@ def context(chromium: Browser, project: Project) -> Iterator[BrowserContext]:
 def opened(context: BrowserContext, path: str) -> Page:
     """Open a page, and wait until it is connected."""
     page = context.new_page()
-    with page.expect_websocket(lambda live: live.url.endswith("/__orchestra__/live")) as live:
-        page.goto(path)
-    if not live.value.is_closed():
-        live.value.wait_for_event("framereceived")
+    heard: list[str | bytes] = []
+
+    def hear(frame: str | bytes) -> None:
+        heard.append(frame)
+
+    def listen(live: WebSocket) -> None:
+        if live.url.endswith("/__orchestra__/live"):
+            live.on("framereceived", hear)
+
+    page.on("websocket", listen)
+    page.goto(path)
+    until(page, lambda: bool(heard))
     return page
 
 

@@ -11,6 +11,7 @@ import pytest
 import orchestra
 from orchestra.config import Overrides
 from tests.kit import Run, get
+from tests.process_kit import open_files, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,14 +68,16 @@ def changed(run: Run) -> list[list[str]]:
 
 def test_a_save_shows_and_the_same_bytes_do_nothing(project: Project) -> None:
     with project.run() as run:
-        project.says("one")
-        (project.folder / "notes.txt").write_text("not watched")
-        time.sleep(UNSEEN)
-        since = len(run.events)
-        project.says("two")
-        run.state("api", "ready", since=since)
-        assert get(run.url).text == "two"
-        assert changed(run) == [["words.py"]]
+        for text in ("two", "three"):
+            since = len(run.events)
+            project.says(text)
+            run.state("api", "ready", since=since)
+            assert get(run.url).text == text
+            project.says(text)
+            (project.folder / "notes.txt").write_text("not watched")
+            time.sleep(UNSEEN)
+        assert run.stop() == 130
+        assert changed(run) == [["words.py"], ["words.py"]]
 
 
 def test_a_save_while_it_starts_is_not_missed(project: Project) -> None:
@@ -143,6 +146,19 @@ def test_code_that_embeds_a_run_watches_nothing(project: Project) -> None:
         project.says("two")
         time.sleep(UNSEEN)
         assert get(run.url).text == "one"
+
+
+def test_saves_leave_no_open_files_behind(project: Project) -> None:
+    with project.run() as run:
+        counts = []
+        for number in range(5):
+            since = len(run.events)
+            # A folder more makes the watching begin again.
+            (project.folder / f"package{number}").mkdir()
+            (project.folder / f"package{number}" / "__init__.py").write_text(str(number))
+            run.state("api", "ready", since=since)
+            counts.append(open_files(run.process.pid))
+        until(lambda: open_files(run.process.pid) <= counts[0], lambda: counts)
 
 
 def test_a_changed_env_file_and_procfile_change_what_runs(project: Project) -> None:

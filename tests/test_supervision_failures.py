@@ -75,10 +75,10 @@ async def test_a_broken_server_that_exits_with_0_shows_its_exception(autojump_cl
         await supervisor.restart("api")
         await recorder.until(ErrorShown)
         assert recorder.states("api")[-1] is State.BACKING_OFF
-    async with supervised(world, API, is_kept_open="always") as (_, recorder):
+    async with supervised(world, API) as (_, recorder):
         event = await recorder.until(ErrorShown)
         assert (event.error_type, event.exit) == ("SyntaxError", "exit code 0")
-        assert recorder.states("api")[-1] is State.COMPLETED
+        assert recorder.states("api")[-1] is State.BACKING_OFF
 
 
 async def test_the_same_error_is_shown_once_and_cleared_when_it_is_mended(autojump_clock: object) -> None:
@@ -155,3 +155,15 @@ async def test_a_process_that_is_stopped_shows_none(autojump_clock: object) -> N
         await recorder.until(ErrorShown)
         await supervisor.stop("api")
         await recorder.until(ErrorCleared)
+
+
+async def test_what_a_killed_process_has_written_is_not_the_reason(autojump_clock: object) -> None:
+    world = World()
+    Server(world)
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        (child,) = world.living()
+        await child.say(*broken("KeyError"), "GET /notes 200")
+        child.kill()
+        event = await recorder.until(ErrorShown, lambda event: event.is_fatal)
+    assert (event.error_type, event.message, event.frames) == ("killed by SIGKILL", "", ())

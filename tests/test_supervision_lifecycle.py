@@ -90,6 +90,8 @@ def test_a_server_that_ends_with_success_is_started_again(role: Role) -> None:
     once = replace(plan, restart=Restart.NEVER)
     assert lived(once, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))[0].state is State.COMPLETED
     assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    broken = Ended(Exit(code=0), has_raised=True)
+    assert lived(plan, DependenciesMet(), Spawned(), broken)[0].state is State.BACKING_OFF
 
 
 def test_a_server_that_ends_with_success_again_and_again_has_failed() -> None:

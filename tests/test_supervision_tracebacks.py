@@ -129,6 +129,12 @@ Traceback (most recent call last):
     raise LifespanFailureError("startup")
 server.utils.LifespanFailureError: Lifespan failure in startup
 """
+MAIN_SCRIPT = """\
+  File "/x/app.py", line 3
+    def broken(:
+               ^
+SyntaxError: invalid syntax
+"""
 RECURSION = """\
 Traceback (most recent call last):
   File "/x/app.py", line 2, in f
@@ -153,6 +159,7 @@ TROUBLE = {
     "at startup": (AT_STARTUP, "RuntimeError: no database"),
     "wrapped": (WRAPPED, "server.utils.LifespanFailureError: Lifespan failure in startup"),
     "recursion": (RECURSION, "RecursionError: maximum recursion depth exceeded"),
+    "main script": (MAIN_SCRIPT, "SyntaxError: invalid syntax"),
     "in a thread": (IN_A_THREAD, "SyntaxError: invalid syntax"),
 }
 
@@ -223,6 +230,7 @@ PLACES = {
     "by rich": (BY_RICH, Frame("/x/app.py", 4, "f", 'return x["a"]')),
     "at startup": (AT_STARTUP, Frame("/x/life.py", 5, "lifespan", 'raise RuntimeError("no database")')),
     "wrapped": (WRAPPED, Frame("/x/life.py", 5, "lifespan", 'raise RuntimeError("no database")')),
+    "main script": (MAIN_SCRIPT, Frame("/x/app.py", 3, "", "def broken(:")),
     "recursion": (RECURSION, Frame("/x/app.py", 2, "f", "f()")),
 }
 

@@ -260,6 +260,24 @@ def test_a_large_file_is_not_read(folder: Folder) -> None:
     assert folder.touched("large.py") == ["large.py"]
 
 
+def test_of_too_many_files_only_those_count_that_are_touched(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestra.watch.files._MOST_FILES", 2)
+    tree(folder, ["a.py", "b.py", "c.py", "d.py"])
+    assert len(folder.known()) == 2
+    assert folder.look_again() == []
+    touched = folder.touched("a.py", "b.py", "c.py", "d.py")
+    assert touched is not None
+    assert len(touched) == 2  # the two that are not known
+
+
+def test_a_name_that_is_no_text_is_left_out(folder: Folder) -> None:
+    (folder.root / os.fsdecode(b"not-\xff-text")).mkdir()
+    tree(folder, ["a/a.py"])
+    assert folder.folders() == [".", "a"]
+
+
 # --- What programs do with templates ---
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from orchestra.hosts import is_loopback, is_own_origin, match_host
+from orchestra.hosts import is_from_here, is_own_origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,9 +108,8 @@ def is_local(request: Request) -> bool:
     """Whether the client and the host that it asks for are on this machine."""
     if request.door == "local":
         return True
-    addresses = request.headers.get(b"x-forwarded-for", b"").split(b",")
-    host = match_host(request.headers.get(b"host", b""))
-    return host is not None and is_loopback(host[1]) and all(map(is_loopback, addresses))
+    headers = request.headers
+    return is_from_here(headers.get(b"host", b""), headers.get(b"x-forwarded-for", b"").split(b","))
 
 
 def _foreign(request: Request, endpoint: _Endpoint) -> str:

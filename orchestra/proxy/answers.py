@@ -54,8 +54,13 @@ class Message(Struct, frozen=True, kw_only=True):
     is_followed: bool = False
 
 
-def explain(error: UpstreamError | BadMessage) -> Message:
-    """Say why there is no answer, or why a request is refused."""
+def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> Message:
+    """Say why there is no answer, or why a request is refused.
+
+    Args:
+        error: The cause.
+        is_told_all: The client is on this machine: it is also told what a process has written.
+    """
     text = f"{error}."
     if isinstance(error, BadMessage):
         return Message(status=error.status, title=error.title, text=text)
@@ -70,7 +75,7 @@ def explain(error: UpstreamError | BadMessage) -> Message:
         title=f"The {error.side} is not {state}",
         text=text,
         hint=hint,
-        tail=error.tail,
+        tail=error.tail if is_told_all else (),
         reason=f"{error.side} not {state}",
         is_followed=error.side == "backend" and is_waited_for,
     )

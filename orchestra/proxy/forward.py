@@ -29,7 +29,8 @@ _HOP_BY_HOP = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}
 )
 # A sender must not call these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's meaning.
-_NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length"})
+# Nor may it hide the clients before it: what is for this machine alone is decided by them.
+_NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length", b"x-forwarded-for"})
 # Fields that we add ourselves: a client or an upstream cannot forge them.
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"}
 _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
@@ -83,7 +84,7 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         lines.append(b"Host: " + host)
     lines += _passing(head, dropped)
     additions = _additions(host, peer.address)
-    if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
+    if b"x-forwarded-for" in values:
         _add_address(lines, peer.address)
         additions = additions[1:]
     lines += additions

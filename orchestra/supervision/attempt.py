@@ -156,7 +156,8 @@ class Attempt(Stoppable):
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
-                self.end = Ended(how, self.symptoms.shell_error())
+                has_raised = self.symptoms.failure is not None
+                self.end = Ended(how, self.symptoms.shell_error(), has_raised)
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:

@@ -76,7 +76,9 @@ class ProcessErrors:
             ):
                 pass  # it is to be started again whenever it has ended
             case State.BACKING_OFF | State.FAILED:
-                self.show_end(str(life.exit or life.reason), symptoms)
+                # What a killed process wrote last is not the reason.
+                is_killed = life.exit is not None and life.exit.signal is not None
+                self.show_end(str(life.exit or life.reason), None if is_killed else symptoms)
             case State.UNHEALTHY if life.ready_after is None:
                 self.show_end("", symptoms)
             case State.RUNNING | State.READY | State.COMPLETED | State.STOPPED:

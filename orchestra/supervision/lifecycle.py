@@ -163,10 +163,16 @@ class Gone(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """The child has ended, and nothing is left of its group; with the line of output that explains it."""
+    """The child has ended, and nothing is left of its group.
+
+    Attributes:
+        explanation: The line of output that explains it.
+        has_raised: Whether it has written an exception.
+    """
 
     exit: Exit
     explanation: str = ""
+    has_raised: bool = False
 
 
 class BackOffEnded(Struct, frozen=True):
@@ -381,9 +387,10 @@ def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     life = replace(life, is_alive=False, exit=how)
     if life.state is State.STOPPING:
         return _stopped(life), None
-    # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed.
-    has_served = plan.role is not Role.OTHER and life.was_ready
-    is_missed = has_served and plan.restart is Restart.ON_FAILURE
+    # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed, or
+    # could not import the application.
+    is_server = plan.role is not Role.OTHER and (life.was_ready or fact.has_raised)
+    is_missed = is_server and plan.restart is Restart.ON_FAILURE
     succeeded = how.code in plan.success_exit_codes and not is_missed
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None

@@ -103,6 +103,10 @@ class TracebackReader:
             if self.error and not _RULE.match(line):
                 self.error = ""
                 self._is_chained = _CHAINED.match(_MARGIN.sub("", line)) is not None
+            if line.startswith("  File ") and (found := _FRAME.match(line)) and not found["function"]:
+                # A program that cannot be compiled has no frame that could stand above.
+                self._is_open, self._has_margin, self._frames = True, False, []
+                self._add(found)
             return None
         return self._read(line)
 

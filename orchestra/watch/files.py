@@ -142,7 +142,7 @@ class Files:
         except OSError:  # gone, or a link to nothing, such as an editor's lock
             return self._known.pop(path, None) is not None
         if known is None and len(self._known) >= _MOST_FILES:
-            return True
+            return is_sure
         self._known[path] = state
         if known is None or not state.content:
             return known != state

@@ -180,7 +180,10 @@ class Filter:
         waiting = [(root, matchers)]
         while waiting:
             folder, active = waiting.pop()
-            status = os.stat(folder)
+            try:
+                status = os.stat(folder)
+            except OSError:  # it is gone
+                continue
             mark = (status.st_dev, status.st_ino, active)
             if mark in walk.seen:  # a link leads back to it
                 continue
@@ -243,7 +246,8 @@ def _entries(folder: str) -> tuple[set[str], list[tuple[str, bool, bool]]]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             names.add(entry.name)
-            with suppress(OSError):
+            with suppress(OSError, UnicodeEncodeError):
+                entry.name.encode()  # watchfiles takes no other names than those in UTF-8
                 found.append((entry.path, entry.is_dir(), entry.is_symlink()))
     return names, found
 
