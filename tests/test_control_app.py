@@ -308,7 +308,7 @@ async def test_nothing_else_is_opened(tmp_path: Path) -> None:
             assert await status(order(file, 3, token)) == 403
         assert await status(order(gone, 3, token)) == 404
         assert await status(order("app.py", 3, token)) in (403, 404)
-        assert await status(b"{") == await status(b"[]") == 400
+        assert await status(b"{") == await status(b"[]") == await status(b'{"file": "\xff"}') == 400
         assert await status(b"x" * 20_000) == 413
     assert not (tmp_path / "opened").exists()
 

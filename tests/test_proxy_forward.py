@@ -92,6 +92,13 @@ def test_a_forwarded_request_names_its_client() -> None:
     ]
 
 
+def test_a_client_cannot_hide_the_clients_before_it() -> None:
+    """By calling ``X-Forwarded-For`` hop-by-hop, through a tunnel that passes ``Connection`` on."""
+    fields = HOST + b"X-Forwarded-For: 10.0.0.1\r\nConnection: X-Forwarded-For\r\n"
+    head = forwarded_request(judge_request(request(fields=fields)), PEER)
+    assert (b"X-Forwarded-For", b"10.0.0.1, %b" % PEER.address.encode()) in headers_of(head)
+
+
 def test_a_request_without_host_gets_one() -> None:
     head = forwarded_request(judge_request(request(b"GET / HTTP/1.0", b"")), PEER)
     assert headers_of(head)[0] == (b"Host", b"localhost:8000")

@@ -375,6 +375,27 @@ async def test_a_navigation_to_a_broken_backend_is_told_why_at_once(
         assert on.dials == []
 
 
+@pytest.mark.parametrize(
+    ("address", "fields"),
+    [
+        ("192.168.1.9", b"Host: localhost:8000\r\n"),
+        ("127.0.0.1", b"Host: 192.168.1.5:8000\r\n"),
+        ("127.0.0.1", b"Host: localhost:8000\r\nX-Forwarded-For: 203.0.113.5\r\n"),
+    ],
+)
+async def test_other_machines_are_not_shown_a_traceback(
+    address: str, fields: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage() as on:
+        breaks(on)
+        client = on.client(address)
+        await client.says(b"GET /x HTTP/1.1\r\n" + fields + b"Accept: application/json\r\n\r\n")
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert "api is unhealthy" in json.loads(body)["detail"]
+        assert "output" not in json.loads(body)
+
+
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"DELETE"])
 async def test_the_caller_of_a_broken_api_is_told_why_at_once(
     method: bytes, autojump_clock: trio.testing.MockClock

@@ -209,7 +209,7 @@ class App:
             return _said(413, f"an order has at most {MAX_BODY} bytes")
         try:
             order = msgspec.json.decode(body, type=_Order)
-        except msgspec.DecodeError as exc:  # its ValidationError is one
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
             return _said(400, f'it takes {{"file": ..., "line": ..., "token": ...}}: {exc}')
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
         if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from orchestra.proxy.forward import literal_address
+from orchestra.proxy.forward import is_from_here
 from orchestra.proxy.head import match_host
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ def is_local(request: Request) -> bool:
     """Whether the client and the host that it asks for are on this machine."""
     if request.door == "local":
         return True
-    addresses = request.headers.get(b"x-forwarded-for", b"").split(b",")
-    host = match_host(request.headers.get(b"host", b""))
-    return host is not None and _is_loopback(host[1]) and all(map(_is_loopback, addresses))
+    headers = request.headers
+    return is_from_here(headers.get(b"host", b""), headers.get(b"x-forwarded-for", b"").split(b","))
 
 
 def _foreign(request: Request, endpoint: _Endpoint) -> str:
@@ -147,11 +146,3 @@ def _is_own(origin: bytes, host: bytes | None) -> bool:
 def _place(authority: bytes) -> tuple[bytes, bytes] | None:
     match = match_host(authority)
     return (match[1].lower(), match[2] or _DEFAULT_PORT) if match and match[1] else None
-
-
-def _is_loopback(name: bytes) -> bool:
-    address = literal_address(name.decode("latin-1").strip().lower().removesuffix("."))
-    if address is None:
-        return False
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return (mapped or address).is_loopback

@@ -54,8 +54,13 @@ class Message(Struct, frozen=True, kw_only=True):
     is_followed: bool = False
 
 
-def explain(error: UpstreamError | BadMessage) -> Message:
-    """Say why there is no answer, or why a request is refused."""
+def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> Message:
+    """Say why there is no answer, or why a request is refused.
+
+    Args:
+        error: The cause.
+        is_told_all: The client is on this machine: it is also told what a process has written.
+    """
     text = f"{error}."
     if isinstance(error, BadMessage):
         return Message(status=error.status, title=error.title, text=text)
@@ -65,7 +70,7 @@ def explain(error: UpstreamError | BadMessage) -> Message:
     title = "No answer in time" if error.status_hint == 504 else "No valid answer"
     if isinstance(error, Unavailable):
         state = "ready" if error.availability is Availability.HOLD else "there"
-        reason, tail = f"{error.side} not {state}", error.tail
+        reason, tail = f"{error.side} not {state}", error.tail if is_told_all else ()
         title = f"The {error.side} is not {state}"
         is_waited_for = error.process is not None and error.availability is not Availability.READY
         is_followed = error.side == "backend" and is_waited_for

@@ -27,7 +27,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
-from orchestra.proxy.forward import forwarded_response
+from orchestra.proxy.forward import forwarded_response, is_from_here
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
@@ -324,9 +324,15 @@ class Exchange:
         """Say why there is no answer, if none has begun."""
         self.asker.release()
         if self._record.status is None:
-            self._say(answers.explain(error))
+            self._say(answers.explain(error, is_told_all=self._is_from_here()))
         else:
             self._reset("upstream-died" if isinstance(error, UpstreamError) else "client-gone")
+
+    def _is_from_here(self) -> bool:
+        head = self._head
+        before = head.values.get(b"x-forwarded-for")
+        addresses = [self._peer.address.encode("ascii", "replace"), *(before.split(b",") if before else ())]
+        return is_from_here(head.host or b"localhost", addresses)
 
     def _say(self, message: Message) -> None:
         """Give an answer of our own."""

@@ -19,7 +19,7 @@ from msgspec import Struct
 from orchestra.proxy.head import match_host, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from orchestra.proxy.head import RequestHead, ResponseHead
 
@@ -33,7 +33,8 @@ _HOP_BY_HOP = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}
 )
 # A sender must not call these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's meaning.
-_NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length"})
+# Nor may it hide the clients before it: what is for this machine alone is decided by them.
+_NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length", b"x-forwarded-for"})
 # Fields that we add ourselves: a client or an upstream cannot forge them.
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"}
 _DROPPED_FROM_ANSWERS = _HOP_BY_HOP | {b"x-orchestra-upstream"}
@@ -87,7 +88,7 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         lines.append(b"Host: " + host)
     lines += _passing(head, dropped)
     additions = _additions(host, peer.address)
-    if b"x-forwarded-for" in values and b"x-forwarded-for" not in dropped:
+    if b"x-forwarded-for" in values:
         _add_address(lines, peer.address)
         additions = additions[1:]
     lines += additions
@@ -230,6 +231,25 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     if parts.scheme == "http" and is_ours:
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
+
+
+def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
+    """Whether a request is for this machine, and from it: all that it came from are on loopback.
+
+    Args:
+        host: The ``Host``.
+        addresses: The client's, and those in ``X-Forwarded-For``: one that is not ours tells of a tunnel.
+    """
+    match = match_host(host)
+    return match is not None and _is_loopback(match[1]) and all(map(_is_loopback, addresses))
+
+
+def _is_loopback(name: bytes) -> bool:
+    address = literal_address(name.decode("latin-1").strip().lower().removesuffix("."))
+    if address is None:
+        return False
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback
 
 
 def literal_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
