@@ -393,8 +393,8 @@ class ErrorShown(Stamped, frozen=True, kw_only=True, tag="error.shown"):
         frames: The exception's traceback, the oldest frame first.
         exit: How the process ended: ``exit code 1``; empty if it lives.
         last_lines: What it wrote last, oldest first, without colours.
-        is_fatal: Whether the process has ended by it, or does not come up; else it was logged by one that
-            goes on.
+        is_fatal: Whether the process has ended by it, does not come up, or is not restarted; else it was
+            logged by one that goes on.
     """
 
     process: str

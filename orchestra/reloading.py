@@ -13,6 +13,8 @@ Before a restart the commands of ``before_restart`` are run whose inputs have ch
 the last time. If one fails, the old process goes on. What they write is part of the same change, and so is
 what is saved while they run.
 
+Django's server notices a changed template within a second: the pages wait for that.
+
 A process that has failed, or waits to be started again, is started at once; one that was stopped is left
 alone. A save during a restart leads to another one (`lifecycle`).
 
@@ -219,7 +221,9 @@ class Reloading:
                     worker.restart()
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
-                if state is State.READY:
+                if plan.reloader is not None and reloads_itself:
+                    await trio.sleep(plan.reloader.template_delay)
+                if worker.life.state is State.READY:
                     self._pages.reload(f"{changes.files[0].path.name} has changed")
             case Effect.SWAP_STYLES:
                 if state is State.READY:

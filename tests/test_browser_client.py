@@ -168,6 +168,20 @@ def test_what_was_typed_and_scrolled_survives_one_reload(site: Site, page: Page)
     assert len(navigations) == 2
 
 
+def test_what_was_typed_survives_a_page_that_failed_meanwhile(site: Site, page: Page) -> None:
+    """A server that answers 500 until the error is mended is ready: its page comes in between."""
+    site.answers("/", document(FORM))
+    page.goto(site.url)
+    site.connected()
+    page.fill("[name=name]", "Ada")
+    for body, tag in (("<input name=name>", ' data-status="500"'), (FORM, "")):
+        site.answers("/", document(body, tag=tag))
+        site.tell("reload", reason="api is ready")
+        site.connected()
+    page.wait_for_selector("textarea")
+    assert page.input_value("[name=name]") == "Ada"
+
+
 def test_a_field_that_has_changed_is_left_alone(site: Site, page: Page) -> None:
     first = "<input name=a><input name=b><input name=c><select name=d><option>1<option>2</select>"
     site.answers("/", document(first + "<input name=e value=old>"))
@@ -392,6 +406,9 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
     page.get_by_text("2 processes have an error").wait_for()
     assert "worker has failed\n\nexit code 3\n" in overlay_text(page)
     site.tell("cleared", process="worker")
+    # A server that lives, but whose new program cannot be imported.
+    site.tell("error", **ERROR | {"exit": ""})
+    page.get_by_text("api has an error").wait_for()
     site.tell("cleared", process="api")
     page.wait_for_selector("orchestra-overlay", state="detached")
     # One that was mended while the connection was lost does not stay.

@@ -61,6 +61,17 @@ def test_any_other_does_not(command: str, tmp_path: Path) -> None:
     assert read(command, cwd=tmp_path, root=tmp_path).reloader is None
 
 
+@pytest.mark.parametrize(
+    ("command", "is_late"),
+    [("python manage.py runserver", True), ("flask run --debug", False), ("uvicorn app:app --reload", False)],
+)
+def test_django_notices_templates_late(command: str, is_late: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    reloader = read(command, cwd=tmp_path, root=tmp_path).reloader
+    assert reloader is not None
+    # Longer than the second after which `StatReloader` looks again.
+    assert (reloader.template_delay > 1) == is_late
+
+
 @pytest.mark.parametrize(("value", "reloads"), [("1", True), ("true", True), ("0", False), ("", False)])
 def test_flask_reloads_in_an_environment_for_debugging(value: str, reloads: bool, tmp_path: Path) -> None:  # noqa: FBT001
     found = read("flask run", cwd=tmp_path, root=tmp_path, env={"FLASK_DEBUG": value})

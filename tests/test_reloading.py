@@ -238,6 +238,18 @@ async def test_a_server_that_reloads_itself_is_left_to_do_so_and_that_is_said_on
         assert (notice.level, notice.hint) == ("info", reloader.hint)
 
 
+async def test_pages_wait_for_a_server_that_notices_templates_late(
+    autojump_clock: object, world: World
+) -> None:
+    """Django's reloader looks once a second; a page that is loaded again before that is the old one."""
+    async with reloading(world, backend(reloader=Reloader("runserver", template_delay=1.5))) as on:
+        world.change("api", "page.html", kind=TEMPLATE)
+        await trio.sleep(1.4)
+        assert on.pages.orders == []
+        await trio.sleep(0.2)
+        assert on.pages.orders == ["reload: page.html has changed"]
+
+
 async def test_one_whose_output_shows_that_it_reloads_itself_too(
     autojump_clock: object, world: World
 ) -> None:
@@ -346,7 +358,8 @@ async def test_if_a_command_fails_the_old_process_goes_on_and_that_is_shown(
         notice = await on.recorder.until_notice("before-restart-failed")
         assert "`compile`: exit code 2" in notice.text
         (error,) = on.recorder.of(ErrorShown)
-        assert (error.process, error.last_lines, error.is_fatal) == ("api", ("compile at work",), False)
+        # Every page shows it: it is not one that a request has caused.
+        assert (error.process, error.last_lines, error.is_fatal) == ("api", ("compile at work",), True)
         # It is run again with the next change, whatever that is, for what it makes is still missing.
         command.code = 0
         world.change("api", "app.py")

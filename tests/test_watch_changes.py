@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -159,3 +162,29 @@ async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
     with trio.fail_after(PATIENCE):
         while threading.active_count() > threads + 1:  # noqa: ASYNC110 - trio keeps one idle for a while
             await trio.sleep(0.05)
+
+
+_LIMITED = """
+import sys, threading
+from orchestra.watch.changes import _notify
+try:
+    next(_notify(frozenset(sys.argv[1:]), threading.Event()))
+except OSError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify")
+def test_want_of_room_for_watches_is_an_error(tmp_path: Path) -> None:
+    """In a user namespace, which has a limit of its own: watchfiles can be told to say nothing of it."""
+    folders = [tmp_path / name for name in "abcdef"]
+    for folder in folders:
+        folder.mkdir()
+    limit = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+    command = [*inside, sys.executable, "-c", _LIMITED, *map(str, folders)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    assert "limit" in said

@@ -99,6 +99,23 @@ def test_gitignore_excludes_folders_and_files(folder: Folder) -> None:
     assert folder.folders() == [".", "keep", "keep/out"]
 
 
+def test_a_gitignore_may_exclude_all_but_some(folder: Folder) -> None:
+    """``!*/`` after ``*`` keeps all folders, as in github/gitignore's allow lists."""
+    tree(folder, ["a.py", "pkg/sub/b.py", "pkg/sub/c_pb2.py"])
+    folder.write(".gitignore", "\ufeff*\n!*/\n!*.py\n*_pb2.py\n")
+    assert folder.known() == ["a.py", "pkg/sub/b.py"]
+    folder.write(".gitignore", "*\n!pkg/\n")
+    folder.look_again()
+    assert folder.touched("a.py", "pkg/sub/b.py") == []
+
+
+def test_an_odd_gitignore_is_read_without_a_word(folder: Folder, recwarn: pytest.WarningsRecorder) -> None:
+    folder.write("a.py")
+    folder.write(".gitignore", "[\n!\n\\\n" + "(" * 200 + "\n/[z-a]/\n[[:alpha:]]kg\n")
+    assert folder.known() == ["a.py"]
+    assert not recwarn.list
+
+
 def test_a_gitignore_above_counts_as_far_as_the_repository(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     (root / ".gitignore").write_text("*.py\n")  # not of this repository
@@ -152,6 +169,30 @@ def test_the_target_of_a_link_is_watched(folder: Folder) -> None:
     assert str(target.parent) in folder.files.folders
     target.write_text("A=2")
     assert folder.named(folder.files.look_at({str(target)}) or {}) == [".env"]
+
+
+def test_the_target_of_a_new_link_is_watched(folder: Folder) -> None:
+    target = str(folder.root.parent / "shared" / "lib.py")
+    folder.write("../shared/lib.py")
+    folder.begin()
+    (folder.root / "lib.py").symlink_to(target)
+    assert folder.touched("lib.py") is None
+    assert folder.look_again() == ["lib.py"]
+    assert str(folder.root.parent / "shared") in folder.files.folders
+    folder.write("../shared/lib.py", "A=2")
+    assert folder.touched(target) == ["lib.py"]
+    assert folder.touched("lib.py") == []
+
+
+def test_a_pipe_is_not_read(folder: Folder) -> None:
+    """Password managers put one in place of ``.env``; to open it would wait for its writer."""
+    folder.write(".env", "A=1")
+    folder.begin()
+    (folder.root / ".env").unlink()
+    os.mkfifo(folder.root / ".env")
+    assert folder.touched(".env") == [".env"]
+    assert folder.touched(".env") == []
+    assert folder.look_again() == []
 
 
 def test_a_folder_that_is_missing_is_awaited(tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ class Reloader(Struct, frozen=True):
     Attributes:
         word: The word of its command: ``--reload``, ``runserver``.
         hint: What to change; empty if it is as fast as orchestra, or faster.
+        template_delay: Seconds in which it notices that a template has changed.
     """
 
     word: str
     hint: str = ""
+    template_delay: float = 0.0
 
 
 # fmt: off
@@ -53,6 +55,9 @@ _RUNNERS = frozenset({
 _HOT = frozenset({"fastapi-hmr", "hmr", "jurigged", "reloadium", "uvicorn-hmr"})
 # fmt: on
 _OFF = frozenset({"--no-reload", "--noreload"})
+# Django keeps templates until its reloader has seen that they have changed: it looks once a second.
+_DJANGO = frozenset({"django-admin", "manage.py"})
+_DJANGO_DELAY = 1.5
 _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 
 
@@ -75,7 +80,7 @@ def find_reloader(program: str, args: Sequence[str], env: Mapping[str, str]) -> 
         return Reloader(found, _added("--no-reload") if found == "--debug" else hint)
     words, off = _SUBCOMMANDS.get(program, ((), ""))
     if found := next((word for word in args if word in words), None):
-        return Reloader(found, _added(off))
+        return Reloader(found, _added(off), template_delay=_DJANGO_DELAY if program in _DJANGO else 0.0)
     if program == "flask" and "run" in args and env.get("FLASK_DEBUG", "").lower() not in _FALSE:
         return Reloader("FLASK_DEBUG", _added("--no-reload"))
     return None

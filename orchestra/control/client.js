@@ -194,6 +194,8 @@
   // Milliseconds: what was noted for a page that did not come back (a redirect) is forgotten.
   const NOTED_FOR = 120000;
   const VIEW = "orchestra.view:";
+  // A page that stands where another one was, until the error is mended: what was noted is for that one.
+  const isFailed = Number(tag.status) >= 500;
 
   const FIELDS = [
     "input:not([type=password], [type=file], [type=hidden], [type=submit], [type=button], [type=reset], [type=image])",
@@ -268,6 +270,7 @@
   }
 
   function saveView() {
+    if (isFailed) return;
     const noted = [];
     let room = MOST_CHARACTERS;
     for (const [key, field] of fields()) {
@@ -355,6 +358,7 @@
   }
 
   function restoreView() {
+    if (isFailed) return;
     const view = takeView();
     if (!view) return;
     restoreFields(view);
@@ -518,8 +522,10 @@
 
   const stateOf = ({ fatal, exit, error_type }) => {
     if (fatal === false) return "has raised an exception";
+    // It lives: its program cannot be imported, or what has to come before its restart has failed.
+    if (!exit) return "has an error";
     // Without an exception the end itself stands where its name would.
-    return exit && exit !== error_type ? `has failed: ${exit}` : "has failed";
+    return exit !== error_type ? `has failed: ${exit}` : "has failed";
   };
 
   function sectionOf(error, isOneOfMany, said) {

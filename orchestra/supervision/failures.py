@@ -110,10 +110,7 @@ class ProcessErrors:
     def show_command(self, command: str, error: str) -> None:
         """Show that a command has failed without which the process is not restarted; `error` says how."""
         text = f"`{command}`: {error}"
-        event = ErrorShown(
-            process=self._name, error_type="before_restart failed", message=text, is_fatal=False
-        )
-        self._emit(event)
+        self._emit(ErrorShown(process=self._name, error_type="before_restart failed", message=text))
 
     def log(self, failure: Failure, now: float) -> None:
         """Show an exception that a child has logged, and goes on."""

@@ -157,7 +157,7 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
             if changes := files.look_again():
                 yield Batch(changes=changes)
         except OSError as exc:
-            return f"the system has no room to watch {len(watched)} folders ({exc})"
+            return f"{len(watched)} folders cannot be watched ({exc})"
     return ""
 
 
@@ -178,7 +178,8 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             raise_interrupt=False,
             force_polling=False,
             recursive=False,
-            ignore_permission_denied=True,
+            # With it, watchfiles says nothing of want of room either; `filters` leaves out what is denied.
+            ignore_permission_denied=False,
         ):
             if changes:
                 yield {path for _, path in changes}

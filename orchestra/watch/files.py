@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestra.watch.filters import GITIGNORE, Filter, Walk
@@ -124,6 +125,13 @@ class Files:
     def _changes_folders(self, path: str) -> bool:
         if path.endswith("/" + GITIGNORE) or path in self._walk.folders:
             return True
+        if (
+            path not in self._known
+            and os.path.islink(path)
+            and os.path.exists(path)
+            and self._filter.kinds(path)
+        ):
+            return True  # its target may be in a folder that is not watched
         return os.path.isdir(path) and self._filter.is_kept(path)
 
     def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
@@ -136,6 +144,8 @@ class Files:
         known = self._known.get(path)
         try:
             status = os.stat(path)
+            if not S_ISREG(status.st_mode):  # a pipe, as password managers put in place of `.env`: it blocks
+                return self._known.pop(path, None) is not None
             if known is not None and not is_sure and known[:2] == (status.st_mtime_ns, status.st_size):
                 return False
             state = _State(status.st_mtime_ns, status.st_size, self._read(path, status.st_size))

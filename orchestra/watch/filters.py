@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -51,14 +52,28 @@ _TAIL = re.compile(r"[*?\]]([^*?\]/]*)$")
 def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
     """Compile patterns; the invalid ones are added to `invalid`."""
     valid = []
-    for pattern in patterns:
-        try:
-            GitIgnoreSpec.from_lines([pattern])
-        except (ValueError, re.error):
-            invalid.append(pattern)
-        else:
-            valid.append(pattern)
-    return GitIgnoreSpec.from_lines(valid)
+    with warnings.catch_warnings():
+        # Of `re`, for `[[:alpha:]]`: it would be printed over the dashboard.
+        warnings.simplefilter("ignore", FutureWarning)
+        for pattern in patterns:
+            try:
+                GitIgnoreSpec.from_lines([pattern])
+            except (ValueError, re.error):
+                invalid.append(pattern)
+            else:
+                valid.append(pattern)
+        return GitIgnoreSpec.from_lines(valid)
+
+
+def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
+    """What a .gitignore says of a path: ``True`` excludes it, ``False`` includes it.
+
+    Of a folder, the last pattern that matches decides; the spec itself would let ``*`` win over ``!*/``.
+    """
+    if not path.endswith("/"):
+        return spec.check_file(path).include
+    matching = (each.include for each in reversed(tuple(spec.patterns)) if each.match_file(path) is not None)
+    return next((include for include in matching if include is not None), None)
 
 
 def _below(folder: str, path: str) -> str | None:
@@ -194,7 +209,9 @@ class Filter:
             names, entries = _entries(folder)
             if _VENV_MARK in names and folder != root:
                 continue
-            walk.folders.add(folder)
+            # When it can be read again, the folder above tells of it.
+            if os.access(folder, os.R_OK):
+                walk.folders.add(folder)
             for path, is_folder, is_link in entries:
                 if is_folder:
                     left = frozenset(each for each in active if self._is_open_to(each, path))
@@ -220,9 +237,9 @@ class Filter:
         One that excludes all of `root` was not written with the process in mind, and does not count.
         """
         for folder, spec in self._specs_for(path.rstrip("/").rpartition("/")[0]):
-            include = spec.check_file(path[len(folder) + 1 :]).include
+            include = _verdict(spec, path[len(folder) + 1 :])
             inside = _below(folder, root)
-            if include is False or (include and not (inside and spec.match_file(inside + "/"))):
+            if include is False or (include and not (inside and _verdict(spec, inside + "/"))):
                 return include
         return False
 
@@ -232,7 +249,7 @@ class Filter:
         if found is None:
             found = ()
             with suppress(OSError), open(os.path.join(folder, GITIGNORE), "rb") as file:
-                lines = file.read(_MOST_BYTES).decode("utf-8", "replace").splitlines()
+                lines = file.read(_MOST_BYTES).decode("utf-8-sig", "replace").splitlines()
                 found = ((folder, _compiled(lines, [])),)
             if folder and not os.path.exists(os.path.join(folder, ".git")):
                 found += self._specs_for(folder.rpartition("/")[0])
