@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Document"]
+__all__ = ["Document", "PlainDocument"]
 
 # A licence in a comment has some hundred bytes; a longer token passes, and the document gets no tag.
 LONGEST_TOKEN = 16384
@@ -85,6 +85,23 @@ class _Token(Enum):
     CONTENT = auto()
     # Which of these it is, or where it ends, cannot be said yet.
     UNFINISHED = auto()
+
+
+class PlainDocument:
+    """A plain text that becomes a document.
+
+    Args:
+        tag: What is put before it.
+    """
+
+    def __init__(self, tag: bytes) -> None:
+        self._start = b"<!doctype html>" + tag + b'<pre style="white-space: pre-wrap">'
+
+    def feed(self, data: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002 - as of a `Document`
+        """Take what has come of the text; return what passes."""
+        start, self._start = self._start, b""
+        # Only ASCII is replaced, so any encoding that has it keeps its bytes.
+        return start + html.escape(data.decode("latin-1"), quote=False).encode("latin-1")
 
 
 class Document:

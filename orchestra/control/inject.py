@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import structs
 
 from orchestra.control.csp import SCRIPT, Origin, forbids_connection, judge
-from orchestra.control.document import Document
+from orchestra.control.document import Document, PlainDocument
 from orchestra.control.pages import Page, PageBody
 from orchestra.proxy.forward import times_passed
 from orchestra.proxy.route import is_for_a_window, is_websocket
@@ -124,7 +124,10 @@ class Injector:
             etag = values.get(b"etag")
             is_ours = etag is not None and _weak(etag) in request.values.get(b"if-none-match", b"")
             return Page(_changed(answer, keeps_length=False)) if is_ours else None
-        if not _is_document(answer):
+        is_bare = upstream == "backend" and _is_bare_failure(answer)
+        if is_bare:
+            answer = _as_html(answer)
+        elif not _is_document(answer):
             return None
         coding = values.get(b"content-encoding", b"identity").lower()
         if coding != b"identity":
@@ -141,6 +144,8 @@ class Injector:
         if request.method == b"HEAD":
             return Page(head)
         tag = _tag(request, status, upstream, verdict.nonce).encode("ascii")
+        if is_bare:
+            return Page(head, PlainDocument(tag).feed)
 
         def see(policy: str) -> None:
             if fault := forbids_connection(policy, origin):
@@ -185,6 +190,28 @@ def _is_document(answer: ResponseHead) -> bool:
         return False
     charset = _charset(values[b"content-type"])
     return charset is None or _has_ascii(charset[1]) is not None
+
+
+def _is_bare_failure(answer: ResponseHead) -> bool:
+    """Whether a server has failed without a page: `Internal Server Error` as text, or nothing.
+
+    In a page without the script there would be no way back: it could not be loaded again when that is mended.
+    """
+    is_text = answer.media_type == b"text/plain" or (answer.length == 0 and not answer.media_type)
+    return answer.status >= 500 and is_text and _is_document(_as_html(answer))
+
+
+def _as_html(answer: ResponseHead) -> ResponseHead:
+    """Return the head of a failure without a page as that of a page."""
+    kind = answer.values.get(b"content-type", b"")
+    kind = b"text/html" + (kind[kind.find(b";") :] if b";" in kind else b"")
+    lines = [line for line in answer.lines if line.partition(b":")[0].lower() != b"content-type"]
+    return structs.replace(
+        answer,
+        lines=[*lines, b"Content-Type: " + kind],
+        values={**answer.values, b"content-type": kind},
+        length=None,
+    )
 
 
 def _changed(answer: ResponseHead, *, keeps_length: bool) -> ResponseHead:
