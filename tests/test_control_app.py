@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import sys
 from contextlib import suppress
@@ -407,3 +408,16 @@ async def test_a_reader_that_does_not_read_delays_no_end(tmp_path: Path) -> None
         for _ in range(200):
             stage.bus.emit(OutputLine(process="api", stream="stdout", text="x" * 10_000))
         await trio.sleep(0.1)
+
+
+async def test_a_send_while_the_connection_is_ended_is_no_bug() -> None:
+    """Hypercorn ends a connection whose request has not come to its end, and sends the rest meanwhile."""
+    ours, theirs = socket.socketpair()
+    stream = worker._Stream(ours)
+    with theirs, stream.socket, trio.fail_after(worker.SEND_LIMIT / 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, bytes(10_000_000))
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.send_all(b"more")
+            nursery.cancel_scope.cancel()

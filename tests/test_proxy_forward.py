@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
+from orchestra.hosts import host_refusal, origin_refusal
 from orchestra.proxy.forward import (
     Peer,
     forwarded_request,
     forwarded_response,
-    host_refusal,
     is_looping,
     keeps_alive,
-    origin_refusal,
 )
 from orchestra.proxy.head import ResponseHead, judge_request
 from orchestra.proxy.websocket import request_fault

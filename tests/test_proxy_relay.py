@@ -624,14 +624,13 @@ async def test_an_upload_that_never_has_to_wait_leaves_others_their_turns() -> N
     client = ClientConnection(source, HeadReader())
     assert client.take_request() is not None
     upstream = UpstreamConnection(Torrent(b""), HeadReader(), Endpoint(None, elsewhere(BACKEND_PORT)))
-    upload = Upload(client, 0)
 
     turns_by_then: list[int] = []
-    async with counted_turns() as turns, upload.accompany():
-        upload.go_on(upstream)
+    async with counted_turns() as turns, trio.open_nursery() as nursery:
+        Upload(client, 0, start_soon=nursery.start_soon).begin(upstream, b"")
         for _ in range(3000):
             await trio.lowlevel.checkpoint()
-            if upload.is_sent:
+            if client.body.is_complete:
                 turns_by_then.append(len(turns))
     assert turns_by_then[0] > 500
 

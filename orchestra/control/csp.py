@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from orchestra.proxy.head import match_host
+from orchestra.hosts import match_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,7 +16,7 @@ reaches the proxy. What it admits:
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
 
-Not here: the token and the files of `open` (`app`), which hosts the proxy serves at all (`proxy/forward`).
+Not here: the token and the files of `open` (`app`), which hosts the proxy serves at all (`hosts`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from orchestra.proxy.forward import is_from_here
-from orchestra.proxy.head import match_host
+from orchestra.hosts import is_from_here, is_own_origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Door", "Refusal", "Request", "admit", "is_local"]
-
-# Ours has no TLS.
-_SCHEME = b"http"
-_DEFAULT_PORT = b"80"
-
 
 # How a request has come in: over the unix socket, or through the proxy.
 Door: TypeAlias = Literal["local", "browser"]
@@ -121,28 +115,16 @@ def is_local(request: Request) -> bool:
 def _foreign(request: Request, endpoint: _Endpoint) -> str:
     """Say what keeps a request out of the browser's door; empty if nothing does."""
     headers = request.headers
-    site, origin, host = (headers.get(name) for name in (b"sec-fetch-site", b"origin", b"host"))
+    site, origin, host = headers.get(b"sec-fetch-site"), headers.get(b"origin"), headers.get(b"host", b"")
     if site is not None and site not in (b"same-origin", b"none"):
         return f"a page of another origin may not use {request.name}"
-    if origin is not None and not _is_own(origin, host):
+    if origin is not None and not is_own_origin(origin, host):
         return f"a page of another origin may not use {request.name}"
     if not endpoint.is_for_all and not is_local(request):
         return f"{request.name} is for this machine: its client and its Host have to be on loopback"
     is_of_page = site is not None or origin is not None
     if not is_of_page and request.name == "client.js":
-        is_of_page = _is_own(b"/".join(headers.get(b"referer", b"").split(b"/")[:3]), host)
+        is_of_page = is_own_origin(b"/".join(headers.get(b"referer", b"").split(b"/")[:3]), host)
     if not is_of_page and not endpoint.is_for_programs:
         return f"{request.name} is for pages of this origin"
     return ""
-
-
-def _is_own(origin: bytes, host: bytes | None) -> bool:
-    """Whether an origin has exactly our scheme, and the host and port of the Host."""
-    scheme, _, authority = origin.partition(b"://")
-    place = _place(authority)
-    return scheme.lower() == _SCHEME and place is not None and place == _place(host or b"")
-
-
-def _place(authority: bytes) -> tuple[bytes, bytes] | None:
-    match = match_host(authority)
-    return (match[1].lower(), match[2] or _DEFAULT_PORT) if match and match[1] else None

@@ -125,7 +125,11 @@ class _Stream:
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(SEND_LIMIT) as limit:
-            await self._send_all(data)
+            try:
+                await self._send_all(data)
+            except trio.BusyResourceError as exc:
+                # Hypercorn ends the connection in another task, after a request that has not come to its end.
+                raise trio.BrokenResourceError from exc
         if limit.cancelled_caught:
             # Also the task that receives has to end.
             self.socket.close()

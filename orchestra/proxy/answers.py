@@ -64,24 +64,20 @@ def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> 
     text = f"{error}."
     if isinstance(error, BadMessage):
         return Message(status=error.status, title=error.title, text=text)
-    reason = "no valid answer"
-    tail: tuple[str, ...] = ()
-    is_followed = False
-    title = "No answer in time" if error.status_hint == 504 else "No valid answer"
-    if isinstance(error, Unavailable):
-        state = "ready" if error.availability is Availability.HOLD else "there"
-        reason, tail = f"{error.side} not {state}", error.tail if is_told_all else ()
-        title = f"The {error.side} is not {state}"
-        is_waited_for = error.process is not None and error.availability is not Availability.READY
-        is_followed = error.side == "backend" and is_waited_for
+    status, hint = error.status_hint, error.hint
+    if not isinstance(error, Unavailable):
+        title = "No answer in time" if status == 504 else "No valid answer"
+        return Message(status=status, title=title, text=text, hint=hint, reason="no valid answer")
+    state = "ready" if error.availability is Availability.HOLD else "there"
+    is_waited_for = error.process is not None and error.availability is not Availability.READY
     return Message(
-        status=error.status_hint,
-        title=title,
+        status=status,
+        title=f"The {error.side} is not {state}",
         text=text,
-        hint=error.hint,
-        tail=tail,
-        reason=reason,
-        is_followed=is_followed,
+        hint=hint,
+        tail=error.tail if is_told_all else (),
+        reason=f"{error.side} not {state}",
+        is_followed=error.side == "backend" and is_waited_for,
     )
 
 

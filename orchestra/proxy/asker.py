@@ -5,17 +5,17 @@ unless the client itself has reset its own: servers were seen to end at a reset.
 
 A body (`Upload`) has two parts: what was read of it, which is kept as long as it is small enough, and what is
 still to come. To begin with an upstream means to send all that is kept at once, together with the request's
-head; the rest is passed on as it comes, by a task, since the answer may come first. To begin again with
-another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still being
-sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for by the
-second.
+head; the rest is passed on as it comes, by a task of its own, since the answer may come first. To begin again
+with another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still
+being sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for
+by the second.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,18 +24,17 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
-from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
-    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
     from orchestra.proxy.record import Record
     from orchestra.proxy.shared import Shared
 
@@ -99,15 +98,22 @@ class Asker:
             self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
-            self.upload = Upload(client, shared.plan.replay_bytes if may_send_again else 0)
+            limit = shared.plan.replay_bytes if may_send_again else 0
+            self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
     def ask_now(self, upstream: Upstream) -> bool:
-        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`.
+
+        Raises:
+            BadMessage: Its body is not framed as its head said.
+        """
+        if self.upload is not None:
+            self.upload.read()
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
         if connection is None:
             return False
         self._send(upstream, connection)
-        return not connection.unsent
+        return self.upload is not None or not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
         """Send the request to `upstream` as soon as that can be asked.
@@ -116,20 +122,12 @@ class Asker:
             UpstreamGone: The connection broke: see `prepare_again`.
             Unavailable: It cannot be asked.
         """
-        connection, upload = self.connection, self.upload
+        connection = self.connection
         if connection is None:
             connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
             self._send(upstream, connection)
-        try:
+        if self.upload is None:
             await connection.drain()
-        except UpstreamGone:
-            if upload is None:
-                raise
-            # It may have refused the body, and have said so before it closed.
-            upload.is_sent = False
-        else:
-            if upload is not None:
-                upload.go_on(connection)
 
     def _may_repeat(self) -> bool:
         return self._head.method in _IDEMPOTENT and (self.upload is None or self.upload.can_begin)
@@ -143,7 +141,10 @@ class Asker:
         data = self._forwarded = self._forwarded or forwarded_request(
             self._asked or self._head, self._peer, upgrade=self.is_upgrade
         )
-        connection.write(data if self.upload is None else data + self.upload.begin())
+        if self.upload is None:
+            connection.write(data)
+        else:
+            self.upload.begin(connection, data)
 
     def hear(self) -> ResponseHead | None:
         """Take the head of the final answer as soon as it is here; 1xx are passed on.
@@ -174,7 +175,7 @@ class Asker:
                 self._client.write(forwarded_response(answer, self._record.upstream))
         raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
 
-    async def prepare_again(self, fault: UpstreamError) -> None:
+    async def prepare_again(self, fault: UpstreamError | BadMessage) -> None:
         """Get ready to send the request again, or raise `fault`.
 
         It may be sent again if its connection broke before the first byte of an answer, it is idempotent
@@ -186,8 +187,6 @@ class Asker:
         self.release()
         if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
             raise fault
-        if self.upload is not None:
-            self.upload.stop()
         if fault.has_begun or not self._may_repeat():
             raise fault
         if connection.is_reused and not upstream.is_stale(connection):
@@ -239,7 +238,9 @@ class Asker:
         if upstream is None or connection is None:
             return
         self.connection = None
-        if connection.is_reusable() and (self.upload is None or self.upload.is_sent):
+        if self.upload is not None:
+            self.upload.stop()
+        if connection.is_reusable() and self._client.body.is_complete:
             upstream.give_back(connection, self._shared.now)
         elif self._client.was_reset and not self.is_upgrade:
             connection.abort()
@@ -261,11 +262,7 @@ class Asker:
         if body.size > KEPT_404:
             return Kept.TOO_LARGE
         self.release()
-        if self.upload is not None:
-            self.upload.stop()
-            if not self.upload.can_begin:
-                return Kept.BODY_TOO_LONG
-        return Kept.DONE
+        return Kept.DONE if self.upload is None or self.upload.can_begin else Kept.BODY_TOO_LONG
 
     def discard(self) -> None:
         """Forget the newest answer; its connection may serve again if all of it is here."""
@@ -283,81 +280,68 @@ class Upload:
     Args:
         client: Its sender.
         limit: Bytes of it that are kept; of a longer one nothing is.
+        start_soon: Starts a task that ends by itself.
 
     Attributes:
-        is_sent: All of it was sent to the upstream that was begun with last.
+        fault: Why it cannot be sent to its end.
     """
 
-    def __init__(self, client: ClientConnection, limit: int) -> None:
+    fault: Exception | None = None
+
+    def __init__(self, client: ClientConnection, limit: int, *, start_soon: Callable[..., object]) -> None:
         self._client = client
         self._body = client.body
         self._limit = limit
+        self._start_soon = start_soon
         self._kept: list[bytes] = []
         self._has_begun = False
         self._sending = trio.CancelScope()
-        self._nursery: trio.Nursery | None = None
-        self.is_sent = False
 
     @property
     def can_begin(self) -> bool:
         """Whether it can be sent from its first byte on."""
         return not self._has_begun or self._body.size <= self._limit
 
-    def begin(self) -> bytes:
-        """Return what is kept; `can_begin` has to be true."""
-        kept = b"".join(self._kept)
-        self._has_begun = True
-        self.is_sent = self._body.is_complete
-        self._keep(b"")
-        return kept
-
-    @asynccontextmanager
-    async def accompany(self) -> AsyncIterator[None]:
-        """Have a second task at hand meanwhile, which sends what is not here yet (`go_on`).
+    def read(self) -> None:
+        """Read what was received already.
 
         Raises:
-            ClientGone: The body will never be complete.
             BadMessage: It is not framed as its head said.
         """
         self._keep(self._client.take())
-        if self._body.is_complete:
-            yield
-            return
-        fault: Exception | None = None
-        try:
-            async with trio.open_nursery() as self._nursery:
-                yield
-                self._nursery.cancel_scope.cancel()
-        except* (ClientGone, UpstreamError, BadMessage) as group:
-            fault = group.exceptions[0]
-        self._nursery = None
-        if fault is not None:
-            raise fault
 
-    def go_on(self, upstream: UpstreamConnection) -> None:
-        """Send the rest as it comes, after `begin`; if the upstream stops reading, its answer says why."""
-        if self._nursery is not None and not self._body.is_complete:
+    def begin(self, upstream: UpstreamConnection, head: bytes) -> None:
+        """Send a head and what is kept, then the rest as it comes; `can_begin` has to be true."""
+        upstream.write(b"".join([head, *self._kept]))
+        self._has_begun = True
+        self._keep(b"")
+        if upstream.unsent or not self._body.is_complete:
             self._sending = trio.CancelScope()
-            self._nursery.start_soon(self._send_rest, upstream, self._sending)
+            self._start_soon(self._send_rest, upstream, self._sending)
 
     def stop(self) -> None:
         """Stop sending; another upstream may follow."""
         self._sending.cancel()
 
     async def _send_rest(self, upstream: UpstreamConnection, scope: trio.CancelScope) -> None:
-        with suppress(UpstreamGone), scope:
-            while not self._body.is_complete:
-                await self._client.wait()
-                # A task that was woken already is not cancelled before it waits again.
-                if scope.cancel_called:
-                    return
-                piece = self._client.take_more()
-                if piece:
-                    # Noted before it is sent: if it is stopped while sending, nothing is lost.
-                    self._keep(piece)
-                    await upstream.send(piece)
-            if not scope.cancel_called:
-                self.is_sent = True
+        """Send what is still to come; if the upstream stops reading, its answer says why."""
+        try:
+            # That the client has left is told to its connection, which knows whether it was a reset.
+            with suppress(UpstreamGone, ClientGone), scope:
+                await upstream.drain()
+                while not self._body.is_complete:
+                    await self._client.wait()
+                    # A task that was woken already is not cancelled before it waits again.
+                    if scope.cancel_called:
+                        return
+                    piece = self._client.take_more()
+                    if piece:
+                        # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                        self._keep(piece)
+                        await upstream.send(piece)
+        except Exception as exc:  # noqa: BLE001 - the exchange raises it, which waits for the upstream
+            self.fault = exc
+            upstream.close()
 
     def _keep(self, piece: bytes) -> None:
         """Keep what was read, or forget all of it if that is too much."""

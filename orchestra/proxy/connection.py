@@ -332,5 +332,5 @@ class UpstreamConnection(_Connection):
         return end
 
     def is_reusable(self) -> bool:
-        """Whether the answer is complete, nothing is left over, and another request may be sent."""
-        return self._keeps_alive and self.body.is_complete and not self.unread
+        """Whether all was sent and the answer is complete, with nothing left over, and another may follow."""
+        return self._keeps_alive and self.body.is_complete and not self.unread and not self.unsent

@@ -3,8 +3,8 @@
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
 plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). To wake a task
 twice a request would cost more than all of that. The task is woken for what may have to wait for something
-else: a body, an upstream that is not ready, a client that does not read, a WebSocket. It goes on where the
-functions have stopped.
+else (`Exchange.run`): an upstream that is not ready, a client that does not read, a WebSocket. Then the
+functions go on.
 
 All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
 operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
@@ -113,19 +113,16 @@ class Conversation:
         self.scope.cancel()
 
     async def _converse(self) -> None:
-        while not self._shared.is_closing:
+        while True:
             # Sleep while requests are served that need no task.
             self._woken = trio.Event()
             self._serve()
             await self._woken.wait()
             if self._fault is not None:
                 raise self._fault
-            exchange = self.exchange
-            assert exchange is not None  # noqa: S101 - it has woken us
-            await exchange.run()
-            self._end_exchange()
-            if exchange.is_last:
+            if self.exchange is None:
                 return
+            await self.exchange.run()
 
     # --- While the task sleeps ---
 
@@ -144,11 +141,13 @@ class Conversation:
             self._client.transport.on_input(self._serve)
         elif progress is Progress.WAITING and (connection := exchange.asker.connection) is not None:
             connection.transport.on_input(self._serve)
-        elif progress is not Progress.OVER or exchange.is_last or self._shared.is_closing:
+        elif progress is not Progress.OVER:
             self._woken.set()
         else:
             self._end_exchange()
-            if self._client.unread:
+            if exchange.is_last or self._shared.is_closing:
+                self._woken.set()
+            elif self._client.unread:
                 # Not at once: a client that always sends more would never let others have their turn.
                 trio.lowlevel.current_trio_token().run_sync_soon(self._serve)
             else:

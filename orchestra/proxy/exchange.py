@@ -3,7 +3,7 @@
 Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
 concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
 hand, and the client takes what it gets. `advance` carries out such steps whenever bytes arrive. What may have
-to wait otherwise is for `run`, in the connection's task, which goes on from there. Bodies stream: what has
+to wait otherwise is for `run`, in the connection's task; then `advance` goes on. Bodies stream: what has
 arrived is sent before more is awaited, and a send that waits is all the flow control there is. Only a request
 whose body is still on its way needs a second task.
 
@@ -19,15 +19,15 @@ Not here: the connection (`conversation`), limits of time (`server`), what it al
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 from orchestra.errors import UpstreamError
+from orchestra.hosts import is_from_here
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
 from orchestra.proxy.connection import ClientGone
-from orchestra.proxy.forward import forwarded_response, is_from_here
+from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
@@ -81,7 +81,7 @@ class Exchange:
     _body: Body = NO_BODY
     _is_written = False
     _is_over = False
-    _fault: UpstreamError | None = None
+    _fault: UpstreamError | BadMessage | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -100,10 +100,7 @@ class Exchange:
             if self._answering is not None:
                 return self._pass_on(self._answering)
             return self._follow_route()
-        except UpstreamError as exc:
-            if self._answering is not None:
-                self._break_off(self._answering)
-                return self._progress()
+        except (UpstreamError, BadMessage) as exc:
             self._fault = exc
             return Progress.STUCK
 
@@ -170,53 +167,50 @@ class Exchange:
     # --- What may have to wait ---
 
     async def run(self) -> None:
-        """See it through from where `advance` got stuck.
+        """Wait for what `advance` got stuck at, which then goes on.
 
         Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
-        upload = self.asker.upload
         try:
             try:
-                async with nullcontext() if upload is None else upload.accompany():
-                    await self._go_on()
+                await self._get_unstuck()
             except (UpstreamError, BadMessage) as exc:
                 self._explain(exc)
-                await self._client.drain()
         except ClientGone:
             self._reset("client-gone")
-        self._end()
-
-    async def _go_on(self) -> None:
-        progress = Progress.OVER if self._is_over else Progress.STUCK
-        while progress is not Progress.OVER:
-            if progress is Progress.STUCK:
-                await self._get_unstuck()
-            elif self.asker.connection is not None:
-                await self.asker.connection.wait()
-            progress = self.advance() if self._fault is None else Progress.STUCK
 
     async def _get_unstuck(self) -> None:
         """Wait for something else than the upstream's bytes."""
         shared, asker, step = self._shared, self.asker, self._step
         if self._fault is not None:
             fault, self._fault = self._fault, None
-            try:
-                await asker.prepare_again(fault)
-            except UpstreamError as exc:
-                # A 404 of which only a part has come is no answer to fall back from, nor one to give.
-                self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
+            await self._mend(fault)
         elif self._client.unsent:
             await self._client.drain()
         elif isinstance(step, Ask):
             try:
                 await asker.ask(shared.upstreams[step.side])
             except UpstreamError as exc:
-                self._fault = exc
+                await self._mend(exc)
         elif step is Signal.WAIT:
             await shared.upstreams["backend"].gate.wait_change(self._record)
             self._step = self._begin(may_wait=self._record.held < shared.plan.hold)
         elif step is Signal.UPGRADE:
             await self._upgrade()
+
+    async def _mend(self, fault: UpstreamError | BadMessage) -> None:
+        """Ask again, go another way, or end an answer that has begun."""
+        asker, upload = self.asker, self.asker.upload
+        if upload is not None and upload.fault is not None:
+            raise upload.fault
+        if self._answering is not None:
+            self._break_off(self._answering)
+            return
+        try:
+            await asker.prepare_again(fault)
+        except UpstreamError as exc:
+            # A 404 of which only a part has come is no answer to fall back from, nor one to give.
+            self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
 
     async def _upgrade(self) -> None:
         """Open a WebSocket, or pass on why not."""

@@ -1,26 +1,22 @@
-"""What an intermediary passes on of a message's head, what it adds, and which hosts and origins it serves.
+"""What an intermediary passes on of a message's head, and what it adds.
 
 What passes does so as it came: order, duplicates, case of names and reason phrases. Only fields that belong
-to one connection are taken out (RFC 9110 7.6.1). Two gates keep foreign web pages out: `host_refusal` (DNS
-rebinding) and `origin_refusal` (cross-site WebSockets).
+to one connection are taken out (RFC 9110 7.6.1).
 
-Not here: input and output, bodies, which upstream is asked.
+Not here: input and output, bodies, which hosts are served (`hosts`), which upstream is asked (`route`).
 """
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from orchestra.proxy.head import match_host, tokens
+from orchestra.hosts import match_host
+from orchestra.proxy.head import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from orchestra.proxy.head import RequestHead, ResponseHead
 
 __all__ = ["Peer", "forwarded_request", "forwarded_response"]
@@ -187,76 +183,3 @@ def times_passed(head: RequestHead) -> int:
 def is_looping(head: RequestHead) -> bool:
     """Whether the request has come through us so often that it must be going round in a loop."""
     return times_passed(head) >= MAX_VIA
-
-
-# --- The two gates -------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
-    """Say why a request with this ``Host`` is refused; ``None`` if it may pass.
-
-    A web page of another site can make its own name point to this machine (DNS rebinding); its requests then
-    carry that name. ``localhost``, its subdomains and literal addresses cannot be used so.
-    """
-    match = match_host(host)
-    name = (match[1] if match else host).decode("latin-1").lower().removesuffix(".")
-    if not host or literal_address(name) is not None:
-        return None
-    for entry in map(str.lower, allowed):
-        if name == entry or (entry.startswith(".") and name.endswith(entry)):
-            return None
-    return f'the Host "{name}" is not allowed; if it is yours, set [proxy] allowed_hosts = ["{name}"]'
-
-
-def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequence[str]) -> str | None:
-    """Say why a WebSocket with this ``Origin`` may not be opened; ``None`` if it may.
-
-    Our own origin may (it equals `host`), one on loopback with our `port`, and one that is `allowed`. A
-    client that sends none is no browser, and could send any.
-    """
-    if origin is None:
-        return None
-    text = origin.decode("latin-1").lower()
-    if text in {entry.lower().removesuffix("/") for entry in allowed}:
-        return None
-    try:
-        parts = urlsplit(text)
-        name, number = parts.hostname or "", parts.port or 80
-    except ValueError:
-        return f'invalid Origin "{text}"'
-    address = literal_address(name)
-    is_local = address is not None and address.is_loopback
-    is_ours = parts.netloc == host.decode("latin-1").lower() or (is_local and number == port)
-    if parts.scheme == "http" and is_ours:
-        return None
-    return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
-
-
-def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
-    """Whether a request is for this machine, and from it: all that it came from are on loopback.
-
-    Args:
-        host: The ``Host``.
-        addresses: The client's, and those in ``X-Forwarded-For``: one that is not ours tells of a tunnel.
-    """
-    match = match_host(host)
-    return match is not None and _is_loopback(match[1]) and all(map(_is_loopback, addresses))
-
-
-def _is_loopback(name: bytes) -> bool:
-    address = literal_address(name.decode("latin-1").strip().lower().removesuffix("."))
-    if address is None:
-        return False
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return (mapped or address).is_loopback
-
-
-def literal_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a name is without being looked up: a literal one, or ``localhost``."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return ipaddress.IPv4Address("127.0.0.1")
-    try:
-        return ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return None

@@ -26,6 +26,8 @@ from typing import TypeAlias
 import h11
 from msgspec import Struct
 
+from orchestra.hosts import match_host
+
 __all__ = ["MAX_HEAD", "BadMessage", "HeadReader", "RequestHead", "ResponseHead"]
 
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
@@ -51,8 +53,6 @@ _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
-# The name and the port of a Host.
-match_host = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::([0-9]{0,5}))?").fullmatch
 # The short way.
 _END = b"\r\n\r\n"
 _ordinary_request_line = re.compile(

@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from orchestra.errors import UpstreamError
 from orchestra.events import State
-from orchestra.proxy.forward import host_refusal, is_looping
+from orchestra.hosts import host_refusal
+from orchestra.proxy.forward import is_looping
 from orchestra.proxy.head import BadMessage, ResponseHead
 
 if TYPE_CHECKING:
@@ -207,12 +208,11 @@ class Router:
         self.is_frontends_own = _below(plan.frontend_paths)
         self.is_api = _below([plan.api_prefix])
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
-        self.replay_bytes = plan.replay_bytes
+        self.plan = plan
         # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
         self._to_frontend = _below(plan.frontend_websockets)
         self._to_backend = _below([plan.api_prefix, *plan.backend_prefixes])
-        self.allowed_hosts = plan.allowed_hosts
 
     def forget(self) -> None:
         """Begin a new memo; requests that are on their way teach the old one."""
@@ -263,7 +263,7 @@ class Route:
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
         head, router = self._head, self._router
-        refused = host_refusal(head.host, router.allowed_hosts)
+        refused = host_refusal(head.host, router.plan.allowed_hosts)
         if refused is not None:
             return Fail(BadMessage(refused, status=403, title="Host not allowed"))
         if b"via" in head.values and is_looping(head):
@@ -341,7 +341,7 @@ class Route:
             return Answer("backend 404, final")
         if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
             return Answer(Kept.TOO_LARGE.value)
-        if (head.length or 0) > router.replay_bytes:
+        if (head.length or 0) > router.plan.replay_bytes:
             return Answer(Kept.BODY_TOO_LONG.value)
         self._at = _At.FALLBACK
         return _FALL_BACK

@@ -23,7 +23,7 @@ from orchestra.events import State, StateChanged
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
-from orchestra.proxy.shared import Extras, Shared
+from orchestra.proxy.shared import PLANNED, Extras, Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -81,18 +81,11 @@ class Proxy:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
-        dial = dial or partial(dial_tcp, poller=self.poller)
         extras = extras or Extras()
-        self._connect_own = extras.own
-        self._shared = Shared(
-            plan,
-            bus=bus,
-            tail=tail,
-            dial=dial,
-            dial_own=self._dial_own if extras.own is not None else None,
-            idle=idle,
-            extras=extras,
-        )
+        dials: dict[Side, Dial] = dict.fromkeys(PLANNED, dial or partial(dial_tcp, poller=self.poller))
+        if extras.own is not None:
+            dials["orchestra"] = partial(self._dial_own, extras.own)
+        self._shared = Shared(plan, bus=bus, tail=tail, dials=dials, idle=idle, extras=extras)
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -143,16 +136,16 @@ class Proxy:
         """Whether a process is known to be behind the backend."""
         return self._shared.upstreams["backend"].gate.has(process)
 
-    async def _dial_own(self, _host: str, _port: int) -> Transport:
-        assert self._connect_own is not None  # noqa: S101 - else nothing asks
+    async def _dial_own(self, connect: Callable[[], socket.socket], _host: str, _port: int) -> Transport:
         await trio.lowlevel.checkpoint()
-        return SocketTransport(self._connect_own(), self.poller)
+        return SocketTransport(connect(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
         try:
             with self._serving:
                 async with trio.open_nursery() as self._nursery:
+                    self._shared.start_soon = self._nursery.start_soon
                     self._nursery.start_soon(self.poller.run)
                     self._nursery.start_soon(self._sweep)
                     self._nursery.start_soon(self._accept_all)

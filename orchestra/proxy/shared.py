@@ -18,10 +18,10 @@ from orchestra.proxy.route import MEMORY, Router
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import ProxyPlan
     from orchestra.events import UpstreamName
     from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.framing import Body
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Extras", "Pages", "Shared"]
 
 # The upstreams that a plan names.
-_PLANNED: tuple[Side, ...] = ("backend", "frontend")
+PLANNED: tuple[Side, ...] = ("backend", "frontend")
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -75,8 +75,7 @@ class Shared:
         plan: What stands behind the proxy.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
-        dial: How to connect to an upstream.
-        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
+        dials: How to connect to each upstream that there can be.
         idle: How many idle connections to an upstream are kept at most.
         extras: What is there for development only.
 
@@ -84,7 +83,10 @@ class Shared:
         ended: Where tasks wait for the end of an exchange or a connection.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
+        start_soon: Starts a task beside those of the connections, while the proxy runs.
     """
+
+    start_soon: Callable[..., object]
 
     def __init__(
         self,
@@ -92,8 +94,7 @@ class Shared:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
-        dial: Dial,
-        dial_own: Dial | None,
+        dials: Mapping[Side, Dial],
         idle: int,
         extras: Extras,
     ) -> None:
@@ -104,18 +105,12 @@ class Shared:
         self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
-
-        def upstream(side: Side, what: UpstreamPlan, dial: Dial = dial) -> Upstream:
-            gate = Gate(side, what, changed=changed, hold=plan.hold, bus=bus, tail=tail)
-            return Upstream(gate, dial=dial, reader=self.reader, limit=idle)
-
-        self.upstreams: dict[Side, Upstream] = {
-            "backend": upstream("backend", plan.backend),
-            "frontend": upstream("frontend", plan.frontend),
-        }
-        if dial_own is not None:
-            # It is in this process, and has no address that could be dialled.
-            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
+        self.upstreams: dict[Side, Upstream] = {}
+        for side, dial in dials.items():
+            # Our own one is in this process, and has no address that could be dialled.
+            planned = Address("localhost", 0) if side == "orchestra" else getattr(plan, side)
+            gate = Gate(side, planned, changed=changed, hold=plan.hold, bus=bus, tail=tail)
+            self.upstreams[side] = Upstream(gate, dial=dial, reader=self.reader, limit=idle)
         self.router = self._new_router()
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
@@ -129,7 +124,7 @@ class Shared:
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""
         before, self.plan = self.plan, plan
-        for side in _PLANNED:
+        for side in PLANNED:
             upstream, planned = self.upstreams[side], getattr(plan, side)
             upstream.gate.hold = plan.hold
             # What was found stays unless its process is gone.

@@ -326,12 +326,10 @@ async def accept(listener: socket.socket) -> tuple[socket.socket, str]:
         OSError: The system cannot give us one (most often: no descriptors are left).
     """
     while True:
-        try:
-            # Most often several come at once.
-            sock, address = listener.accept()
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listener)
-        except (InterruptedError, ConnectionAbortedError):
-            continue
-        else:
-            return sock, str(address[0])
+        with contextlib.suppress(InterruptedError, ConnectionAbortedError):
+            try:
+                # Most often several come at once.
+                sock, address = listener.accept()
+                return sock, str(address[0])
+            except BlockingIOError:
+                await wait_readable(listener)

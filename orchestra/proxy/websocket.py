@@ -23,8 +23,9 @@ import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol
 from wsproto.utilities import generate_accept_token
 
+from orchestra.hosts import origin_refusal
 from orchestra.proxy.connection import ClientGone, UpstreamGone
-from orchestra.proxy.forward import forwarded_response, origin_refusal
+from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import Availability
 
