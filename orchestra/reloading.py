@@ -16,7 +16,8 @@ what is saved while they run.
 Django's server notices a changed template within a second: the pages wait for that.
 
 A process that has failed, or waits to be started again, is started at once; one that was stopped is left
-alone. A save during a restart leads to another one (`lifecycle`).
+alone. A save during a restart leads to another one (`lifecycle`). From the first such restart on the run goes
+on when its processes have failed, as the next save may mend them.
 
 Not here: waiting for changes (`watch`), restarting (`supervision`), pages (`control`).
 """
@@ -218,6 +219,7 @@ class Reloading:
             case Effect.RESTART:
                 is_wanted = state is not State.STOPPED and await self._prepare(worker, changes)
                 if is_wanted and self._run.phase is Phase.RUNNING:
+                    self._run.keep_open()
                     worker.restart()
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:

@@ -85,7 +85,7 @@ async def test_the_margin_grows_with_a_longer_name_that_comes_later() -> None:
     shown = await printed(plain("api"), line("x"), changed, line("y"), line("z", "a-long-name"))
     assert shown == [
         "api       | x",
-        "orchestra   | Procfile: a-long-name started",
+        "orchestra   | Procfile changed: a-long-name starts",
         "api         | y",
         "a-long-name | z",
     ]

@@ -15,6 +15,7 @@ from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart
 from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, PlanChanged, State
 from orchestra.reloading import Effect, Reloading, effect_of
+from orchestra.supervision.runtime import Phase
 from orchestra.watch.interest import RUN, Changed, Changes, Kind
 from tests.events_kit import Recorder
 from tests.simulation_kit import World, running_processes
@@ -149,6 +150,24 @@ async def test_a_process_is_watched_when_it_is_found_to_be_the_backend(
         on.run.workers["api"].restart()  # a change of its state
         await trio.sleep(3)
         assert [list(each) for each in world.watched] == [["api"]]
+
+
+async def test_a_run_waits_for_the_save_that_mends_it(autojump_clock: object, world: World) -> None:
+    """Its only process is broken by a save and has failed for good: without that, the run would be over."""
+
+    async def broken(child: Child) -> int:
+        await child.say("SyntaxError: invalid syntax")
+        return 1
+
+    async with reloading(world, backend(max_quick_failures=2)) as on:
+        world.programs["serve"] = broken
+        world.change("api", "app.py")
+        await on.run.until(lambda: on.state() is State.FAILED)
+        await trio.sleep(1)
+        assert on.run.phase is Phase.RUNNING
+        world.programs["serve"] = _serve
+        world.change("api", "app.py")
+        assert (await on.until_quiet())[-1] is READY
 
 
 async def test_ten_saves_are_one_start_of_the_newest(autojump_clock: object, world: World) -> None:

@@ -63,9 +63,10 @@ def sentence(event: Event) -> str:
             reason = f": {event.reason}" if event.reason else ""
             return f"ended after {short_seconds(event.duration)}{reason}"
         case PlanChanged():
-            verbs = {"started": event.started, "stopped": event.stopped, "restarted": event.restarted}
-            done = ", ".join(f"{_all(names)} {verb}" for verb, names in verbs.items() if names)
-            return f"{event.reason or 'the plan has changed'}: {done or 'taken over'}"
+            # What is to stop has stopped by now; what is to start does so next.
+            verbs = {"stopped": event.stopped, "starts": event.started, "restarts": event.restarted}
+            done = ", ".join(_follows(names, verb) for verb, names in verbs.items() if names)
+            return f"{event.reason or 'the plan'} changed: {done or 'no process is affected'}"
         case UpstreamSwitched():
             return f"{event.process} is asked at {event.url} from now on"
         case FilesChanged():
@@ -79,6 +80,11 @@ def _some(paths: Sequence[str]) -> str:
     if len(paths) <= 2:
         return " and ".join(paths)
     return f"{paths[0]} and {len(paths) - 1} other files"
+
+
+def _follows(names: Sequence[str], verb: str) -> str:
+    """Say what processes do: ``api restarts``, ``api and worker restart``."""
+    return f"{_all(names)} {verb if len(names) == 1 else verb.removesuffix('s')}"
 
 
 def _all(names: Sequence[str]) -> str:

@@ -225,6 +225,10 @@ class Run:
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
         self._active = set(self.workers)
 
+    def keep_open(self) -> None:
+        """Go on from now on when something has failed: files are being edited, and a save starts it again."""
+        self._is_kept_open = self._is_kept_open or True
+
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""
         for worker in self.workers.values():
