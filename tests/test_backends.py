@@ -166,7 +166,8 @@ def run(
     backend.make(root)
     frontend(root / "ui", vite_packages(8))
     (root / "Procfile").write_text(f"vite: cd ui && npm run dev\n{backend.process}: {backend.command}\n")
-    with Run("--listen", "127.0.0.1:0", cwd=root, env=ACTIVATED) as started:
+    # Answers are compared with the backend's own: pages must not get the script.
+    with Run("--no-reload", "--listen", "127.0.0.1:0", cwd=root, env=ACTIVATED) as started:
         started.state("vite", "ready")
         started.state(backend.process, "ready")
         yield started

@@ -368,6 +368,8 @@ def test_a_changed_stylesheet_is_swapped_without_a_flash(site: Site, page: Page)
 
 def test_the_server_s_log_is_in_the_console(site: Site, page: Page) -> None:
     site.answers("/", document())
+    # Else Playwright begins to listen only after the first message may have come.
+    page.on("console", lambda _: None)
     page.goto(site.url)
     site.connected()
     for level, kind in (("error", "error"), ("warning", "warning"), ("info", "info")):

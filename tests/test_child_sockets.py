@@ -52,7 +52,7 @@ async def test_what_listens_at_the_expected_port_need_not_be_the_server() -> Non
     """Another program that has the port is no reason to wait, and none to believe that it is the server."""
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220 - it starts at once
             [sys.executable, "-c", SERVER, "127.0.0.1"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

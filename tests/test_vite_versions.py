@@ -183,7 +183,10 @@ def test_an_edited_module_is_replaced_without_a_reload(
     window.evaluate("window.neverReloaded = true")
     edit_until_seen(project, window, "edited while you look")
     assert window.evaluate("window.neverReloaded")
-    assert sockets == [f"ws://127.0.0.1:{port_of(run)}{setup.base}?token={token_of(run, setup)}"]
+    here = f"ws://127.0.0.1:{port_of(run)}"
+    assert sorted(sockets) == sorted(
+        [f"{here}{setup.base}?token={token_of(run, setup)}", f"{here}/__orchestra__/live"]
+    )
     # What must not be said is what Vite would say, and going around us would not have helped.
     assert FALLBACK in client_of(run, setup).text
     assert not [line for line in said if FALLBACK in line]
