@@ -440,26 +440,20 @@ def test_what_is_no_document_passes_as_it_is(status: int, fields: Headers) -> No
     assert run.notices == []
 
 
-@pytest.mark.parametrize(
-    ("fields", "text", "shown"),
-    [
-        ([(b"Content-Type", b"text/plain; charset=utf-8")], b"<Error> & more", b"&lt;Error&gt; &amp; more</"),
-        ([(b"Content-Length", b"0")], b"", b"</"),
-    ],
-)
-def test_a_failure_without_a_page_gets_one(fields: Headers, text: bytes, shown: bytes) -> None:
+def test_a_failure_as_text_becomes_a_page() -> None:
     """`Internal Server Error` as text has no script: it could not be loaded again when it is mended."""
     run = Run()
-    head = ResponseHead.of(500, fields)
-    page = run.injector.begin(request_head(b"GET", b"/", [WINDOW]), head, "backend")
-    assert page is not None
-    assert page.head.media_type == b"text/html"
-    assert b"content-length" not in page.head.values
-    body = body_of(page, text)
+    request = request_head(b"GET", b"/", [WINDOW])
+    head = ResponseHead.of(500, [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Content-Length", b"9")])
+    page = run.injector.begin(request, head, "backend")
+    assert head_of(page) == [b"Content-Type: text/html; charset=utf-8"]
+    body = body_of(page, b"<a> & b")
     assert body.count(b"<script") == 1
-    assert (body + b"</").endswith(b">" + shown)
-    # That of another upstream stays as it is.
-    assert run.injector.begin(request_head(b"GET", b"/", [WINDOW]), head, "frontend") is None
+    assert body.endswith(b">&lt;a&gt; &amp; b")
+    # That of another upstream stays as it is, and so does one without a body.
+    assert run.injector.begin(request, head, "frontend") is None
+    empty = ResponseHead.of(500, [(b"Content-Type", b"text/plain"), (b"Content-Length", b"0")])
+    assert run.injector.begin(request, empty, "backend") is None
 
 
 # --- the head of a page ---
