@@ -355,3 +355,19 @@ def test_a_page_without_an_end_is_not_complete() -> None:
 
 def _exclaim(data: bytes, /, *, is_last: bool) -> bytes:
     return data + b"!" if is_last else data
+
+
+@pytest.mark.parametrize("fields", [b"", b"Content-Type: text/plain\r\n"])
+async def test_a_failure_without_a_body_gets_the_script(
+    fields: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Else its tab could not be loaded again when the error is mended: browsers show a page of their own."""
+    async with opened() as on:
+        client, backend = await asked(on, get())
+        await backend.says(sized(b"", fields, b"500 Internal Server Error"))
+        head = await client.hears_head()
+        assert header(head, b"content-type") == b"text/html"
+        assert b'data-status="500"' in await body_of(client, head)
+        # The connections serve on.
+        await client.says(get())
+        await backend.hears_head()

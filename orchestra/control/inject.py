@@ -193,12 +193,12 @@ def _is_document(answer: ResponseHead) -> bool:
 
 
 def _is_bare_failure(answer: ResponseHead) -> bool:
-    """Whether a server has failed without a page: with `Internal Server Error` as text.
+    """Whether a server has failed without a page: with `Internal Server Error` as text, or with nothing.
 
     In a page without the script there would be no way back: it could not be loaded again when that is mended.
     """
-    is_text = answer.media_type == b"text/plain" and answer.length != 0
-    return answer.status >= 500 and is_text and _is_document(_as_html(answer))
+    has_no_page = answer.media_type == b"text/plain" or answer.length == 0
+    return answer.status >= 500 and has_no_page and _is_document(_as_html(answer))
 
 
 def _as_html(answer: ResponseHead) -> ResponseHead:

@@ -54,14 +54,18 @@ class PageBody(Body):
         source.has_chunks = False
         self._source = source
         self._feed = feed
+        self.needs_no_bytes = source.is_complete
         self.has_chunks = has_chunks
         self.ends_by_close = not has_chunks
 
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
         source = self._source
-        piece = source.feed(data)
-        self.rest, self.is_complete = source.rest, source.is_complete
+        if self.needs_no_bytes:
+            piece, self.rest = b"", data
+        else:
+            piece, self.rest = source.feed(data), source.rest
+        self.is_complete = source.is_complete
         return self._frame(piece)
 
     def close(self) -> bytes | None:

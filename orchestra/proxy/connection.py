@@ -179,7 +179,7 @@ class _Connection:
             BadResponse: The upstream's is not.
         """
         buffer, body = self.unread, self.body
-        if not buffer or body.is_complete:
+        if body.is_complete or not (buffer or body.needs_no_bytes):
             return b""
         try:
             piece = body.feed(buffer)

@@ -39,6 +39,7 @@ class Body:
         has_chunks: The receiver gets it in chunks.
         ends_by_close: The receiver sees its end by the connection's.
         is_at_boundary: The receiver could be told here that this is the end.
+        needs_no_bytes: It is not complete, and yet nothing more has to arrive for it.
     """
 
     size = 0
@@ -47,6 +48,7 @@ class Body:
     has_chunks = False
     ends_by_close = False
     is_at_boundary = False
+    needs_no_bytes = False
 
     def feed(self, data: bytes) -> bytes:
         """Read what has arrived; return what the receiver gets.
