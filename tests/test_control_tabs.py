@@ -427,6 +427,9 @@ def line(text: str, process: str = "api") -> Event:
 @pytest.mark.parametrize(
     ("text", "level"),
     [
+        ("KeyError: 'a'", "error"),
+        ("app.errors.NotesError", "error"),
+        ("TypeErrors: none", "info"),
         ("INFO:     Application startup complete.", "info"),
         ('127.0.0.1 - "GET / HTTP/1.1" 200 OK', "info"),
         ("WARNING:  reload is slow", "warning"),

@@ -27,7 +27,7 @@ _ERROR_SIZES = ((50, 2000), (20, 400), (5, 100))
 _MAX_LINE = 2000
 # Where the level stands in a line of a log.
 _LEVEL_WITHIN = 200
-_is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b").search
+_is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b|^[\w.]+(?:Error|Exception)(?::|$)").search
 _is_warning = re.compile(r"\bWARN(?:ING)?\b|\w+Warning:").search
 
 Source: TypeAlias = Literal["backend", "frontend", "orchestra"]
