@@ -53,7 +53,11 @@ def shutdown(self, *args, **kwargs):
 
 uvicorn.Server.shutdown = shutdown
 """
+# Seconds before a save: what the last one has led to comes to rest.
 _SETTLE = 0.5
+_TELL = """addEventListener("DOMContentLoaded", () => {
+    console.log("shows " + document.querySelector("h1")?.textContent);
+});"""
 
 
 def _python() -> str:
@@ -129,20 +133,19 @@ class _Served:
         self._source = self._file.read_text() + addition
         self._number = 0
 
-    def write(self) -> str:
-        """Save the file with another text; return that."""
-        self._number += 1
-        text = f"Tea number {self._number}"
-        self._file.write_text(self._source.replace(_GREETING, f'GREETING = "{text}"'))
-        return text
+    def write(self, number: int) -> None:
+        """Save the file with another text."""
+        self._file.write_text(self._source.replace(_GREETING, f'GREETING = "Tea number {number}"'))
 
     def save(self) -> dict[str, float]:
         """Save the file, and wait until the page shows it."""
         time.sleep(_SETTLE)
+        self._number += 1
+        shown = f"shows Tea number {self._number}"
         begun = time.perf_counter()
-        text = self.write()
         try:
-            self.tab.get_by_role("heading", name=text, exact=True).wait_for(timeout=20_000)
+            with self.tab.expect_console_message(lambda message: message.text == shown, timeout=20_000):
+                self.write(self._number)
         except Error as exc:
             raise Failed(f"the page does not show the change: {exc}") from exc
         return {"ms": (time.perf_counter() - begun) * 1000}
@@ -157,10 +160,13 @@ def _serving(peer: _Peer, browser: Browser) -> Iterator[_Served]:
             settings.write(peer.settings)
         tab = stack.enter_context(browser.new_context()).new_page()
         served = _Served(folder, tab, peer.addition)
-        served.write()
+        served.write(0)
         port = free_port()
         running = stack.enter_context(Running(peer.command(port), cwd=folder, env=ORCHESTRA_ENVIRONMENT))
         running.wait_for(answers(port, "/"), "it does not come up")
+        # The page tells when it shows something: to ask it again and again takes up to half a second longer.
+        tab.on("console", lambda _: None)
+        tab.add_init_script(_TELL)
         tab.goto(f"http://127.0.0.1:{port}/")
         yield served
 
