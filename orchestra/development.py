@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.control.app import View
     from orchestra.proxy.server import Extras, Proxy
-    from orchestra.reloading import Replan
+    from orchestra.reloading import OnPlanFiles
     from orchestra.supervision.run import Run
 
 __all__ = ["Development"]
@@ -89,7 +89,7 @@ class Development:
         finally:
             self._store.save(self._pages)
 
-    async def follow_files(self, run: Run, replan: Replan) -> None:
+    async def follow_files(self, run: Run, replan: OnPlanFiles) -> None:
         """Do what follows from changed files until the run is to end.
 
         Args:

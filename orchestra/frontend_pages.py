@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
+
+from orchestra.folders import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -118,7 +119,7 @@ class Store:
     """
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        root = plan.procfile.parent if plan.procfile is not None else Path.cwd()
+        root = plan.root
         home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
         self._folder = Path(home, "orchestra")
         self._path = self._folder / f"pages-{blake2b(bytes(root), digest_size=8).hexdigest()}.json"
@@ -145,10 +146,8 @@ class Store:
         data = json.encode(_Stored(self._project, pages.salt, pages.hashes))
         new = self._path.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self._folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                return
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._folder)
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor

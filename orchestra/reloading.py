@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from orchestra.watch.changes import Batch
     from orchestra.watch.interest import Interest
 
-__all__ = ["Effect", "Pages", "Reloading", "Replan", "effect_of"]
+__all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
-Replan: TypeAlias = "Callable[[str], Awaitable[None]]"
+OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[None]]"
 
 # Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
 # run imports nothing for it. No change is missed by that.
@@ -117,7 +117,7 @@ class Reloading:
         replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
-    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: Replan) -> None:
+    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
         self._planned = planned
         self._run = run
         self._pages = pages

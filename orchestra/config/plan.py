@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
+from orchestra.events import State
 
 __all__ = [
     "IMPLIED_READY",
@@ -120,6 +121,10 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     def is_awaited(self) -> bool:
         """Whether it is not up before it is ready; an undecided one may never be, and is up as it is."""
         return self.ready is not None and (self.role is not Role.UNDECIDED or self.ready != IMPLIED_READY)
+
+    def is_up(self, state: State) -> bool:
+        """Whether it is as far as it gets, in this state."""
+        return state in (State.READY, State.COMPLETED) or (state is State.RUNNING and not self.is_awaited)
 
 
 def base_name(process: str) -> str:
@@ -249,3 +254,8 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     procfile: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """The project's folder: the Procfile's, else the current one."""
+        return self.procfile.parent if self.procfile is not None else Path.cwd()

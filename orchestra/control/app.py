@@ -35,7 +35,7 @@ from orchestra.child.lines import without_colours
 from orchestra.control.doors import Request, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
-from orchestra.events import OutputLine, OutputPaused, RunEnded, State, encode
+from orchestra.events import OutputLine, OutputPaused, RunEnded, encode
 from orchestra.proxy.route import OWN_PREFIX
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class App:
         missing = [
             {"process": name, "state": state.state.value, "reason": state.reason}
             for name, state in self._view.snapshot().items()
-            if not _is_up(state, is_awaited=name not in plans or plans[name].is_awaited)
+            if not plans[name].is_up(state.state)
         ]
         body = encode({"ready": not missing, "missing": missing})
         return _Answer(503 if missing else 200, body, _JSON)
@@ -220,15 +220,10 @@ class App:
             path = Path(order.file).resolve(strict=True)
         except (OSError, ValueError) as exc:
             return _said(404, f"{order.file} cannot be found: {exc}")
-        project = self._project
+        project = self._view.plan.root.resolve()
         if not Path(order.file).is_absolute() or not path.is_relative_to(project) or not path.is_file():
             return _said(403, f"{order.file} is not a file of the project, which is {project}")
         return await self._launch_editor(str(path), order.line)
-
-    @property
-    def _project(self) -> Path:
-        procfile = self._view.plan.procfile
-        return (Path() if procfile is None else procfile.parent).resolve()
 
     async def _launch_editor(self, file: str, line: int) -> _Answer:
         which = partial(shutil.which, path=self._environ.get("PATH"))
@@ -292,11 +287,6 @@ async def _beat(send: Send) -> None:
         # A comment, which readers leave alone.
         await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
         await trio.sleep(HEARTBEAT)
-
-
-def _is_up(state: StateChanged, *, is_awaited: bool) -> bool:
-    """Whether a process is as far as it gets."""
-    return state.state in (State.READY, State.COMPLETED) or (state.state is State.RUNNING and not is_awaited)
 
 
 # --- ASGI ---

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
+from orchestra.control.pages import LIVE, SCRIPT
 from orchestra.hosts import match_host
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     from orchestra.proxy.head import RequestHead
 
-__all__ = ["LIVE", "SCRIPT", "Origin", "Verdict", "forbids_connection", "judge"]
-
-SCRIPT = "/__orchestra__/client.js"
-LIVE = "/__orchestra__/live"
+__all__ = ["Origin", "Verdict", "forbids_connection", "judge"]
 
 _SCRIPT_DIRECTIVES = ("script-src-elem", "script-src", "default-src")
 _CONNECT_DIRECTIVES = ("connect-src", "default-src")

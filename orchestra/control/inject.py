@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import structs
 
-from orchestra.control.csp import SCRIPT, Origin, forbids_connection, judge
-from orchestra.control.document import Document, PlainDocument
-from orchestra.control.pages import Page, PageBody
+from orchestra.control.pages import SCRIPT, Page, PageBody
 from orchestra.proxy.forward import times_passed
-from orchestra.proxy.route import is_for_a_window, is_websocket
+from orchestra.proxy.route import HTML, WINDOW_DESTINATIONS, is_for_a_window, is_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,12 +37,10 @@ __all__ = ["Injector"]
 
 _Head = TypeVar("_Head", "RequestHead", "ResponseHead")
 
-_DOCUMENT = (b"document", b"iframe", b"frame")
 _METHODS = (b"GET", b"HEAD", b"POST")
 # Libraries that put what they get into a page say so.
 _FRAGMENT = frozenset({b"hx-request", b"turbo-frame"})
 _XML = b"application/xhtml+xml"
-_HTML = (b"text/html", _XML)
 _charset = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE).search
 # In these, the bytes of a tag are those of ASCII, wherever they stand.
 _has_ascii = re.compile(
@@ -92,7 +88,7 @@ class Injector:
         """See `Pages.asks`."""
         values = head.values
         destination = values.get(b"sec-fetch-dest")
-        if (destination not in _DOCUMENT) if destination is not None else not is_for_a_window(head):
+        if (destination not in WINDOW_DESTINATIONS) if destination is not None else not is_for_a_window(head):
             return None
         if head.method not in _METHODS or not _FRAGMENT.isdisjoint(values) or not self._sides:
             return None
@@ -133,6 +129,10 @@ class Injector:
         if coding != b"identity":
             self._report_coding(upstream, coding.decode("latin-1"))
             return None
+        # With the first document: a start need not wait for their patterns to be compiled.
+        from orchestra.control.csp import Origin, forbids_connection, judge  # noqa: PLC0415
+        from orchestra.control.document import Document, PlainDocument  # noqa: PLC0415
+
         origin = Origin.of(request)
         verdict = judge(values.get(b"content-security-policy", b"").decode("latin-1"), origin)
         if verdict.fault:
@@ -183,7 +183,7 @@ class Injector:
 def _is_document(answer: ResponseHead) -> bool:
     """Whether an answer brings a document that may be changed."""
     values, status = answer.values, answer.status
-    if answer.media_type not in _HTML or answer.length == 0 or status in (204, 205) or 300 <= status < 400:
+    if answer.media_type not in HTML or answer.length == 0 or status in (204, 205) or 300 <= status < 400:
         return False
     disposition = values.get(b"content-disposition", b"").partition(b";")[0].strip().lower()
     if disposition == b"attachment" or answer.has_token(b"cache-control", b"no-transform"):

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from orchestra.proxy.framing import LAST_CHUNK, Body
-from orchestra.proxy.route import is_for_a_window
+from orchestra.proxy.route import OWN_PREFIX, is_for_a_window
 
 if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["Feed", "Page", "PageBody", "page_of"]
+__all__ = ["LIVE", "SCRIPT", "Feed", "Page", "PageBody", "page_of"]
+
+# What pages load, and what that connects to.
+SCRIPT = OWN_PREFIX.decode("ascii") + "client.js"
+LIVE = OWN_PREFIX.decode("ascii") + "live"
 
 
 class Feed(Protocol):

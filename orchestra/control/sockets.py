@@ -23,6 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestra.folders import make_private
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -74,7 +76,7 @@ def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
     failure: OSError | None = None
     for folder in _folders(environ):
         try:
-            _secure(folder)
+            make_private(folder)
             _tidy(folder)
             return _bind_in(folder, pid)
         except OSError as exc:
@@ -87,19 +89,6 @@ def _folders(environ: Mapping[str, str]) -> list[Path]:
     temporary = Path(environ.get("TMPDIR") or tempfile.gettempdir()) / f"orchestra-{os.getuid()}"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     return [Path(runtime) / "orchestra", temporary] if runtime.startswith("/") else [temporary]
-
-
-def _secure(folder: Path) -> None:
-    """Make a folder that only this user gets into, or see to it that it is one."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.ENOTDIR, f"{folder} is not a folder of its own")
-    if found.st_uid != os.getuid():
-        raise OSError(errno.EPERM, f"{folder} belongs to another user (uid {found.st_uid})")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        folder.chmod(0o700)
 
 
 def _tidy(folder: Path) -> None:

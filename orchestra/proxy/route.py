@@ -49,8 +49,8 @@ KEPT_404 = 262144
 # Paths that are remembered: more than a page of the largest apps has.
 MEMORY = 10_000
 
-_HTML = (b"text/html", b"application/xhtml+xml")
-_NAVIGATION_DEST = (b"document", b"iframe", b"frame")
+HTML = (b"text/html", b"application/xhtml+xml")
+WINDOW_DESTINATIONS = (b"document", b"iframe", b"frame")
 # What a page loads and no backend renders: Vite is asked for it at once while the backend is not there.
 _ASSET_DEST = frozenset({b"script", b"style", b"font", b"image", b"worker", b"manifest"})
 _VITE_PING = b"text/x-vite-ping"
@@ -352,7 +352,7 @@ class Route:
             case ResponseHead(status=404 | 405 | 501):
                 return Answer(f"backend 404, frontend {outcome.status}", is_kept=True)
             case ResponseHead():
-                if outcome.media_type in _HTML and not is_navigation(self._head):
+                if outcome.media_type in HTML and not is_navigation(self._head):
                     return Answer("backend 404, not a navigation", is_kept=True)
                 self._learn(outcome)
                 return Answer("backend 404")
@@ -368,7 +368,7 @@ class Route:
         memo, pages = self._memo, self._router.pages
         if pages is not None and answer.status < 400 and is_navigation(self._head):
             pages.add(self._head.path)
-        if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in _HTML:
+        if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in HTML:
             memo[self._head.path] = None
             if len(memo) > self._router.memory:
                 del memo[next(iter(memo))]
@@ -377,7 +377,7 @@ class Route:
         """What the frontend says to an asset counts if it looks like one; else the backend is asked."""
         if isinstance(outcome, ResponseHead):
             is_success = 200 <= outcome.status < 300 or outcome.status == 304
-            if is_success and outcome.media_type not in _HTML:
+            if is_success and outcome.media_type not in HTML:
                 return Answer(self._reason)
         self._memo.pop(self._head.path, None)
         self._at = _At.BACKEND
@@ -390,7 +390,7 @@ class Route:
             return Signal.RESET if self._is_ping else Fail(outcome)
         if (
             self._no_backend is not None
-            and outcome.media_type in _HTML
+            and outcome.media_type in HTML
             and (not is_navigation(head) or self._router.is_api(head.path))
         ):
             return Fail(self._no_backend)
@@ -418,7 +418,7 @@ def is_for_a_window(head: RequestHead) -> bool:
     """Whether the answer is going to be looked at in a browser's window, be it one to a form."""
     mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
     if mode is not None or dest is not None:
-        return mode == b"navigate" or dest in _NAVIGATION_DEST
+        return mode == b"navigate" or dest in WINDOW_DESTINATIONS
     return b"text/html" in head.values.get(b"accept", b"").lower() or head.path.endswith(b".html")
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
@@ -97,7 +96,7 @@ class Run:
         is_kept_open: bool | Literal["always"] = False,
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.root = str(plan.procfile.parent if plan.procfile is not None else Path.cwd())
+        self.root = str(plan.root)
         self.runtime = runtime
         self.bus = bus
         self.window = window
@@ -227,7 +226,8 @@ class Run:
 
     def keep_open(self) -> None:
         """Go on from now on when something has failed: files are being edited, and a save starts it again."""
-        self._is_kept_open = self._is_kept_open or True
+        if not self._is_kept_open:  # it may be "always" already
+            self._is_kept_open = True
 
     def kill(self) -> None:
         """Kill everything, and start nothing any more. Does not wait."""

@@ -253,9 +253,7 @@ class Worker:
             raise StartError(self.life.plan.name, text, tail=self.output.tail)
         if self.life.is_settled and state is State.WAITING:
             raise StartError(self.life.plan.name, f"cannot be started: {reason}", tail=self.output.tail)
-        if state is State.RUNNING:
-            return not self.life.plan.is_awaited
-        return state in (State.READY, State.COMPLETED)
+        return self.life.plan.is_up(state)
 
     def missing(self) -> str:
         """Say why it is not up."""

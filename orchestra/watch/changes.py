@@ -192,13 +192,8 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
 
 def _silent_system(folders: Iterable[str]) -> str:
     """Name the first of the folders' file systems that does not tell of changes; empty if all do."""
-    if os.environ.get("WATCHFILES_FORCE_POLLING", "false").lower() not in {
-        "",
-        "false",
-        "disable",
-        "disabled",
-    }:
-        return "WATCHFILES_FORCE_POLLING is set: the file system"
+    if os.environ.get(_FORCE_POLLING, "").lower() not in {"", "false", "disable", "disabled"}:
+        return f"{_FORCE_POLLING} is set: the file system"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
             mounts = _mounts(file)
