@@ -18,7 +18,7 @@ RELOADS = {
 
 @pytest.mark.parametrize("line", RELOADS.values(), ids=RELOADS)
 def test_a_server_that_reloads_says_so(line: str) -> None:
-    assert Symptoms("serve").see(line, 0.0)
+    assert Symptoms("serve").see("stdout", line, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_a_server_that_reloads_says_so(line: str) -> None:
     ],
 )
 def test_other_words_are_not_taken_for_a_reload(line: str) -> None:
-    assert not Symptoms("serve").see(line, 0.0)
+    assert not Symptoms("serve").see("stdout", line, 0.0)
 
 
 def after(line: str) -> Symptoms:
     symptoms = Symptoms("serve")
-    symptoms.see(line, 0.0)
+    symptoms.see("stdout", line, 0.0)
     return symptoms
 
 
@@ -79,3 +79,18 @@ def test_a_server_that_watches_its_files_is_told_apart(line: str, *, expected: b
 def test_the_reloader_is_read_from_its_line() -> None:
     assert after("INFO:     Started reloader process [4711] using WatchFiles").reloader == 4711
     assert after("INFO:     Started server process [4711]").reloader is None
+
+
+def test_a_traceback_is_read_on_its_stream_whatever_comes_over_the_other() -> None:
+    """Two pipes are read in any order: what Django wrote before it may come afterwards, or in its middle."""
+    symptoms = Symptoms("serve")
+    symptoms.see("stderr", "Traceback (most recent call last):", 0.0)
+    symptoms.see("stdout", "Performing system checks...", 0.0)
+    symptoms.see("stderr", "SyntaxError: invalid syntax", 0.0)
+    symptoms.see("stdout", "", 0.0)
+    symptoms.see("stdout", "Performing system checks...", 0.0)
+    assert symptoms.error == "SyntaxError: invalid syntax"
+    symptoms.see("stderr", "it goes on", 0.0)
+    assert symptoms.error == ""
+    assert symptoms.failure is not None
+    assert symptoms.failure.line == "SyntaxError: invalid syntax"

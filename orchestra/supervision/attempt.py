@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
     from orchestra.config.plan import Address, ProcessPlan
-    from orchestra.events import Exit
+    from orchestra.events import Exit, StreamName
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Fact
@@ -175,13 +175,13 @@ class Attempt(Stoppable):
         elif self.plan.on_ready is not None:
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
-    def _see(self, lines: Sequence[str], unfinished: str) -> None:
+    def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
         """Take note of what it wrote."""
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         self.symptoms.keep(lines)
         now = trio.current_time()
         for line in lines:
-            match self.symptoms.see(line, now):
+            match self.symptoms.see(stream, line, now):
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 
 Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
-See: TypeAlias = "Callable[[Sequence[str], str], object]"
+See: TypeAlias = "Callable[[StreamName, Sequence[str], str], object]"
 
 # Lines between two checkpoints: a millisecond's worth, so that no other task waits longer for its turn.
 _LINES_AT_A_TIME = 500
@@ -115,11 +115,11 @@ class ProcessOutput:
             stream: Where.
             lines: The whole lines.
             partial: The beginning of the next one.
-            see: Called with both, without colours, before they are delivered.
+            see: Called with all of that, without colours, before it is delivered.
         """
         plain = [without_colours(line) for line in lines]
         if see is not None:
-            see(plain, without_colours(partial or ""))
+            see(stream, plain, without_colours(partial or ""))
         if plain:
             if self._is_tail_old:
                 self.tail.clear()

@@ -23,6 +23,7 @@ from orchestra.supervision.tracebacks import TracebackReader
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
 __all__ = ["IN_USE", "Symptoms", "port_clash"]
@@ -85,6 +86,7 @@ class Symptoms:
         reloader: The pid of the process that starts its servers, once that is known.
         watches: Whether its server watches its files, and so outlives a broken program.
         new_server_seen: Whether a new server has logged its start since the last reload.
+        failure: The last exception that it has written since, whatever was written after it.
     """
 
     def __init__(self, command: str) -> None:
@@ -92,17 +94,19 @@ class Symptoms:
         self.new_server_seen = False
         self.watches = "hmr" in command
         self._last_line_at = 0.0
-        self._traceback = TracebackReader()
+        self.failure: Failure | None = None
+        # One for each stream: what was written in between to two of them comes here in any order.
+        self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def __repr__(self) -> str:
-        return f"<Symptoms: {self._traceback!r}, watches: {self.watches}>"
+        return f"<Symptoms: {self.failure!r}, watches: {self.watches}>"
 
     def keep(self, lines: Sequence[str]) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
         self._lines.extend(filter(None, map(str.strip, lines[-_KEPT_LINES:])))
 
-    def see(self, line: str, now: float) -> Reloading | Failure | None:
+    def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
         self._last_line_at = now
         # A plain word first: most lines match nothing, and some servers write thousands.
@@ -116,26 +120,26 @@ class Symptoms:
             self.new_server_seen = self.new_server_seen or _STARTED.search(line) is not None
             if found := _RELOADER.search(line):
                 self.reloader = int(found[1])
-        return self._traceback.see(line)
+        if (reader := self._readers.get(stream)) is None:
+            reader = self._readers[stream] = TracebackReader()
+        failure = reader.see(line)
+        self.failure = failure or self.failure
+        return failure
 
     def forget(self) -> None:
         """Forget what the last server was like: it is replaced."""
         self.new_server_seen = False
-        self._traceback = TracebackReader()
+        self.failure = None
+        self._readers.clear()
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
         return now - max(since, self._last_line_at) >= SILENT_AFTER_TRACEBACK
 
     @property
-    def failure(self) -> Failure | None:
-        """The last exception that it has written, whatever was written after it."""
-        return self._traceback.last
-
-    @property
     def error(self) -> str:
-        """The exception that it has ended with, if it has written nothing since."""
-        return self._traceback.error
+        """The exception that one of its streams ends with; empty if none does."""
+        return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
     def diagnose(self, *, has_server: bool | None, was_announced: bool) -> Broken | Stuck | None:
         """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
@@ -154,8 +158,9 @@ class Symptoms:
     def explanation(self) -> str:
         """Give the line that explains best why it did not come up; empty if there is none."""
         in_use = next(filter(IN_USE.search, reversed(self._lines)), "")
-        last = self._traceback.last
-        return in_use or (last.line if last is not None else "") or (self._lines[-1] if self._lines else "")
+        if in_use or self.failure is None:
+            return in_use or (self._lines[-1] if self._lines else "")
+        return self.failure.line
 
     def shell_error(self) -> str:
         """Give the line in which the shell says that it cannot run a command; empty if there is none."""
