@@ -12,7 +12,7 @@ from tests.project_kit import browser_without
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute
+    from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
@@ -180,6 +180,27 @@ def test_what_was_typed_survives_a_page_that_failed_meanwhile(site: Site, page: 
         site.connected()
     page.wait_for_selector("textarea")
     assert page.input_value("[name=name]") == "Ada"
+
+
+def test_a_second_reload_before_the_page_is_there_loses_nothing(site: Site, page: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/held.js", hold)
+    site.answers("/", document(FORM))
+    page.goto(site.url)
+    site.connected()
+    page.fill("[name=name]", "Ada")
+    site.answers("/", document(FORM + "<script src=/held.js></script>"))
+    site.tell("reload", reason="api is ready")
+    site.connected()
+    until(page, lambda: len(held) == 1)
+    site.answers("/", document(FORM))
+    site.tell("reload", reason="api is ready")
+    site.connected()
+    page.wait_for_function("document.querySelector('[name=name]').value === 'Ada'")
 
 
 def test_a_field_that_has_changed_is_left_alone(site: Site, page: Page) -> None:

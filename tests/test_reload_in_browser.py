@@ -151,7 +151,7 @@ def test_a_saved_file_is_seen_after_one_navigation(project: Project, context: Br
         file.write_text(content)
         shows(page, text)
         page.wait_for_function("scrollY === 1234")
-        assert page.input_value("[name=name]") == "Ada"
+        page.wait_for_function("document.querySelector('[name=name]').value === 'Ada'")
         assert len(navigations) == count
     # The same bytes.
     project.app.write_text(project.says("code"))

@@ -269,8 +269,11 @@
     return all.slice(0, MOST_FIELDS);
   }
 
+  // A page that is reloaded before it has taken what is noted leaves it to the next one.
+  let isRestored = false;
+
   function saveView() {
-    if (isFailed) return;
+    if (isFailed || !isRestored) return;
     const noted = [];
     let room = MOST_CHARACTERS;
     for (const [key, field] of fields()) {
@@ -358,6 +361,7 @@
   }
 
   function restoreView() {
+    isRestored = true;
     if (isFailed) return;
     const view = takeView();
     if (!view) return;
