@@ -102,6 +102,7 @@ class Supervisor:
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
         reloads: Whether saved files restart processes, and pages of the one address take part in that.
+        is_reachable: Whether programs of this user can reach the run, without `reloads`, too.
         replan: Reads again what the plan is made of, for a run that follows a certain plan now.
         runtime: What it needs from outside; tests pass their own.
 
@@ -122,6 +123,7 @@ class Supervisor:
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
         reloads: bool = False,
+        is_reachable: bool = False,
         replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
@@ -131,12 +133,11 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        if reloads:
+        if reloads or is_reachable:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
 
-            self._development = Development(self, self._bus, environ=os.environ)
-        self.ending = self._run.ending
-        self.on_screen = self._run.on_screen
+            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
+        self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -261,8 +262,8 @@ class Supervisor:
         Raises:
             OrchestraError: This is a run without reloads.
         """
-        if self._development is None:
-            hint = "Make it a Supervisor(plan, reloads=True)."
+        if self._development is None or not self._development.reloads:
+            hint = "Run it without --no-reload; in code it is a Supervisor(plan, reloads=True)."
             raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
         return self._development.control.reload(reason, everywhere=True)
 

@@ -255,6 +255,14 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
 
+    def named(self, name: str | None) -> ProcessPlan | None:
+        """Give the process of that name, or its first instance; without a name the backend or the first."""
+        if name is None:
+            backend = self.proxy.backend if self.proxy is not None else None
+            name = backend.members[0] if isinstance(backend, FromProcess) else self.processes[0].name
+        meant = (each for each in self.processes if name in (each.name, base_name(each.name)))
+        return next(meant, None)
+
     @property
     def root(self) -> Path:
         """The project's folder: the Procfile's, else the current one."""

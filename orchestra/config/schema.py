@@ -98,6 +98,7 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
