@@ -32,6 +32,7 @@ __all__ = [
     "ProxyPlan",
     "Restart",
     "Role",
+    "Scheme",
     "UpstreamPlan",
     "base_name",
 ]
@@ -155,19 +156,27 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
+Scheme: TypeAlias = Literal["http", "https", "tcp"]
+
+
 class Address(Struct, frozen=True):
-    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``."""
+    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``.
+
+    Attributes:
+        scheme: What is spoken there: ``http``, ``https``, or ``tcp`` if that is not known to be HTTP.
+    """
 
     host: str
     port: int
+    scheme: Scheme = "http"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The address as an HTTP URL."""
-        return f"http://{self}"
+        """The address as a URL."""
+        return f"{self.scheme}://{self}"
 
 
 UNDECIDED: Final = Role.UNDECIDED

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import UpstreamPlan
+    from orchestra.config.plan import Scheme, UpstreamPlan
     from orchestra.events import StateChanged
     from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
@@ -190,7 +190,9 @@ class Gate:
                 if best is None or found is not Availability.READY:
                     return found, None
                 parts = urlsplit(best.url or "")
-                return found, Endpoint(best.process, Address(parts.hostname or "127.0.0.1", parts.port or 80))
+                scheme: Scheme = "https" if parts.scheme == "https" else "http"
+                address = Address(parts.hostname or "127.0.0.1", parts.port or 80, scheme)
+                return found, Endpoint(best.process, address)
             case Address():
                 return Availability.READY, Endpoint(None, self._upstream)
             case Role.UNDECIDED:
