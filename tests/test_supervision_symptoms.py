@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.supervision.symptoms import Symptoms
+from orchestra.supervision.symptoms import Symptoms, is_prompt
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -94,3 +94,18 @@ def test_a_traceback_is_read_on_its_stream_whatever_comes_over_the_other() -> No
     assert symptoms.error == ""
     assert symptoms.failure is not None
     assert symptoms.failure.line == "SyntaxError: invalid syntax"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(Pdb) ", "ipdb> ", ">>> ", "Password: ", "Ok to proceed? (y) ", "Overwrite [y/N]? ", "Continue?", "$ "],
+)
+def test_a_prompt_is_recognised(text: str) -> None:
+    assert is_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Loading", "10% [##   ] ", "(3/5) 60 % > ", "(Pdb) n", "done.", "Loading:"]
+)
+def test_what_only_pauses_is_no_prompt(text: str) -> None:
+    assert not is_prompt(text)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.child import probe, sockets
 from orchestra.config.checks import (
@@ -25,12 +26,13 @@ from orchestra.config.checks import (
     TcpCheck,
     parse_checks,
 )
-from orchestra.config.plan import Address
+from orchestra.config.plan import Address, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.child.probe import Answer
     from orchestra.child.sockets import SocketScanner
     from orchestra.config.checks import Check
     from orchestra.config.plan import ProcessPlan
@@ -46,9 +48,9 @@ _IMPLIED = HttpCheck()
 
 
 class Probe(Protocol):
-    """One question to one process; the answer is what was wrong, or an empty string (see `child/probe`)."""
+    """One question to one process; the answer says what was wrong, if anything (see `child/probe`)."""
 
-    async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> str:
+    async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
         """Ask over HTTP."""
         ...
 
@@ -73,7 +75,7 @@ class Readiness:
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
 
     Attributes:
-        listening: Where it listens, once that has been found.
+        listening: Where it listens, once that has been found, and what is spoken there.
         missing: By check, why its last attempt failed.
     """
 
@@ -130,7 +132,7 @@ class Readiness:
             if isinstance(check, ExecCheck):
                 missing = await self._run(check)
             elif isinstance(check, TcpCheck | HttpCheck) and self.listening is not None:
-                missing = await self._ask(check, self.listening)
+                missing = (await self._ask(check, self.listening)).missing
             if missing:
                 return missing
         return ""
@@ -155,23 +157,27 @@ class Readiness:
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
         newest_sockets = scanner.looking_at(leader, self._port)
+        unfit: set[Address] = set()
         while True:
-            found = sockets.in_order_of_preference(await newest_sockets(), self._port)
-            for socket in found:
-                missing = ""
+            found = await newest_sockets()
+            likely = sockets.likeliest(found, self._port, besides=unfit)
+            for socket in likely:
                 if isinstance(check, HttpCheck):
                     self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
-                    missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
-                if not missing and await self._is_own(socket, leader):
-                    self.listening = socket
+                answer = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(likely))
+                if answer.is_unfit:
+                    unfit.add(socket)
+                if not answer.missing and await self._is_own(socket, leader):
+                    self.listening = answer.at
                     return
-                self.missing[check] = missing or "only the frontend that it has started answers"
+                self.missing[check] = answer.missing or "only the frontend that it has started answers"
             # A container's socket is not seen, nor another user's: they are asked at its own port. Only
             # for a check that was written down, because another program's server may answer there.
             if not found and self._port is not None and check != _IMPLIED:
                 for host in sockets.LOOPBACK:
-                    if not await self._ask(check, unseen := Address(host, self._port)):
-                        self.listening = unseen
+                    unseen = await self._ask(check, Address(host, self._port))
+                    if not unseen.missing:
+                        self.listening = unseen.at
                         return
 
     async def _is_own(self, socket: Address, leader: int) -> bool:
@@ -188,10 +194,12 @@ class Readiness:
 
     async def _ask(
         self, check: TcpCheck | HttpCheck, at: Address, *, within: float = probe.HTTP_TIMEOUT
-    ) -> str:
-        if isinstance(check, TcpCheck):
-            return await self._probe.tcp_answer(at)
-        return await self._probe.http_answer(at, check=check, within=within)
+    ) -> Answer:
+        if isinstance(check, HttpCheck):
+            return await self._probe.http_answer(at, check=check, within=within)
+        # The proxy speaks HTTP to it, if it is one of its upstreams; else nothing is known.
+        scheme = at.scheme if self._plan.role in (Role.FRONTEND, Role.BACKEND) else "tcp"
+        return probe.Answer(await self._probe.tcp_answer(at), replace(at, scheme=scheme))
 
     async def _run(self, check: ExecCheck) -> str:
         return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)

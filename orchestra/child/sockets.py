@@ -37,6 +37,7 @@ __all__ = [
     "holder",
     "in_order_of_preference",
     "is_free",
+    "likeliest",
     "programs",
     "scan",
     "servers",
@@ -116,6 +117,18 @@ def in_order_of_preference(sockets: Collection[Address], port: int | None) -> li
     """Sort sockets by how likely each is the server that is meant: its own `port` first, IPv4 before IPv6."""
     wanted = [found for found in sockets if found.port not in _DEBUGGER_PORTS or found.port == port]
     return sorted(wanted, key=lambda found: (found.port != port, found.port, ":" in found.host, found.host))
+
+
+def likeliest(
+    sockets: Collection[Address], port: int | None, *, besides: Collection[Address]
+) -> list[Address]:
+    """Choose the sockets to ask: those at its own `port` alone, if it has any, else all.
+
+    Those in `besides`, which were no HTTP servers, only if there is nothing else.
+    """
+    wanted = in_order_of_preference(sockets, port)
+    left = [each for each in wanted if each not in besides]
+    return [each for each in left if each.port == port] or left or wanted
 
 
 def is_free(port: int) -> bool:

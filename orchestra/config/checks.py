@@ -13,6 +13,7 @@ from msgspec import Struct
 
 __all__ = [
     "FORMS",
+    "UPGRADE_REQUIRED",
     "Check",
     "DelayCheck",
     "ExecCheck",
@@ -28,6 +29,8 @@ FORMS = '"tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMA
 
 _HTTP = re.compile(r"(?P<path>/[!-~]*?)(?:=(?P<status>[1-5][0-9]{2}))?")
 _LONGEST_DELAY = 86400.0
+UPGRADE_REQUIRED = 426
+"""What a socket that takes nothing but WebSockets answers to everything else."""
 
 
 class TcpCheck(Struct, frozen=True):
@@ -41,7 +44,7 @@ class HttpCheck(Struct, frozen=True):
     """A socket of its process tree listens, and answers ``GET path``.
 
     Attributes:
-        status: The status that counts; ``None``: any below `below`.
+        status: The status that counts; ``None``: any below `below`, but 426.
         below: 600 means any at all.
     """
 
@@ -54,7 +57,9 @@ class HttpCheck(Struct, frozen=True):
 
     def accepts(self, status: int) -> bool:
         """Whether an answer of this status is the one that is waited for."""
-        return status < self.below if self.status is None else status == self.status
+        if self.status is not None:
+            return status == self.status
+        return status < self.below and status != UPGRADE_REQUIRED
 
 
 class LogCheck(Struct, frozen=True):

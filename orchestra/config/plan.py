@@ -33,6 +33,7 @@ __all__ = [
     "ProxyPlan",
     "Restart",
     "Role",
+    "Scheme",
     "UpstreamPlan",
     "base_name",
 ]
@@ -101,6 +102,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
             frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
+        program: What its command runs first, and in which Python, for people.
         depends_on: The processes that it waits for before that.
     """
 
@@ -116,6 +118,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     reloader: Reloader | None = None
     is_python_server: bool = False
     install: Install | None = None
+    program: str = ""
     depends_on: tuple[Dependency, ...] = ()
 
     @property
@@ -154,8 +157,13 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
+Scheme: TypeAlias = Literal["http", "https", "tcp", "unix"]
+
+
 class Address(Struct, frozen=True):
-    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``, as in a ``Host``.
+    """A host, a literal address without brackets or a name, and a port.
+
+    Its text is ``host:port``, as in a ``Host``.
 
     Attributes:
         host: Of a unix socket, its path.
@@ -166,7 +174,7 @@ class Address(Struct, frozen=True):
 
     host: str
     port: int
-    scheme: Literal["http", "https", "tcp", "unix"] = "http"
+    scheme: Scheme = "http"
 
     @classmethod
     def of_url(cls, url: str) -> Self:

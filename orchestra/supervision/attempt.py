@@ -271,8 +271,8 @@ class Attempt(Stoppable):
     async def _is_silent(self) -> bool:
         if (last := self._served_at) is None:
             return True
-        answer = self._run.runtime.probe.http_answer
-        return bool(await answer(last, within=_STUCK_PROBE_TIMEOUT))
+        answer = await self._run.runtime.probe.http_answer(last, within=_STUCK_PROBE_TIMEOUT)
+        return bool(answer.missing)
 
     async def _look_for_trouble(self) -> None:
         """Report it when no server is left that could come up, or when its output ends with an exception."""

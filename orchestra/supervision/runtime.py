@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
     from orchestra.child.spawn import Child
+    from orchestra.config.plan import Address
     from orchestra.config.roles import Seen
     from orchestra.events import Exit
     from orchestra.supervision.run import Run
@@ -76,7 +77,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     probe: Probe = probe
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
     programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
-    identify: Callable[..., Awaitable[Seen]] = identify
+    identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
     has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another

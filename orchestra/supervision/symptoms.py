@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
-__all__ = ["IN_USE", "Symptoms", "port_clash"]
+__all__ = ["IN_USE", "Symptoms", "is_prompt", "port_clash"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
@@ -51,6 +51,18 @@ _WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|W
 # The process that starts the servers, and outlives them.
 _RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
 _KEPT_LINES = 20
+# How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
+_PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
+_PERCENTAGE = re.compile(r"\d ?%")
+
+
+def is_prompt(text: str) -> bool:
+    """Whether the beginning of a line, after which its writer has paused, looks like a question.
+
+    Args:
+        text: Without colours.
+    """
+    return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
 
 
 def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) -> tuple[str, str] | None:
