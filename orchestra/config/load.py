@@ -355,6 +355,7 @@ class _Reader:
             cwd=process.cwd,
             env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
             port=ports.get(name),
+            named_ports=process.reading.ports,
             may_move=not process.settings.port,
             role=process.role,
             vite_folder=process.reading.folder if process.reading.why else None,

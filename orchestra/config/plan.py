@@ -94,6 +94,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        named_ports: Those that its command names: a container's are not seen among its sockets.
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
@@ -112,6 +113,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    named_ports: tuple[int, ...] = ()
     may_move: bool = False
     role: Role = Role.OTHER
     vite_folder: Path | None = None

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
-__all__ = ["IN_USE", "Symptoms", "is_prompt", "port_clash"]
+__all__ = ["IN_USE", "Symptoms", "is_prompt", "port_clash", "unseen_socket"]
 
 IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
 """What servers write when a port is taken: Python's, Node's, and most others."""
 
 _OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
+
+_CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
@@ -86,6 +88,14 @@ def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) ->
     if planned and names(planned):
         return None
     return "another program has the port that it wants", _OTHER_PORT_HINT
+
+
+def unseen_socket(command: str) -> tuple[str, str] | None:
+    """Explain, with a hint, why no process of a command listens: it runs a container; else ``None``."""
+    if not (found := _CONTAINERS.search(command)):
+        return None
+    text = f"none of its processes listens: what {found[0]} runs in a container is not among them"
+    return text, 'Name the port of this machine: ready = "tcp:5432", or "http://127.0.0.1:9200/".'
 
 
 class Symptoms:
