@@ -192,11 +192,12 @@ async def _dial(at: Address) -> trio.SocketStream:
         dialled = trio.socket.socket(family, kind)
         try:
             await dialled.connect(place)
-        except BaseException as exc:
+        except OSError as exc:
             dialled.close()
-            if not isinstance(exc, OSError):
-                raise
             failure = exc
+        except BaseException:
+            dialled.close()
+            raise
         else:
             return trio.SocketStream(dialled)
     raise failure
