@@ -358,7 +358,8 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        usual = "all completed" if len(ended) == len(self._run.workers) else "cancelled"
+        awaited = [each for each in self._run.workers.values() if not each.is_at_rest]
+        usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
         reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))

@@ -225,9 +225,14 @@ class _Reader:
                 runs_vite=each.reading.why,
                 serves=each.reading.serves,
                 checks_http=each.checks_http and each.name not in completing,
-                may_be_asked=each.reading.speaks_http and not each.ready and each.name not in completing,
+                may_be_asked=(
+                    each.autostart
+                    and each.reading.speaks_http
+                    and not each.ready
+                    and each.name not in completing
+                ),
             )
-            for each in self.chosen
+            for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
         return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
 
@@ -348,7 +353,12 @@ class _Reader:
         ]
         log_file = select.log_file(self.root, process.settings, name.partition(".")[2])
         return ProcessPlan(
-            **{**_shared(process.settings, ProcessPolicy), "ready": process.ready, "log_file": log_file},
+            **{
+                **_shared(process.settings, ProcessPolicy),
+                "autostart": process.autostart,
+                "ready": process.ready,
+                "log_file": log_file,
+            },
             name=name,
             command=process.command,
             app=process.settings.app,

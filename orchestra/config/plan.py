@@ -130,6 +130,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
+        if state is State.STOPPED:
+            return not self.autostart
         return state in (State.READY, State.COMPLETED) or (state is State.RUNNING and not self.is_awaited)
 
 

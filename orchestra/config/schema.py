@@ -175,6 +175,7 @@ class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ProcessPolicy(Struct, frozen=True, kw_only=True):
     """What `ProcessPlan` takes over from ``[process.NAME]``."""
 
+    autostart: Annotated[bool, _doc("false: it is started by hand, by name, or by what depends on it")] = True
     ready: Annotated[
         str | Strings | None,
         _doc('when it is ready: "tcp", "http:/health", "log:REGEX", or a list', "by role"),

@@ -369,7 +369,7 @@ def _started_again(life: Life) -> Life:
         starts_after_stop=False,
         is_blocked=False,
         failures=0,
-        restarts=life.restarts + 1,
+        restarts=life.restarts + (life.plan.autostart or life.spawned_at is not None),
         spawned_at=None,
     )
     return _enter(life, State.WAITING)
