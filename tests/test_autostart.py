@@ -10,29 +10,36 @@ import trio
 
 from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.config.plan import Condition, Dependency, Role
+from tests.config_kit import Project
 from tests.events_kit import Recorder
 
 if TYPE_CHECKING:
-    from tests.config_kit import Project
+    from pathlib import Path
 
-BY_HAND = "[process.{}]\nautostart = false\n"
+BOOK = "[process.book]\nautostart = false\n"
+MAIL = "[process.mail]\nautostart = false\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("settings", "only", "started"),
     [
-        (BY_HAND.format("book"), (), ["api", "mail"]),
-        (BY_HAND.format("book") + BY_HAND.format("mail"), (), ["api"]),
+        (BOOK, (), ["api", "mail"]),
+        (BOOK + MAIL, (), ["api"]),
         # Asked for by name, and with what it needs.
-        (BY_HAND.format("book") + BY_HAND.format("mail"), ("book",), ["book"]),
+        (BOOK + MAIL, ("book",), ["book"]),
         (
-            BY_HAND.format("book") + BY_HAND.format("mail") + 'depends_on = ["book:started"]\n',
+            BOOK + MAIL + 'depends_on = ["book:started"]\n',
             ("mail",),
             ["book", "mail"],
         ),
         # What is started anyway needs it.
         (
-            BY_HAND.format("mail") + '[process.api]\ndepends_on = ["mail:started"]\n',
+            MAIL + '[process.api]\ndepends_on = ["mail:started"]\n',
             (),
             ["api", "mail", "book"],
         ),
@@ -49,7 +56,7 @@ def test_what_is_started_by_hand_is_no_upstream_while_there_is_another(project: 
     """Storybook runs Vite, too; and nothing waits for it to show what it is."""
     plan = project.load(
         "book: cd ui && npm run dev\nvite: cd ui && npm run dev\nmail: run\n",
-        BY_HAND.format("book") + BY_HAND.format("mail"),
+        BOOK + MAIL,
     )
     roles = {each.name: each.role for each in plan.processes}
     assert roles == {"book": Role.OTHER, "vite": Role.FRONTEND, "mail": Role.OTHER}

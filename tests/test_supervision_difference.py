@@ -38,6 +38,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "depends_on": ((Dependency("job", Condition.STARTED),), False),
     "ready_timeout": (1.0, False),
     "liveness": (True, False),
+    "program": ("x", False),
     "named_ports": ((5432,), False),
     "autostart": (False, False),
     "restart_unhealthy": (True, False),
