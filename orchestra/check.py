@@ -89,6 +89,8 @@ def _understood(plan: Plan) -> Iterator[str]:
 
 
 def _details(process: ProcessPlan, plan: Plan) -> Iterator[str]:
+    if process.program:
+        yield f"runs {process.program}"
     if process.install is not None:
         yield f"`{' '.join(process.install.argv)}` is run first, in {process.install.folder}"
     if process.ready is not None:

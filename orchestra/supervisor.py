@@ -267,12 +267,12 @@ class Supervisor:
         return self._development.control.reload(reason, everywhere=True)
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to a process and all that is in its group; to one that does not run, nothing.
-
-        Raises:
-            KeyError: There is no process of that name.
-        """
+        """Send a signal to the group of a process, if it runs; `KeyError` if there is none of that name."""
         self._run.workers[name].signal(number)
+
+    async def send(self, name: str, text: str) -> None:
+        """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
+        await self._run.workers[name].send(text.encode())
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
@@ -310,8 +310,7 @@ class Supervisor:
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
-        Args:
-            limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
+        When `limit` of them wait to be read, the oldest is lost, and a `Notice` counts them.
         """
         return _events(self._bus, self._news, self._stopped, limit)
 

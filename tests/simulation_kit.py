@@ -65,6 +65,7 @@ class Child:
         heeds: Whether it ends when it is asked to.
         sockets: Where it listens.
         signals: What it was sent, beside being stopped and killed.
+        typed: What was written to its standard input.
         shows: What its sockets are found to be.
         program: The name of the program that holds them.
     """
@@ -75,6 +76,7 @@ class Child:
         self.heeds = True
         self.sockets: set[Address] = set()
         self.signals: list[int] = []
+        self.typed = b""
         self.shows = Seen.HTTP
         self.program = "python3"
         self.has_ended = False
@@ -111,6 +113,10 @@ class Child:
         self.signals.append(number)
         if number == 9:
             self.kill()
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.typed += data
 
     @property
     def is_killed(self) -> bool:

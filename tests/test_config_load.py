@@ -91,6 +91,7 @@ def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project)
         env=found.env,
         port=5000,
         may_move=True,
+        program="bin/run",
     )
     assert found == written
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.supervision.symptoms import Clash, Symptoms, explain, port_clash
+from orchestra.supervision.symptoms import Clash, Symptoms, explain, is_prompt, port_clash
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -193,3 +193,18 @@ def test_an_exception_is_named_with_its_place_in_the_project() -> None:
     ):
         symptoms.see("stderr", line, 0.0)
     assert symptoms.explanation() == "KeyError: 'DATABASE_URL' (app.py:3)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(Pdb) ", "ipdb> ", ">>> ", "Password: ", "Ok to proceed? (y) ", "Overwrite [y/N]? ", "Continue?", "$ "],
+)
+def test_a_prompt_is_recognised(text: str) -> None:
+    assert is_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Loading", "10% [##   ] ", "(3/5) 60 % > ", "(Pdb) n", "done.", "Loading:"]
+)
+def test_what_only_pauses_is_no_prompt(text: str) -> None:
+    assert not is_prompt(text)

@@ -31,6 +31,7 @@ from orchestra.config import (
     roles,
     select,
     toml,
+    tools,
 )
 from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
@@ -170,17 +171,10 @@ class _Reader:
         self.env_files = [self.root / name for name in names]
         self.env = dotenv.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
-            own = {**self.env, **each.settings.env}
-            each.env = environment.with_tools(
-                own,
-                root=self.root,
-                cwd=each.cwd,
-                scripts=self.machine.scripts,
-                is_app=each.settings.app is not None,
-            )
+            each.env = {**self.env, **each.settings.env}
 
     def read_commands(self) -> None:
-        """Find out what each command does, what it fails by, and which ports it takes by itself."""
+        """Find out what each command does, with which tools, what it fails by, and which ports it takes."""
         for each in self.chosen:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
@@ -189,11 +183,19 @@ class _Reader:
             if each.settings.app is not None:
                 each.reading = replace(each.reading, serves=f"hypercorn {each.settings.app}")
             reading = each.reading
+            each.env = tools.with_tools(
+                each.env,
+                folder=each.tools_folder,
+                root=self.root,
+                scripts=self.machine.scripts,
+                is_app=each.settings.app is not None,
+                is_launched=reading.is_launched,
+            )
             if reading.fault is not None:
                 self.problems.add(reading.fault)
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
-            programs.check(each)
+            self.notes += programs.check(each, self.root, scripts=self.machine.scripts)
 
     # --- The proxy, and what takes part in it ---
 
@@ -357,6 +359,7 @@ class _Reader:
             reloader=process.reading.reloader,
             is_python_server=bool(process.reading.serves),
             install=process.install,
+            program=process.program,
             depends_on=tuple(depends_on),
         )
 

@@ -101,6 +101,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
             frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
+        program: What its command runs first, and in which Python, for people.
         depends_on: The processes that it waits for before that.
     """
 
@@ -116,6 +117,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     reloader: Reloader | None = None
     is_python_server: bool = False
     install: Install | None = None
+    program: str = ""
     depends_on: tuple[Dependency, ...] = ()
 
     @property

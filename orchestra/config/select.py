@@ -63,6 +63,7 @@ class Draft(Struct, kw_only=True):
         env: The environment that its command is run in, but for ports.
         reading: What its command is going to do.
         install: What has to be installed first.
+        program: What its command runs first, and in which Python, for people.
         role: What it is to the proxy.
     """
 
@@ -79,12 +80,18 @@ class Draft(Struct, kw_only=True):
     env: Mapping[str, str] = field(default_factory=dict)
     reading: Reading = Reading()
     install: Install | None = None
+    program: str = ""
     role: Role = Role.OTHER
 
     @property
     def names(self) -> Sequence[str]:
         """Its instances, or what stands for them if it is not run."""
         return self.instances or [self.name]
+
+    @property
+    def tools_folder(self) -> Path:
+        """The folder whose tools its command finds: where it calls its first program."""
+        return self.reading.program_cwd or self.cwd
 
     @property
     def checks_http(self) -> bool:

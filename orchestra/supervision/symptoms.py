@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
-__all__ = ["Clash", "Symptoms", "explain", "named_ports", "port_clash"]
+__all__ = ["Clash", "Symptoms", "explain", "is_prompt", "named_ports", "port_clash"]
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
@@ -71,6 +71,18 @@ _WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|W
 # The process that starts the servers, and outlives them.
 _RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
 _KEPT_LINES = 20
+# How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
+_PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
+_PERCENTAGE = re.compile(r"\d ?%")
+
+
+def is_prompt(text: str) -> bool:
+    """Whether the beginning of a line, after which its writer has paused, looks like a question.
+
+    Args:
+        text: Without colours.
+    """
+    return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
 
 
 class Clash(NamedTuple):

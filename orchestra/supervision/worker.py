@@ -19,7 +19,7 @@ import trio
 from msgspec import structs
 
 from orchestra.config.plan import Role
-from orchestra.errors import StartError
+from orchestra.errors import OrchestraError, StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.delivery import ProcessOutput, log_settings
 from orchestra.supervision.failures import ProcessErrors
@@ -116,6 +116,21 @@ class Worker:
         attempt = self._handover.current
         if attempt is not None and attempt.child is not None:
             attempt.child.signal(number)
+
+    async def send(self, data: bytes) -> None:
+        """Write to the standard input of the current child.
+
+        Raises:
+            OrchestraError: There is none, or it does not take it.
+        """
+        attempt = self._handover.current
+        if attempt is None or attempt.child is None:
+            await trio.lowlevel.checkpoint()
+            raise OrchestraError(f"{self.life.plan.name} does not run: there is nothing to send input to")
+        try:
+            await attempt.child.send(data)
+        except OrchestraError as exc:
+            raise OrchestraError(f"{self.life.plan.name}: {exc.message}") from exc
 
     def kill(self) -> None:
         """Kill all children, and start no other. Does not wait."""
