@@ -210,7 +210,9 @@ class _Reader:
         upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
+                upstreams[key] = roles.given(
+                    key, [each.name for each in self.processes], self.file, self.root
+                )
         frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
@@ -353,6 +355,7 @@ class _Reader:
             cwd=process.cwd,
             env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
             port=ports.get(name),
+            named_ports=process.reading.ports,
             may_move=not process.settings.port,
             role=process.role,
             vite_folder=process.reading.folder if process.reading.why else None,

@@ -95,8 +95,8 @@ class Draft(Struct, kw_only=True):
 
     @property
     def checks_http(self) -> bool:
-        """Whether one of its readiness checks asks by HTTP."""
-        return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
+        """Whether one of its readiness checks asks it by HTTP."""
+        return any(isinstance(check, HttpCheck) and check.at is None for check in parse_checks(self.ready))
 
     def error(self, message: str, *, hint: str) -> ConfigError:
         """Make an error about what was written: file, line, then `message`."""

@@ -34,7 +34,7 @@ from orchestra.supervision.lifecycle import (
 )
 from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.spare import how_to_spawn
-from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
+from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms, unseen_socket
 from orchestra.supervision.tracebacks import Failure
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ _RELOAD_TIMEOUT = 5.0
 # Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
+# Seconds without a socket after which it is said what the reason may be.
+_UNSEEN_AFTER = 5.0
 # The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
 _LINGER = 0.3
 # How long the question may take that tells a stuck server from one that only announced a reload.
@@ -230,6 +232,7 @@ class Attempt(Stoppable):
         """Wait until it is ready; report that, or why it is not going to be."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_when_late)
+            nursery.start_soon(self._tell_if_unseen)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
@@ -331,6 +334,12 @@ class Attempt(Stoppable):
         await trio.sleep(self.plan.ready_timeout)
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
         self._on_fact(self, Late(text))
+
+    async def _tell_if_unseen(self) -> None:
+        """Say why no socket is found, if it can be known."""
+        await trio.sleep(_UNSEEN_AFTER)
+        if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
+            self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)
 
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""

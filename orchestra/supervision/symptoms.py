@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
-__all__ = ["Clash", "Symptoms", "explain", "is_prompt", "named_ports", "port_clash"]
+__all__ = [
+    "Clash",
+    "Symptoms",
+    "explain",
+    "is_prompt",
+    "named_ports",
+    "port_clash",
+    "unseen_socket",
+]
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
@@ -38,6 +46,8 @@ _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection)
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # Servers that do not name it take this one: Hypercorn, Python's http.server.
 _USUAL_PORT = DEFAULT_LISTEN[1]
+
+_CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
@@ -150,6 +160,14 @@ def _whole(lines: Sequence[str], at: int) -> str:
         line = f"{line} {lines[at + 1].strip()}"
     place = next(filter(None, map(_NODE_PLACE.match, lines[max(at - 5, 0) : at])), None)
     return (line + (f" ({place[1]})" if place is not None else ""))[:_MOST_CHARACTERS]
+
+
+def unseen_socket(command: str) -> tuple[str, str] | None:
+    """Explain, with a hint, why no process of a command listens: it runs a container; else ``None``."""
+    if not (found := _CONTAINERS.search(command)):
+        return None
+    text = f"none of its processes listens: what {found[0]} runs in a container is not among them"
+    return text, 'Name the port of this machine: ready = "tcp:5432", or "http://127.0.0.1:9200/".'
 
 
 class Symptoms:

@@ -288,7 +288,7 @@ class Worker:
             state=life.state,
             previous=previous,
             pid=child.pid if child is not None else None,
-            port=found.port if found is not None else None,
+            port=(found.port or None) if found is not None else None,
             url=found.url if found is not None else None,
             restarts=life.restarts,
             exit_code=life.exit.code if life.exit is not None else None,
