@@ -21,6 +21,7 @@ import trio
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError
 from orchestra.config.plan import Role
+from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
@@ -112,7 +113,7 @@ class Attempt(Stoppable):
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
-        self.symptoms = Symptoms(plan.command)
+        self.symptoms = Symptoms(plan.command, (str(plan.cwd), run.root))
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
@@ -158,13 +159,23 @@ class Attempt(Stoppable):
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
-                has_raised = self.symptoms.failure is not None
-                self.end = Ended(how, self.symptoms.shell_error(), has_raised)
+                self.end = await self._ended(how)
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
                 self.listening = None
             self._nursery.cancel_scope.cancel()
+
+    async def _ended(self, how: Exit) -> Ended:
+        """Say how it ended, and why, as far as its output and the ports that it wants tell."""
+        symptoms = self.symptoms
+        has_raised = symptoms.failure is not None
+        if how.signal is not None or self.is_ending:
+            return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
+        if how.code in (126, 127):
+            return Ended(how, symptoms.shell_error(), has_raised)
+        clash = await find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
+        return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
