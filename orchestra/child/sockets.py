@@ -38,6 +38,7 @@ __all__ = [
     "holder",
     "in_order_of_preference",
     "is_free",
+    "lan_address",
     "likeliest",
     "programs",
     "scan",
@@ -165,6 +166,17 @@ def holder(port: int) -> str:
         if held == port:
             return f"pid {pid} ({_command_of(pid)})"
     return ""
+
+
+def lan_address() -> str | None:
+    """Give the address by which other machines of the network reach this one; nothing is sent for that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.connect(("10.254.254.254", 9))
+            found = str(trial.getsockname()[0])
+        except OSError:
+            return None
+    return None if found.startswith(("0.", "127.")) else found
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -258,6 +258,9 @@ class _Reader:
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+        if len(table.allowed_hosts) > 1 and decided.frontend is not None:
+            text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
+            self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
@@ -363,7 +366,12 @@ class _Reader:
             command=process.command,
             app=process.settings.app,
             cwd=process.cwd,
-            env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
+            env=environment.for_child(
+                process.env,
+                port=ports.get(name),
+                siblings=siblings,
+                hosts=self.settings.proxy.allowed_hosts,
+            ),
             port=ports.get(name),
             named_ports=process.reading.ports,
             may_move=not process.settings.port,
