@@ -271,6 +271,15 @@ def _order(run: RunningRun, names: Sequence[str], **order: Any) -> int:
 
 
 @_command
+@click.argument("name", shell_complete=_complete_names)
+@click.argument("text")
+def send(run: RunningRun, *, name: str, text: str) -> int:
+    """Type a line into a process, such as what its debugger is to do."""
+    run.order(do="send", processes=tuple(run.named([name])), text=f"{text}\n")
+    return 0
+
+
+@_command
 def reload(run: RunningRun) -> int:
     """Have all open pages of the one address reload."""
     count = run.order(do="reload")

@@ -171,6 +171,9 @@ class _View:
     def signal(self, name: str, number: int) -> None:
         self.orders.append(("signal", name, number))
 
+    async def send(self, name: str, text: str) -> None:
+        self.orders.append(("send", name, text))
+
     def reload(self, reason: str = "") -> int:
         self.orders.append(("reload", reason))
         return 2

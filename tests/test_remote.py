@@ -166,6 +166,17 @@ def test_a_run_without_reloads_and_proxy_is_reached_too(project: Path) -> None:
         assert orchestra("down", cwd=project)[0] == 0
 
 
+def test_what_a_process_reads_can_be_sent(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("asks: read answer; echo got $answer; exec sleep 1000\nover: true\n")
+    with Run(cwd=tmp_path) as run:
+        run.state("asks", "running")
+        run.state("over", "completed")
+        assert orchestra("send", "asks", "yes please", cwd=tmp_path)[0] == 0
+        run.line("asks", "got yes please")
+        code, _, errors = orchestra("send", "over", "hello", cwd=tmp_path)
+        assert (code, errors.startswith("error: over")) == (1, True)
+
+
 def test_a_killed_run_is_none(run: Run, project: Path) -> None:
     os.kill(run.process.pid, signal.SIGKILL)
     run.wait()

@@ -162,7 +162,7 @@ class App:
             case "open":
                 return await self._open(request, receive)
             case "order":
-                return self._obey(await _body(receive))
+                return await self._obey(await _body(receive))
             case "place":
                 return self._place(await _body(receive))
             case _:
@@ -202,7 +202,7 @@ class App:
         body = encode({"ready": not missing, "missing": missing})
         return _Answer(503 if missing else 200, body, _JSON)
 
-    def _obey(self, body: bytes | None) -> _Answer:
+    async def _obey(self, body: bytes | None) -> _Answer:
         if body is None:
             return _said(413, f"an order has at most {MAX_BODY} bytes")
         try:
@@ -212,7 +212,7 @@ class App:
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
             return _said(404, f"there is no process called {', '.join(unknown)}")
         try:
-            count = carry_out(order, self._view, self._start_soon)
+            count = await carry_out(order, self._view, self._start_soon)
         except OrchestraError as exc:
             return _said(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)

@@ -49,11 +49,13 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         do: The order; `down` and `reload` are for the run and the pages, the others for processes.
         processes: Their names, instances with their numbers.
         signal: The number, for `signal`.
+        text: What is typed, for `send`.
     """
 
-    do: Literal["start", "stop", "restart", "kill", "signal", "reload", "down"]
+    do: Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
     processes: tuple[str, ...] = ()
     signal: int = 0
+    text: str = ""
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -88,11 +90,14 @@ class Commanded(Protocol):
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process."""
 
+    async def send(self, name: str, text: str) -> None:
+        """Write to a process's standard input."""
+
     def reload(self, reason: str = ...) -> int:
         """Have every open page reload; return how many there are."""
 
 
-def carry_out(
+async def carry_out(
     order: Order, run: Commanded, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
 ) -> int:
     """Begin to carry out an order.
@@ -125,4 +130,6 @@ def carry_out(
                 start_soon(lambda name=name: run.restart(name))  # type: ignore[misc]
             case "signal":
                 run.signal(name, order.signal)
+            case "send":
+                await run.send(name, order.text)
     return len(order.processes)

@@ -27,6 +27,7 @@ import trio
 
 from orchestra.control import sockets
 from orchestra.control.tabs import Tabs
+from orchestra.errors import OrchestraError
 from orchestra.events import ErrorCleared, ErrorShown, OutputLine, StateChanged
 
 if TYPE_CHECKING:
@@ -211,8 +212,13 @@ class Control:
 
     def _start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Begin something of the run's, unless it ends."""
+
+        async def done() -> None:
+            with suppress(OrchestraError):  # the run has ended meanwhile
+                await task()
+
         if self._nursery is not None:
-            self._nursery.start_soon(task)
+            self._nursery.start_soon(done)
 
     async def _launch(self, command: Sequence[str]) -> None:
         """Start an editor; say so if it fails."""
