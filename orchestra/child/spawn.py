@@ -215,7 +215,7 @@ async def run_child(
     """
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
     child = Child(process, family_of(process.pid, env), families or Families(), stop_signal, stop_timeout)
-    output = _Output(streams, on_output)
+    output = _Output(streams, on_output, window)
     if guard is not None:
         guard.spawned(child.family, stop_signal=stop_signal, stop_timeout=stop_timeout)
     try:
@@ -300,9 +300,12 @@ def _make_plain(terminal: int) -> None:
 class _Output:
     """Reads all streams of a child for as long as there is something to read."""
 
-    def __init__(self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput) -> None:
+    def __init__(
+        self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput, window: Window | None
+    ) -> None:
         self._streams = streams
         self._on_output = on_output
+        self._window = window
         self._reading = trio.CancelScope()
         self._chunks = 0
         self._delivering = 0
@@ -345,6 +348,8 @@ class _Output:
                 if not chunk:
                     return
                 self._chunks += 1
+                if self._window is not None:
+                    splitter.resize(self._window.columns)
                 lines = splitter.feed(chunk)
             partial = splitter.partial()
             if lines:
