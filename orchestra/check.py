@@ -89,8 +89,12 @@ def _understood(plan: Plan) -> Iterator[str]:
 
 
 def _details(process: ProcessPlan, plan: Plan) -> Iterator[str]:
+    if process.program:
+        yield f"runs {process.program}"
     if process.install is not None:
         yield f"`{' '.join(process.install.argv)}` is run first, in {process.install.folder}"
+    if not process.autostart:
+        yield "it is started by hand"
     if process.ready is not None:
         yield f"ready: {', '.join(words_of(process.ready))}"
     if plan.reload.enabled and (watched := in_words(process, plan)):

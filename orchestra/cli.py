@@ -136,7 +136,6 @@ def init() -> int:
     """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
     from pathlib import Path  # noqa: PLC0415
 
-    from orchestra.config.environment import with_tools  # noqa: PLC0415
     from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
     from orchestra.config.scaffold import look  # noqa: PLC0415
 
@@ -144,8 +143,7 @@ def init() -> int:
     path = Path(DEFAULT_NAMES[0])
     if os.path.lexists(path):
         raise ConfigError("it is there already, and was not touched", path=path, hint="Run it: orchestra run")
-    env = with_tools(os.environ, root=root, scripts=None)
-    found, remarks = look(root, env=env)
+    found, remarks = look(root, env=os.environ)
     for remark in remarks:
         click.echo(remark, err=True)
     if not found:

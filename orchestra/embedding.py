@@ -65,6 +65,7 @@ class Running:
     restart = _in_thread(Supervisor.restart)
     change = _in_thread(Supervisor.change)
     signal = _in_thread(Supervisor.signal)
+    send = _in_thread(Supervisor.send)
     snapshot = _in_thread(Supervisor.snapshot)
     tail = _in_thread(Supervisor.tail)
 

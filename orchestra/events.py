@@ -25,6 +25,7 @@ __all__ = [
     "Exit",
     "FilesChanged",
     "Frame",
+    "InputWanted",
     "Notice",
     "OutputLine",
     "OutputPaused",
@@ -212,6 +213,17 @@ class OutputPaused(Stamped, frozen=True, kw_only=True, tag="process.output.parti
     process: str
     stream: StreamName
     text: str
+
+
+class InputWanted(Stamped, frozen=True, kw_only=True, tag="input.wanted"):
+    """A process has paused after what looks like a prompt, and probably waits to be answered.
+
+    Attributes:
+        prompt: The line that it has begun, without colours: ``(Pdb)``.
+    """
+
+    process: str
+    prompt: str
 
 
 class RequestFinished(Stamped, frozen=True, kw_only=True, tag="request.finished"):
@@ -443,6 +455,7 @@ Event: TypeAlias = (
     | StateChanged
     | OutputLine
     | OutputPaused
+    | InputWanted
     | RequestFinished
     | RequestHeld
     | RequestReleased

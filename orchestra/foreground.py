@@ -26,7 +26,7 @@ from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import State
+from orchestra.events import InputWanted, State, StateChanged
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
     from orchestra.dashboard.screen import Screen
+    from orchestra.events import Event
 
 __all__ = ["run"]
 
@@ -134,6 +135,8 @@ async def _run_printing(
         await nursery.start(_write, writer, supervisor)
         nursery.start_soon(_expect_end, writer, supervisor)
         nursery.start_soon(_obey, signals, supervisor, window, writer)
+        if isinstance(printer, PlainPrinter) and os.isatty(0):
+            nursery.start_soon(_pass_on_input, supervisor, printer)
         await supervisor.run()
         printer.finish()
         await writer.aclose()
@@ -153,6 +156,34 @@ async def _write(  # noqa: ASYNC128 - handed on
             await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
         if not supervisor.ending.is_set():
             raise
+
+
+async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
+    """Send the lines that are typed to the process that has asked for input last, or to the only one."""
+    asking: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, InputWanted):
+            asking[:] = [event.process]
+        elif isinstance(event, StateChanged) and event.pid is None and asking == [event.process]:
+            asking.clear()
+
+    supervisor.subscribe(observe, InputWanted, StateChanged)
+    with suppress(OSError):  # the terminal has gone: SIGHUP says what follows from that
+        while True:
+            await trio.lowlevel.wait_readable(0)
+            typed = os.read(0, 4096) if _is_in_foreground() else b""
+            if not typed:
+                await trio.sleep(_FOREGROUND_INTERVAL)
+                continue
+            names = asking or list(supervisor.snapshot())
+            if len(names) > 1:
+                printer.say("no process has asked for input: what was typed is dropped")
+                continue
+            try:
+                await supervisor.send(names[0], typed.decode("utf-8", "replace"))
+            except OrchestraError as exc:
+                printer.say(exc.message)
 
 
 async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:

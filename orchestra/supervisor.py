@@ -49,6 +49,8 @@ __all__ = ["Runtime", "Supervisor"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
+# What stands for all addresses of this machine is none that can be opened.
+_OPENED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound here
 # Events that may wait for a reader: some seconds of a loud process.
 _WAITING_EVENTS = 10_000
 # Seconds for the proxy to end requests and streams, with a margin.
@@ -267,12 +269,12 @@ class Supervisor:
         return self._development.control.reload(reason, everywhere=True)
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to a process and all that is in its group; to one that does not run, nothing.
-
-        Raises:
-            KeyError: There is no process of that name.
-        """
+        """Send a signal to the group of a process, if it runs; `KeyError` if there is none of that name."""
         self._run.workers[name].signal(number)
+
+    async def send(self, name: str, text: str) -> None:
+        """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
+        await self._run.workers[name].send(text.encode())
 
     def kill(self) -> None:
         """End everything at once, by SIGKILL. Does not wait: `stop` does."""
@@ -310,8 +312,7 @@ class Supervisor:
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
-        Args:
-            limit: How many events may wait to be read; then the oldest is lost, and a `Notice` counts them.
+        When `limit` of them wait to be read, the oldest is lost, and a `Notice` counts them.
         """
         return _events(self._bus, self._news, self._stopped, limit)
 
@@ -348,7 +349,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self._run.url = Address(plan.proxy.host, port).url
+            self._run.url = Address(_OPENED_AT.get(plan.proxy.host, plan.proxy.host), port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(_run_started(plan, self.url))
         for code, note in _opening_notes(plan, self.url, port):
@@ -359,7 +360,8 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        usual = "all completed" if len(ended) == len(self._run.workers) else "cancelled"
+        awaited = [each for each in self._run.workers.values() if not each.is_at_rest]
+        usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
         reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
@@ -413,6 +415,10 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
             yield "plan", Note(text)
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"
+            if ipaddress.ip_address(proxy.host).is_unspecified:
+                text = "all that is behind the one address can be reached from other machines"
+                if (other := sockets.lan_address()) is not None:
+                    text += f", at {Address(other, port).url}"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
         # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
         yield "plan", Note(proxy.in_words())

@@ -16,6 +16,7 @@ import trio
 
 from orchestra import Condition, Dependency, Plan, ProcessPlan, Supervisor
 from orchestra.bus import Bus
+from orchestra.child.probe import Answer
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.table import Entry
 from orchestra.config.plan import Address, FromProcess
@@ -64,6 +65,7 @@ class Child:
         heeds: Whether it ends when it is asked to.
         sockets: Where it listens.
         signals: What it was sent, beside being stopped and killed.
+        typed: What was written to its standard input.
         shows: What its sockets are found to be.
         program: The name of the program that holds them.
     """
@@ -74,6 +76,7 @@ class Child:
         self.heeds = True
         self.sockets: set[Address] = set()
         self.signals: list[int] = []
+        self.typed = b""
         self.shows = Seen.HTTP
         self.program = "python3"
         self.has_ended = False
@@ -110,6 +113,10 @@ class Child:
         self.signals.append(number)
         if number == 9:
             self.kill()
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.typed += data
 
     @property
     def is_killed(self) -> bool:
@@ -173,6 +180,7 @@ class World:
             probe=self,
             servers=self._servers,
             has_server=self._has_server,
+            holder=self._holder,
             programs=self._programs_at,
             identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
@@ -205,13 +213,13 @@ class World:
         self._tell = tell
         await trio.sleep_forever()
 
-    async def http_answer(self, at: Address, **_: object) -> str:
+    async def http_answer(self, at: Address, **_: object) -> Answer:
+        return Answer(await self.tcp_answer(at), at)
+
+    async def tcp_answer(self, at: Address) -> str:
         await self._ask()
         listening = any(at in child.sockets for child in self.living())
         return self.missing if listening else "refused"
-
-    async def tcp_answer(self, at: Address) -> str:
-        return await self.http_answer(at)
 
     async def exec_answer(self, command: str, **_: object) -> str:
         del command
@@ -264,9 +272,13 @@ class World:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
 
-    async def _identify(self, socket: Address) -> Seen:
+    async def _identify(self, socket: Address) -> tuple[Seen, Address]:
         await self._ask()
-        return next(child.shows for child in self.living() if socket in child.sockets)
+        return next(child.shows for child in self.living() if socket in child.sockets), socket
+
+    async def _holder(self, port: int) -> str:
+        await trio.lowlevel.checkpoint()
+        return "pid 812 (node)" if port in self.taken else ""
 
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()

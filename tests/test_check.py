@@ -120,15 +120,19 @@ http://127.0.0.1:{port} asks
 
 process  PORT   command
 vite     20000  cd ui && npm run dev
+                runs tools/npm
                 `npm install --no-audit --no-fund` is run first, in HERE/ui
                 ready: http
 db       20100  uvicorn x
+                runs tools/uvicorn
                 ready: tcp
 migrate  20200  true
 site.1   20300  uvicorn app:app
+                runs tools/uvicorn
                 ready: http
                 watched: *.py, *.html, *.jinja, *.jinja2, *.j2, *.css
 site.2   20301  uvicorn app:app
+                runs tools/uvicorn
                 ready: http
                 watched: *.py, *.html, *.jinja, *.jinja2, *.j2, *.css
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
 from orchestra import Plan, ProcessPlan, State, Supervisor
-from orchestra.config.plan import Role
+from orchestra.child.probe import Answer
+from orchestra.child.readiness import Readiness
+from orchestra.config.plan import Address, Role
 from orchestra.events import Notice
 from tests.events_kit import Recorder
 from tests.kit import free_port
 from tests.process_kit import SERVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.real
@@ -173,3 +175,66 @@ async def test_a_command_that_asks_leaves_nothing_behind(
     await missing(plan, clock_to_put_forward, lambda _: mark.count(": sleep 99") == 2)
     assert (tmp_path / "asked").exists()
     assert mark.living() == []
+
+
+OWN, HMR, DEBUG = (Address("127.0.0.1", port) for port in (5000, 24678, 9090))
+
+
+class Slow:
+    """A server that takes its time at its own port, with two other sockets that answer at once."""
+
+    def __init__(self, found: set[Address]) -> None:
+        self.found = found
+
+    def looking_at(self, _leader: int, _port: int | None) -> Callable[[], Awaitable[frozenset[Address]]]:
+        async def newest() -> frozenset[Address]:
+            await trio.sleep(0.1)
+            return frozenset(self.found)
+
+        return newest
+
+    async def http_answer(self, at: Address, **_: object) -> Answer:
+        await trio.sleep(0.01)
+        if at == HMR:
+            return Answer("it is for WebSockets alone", at, is_unfit=True)
+        is_late = at == OWN and trio.current_time() < self.until
+        return Answer("HTTP times out" if is_late else "", at)
+
+    until = 0.0
+
+
+async def programs(_leader: int, _port: int) -> frozenset[str]:
+    await trio.lowlevel.checkpoint()
+    return frozenset()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({OWN, HMR, DEBUG}, OWN), ({HMR, DEBUG}, DEBUG), ({OWN, HMR}, OWN)],
+    ids=["a debugger", "none at its port", "Nuxt's HMR"],
+)
+async def test_its_own_port_is_waited_for(
+    found: set[Address], expected: Address, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The sockets that answer before it are not what was meant, and 426 is no answer."""
+    server: Any = Slow(found)
+    server.until = trio.current_time() + 20
+    plan = ProcessPlan(name="a", command="serve", port=5000, ready="http", role=Role.FRONTEND)
+    readiness = Readiness(plan, env={}, port=5000, probe=server, programs=programs)
+    await readiness.wait(1, server)
+    assert readiness.listening == expected
+
+
+async def test_what_is_not_asked_by_http_is_not_called_http(autojump_clock: trio.testing.MockClock) -> None:
+    class Probe(Slow):
+        async def tcp_answer(self, _at: Address) -> str:
+            await trio.lowlevel.checkpoint()
+            return ""
+
+    server: Any = Probe({OWN})
+    for role, url in ((Role.OTHER, f"tcp://{OWN}"), (Role.BACKEND, f"http://{OWN}")):
+        plan = ProcessPlan(name="a", command="serve", ready="tcp", role=role)
+        readiness = Readiness(plan, env={}, probe=server, programs=programs)
+        await readiness.wait(1, server)
+        assert readiness.listening is not None
+        assert readiness.listening.url == url

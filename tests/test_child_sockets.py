@@ -73,8 +73,29 @@ def test_a_process_s_own_port_comes_first_and_a_debugger_s_never() -> None:
     assert found == [Address("127.0.0.1", 5173), Address("::1", 5173), Address("127.0.0.1", 3000)]
 
 
+OWN, HMR, DEBUG = (Address("127.0.0.1", port) for port in (5000, 24678, 9090))
+
+
+@pytest.mark.parametrize(
+    ("found", "unfit", "asked"),
+    [
+        ({OWN, HMR, DEBUG}, (), [OWN]),
+        ({HMR, DEBUG}, (), [DEBUG, HMR]),
+        ({HMR, DEBUG}, (HMR,), [DEBUG]),
+        ({OWN, DEBUG}, (OWN,), [DEBUG]),
+        ({HMR}, (HMR,), [HMR]),
+    ],
+)
+def test_a_socket_at_its_own_port_is_asked_alone(
+    found: set[Address], unfit: tuple[Address, ...], asked: list[Address]
+) -> None:
+    """However slow it is: another one that is faster is not what was meant."""
+    assert sockets.likeliest(found, 5000, besides=unfit) == asked
+
+
 def test_a_url_has_the_family_that_was_found() -> None:
     assert Address("127.0.0.1", 80).url == "http://127.0.0.1:80"
+    assert Address("127.0.0.1", 6379, "tcp").url == "tcp://127.0.0.1:6379"
     assert Address("::1", 80).url == "http://[::1]:80"
 
 

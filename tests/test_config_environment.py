@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
-
 import pytest
 
 from orchestra.config.environment import (
     for_child,
     mentions_port,
-    with_tools,
+    with_address,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def test_a_virtual_environment_is_used_as_if_activated(tmp_path: Path) -> None:
-    env = {"PATH": "/usr/bin:/bin", "PYTHONHOME": "/elsewhere"}
-    assert with_tools(env, root=tmp_path, scripts=None) == env
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").touch()
-    assert with_tools(env, root=tmp_path, scripts="/ours/bin") == {
-        "PATH": f"{tmp_path}/.venv/bin:/usr/bin:/bin:/ours/bin",
-        "VIRTUAL_ENV": f"{tmp_path}/.venv",
-    }
-    its_own = with_tools(env, root=tmp_path / "x", cwd=tmp_path, scripts=None)
-    assert its_own["VIRTUAL_ENV"] == f"{tmp_path}/.venv"
-    activated = {"PATH": "/a/bin:/usr/bin", "VIRTUAL_ENV": "/a"}
-    assert with_tools(activated, root=tmp_path, scripts=None) == activated
-
-
-def test_our_own_scripts_are_found_last_and_named_once(tmp_path: Path) -> None:
-    env = {"PATH": "/ours/bin:/bin"}
-    assert with_tools(env, root=tmp_path, scripts="/ours/bin") == env
-    assert with_tools({}, root=tmp_path, scripts="/ours/bin") == {"PATH": f"{os.defpath}:/ours/bin"}
 
 
 def test_a_child_is_told_its_port_and_its_siblings() -> None:
@@ -50,6 +23,25 @@ def test_a_child_is_told_its_port_and_its_siblings() -> None:
         "ORCHESTRA_NOTES_API_URL": "http://127.0.0.1:5000",
     }
     assert for_child({"PYTHONUNBUFFERED": ""}, port=None, siblings={}) == {"PYTHONUNBUFFERED": ""}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://[::1]:81", "http://[::1]:81"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000", "http://[::1]:8000"),
+        ("http://192.168.1.5:8000", "http://192.168.1.5:8000"),
+    ],
+)
+def test_a_child_is_told_the_one_address(url: str, expected: str) -> None:
+    port = expected.rpartition(":")[2]
+    assert with_address({}, url) == {"ORCHESTRA_URL": expected, "ORCHESTRA_PORT": port}
+
+
+def test_without_a_proxy_there_is_no_address() -> None:
+    assert with_address({"ORCHESTRA_URL": "http://of.another.run", "A": "1"}, None) == {"A": "1"}
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
     [
         (State.STARTING, State.WAITING, State.STARTING, "starting 0/2"),
         (State.READY, State.STARTING, State.STARTING, "starting 1/2"),
-        (State.READY, State.RUNNING, State.READY, "ready in 1.5 s"),
+        (State.READY, State.RUNNING, State.RUNNING, "running"),
         (State.READY, State.COMPLETED, State.READY, "ready in 1.5 s"),
         (State.READY, State.BACKING_OFF, State.BACKING_OFF, "api is down"),
         (State.UNHEALTHY, State.BACKING_OFF, State.BACKING_OFF, "vite and api are down"),

@@ -11,7 +11,9 @@ import pytest
 import trio
 
 from orchestra import Plan, ProcessPlan, Restart, State, Supervisor
+from orchestra.child import spawn
 from orchestra.child.spawn import SpawnError, Window, run_child
+from orchestra.errors import OrchestraError
 from orchestra.events import Exit
 from orchestra.supervision import lifecycle
 from tests.process_kit import linux_only, open_files
@@ -145,6 +147,31 @@ async def test_line_ends_are_not_translated_and_what_is_typed_is_not_shown() -> 
     await recorder.run("stty -a")
     modes = " ".join(recorder.lines).replace(";", "").split()
     assert {"-opost", "-echo", "isig"} <= set(modes)
+
+
+@pytest.mark.parametrize(
+    "window", [None, Window(80, 24), Window(80, 24, echoes=True)], ids=["pipes", "terminal", "echo"]
+)
+async def test_a_child_reads_what_it_is_sent(window: Window | None) -> None:
+    recorder = Recorder(window)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, "printf 'Name? '; read name; echo hello $name")
+        await recorder.until_partial("Name? ")
+        assert recorder.child is not None
+        await recorder.child.send(b"Ada\n")
+        await recorder.until("Name? Ada" if window and window.echoes else "Name? hello Ada")
+
+
+async def test_input_that_is_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "_SEND_TIMEOUT", 0.05)
+    recorder = Recorder(None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, "echo up; exec sleep 1000")
+        await recorder.until("up")
+        assert recorder.child is not None
+        with pytest.raises(OrchestraError, match="does not read"):
+            await recorder.child.send(b"x" * 1_000_000)
+        recorder.child.kill()
 
 
 # Asked at once and without waiting: at its end, or if anything had been written, there would be something to

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit import Run, free_port, get
-from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend, install
+from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without, frontend, install
+from tests.test_real_outside import UPGRADE
+from tests.tls_kit import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,6 +114,26 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
         page.get_by_text("changed").wait_for()
         assert page.evaluate("window.stays")
         page.close()
+
+
+def test_a_vite_with_tls_is_found(tmp_path: Path, vite_packages: Callable[[int], Path]) -> None:
+    frontend(tmp_path, vite_packages(8))
+    written(tmp_path)
+    (tmp_path / "vite.config.js").write_text(
+        "import fs from 'node:fs'\n"
+        "const https = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') }\n"
+        "export default { server: { https } }\n"
+    )
+    (tmp_path / "Makefile").write_text("dev:\n\t@npm run dev\n")
+    (tmp_path / "Procfile").write_text("fe: make dev\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        assert notice(run, "frontend-found") == "the frontend is fe: it answers /@vite/client"
+        assert run.state("fe", "ready")["url"].startswith("https://")
+        answer = get(run.url + "/src/main.js")
+        assert (answer.status, answer.upstream) == (200, "frontend")
+        # Without an Origin no token is asked for.
+        handshake = ask(run.url, {**UPGRADE, "Sec-WebSocket-Protocol": "vite-hmr"})
+        assert (handshake.status, handshake.upstream) == (101, "frontend")
 
 
 def test_without_a_frontend_an_honest_404_does_not_wait(tmp_path: Path) -> None:

@@ -242,8 +242,9 @@ PAGE = HTML + b'<script type=module src="%s"></script>'
         pytest.param(
             {"/": PAGE % b"http://localhost:5173/@vite/client"}, Seen.HTTP, 3, id="a page that refers to Vite"
         ),
-        pytest.param({"*": b"220 mail.example ESMTP\r\n"}, Seen.SILENT, 2, id="not HTTP"),
-        pytest.param({"*": b""}, Seen.SILENT, 2, id="hangs up"),
+        pytest.param({"*": b"220 mail.example ESMTP\r\n"}, Seen.SILENT, 1, id="not HTTP"),
+        pytest.param({"*": b"HTTP/1.1 426 Upgrade Required\r\n\r\n"}, Seen.SILENT, 1, id="WebSockets alone"),
+        pytest.param({"*": b""}, Seen.SILENT, 1, id="hangs up"),
     ],
 )
 async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen, questions: int) -> None:
@@ -251,14 +252,16 @@ async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen,
 
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:
-            path = (await stream.receive_some(65536)).split()[1].decode()
+            if (request := await stream.receive_some(65536)).startswith(b"\x16"):
+                return  # it is asked over TLS, too
+            path = request.split()[1].decode()
             asked.append(path)
             await stream.send_all(answers.get(path, answers.get("*", NOT_FOUND)))
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
         socket = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
-        assert await identify(socket) is seen
+        assert await identify(socket) == (seen, socket)
         assert len(asked) == questions
         nursery.cancel_scope.cancel()
 
@@ -271,7 +274,7 @@ async def test_a_server_that_does_not_answer_in_time_has_shown_nothing(
     listener.listen(1)
     with listener:
         socket = Address("127.0.0.1", listener.getsockname()[1])
-        assert await identify(socket) is Seen.NOTHING
+        assert await identify(socket) == (Seen.NOTHING, socket)
 
 
 # --- Another plan ---

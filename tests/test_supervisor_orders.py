@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestra import Plan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Install, Role
-from orchestra.errors import ConfigError
-from orchestra.events import Notice, OutputLine, StateChanged
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.events import InputWanted, Notice, OutputLine, StateChanged
 from tests.events_kit import Recorder
 from tests.simulation_kit import World, supervised, waiting
 
@@ -586,3 +586,24 @@ async def test_a_run_that_is_over_cannot_be_started_again(world: World, autojump
         supervisor.start("a")
     with pytest.raises(StartError, match="the run is over"):
         await supervisor.restart("a")
+
+
+async def test_a_prompt_is_told_and_can_be_answered(world: World, autojump_clock: object) -> None:
+    async def asks(child: Child) -> int:
+        await child.prompt("Loading")
+        await child.prompt("\x1b[1m(Pdb)\x1b[0m ")
+        while not child.typed:  # noqa: ASYNC110 - as simple as a program is
+            await trio.sleep(1)
+        return 0
+
+    world.programs["asks"] = asks
+    async with supervised(world, waiting("a", command="asks")) as (supervisor, recorder):
+        await recorder.until_state("a", State.RUNNING)
+        await trio.testing.wait_all_tasks_blocked()
+        wanted = [event for event in recorder.events if isinstance(event, InputWanted)]
+        assert [(event.process, event.prompt) for event in wanted] == [("a", "(Pdb)")]
+        await supervisor.send("a", "c\n")
+        await recorder.until_state("a", State.COMPLETED)
+        assert world.children[0].typed == b"c\n"
+        with pytest.raises(OrchestraError, match="a does not run"):
+            await supervisor.send("a", "c\n")

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import psutil
@@ -314,3 +315,56 @@ def test_children_have_the_size_of_the_terminal_and_follow_it(tmp_path: Path) ->
             terminal.until(lambda text: "size 67 20 True" in text)
             terminal.send("\x03")
             assert terminal.wait() == 130
+
+
+DEBUGGED = """
+import http.server
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        answer = b"before"
+        if self.path == "/debug":
+            breakpoint()
+            answer = b"answered"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    log_message = lambda *_: None
+
+import os
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def debugged(folder: Path) -> Path:
+    """A backend whose handler of /debug has a breakpoint, and another process."""
+    (folder / "app.py").write_text(DEBUGGED)
+    (folder / "Procfile").write_text(f"api: exec {sys.executable} -u app.py\nworker: sleep 1000\n")
+    settings = f'run.base_port = {base_port()}\n[proxy]\nlisten = "127.0.0.1:0"\nbackend = "api"\n'
+    (folder / "orchestra.toml").write_text(settings)
+    return folder
+
+
+def address(text: str) -> str:
+    return next(word for word in text.split() if word.startswith("http://127.0.0.1:"))
+
+
+def test_on_plain_output_a_debugger_is_answered_from_the_terminal(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Terminal(*COMMAND, "run", "--output", "plain", cwd=debugged(tmp_path)) as terminal,
+    ):
+        text = terminal.until(lambda text: "api is ready" in text)
+        terminal.send("nothing\n")
+        terminal.until(lambda text: "no process has asked" in text)
+        answer = pool.submit(get, address(text) + "/debug")
+        terminal.until(lambda text: "(Pdb)" in text)
+        terminal.send("n\n")
+        terminal.until(lambda text: 'answer = b"answered"' in text or "self.send_response" in text)
+        terminal.send("c\n")
+        terminal.until(lambda _: answer.done())
+        assert answer.result().body == b"answered"
+        terminal.send("\x03")
+        assert terminal.wait() == 130

@@ -2,24 +2,30 @@
 
 The HTTP question is one plain ``GET`` on a connection of its own. Where nothing else is asked for, any answer
 will do, ``500`` included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn
---reload`` accepts connections while its app cannot even be imported).
+--reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required`` will not:
+that socket is for WebSockets alone, as that of Nuxt's HMR. A server that expects TLS says so in its answer to
+the plain question: an alert, no answer, or words. It is asked once more, over TLS.
 
 Not here: how often, and what follows from it (`readiness`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
+import ssl
 from contextlib import suppress
 from subprocess import DEVNULL, PIPE, STDOUT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.child.lines import clean
-from orchestra.config.checks import HttpCheck
+from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
+from orchestra.resolving import places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Address
 
-__all__ = ["HTTP_TIMEOUT", "exec_answer", "http_answer", "http_get", "tcp_answer"]
+__all__ = ["HTTP_TIMEOUT", "Answer", "Reply", "exec_answer", "http_answer", "http_get", "tcp_answer"]
 
 # Long, because the question is asked one at a time: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
@@ -45,35 +51,64 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with its first blank behind the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
+# What Go's server, nginx and Apache write to a client that does not use TLS.
+_WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
 
 
-async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> str:
+class Reply(NamedTuple):
+    """What came back.
+
+    Attributes:
+        status: ``None`` if it is not HTTP.
+        received: All that has come, head included, up to 64 KiB.
+        at: Where it was asked, with the scheme by which it answered.
+    """
+
+    status: int | None
+    received: bytes
+    at: Address
+
+
+class Answer(NamedTuple):
+    """What an answer is worth.
+
+    Attributes:
+        missing: What was wrong, in words; empty: nothing.
+        at: Where it was asked, with the scheme by which it answered.
+        is_unfit: Whether this socket is for something else than HTTP: no later answer is going to do.
+    """
+
+    missing: str
+    at: Address
+    is_unfit: bool = False
+
+
+async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> Answer:
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
-        at: Where to ask, by a literal address.
+        at: Where to ask.
         check: What is asked for, and which answers will do.
         within: Seconds for all of it.
-
-    Returns:
-        An empty string after an answer that will do, else what was wrong, in words.
     """
     try:
-        status, _ = await http_get(at, check.path, within=within, rest=_LINGER)
+        status, _, at = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
-        return f"port {at.port} is open, HTTP times out"
+        return Answer(f"{at.place} is open, HTTP times out", at)
     except OSError as exc:
-        return f"port {at.port}: {exc}"
+        return Answer(f"{at.place}: {exc}", at)
     if status is None:
-        return f"port {at.port} is open, but does not speak HTTP"
-    if not check.accepts(status):
-        wanted = "below 500" if check.status is None else str(check.status)
-        return f"port {at.port} answers {check.path} with {status}, not {wanted}"
-    return ""
+        return Answer(f"{at.place} is open, but does not speak HTTP", at, is_unfit=True)
+    if check.accepts(status):
+        return Answer("", at)
+    if status == UPGRADE_REQUIRED:
+        return Answer(f"{at.place} is for WebSockets alone (it answers 426)", at, is_unfit=True)
+    wanted = "below 500" if check.status is None else str(check.status)
+    return Answer(f"{at.place} answers {check.path} with {status}, not {wanted}", at)
 
 
-async def http_get(at: Address, path: str, *, within: float, rest: float) -> tuple[int | None, bytes]:
-    """Ask for a path, and hang up.
+async def http_get(at: Address, path: str, *, within: float, rest: float) -> Reply:
+    """Ask for a path, and hang up; over TLS, too, if what answers seems to expect that.
 
     Args:
         at: Where to ask.
@@ -81,21 +116,39 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> tup
         within: Seconds until the beginning of an answer.
         rest: Seconds for what follows it.
 
-    Returns:
-        The status, ``None`` if that is not HTTP, and all that has come, up to 64 KiB.
-
     Raises:
         OSError: No connection, or nothing comes by it.
         trio.TooSlowError: Nothing comes in time.
     """
+    until = trio.current_time() + within
+    failure: OSError | None = None
+    reply = Reply(None, b"", at)
+    try:
+        reply = await _get(at, path, until=until, rest=rest)
+    except ConnectionRefusedError:
+        raise
+    except OSError as exc:
+        failure = exc
+    is_plain = reply.status is not None and not (reply.status == 400 and _WANTS_TLS.search(reply.received))
+    if at.scheme not in ("https", "unix") and not is_plain:
+        with suppress(OSError, trio.TooSlowError):
+            over_tls = await _get(replace(at, scheme="https"), path, until=until, rest=rest)
+            if over_tls.status is not None:
+                return over_tls
+    if failure is not None:
+        raise failure
+    return reply
+
+
+async def _get(at: Address, path: str, *, until: float, rest: float) -> Reply:
     request = (
         f"GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: orchestra-probe\r\n"
         "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
     )
     received = b""
-    with trio.move_on_after(within) as limit:
+    with trio.CancelScope(deadline=until) as limit:
         try:
-            async with await _dial(at) as stream:
+            async with await _dial_for_http(at) as stream:
                 await stream.send_all(request.encode("ascii", "replace"))
                 while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
                     received += chunk
@@ -103,11 +156,22 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> tup
                         limit.deadline = min(limit.deadline, trio.current_time() + rest)
         except (OSError, trio.BrokenResourceError) as exc:
             if not received:
-                raise OSError(str(exc.__cause__ or exc)) from exc
+                cause = exc.__cause__ or exc
+                raise (cause if isinstance(cause, OSError) else OSError(str(cause))) from exc
     if limit.cancelled_caught and not received:
         raise trio.TooSlowError
     found = _STATUS_LINE.match(received)
-    return int(found[1]) if found else None, received
+    return Reply(int(found[1]) if found else None, received, at)
+
+
+async def _dial_for_http(at: Address) -> trio.abc.Stream:
+    stream = await _dial(at)
+    if at.scheme != "https":
+        return stream
+    # A development server's certificate is its own: nothing is confided to it here.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
 
 
 async def tcp_answer(at: Address) -> str:
@@ -117,19 +181,26 @@ async def tcp_answer(at: Address) -> str:
             async with await _dial(at):
                 return ""
         except OSError as exc:
-            return f"port {at.port}: {exc}"
-    return f"port {at.port} times out"
+            return f"{at.place}: {exc}"
+    return f"{at.place} times out"
 
 
 async def _dial(at: Address) -> trio.SocketStream:
-    # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
-    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in at.host else trio.socket.AF_INET)
-    try:
-        await dialled.connect((at.host, at.port))
-    except BaseException:
-        dialled.close()
-        raise
-    return trio.SocketStream(dialled)
+    # Not open_tcp_stream: its ExceptionGroups say nothing more.
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    for family, kind, place in await places(at):
+        dialled = trio.socket.socket(family, kind)
+        try:
+            await dialled.connect(place)
+        except OSError as exc:
+            dialled.close()
+            failure = exc
+        except BaseException:
+            dialled.close()
+            raise
+        else:
+            return trio.SocketStream(dialled)
+    raise failure
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.child import probe, sockets
 from orchestra.config.checks import (
@@ -25,15 +26,17 @@ from orchestra.config.checks import (
     TcpCheck,
     parse_checks,
 )
-from orchestra.config.plan import Address
+from orchestra.config.plan import Address, Role
+from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.child.probe import Answer
     from orchestra.child.sockets import SocketScanner
     from orchestra.config.checks import Check
-    from orchestra.config.plan import ProcessPlan
+    from orchestra.config.plan import ProcessPlan, Scheme
 
 __all__ = ["Probe", "Readiness"]
 
@@ -46,9 +49,9 @@ _IMPLIED = HttpCheck()
 
 
 class Probe(Protocol):
-    """One question to one process; the answer is what was wrong, or an empty string (see `child/probe`)."""
+    """One question to one process; the answer says what was wrong, if anything (see `child/probe`)."""
 
-    async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> str:
+    async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
         """Ask over HTTP."""
         ...
 
@@ -73,7 +76,8 @@ class Readiness:
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
 
     Attributes:
-        listening: Where it listens, once that has been found.
+        listening: Where it listens, once that has been found, and what is spoken there.
+        sees_no_socket: No process of its tree listens, although one is looked for.
         missing: By check, why its last attempt failed.
     """
 
@@ -96,6 +100,7 @@ class Readiness:
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
         self.listening: Address | None = None
+        self.sees_no_socket = False
         self.missing: dict[Check, str] = {}
         self._seen = {each: trio.Event() for each in self.checks if isinstance(each, LogCheck)}
 
@@ -129,14 +134,17 @@ class Readiness:
             missing = ""
             if isinstance(check, ExecCheck):
                 missing = await self._run(check)
-            elif isinstance(check, TcpCheck | HttpCheck) and self.listening is not None:
-                missing = await self._ask(check, self.listening)
+            elif isinstance(check, TcpCheck | HttpCheck) and (at := check.at or self.listening) is not None:
+                missing = (await self._ask(check, at)).missing
             if missing:
                 return missing
         return ""
 
     async def _pursue(self, check: Check, leader: int, scanner: SocketScanner) -> None:
         match check:
+            case TcpCheck(at=Address() as at) | HttpCheck(at=Address() as at):
+                self.missing[check] = f"nothing answers at {at.url}"
+                await self._ask_address(check, at)
             case TcpCheck() | HttpCheck():
                 self.missing[check] = "it listens nowhere"
                 await self._ask_sockets(check, leader, scanner)
@@ -155,29 +163,44 @@ class Readiness:
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
         newest_sockets = scanner.looking_at(leader, self._port)
+        unfit: set[Address] = set()
+        # Frontends that render on the server have unix sockets for themselves.
+        wants_unix = self._plan.role is not Role.FRONTEND
         while True:
-            found = sockets.in_order_of_preference(await newest_sockets(), self._port)
-            for socket in found:
-                missing = ""
+            found = [each for each in await newest_sockets() if wants_unix or each.scheme != "unix"]
+            self.sees_no_socket = not found
+            likely = sockets.likeliest(found, self._port, besides=unfit)
+            for socket in likely:
                 if isinstance(check, HttpCheck):
-                    self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
-                    missing = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(found))
-                if not missing and await self._is_own(socket, leader):
-                    self.listening = socket
+                    self.missing[check] = f"{socket.place} is open, HTTP does not answer"
+                answer = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(likely))
+                if answer.is_unfit:
+                    unfit.add(socket)
+                if not answer.missing and await self._is_own(socket, leader):
+                    self.listening = answer.at
                     return
-                self.missing[check] = missing or "only the frontend that it has started answers"
-            # A container's socket is not seen, nor another user's: they are asked at its own port. Only
-            # for a check that was written down, because another program's server may answer there.
-            if not found and self._port is not None and check != _IMPLIED:
-                for host in sockets.LOOPBACK:
-                    if not await self._ask(check, unseen := Address(host, self._port)):
-                        self.listening = unseen
-                        return
+                self.missing[check] = answer.missing or "only the frontend that it has started answers"
+            # A container's socket is not seen, nor another user's: they are asked at its own port, and at
+            # those that its command names. Only for a check that was written down, because another
+            # program's server may answer there.
+            ports = (self._port, *self._plan.named_ports) if not found and check != _IMPLIED else ()
+            for at in (Address(host, port) for port in ports if port for host in LOOPBACK):
+                if not (unseen := await self._ask(check, at)).missing:
+                    self.listening = unseen.at
+                    return
 
     async def _is_own(self, socket: Address, leader: int) -> bool:
         if self._plan.app is not None and socket.port == self._port:
             return True  # our own server listens where it is told to
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
+
+    async def _ask_address(self, check: TcpCheck | HttpCheck, at: Address) -> None:
+        pause = _FIRST_PAUSE
+        while (answer := await self._ask(check, at)).missing:
+            self.missing[check] = f"{at.url}: {answer.missing}"
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, _LONGEST_PAUSE)
+        self.listening = self.listening or answer.at
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE
@@ -188,10 +211,14 @@ class Readiness:
 
     async def _ask(
         self, check: TcpCheck | HttpCheck, at: Address, *, within: float = probe.HTTP_TIMEOUT
-    ) -> str:
-        if isinstance(check, TcpCheck):
-            return await self._probe.tcp_answer(at)
-        return await self._probe.http_answer(at, check=check, within=within)
+    ) -> Answer:
+        if isinstance(check, HttpCheck):
+            return await self._probe.http_answer(at, check=check, within=within)
+        # The proxy speaks HTTP to it, if it is one of its upstreams; else nothing is known.
+        is_upstream = self._plan.role in (Role.FRONTEND, Role.BACKEND)
+        scheme: Scheme = "http" if is_upstream else "tcp"
+        seen_at = at if at.scheme == "unix" else replace(at, scheme=scheme)
+        return probe.Answer(await self._probe.tcp_answer(at), seen_at)
 
     async def _run(self, check: ExecCheck) -> str:
         return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)

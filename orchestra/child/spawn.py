@@ -56,6 +56,8 @@ _PARTIAL_AFTER = 0.08
 _QUICK_END = 0.2
 # Seconds after SIGKILL: a process stuck in the kernel (a dead network file system) is not waited for longer.
 _AFTER_KILL = 2.0
+# What a child does not read is kept by the kernel, some KiB of it; more than that waits for so long.
+_SEND_TIMEOUT = 2.0
 # Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
 # is not waited for.
 _STALL_TIMEOUT = 0.5
@@ -74,11 +76,13 @@ class Window:
     Attributes:
         columns: How wide they are.
         lines: How high.
+        echoes: Whether what they are sent is shown, as a terminal does: nothing else shows it.
     """
 
-    def __init__(self, columns: int, lines: int) -> None:
+    def __init__(self, columns: int, lines: int, *, echoes: bool = False) -> None:
         self.columns = columns
         self.lines = lines
+        self.echoes = echoes
         self._terminals: list[FdStream] = []
 
     def __repr__(self) -> str:
@@ -113,7 +117,14 @@ class Child:
     """
 
     def __init__(
-        self, process: trio.Process, family: Family, families: Families, stop_signal: int, stop_timeout: float
+        self,
+        process: trio.Process,
+        family: Family,
+        families: Families,
+        stop_signal: int,
+        stop_timeout: float,
+        *,
+        stdin: FdStream,
     ) -> None:
         self.pid = process.pid
         self.family = family
@@ -124,6 +135,8 @@ class Child:
         self._stop_timeout = stop_timeout
         self._stopping = trio.Event()
         self._killing = trio.Event()
+        self._stdin = stdin
+        self._sending = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<Child {self.pid}>"
@@ -137,6 +150,21 @@ class Child:
         if not self.is_gone:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+    async def send(self, data: bytes) -> None:
+        """Write to its standard input; as a terminal it takes Ctrl-C and Ctrl-D for what they are there.
+
+        Raises:
+            OrchestraError: It has closed its standard input, or does not read what it was sent.
+        """
+        try:
+            with trio.fail_after(_SEND_TIMEOUT):
+                async with self._sending:
+                    await self._stdin.send_all(data)
+        except trio.TooSlowError as exc:
+            raise OrchestraError("it does not read its standard input") from exc
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise OrchestraError("it has closed its standard input") from exc
 
     def kill(self) -> None:
         """End it at once, by SIGKILL. Does not wait."""
@@ -214,7 +242,8 @@ async def run_child(
         SpawnError: The system refused to start it.
     """
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
-    child = Child(process, family_of(process.pid, env), families or Families(), stop_signal, stop_timeout)
+    family, stdin = family_of(process.pid, env), streams["stdin" if window is None else "pty"]
+    child = Child(process, family, families or Families(), stop_signal, stop_timeout, stdin=stdin)
     output = _Output(streams, on_output, window)
     if guard is not None:
         guard.spawned(child.family, stop_signal=stop_signal, stop_timeout=stop_timeout)
@@ -257,7 +286,7 @@ async def _start(
             terminal, theirs = os.openpty()
             ours = FdStream(terminal)
             window.add(ours)
-            _make_plain(theirs)
+            _make_plain(theirs, echoes=window.echoes)
             argv = _after(_OPEN_TERMINAL, os.ttyname(theirs), argv)
         end = PIPE if theirs is None else theirs
         process = await trio.lowlevel.open_process(
@@ -289,11 +318,12 @@ def _after(script: str, word: str, argv: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", f'{script}; shift; exec "$@"', "sh", word, *argv]
 
 
-def _make_plain(terminal: int) -> None:
-    """Set a terminal to pass on output unchanged, line ends too, and not to echo what is typed."""
+def _make_plain(terminal: int, *, echoes: bool) -> None:
+    """Set a terminal to pass on output unchanged, line ends too, and to echo what is typed only if asked."""
     mode = termios.tcgetattr(terminal)
     mode[1] &= ~termios.OPOST
-    mode[3] &= ~termios.ECHO
+    if not echoes:
+        mode[3] &= ~termios.ECHO
     termios.tcsetattr(terminal, termios.TCSANOW, mode)
 
 

@@ -106,7 +106,8 @@ class Reading(Struct, frozen=True, kw_only=True):
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.
-        program_cwd: Where it is then.
+        program_cwd: Where its first program is called, sure or not; ``None``: that is not known.
+        is_launched: Whether that is a tool that keeps the environment of its project: ``uv run``.
         serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
         reloader: What makes its program reload itself when a file changes, if anything is known to.
         ports: Those that it listens on, whatever its environment says.
@@ -120,6 +121,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     missing: Path | None = None
     program: str = ""
     program_cwd: Path | None = None
+    is_launched: bool = False
     serves: str = ""
     reloader: Reloader | None = None
     ports: tuple[int, ...] = ()
@@ -221,10 +223,11 @@ class _Walk:
             self.inner(script, cwd)
         elif words and (words[0] not in _HARMLESS or "PATH=" in " ".join(words)):
             is_clear = not _UNKNOWN.search(words[0])
-            if self.is_first and is_sure:
+            if self.is_first:
                 # Of what comes behind a program it is not sure that it is executed, and with which PATH.
-                is_program = keeps_path and is_clear and words[0] not in _NOT_PROGRAMS
-                self.set(program=words[0] if is_program else "", program_cwd=cwd)
+                is_program = is_sure and keeps_path and is_clear and words[0] not in _NOT_PROGRAMS
+                launched = words[0].rpartition("/")[2] in _LAUNCHERS
+                self.set(program=words[0] if is_program else "", program_cwd=cwd, is_launched=launched)
             self.is_first = False
             if is_clear:
                 self.program(words[0].rpartition("/")[2], words[1:], cwd)

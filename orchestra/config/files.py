@@ -20,10 +20,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Problems", "is_file", "is_folder", "read_text"]
+__all__ = ["Problems", "is_file", "is_folder", "read_text", "subfolders", "upward"]
 
 # As far as we may look, and false for a path that cannot exist: the methods of `Path` raise there.
 is_file, is_folder = os.path.isfile, os.path.isdir
+
+
+def upward(folder: Path, root: Path) -> Iterator[Path]:
+    """Give the folder and those above it, up to `root`; of a folder elsewhere, only itself."""
+    yield folder
+    while folder != root and folder.is_relative_to(root):
+        folder = folder.parent
+        yield folder
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Give the folders in a folder, by name, without hidden ones; as far as we may look."""
+    try:
+        return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    except OSError:
+        return []
 
 
 class Problems(Struct):

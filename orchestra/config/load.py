@@ -31,6 +31,7 @@ from orchestra.config import (
     roles,
     select,
     toml,
+    tools,
 )
 from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
@@ -170,17 +171,10 @@ class _Reader:
         self.env_files = [self.root / name for name in names]
         self.env = dotenv.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
-            own = {**self.env, **each.settings.env}
-            each.env = environment.with_tools(
-                own,
-                root=self.root,
-                cwd=each.cwd,
-                scripts=self.machine.scripts,
-                is_app=each.settings.app is not None,
-            )
+            each.env = {**self.env, **each.settings.env}
 
     def read_commands(self) -> None:
-        """Find out what each command does, what it fails by, and which ports it takes by itself."""
+        """Find out what each command does, with which tools, what it fails by, and which ports it takes."""
         for each in self.chosen:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
@@ -189,11 +183,19 @@ class _Reader:
             if each.settings.app is not None:
                 each.reading = replace(each.reading, serves=f"hypercorn {each.settings.app}")
             reading = each.reading
+            each.env = tools.with_tools(
+                each.env,
+                folder=each.tools_folder,
+                root=self.root,
+                scripts=self.machine.scripts,
+                is_app=each.settings.app is not None,
+                is_launched=reading.is_launched,
+            )
             if reading.fault is not None:
                 self.problems.add(reading.fault)
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
-            programs.check(each)
+            self.notes += programs.check(each, self.root, scripts=self.machine.scripts)
 
     # --- The proxy, and what takes part in it ---
 
@@ -208,7 +210,9 @@ class _Reader:
         upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
+                upstreams[key] = roles.given(
+                    key, [each.name for each in self.processes], self.file, self.root
+                )
         frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
@@ -221,9 +225,14 @@ class _Reader:
                 runs_vite=each.reading.why,
                 serves=each.reading.serves,
                 checks_http=each.checks_http and each.name not in completing,
-                may_be_asked=each.reading.speaks_http and not each.ready and each.name not in completing,
+                may_be_asked=(
+                    each.autostart
+                    and each.reading.speaks_http
+                    and not each.ready
+                    and each.name not in completing
+                ),
             )
-            for each in self.chosen
+            for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
         return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
 
@@ -249,6 +258,9 @@ class _Reader:
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+        if len(table.allowed_hosts) > 1 and decided.frontend is not None:
+            text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
+            self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
@@ -344,19 +356,31 @@ class _Reader:
         ]
         log_file = select.log_file(self.root, process.settings, name.partition(".")[2])
         return ProcessPlan(
-            **{**_shared(process.settings, ProcessPolicy), "ready": process.ready, "log_file": log_file},
+            **{
+                **_shared(process.settings, ProcessPolicy),
+                "autostart": process.autostart,
+                "ready": process.ready,
+                "log_file": log_file,
+            },
             name=name,
             command=process.command,
             app=process.settings.app,
             cwd=process.cwd,
-            env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
+            env=environment.for_child(
+                process.env,
+                port=ports.get(name),
+                siblings=siblings,
+                hosts=self.settings.proxy.allowed_hosts,
+            ),
             port=ports.get(name),
+            named_ports=process.reading.ports,
             may_move=not process.settings.port,
             role=process.role,
             vite_folder=process.reading.folder if process.reading.why else None,
             reloader=process.reading.reloader,
             is_python_server=bool(process.reading.serves),
             install=process.install,
+            program=process.program,
             depends_on=tuple(depends_on),
         )
 

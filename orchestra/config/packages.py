@@ -10,12 +10,12 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestra.config.files import is_file, is_folder
+from orchestra.config.files import is_file, is_folder, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -95,7 +95,7 @@ def unreadable(path: Path) -> ConfigError | None:
 
 def package_folder(folder: Path, root: Path) -> Path | None:
     """The nearest folder, from `folder` up to `root`, that has a `package.json`."""
-    return next((each for each in _upward(folder, root) if is_file(each / "package.json")), None)
+    return next((each for each in upward(folder, root) if is_file(each / "package.json")), None)
 
 
 def workspace(name: str, cwd: Path, root: Path) -> Path | None:
@@ -127,19 +127,11 @@ def _read(path: Path) -> _Json | ConfigError:
     return data
 
 
-def _upward(folder: Path, root: Path) -> Iterator[Path]:
-    """The folder and those above it, up to `root`; of a folder elsewhere, only itself."""
-    yield folder
-    while folder != root and folder.is_relative_to(root):
-        folder = folder.parent
-        yield folder
-
-
 def _install_folder(package: Path, root: Path) -> Path:
     """The folder in which a package's dependencies are installed: its own, or its workspace's root."""
     if _locked(package):
         return package
-    for folder in _upward(package.parent, root) if package != root else ():
+    for folder in upward(package.parent, root) if package != root else ():
         declared = package_json(folder).get("workspaces")
         if isinstance(declared, dict):
             declared = declared.get("packages")

@@ -9,7 +9,8 @@ Nothing in a plan is looked up again later: what is not in it does not happen.
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, Literal, Self, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
@@ -32,6 +33,7 @@ __all__ = [
     "ProxyPlan",
     "Restart",
     "Role",
+    "Scheme",
     "UpstreamPlan",
     "base_name",
 ]
@@ -92,6 +94,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        named_ports: Those that its command names: a container's are not seen among its sockets.
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
@@ -100,6 +103,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
             frontend that it has started, as litestar-vite does, and not its own address.
         install: To be run first.
+        program: What its command runs first, and in which Python, for people.
         depends_on: The processes that it waits for before that.
     """
 
@@ -109,12 +113,14 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    named_ports: tuple[int, ...] = ()
     may_move: bool = False
     role: Role = Role.OTHER
     vite_folder: Path | None = None
     reloader: Reloader | None = None
     is_python_server: bool = False
     install: Install | None = None
+    program: str = ""
     depends_on: tuple[Dependency, ...] = ()
 
     @property
@@ -124,6 +130,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
+        if state is State.STOPPED:
+            return not self.autostart
         return state in (State.READY, State.COMPLETED) or (state is State.RUNNING and not self.is_awaited)
 
 
@@ -153,19 +161,49 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
+Scheme: TypeAlias = Literal["http", "https", "tcp", "unix"]
+
+
 class Address(Struct, frozen=True):
-    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``."""
+    """A host, a literal address without brackets or a name, and a port.
+
+    Its text is ``host:port``, as in a ``Host``.
+
+    Attributes:
+        host: Of a unix socket, its path.
+        port: Of a unix socket, 0.
+        scheme: What is spoken there: ``http``, ``https``, ``tcp`` if that is not known to be HTTP; ``unix``:
+            HTTP over a unix socket.
+    """
 
     host: str
     port: int
+    scheme: Scheme = "http"
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Give the address that has this `url`; a part that is missing has its default."""
+        if url.startswith("unix:"):
+            return cls(url.removeprefix("unix:"), 0, "unix")
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
+        return cls(parts.hostname or "127.0.0.1", port, "https" if is_tls else "http")
 
     def __str__(self) -> str:
+        if self.scheme == "unix":
+            return "localhost"  # for a Host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The address as an HTTP URL."""
-        return f"http://{self}"
+        """The address as a URL; of a unix socket ``unix:/path``."""
+        return f"unix:{self.host}" if self.scheme == "unix" else f"{self.scheme}://{self}"
+
+    @property
+    def place(self) -> str:
+        """What it is called beside its process: ``port 5173``, or the path of a unix socket."""
+        return self.host if self.scheme == "unix" else f"port {self.port}"
 
 
 UNDECIDED: Final = Role.UNDECIDED

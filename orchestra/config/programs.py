@@ -1,4 +1,6 @@
-"""What a command needs on this machine and does not find: a folder, a program, a closed quote.
+"""What a command needs on this machine and does not find, or finds elsewhere than the user expects.
+
+A folder, a program, a closed quote, the Python of the project.
 
 Not here: reading commands (`command`), starting them.
 """
@@ -10,8 +12,16 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
+from orchestra.config import tools
+from orchestra.config.files import is_file, subfolders
+from orchestra.config.plan import Note
+from orchestra.config.tools import find_program, shown
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestra.config.select import Draft
+    from orchestra.config.tools import Program
     from orchestra.errors import ConfigError
 
 __all__ = ["check"]
@@ -29,39 +39,125 @@ _NEXT_STEPS = {
 }
 
 
-def check(process: Draft) -> None:
-    """Refuse what cannot start; warn of what fails unless something puts a program there in time."""
-    reading, problems, correct = process.reading, process.file.problems, "or correct the command."
+def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
+    """Refuse what cannot start; warn of what fails unless something puts a program there in time.
 
-    def message(text: str, hint: str) -> ConfigError:
-        return process.error(f"{process.name}: {text}", hint=hint)
+    Args:
+        process: Is told which program it runs first.
+        root: The project's folder.
+        scripts: As for `tools.with_tools`.
 
+    Returns:
+        What may be another program, or another Python, than the user expects.
+    """
+    reading, problems = process.reading, process.file.problems
     needs = reading.needs
     if needs and process.install is not None:
         # What is not sure of the command is not sure of its installation: PATH may change before it.
-        needs = (*needs, process.install.argv[0])
+        needs = (*(each for each in needs if each != "vite"), process.install.argv[0])
     lacking = next((program for program in needs if not _is_on_path(program, process)), None)
     if reading.missing is not None:
-        problems.add(message(f"cd to {reading.missing}: there is no such folder", f"Create it, {correct}"))
+        problems.add(
+            _message(process, f"cd to {reading.missing}: there is no such folder", "Create it, {or}")
+        )
     elif lacking is not None:
         text = f"it needs {' and '.join(dict.fromkeys(needs))}, but {lacking} is not found on PATH"
-        problems.add(message(text, f"{_NEXT_STEPS.get(lacking, _NODE)}."))
+        problems.add(_message(process, text, f"{_NEXT_STEPS.get(lacking, _NODE)}."))
     try:
         shlex.split(process.command, comments=True)
     except ValueError:
-        problems.warn(message("a quote is opened and not closed", "Close it."))
-    program, cwd = reading.program, reading.program_cwd
-    if not program or program in reading.needs or ("node_modules/" in program and process.install):
-        return
-    if "/" not in program:
-        if not _is_on_path(program, process):
-            problems.warn(message(f"{program} is not found on PATH", f"Install it, {correct}"))
-    elif cwd is not None and not (cwd / program).exists():
-        problems.warn(message(f"there is no {cwd / program}", f"Create it, {correct}"))
-    elif cwd is not None and not os.access(cwd / program, os.X_OK):
-        hint = f"Make it so: chmod +x {cwd / program}"
-        problems.warn(message(f"{cwd / program} is not executable", hint))
+        problems.warn(_message(process, "a quote is opened and not closed", "Close it."))
+    if not reading.program:
+        return []
+    found = find_program(reading.program, process.tools_folder, process.env, scripts=scripts)
+    if found is not None:
+        process.program = found.in_words(root)
+        if not os.access(found.path, os.X_OK):
+            hint = f"Make it so: chmod +x {found.path}"
+            problems.warn(_message(process, f"{found.path} is not executable", hint))
+    elif reading.program not in reading.needs:
+        _warn_of_missing(process, root)
+    notes = [_broken(process, root)]
+    if found is not None and found.is_python:
+        _warn_of_interpreter(process, found)
+        notes.append(_unexpected(process, found, root))
+    return [each for each in notes if each is not None]
+
+
+def _message(process: Draft, text: str, hint: str) -> ConfigError:
+    return process.error(f"{process.name}: {text}", hint=hint.replace("{or}", "or correct the command."))
 
 
 def _is_on_path(program: str, process: Draft) -> bool:
     return shutil.which(program, path=process.env["PATH"]) is not None
+
+
+def _warn_of_missing(process: Draft, root: Path) -> None:
+    problems, program, cwd = process.file.problems, process.reading.program, process.reading.program_cwd
+    if "node_modules/" in program and process.install:
+        return
+    if "/" not in program:
+        hint = _how_to_get(process, root)
+        problems.warn(_message(process, f"{program} is not found on PATH", hint))
+    elif cwd is not None and not (cwd / program).exists():
+        problems.warn(_message(process, f"there is no {cwd / program}", "Create it, {or}"))
+
+
+def _how_to_get(process: Draft, root: Path) -> str:
+    """Say how a program comes to be there, by what the folder has."""
+    folder, env = process.tools_folder, process.env
+    if process.reading.is_launched:
+        return "Install it, {or}"
+    if (venv := tools.virtual_environment(folder, root, env)) is not None:
+        return f"Install it in {shown(venv, root)}, {{or}}"
+    if (launcher := tools.launcher_of(folder, root)) is not None:
+        return f"{_run_by(launcher, process, root)}, {{or}}"
+    for below in subfolders(folder):
+        if tools.environment_in(below, env) is not None:
+            where = f"{shown(below, root)} has a virtual environment"
+            return f"{where}: begin with `cd {shown(below, folder)} &&`."
+    if is_file(folder / "package.json"):
+        return f"Install the packages of {shown(folder, root)}, {{or}}"
+    return "Install it, {or}"
+
+
+def _run_by(launcher: tuple[str, Path], process: Draft, root: Path) -> str:
+    tool, where = launcher
+    make = "uv sync" if tool == "uv" else f"{tool} install"
+    return f"Write `{tool} run {process.reading.program}`, run `{make}` in {shown(where, root)}"
+
+
+def _warn_of_interpreter(process: Draft, found: Program) -> None:
+    """Warn of a script whose Python is not there any more: its folder was moved, or Python removed."""
+    if found.interpreter is not None and not is_file(found.interpreter):
+        text = f"{found.path} is a script for {found.interpreter}, which is not there"
+        process.file.problems.warn(_message(process, text, "Make its virtual environment again."))
+
+
+def _unexpected(process: Draft, found: Program, root: Path) -> Note | None:
+    """Say it if a program may not be the project's."""
+    folder, env, name = process.tools_folder, process.env, process.name
+    active = env.get("VIRTUAL_ENV")
+    venv = tools.virtual_environment(folder, root, env)
+    if process.reading.is_launched or process.settings.app is not None:
+        return None
+    if found.is_own:
+        lacking = f"{shown(venv, root)} has none" if venv else f"there is no virtual environment in {folder}"
+        text = f"{name}: {found.path} is that of orchestra's own environment: {lacking}"
+        return Note(text, _how_to_get(process, root).replace("{or}", "or activate yours."), "warning")
+    if venv is not None and active and os.path.realpath(active) != os.path.realpath(venv):
+        text = f"{name}: the active environment {active} is used, not {shown(venv, root)}"
+        return Note(text, "Deactivate it if that is not meant.", "warning")
+    launcher = tools.launcher_of(folder, root)
+    if launcher is not None and venv is None and not (active or env.get("CONDA_PREFIX")):
+        text = f"{name}: {found.path} is not of an environment that {launcher[0]} has made"
+        return Note(text, f"{_run_by(launcher, process, root)}, or activate yours.", "warning")
+    return None
+
+
+def _broken(process: Draft, root: Path) -> Note | None:
+    folder = tools.broken_environment(process.tools_folder, root)
+    if folder is None:
+        return None
+    text = f"{process.name}: {shown(folder, root)} has no Python that can be executed, and is not used"
+    return Note(text, "Make it again: the Python that it was made with may be gone.", "warning")

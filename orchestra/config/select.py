@@ -63,7 +63,9 @@ class Draft(Struct, kw_only=True):
         env: The environment that its command is run in, but for ports.
         reading: What its command is going to do.
         install: What has to be installed first.
+        program: What its command runs first, and in which Python, for people.
         role: What it is to the proxy.
+        autostart: Whether it is started with the run.
     """
 
     name: str
@@ -79,7 +81,9 @@ class Draft(Struct, kw_only=True):
     env: Mapping[str, str] = field(default_factory=dict)
     reading: Reading = Reading()
     install: Install | None = None
+    program: str = ""
     role: Role = Role.OTHER
+    autostart: bool = True
 
     @property
     def names(self) -> Sequence[str]:
@@ -87,9 +91,14 @@ class Draft(Struct, kw_only=True):
         return self.instances or [self.name]
 
     @property
+    def tools_folder(self) -> Path:
+        """The folder whose tools its command finds: where it calls its first program."""
+        return self.reading.program_cwd or self.cwd
+
+    @property
     def checks_http(self) -> bool:
-        """Whether one of its readiness checks asks by HTTP."""
-        return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
+        """Whether one of its readiness checks asks it by HTTP."""
+        return any(isinstance(check, HttpCheck) and check.at is None for check in parse_checks(self.ready))
 
     def error(self, message: str, *, hint: str) -> ConfigError:
         """Make an error about what was written: file, line, then `message`."""
@@ -316,7 +325,16 @@ def choose(
         if name not in chosen and name not in left_out and counts[name]:
             chosen.add(name)
             unseen += [each.name for each in by_name[name].waits_for]
+    # What is named is asked for, and so is what is needed by it, or by what is started anyway.
+    needed = [name for name in chosen if name in only or by_name[name].settings.autostart]
+    started: set[str] = set()
+    while needed:
+        name = needed.pop()
+        if name not in started:
+            started.add(name)
+            needed += [each.name for each in by_name[name].waits_for if each.name in chosen]
     for name in chosen:
+        by_name[name].autostart = name in started
         numbered = [f"{name}.{number}" for number in range(1, counts[name] + 1)]
         by_name[name].instances = numbered if len(numbered) > 1 else [name]
     if not chosen and processes and (not only or asked):

@@ -202,6 +202,8 @@ class Model:
         if up < len(processes) or not processes:
             of = f" {up}/{len(processes)}" if len(processes) > 1 else ""
             return Overall(State.STARTING, f"{'starting' if self.ready_after is None else 'restarting'}{of}")
+        if any(each.state is State.RUNNING for each in processes):
+            return Overall(State.RUNNING, "running")  # whether that one is ready is not known
         took = "" if self.ready_after is None else f" in {short_seconds(self.ready_after)}"
         return Overall(State.READY, f"ready{took}")
 

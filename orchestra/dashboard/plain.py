@@ -90,7 +90,11 @@ class PlainPrinter:
             else:
                 self._mark(event)
         elif text := sentence(event):
-            self._writer.put(self._around(self._format(event, _OURS, text)))
+            self._writer.put(self._around(self._format(event.at, _OURS, text)))
+
+    def say(self, text: str) -> None:
+        """Print a line of orchestra's own."""
+        self._writer.put(self._around(self._format(time.time(), _OURS, text)))
 
     def _widen(self, names: Sequence[str]) -> None:
         """Make room for longer names, from this line on."""
@@ -103,7 +107,7 @@ class PlainPrinter:
         """Take a line of child output; wait while the buffer is full."""
         await self._writer.wait_for_room()
         source = (line.process, line.stream)
-        data = self._format(line, source, line.text)
+        data = self._format(line.at, source, line.text)
         if self._is_terminal:
             before, self._newest[line.process] = self._newest.get(line.process), line.text
             is_repeated = before is not None and is_blank(line.text) and is_blank(before)
@@ -126,7 +130,7 @@ class PlainPrinter:
         source = (event.process, event.stream)
         if event.text and source not in self._marked:
             self._marked.add(source)
-            self._writer.put(self._format(event, source, event.text, sign=_PARTIAL_SIGN))
+            self._writer.put(self._format(event.at, source, event.text, sign=_PARTIAL_SIGN))
 
     def _begin(self, event: OutputPaused) -> None:
         """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
@@ -135,7 +139,7 @@ class PlainPrinter:
             # What has wrapped could not be taken back.
             columns, _ = terminal_size(self._writer.fd)
             text = without_colours(event.text)[: max(columns - self._width - 4, 1)]
-            data = self._format(event, source, text)[:-1]
+            data = self._format(event.at, source, text)[:-1]
             self._writer.put(data if self._begun is None else _ERASE + data)
             self._begun = (source, data)
         elif self._begun is not None and self._begun[0] == source:
@@ -152,14 +156,14 @@ class PlainPrinter:
             return _ERASE + data
         return _ERASE + data + begun
 
-    def _format(self, event: Event, source: _Source, text: str, *, sign: str = "|") -> bytes:
+    def _format(self, at: float, source: _Source, text: str, *, sign: str = "|") -> bytes:
         margin = self._margins.get((source, sign))
         if margin is None:
             margin = self._margins[source, sign] = self._margin(*source, sign)
         if "\x1b" in text:
             # What a child has switched on must not run into the next line.
             text = f"{text}{_RESET}" if self._has_colours else without_colours(text)
-        when = _time_of_day(int(event.at)) if self._has_timestamps else ""
+        when = _time_of_day(int(at)) if self._has_timestamps else ""
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, stream: StreamName | None, sign: str) -> str:

@@ -16,7 +16,8 @@ import trio
 
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
-from orchestra.events import OutputLine, OutputPaused
+from orchestra.events import InputWanted, OutputLine, OutputPaused
+from orchestra.supervision.symptoms import is_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -129,6 +130,8 @@ class ProcessOutput:
             await self._delivery.deliver(self._name, stream, lines)
         if partial is not None:
             self._bus.emit(OutputPaused(process=self._name, stream=stream, text=partial))
+            if is_prompt(prompt := without_colours(partial)):
+                self._bus.emit(InputWanted(process=self._name, prompt=prompt.strip()))
 
     async def follow(self, plan: ProcessPlan) -> None:
         """Write to the log file of another plan of the process from now on."""

@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import trio
 
 from orchestra.child import probe
+from orchestra.config.checks import UPGRADE_REQUIRED
 from orchestra.config.roles import Seen
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["identify"]
 _TIMEOUT = 60.0
 # How long the rest of an answer is waited for, when its beginning is there.
 _REST_TIMEOUT = 2.0
-_CLIENT = "@vite/client"
+_CLIENT = "/@vite/client"
 _REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
 
 
@@ -36,30 +37,37 @@ class _Answer(NamedTuple):
     content_type: str
     location: str
     body: bytes
+    at: Address
+
+    @property
+    def is_script(self) -> bool:
+        return self.status == 200 and "javascript" in self.content_type
 
 
-async def identify(socket: Address) -> Seen:
+async def identify(socket: Address) -> tuple[Seen, Address]:
     """Ask what answers at a socket.
 
     Args:
         socket: Where it is.
 
     Returns:
-        `Seen.VITE`, `Seen.HTTP`, `Seen.SILENT` if it does not speak HTTP, `Seen.NOTHING` if it has not
-        answered in time.
+        `Seen.VITE`, `Seen.HTTP`, `Seen.SILENT` if it does not speak HTTP or is for WebSockets alone,
+        `Seen.NOTHING` if it has not answered in time; and the socket with the scheme by which it answers.
     """
     try:
-        if await _is_client(socket, "/"):
-            return Seen.VITE
-        page = await _get(socket, "/")
-        if page is None:
-            return Seen.SILENT
-        for base in _bases(page):
-            if await _is_client(socket, base):
-                return Seen.VITE
+        client = await _get(socket, _CLIENT)
+        if client is None or client.status == UPGRADE_REQUIRED:
+            return Seen.SILENT, socket
+        if client.is_script:
+            return Seen.VITE, client.at
+        page = await _get(client.at, "/")
+        for base in _bases(page) if page is not None else ():
+            other = await _get(client.at, base.rstrip("/") + _CLIENT)
+            if other is not None and other.is_script:
+                return Seen.VITE, client.at
     except trio.TooSlowError:
-        return Seen.NOTHING
-    return Seen.HTTP
+        return Seen.NOTHING, socket
+    return Seen.HTTP, client.at
 
 
 def _bases(page: _Answer) -> list[str]:
@@ -71,15 +79,10 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _is_client(socket: Address, base: str) -> bool:
-    answer = await _get(socket, base.rstrip("/") + "/" + _CLIENT)
-    return answer is not None and answer.status == 200 and "javascript" in answer.content_type
-
-
 async def _get(socket: Address, path: str) -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
     try:
-        status, received = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
+        status, received, at = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
     except OSError:
         return None
     if status is None:
@@ -89,4 +92,4 @@ async def _get(socket: Address, path: str) -> _Answer | None:
         name.strip().lower(): value.strip()
         for name, _, value in (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
     }
-    return _Answer(status, fields.get("content-type", ""), fields.get("location", ""), body)
+    return _Answer(status, fields.get("content-type", ""), fields.get("location", ""), body, at)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from orchestra.child.sockets import in_order_of_preference
+from orchestra.child.sockets import in_order_of_preference, likeliest
 from orchestra.config.plan import Role, base_name
 from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
 
@@ -70,29 +70,36 @@ class RunTimeRoles:
         """
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
+        answering: dict[Address, Address] = {}  # by what is spoken there
         newest_sockets = self._run.scanner.looking_at(leader, port)
         while self._is_open(process):
-            found = in_order_of_preference(await newest_sockets(), port)
+            found = [
+                each
+                for each in in_order_of_preference(await newest_sockets(), port)
+                if each.scheme != "unix"  # frontends that render on the server have some for themselves
+            ]
             for each in found:
                 if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                    asked[each] = await self._ask(each, leader)
+                    asked[each], answering[each] = await self._ask(each, leader)
             now = trio.current_time()
-            for seen in (Seen.VITE, Seen.HTTP):
-                answering = next((each for each in found if asked.get(each) is seen), None)
-                if answering is None:
+            unfit = [each for each in found if asked.get(each) is Seen.SILENT]
+            likely = likeliest(found, port, besides=unfit)
+            for seen, sockets in ((Seen.VITE, found), (Seen.HTTP, likely)):
+                fitting = next((each for each in sockets if asked.get(each) is seen), None)
+                if fitting is None:
                     continue
                 first_answer = first_answer or now
                 if seen is Seen.HTTP and now - first_answer < _SETTLE_TIME:
                     continue
                 self.see(process, seen)
-                return answering
+                return answering[fitting]
             if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
                 self.see(process, Seen.SILENT)
         return None
 
-    async def _ask(self, socket: Address, leader: int) -> Seen:
+    async def _ask(self, socket: Address, leader: int) -> tuple[Seen, Address]:
         if NOT_HTTP & await self._run.runtime.programs(leader, socket.port):
-            return Seen.SILENT
+            return Seen.SILENT, socket
         return await self._run.runtime.identify(socket)
 
     def _is_open(self, process: str) -> bool:

@@ -1,0 +1,225 @@
+"""Which programs a folder has of its own: those of its virtual environment and of its packages.
+
+One rule for ``run``, ``check`` and ``init``: a process has the tools of the folder in which its command calls
+its first program (behind ``cd``, or its ``cwd``), and those of the folders above it, up to the project's, the
+nearest first. A virtual environment is used as if it were activated. One that is active already is left as it
+is, unless it is only orchestra's own and the folder has another one. What finds its environment itself
+(``uv run``, ``poetry run``) is left to do so.
+
+Files are looked at, nothing is executed. Not here: `os.environ`; all environments are arguments and results.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from orchestra.config.files import is_file, upward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Program",
+    "broken_environment",
+    "environment_in",
+    "find_program",
+    "launcher_of",
+    "shown",
+    "virtual_environment",
+    "with_tools",
+]
+
+_VIRTUAL_ENVIRONMENTS = (".venv", "venv")
+# The lock file says which tool keeps a project's environment, and so how its programs are run.
+_LAUNCHERS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm", "Pipfile": "pipenv"}
+_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+# Of a script: `#!/x/python3`, or, for a path that is too long, a shell that executes it.
+_INTERPRETER = re.compile(rb"#! *(?:/usr/bin/env +(?:-S +)?)?([^\s]+)|'''exec' +\"?([^\"\n]+?)\"? +\"\$0\"")
+_NAMED_VERSION = re.compile(r"python(\d+\.\d+)$")
+_VERSION = re.compile(r"^version(?:_info)? *= *(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
+
+
+def environment_in(folder: Path, env: Mapping[str, str]) -> Path | None:
+    """The virtual environment that a folder has."""
+    names = [*_VIRTUAL_ENVIRONMENTS]
+    if is_file(folder / "uv.lock") and (name := env.get("UV_PROJECT_ENVIRONMENT")):
+        names.insert(0, name)
+    found = (folder / name for name in names)
+    return next((each for each in found if is_file(each / "bin" / "python")), None)
+
+
+def virtual_environment(folder: Path, root: Path, env: Mapping[str, str]) -> Path | None:
+    """The nearest virtual environment, from `folder` up to `root`."""
+    found = (environment_in(each, env) for each in _searched(folder, root))
+    return next((each for each in found if each is not None), None)
+
+
+def broken_environment(folder: Path, root: Path) -> Path | None:
+    """The nearest folder called like a virtual environment, if it has no Python that could be executed."""
+    named = (each / name for each in _searched(folder, root) for name in _VIRTUAL_ENVIRONMENTS)
+    nearest = next((each for each in named if is_file(each / "pyvenv.cfg")), None)
+    return nearest if nearest is not None and not is_file(nearest / "bin" / "python") else None
+
+
+def _searched(folder: Path, root: Path) -> list[Path]:
+    """Where the tools of a folder are: of one that is elsewhere, in that and in the project's."""
+    return [*dict.fromkeys([*upward(folder, root), root])]
+
+
+def launcher_of(folder: Path, root: Path) -> tuple[str, Path] | None:
+    """The tool that keeps the environment of a folder, by the nearest lock file; and where that is."""
+    for each in _searched(folder, root):
+        for lock, tool in _LAUNCHERS.items():
+            if is_file(each / lock):
+                return tool, each
+    return None
+
+
+def with_tools(
+    env: Mapping[str, str],
+    *,
+    folder: Path,
+    root: Path,
+    scripts: str | None,
+    is_app: bool = False,
+    is_launched: bool = False,
+) -> dict[str, str]:
+    """Give an environment in which the tools of a folder are found.
+
+    The scripts that were installed beside orchestra are found last of all; but where there is no virtual
+    environment, an application runs in the one that orchestra is installed in.
+
+    Args:
+        env: The environment so far.
+        folder: Where the first program is called.
+        root: The project's folder.
+        scripts: ``sysconfig.get_path("scripts")`` of the Python that runs orchestra; ``None`` adds nothing.
+        is_app: Whether it is for an application, which runs in the Python that is found.
+        is_launched: Whether its first program finds the environment itself.
+    """
+    new = dict(env)
+    folders = (new.get("PATH") or os.defpath).split(os.pathsep)
+    if is_launched and _is_own(new.get("VIRTUAL_ENV"), scripts):
+        del new["VIRTUAL_ENV"]
+    # A package is looked for before it is installed, too.
+    packages = [each for each in _searched(folder, root) if is_file(each / "package.json")]
+    folders[:0] = [str(each / "node_modules" / ".bin") for each in packages]
+    active, found = new.get("VIRTUAL_ENV"), virtual_environment(folder, root, env)
+    if found is not None and not is_launched and (not active or _is_own(active, scripts)):
+        new["VIRTUAL_ENV"] = str(found)
+        new.pop("PYTHONHOME", None)  # as its `activate` does: it would lead back to another Python
+        folders.insert(0, str(found / "bin"))
+    if scripts and is_app and not (new.get("VIRTUAL_ENV") or new.get("CONDA_PREFIX")):
+        folders.insert(0, scripts)
+    elif scripts and scripts not in folders:
+        folders.append(scripts)
+    new["PATH"] = os.pathsep.join(folders)
+    return new
+
+
+def _is_own(environment: str | None, scripts: str | None) -> bool:
+    """Whether a virtual environment is the one that orchestra is installed in."""
+    if not environment or scripts is None:
+        return False
+    return os.path.realpath(environment) == os.path.realpath(Path(scripts).parent)
+
+
+class Program(Struct, frozen=True, kw_only=True):
+    """A program that was found, and the Python that executes it.
+
+    Attributes:
+        path: Where it is.
+        interpreter: What executes it, if it is a script that names it, or a Python.
+        is_python: Whether that is a Python.
+        prefix: The virtual environment of that; ``None``: it has none.
+        version: Its version, where that is known without asking it: ``3.12.3``.
+        is_own: Whether it is orchestra's own, which neither the user has activated nor the project has.
+    """
+
+    path: Path
+    interpreter: Path | None = None
+    is_python: bool = False
+    prefix: Path | None = None
+    version: str = ""
+    is_own: bool = False
+
+    def in_words(self, root: Path) -> str:
+        """Name it, and its Python, relative to the project's folder."""
+        if not self.is_python:
+            return shown(self.path, root)
+        version = f"Python {self.version}" if self.version else "Python"
+        where = (
+            f"{version} of {shown(self.prefix, root)}" if self.prefix else f"{version}, {self.interpreter}"
+        )
+        return f"{shown(self.path, root)} ({where})"
+
+
+def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str | None) -> Program | None:
+    """Look a program up as a shell would, and say which Python it is; ``None``: it is not found.
+
+    Args:
+        name: A name, or a path relative to `cwd`.
+        cwd: Where it is called.
+        env: With the tools of the folder.
+        scripts: As in `with_tools`.
+    """
+    found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH"))
+    if found is None or not is_file(found):
+        return None
+    path = Path(found)
+    interpreter = path if _PYTHON.fullmatch(path.name) else _interpreter_of(path, env)
+    if interpreter is None or not _PYTHON.fullmatch(interpreter.name):
+        return Program(path=path, interpreter=interpreter)
+    prefix = interpreter.parent.parent
+    configured = _text(prefix / "pyvenv.cfg")
+    version = _VERSION.search(configured) or re.search(
+        r"(\d+\.\d+)$", Path(os.path.realpath(interpreter)).name
+    )
+    return Program(
+        path=path,
+        interpreter=interpreter,
+        is_python=True,
+        prefix=prefix if configured else None,
+        version=version[1] if version else "",
+        is_own=_is_own(str(prefix), scripts) and not _is_own(_active(env), scripts),
+    )
+
+
+def _active(env: Mapping[str, str]) -> str | None:
+    return env.get("VIRTUAL_ENV") or env.get("CONDA_PREFIX")
+
+
+def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
+    """What executes a script."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(1024)
+    except OSError:
+        return None
+    matches = [*_INTERPRETER.finditer(begin)] if begin.startswith(b"#!") else []
+    if not matches:
+        return None
+    named = os.fsdecode(matches[-1][2] or matches[0][1])
+    # `env` looks it up.
+    found = named if "/" in named else shutil.which(named, path=env.get("PATH"))
+    return Path(found) if found else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def shown(path: Path, root: Path) -> str:
+    """Name a path as people do who are in `root`."""
+    if path == root:
+        return "the project's folder"
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
