@@ -28,8 +28,9 @@ from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
 from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, RunEnded, RunStarted, State
+from orchestra.events import Notice, ProcessMeasured, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
+from orchestra.supervision.measuring import measure
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
@@ -331,6 +332,8 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
+            if self._bus.wants(ProcessMeasured):
+                nursery.start_soon(measure, self._run)
             if self._development is not None:
                 nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
