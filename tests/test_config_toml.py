@@ -37,6 +37,7 @@ listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
 api_prefix = "/rest"
+backend_paths = ["/media"]
 backend_prefixes = ["/live"]
 frontend_paths = ["/x/"]
 fallback_methods = ["GET"]

@@ -36,7 +36,7 @@ from orchestra.control.doors import Request, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
 from orchestra.events import OutputLine, OutputPaused, RunEnded, encode
-from orchestra.proxy.route import OWN_PREFIX
+from orchestra.proxy.rules import OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence

@@ -97,7 +97,7 @@ class Asker:
         if shared.pages is not None:
             self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
-            may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
+            may_send_again = head.method in _IDEMPOTENT or shared.router.may_fall_back(head)
             limit = shared.plan.replay_bytes if may_send_again else 0
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
 
 __all__ = ["Record"]
 
