@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
-from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
+from orchestra.config.schema import (
+    API_PREFIX,
+    VITE_PATHS,
+    ProcessPolicy,
+    ProxyPolicy,
+    ReloadSettings,
+    Restart,
+    RunPolicy,
+)
 from orchestra.events import State
 
 __all__ = [
@@ -236,6 +244,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
 
+    @property
+    def api_prefixes(self) -> tuple[str, ...]:
+        """What is the backend's beside `backend_paths`, which leave nothing to a default."""
+        prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
+        return () if prefix is None else (prefix,)
+
     def in_words(self) -> str:
         """Say which process is asked for what, and why that one, for people."""
         pairs = (
@@ -292,6 +306,14 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     procfile: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
+
+    def named(self, name: str | None) -> ProcessPlan | None:
+        """Give the process of that name, or its first instance; without a name the backend or the first."""
+        if name is None:
+            backend = self.proxy.backend if self.proxy is not None else None
+            name = backend.members[0] if isinstance(backend, FromProcess) else self.processes[0].name
+        meant = (each for each in self.processes if name in (each.name, base_name(each.name)))
+        return next(meant, None)
 
     @property
     def root(self) -> Path:
