@@ -7,6 +7,7 @@ import pytest
 from orchestra.config.environment import (
     for_child,
     mentions_port,
+    with_address,
 )
 
 
@@ -22,6 +23,25 @@ def test_a_child_is_told_its_port_and_its_siblings() -> None:
         "ORCHESTRA_NOTES_API_URL": "http://127.0.0.1:5000",
     }
     assert for_child({"PYTHONUNBUFFERED": ""}, port=None, siblings={}) == {"PYTHONUNBUFFERED": ""}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://[::1]:81", "http://[::1]:81"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000", "http://[::1]:8000"),
+        ("http://192.168.1.5:8000", "http://192.168.1.5:8000"),
+    ],
+)
+def test_a_child_is_told_the_one_address(url: str, expected: str) -> None:
+    port = expected.rpartition(":")[2]
+    assert with_address({}, url) == {"ORCHESTRA_URL": expected, "ORCHESTRA_PORT": port}
+
+
+def test_without_a_proxy_there_is_no_address() -> None:
+    assert with_address({"ORCHESTRA_URL": "http://of.another.run", "A": "1"}, None) == {"A": "1"}
 
 
 @pytest.mark.parametrize(

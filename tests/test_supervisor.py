@@ -13,7 +13,7 @@ import trio.testing
 
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, State, Supervisor
-from orchestra.config.plan import Install
+from orchestra.config.plan import FromProcess, Install, ProxyPlan
 from orchestra.events import Notice, OutputLine, StateChanged
 from tests.events_kit import Recorder
 from tests.process_kit import SERVE
@@ -48,6 +48,20 @@ async def test_children_get_their_name_port_folder_and_environment(tmp_path: Pat
     assert len(run_id) == 16
     assert recorder.output("b") == ["this"]
     assert supervisor.snapshot()["b"].state is State.COMPLETED
+
+
+async def test_children_get_the_one_address_before_the_first_of_them_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORCHESTRA_URL", "http://of.another.run")
+    said = ProcessPlan(name="a", command='echo "$ORCHESTRA_URL-$ORCHESTRA_PORT"')
+    for proxy in (ProxyPlan(port=0, backend=FromProcess(name="a"), frontend=None), None):
+        supervisor = Supervisor(Plan(processes=(said,), proxy=proxy))
+        recorder = Recorder(supervisor)
+        await supervisor.run()
+        url = supervisor.url or ""
+        assert bool(url) is (proxy is not None)
+        assert recorder.output("a") == [f"{url}-{url.rpartition(':')[2]}"]
 
 
 async def test_a_server_is_ready_when_it_answers_wherever_it_listens() -> None:

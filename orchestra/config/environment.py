@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "sibling_prefix"]
+__all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "sibling_prefix", "with_address"]
 
 # The variables that tell a child its port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
+_ADDRESS_VARIABLES = ("ORCHESTRA_URL", "ORCHESTRA_PORT")
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not to listen on
 
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
@@ -34,6 +37,23 @@ def for_child(env: Mapping[str, str], *, port: int | None, siblings: Mapping[str
         new[f"{sibling_prefix(name)}_URL"] = f"http://127.0.0.1:{sibling}"
     if port is not None:
         new.update(dict.fromkeys(PORT_VARIABLES, str(port)))
+    return new
+
+
+def with_address(env: Mapping[str, str], url: str | None) -> dict[str, str]:
+    """Give an environment that tells a child the one address of this run, and of no other run.
+
+    Args:
+        env: The environment so far.
+        url: Where the proxy listens: ``http://127.0.0.1:8000``; ``None``: there is none.
+    """
+    new = {name: text for name, text in env.items() if name not in _ADDRESS_VARIABLES}
+    if url is not None:
+        parts = urlsplit(url)
+        # Nothing can be reached at the address that stands for all of them.
+        host = _LOOPBACK.get(parts.hostname or "", parts.netloc.rpartition(":")[0])
+        values = (f"http://{host}:{parts.port}", str(parts.port))
+        new.update(zip(_ADDRESS_VARIABLES, values, strict=True))
     return new
 
 

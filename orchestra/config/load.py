@@ -210,7 +210,9 @@ class _Reader:
         upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
+                upstreams[key] = roles.given(
+                    key, [each.name for each in self.processes], self.file, self.root
+                )
         frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."

@@ -9,7 +9,8 @@ Nothing in a plan is looked up again later: what is not in it does not happen.
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, Literal, Self, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
@@ -156,27 +157,49 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
-Scheme: TypeAlias = Literal["http", "https", "tcp"]
+Scheme: TypeAlias = Literal["http", "https", "tcp", "unix"]
 
 
 class Address(Struct, frozen=True):
-    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``.
+    """A host, a literal address without brackets or a name, and a port.
+
+    Its text is ``host:port``, as in a ``Host``.
 
     Attributes:
-        scheme: What is spoken there: ``http``, ``https``, or ``tcp`` if that is not known to be HTTP.
+        host: Of a unix socket, its path.
+        port: Of a unix socket, 0.
+        scheme: What is spoken there: ``http``, ``https``, ``tcp`` if that is not known to be HTTP; ``unix``:
+            HTTP over a unix socket.
     """
 
     host: str
     port: int
     scheme: Scheme = "http"
 
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Give the address that has this `url`; a part that is missing has its default."""
+        if url.startswith("unix:"):
+            return cls(url.removeprefix("unix:"), 0, "unix")
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
+        return cls(parts.hostname or "127.0.0.1", port, "https" if is_tls else "http")
+
     def __str__(self) -> str:
+        if self.scheme == "unix":
+            return "localhost"  # for a Host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The address as a URL."""
-        return f"{self.scheme}://{self}"
+        """The address as a URL; of a unix socket ``unix:/path``."""
+        return f"unix:{self.host}" if self.scheme == "unix" else f"{self.scheme}://{self}"
+
+    @property
+    def place(self) -> str:
+        """What it is called beside its process: ``port 5173``, or the path of a unix socket."""
+        return self.host if self.scheme == "unix" else f"port {self.port}"
 
 
 UNDECIDED: Final = Role.UNDECIDED

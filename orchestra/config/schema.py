@@ -142,8 +142,8 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
 
     enabled: Annotated[bool, _doc("false: run the processes only")] = True
     listen: Annotated[str | None, _doc('the one address: "127.0.0.1:8000"', '"127.0.0.1:8000"')] = None
-    backend: Annotated[Upstream, _doc('a process, a URL: "http://127.0.0.1:5000", or false', "found")] = None
-    frontend: Annotated[Upstream, _doc('a process, a URL: "http://127.0.0.1:5173", or false', "found")] = None
+    backend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
+    frontend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
 
 
 class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -110,7 +110,13 @@ class Shared:
             # Our own one is in this process, and has no address that could be dialled.
             planned = Address("localhost", 0) if side == "orchestra" else getattr(plan, side)
             gate = Gate(side, planned, changed=changed, hold=plan.hold, bus=bus, tail=tail)
-            self.upstreams[side] = Upstream(gate, dial=dial, reader=self.reader, limit=idle)
+            self.upstreams[side] = Upstream(
+                gate,
+                dial=dial,
+                reader=self.reader,
+                start_soon=self._start_soon,
+                limit=idle,
+            )
         self.router = self._new_router()
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
@@ -120,6 +126,9 @@ class Shared:
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
+
+    def _start_soon(self, *task: object) -> None:
+        self.start_soon(*task)  # the proxy has a nursery when it runs
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""

@@ -24,10 +24,13 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import trio
 from trio.lowlevel import wait_readable, wait_writable
+
+if TYPE_CHECKING:
+    from orchestra.config.plan import Address
 
 __all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Poller", "SocketTransport", "Transport", "accept", "dial"]
 
@@ -297,26 +300,36 @@ else:
             return _END if event.fflags else _END & ~_ERROR
 
 
-async def dial(host: str, port: int, poller: Poller) -> SocketTransport:
-    """Connect to a literal address, or to all that a name means, in the order that the system prefers.
+async def dial(address: Address, poller: Poller) -> SocketTransport:
+    """Connect to a unix socket, or to a literal address, or to all that a name means, as the system prefers.
 
     Raises:
         OSError: Nothing listens there; of several attempts, the last one's.
     """
-    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {host}")
+    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     with trio.move_on_after(DIAL_TIMEOUT):
-        # Servers on localhost listen on either, often on one alone.
-        for name in ("127.0.0.1", "::1") if host == "localhost" else (host,):
-            found = await trio.socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            for family, kind, _, _, address in found:
-                try:
-                    with trio.socket.socket(family, kind) as sock:
-                        await sock.connect(address)
-                        return SocketTransport(socket.socket(fileno=sock.detach()), poller)
-                except OSError as exc:
-                    failure = exc
+        for family, kind, place in await _places(address):
+            try:
+                with trio.socket.socket(family, kind) as sock:
+                    await sock.connect(place)
+                    return SocketTransport(socket.socket(fileno=sock.detach()), poller)
+            except OSError as exc:
+                failure = exc
         raise failure
-    raise TimeoutError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {DIAL_TIMEOUT:g} s")
+    raise TimeoutError(errno.ETIMEDOUT, f"no answer from {address.url} within {DIAL_TIMEOUT:g} s")
+
+
+async def _places(address: Address) -> list[tuple[int, int, Any]]:
+    """Give all that an address means: family, kind and place of a socket each."""
+    if address.scheme == "unix":
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, address.host)]
+    # Servers on localhost listen on either, often on one alone.
+    names = ("127.0.0.1", "::1") if address.host == "localhost" else (address.host,)
+    found: list[tuple[int, int, Any]] = []
+    for name in names:
+        resolved = await trio.socket.getaddrinfo(name, address.port, type=socket.SOCK_STREAM)
+        found += [(family, kind, place) for family, kind, _, _, place in resolved]
+    return found
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:

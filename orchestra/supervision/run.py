@@ -22,7 +22,7 @@ from trio.lowlevel import ParkingLot
 
 from orchestra.child.families import Families
 from orchestra.config.checks import FORMS, parse_checks
-from orchestra.config.environment import PORT_VARIABLES
+from orchestra.config.environment import PORT_VARIABLES, with_address
 from orchestra.config.plan import Condition
 from orchestra.config.roles import Seen
 from orchestra.config.select import find_cycle, stop_levels
@@ -344,7 +344,7 @@ class Run:
     def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
         """Give the environment of a child whose ``PORT`` is `port`."""
         env = {
-            **(os.environ if plan.env is None else plan.env),
+            **with_address(os.environ if plan.env is None else plan.env, self.url),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
             "ORCHESTRA_PROCESS": plan.name if "." in plan.name else f"{plan.name}.1",
             "ORCHESTRA_RUN": self.id,
