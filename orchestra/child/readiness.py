@@ -2,8 +2,9 @@
 
 Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
 a second, and at once when something listens at the expected port; each scan is followed by at most one
-question. A line that names the port is a sign that something listens there. Commands are run at the same pace. Lines are handed in as they are written. A check that has passed
-is not asked again; the process is ready when all have passed.
+question. A line that names the port is a sign that something listens there. Commands are run at the same
+pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
+ready when all have passed.
 
 `in_words` tells at any time what is still missing, for the user that waits.
 
@@ -164,7 +165,7 @@ class Readiness:
             leader,
             self._port,
             is_certain=self._listens_as_told,
-            until_hint=lambda: self._port_named.wait(),
+            until_hint=self._until_port_named,
         )
         unfit: set[Address] = set()
         while True:
@@ -188,6 +189,9 @@ class Readiness:
                     if not unseen.missing:
                         self.listening = unseen.at
                         return
+
+    async def _until_port_named(self) -> None:
+        await self._port_named.wait()
 
     @property
     def _listens_as_told(self) -> bool:

@@ -1,11 +1,11 @@
 """Waits for changes of the files that matter, and tells of them in bursts.
 
-watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once, so
-that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and 500 ms
-after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it is
-started again, and a look at everything shows what it may have missed. Where the system tells
-nothing (network file systems, Windows folders under WSL) or has no room for more watches, all files are
-looked at each second.
+watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
+so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
+500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
+is started again, and a look at everything shows what it may have missed. Where the system tells nothing
+(network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
+each second.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
 it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
@@ -169,7 +169,7 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
 
 
 def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[str], bool]]:
-    """Give what was touched first in each burst, and all of it when that is over; an empty one to begin with."""
+    """Give what is touched first in each burst, and all of it when that is over; an empty one comes first."""
     burst: set[str] = set()
     has_begun, began = False, 0.0
     for touched in touches:
