@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from orchestra.child.spawn import Window
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
+from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import InputWanted, State, StateChanged
@@ -72,7 +73,7 @@ def run(plan: Plan, *, replan: Replan | None = None) -> int:
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
-    make = partial(Supervisor, plan, reloads=reloads, replan=again, runtime=runtime)
+    make = partial(Supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     return trio.run(_run, plan, mode, make)
 
 
@@ -89,19 +90,28 @@ async def _run(plan: Plan, mode: str, make: partial[Supervisor]) -> int:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
 
                 nursery.start_soon(reap_orphans)
+            log = RunLog(plan, os.environ)
+            nursery.start_soon(log.run)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            supervisor = await run_it(plan, signals, make)
+            supervisor = await run_it(plan, signals, make, log)
+            await log.aclose()
             nursery.cancel_scope.cancel()
+    if log.failure:
+        with suppress(OSError):
+            os.write(2, f"warning: {log.failure}\n".encode("utf-8", "replace"))
     return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor]) -> Supervisor:
+async def _run_on_screen(
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog
+) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan))
-    supervisor = make(window=window, is_kept_open=True)
+    supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
+    log.follow(supervisor.subscribe)
     supervisor.subscribe(model.apply)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
@@ -121,7 +131,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[
 
 
 async def _run_printing(
-    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], *, mode: str
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog, *, mode: str
 ) -> Supervisor:
     writer = Writer()
     printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
@@ -129,7 +139,8 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = make(sinks=[printer.write_line], window=window)
+    supervisor = make(sinks=[printer.write_line, *log.sinks], window=window)
+    log.follow(supervisor.subscribe)
     supervisor.subscribe(printer.observe, *printer.kinds)
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, supervisor)

@@ -16,15 +16,15 @@ import os
 import secrets
 from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
 
-from orchestra.folders import make_private
+from orchestra.folders import make_private, project_key, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from orchestra.config.plan import Plan
 
@@ -119,11 +119,9 @@ class Store:
     """
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        root = plan.root
-        home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
-        self._folder = Path(home, "orchestra")
-        self._path = self._folder / f"pages-{blake2b(bytes(root), digest_size=8).hexdigest()}.json"
-        self._project = _fingerprint(root, plan)
+        self._folder = state_folder(environ)
+        self._path = self._folder / f"pages-{project_key(plan.root)}.json"
+        self._project = _fingerprint(plan.root, plan)
 
     def __repr__(self) -> str:
         return f"<Store {self._path}>"

@@ -180,6 +180,7 @@ class World:
             probe=self,
             servers=self._servers,
             has_server=self._has_server,
+            holder=self._holder,
             programs=self._programs_at,
             identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
@@ -274,6 +275,10 @@ class World:
     async def _identify(self, socket: Address) -> tuple[Seen, Address]:
         await self._ask()
         return next(child.shows for child in self.living() if socket in child.sockets), socket
+
+    async def _holder(self, port: int) -> str:
+        await trio.lowlevel.checkpoint()
+        return "pid 812 (node)" if port in self.taken else ""
 
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()

@@ -10,6 +10,7 @@ nothing: the run matters more than its log.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,12 @@ class LogFile:
         path: The newest file.
         max_bytes: No file becomes larger, unless a single line is.
         backups: How many older ones are kept; with none, the full file is emptied.
+        mode: The permissions of new files, but for what the umask forbids.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, mode: int = 0o666) -> None:
         self._path = path
+        self._mode = mode
         self._max_bytes = max_bytes
         self._backups = backups
         self._file: BufferedWriter | None = None
@@ -49,11 +52,14 @@ class LogFile:
         Raises:
             OSError: It cannot be written to; the first time only.
         """
-        data = [f"{line}\n".encode("utf-8", "replace") for line in lines]
+        await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
+
+    async def append(self, lines: Sequence[bytes]) -> None:
+        """Append lines with their line ends; see `write`."""
         async with self._lock:  # two streams of one process
             if not self._is_broken:
                 try:
-                    await trio.to_thread.run_sync(self._append, data)
+                    await trio.to_thread.run_sync(self._append, lines)
                 except OSError:
                     self._is_broken = True
                     raise
@@ -86,7 +92,8 @@ class LogFile:
     def _open(self) -> BufferedWriter:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._mode)
+            self._file = os.fdopen(descriptor, "ab")
         return self._file
 
     def _rotate(self) -> None:

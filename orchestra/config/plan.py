@@ -94,6 +94,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        named_ports: Those that its command names: a container's are not seen among its sockets.
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
@@ -112,6 +113,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    named_ports: tuple[int, ...] = ()
     may_move: bool = False
     role: Role = Role.OTHER
     vite_folder: Path | None = None
@@ -128,6 +130,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
+        if state is State.STOPPED:
+            return not self.autostart
         return state in (State.READY, State.COMPLETED) or (state is State.RUNNING and not self.is_awaited)
 
 
@@ -288,6 +292,14 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     procfile: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
+
+    def named(self, name: str | None) -> ProcessPlan | None:
+        """Give the process of that name, or its first instance; without a name the backend or the first."""
+        if name is None:
+            backend = self.proxy.backend if self.proxy is not None else None
+            name = backend.members[0] if isinstance(backend, FromProcess) else self.processes[0].name
+        meant = (each for each in self.processes if name in (each.name, base_name(each.name)))
+        return next(meant, None)
 
     @property
     def root(self) -> Path:

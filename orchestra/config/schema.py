@@ -98,6 +98,7 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,6 +176,7 @@ class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ProcessPolicy(Struct, frozen=True, kw_only=True):
     """What `ProcessPlan` takes over from ``[process.NAME]``."""
 
+    autostart: Annotated[bool, _doc("false: it is started by hand, by name, or by what depends on it")] = True
     ready: Annotated[
         str | Strings | None,
         _doc('when it is ready: "tcp", "http:/health", "log:REGEX", or a list', "by role"),

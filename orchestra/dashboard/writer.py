@@ -14,13 +14,27 @@ import fcntl
 import os
 import select
 import stat
+from contextlib import contextmanager
 from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from orchestra.errors import OrchestraError
 
-__all__ = ["ReaderGone", "Unwritable", "Writer", "is_writable", "terminal_size", "write_some"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Output",
+    "ReaderGone",
+    "Unwritable",
+    "Writer",
+    "is_writable",
+    "standard_output",
+    "terminal_size",
+    "write_some",
+]
 
 # 4 MiB are buffered: one half is being written while the other is filled.
 _BUFFER_LIMIT = 2 * 1024 * 1024
@@ -53,6 +67,38 @@ class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
 
     def __init__(self) -> None:
         super().__init__("")
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Turn what goes wrong in a block that writes to standard output into an error for the user.
+
+    Raises:
+        Unwritable: It cannot be written to.
+        ReaderGone: Its reader has closed it.
+    """
+    try:
+        yield
+    except OSError as exc:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise (ReaderGone() if isinstance(exc, BrokenPipeError) else Unwritable(exc)) from exc
+
+
+class Output(Protocol):
+    """Where lines are printed to; a `Writer` is one.
+
+    Attributes:
+        fd: The file descriptor that they come to in the end.
+    """
+
+    fd: int
+
+    def put(self, data: bytes) -> None:
+        """Take bytes."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room for more."""
 
 
 class Writer:

@@ -275,11 +275,16 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
-        """End what is too old; the task that waits for the next time holds no connection."""
+        """End what is too old, and tell of what takes its time.
+
+        The task that waits for the next time holds no connection.
+        """
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
+            elif conversation.exchange is not None:
+                conversation.exchange.report(now)
         for upstream in self._shared.upstreams.values():
             upstream.sweep(now)
 

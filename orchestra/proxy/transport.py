@@ -24,10 +24,12 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 from trio.lowlevel import wait_readable, wait_writable
+
+from orchestra.resolving import places
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
@@ -308,7 +310,7 @@ async def dial(address: Address, poller: Poller) -> SocketTransport:
     """
     failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     with trio.move_on_after(DIAL_TIMEOUT):
-        for family, kind, place in await _places(address):
+        for family, kind, place in await places(address):
             try:
                 with trio.socket.socket(family, kind) as sock:
                     await sock.connect(place)
@@ -317,19 +319,6 @@ async def dial(address: Address, poller: Poller) -> SocketTransport:
                 failure = exc
         raise failure
     raise TimeoutError(errno.ETIMEDOUT, f"no answer from {address.url} within {DIAL_TIMEOUT:g} s")
-
-
-async def _places(address: Address) -> list[tuple[int, int, Any]]:
-    """Give all that an address means: family, kind and place of a socket each."""
-    if address.scheme == "unix":
-        return [(socket.AF_UNIX, socket.SOCK_STREAM, address.host)]
-    # Servers on localhost listen on either, often on one alone.
-    names = ("127.0.0.1", "::1") if address.host == "localhost" else (address.host,)
-    found: list[tuple[int, int, Any]] = []
-    for name in names:
-        resolved = await trio.socket.getaddrinfo(name, address.port, type=socket.SOCK_STREAM)
-        found += [(family, kind, place) for family, kind, _, _, place in resolved]
-    return found
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:

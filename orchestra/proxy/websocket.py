@@ -243,7 +243,7 @@ class Tunnel:
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
         self._client.transport.on_hangup(None)
         await self._client.send(forwarded_response(head, record.upstream, upgrade=True))
-        record.answered(head.status)
+        record.answered(head)
         record.finished()
         record.stream_opened(kind)
         try:

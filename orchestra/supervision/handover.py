@@ -18,7 +18,6 @@ import trio
 from orchestra.supervision.attempt import Attempt
 from orchestra.supervision.lifecycle import Broken, Ended, Gone, Late, Ready, Reloading, TakenOver
 from orchestra.supervision.spare import Spares
-from orchestra.supervision.symptoms import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +132,7 @@ class Handover:
         explanation = attempt.symptoms.explanation()
         why += f": {explanation}" if explanation else ""
         text = f"the new version does not come up: {why}; the old one goes on serving"
-        hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""
+        hint = "Its command has to listen on $PORT." if attempt.symptoms.port_is_taken else ""
         self._run.bus.notice("overlap-failed", text, hint=hint, process=self._plan.name)
         self._errors.show_end(
             str(attempt.end.exit) if isinstance(attempt.end, Ended) else "", attempt.symptoms

@@ -73,7 +73,11 @@ class RunTimeRoles:
         answering: dict[Address, Address] = {}  # by what is spoken there
         newest_sockets = self._run.scanner.looking_at(leader, port)
         while self._is_open(process):
-            found = in_order_of_preference(await newest_sockets(), port)
+            found = [
+                each
+                for each in in_order_of_preference(await newest_sockets(), port)
+                if each.scheme != "unix"  # frontends that render on the server have some for themselves
+            ]
             for each in found:
                 if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
                     asked[each], answering[each] = await self._ask(each, leader)
