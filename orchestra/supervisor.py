@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProxyPlan
+    from orchestra.development import Development
     from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
@@ -131,15 +132,11 @@ class Supervisor:
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
-        self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        if reloads or is_reachable:
-            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
+        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -375,6 +372,12 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
+    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

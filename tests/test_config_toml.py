@@ -30,6 +30,7 @@ env_files = ["a.env"]
 install = false
 color = "never"
 timestamps = true
+keep_log = false
 
 [proxy]
 enabled = true
@@ -37,6 +38,7 @@ listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
 api_prefix = "/rest"
+backend_paths = ["/media"]
 backend_prefixes = ["/live"]
 frontend_paths = ["/x/"]
 fallback_methods = ["GET"]
@@ -82,6 +84,7 @@ watch = ["**/*.py"]
 ignore = ["generated/**"]
 before_restart = [{ command = "make", inputs = ["*.scss"] }]
 warm_spare = true
+autostart = false
 """
 
 

@@ -264,7 +264,10 @@ class _Reader:
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
-            **{**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"},
+            **{
+                **_shared(table, ProxyPolicy),
+                "api_prefix": table.api_prefix and (table.api_prefix.rstrip("/") or "/"),
+            },
             host=host,
             port=port,
             may_move=may_move,

@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
-from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
+from orchestra.config.schema import (
+    API_PREFIX,
+    VITE_PATHS,
+    ProcessPolicy,
+    ProxyPolicy,
+    ReloadSettings,
+    Restart,
+    RunPolicy,
+)
 from orchestra.events import State
 
 __all__ = [
@@ -235,6 +243,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
+
+    @property
+    def api_prefixes(self) -> tuple[str, ...]:
+        """What is the backend's beside `backend_paths`, which leave nothing to a default."""
+        prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
+        return () if prefix is None else (prefix,)
 
     def in_words(self) -> str:
         """Say which process is asked for what, and why that one, for people."""

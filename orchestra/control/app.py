@@ -39,7 +39,7 @@ from orchestra.control.live import Live
 from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
 from orchestra.errors import OrchestraError
 from orchestra.events import OutputLine, OutputPaused, RunEnded, encode
-from orchestra.proxy.route import OWN_PREFIX
+from orchestra.proxy.rules import OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
