@@ -296,7 +296,9 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    def looking_at(self, leader: int, port: int | None = None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self, leader: int, port: int | None = None, **_: object
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         del port
 
         async def newest() -> frozenset[Address]:

@@ -59,6 +59,8 @@ _JITTER = 0.1
 _BY_HAND = "it is started by hand"
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
+# The states in which a new child would be the next one; in others, one starts or none is wanted.
+_MAY_BE_RESTARTED = frozenset({State.READY, State.UNHEALTHY, State.BACKING_OFF, State.FAILED})
 # The states in which its last lines say why it is not up.
 _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
@@ -113,6 +115,11 @@ class Worker:
     def restart(self) -> None:
         """Stop the process if it runs, and start it again; likewise."""
         self._request(RestartRequested())
+
+    def expect_restart(self) -> None:
+        """Make ready for a restart that is likely to come. Does not wait."""
+        if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
+            self._handover.expect()
 
     def _request(self, fact: StartRequested | RestartRequested) -> None:
         if self._run.phase is Phase.OVER:
@@ -254,10 +261,6 @@ class Worker:
                 pass
 
     # --- What can be asked ---
-
-    def has_ended(self) -> bool:
-        """Whether nothing of it runs, and nothing is going to start it again by itself."""
-        return self.life.state.is_ended
 
     @property
     def is_at_rest(self) -> bool:
