@@ -185,7 +185,7 @@ class Run:
         self._leaving = frozenset(found.stopped)
         try:
             await self._stop_in_order(found.stopped)
-            await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
+            await self.until(lambda: all(self.workers[name].life.state.is_ended for name in found.stopped))
             if self.phase is Phase.RUNNING:
                 self._follow(plan)
                 adopt()

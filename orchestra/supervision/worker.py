@@ -262,10 +262,6 @@ class Worker:
 
     # --- What can be asked ---
 
-    def has_ended(self) -> bool:
-        """Whether nothing of it runs, and nothing is going to start it again by itself."""
-        return self.life.state.is_ended
-
     @property
     def is_at_rest(self) -> bool:
         """Whether it is started by hand alone, and is not."""
