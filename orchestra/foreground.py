@@ -25,7 +25,7 @@ from orchestra.child.spawn import Window
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import RunLog
-from orchestra.dashboard.writer import Writer, terminal_size
+from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import InputWanted, State, StateChanged
 from orchestra.supervision.runtime import Runtime
@@ -142,31 +142,40 @@ async def _run_printing(
     supervisor = make(sinks=[printer.write_line, *log.sinks], window=window)
     log.follow(supervisor.subscribe)
     supervisor.subscribe(printer.observe, *printer.kinds)
+    signalled = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_write, writer, supervisor)
+        await nursery.start(_write, writer, signalled)
         nursery.start_soon(_expect_end, writer, supervisor)
-        nursery.start_soon(_obey, signals, supervisor, window, writer)
+        nursery.start_soon(partial(_obey, signals, supervisor, window, writer=writer, signalled=signalled))
         if isinstance(printer, PlainPrinter) and os.isatty(0):
             nursery.start_soon(_pass_on_input, supervisor, printer)
         await supervisor.run()
         printer.finish()
         await writer.aclose()
         nursery.cancel_scope.cancel()
+    # The last write of a run that has ended by itself.
+    if writer.error is not None and not _follows_from_signal(writer.error, signalled):
+        raise writer.error
     return supervisor
 
 
 async def _write(  # noqa: ASYNC128 - handed on
-    writer: Writer, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    writer: Writer, signalled: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Write, and end the run if the reader has gone, unless a signal that ended both is on its way."""
+    """Write, and end the run if that fails, unless a signal that ended both is on its way."""
     try:
         await writer.run(task_status=task_status)
-    except OrchestraError:
+    except OrchestraError as exc:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
-        if not supervisor.ending.is_set():
+            await signalled.wait()  # noqa: ASYNC120 - then it ends anyway
+        if not _follows_from_signal(exc, signalled):
             raise
+
+
+def _follows_from_signal(error: OrchestraError, signalled: trio.Event) -> bool:
+    """Whether our output has ended together with us, so that there is nothing to say: not by a full disk."""
+    return signalled.is_set() and not (isinstance(error, Unwritable) and not error.may_follow_from_signal)
 
 
 async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
@@ -204,11 +213,16 @@ async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
 
 
 async def _obey(
-    signals: AsyncIterator[int], supervisor: Supervisor, window: Window | None, writer: Writer | None = None
+    signals: AsyncIterator[int],
+    supervisor: Supervisor,
+    window: Window | None,
+    *,
+    writer: Writer | None = None,
+    signalled: trio.Event | None = None,
 ) -> None:
     """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT.
 
-    The terminals of the children follow the size of ours.
+    The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
     async with trio.open_nursery() as nursery:
         async for number in signals:
@@ -216,6 +230,8 @@ async def _obey(
                 if window is not None:
                     window.resize(*_room_for_output(supervisor.plan))
                 continue
+            if signalled is not None:
+                signalled.set()
             if supervisor.ending.is_set() or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:
