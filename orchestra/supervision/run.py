@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
@@ -163,7 +162,8 @@ class Run:
                     worker.stop()
                 longest = max((each.life.plan.stop_timeout for each in level), default=0.0)
                 with trio.move_on_after(longest) as limit:
-                    await self.until(partial(_have_ended, level))
+                    for worker in level:
+                        await self.until(worker.has_ended)
                 if limit.cancelled_caught:
                     break
         for worker in workers.values():
@@ -185,7 +185,7 @@ class Run:
         self._leaving = frozenset(found.stopped)
         try:
             await self._stop_in_order(found.stopped)
-            await self.until(partial(_have_ended, [self.workers[name] for name in found.stopped]))
+            await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
             if self.phase is Phase.RUNNING:
                 self._follow(plan)
                 adopt()
@@ -218,7 +218,7 @@ class Run:
         self._levels = stop_levels(depends_on)
         # A child that runs has the time that it was started with.
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
-        self._active = {name for name, each in self.workers.items() if not each.is_at_rest}
+        self._active = {name for name, each in self.workers.items() if not each.life.is_at_rest}
 
     def keep_open(self) -> None:
         """Go on from now on when something has failed: files are being edited, and a save starts it again."""
@@ -369,7 +369,3 @@ def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
                 hint = "Give it a check, or wait for it to be started: Condition.STARTED."
                 raise ConfigError(text, hint=hint)
     return depends_on
-
-
-def _have_ended(workers: Iterable[Worker]) -> bool:
-    return all(worker.life.state.is_ended for worker in workers)

@@ -109,7 +109,7 @@ class Worker:
         """
         self._request(StartRequested())
         for each in self.life.plan.depends_on:
-            if (other := self._run.workers[each.name]).is_at_rest:
+            if (other := self._run.workers[each.name]).life.is_at_rest:
                 other.start()
 
     def restart(self) -> None:
@@ -262,10 +262,9 @@ class Worker:
 
     # --- What can be asked ---
 
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether it is started by hand alone, and is not."""
-        return self.life.state is State.STOPPED and not self.life.plan.autostart
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs, and nothing is going to start it again by itself."""
+        return self.life.state.is_ended
 
     @property
     def reloads_itself(self) -> bool:
@@ -280,7 +279,7 @@ class Worker:
             StartError: It is not going to be.
         """
         state, reason = self.life.state, self.life.reason
-        if state in (State.FAILED, State.STOPPED) and not self.is_at_rest:
+        if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
             raise StartError(self.life.plan.name, text, tail=self.output.tail)
         if self.life.is_settled and state is State.WAITING:
