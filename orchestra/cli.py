@@ -125,6 +125,7 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
 )
+@click.option("-q", "--quiet", multiple=True, metavar="NAME", help="Do not show its lines; repeatable.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
 def run(

@@ -24,10 +24,11 @@ from msgspec.structs import replace
 from orchestra.child.spawn import Window
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
+from orchestra.dashboard.quiet import Quiet
 from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import InputWanted, State, StateChanged
+from orchestra.events import InputWanted, OutputLine, PlanChanged, State, StateChanged
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -112,7 +113,14 @@ async def _run_on_screen(
     model, window = Model(), Window(*_room_for_output(plan))
     supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
     log.follow(supervisor.subscribe)
-    supervisor.subscribe(model.apply)
+    quiet = Quiet(plan)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event):
+            model.apply(each)
+
+    supervisor.subscribe(observe)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
             "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
@@ -139,9 +147,23 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = make(sinks=[printer.write_line, *log.sinks], window=window)
+    quiet = Quiet(plan)
+
+    async def write_line(line: OutputLine) -> None:
+        if isinstance(printer, JsonPrinter) or any(quiet.shown(line)):
+            await printer.write_line(line)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
+            if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
+                printer.print_line(each)
+            else:
+                printer.observe(each)
+
+    supervisor = make(sinks=[write_line, *log.sinks], window=window)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
     log.follow(supervisor.subscribe)
-    supervisor.subscribe(printer.observe, *printer.kinds)
+    supervisor.subscribe(observe, *printer.kinds)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)

@@ -85,6 +85,7 @@ ignore = ["generated/**"]
 before_restart = [{ command = "make", inputs = ["*.scss"] }]
 warm_spare = true
 autostart = false
+quiet = true
 """
 
 

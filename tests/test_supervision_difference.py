@@ -41,6 +41,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "program": ("x", False),
     "named_ports": ((5432,), False),
     "autostart": (False, False),
+    "quiet": (True, False),
     "restart_unhealthy": (True, False),
     "on_ready": ("echo", False),
     "restart": (Restart.ALWAYS, False),

@@ -73,6 +73,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
         exit_on: What ends it.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
+        quiet: The processes whose lines are not shown.
     """
 
     listen: str | None = None
@@ -83,6 +84,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     exit_on: str | None = None
     no_reload: bool = False
     formation: str | None = None
+    quiet: tuple[str, ...] = ()
 
 
 def load(
@@ -160,6 +162,10 @@ class _Reader:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
+        for name in self.overrides.quiet:
+            if name not in counts:
+                hint = toml.did_you_mean(name, [*counts])
+                self.problems.add(ConfigError(f"there is no process {name}", path=self.path, hint=hint))
         select.choose(self.processes, self.path, self.problems, only=only, left_out=left_out, counts=counts)
         self.chosen = [each for each in self.processes if each.instances]
 
@@ -362,6 +368,7 @@ class _Reader:
             **{
                 **_shared(process.settings, ProcessPolicy),
                 "autostart": process.autostart,
+                "quiet": process.settings.quiet or process.name in self.overrides.quiet,
                 "ready": process.ready,
                 "log_file": log_file,
             },

@@ -208,6 +208,7 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     pty: Annotated[
         Literal["auto"] | bool, _doc('a terminal of its own: "auto" (if orchestra is on one), true or false')
     ] = "auto"
+    quiet: Annotated[bool, _doc("true: what it writes is not shown, unless it fails")] = False
     log_file: Annotated[Path | None, _doc("a file for its output, beside the Procfile", "none")] = None
     log_bytes: Annotated[Size, _doc("bytes that the file may have before it is rotated")] = 10485760
     log_backups: Annotated[Backups, _doc("how many older files are kept")] = 3
