@@ -257,6 +257,8 @@ def _show(exc: BaseException) -> int:
 
             _silence_standard_output()
             return _show(Unwritable(exc))  # help, or the version
+        case RuntimeError(args=("can't start new thread",)):
+            _complain("the system allows no more threads", "Allow more before the run: ulimit -u")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
         case _:

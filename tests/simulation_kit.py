@@ -72,6 +72,7 @@ class Child:
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
         self.pid = pid
+        self.is_gone = True  # when its run has come to its end
         self.env = env
         self.heeds = True
         self.sockets: set[Address] = set()

@@ -7,14 +7,23 @@ import os
 import subprocess
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+import trio
 
+from orchestra.bus import Bus
+from orchestra.child.families import Families
 from orchestra.child.logfile import LogFile
+from orchestra.child.spawn import run_child
+from orchestra.events import Notice
 from orchestra.reading import read_file
+from orchestra.supervision.runtime import Stoppable
 from tests.kit import COMMAND, PATIENCE, base_port
 from tests.process_kit import linux_only
+
+if TYPE_CHECKING:
+    from orchestra.child.table import Family
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -101,3 +110,37 @@ def _run(arguments: str, folder: Path, *, stdout: int | IO[Any]) -> subprocess.C
         timeout=PATIENCE,
         check=False,
     )
+
+
+class Protected(Families):
+    """What the system does not let us end: it belongs to another user."""
+
+    async def is_alive(self, family: Family) -> bool:
+        await trio.lowlevel.checkpoint()
+        return family is not None
+
+
+@pytest.mark.real
+async def test_what_could_not_be_ended_does_not_count_as_gone(tmp_path: Path) -> None:
+    run, notices = _Run(), list[Notice]()
+    run.bus.subscribe(notices.append, Notice)  # type: ignore[arg-type]  # of these alone
+    attempt = Stoppable(run, run_child)  # type: ignore[arg-type]  # of a run it needs no more
+    attempt.stop()
+    await attempt.run_child(
+        "exec sleep 60",
+        cwd=tmp_path,
+        env=dict(os.environ),
+        on_output=_ignore,
+        stop_timeout=0.0,
+        families=Protected(),
+    )
+    assert [(each.code, "still running" in each.text) for each in notices] == [("not-ended", True)]
+
+
+class _Run:
+    def __init__(self) -> None:
+        self.bus = Bus()
+
+
+async def _ignore(*_: object) -> None:
+    await trio.lowlevel.checkpoint()
