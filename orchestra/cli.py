@@ -56,6 +56,9 @@ def _commands() -> None:
 
 _PLAN_OPTIONS = (
     click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.option(
+        "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
+    ),
     click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),
     click.option(

@@ -202,4 +202,6 @@ class Readiness:
         return probe.Answer(await self._probe.tcp_answer(at), replace(at, scheme=scheme))
 
     async def _run(self, check: ExecCheck) -> str:
-        return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
+        return await self._probe.exec_answer(
+            self._plan.in_shell(check.command), cwd=self._plan.cwd, env=self._env
+        )
