@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from msgspec import structs
 
-from orchestra.events import Event, Notice, Stamped
+from orchestra.events import ON_REQUEST, Event, Notice, Stamped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +70,7 @@ class Bus:
 
         Args:
             observer: Called with every event from now on.
-            *kinds: The types of event that it is called with; all by default.
+            *kinds: The types of event that it is called with; by default all but those `ON_REQUEST`.
 
         Returns:
             A function that removes it again.
@@ -79,7 +79,7 @@ class Bus:
         self._observers.append(entry)
         self._wanted.clear()
         for event in self._snapshot():
-            if not kinds or isinstance(event, kinds):
+            if _is_for(kinds, type(event)):
                 self._hand(entry, event)
 
         return partial(self._remove, entry)
@@ -88,7 +88,7 @@ class Bus:
         """Whether an event of this kind has an observer; one without need not be built."""
         found = self._wanted.get(kind)
         if found is None:
-            found = any(not kinds or issubclass(kind, kinds) for _, kinds in self._observers)
+            found = any(_is_for(kinds, kind) for _, kinds in self._observers)
             self._wanted[kind] = found
         return found
 
@@ -105,8 +105,9 @@ class Bus:
 
     def publish(self, event: Stamped) -> None:
         """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
+        kind = type(event)
         for entry in tuple(self._observers):
-            if not entry[1] or isinstance(event, entry[1]):
+            if _is_for(entry[1], kind):
                 self._hand(entry, event)
 
     def notice(
@@ -126,3 +127,7 @@ class Bus:
         except Exception:
             self._remove(entry)
             logger.exception("An observer of orchestra's events failed and was removed: %r", entry[0])
+
+
+def _is_for(kinds: tuple[type[Stamped], ...], kind: type[Stamped]) -> bool:
+    return issubclass(kind, kinds) if kinds else kind not in ON_REQUEST

@@ -93,6 +93,8 @@ def _details(process: ProcessPlan, plan: Plan) -> Iterator[str]:
         yield f"runs {process.program}"
     if process.install is not None:
         yield f"`{' '.join(process.install.argv)}` is run first, in {process.install.folder}"
+    if not process.autostart:
+        yield "it is started by hand"
     if process.ready is not None:
         yield f"ready: {', '.join(words_of(process.ready))}"
     if plan.reload.enabled and (watched := in_words(process, plan)):

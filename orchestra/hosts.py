@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["host_refusal", "is_from_here", "is_own_origin", "match_host", "origin_refusal"]
+__all__ = ["host_refusal", "is_from_here", "is_loopback", "is_own_origin", "match_host", "origin_refusal"]
 
 # Ours has no TLS.
 _SCHEME = b"http"
@@ -59,7 +59,11 @@ def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequen
     match = match_host(authority)
     if match is None:
         return f'invalid Origin "{text}"'
-    if scheme.lower() == _SCHEME and _is_loopback(match[1]) and (match[2] or _DEFAULT_PORT) == b"%d" % port:
+    if (
+        scheme.lower() == _SCHEME
+        and is_loopback(_name(match[1]))
+        and (match[2] or _DEFAULT_PORT) == b"%d" % port
+    ):
         return None
     return f'the Origin "{text}" is not allowed; if it is yours, set [proxy] allowed_origins = ["{text}"]'
 
@@ -79,11 +83,16 @@ def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
         addresses: The client's, and those in ``X-Forwarded-For``: one that is not ours tells of a tunnel.
     """
     match = match_host(host)
-    return match is not None and _is_loopback(match[1]) and all(map(_is_loopback, addresses))
+    return (
+        match is not None
+        and is_loopback(_name(match[1]))
+        and all(is_loopback(_name(each.strip())) for each in addresses)
+    )
 
 
-def _is_loopback(name: bytes) -> bool:
-    address = _literal_address(_name(name.strip()))
+def is_loopback(name: str) -> bool:
+    """Whether a name, or a literal address, is that of this machine as it sees itself."""
+    address = _literal_address(name)
     if address is None:
         return False
     mapped = address.ipv4_mapped if address.version == 6 else None

@@ -28,8 +28,9 @@ from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
 from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, RunEnded, RunStarted, State
+from orchestra.events import Notice, ProcessMeasured, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
+from orchestra.supervision.measuring import measure
 from orchestra.supervision.run import Run
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProxyPlan
+    from orchestra.development import Development
     from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
@@ -49,6 +51,8 @@ __all__ = ["Runtime", "Supervisor"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
+# What stands for all addresses of this machine is none that can be opened.
+_OPENED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound here
 # Events that may wait for a reader: some seconds of a loud process.
 _WAITING_EVENTS = 10_000
 # Seconds for the proxy to end requests and streams, with a margin.
@@ -102,6 +106,7 @@ class Supervisor:
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
         reloads: Whether saved files restart processes, and pages of the one address take part in that.
+        is_reachable: Whether programs of this user can reach the run, without `reloads`, too.
         replan: Reads again what the plan is made of, for a run that follows a certain plan now.
         runtime: What it needs from outside; tests pass their own.
 
@@ -122,21 +127,17 @@ class Supervisor:
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
         reloads: bool = False,
+        is_reachable: bool = False,
         replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
-        self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        if reloads:
-            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-            self._development = Development(self, self._bus, environ=os.environ)
-        self.ending = self._run.ending
-        self.on_screen = self._run.on_screen
+        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
+        self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -261,8 +262,8 @@ class Supervisor:
         Raises:
             OrchestraError: This is a run without reloads.
         """
-        if self._development is None:
-            hint = "Make it a Supervisor(plan, reloads=True)."
+        if self._development is None or not self._development.reloads:
+            hint = "Run it without --no-reload; in code it is a Supervisor(plan, reloads=True)."
             raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
         return self._development.control.reload(reason, everywhere=True)
 
@@ -328,6 +329,8 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
+            if self._bus.wants(ProcessMeasured):
+                nursery.start_soon(measure, self._run)
             if self._development is not None:
                 nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
@@ -347,7 +350,7 @@ class Supervisor:
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
-            self._run.url = Address(plan.proxy.host, port).url
+            self._run.url = Address(_OPENED_AT.get(plan.proxy.host, plan.proxy.host), port).url
         self._started_at = trio.current_time()
         self._started = self._bus.emit(_run_started(plan, self.url))
         for code, note in _opening_notes(plan, self.url, port):
@@ -358,7 +361,8 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        usual = "all completed" if len(ended) == len(self._run.workers) else "cancelled"
+        awaited = [each for each in self._run.workers.values() if not each.life.is_at_rest]
+        usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
         reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
@@ -368,6 +372,12 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
+    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:
@@ -412,6 +422,10 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
             yield "plan", Note(text)
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"
+            if ipaddress.ip_address(proxy.host).is_unspecified:
+                text = "all that is behind the one address can be reached from other machines"
+                if (other := sockets.lan_address()) is not None:
+                    text += f", at {Address(other, port).url}"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
         # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
         yield "plan", Note(proxy.in_words())

@@ -58,13 +58,6 @@ def frontend(folder: Path, packages: Path, *, script: str = "vite", version: str
     (folder / "node_modules").symlink_to(packages)
 
 
-def make_certificate(folder: Path) -> None:
-    """Make a certificate that nobody has signed: `key.pem` and `cert.pem`."""
-    command = [needed("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-    command += ["-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
 @contextlib.contextmanager
 def browser_without(ports: Iterable[int], *, omitted: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser that cannot reach `ports`, Vite's among them: whatever works, works through the proxy.

@@ -337,8 +337,9 @@ class Stage:
         self.events.append(event)
         self._told.unpark_all()
 
-    async def _dial(self, host: str, port: int) -> Transport:
-        assert host == "127.0.0.1"
+    async def _dial(self, address: Address) -> Transport:
+        assert address.host == "127.0.0.1"
+        port = address.port
         await trio.lowlevel.checkpoint()
         self.dials.append(port)
         if port in self.refusing:

@@ -180,6 +180,7 @@ class World:
             probe=self,
             servers=self._servers,
             has_server=self._has_server,
+            holder=self._holder,
             programs=self._programs_at,
             identify=self._identify,
             is_alive=lambda entry: not self._entries[entry.pid].has_ended,
@@ -275,6 +276,10 @@ class World:
         await self._ask()
         return next(child.shows for child in self.living() if socket in child.sockets), socket
 
+    async def _holder(self, port: int) -> str:
+        await trio.lowlevel.checkpoint()
+        return "pid 812 (node)" if port in self.taken else ""
+
     async def _has_server(self, _reloader: int) -> bool:
         await trio.lowlevel.checkpoint()
         return False
@@ -291,7 +296,9 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    def looking_at(self, leader: int, port: int | None = None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self, leader: int, port: int | None = None, **_: object
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         del port
 
         async def newest() -> frozenset[Address]:

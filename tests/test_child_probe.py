@@ -9,7 +9,7 @@ import trio
 
 from orchestra.child.probe import http_answer
 from orchestra.config.plan import Address
-from tests.project_kit import make_certificate
+from tests.tls_kit import written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ async def test_a_server_that_expects_tls_is_asked_over_tls(words: str, tmp_path:
 
 def certified(folder: Path) -> ssl.SSLContext:
     """A server's context, with a certificate that it has made itself."""
-    make_certificate(folder)
+    written(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     return context

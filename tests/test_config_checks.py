@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.config.checks import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
+from orchestra.config.plan import Address
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,12 @@ from orchestra.config.checks import DelayCheck, ExecCheck, HttpCheck, LogCheck, 
         ("http:/", HttpCheck("/", None, below=500)),
         ("http:/health?deep=1", HttpCheck("/health?deep=1", None, below=500)),
         ("http:/health=204", HttpCheck("/health", 204, below=500)),
+        ("tcp:5432", TcpCheck(Address("localhost", 5432, "tcp"))),
+        ("tcp:db.local:5432", TcpCheck(Address("db.local", 5432, "tcp"))),
+        ("tcp:[::1]:5432", TcpCheck(Address("::1", 5432, "tcp"))),
+        ("http://localhost:9200", HttpCheck("/", None, 500, Address("localhost", 9200))),
+        ("http://h/health?deep=1=204", HttpCheck("/health?deep=1", 204, 500, Address("h", 80))),
+        ("https://[::1]:8443/a=200", HttpCheck("/a", 200, 500, Address("::1", 8443, "https"))),
         ("exec: pg_isready -q ", ExecCheck("pg_isready -q")),
         ("delay:2", DelayCheck(2.0)),
         ("delay:0.5", DelayCheck(0.5)),
@@ -59,7 +66,14 @@ def test_which_status_will_do(check: HttpCheck, status: int, *, is_accepted: boo
     [
         ("udp", "'udp' is not a valid check"),
         ("", "'' is not a valid check"),
-        ("tcp:80", "'tcp:80' is not a valid check"),
+        ("tcp:", "nothing after the colon"),
+        ("tcp:0", "'0' is not a port, nor HOST:PORT"),
+        ("tcp:65536", "'65536' is not a port"),
+        ("tcp:db", "'db' is not a port, nor HOST:PORT"),
+        ("tcp:::1:80", "'::1:80' is not a port, nor HOST:PORT"),
+        ("http://", "'http://' is not a URL with a host"),
+        ("http://h:99999/", "'http://h:99999/' is not a URL"),
+        ("ftp://h/", "'ftp://h/' is not a valid check"),
         ("http:", "nothing after the colon"),
         ("http:health", "'health' is not a path that begins with /"),
         ("http:/a b", "'/a b' is not a path"),
@@ -77,6 +91,6 @@ def test_everything_else_is_an_error_that_says_why(text: str, why: str) -> None:
 
 @given(st.text())
 def test_no_text_raises_anything_else(text: str) -> None:
-    for form in (text, f"http:{text}", f"log:{text}", f"delay:{text}", f"exec:{text}"):
+    for kind in ("", "http:", "tcp:", "http://", "log:", "delay:", "exec:"):
         with suppress(ValueError):
-            parse_checks(form)
+            parse_checks(kind + text)

@@ -541,6 +541,10 @@ def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> Non
         ('frontend = "x"', FromProcess(name="x"), FromProcess(name="api")),
         ('backend = "vite"\nfrontend = "api"', FromProcess(name="api"), FromProcess(name="vite")),
         ('backend = "http://[::1]:9/"', FromProcess(name="vite"), Address(host="::1", port=9)),
+        ('backend = "https://[::1]:9/"', FromProcess(name="vite"), Address("::1", 9, "https")),
+        ('backend = "https://dev.example"', FromProcess(name="vite"), Address("dev.example", 443, "https")),
+        ('backend = "unix:/run/app.sock"', FromProcess(name="vite"), Address("/run/app.sock", 0, "unix")),
+        ('backend = "unix:///run/app.sock"', FromProcess(name="vite"), Address("/run/app.sock", 0, "unix")),
         ('frontend = "http://localhost"', Address(host="localhost", port=80), FromProcess(name="api")),
         (
             'frontend = "http://h:9"\nbackend = "http://h:9"',
@@ -891,21 +895,21 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         ),
         (
             TWO,
-            '[proxy]\nbackend = "https://x:1"\n',
-            "orchestra.toml:2: proxy.backend: an upstream cannot be asked by https, only by http",
-            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+            '[proxy]\nbackend = "ftp://x:1"\n',
+            "orchestra.toml:2: proxy.backend: an upstream cannot be asked by ftp, only by http and https",
+            "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH.",
         ),
         (
             TWO,
             '[proxy]\nbackend = "http://x:1/sub"\n',
             "orchestra.toml:2: proxy.backend: 'http://x:1/sub' is more, or less, than a host and a port",
-            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+            "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH.",
         ),
         (
             TWO,
             '[proxy]\nbackend = "http://x:99999"\n',
             "orchestra.toml:2: proxy.backend: 'http://x:99999' is not a URL",
-            "Write http://HOST:PORT, such as http://127.0.0.1:5173.",
+            "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH.",
         ),
         (
             TWO,

@@ -32,6 +32,7 @@ env_files = ["a.env"]
 install = false
 color = "never"
 timestamps = true
+keep_log = false
 
 [proxy]
 enabled = true
@@ -39,6 +40,7 @@ listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
 api_prefix = "/rest"
+backend_paths = ["/media"]
 backend_prefixes = ["/live"]
 frontend_paths = ["/x/"]
 fallback_methods = ["GET"]
@@ -85,6 +87,7 @@ watch = ["**/*.py"]
 ignore = ["generated/**"]
 before_restart = [{ command = "make", inputs = ["*.scss"] }]
 warm_spare = true
+autostart = false
 """
 
 

@@ -80,12 +80,20 @@ def test_events_of_other_processes_do_not_matter() -> None:
     assert now(gate) is Availability.HOLD
 
 
-def test_something_that_runs_elsewhere_is_always_there() -> None:
+def test_something_that_runs_elsewhere_is_there_until_it_refuses() -> None:
     gate, _ = a_gate(Address(host="10.0.0.1", port=99))
     assert now(gate) is Availability.READY
     assert gate.endpoint == Endpoint(None, Address("10.0.0.1", 99))
     assert not gate.is_supervised
     assert "http://10.0.0.1:99" in str(gate.unavailable())
+    endpoint = gate.endpoint
+    for found in (Availability.HOLD, Availability.FAIL):
+        gate.report_outage(endpoint, found)
+        assert (now(gate), gate.endpoint) == (found, endpoint)
+    gate.report_outage(Endpoint(None, Address("10.0.0.2", 99)), None)
+    assert now(gate) is Availability.FAIL
+    gate.report_outage(endpoint, None)
+    assert now(gate) is Availability.READY
 
 
 def test_what_is_not_in_the_plan_is_absent() -> None:

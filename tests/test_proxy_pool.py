@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.proxy_kit import MemoryTransport
 
 
-async def dial(_host: str, _port: int) -> Transport:
+async def dial(_address: Address) -> Transport:
     await trio.lowlevel.checkpoint()
     raise ConnectionRefusedError
 
@@ -32,7 +32,7 @@ ELSEWHERE = Address("127.0.0.1", 8001)
 def an_upstream(limit: int, plan: UpstreamPlan = ELSEWHERE) -> Upstream:
     changed = trio.lowlevel.ParkingLot()
     gate = Gate("backend", plan, changed=changed, hold=15, bus=Bus(), tail=lambda _: ())
-    return Upstream(gate, dial=dial, reader=HeadReader(), limit=limit)
+    return Upstream(gate, dial=dial, reader=HeadReader(), start_soon=print, limit=limit)
 
 
 def a_side(upstream: Upstream) -> tuple[UpstreamConnection, MemoryTransport]:

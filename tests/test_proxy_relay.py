@@ -5,6 +5,7 @@ Each is played in memory, and again over real sockets.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -1071,7 +1072,7 @@ async def test_a_ready_process_that_goes_on_refusing_is_502_in_the_end(
         assert b"api refuses connections at http://127.0.0.1:8001" in body
 
 
-async def test_something_elsewhere_that_refuses_is_502_at_once_and_named(
+async def test_something_elsewhere_that_stays_away_is_502_and_named(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with stage(backend=elsewhere(BACKEND_PORT)) as on:
@@ -1081,7 +1082,46 @@ async def test_something_elsewhere_that_refuses_is_502_at_once_and_named(
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 502 ")
         assert b"nothing answers at http://127.0.0.1:8001" in body
-        assert (await on.finished()).held == 0
+        assert (await on.finished()).held == 15
+        # It was waited for long enough: from now on that is said at once.
+        await trio.sleep(1)
+        await client.says(get())
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+        assert (await on.finished(2)).held == 0
+
+
+@pytest.mark.parametrize("away", [3, 18])
+async def test_something_elsewhere_is_asked_again_as_soon_as_it_is_back(
+    away: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with stage(backend=elsewhere(BACKEND_PORT)) as on:
+        client, late = on.client(), on.client()
+        await client.says(get())
+        await (backend := await on.backend()).hears_head()
+        await backend.says(PAGE)
+        await answer(client)
+        backend.breaks()
+        on.refusing.add(BACKEND_PORT)
+        await client.says(get())
+        await trio.sleep(away)
+        # Meanwhile Vite's modules do not wait for it.
+        await late.says(get(b"/src/main.ts", ASSET))
+        await (vite := await on.frontend()).hears_head()
+        await vite.says(SCRIPT)
+        assert (await answer(late))[0].startswith(b"HTTP/1.1 200 ")
+        on.refusing.clear()
+        if away > 15:
+            assert (await answer(client))[0].startswith(b"HTTP/1.1 502 ")
+            await trio.sleep(1)
+            await client.says(get())
+        while True:  # one of its connections is that which has found it back
+            with contextlib.suppress(EOFError):
+                await (backend := await on.backend()).hears_head()
+                break
+        await backend.says(PAGE)
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 200 ")
+        away_notices = [each.level for each in on.events if isinstance(each, Notice)]
+        assert away_notices == ["warning", "info"]
 
 
 ASSET = b"Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: script\r\n"

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from orchestra.config.plan import Address
 from orchestra.proxy.transport import Poller, SocketTransport, accept, dial
 from tests.proxy_kit import receive
 
@@ -35,7 +36,7 @@ async def a_connection() -> AsyncIterator[tuple[SocketTransport, SocketTransport
     async with a_poller() as poller:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
-            client = await dial("127.0.0.1", listener.getsockname()[1], poller)
+            client = await dial(Address(*listener.getsockname()), poller)
             sock, address = await accept(listener)
         assert address == "127.0.0.1"
         server = SocketTransport(sock, poller)
@@ -200,14 +201,14 @@ async def test_a_refused_dial_says_so() -> None:
         port = listener.getsockname()[1]
     async with a_poller() as poller:
         with pytest.raises(ConnectionRefusedError):
-            await dial("127.0.0.1", port, poller)
+            await dial(Address("127.0.0.1", port), poller)
 
 
 async def test_a_name_is_dialled_in_both_families() -> None:
     async with a_poller() as poller:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
-            client = await dial("localhost", listener.getsockname()[1], poller)
+            client = await dial(Address("localhost", listener.getsockname()[1]), poller)
             sock, _ = await accept(listener)
             sock.close()
             client.close()

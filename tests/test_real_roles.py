@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit import Run, free_port, get
-from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend, install, make_certificate
+from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without, frontend, install
+from tests.test_real_outside import UPGRADE
+from tests.tls_kit import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +118,7 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
 
 def test_a_vite_with_tls_is_found(tmp_path: Path, vite_packages: Callable[[int], Path]) -> None:
     frontend(tmp_path, vite_packages(8))
-    make_certificate(tmp_path)
+    written(tmp_path)
     (tmp_path / "vite.config.js").write_text(
         "import fs from 'node:fs'\n"
         "const https = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') }\n"
@@ -127,6 +129,11 @@ def test_a_vite_with_tls_is_found(tmp_path: Path, vite_packages: Callable[[int],
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         assert notice(run, "frontend-found") == "the frontend is fe: it answers /@vite/client"
         assert run.state("fe", "ready")["url"].startswith("https://")
+        answer = get(run.url + "/src/main.js")
+        assert (answer.status, answer.upstream) == (200, "frontend")
+        # Without an Origin no token is asked for.
+        handshake = ask(run.url, {**UPGRADE, "Sec-WebSocket-Protocol": "vite-hmr"})
+        assert (handshake.status, handshake.upstream) == (101, "frontend")
 
 
 def test_without_a_frontend_an_honest_404_does_not_wait(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ async def test_a_broken_program_is_unhealthy_until_it_is_repaired(
     world.programs["serve"] = is_broken
     async with supervised(world, API) as (_, recorder):
         broken = await recorder.until_state("api", State.UNHEALTHY)
-        assert (broken.reason, broken.url) == ("SyntaxError: invalid syntax", None)
+        assert (broken.reason, broken.url) == ("SyntaxError: invalid syntax (app.py:1)", None)
         assert broken.last_lines[-1] == "SyntaxError: invalid syntax"
         await trio.sleep(70)
         newest = recorder.changes("api")
@@ -189,6 +189,43 @@ async def test_an_end_before_ready_is_reported_with_last_lines(
         world.child(ready.pid).kill()
         ended = await recorder.until_state("api", State.BACKING_OFF, restarts=1)
         assert (ended.ended_before_ready, ended.signal) == (False, "SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("line", "held", "ends"),
+    [
+        pytest.param(
+            "[Errno 98] ('127.0.0.1', 8000): address already in use",
+            {8000},
+            "exit code 1: it wants a port that it cannot have: port 8000 is taken by pid 812 (node)",
+            id="another program's",
+        ),
+        pytest.param(
+            "Error: listen EADDRINUSE: address already in use :::8000",
+            set(),
+            "exit code 1: Error: listen EADDRINUSE: address already in use :::8000; again in 0.5 s",
+            id="free again",
+        ),
+        pytest.param(
+            "Error: port 5000 is already in use.",
+            {5000},
+            "exit code 1: Error: port 5000 is already in use.; again in 0.5 s",
+            id="its PORT, which will be another one",
+        ),
+    ],
+)
+async def test_a_port_that_is_taken_is_not_asked_for_in_a_loop(
+    world: World, line: str, held: set[int], ends: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def cannot_listen(child: Child) -> int:
+        await child.say(line, "make: *** [Makefile:2: dev] Error 1")
+        return 1
+
+    world.programs["serve"] = cannot_listen
+    world.taken |= held
+    async with supervised(world, API) as (_, recorder):
+        state = State.BACKING_OFF if "again in" in ends else State.FAILED
+        assert (await recorder.until_state("api", state)).reason == ends
 
 
 async def test_the_last_lines_are_those_of_one_life(

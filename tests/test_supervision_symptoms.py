@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.supervision.symptoms import Symptoms, is_prompt
+from orchestra.supervision.symptoms import Clash, Symptoms, explain, is_prompt, port_clash
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -94,6 +94,105 @@ def test_a_traceback_is_read_on_its_stream_whatever_comes_over_the_other() -> No
     assert symptoms.error == ""
     assert symptoms.failure is not None
     assert symptoms.failure.line == "SyntaxError: invalid syntax"
+
+
+ENDS = {
+    "make": (
+        ("error when starting dev server:", "Error: Found another Vite (PID 7).", "Pass --bypass-lock.",
+         "    at scan (file:///x/vite.js:741:9)", "}", "make: *** [Makefile:2: dev] Error 1"),
+        "Error: Found another Vite (PID 7).",
+    ),
+    "Node": (
+        ("node:internal/modules/cjs/loader:1215", "  throw err;", "  ^", "",
+         "Error: Cannot find module './x.js'", "    at Module._load (node:internal:1:2)",
+         "  code: 'MODULE_NOT_FOUND',", "}", "", "Node.js v22.1.0"),
+        "Error: Cannot find module './x.js'",
+    ),
+    "Node, a syntax error": (
+        ("/x/app.js:3", "foo bar", "    ^^^", "", "SyntaxError: Unexpected identifier 'bar'",
+         "    at wrapSafe (node:internal:1:2)", "", "Node.js v22.1.0"),
+        "SyntaxError: Unexpected identifier 'bar' (/x/app.js:3)",
+    ),
+    "click": (
+        ("Usage: flask run [OPTIONS]", "Try '--help'.", "", "Error: No such option: --foo"),
+        "Error: No such option: --foo",
+    ),
+    "Go": (
+        ("panic: no config", "", "goroutine 1 [running]:", "\t/x/main.go:5 +0x1", "exit status 2"),
+        "panic: no config",
+    ),
+    "Go, compiling": (("# app", "./main.go:5:2: undefined: x"), "./main.go:5:2: undefined: x"),
+    "Rust": (
+        ("thread 'main' panicked at src/main.rs:2:5:", "boom", "note: run with `RUST_BACKTRACE=1`"),
+        "thread 'main' panicked at src/main.rs:2:5: boom",
+    ),
+    "PostgreSQL": (
+        ('FATAL:  data directory "/d" has wrong ownership', "HINT:  Its owner must start it."),
+        'FATAL:  data directory "/d" has wrong ownership',
+    ),
+    "npm, a script": (
+        ("", "> dev", "> node x.js", "", "x.js: config missing", "npm error Lifecycle script `dev` failed:"),
+        "x.js: config missing",
+    ),
+    "npm itself": (
+        ('npm error Missing script: "dev"', "npm error", "npm error A complete log of this run is in /x"),
+        'npm error Missing script: "dev"',
+    ),
+    "pnpm": (("Bad key", "\u2009ELIFECYCLE\u2009 Command failed with exit code 1."), "Bad key"),
+    "just": (
+        ("redis: not configured", "error: Recipe `dev` failed on line 2 with exit code 1"),
+        "redis: not configured",
+    ),
+    "its only words": (("no more",), "no more"),
+    "nothing": ((), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "why"), ENDS.values(), ids=ENDS)
+def test_the_line_that_says_why_it_ended_is_found(lines: tuple[str, ...], why: str) -> None:
+    """Not that of what has run it, nor a frame of its stack."""
+    assert explain(lines) == why
+
+
+OWN, OTHER = "it wants port 8000, which is orchestra's own", "it wants a port that it cannot have: "
+GUESSED = "it wants a port that is taken, most probably 8000, which is orchestra's"
+CLASHES = {
+    "uvicorn": ("error while attempting to bind on address ('127.0.0.1', 8000): address already in use", OWN),
+    "Node": ("Error: listen EADDRINUSE: address already in use 127.0.0.1:8000", OWN),
+    "Go": ("listen tcp :8000: bind: address already in use", OWN),
+    "gunicorn": ("[ERROR] Connection in use: ('127.0.0.1', 8000)", OWN),
+    "PHP": ("Failed to listen on localhost:8000 (reason: Address already in use)", OWN),
+    "Rails": ('Address already in use - bind(2) for "127.0.0.1" port 8000 (Errno::EADDRINUSE)', OWN),
+    "Django": ("Starting server at http://127.0.0.1:8000/\nError: That port is already in use.", OWN),
+    "Hypercorn": ("OSError: [Errno 98] Address already in use", GUESSED),
+    "a sibling's": ("Error: Port 3000 is already in use", f"{OTHER}port 3000 is taken by web"),
+    "its own PORT": ("Port 5100 is in use by another program.", None),
+    "free again": ("listen tcp :3100: bind: address already in use", None),
+    "something else": ("ValueError: 8000", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "text"), CLASHES.values(), ids=CLASHES)
+def test_a_port_that_is_taken_is_named_with_what_has_it(words: str, text: str | None) -> None:
+    found = port_clash(words.split("\n"), own=8000, planned=5100, holders={8000: "us", 3000: "web"})
+    assert found == (None if text is None else Clash(text, is_own=text in (OWN, GUESSED)))
+
+
+def test_a_port_that_is_not_named_is_not_guessed_where_the_address_is_another_one() -> None:
+    words = ["OSError: [Errno 98] Address already in use"]
+    assert port_clash(words, own=8001, planned=5100, holders={}) is None
+
+
+def test_an_exception_is_named_with_its_place_in_the_project() -> None:
+    symptoms = Symptoms("serve", ("/p/backend", "/p"))
+    for line in (
+        "Traceback (most recent call last):",
+        '  File "/p/backend/app.py", line 3, in <module>',
+        '  File "/p/.venv/lib/python3.11/site-packages/x.py", line 9, in load',
+        "KeyError: 'DATABASE_URL'",
+    ):
+        symptoms.see("stderr", line, 0.0)
+    assert symptoms.explanation() == "KeyError: 'DATABASE_URL' (app.py:3)"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 r"""From the bytes that a child writes to the lines that people read.
 
-Lines end at ``\n`` or ``\r\n``; of a line that a progress bar has drawn over and over (``\r``), what is
-visible in the end is left. Bytes that are no UTF-8 become U+FFFD. Of all control sequences only colours
-(SGR, ECMA-48 8.3.117) pass: a child must not move our cursor, clear our screen or set our title. Nothing
-else is dropped, and no line is ever split.
+Lines end at ``\n``; of one that was drawn over and over, what is visible in the end is left (`row`). Bytes
+that are no UTF-8 become U+FFFD. Of all control sequences only colours (SGR, ECMA-48 8.3.117) pass: a child
+must not move our cursor, clear our screen or set our title.
+
+Nearly all lines are text and colours alone: they are passed on as they are, and cost no more than the look
+for anything else. A line is split only if it is longer than `LONGEST_LINE`.
 
 Pure: bytes in, text out.
 """
@@ -13,33 +15,27 @@ from __future__ import annotations
 import codecs
 import re
 
+from orchestra.child.row import LONGEST_LINE, MOST_PARAMETERS, Row
+
 __all__ = ["LineSplitter", "clean", "without_colours"]
 
-# In the order in which they can begin: CSI, the string sequences (OSC, DCS, SOS, PM, APC; an unfinished one
-# reaches to the end of the line), then any other escape; last, lone control characters but the tab.
-_CONTROL = re.compile(
-    r"""
-      (?P<sgr> \x1b\[ [0-9;:]* m )
-    | (?: \x1b\[ | \x9b ) [0-?]* [ -/]* [@-~]?
-    | (?: \x1b[\]PX^_] | [\x9d\x90\x98\x9e\x9f] ) .*? (?: \x07 | \x1b\\ | \x9c | $ )
-    | \x1b [ -/]* [0-~]?
-    | [\x00-\x08\x0a-\x1f\x7f-\x9f]
-    """,
-    re.VERBOSE,
-)
-_HAS_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_SGR = re.compile(r"\x1b\[[0-9;:]*m")
+# Bytes that lines of plain text do not have; the last begins U+0080 to U+009F in UTF-8.
+_NOT_PLAIN = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F, 0xC2])
+# What makes a line more than text and colours.
+_MOVES = re.compile(rf"\x1b(?!\[[0-9;:]{{0,{MOST_PARAMETERS}}}m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]")
+# What may still turn out to be a colour, or a line's end.
+_UNFINISHED = re.compile(rf"(?:\x1b(?:\[[0-9;:]{{0,{MOST_PARAMETERS}}})?|\r)\Z")
 # Characters of a prompt or a progress bar, with all its colours. More is data that is still on its way.
 _LONGEST_PARTIAL = 8192
-_SGR = re.compile(r"\x1b\[[0-9;:]*m")
 
 
-def clean(line: str) -> str:
-    """Remove every control sequence and character but colours and tabs."""
-    if not _HAS_CONTROL.search(line):
-        return line
-    if "\r" in line:
-        line = next((part for part in reversed(line.split("\r")) if part), "")
-    return _CONTROL.sub(lambda match: match["sgr"] or "", line)
+def clean(text: str) -> str:
+    """Make one line of any text, without control sequences and characters but colours and tabs."""
+    if not _MOVES.search(text):
+        return text
+    row = Row()
+    return " ".join([*row.write(text), *row.end()])
 
 
 def without_colours(line: str) -> str:
@@ -50,41 +46,88 @@ def without_colours(line: str) -> str:
 class LineSplitter:
     """Collects the bytes of one stream and gives back whole lines.
 
-    A line may be of any length: memory holds one line, and work is linear in the bytes.
+    Memory holds one line of at most `LONGEST_LINE`, and work is linear in the bytes.
+
+    Args:
+        columns: The width of the terminal that is written to.
+        longest: The characters after which a line becomes several.
     """
 
-    def __init__(self) -> None:
-        self._partial: list[bytes] = []
-        self._size = 0  # of all of it: a child may write byte by byte
+    def __init__(self, columns: int = 80, *, longest: int = LONGEST_LINE) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        # The line that has no end yet: text and colours, then perhaps half a sequence; or drawn in a row.
+        self._begun: list[str] = []
+        self._size = 0
+        self._unfinished = ""
+        self._row = Row(columns, longest=longest)
+        self._longest = longest
+        self._is_drawn = False
+
+    def resize(self, columns: int) -> None:
+        """Take note of the terminal's new width."""
+        self._row.columns = columns
 
     def feed(self, chunk: bytes) -> list[str]:
         """Take the next bytes; return the lines that they have completed, without their ends."""
-        *whole, rest = chunk.split(b"\n")
-        if whole and self._partial:
-            whole[0] = b"".join((*self._partial, whole[0]))
-            self._partial.clear()
-            self._size = 0
+        *whole, rest = self._decode(chunk).split("\n")
+        lines: list[str] = []
+        if whole:
+            lines = self._continue(whole[0]) + self._end()
+            if len(chunk.translate(None, _NOT_PLAIN)) == len(chunk) <= self._longest:
+                lines += whole[1:]
+            else:
+                for text in whole[1:]:
+                    lines += self._whole(text)
         if rest:
-            self._partial.append(rest)
-            self._size += len(rest)
-        return [_decode(line) for line in whole]
+            lines += self._continue(rest)
+        return lines
 
     def partial(self) -> str:
         """Return the beginning of the line that has no end yet; nothing if it is too long to be a prompt."""
+        if self._is_drawn:
+            text = self._row.text()
+            return text if len(text) <= _LONGEST_PARTIAL else ""
         if self._size > _LONGEST_PARTIAL:
             return ""
-        self._partial = [b"".join(self._partial)] if self._partial else []
-        if not self._partial:
-            return ""
-        # A character of which only some bytes have come is not wrong: it is not shown yet.
-        text, _ = codecs.utf_8_decode(self._partial[0].removesuffix(b"\r"), "replace", False)
-        return clean(text)
+        self._begun = ["".join(self._begun)]
+        return self._begun[0]
 
     def close(self) -> list[str]:
-        """Return what is left: the last line, if it had no end."""
-        rest, self._partial, self._size = b"".join(self._partial), [], 0
-        return [_decode(rest)] if rest else []
+        """Return what is left: the last line, if it had no end and shows anything."""
+        return [*self._continue(self._decode(b"", True)), *filter(None, self._end())]
 
+    def _whole(self, text: str) -> list[str]:
+        """Give a line that has come in one piece."""
+        line = text.removesuffix("\r")
+        if _MOVES.search(line) or len(line) > self._longest:
+            return self._continue(text) + self._end()
+        return [line]
 
-def _decode(line: bytes) -> str:
-    return clean(line.removesuffix(b"\r").decode("utf-8", "replace"))
+    def _continue(self, text: str) -> list[str]:
+        """Add to the line; return what has become whole lines by that."""
+        text = self._unfinished + text
+        if self._is_drawn:
+            return self._row.write(text)
+        unfinished = _UNFINISHED.search(text, max(len(text) - MOST_PARAMETERS - 2, 0))
+        self._unfinished = unfinished[0] if unfinished else ""
+        text = text.removesuffix(self._unfinished)
+        if _MOVES.search(text) or self._size + len(text) > self._longest:
+            text = "".join((*self._begun, text, self._unfinished))
+            self._forget()
+            self._is_drawn = True
+            return self._row.write(text)
+        self._begun.append(text)
+        self._size += len(text)
+        return []
+
+    def _end(self) -> list[str]:
+        """End the line."""
+        if self._is_drawn:
+            self._is_drawn = False
+            return self._row.end()
+        text = "".join(self._begun)
+        self._forget()
+        return [text]
+
+    def _forget(self) -> None:
+        self._begun, self._size, self._unfinished = [], 0, ""

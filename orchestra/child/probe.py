@@ -11,6 +11,7 @@ Not here: how often, and what follows from it (`readiness`).
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from msgspec.structs import replace
 
 from orchestra.child.lines import clean
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
+from orchestra.resolving import places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,24 +87,24 @@ async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: fl
     """Ask for a path and wait for the beginning of an answer.
 
     Args:
-        at: Where to ask, by a literal address.
+        at: Where to ask.
         check: What is asked for, and which answers will do.
         within: Seconds for all of it.
     """
     try:
         status, _, at = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
-        return Answer(f"port {at.port} is open, HTTP times out", at)
+        return Answer(f"{at.place} is open, HTTP times out", at)
     except OSError as exc:
-        return Answer(f"port {at.port}: {exc}", at)
+        return Answer(f"{at.place}: {exc}", at)
     if status is None:
-        return Answer(f"port {at.port} is open, but does not speak HTTP", at, is_unfit=True)
+        return Answer(f"{at.place} is open, but does not speak HTTP", at, is_unfit=True)
     if check.accepts(status):
         return Answer("", at)
     if status == UPGRADE_REQUIRED:
-        return Answer(f"port {at.port} is for WebSockets alone (it answers 426)", at, is_unfit=True)
+        return Answer(f"{at.place} is for WebSockets alone (it answers 426)", at, is_unfit=True)
     wanted = "below 500" if check.status is None else str(check.status)
-    return Answer(f"port {at.port} answers {check.path} with {status}, not {wanted}", at)
+    return Answer(f"{at.place} answers {check.path} with {status}, not {wanted}", at)
 
 
 async def http_get(at: Address, path: str, *, within: float, rest: float) -> Reply:
@@ -128,7 +130,7 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> Rep
     except OSError as exc:
         failure = exc
     is_plain = reply.status is not None and not (reply.status == 400 and _WANTS_TLS.search(reply.received))
-    if at.scheme != "https" and not is_plain:
+    if at.scheme not in ("https", "unix") and not is_plain:
         with suppress(OSError, trio.TooSlowError):
             over_tls = await _get(replace(at, scheme="https"), path, until=until, rest=rest)
             if over_tls.status is not None:
@@ -179,19 +181,26 @@ async def tcp_answer(at: Address) -> str:
             async with await _dial(at):
                 return ""
         except OSError as exc:
-            return f"port {at.port}: {exc}"
-    return f"port {at.port} times out"
+            return f"{at.place}: {exc}"
+    return f"{at.place} times out"
 
 
 async def _dial(at: Address) -> trio.SocketStream:
-    # Not open_tcp_stream: the host is an address, and its ExceptionGroups say nothing more.
-    dialled = trio.socket.socket(trio.socket.AF_INET6 if ":" in at.host else trio.socket.AF_INET)
-    try:
-        await dialled.connect((at.host, at.port))
-    except BaseException:
-        dialled.close()
-        raise
-    return trio.SocketStream(dialled)
+    # Not open_tcp_stream: its ExceptionGroups say nothing more.
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    for family, kind, place in await places(at):
+        dialled = trio.socket.socket(family, kind)
+        try:
+            await dialled.connect(place)
+        except OSError as exc:
+            dialled.close()
+            failure = exc
+        except BaseException:
+            dialled.close()
+            raise
+        else:
+            return trio.SocketStream(dialled)
+    raise failure
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:

@@ -2,8 +2,9 @@
 
 Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
 a second, and at once when something listens at the expected port; each scan is followed by at most one
-question. Commands are run at the same pace. Lines are handed in as they are written. A check that has passed
-is not asked again; the process is ready when all have passed.
+question. A line that names the port is a sign that something listens there. Commands are run at the same
+pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
+ready when all have passed.
 
 `in_words` tells at any time what is still missing, for the user that waits.
 
@@ -27,6 +28,7 @@ from orchestra.config.checks import (
     parse_checks,
 )
 from orchestra.config.plan import Address, Role
+from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from orchestra.child.probe import Answer
     from orchestra.child.sockets import SocketScanner
     from orchestra.config.checks import Check
-    from orchestra.config.plan import ProcessPlan
+    from orchestra.config.plan import ProcessPlan, Scheme
 
 __all__ = ["Probe", "Readiness"]
 
@@ -76,6 +78,7 @@ class Readiness:
 
     Attributes:
         listening: Where it listens, once that has been found, and what is spoken there.
+        sees_no_socket: No process of its tree listens, although one is looked for.
         missing: By check, why its last attempt failed.
     """
 
@@ -98,7 +101,9 @@ class Readiness:
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
         self.listening: Address | None = None
+        self.sees_no_socket = False
         self.missing: dict[Check, str] = {}
+        self._port_named = trio.Event()  # in the newest lines
         self._seen = {each: trio.Event() for each in self.checks if isinstance(each, LogCheck)}
 
     def __repr__(self) -> str:
@@ -110,6 +115,9 @@ class Readiness:
 
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
+        if self._port is not None and any(f":{self._port}" in line for line in lines):
+            self._port_named.set()
+            self._port_named = trio.Event()
         for check, event in self._seen.items():
             if not event.is_set() and any(map(check.pattern.search, lines)):
                 event.set()
@@ -131,14 +139,17 @@ class Readiness:
             missing = ""
             if isinstance(check, ExecCheck):
                 missing = await self._run(check)
-            elif isinstance(check, TcpCheck | HttpCheck) and self.listening is not None:
-                missing = (await self._ask(check, self.listening)).missing
+            elif isinstance(check, TcpCheck | HttpCheck) and (at := check.at or self.listening) is not None:
+                missing = (await self._ask(check, at)).missing
             if missing:
                 return missing
         return ""
 
     async def _pursue(self, check: Check, leader: int, scanner: SocketScanner) -> None:
         match check:
+            case TcpCheck(at=Address() as at) | HttpCheck(at=Address() as at):
+                self.missing[check] = f"nothing answers at {at.url}"
+                await self._ask_address(check, at)
             case TcpCheck() | HttpCheck():
                 self.missing[check] = "it listens nowhere"
                 await self._ask_sockets(check, leader, scanner)
@@ -156,14 +167,22 @@ class Readiness:
         del self.missing[check]
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
-        newest_sockets = scanner.looking_at(leader, self._port)
+        newest_sockets = scanner.looking_at(
+            leader,
+            self._port,
+            is_certain=self._listens_as_told,
+            until_hint=self._until_port_named,
+        )
         unfit: set[Address] = set()
+        # Frontends that render on the server have unix sockets for themselves.
+        wants_unix = self._plan.role is not Role.FRONTEND
         while True:
-            found = await newest_sockets()
+            found = [each for each in await newest_sockets() if wants_unix or each.scheme != "unix"]
+            self.sees_no_socket = not found
             likely = sockets.likeliest(found, self._port, besides=unfit)
             for socket in likely:
                 if isinstance(check, HttpCheck):
-                    self.missing[check] = f"port {socket.port} is open, HTTP does not answer"
+                    self.missing[check] = f"{socket.place} is open, HTTP does not answer"
                 answer = await self._ask(check, socket, within=probe.HTTP_TIMEOUT / len(likely))
                 if answer.is_unfit:
                     unfit.add(socket)
@@ -171,19 +190,34 @@ class Readiness:
                     self.listening = answer.at
                     return
                 self.missing[check] = answer.missing or "only the frontend that it has started answers"
-            # A container's socket is not seen, nor another user's: they are asked at its own port. Only
-            # for a check that was written down, because another program's server may answer there.
-            if not found and self._port is not None and check != _IMPLIED:
-                for host in sockets.LOOPBACK:
-                    unseen = await self._ask(check, Address(host, self._port))
-                    if not unseen.missing:
-                        self.listening = unseen.at
-                        return
+            # A container's socket is not seen, nor another user's: they are asked at its own port, and at
+            # those that its command names. Only for a check that was written down, because another
+            # program's server may answer there.
+            ports = (self._port, *self._plan.named_ports) if not found and check != _IMPLIED else ()
+            for at in (Address(host, port) for port in ports if port for host in LOOPBACK):
+                if not (unseen := await self._ask(check, at)).missing:
+                    self.listening = unseen.at
+                    return
+
+    async def _until_port_named(self) -> None:
+        await self._port_named.wait()
+
+    @property
+    def _listens_as_told(self) -> bool:
+        return self._plan.app is not None  # our own server does
 
     async def _is_own(self, socket: Address, leader: int) -> bool:
-        if self._plan.app is not None and socket.port == self._port:
-            return True  # our own server listens where it is told to
+        if self._listens_as_told and socket.port == self._port:
+            return True
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
+
+    async def _ask_address(self, check: TcpCheck | HttpCheck, at: Address) -> None:
+        pause = _FIRST_PAUSE
+        while (answer := await self._ask(check, at)).missing:
+            self.missing[check] = f"{at.url}: {answer.missing}"
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, _LONGEST_PAUSE)
+        self.listening = self.listening or answer.at
 
     async def _ask_command(self, check: ExecCheck) -> None:
         pause = _FIRST_PAUSE
@@ -198,8 +232,10 @@ class Readiness:
         if isinstance(check, HttpCheck):
             return await self._probe.http_answer(at, check=check, within=within)
         # The proxy speaks HTTP to it, if it is one of its upstreams; else nothing is known.
-        scheme = at.scheme if self._plan.role in (Role.FRONTEND, Role.BACKEND) else "tcp"
-        return probe.Answer(await self._probe.tcp_answer(at), replace(at, scheme=scheme))
+        is_upstream = self._plan.role in (Role.FRONTEND, Role.BACKEND)
+        scheme: Scheme = "http" if is_upstream else "tcp"
+        seen_at = at if at.scheme == "unix" else replace(at, scheme=scheme)
+        return probe.Answer(await self._probe.tcp_answer(at), seen_at)
 
     async def _run(self, check: ExecCheck) -> str:
         return await self._probe.exec_answer(

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import sys
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,6 +25,7 @@ from orchestra.child.families import SharedLook
 from orchestra.child.lines import clean
 from orchestra.config.plan import Address
 from orchestra.errors import ConfigError, port_taken
+from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -37,13 +39,13 @@ __all__ = [
     "holder",
     "in_order_of_preference",
     "is_free",
+    "lan_address",
     "likeliest",
     "programs",
     "scan",
     "servers",
 ]
 
-LOOPBACK = ("127.0.0.1", "::1")
 # Seconds between scans: they cost next to nothing.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -60,24 +62,30 @@ _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
     """Find the listening sockets of the process tree of each of `leaders`, by addresses that reach them.
 
+    Of a tree without any of TCP, they are its unix sockets (some programs have those for themselves alone).
+
     Blocks for some milliseconds.
     """
     entries = _entries()
-    return {leader: _sockets_of(table.tree(entries, leader)) for leader in leaders}
+    trees = {leader: table.tree(entries, leader) for leader in leaders}
+    return {leader: _sockets_of(tree) or _unix_sockets_of(tree) for leader, tree in trees.items()}
 
 
 def servers(leader: int, port: int) -> frozenset[table.Entry]:
     """Find what accepts connections at `port`: processes of a tree that hold it, without their parents.
+
+    Port 0 is a unix socket.
 
     The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
     milliseconds; nothing is found if the process table cannot be read.
     """
     entries = _entries()
     tree = table.tree(entries, leader)
+    look = _sockets_of if port else _unix_sockets_of
     holders = {
         entry
         for entry in entries
-        if entry.pid in tree and any(found.port == port for found in _sockets_of([entry.pid]))
+        if entry.pid in tree and any(found.port == port for found in look([entry.pid]))
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
@@ -161,6 +169,17 @@ def holder(port: int) -> str:
     return ""
 
 
+def lan_address() -> str | None:
+    """Give the address by which other machines of the network reach this one; nothing is sent for that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.connect(("10.254.254.254", 9))
+            found = str(trial.getsockname()[0])
+        except OSError:
+            return None
+    return None if found.startswith(("0.", "127.")) else found
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on `host` and `port`; with ``127.0.0.1``, on the same port of ``::1`` too, where that exists.
 
@@ -188,20 +207,31 @@ class SocketScanner:
     def __init__(self) -> None:
         self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
 
-    def looking_at(self, leader: int, port: int | None = None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self,
+        leader: int,
+        port: int | None = None,
+        *,
+        is_certain: bool = False,
+        until_hint: Callable[[], Awaitable[object]] = trio.sleep_forever,
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         """Give what looks for the sockets of a tree when it is awaited: often at first, then less so.
 
         Args:
             leader: The pid of the tree's first process.
             port: Where its server is expected: as soon as that accepts a connection, it is looked for.
+            is_certain: It listens there or nowhere: no scan has to look for it elsewhere.
+            until_hint: Waits for a sign that it does.
         """
         pause = _FIRST_PAUSE
 
         async def newest() -> frozenset[Address]:
             nonlocal pause, port
             expected = None
-            with trio.move_on_after(pause):
-                await _until_open(port, interval=pause / _TRIES)
+            is_awaited = is_certain and port is not None
+            with trio.move_on_after(inf if is_awaited else pause):
+                interval = pause if is_awaited else pause / _TRIES
+                await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
             pause = min(pause * 1.2, _LONGEST_PAUSE)
             if expected is not None:
@@ -214,13 +244,16 @@ class SocketScanner:
         return newest
 
 
-async def _until_open(port: int | None, *, interval: float) -> None:
+async def _until_open(
+    port: int | None, *, interval: float, until_hint: Callable[[], Awaitable[object]]
+) -> None:
     """Wait until something accepts a connection at `port`; for ever if there is none."""
     while port is not None:
         for host in LOOPBACK:
             if not await probe.tcp_answer(Address(host, port)):
                 return
-        await trio.sleep(interval)
+        with trio.move_on_after(interval):
+            await until_hint()
     await trio.sleep_forever()
 
 
@@ -283,6 +316,22 @@ def _sockets_of(pids: Collection[int]) -> frozenset[Address]:
             for connection in psutil.Process(pid).net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
                     found.add(Address(_reachable(connection.laddr.ip), connection.laddr.port))
+    return frozenset(found)
+
+
+def _unix_sockets_of(pids: Collection[int]) -> frozenset[Address]:
+    import psutil  # noqa: PLC0415
+
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            for each in process.net_connections("unix"):
+                path = str(each.laddr)
+                # A client's has no path; one that begins with @ is in no folder.
+                if each.type == socket.SOCK_STREAM and path and not path.startswith("@"):
+                    # As it was bound: relative to where the process was then, and most probably is.
+                    found.add(Address(os.path.join(process.cwd(), path), 0, "unix"))  # noqa: PTH118
     return frozenset(found)
 
 

@@ -244,7 +244,7 @@ async def run_child(
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
     family, stdin = family_of(process.pid, env), streams["stdin" if window is None else "pty"]
     child = Child(process, family, families or Families(), stop_signal, stop_timeout, stdin=stdin)
-    output = _Output(streams, on_output)
+    output = _Output(streams, on_output, window)
     if guard is not None:
         guard.spawned(child.family, stop_signal=stop_signal, stop_timeout=stop_timeout)
     try:
@@ -330,9 +330,12 @@ def _make_plain(terminal: int, *, echoes: bool) -> None:
 class _Output:
     """Reads all streams of a child for as long as there is something to read."""
 
-    def __init__(self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput) -> None:
+    def __init__(
+        self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput, window: Window | None
+    ) -> None:
         self._streams = streams
         self._on_output = on_output
+        self._window = window
         self._reading = trio.CancelScope()
         self._chunks = 0
         self._delivering = 0
@@ -375,6 +378,8 @@ class _Output:
                 if not chunk:
                     return
                 self._chunks += 1
+                if self._window is not None:
+                    splitter.resize(self._window.columns)
                 lines = splitter.feed(chunk)
             partial = splitter.partial()
             if lines:

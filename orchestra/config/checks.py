@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from orchestra.config.plan import Address
+
 __all__ = [
     "FORMS",
     "UPGRADE_REQUIRED",
@@ -24,20 +26,31 @@ __all__ = [
     "words_of",
 ]
 
-FORMS = '"tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2"'
+FORMS = (
+    '"tcp", "tcp:PORT", "tcp:HOST:PORT", "http", "http:/path", "http:/path=204", '
+    '"http://HOST:PORT/path", "log:REGEX", "exec:COMMAND" or "delay:2"'
+)
 """All there are, for people."""
 
 _HTTP = re.compile(r"(?P<path>/[!-~]*?)(?:=(?P<status>[1-5][0-9]{2}))?")
 _LONGEST_DELAY = 86400.0
+_URL = re.compile(r"(?P<url>https?://[^\s/?#@=]+)(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
+_PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]:|(?P<host>[^\s:/\[\]]+):)?(?P<port>[0-9]{1,5})")
 UPGRADE_REQUIRED = 426
 """What a socket that takes nothing but WebSockets answers to everything else."""
 
 
 class TcpCheck(Struct, frozen=True):
-    """A socket of its process tree listens, or its own port is answered (by a container, say)."""
+    """A socket of its process tree listens, or a port of its own is answered (by a container, say).
+
+    Attributes:
+        at: Where something listens, whatever that is.
+    """
+
+    at: Address | None = None
 
     def __str__(self) -> str:
-        return "tcp"
+        return "tcp" if self.at is None else f"tcp:{self.at}"
 
 
 class HttpCheck(Struct, frozen=True):
@@ -46,14 +59,17 @@ class HttpCheck(Struct, frozen=True):
     Attributes:
         status: The status that counts; ``None``: any below `below`, but 426.
         below: 600 means any at all.
+        at: What answers, whatever that is.
     """
 
     path: str = "/"
     status: int | None = None
     below: int = 600
+    at: Address | None = None
 
     def __str__(self) -> str:
-        return f"http:{self.path}" + (f"={self.status}" if self.status is not None else "")
+        where = "http:" if self.at is None else self.at.url
+        return f"{where}{self.path}" + (f"={self.status}" if self.status is not None else "")
 
     def accepts(self, status: int) -> bool:
         """Whether an answer of this status is the one that is waited for."""
@@ -107,16 +123,20 @@ def words_of(ready: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _parse(text: str) -> Check:
+    if text.startswith(("http://", "https://")):
+        return _at_url(text)
     kind, colon, value = text.partition(":")
     if text == "tcp":
         return TcpCheck()
     if text == "http":
         return HttpCheck()
-    if not colon or kind not in ("http", "log", "exec", "delay"):
+    if not colon or kind not in ("tcp", "http", "log", "exec", "delay"):
         raise ValueError(f"{text!r} is not a valid check")
     if not value.strip():
         raise ValueError(f"there is nothing after the colon of {text!r}")
     match kind:
+        case "tcp":
+            return TcpCheck(_at_port(value))
         case "http":
             found = _HTTP.fullmatch(value)
             if found is None:
@@ -132,6 +152,25 @@ def _parse(text: str) -> Check:
             return ExecCheck(value.strip())
         case _:
             return DelayCheck(_seconds(value))
+
+
+def _at_port(text: str) -> Address:
+    found = _PLACE.fullmatch(text)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ValueError(f"{text!r} is not a port, nor HOST:PORT")
+    return Address(found["six"] or found["host"] or "localhost", int(found["port"]), "tcp")
+
+
+def _at_url(text: str) -> HttpCheck:
+    found = _URL.fullmatch(text)
+    try:
+        address = None if found is None else Address.of_url(found["url"])
+    except ValueError:  # of its port
+        address = None
+    if found is None or address is None:
+        raise ValueError(f"{text!r} is not a URL with a host, perhaps a port, and a path")
+    status = None if found["status"] is None else int(found["status"])
+    return HttpCheck(found["path"] or "/", status, below=500, at=address)
 
 
 def _seconds(text: str) -> float:

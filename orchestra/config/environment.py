@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "sibling_prefix", "with_address"]
 
@@ -20,18 +20,25 @@ PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 _ADDRESS_VARIABLES = ("ORCHESTRA_URL", "ORCHESTRA_PORT")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not to listen on
 
+# Read by Vite beside its own `server.allowedHosts`, since 6.1.
+VITE_HOSTS = "__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS"
+
 _PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
 
-def for_child(env: Mapping[str, str], *, port: int | None, siblings: Mapping[str, int]) -> dict[str, str]:
+def for_child(
+    env: Mapping[str, str], *, port: int | None, siblings: Mapping[str, int], hosts: Sequence[str] = ()
+) -> dict[str, str]:
     """Give the environment of one child, all but what the supervisor adds.
 
     Args:
         env: From the operating system, env files and settings, with the tools of its folder.
         port: What ``PORT`` says.
+        hosts: The names that requests may be for: Vite is told, which takes one entry (``.example`` is all
+            below it), so that is the first.
         siblings: The ports of other processes, by name: ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell them.
     """
-    new = {"PYTHONUNBUFFERED": "1", **env}
+    new = {"PYTHONUNBUFFERED": "1", **({VITE_HOSTS: hosts[0]} if hosts else {}), **env}
     for name, sibling in siblings.items():
         new[f"{sibling_prefix(name)}_PORT"] = str(sibling)
         new[f"{sibling_prefix(name)}_URL"] = f"http://127.0.0.1:{sibling}"

@@ -226,7 +226,9 @@ class _Reader:
         upstreams: dict[str, UpstreamPlan] = {}
         for key in ("frontend", "backend"):
             with self.problems.caught():
-                upstreams[key] = roles.given(key, [each.name for each in self.processes], self.file)
+                upstreams[key] = roles.given(
+                    key, [each.name for each in self.processes], self.file, self.root
+                )
         frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
         if isinstance(frontend, FromProcess) and frontend == backend:
             hint = "Set one of the two to another process."
@@ -239,9 +241,14 @@ class _Reader:
                 runs_vite=each.reading.why,
                 serves=each.reading.serves,
                 checks_http=each.checks_http and each.name not in completing,
-                may_be_asked=each.reading.speaks_http and not each.ready and each.name not in completing,
+                may_be_asked=(
+                    each.autostart
+                    and each.reading.speaks_http
+                    and not each.ready
+                    and each.name not in completing
+                ),
             )
-            for each in self.chosen
+            for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
         return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
 
@@ -267,10 +274,16 @@ class _Reader:
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+        if len(table.allowed_hosts) > 1 and decided.frontend is not None:
+            text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
+            self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
-            **{**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"},
+            **{
+                **_shared(table, ProxyPolicy),
+                "api_prefix": table.api_prefix and (table.api_prefix.rstrip("/") or "/"),
+            },
             host=host,
             port=port,
             may_move=may_move,
@@ -368,6 +381,7 @@ class _Reader:
         return ProcessPlan(
             **{
                 **_shared(process.settings, ProcessPolicy),
+                "autostart": process.autostart,
                 "ready": process.ready,
                 "log_file": log_file,
                 "shell": self.shell_of(process),
@@ -376,8 +390,14 @@ class _Reader:
             command=process.command,
             app=process.settings.app,
             cwd=process.cwd,
-            env=environment.for_child(process.env, port=ports.get(name), siblings=siblings),
+            env=environment.for_child(
+                process.env,
+                port=ports.get(name),
+                siblings=siblings,
+                hosts=self.settings.proxy.allowed_hosts,
+            ),
             port=ports.get(name),
+            named_ports=process.reading.ports,
             may_move=not process.settings.port,
             role=process.role,
             vite_folder=process.reading.folder if process.reading.why else None,

@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, Literal, Self, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import (
+    API_PREFIX,
     VITE_PATHS,
     ProcessPolicy,
     ProxyPolicy,
@@ -101,6 +103,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
+        named_ports: Those that its command names: a container's are not seen among its sockets.
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
         role: What it is to the proxy.
@@ -119,6 +122,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] | None = None
     port: int | None = None
+    named_ports: tuple[int, ...] = ()
     may_move: bool = False
     role: Role = Role.OTHER
     vite_folder: Path | None = None
@@ -141,6 +145,8 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
+        if state is State.STOPPED:
+            return not self.autostart
         return state in (State.READY, State.COMPLETED) or (state is State.RUNNING and not self.is_awaited)
 
 
@@ -170,27 +176,49 @@ class FromProcess(Struct, frozen=True, kw_only=True):
         return self.instances or (self.name,)
 
 
-Scheme: TypeAlias = Literal["http", "https", "tcp"]
+Scheme: TypeAlias = Literal["http", "https", "tcp", "unix"]
 
 
 class Address(Struct, frozen=True):
-    """A host, a literal address without brackets or a name, and a port; its text is ``host:port``.
+    """A host, a literal address without brackets or a name, and a port.
+
+    Its text is ``host:port``, as in a ``Host``.
 
     Attributes:
-        scheme: What is spoken there: ``http``, ``https``, or ``tcp`` if that is not known to be HTTP.
+        host: Of a unix socket, its path.
+        port: Of a unix socket, 0.
+        scheme: What is spoken there: ``http``, ``https``, ``tcp`` if that is not known to be HTTP; ``unix``:
+            HTTP over a unix socket.
     """
 
     host: str
     port: int
     scheme: Scheme = "http"
 
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Give the address that has this `url`; a part that is missing has its default."""
+        if url.startswith("unix:"):
+            return cls(url.removeprefix("unix:"), 0, "unix")
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
+        return cls(parts.hostname or "127.0.0.1", port, "https" if is_tls else "http")
+
     def __str__(self) -> str:
+        if self.scheme == "unix":
+            return "localhost"  # for a Host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The address as a URL."""
-        return f"{self.scheme}://{self}"
+        """The address as a URL; of a unix socket ``unix:/path``."""
+        return f"unix:{self.host}" if self.scheme == "unix" else f"{self.scheme}://{self}"
+
+    @property
+    def place(self) -> str:
+        """What it is called beside its process: ``port 5173``, or the path of a unix socket."""
+        return self.host if self.scheme == "unix" else f"port {self.port}"
 
 
 UNDECIDED: Final = Role.UNDECIDED
@@ -222,6 +250,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend: UpstreamPlan
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
+
+    @property
+    def api_prefixes(self) -> tuple[str, ...]:
+        """What is the backend's beside `backend_paths`, which leave nothing to a default."""
+        prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
+        return () if prefix is None else (prefix,)
 
     def in_words(self) -> str:
         """Say which process is asked for what, and why that one, for people."""
@@ -281,6 +315,14 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     folder: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
+
+    def named(self, name: str | None) -> ProcessPlan | None:
+        """Give the process of that name, or its first instance; without a name the backend or the first."""
+        if name is None:
+            backend = self.proxy.backend if self.proxy is not None else None
+            name = backend.members[0] if isinstance(backend, FromProcess) else self.processes[0].name
+        meant = (each for each in self.processes if name in (each.name, base_name(each.name)))
+        return next(meant, None)
 
     @property
     def root(self) -> Path:

@@ -43,6 +43,7 @@ from orchestra.config.toml import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from orchestra.config.plan import Plan, UpstreamPlan
     from orchestra.config.toml import SettingsFile
@@ -220,8 +221,10 @@ def facts_of(plan: Plan) -> Facts:
     return Facts(processes=tuple(processes), **given)
 
 
-def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
+def given(key: str, names: Sequence[str], file: SettingsFile, root: Path) -> UpstreamPlan:
     """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to; `UNDECIDED`: to nothing.
+
+    The path of a unix socket is relative to `root`.
 
     Raises:
         ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
@@ -229,23 +232,28 @@ def given(key: str, names: Sequence[str], file: SettingsFile) -> UpstreamPlan:
     value: str | bool | None = getattr(file.settings.proxy, key)
     if value is None or value is False:
         return UNDECIDED if value is None else None
-    keys, hint = ("proxy", key), "Write http://HOST:PORT, such as http://127.0.0.1:5173."
+    keys, hint = ("proxy", key), "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
+    if (path := value.removeprefix("unix:")) != value:
+        if not path.strip("/"):
+            raise file.error(keys, f"{value!r} has no path", hint=hint)
+        return Address(str(root / path.removeprefix("//")), 0, "unix")
     if "://" not in value:
         if value not in names:
             raise file.error(keys, f"there is no process {value}", hint=did_you_mean(value, names))
         return FromProcess(name=value)
     try:
         url = urlsplit(value)
-        port = url.port or 80
+        url.port  # noqa: B018 - raises
     except ValueError as exc:
         raise file.error(keys, f"{value!r} is not a URL", hint=hint) from exc
-    if url.scheme != "http":
-        raise file.error(keys, f"an upstream cannot be asked by {url.scheme}, only by http", hint=hint)
+    if url.scheme not in ("http", "https"):
+        text = f"an upstream cannot be asked by {url.scheme}, only by http and https"
+        raise file.error(keys, text, hint=hint)
     if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
         raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
-    return Address(host=url.hostname, port=port)
+    return Address.of_url(value)
 
 
 def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from msgspec import Meta, Struct, field, json
 
 __all__ = [
+    "API_PREFIX",
     "CONSTANTS",
     "VITE_PATHS",
     "BeforeRestart",
@@ -42,6 +43,8 @@ CONSTANTS: Mapping[str, str] = {
 }
 # fmt: on
 
+# What is the backend's unless the settings say what is.
+API_PREFIX = "/api"
 # Vite's own names: no backend is asked for them. A name that ends in "/" stands for all below it.
 VITE_PATHS = ("/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor")
 
@@ -98,6 +101,7 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,21 +117,28 @@ class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ProxyPolicy(Struct, frozen=True, kw_only=True):
     """What `ProxyPlan` takes over from ``[proxy]``."""
 
-    api_prefix: Annotated[UrlPath, _doc('"/...": the backend\'s 404s under it never fall back')] = "/api"
+    backend_paths: Annotated[
+        UrlPaths, _doc("[\"/...\"]: only these are the backend's, with all below them; others the frontend's")
+    ] = ()
+    api_prefix: Annotated[
+        UrlPath | None, _doc('"/...": the backend\'s 404s under it never fall back', '"/api"')
+    ] = None
     backend_prefixes: Annotated[UrlPaths, _doc('["/..."]: WebSockets under them are the backend\'s')] = (
         "/events",
         "/ws",
     )
     frontend_paths: Annotated[
-        UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them', "Vite's own")
-    ] = VITE_PATHS
+        UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them')
+    ] = ()
     frontend_websockets: Annotated[UrlPaths, _doc("[\"/...\"]: the frontend's WebSockets, beside HMR's")] = ()
     fallback_methods: Annotated[Methods, _doc("methods whose backend 404 falls back")] = (
         "GET",
         "HEAD",
     )
     replay_bytes: Annotated[Count, _doc("bytes of a body that are kept, to send it a second time")] = 1048576
-    memo: Annotated[bool, _doc("true: paths that turned out to be Vite's assets go straight to it")] = True
+    memo: Annotated[
+        bool, _doc("true: files that the backend did not know are the frontend's until it is ready again")
+    ] = True
     hold: Annotated[Seconds, _doc("seconds that a request waits for an upstream that is coming up")] = 15.0
     upgrade_timeout: Annotated[Positive, _doc("seconds that accepting a WebSocket may take")] = 5.0
     allowed_hosts: Annotated[
@@ -144,8 +155,8 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
 
     enabled: Annotated[bool, _doc("false: run the processes only")] = True
     listen: Annotated[str | None, _doc('the one address: "127.0.0.1:8000"', '"127.0.0.1:8000"')] = None
-    backend: Annotated[Upstream, _doc('a process, a URL: "http://127.0.0.1:5000", or false', "found")] = None
-    frontend: Annotated[Upstream, _doc('a process, a URL: "http://127.0.0.1:5173", or false', "found")] = None
+    backend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
+    frontend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
 
 
 class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +188,7 @@ class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ProcessPolicy(Struct, frozen=True, kw_only=True):
     """What `ProcessPlan` takes over from ``[process.NAME]``."""
 
+    autostart: Annotated[bool, _doc("false: it is started by hand, by name, or by what depends on it")] = True
     ready: Annotated[
         str | Strings | None,
         _doc('when it is ready: "tcp", "http:/health", "log:REGEX", or a list', "by role"),

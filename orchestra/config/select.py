@@ -65,6 +65,7 @@ class Draft(Struct, kw_only=True):
         install: What has to be installed first.
         program: What its command runs first, and in which Python, for people.
         role: What it is to the proxy.
+        autostart: Whether it is started with the run.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Draft(Struct, kw_only=True):
     install: Install | None = None
     program: str = ""
     role: Role = Role.OTHER
+    autostart: bool = True
 
     @property
     def names(self) -> Sequence[str]:
@@ -100,8 +102,8 @@ class Draft(Struct, kw_only=True):
 
     @property
     def checks_http(self) -> bool:
-        """Whether one of its readiness checks asks by HTTP."""
-        return any(isinstance(check, HttpCheck) for check in parse_checks(self.ready))
+        """Whether one of its readiness checks asks it by HTTP."""
+        return any(isinstance(check, HttpCheck) and check.at is None for check in parse_checks(self.ready))
 
     def error(self, message: str, *, hint: str) -> ConfigError:
         """Make an error about what was written: file, line, then `message`."""
@@ -336,7 +338,16 @@ def choose(
         if name not in chosen and name not in left_out and counts[name]:
             chosen.add(name)
             unseen += [each.name for each in by_name[name].waits_for]
+    # What is named is asked for, and so is what is needed by it, or by what is started anyway.
+    needed = [name for name in chosen if name in only or by_name[name].settings.autostart]
+    started: set[str] = set()
+    while needed:
+        name = needed.pop()
+        if name not in started:
+            started.add(name)
+            needed += [each.name for each in by_name[name].waits_for if each.name in chosen]
     for name in chosen:
+        by_name[name].autostart = name in started
         numbered = [f"{name}.{number}" for number in range(1, counts[name] + 1)]
         by_name[name].instances = numbered if len(numbered) > 1 else [name]
     if not chosen and processes and (not only or asked):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, get_args
 from msgspec import structs
 
 from orchestra.child.lines import without_colours
-from orchestra.events import Event, OutputLine, OutputPaused, encode
+from orchestra.events import ON_REQUEST, Event, OutputLine, OutputPaused, encode
 
 if TYPE_CHECKING:
-    from orchestra.dashboard.writer import Writer
+    from orchestra.dashboard.writer import Output
 
 __all__ = ["JsonPrinter"]
 
@@ -28,9 +28,9 @@ class JsonPrinter:
         kinds: The types of event that `observe` is for.
     """
 
-    kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused))
+    kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused, *ON_REQUEST))
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Output) -> None:
         self._writer = writer
         self._count = 0
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
     from orchestra.proxy.record import Record
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -97,9 +98,14 @@ class Asker:
         if shared.pages is not None:
             self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
-            may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
+            may_send_again = head.method in _IDEMPOTENT or shared.router.may_fall_back(head)
             limit = shared.plan.replay_bytes if may_send_again else 0
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
+
+    @property
+    def side(self) -> Side | None:
+        """The upstream that is asked; ``None`` before that."""
+        return None if self._upstream is None else self._upstream.gate.side
 
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`.

@@ -241,6 +241,11 @@ class Exchange:
             self._reset("upstream-died" if self._shared.is_closing else "client-gone")
             self._end()
 
+    def report(self, now: float) -> None:
+        """Tell that it is under way, if people want to know."""
+        if self.asker.side is not None:
+            self._record.pending(self.asker.side, now)
+
     def end_stream(self, code: int) -> None:
         """End it if it is a WebSocket, which says `code`, or an event stream."""
         if self._websocket is not None:
@@ -274,6 +279,8 @@ class Exchange:
         if body.is_complete:
             # The usual case: all of it goes out in one piece.
             self.asker.release()
+        if (doubt := self._route.doubt) is not None:
+            self._shared.hints.look_into(doubt, self._head)
         if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
             self._shared.failed(self._head)
         self._answering = reply
@@ -286,7 +293,7 @@ class Exchange:
         """Write the head of an answer, and what was read of its body."""
         record = self._record
         record.upstream, record.reason = side, reason
-        record.answered(head.status)
+        record.answered(head)
         self._body, self._is_written = body, body.is_complete
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         out = forwarded_response(head, side, has_chunks=body.has_chunks, close=self.is_last)

@@ -14,8 +14,10 @@ after 4), something can be read from it (its end, or bytes that were not asked f
 asked any more.
 
 If a process that is reported as ready refuses a dial, the report of its end is on its way. Nothing of the
-request has reached it, so any request may go on waiting. A server outside of this run is not waited for: no
-event would report its start.
+request has reached it, so any request may go on waiting. No event reports the start of a server outside of
+this run, in the IDE's debugger say: it counts as ready until it refuses a dial. Then it is dialled again and
+again until it accepts. Meanwhile requests wait as for one that restarts; when it has been away for longer
+than a request may wait, they fail at once, whether it had been there before or not.
 
 Not here: what is sent over a connection, and whether it may be sent again (`asker`), what is answered to a
 request whose wait has failed (`answers`), which process an upstream is (`decide` is told).
@@ -24,8 +26,8 @@ request whose wait has failed (`answers`), which process an upstream is (`decide
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeAlias, assert_never
-from urllib.parse import urlsplit
+from ssl import SSLError
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
 import trio
 
@@ -38,16 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import Scheme, UpstreamPlan
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StateChanged
     from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Gate", "Upstream"]
 
-Dial: TypeAlias = "Callable[[str, int], Awaitable[Transport]]"
+Dial: TypeAlias = "Callable[[Address], Awaitable[Transport]]"
 
 # Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
 MAX_WAITING = 256
@@ -57,6 +59,9 @@ MAX_WAITING_BYTES = 8 * 1024 * 1024
 IDLE_LIMIT = 4.0
 # More than a browser opens at once, for several of them.
 IDLE_CONNECTIONS = 64
+# Seconds between two dials to a server outside of this run that has refused one: at first, and at most.
+FIRST_REDIAL_PAUSE = 0.1
+LONGEST_REDIAL_PAUSE = 1.0
 # How long the report of a process's end may take to reach us before we dial again.
 REPORT_DELAY = 0.1
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -78,6 +83,7 @@ class Gate:
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked, the same object until that changes; ``None`` while nothing can be.
+        outage: While a server outside of this run refuses connections: what that means for requests.
     """
 
     endpoint: Endpoint | None = None
@@ -99,6 +105,7 @@ class Gate:
         self._tail = tail
         # Of all processes: which of them the upstream is may be decided later.
         self._newest: dict[str, StateChanged] = {}
+        self.outage: Availability | None = None
         # The sizes of the requests that wait.
         self._waiting: list[int] = []
         self.plan(upstream)
@@ -116,6 +123,7 @@ class Gate:
         """Stand for what the plan says from now on."""
         self._upstream = upstream
         self._was_undecided = upstream is UNDECIDED
+        self.outage = None
         self._absence = f"there is no {self.side}"
         self._look()
 
@@ -157,6 +165,25 @@ class Gate:
         """Whether its coming and going is reported to us."""
         return not isinstance(self._upstream, Address)
 
+    def report_outage(self, endpoint: Endpoint, found: Availability | None) -> None:
+        """Take note of whether a server outside of this run refuses connections.
+
+        Args:
+            endpoint: What was dialled; nothing follows if that is not asked any more.
+            found: What that means for requests; ``None``: it accepts them again.
+        """
+        if endpoint is not self.endpoint or found is self.outage:
+            return
+        if self.outage is None or found is None:
+            text = f"the {self.side} at {endpoint.address.url} " + (
+                "answers again" if found is None else "is away"
+            )
+            hint = "" if found is None else f"Its requests wait, {self.hold:g} s at most; start it."
+            level: Literal["info", "warning"] = "info" if found is None else "warning"
+            self._bus.notice(f"{self.side}-away", text, level=level, hint=hint)
+        self.outage = found
+        self._look()
+
     def observe(self, event: StateChanged) -> None:
         """Take note of what is reported of a process."""
         self._newest[event.process] = event
@@ -189,12 +216,9 @@ class Gate:
                 found = availability(best)
                 if best is None or found is not Availability.READY:
                     return found, None
-                parts = urlsplit(best.url or "")
-                scheme: Scheme = "https" if parts.scheme == "https" else "http"
-                address = Address(parts.hostname or "127.0.0.1", parts.port or 80, scheme)
-                return found, Endpoint(best.process, address)
+                return found, Endpoint(best.process, Address.of_url(best.url or ""))
             case Address():
-                return Availability.READY, Endpoint(None, self._upstream)
+                return self.outage or Availability.READY, Endpoint(None, self._upstream)
             case Role.UNDECIDED:
                 return Availability.HOLD, None
             case None:
@@ -278,17 +302,27 @@ class Upstream:
     Args:
         dial: How to connect; raises `OSError`.
         reader: Reads the heads of its answers.
+        start_soon: Starts a task that ends by itself, or with the proxy.
         limit: How many idle connections are kept at most.
 
     Attributes:
         idle: Connections that are kept, the newest one last.
     """
 
-    def __init__(self, gate: Gate, *, dial: Dial, reader: HeadReader, limit: int = IDLE_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        dial: Dial,
+        reader: HeadReader,
+        start_soon: Callable[..., object],
+        limit: int = IDLE_CONNECTIONS,
+    ) -> None:
         self.gate = gate
         self.idle: list[UpstreamConnection] = []
         self._dial = dial
         self._reader = reader
+        self._start_soon = start_soon
         self._limit = limit
 
     def __repr__(self) -> str:
@@ -349,14 +383,17 @@ class Upstream:
             if endpoint is None:
                 raise gate.unavailable()
             try:
-                transport = await self._dial(endpoint.address.host, endpoint.address.port)
+                transport = await self._dial(endpoint.address)
             except OSError as exc:
                 is_ours = exc.errno in OUT_OF_DESCRIPTORS
                 if is_ours:
                     self.clear()
                 request.held += trio.current_time() - now
+                if not (is_ours or gate.is_supervised or isinstance(exc, SSLError)):
+                    self._begin_outage(endpoint)
+                    continue
                 if request.held >= gate.hold or not (is_ours or gate.is_supervised):
-                    raise gate.unavailable() from exc
+                    raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
                 with trio.move_on_after(REPORT_DELAY):
                     await gate.wait_change(request)
                 continue
@@ -364,6 +401,26 @@ class Upstream:
                 return UpstreamConnection(transport, self._reader, endpoint)
             # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
+
+    def _begin_outage(self, endpoint: Endpoint) -> None:
+        """Dial a server outside of this run until it accepts, in a task of its own."""
+        if self.gate.outage is None:
+            self.gate.report_outage(endpoint, Availability.HOLD)
+            self._start_soon(self._dial_until_accepted, endpoint)
+
+    async def _dial_until_accepted(self, endpoint: Endpoint) -> None:
+        gate, until, pause = self.gate, trio.current_time() + self.gate.hold, FIRST_REDIAL_PAUSE
+        while endpoint is gate.endpoint and gate.outage is not None:
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, LONGEST_REDIAL_PAUSE)
+            try:
+                transport = await self._dial(endpoint.address)
+            except OSError:
+                if trio.current_time() >= until:
+                    gate.report_outage(endpoint, Availability.FAIL)
+            else:
+                transport.close()
+                gate.report_outage(endpoint, None)
 
     async def wait_for_report(self, connection: UpstreamConnection) -> None:
         """Wait a moment after a connection broke: the report that its process has ended may be on its way."""

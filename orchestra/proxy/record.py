@@ -11,7 +11,9 @@ import trio
 
 from orchestra.events import (
     RequestFinished,
+    RequestHeads,
     RequestHeld,
+    RequestPending,
     RequestReleased,
     RequestReplayed,
     StreamClosed,
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
-    from orchestra.proxy.head import RequestHead
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.rules import Side
 
 __all__ = ["Record"]
 
 # Bytes of a target that events carry; data: URLs in queries have been seen to be megabytes.
 MAX_TARGET = 8192
+# Seconds after which a request is under way for people; most are over before they could be seen.
+_PENDING_AFTER = 0.1
 
 
 class Record:
@@ -60,6 +64,8 @@ class Record:
     bytes_out = 0
     kind: StreamKind | None = None
     _first_byte: float | None = None
+    _answer: ResponseHead | None = None
+    _told: tuple[Side, int | None] | None = None  # of a request that takes its time
 
     def __init__(self, bus: Bus, number: int, head: RequestHead, body: Body) -> None:
         self._bus = bus
@@ -74,9 +80,9 @@ class Record:
         """How many bytes the request has in memory."""
         return self._body.size + len(self._head.target) + sum(map(len, self._head.lines))
 
-    def answered(self, status: int) -> None:
+    def answered(self, head: ResponseHead) -> None:
         """Its answer begins."""
-        self.status = status
+        self.status, self._answer = head.status, head
         if self.is_due:
             self._first_byte = trio.current_time() - self._begun
 
@@ -88,11 +94,23 @@ class Record:
     def _method(self) -> str:
         return self._head.method.decode("ascii")
 
+    def pending(self, side: Side, now: float) -> None:
+        """It is not over, and `side` is asked: tell that, once, unless it has become a stream."""
+        elapsed, news = now - self._begun, (side, self.status)
+        is_new = self.is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
+        if is_new and self._bus.wants(RequestPending):
+            self._told = news
+            more = {"method": self._method, "status": self.status, "elapsed": elapsed}
+            self._tell(RequestPending, upstream=side, **more)
+
     def finished(self) -> None:
         """The exchange is over, or has become a WebSocket."""
         if not self.is_due:
             return
         self.is_due = False
+        if self._bus.wants(RequestHeads):
+            request, answer = _text(self._head), _text(self._answer)
+            self._bus.emit(RequestHeads(id=self._number, request=request, answer=answer))
         self._tell(
             RequestFinished,
             method=self._method,
@@ -138,3 +156,7 @@ class Record:
             bytes_out=bytes_out,
         )
         self.kind = None
+
+
+def _text(head: RequestHead | ResponseHead | None) -> tuple[str, ...]:
+    return tuple(line.decode("latin-1") for line in head.lines) if head is not None else ()

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.events import State, StateChanged
+from orchestra.proxy import tls
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.shared import PLANNED, Extras, Shared
-from orchestra.proxy.transport import Poller, SocketTransport, accept, dial as dial_tcp
+from orchestra.proxy.transport import Poller, SocketTransport, accept
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import Address, ProxyPlan, UpstreamPlan
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.gate import Dial
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Extras", "Proxy"]
@@ -61,7 +62,7 @@ class Proxy:
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
-        dial: How to connect to an upstream, if not by TCP.
+        dial: How to connect to an upstream, if not by a socket.
         extras: What is there for development only.
 
     Attributes:
@@ -82,7 +83,7 @@ class Proxy:
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         extras = extras or Extras()
-        dials: dict[Side, Dial] = dict.fromkeys(PLANNED, dial or partial(dial_tcp, poller=self.poller))
+        dials: dict[Side, Dial] = dict.fromkeys(PLANNED, dial or partial(tls.connect, poller=self.poller))
         if extras.own is not None:
             dials["orchestra"] = partial(self._dial_own, extras.own)
         self._shared = Shared(plan, bus=bus, tail=tail, dials=dials, idle=idle, extras=extras)
@@ -105,7 +106,7 @@ class Proxy:
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
         if event.state is State.READY and shared.upstreams["backend"].gate.has(event.process):
-            shared.router.forget()
+            shared.router.memo.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
         # A process that was ready makes itself ready again: it reloads by itself.
@@ -136,7 +137,7 @@ class Proxy:
         """Whether a process is known to be behind the backend."""
         return self._shared.upstreams["backend"].gate.has(process)
 
-    async def _dial_own(self, connect: Callable[[], socket.socket], _host: str, _port: int) -> Transport:
+    async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
         await trio.lowlevel.checkpoint()
         return SocketTransport(connect(), self.poller)
 
@@ -274,11 +275,16 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
-        """End what is too old; the task that waits for the next time holds no connection."""
+        """End what is too old, and tell of what takes its time.
+
+        The task that waits for the next time holds no connection.
+        """
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
+            elif conversation.exchange is not None:
+                conversation.exchange.report(now)
         for upstream in self._shared.upstreams.values():
             upstream.sweep(now)
 

@@ -14,7 +14,8 @@ from msgspec import Struct
 from orchestra.config.plan import Address
 from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import HeadReader
-from orchestra.proxy.route import MEMORY, Router
+from orchestra.proxy.hints import Hints
+from orchestra.proxy.rules import Router
 
 if TYPE_CHECKING:
     import socket
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
 
 __all__ = ["Extras", "Pages", "Shared"]
 
@@ -81,6 +82,7 @@ class Shared:
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
+        hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
@@ -110,8 +112,15 @@ class Shared:
             # Our own one is in this process, and has no address that could be dialled.
             planned = Address("localhost", 0) if side == "orchestra" else getattr(plan, side)
             gate = Gate(side, planned, changed=changed, hold=plan.hold, bus=bus, tail=tail)
-            self.upstreams[side] = Upstream(gate, dial=dial, reader=self.reader, limit=idle)
+            self.upstreams[side] = Upstream(
+                gate,
+                dial=dial,
+                reader=self.reader,
+                start_soon=self._start_soon,
+                limit=idle,
+            )
         self.router = self._new_router()
+        self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -120,6 +129,9 @@ class Shared:
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
+
+    def _start_soon(self, *task: object) -> None:
+        self.start_soon(*task)  # the proxy has a nursery when it runs
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""
@@ -138,9 +150,9 @@ class Shared:
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
         return Router(
             self.plan,
-            memory=MEMORY if remembers else 0,
             pages=self._frontend_pages,
             has_own="orchestra" in self.upstreams,
+            remembers=remembers,
         )
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:

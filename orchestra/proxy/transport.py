@@ -24,10 +24,15 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 from trio.lowlevel import wait_readable, wait_writable
+
+from orchestra.resolving import places
+
+if TYPE_CHECKING:
+    from orchestra.config.plan import Address
 
 __all__ = ["HEAD_SIZE", "RECEIVE_SIZE", "Buffer", "Poller", "SocketTransport", "Transport", "accept", "dial"]
 
@@ -297,26 +302,23 @@ else:
             return _END if event.fflags else _END & ~_ERROR
 
 
-async def dial(host: str, port: int, poller: Poller) -> SocketTransport:
-    """Connect to a literal address, or to all that a name means, in the order that the system prefers.
+async def dial(address: Address, poller: Poller) -> SocketTransport:
+    """Connect to a unix socket, or to a literal address, or to all that a name means, as the system prefers.
 
     Raises:
         OSError: Nothing listens there; of several attempts, the last one's.
     """
-    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {host}")
+    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     with trio.move_on_after(DIAL_TIMEOUT):
-        # Servers on localhost listen on either, often on one alone.
-        for name in ("127.0.0.1", "::1") if host == "localhost" else (host,):
-            found = await trio.socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            for family, kind, _, _, address in found:
-                try:
-                    with trio.socket.socket(family, kind) as sock:
-                        await sock.connect(address)
-                        return SocketTransport(socket.socket(fileno=sock.detach()), poller)
-                except OSError as exc:
-                    failure = exc
+        for family, kind, place in await places(address):
+            try:
+                with trio.socket.socket(family, kind) as sock:
+                    await sock.connect(place)
+                    return SocketTransport(socket.socket(fileno=sock.detach()), poller)
+            except OSError as exc:
+                failure = exc
         raise failure
-    raise TimeoutError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {DIAL_TIMEOUT:g} s")
+    raise TimeoutError(errno.ETIMEDOUT, f"no answer from {address.url} within {DIAL_TIMEOUT:g} s")
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:

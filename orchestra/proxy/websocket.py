@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.rules import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
 __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault", "request_fault"]
@@ -243,7 +243,7 @@ class Tunnel:
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
         self._client.transport.on_hangup(None)
         await self._client.send(forwarded_response(head, record.upstream, upgrade=True))
-        record.answered(head.status)
+        record.answered(head)
         record.finished()
         record.stream_opened(kind)
         try:

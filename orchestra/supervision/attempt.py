@@ -21,6 +21,7 @@ import trio
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import SpawnError
 from orchestra.config.plan import Role
+from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
@@ -33,7 +34,7 @@ from orchestra.supervision.lifecycle import (
 )
 from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.spare import how_to_spawn
-from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms
+from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms, unseen_socket
 from orchestra.supervision.tracebacks import Failure
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ _RELOAD_TIMEOUT = 5.0
 # Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
+# Seconds without a socket after which it is said what the reason may be.
+_UNSEEN_AFTER = 5.0
 # The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
 _LINGER = 0.3
 # How long the question may take that tells a stuck server from one that only announced a reload.
@@ -110,7 +113,7 @@ class Attempt(Stoppable):
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
-        self.symptoms = Symptoms(plan.command)
+        self.symptoms = Symptoms(plan.command, (str(plan.cwd), run.root))
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
@@ -156,13 +159,23 @@ class Attempt(Stoppable):
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
-                has_raised = self.symptoms.failure is not None
-                self.end = Ended(how, self.symptoms.shell_error(), has_raised)
+                self.end = await self._ended(how)
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
                 self.listening = None
             self._nursery.cancel_scope.cancel()
+
+    async def _ended(self, how: Exit) -> Ended:
+        """Say how it ended, and why, as far as its output and the ports that it wants tell."""
+        symptoms = self.symptoms
+        has_raised = symptoms.failure is not None
+        if how.signal is not None or self.is_ending:
+            return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
+        if how.code in (126, 127):
+            return Ended(how, symptoms.shell_error(), has_raised)
+        clash = await find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
+        return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
@@ -219,6 +232,7 @@ class Attempt(Stoppable):
         """Wait until it is ready; report that, or why it is not going to be."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_when_late)
+            nursery.start_soon(self._tell_if_unseen)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble)
             found, roles = None, self._run.roles
@@ -320,6 +334,12 @@ class Attempt(Stoppable):
         await trio.sleep(self.plan.ready_timeout)
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
         self._on_fact(self, Late(text))
+
+    async def _tell_if_unseen(self) -> None:
+        """Say why no socket is found, if it can be known."""
+        await trio.sleep(_UNSEEN_AFTER)
+        if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
+            self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)
 
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""

@@ -18,7 +18,6 @@ import trio
 from orchestra.supervision.attempt import Attempt
 from orchestra.supervision.lifecycle import Broken, Ended, Gone, Late, Ready, Reloading, TakenOver
 from orchestra.supervision.spare import Spares
-from orchestra.supervision.symptoms import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +132,7 @@ class Handover:
         explanation = attempt.symptoms.explanation()
         why += f": {explanation}" if explanation else ""
         text = f"the new version does not come up: {why}; the old one goes on serving"
-        hint = "Its command has to listen on $PORT." if IN_USE.search(explanation) else ""
+        hint = "Its command has to listen on $PORT." if attempt.symptoms.port_is_taken else ""
         self._run.bus.notice("overlap-failed", text, hint=hint, process=self._plan.name)
         self._errors.show_end(
             str(attempt.end.exit) if isinstance(attempt.end, Ended) else "", attempt.symptoms
@@ -153,6 +152,11 @@ class Handover:
             self._spares.discard()
         for attempt in self._living:
             attempt.plan = plan
+
+    def expect(self) -> None:
+        """Make ready for the next child, if that is served by one of our interpreters. Does not wait."""
+        if self._plan.app is not None:
+            self._spares.expect(self._plan)
 
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
@@ -179,7 +183,7 @@ class Handover:
     def _new_attempt(self, port: int | None, *, is_retry: bool = False) -> Attempt:
         plan, spawn = self._plan, None
         env = self._run.environment(plan, port)
-        if plan.warm_spare and plan.app is not None:
+        if plan.app is not None:
             spawn = partial(self._spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
             # The families of two children at once must not be taken for one.

@@ -6,8 +6,9 @@ and `step` takes no other. `dependency_fact` says whether the dependencies of a 
 
 Failures in a row are counted so that a broken process comes to rest: the back-off doubles from 0.5 s to 10 s;
 ten seconds of running reset the count; after `max_quick_failures` restarts the process has failed. A command
-that does not exist (127) or cannot be executed (126) will not repair itself, and fails at once. A frontend or
-backend that has served and then ends, with whatever exit status, has failed: it was meant to go on.
+that does not exist (127) or cannot be executed (126) will not repair itself, nor will one that wants a port
+which something else keeps: they fail at once. A frontend or backend that has served and then ends, with
+whatever exit status, has failed: it was meant to go on.
 
 A restart request returns the process to `WAITING`, so that its dependencies are checked again; with
 `restart_mode = "overlap"` it leaves a ready process as it is, and orders a new child beside the old one.
@@ -166,13 +167,15 @@ class Ended(Struct, frozen=True):
     """The child has ended, and nothing is left of its group.
 
     Attributes:
-        explanation: The line of output that explains it.
+        explanation: Why, if its output tells.
         has_raised: Whether it has written an exception.
+        is_hopeless: Whether another child would end in the same way.
     """
 
     exit: Exit
     explanation: str = ""
     has_raised: bool = False
+    is_hopeless: bool = False
 
 
 class BackOffEnded(Struct, frozen=True):
@@ -261,6 +264,11 @@ class Life(Struct, frozen=True, kw_only=True):
     def is_settled(self) -> bool:
         """Whether nothing runs and nothing is going to, unless someone starts it."""
         return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is started by hand alone, and is not."""
+        return self.state is State.STOPPED and not self.plan.autostart
 
 
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
@@ -369,7 +377,7 @@ def _started_again(life: Life) -> Life:
         starts_after_stop=False,
         is_blocked=False,
         failures=0,
-        restarts=life.restarts + 1,
+        restarts=life.restarts + (life.plan.autostart or life.spawned_at is not None),
         spawned_at=None,
     )
     return _enter(life, State.WAITING)
@@ -395,21 +403,20 @@ def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None
     life = replace(life, ended_before_ready=life.ready_after is None)
-    if how.code in (126, 127):
-        what = "not found" if how.code == 127 else "is not executable"
-        reason = f"command {what} (exit code {how.code})"
-        reason += f": {fact.explanation}" if fact.explanation else ""
+    reason = {126: "command is not executable (exit code 126)", 127: "command not found (exit code 127)"}.get(
+        how.code or 0, str(how)
+    )
+    reason += f": {fact.explanation}" if fact.explanation else ""
+    if how.code in (126, 127) or fact.is_hopeless or plan.restart is Restart.NEVER:
         return _enter(life, State.FAILED, reason=reason), None
-    if plan.restart is Restart.NEVER:
-        return _enter(life, State.FAILED, reason=str(how)), None
     ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER
     failures = 1 if ran_stable or succeeded else life.failures + 1
     if failures > plan.max_quick_failures:
-        reason = f"{how}; given up after {plan.max_quick_failures} restarts"
+        reason = f"{reason}; given up after {plan.max_quick_failures} restarts"
         return _enter(replace(life, failures=failures), State.FAILED, reason=reason), None
     back_off = min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
     life = replace(life, failures=failures, back_off=back_off)
-    return _enter(life, State.BACKING_OFF, reason=f"{how}; again in {back_off:g} s"), Order.BACK_OFF
+    return _enter(life, State.BACKING_OFF, reason=f"{reason}; again in {back_off:g} s"), Order.BACK_OFF
 
 
 def _enter(life: Life, state: State, *, reason: str = "") -> Life:

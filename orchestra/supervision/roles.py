@@ -24,7 +24,7 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_o
 if TYPE_CHECKING:
     from orchestra.config.plan import Address, Plan, UpstreamPlan
     from orchestra.config.roles import Facts
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]
@@ -73,7 +73,11 @@ class RunTimeRoles:
         answering: dict[Address, Address] = {}  # by what is spoken there
         newest_sockets = self._run.scanner.looking_at(leader, port)
         while self._is_open(process):
-            found = in_order_of_preference(await newest_sockets(), port)
+            found = [
+                each
+                for each in in_order_of_preference(await newest_sockets(), port)
+                if each.scheme != "unix"  # frontends that render on the server have some for themselves
+            ]
             for each in found:
                 if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
                     asked[each], answering[each] = await self._ask(each, leader)

@@ -32,7 +32,6 @@ from orchestra.supervision.delivery import Delivery
 from orchestra.supervision.install import Installer
 from orchestra.supervision.lifecycle import culprit
 from orchestra.supervision.runtime import Phase
-from orchestra.supervision.symptoms import port_clash
 from orchestra.supervision.worker import Worker
 
 if TYPE_CHECKING:
@@ -118,7 +117,6 @@ class Run:
         self._active: set[str] = set()
         self._leaving: frozenset[str] = frozenset()  # processes that are stopped and then forgotten
         self._ended: dict[str, Life] = {}
-        self._clashing: set[str] = set()
         self._follow(plan)
 
     def __repr__(self) -> str:
@@ -190,7 +188,6 @@ class Run:
             await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
             if self.phase is Phase.RUNNING:
                 self._follow(plan)
-                self._clashing.difference_update(found.restarted)
                 adopt()
                 for name in found.restarted:
                     self.workers[name].restart()
@@ -211,7 +208,6 @@ class Run:
             before[name].output.close()
             before[name].errors.clear()
             self._ended.pop(name, None)
-            self._clashing.discard(name)
         dependents: dict[str, list[Worker]] = {name: [] for name in self.workers}
         for name, others in depends_on.items():
             for other in others:
@@ -222,7 +218,7 @@ class Run:
         self._levels = stop_levels(depends_on)
         # A child that runs has the time that it was started with.
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
-        self._active = set(self.workers)
+        self._active = {name for name, each in self.workers.items() if not each.life.is_at_rest}
 
     def keep_open(self) -> None:
         """Go on from now on when something has failed: files are being edited, and a save starts it again."""
@@ -244,7 +240,6 @@ class Run:
                 self._ended[name] = life
                 if culprit(self._exit_on, self.ended) is not None:
                     self.ending.set()
-            self._explain_clash(worker)
         if self.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
             self.roles.see(name, Seen.SILENT)
         if life.is_settled:
@@ -253,15 +248,6 @@ class Run:
         else:
             self._active.add(name)
         self._changes.unpark_all()
-
-    def _explain_clash(self, worker: Worker) -> None:
-        """Say it, once, when a process has ended because a port is taken."""
-        life, name = worker.life, worker.life.plan.name
-        if life.state not in (State.BACKING_OFF, State.FAILED) or name in self._clashing:
-            return
-        if clash := port_clash(worker.output.tail, own=self.url, planned=life.plan.port):
-            self._clashing.add(name)
-            self.bus.notice("port-clash", clash[0], hint=clash[1], process=name)
 
     def _end_if_over(self) -> None:
         """End the run if nothing runs any more and nothing is going to."""

@@ -62,6 +62,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         programs: Finds the names of their programs.
         identify: Asks what answers at a socket, as `inquiry.identify` does.
+        holder: Says what listens at a port; empty: nothing, or that cannot be seen.
         has_server: Whether the process that starts servers has one now.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
@@ -78,6 +79,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
     programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
     identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
+    holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
     has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another

@@ -1,44 +1,74 @@
-"""What the output of a child tells: its server reloads, its program is broken, its port is taken.
+"""What a child tells about itself: its server reloads, its program is broken, its port is taken, why it ends.
 
 The development servers of Python watch their files themselves. The process that we started then lives on,
 and only its output says at once that it is about to change: requests that arrive from then on can wait, and
 streams that it would wait for can be ended. A program that cannot be imported does not end such a server
 either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
 
-`Symptoms` reads the lines of one child as they are written, and `diagnose` puts them together with what its
-sockets and processes have told.
+`Symptoms` reads the lines of one child as they are written, `diagnose` puts them together with what its
+sockets and processes have told, `explanation` chooses the line that says why it did not come up, and
+`port_clash` says which port it could not have.
 
-Not here: input or output, a clock, what follows from a diagnosis.
+This is the only place that reads output for its meaning; tracebacks are read by `tracebacks`. Not here: input
+or output, a clock, what follows from a diagnosis.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from orchestra.config.addresses import DEFAULT_LISTEN
+from orchestra.errors import port_taken
 from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
-from orchestra.supervision.tracebacks import TracebackReader
+from orchestra.supervision.tracebacks import TracebackReader, own_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestra.events import StreamName
     from orchestra.supervision.tracebacks import Failure
 
-__all__ = ["IN_USE", "Symptoms", "is_prompt", "port_clash"]
+__all__ = [
+    "Clash",
+    "Symptoms",
+    "explain",
+    "is_prompt",
+    "named_ports",
+    "port_clash",
+    "unseen_socket",
+]
 
-IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|port .* in use", re.IGNORECASE)
-"""What servers write when a port is taken: Python's, Node's, and most others."""
+# What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
+_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
+# `:8000`, `port 8000`, `('127.0.0.1', 8000)`.
+_NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
+# Servers that do not name it take this one: Hypercorn, Python's http.server.
+_USUAL_PORT = DEFAULT_LISTEN[1]
 
-_OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
-_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
+_CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
 
 # What shells write when they cannot run a command.
 _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
+# What task runners add to the failure of what they run (make, npm, pnpm, yarn, bun, just, turbo, Go), and
+# what is left over of a stack or of an object that was printed.
+_NOISE = re.compile(
+    r"make(\[\d+\])?: \*\*\*|npm (ERR!|error)|.?ELIFECYCLE|error Command failed|info Visit https://yarnpkg|"
+    r"error: (script|Recipe) |Node\.js v\d|note: run with|exit status \d|\s*[\]})]+[,;]?$|"
+    r".*\bcommand .*exited \(\d+\)|Exit code \d+|ERROR: \"[^\"]+\" exited with|goroutine \d"
+)
+_SAYS_WHY = re.compile(
+    r"error\b|exception\b|fatal|panic|failed|failure|\bcannot\b|can't|could ?n[o']t|not found|no such|denied"
+    r"|refused|unable|invalid|missing|unknown|undefined|unexpected|unrecognized",
+    re.IGNORECASE,
+)
+# Where Node could not read a file: a line of its own before the error.
+_NODE_PLACE = re.compile(r"(?:file://)?(/\S+:\d+)$")
+_MOST_CHARACTERS = 300
 # uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
 # server); Django; gunicorn.
 _RELOADS = re.compile(
@@ -65,27 +95,79 @@ def is_prompt(text: str) -> bool:
     return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
 
 
-def port_clash(lines: Iterable[str], *, own: str | None, planned: int | None) -> tuple[str, str] | None:
-    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
+class Clash(NamedTuple):
+    """A port that a process wants, and that is taken.
+
+    Attributes:
+        text: Which one, and by what, in words.
+        is_own: Whether it is the one address's, most probably.
+    """
+
+    text: str
+    is_own: bool
+
+
+def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
+    """Give the ports that a process names that has found one taken; ``None`` if it has not found that."""
+    if not any(map(_IN_USE.search, lines)):
+        return None
+    return frozenset(int(port) for line in lines for port in _NAMED_PORT.findall(line))
+
+
+def port_clash(
+    lines: Sequence[str], *, own: int | None, planned: int | None, holders: Mapping[int, str]
+) -> Clash | None:
+    """Explain a process that has ended because a port is taken that is not its ``PORT``.
 
     Args:
         lines: Its last lines.
-        own: The one address, if there is one.
-        planned: Its ``PORT``.
+        own: The port of the one address, if there is one.
+        planned: Its ``PORT``: another one is found for the next child.
+        holders: What listens at the ports that it names, where anything does.
     """
-    said = "\n".join(lines)
-
-    def names(port: object) -> bool:
-        return re.search(rf"(?<!\d){port}(?!\d)", said) is not None
-
-    if not IN_USE.search(said):
+    named = named_ports(lines)
+    if named is None or planned in named:
         return None
-    own_port = own.rpartition(":")[2] if own is not None else ""
-    if own_port and names(own_port):
-        return f"it wants port {own_port}, which is orchestra's own", _OWN_PORT_HINT
-    if planned and names(planned):
+    if own is not None and own in named:
+        return Clash(f"it wants port {own}, which is orchestra's own", is_own=True)
+    for port in sorted(named & holders.keys()):
+        return Clash(f"it wants a port that it cannot have: {port_taken(port, holders[port])}", is_own=False)
+    is_named = any(_NAMED_PORT.search(line) for line in lines if _IN_USE.search(line))
+    if not is_named and own == _USUAL_PORT:
+        return Clash(f"it wants a port that is taken, most probably {own}, which is orchestra's", is_own=True)
+    return None
+
+
+def explain(lines: Sequence[str]) -> str:
+    """Choose the line of output that says why a program did not come up; empty if there is none.
+
+    It is the last one that speaks of an error and that no task runner has added, else the last one.
+    """
+    lines = [line for line in lines if line.strip() and not line.startswith("> ")]  # npm says what it runs
+    told = [line for line in lines if not _NOISE.match(line)]
+    for pattern in (_IN_USE, _SAYS_WHY):
+        # What is indented belongs to a line above it: a frame, a hint, a field of an object.
+        found = [at for at, line in enumerate(told) if not line[:1].isspace() and pattern.search(line)]
+        if found:
+            return _whole(told, found[-1])
+    return next(iter([*told[-1:], *lines]), "").strip()[:_MOST_CHARACTERS]
+
+
+def _whole(lines: Sequence[str], at: int) -> str:
+    """A line with what it announces, or with the place that stands before it."""
+    line = lines[at].strip()
+    if line.endswith(":") and at + 1 < len(lines):
+        line = f"{line} {lines[at + 1].strip()}"
+    place = next(filter(None, map(_NODE_PLACE.match, lines[max(at - 5, 0) : at])), None)
+    return (line + (f" ({place[1]})" if place is not None else ""))[:_MOST_CHARACTERS]
+
+
+def unseen_socket(command: str) -> tuple[str, str] | None:
+    """Explain, with a hint, why no process of a command listens: it runs a container; else ``None``."""
+    if not (found := _CONTAINERS.search(command)):
         return None
-    return "another program has the port that it wants", _OTHER_PORT_HINT
+    text = f"none of its processes listens: what {found[0]} runs in a container is not among them"
+    return text, 'Name the port of this machine: ready = "tcp:5432", or "http://127.0.0.1:9200/".'
 
 
 class Symptoms:
@@ -93,6 +175,7 @@ class Symptoms:
 
     Args:
         command: The process's command.
+        folders: The absolute paths of the project's folders: where a failure's place is looked for.
 
     Attributes:
         reloader: The pid of the process that starts its servers, once that is known.
@@ -101,7 +184,8 @@ class Symptoms:
         failure: The last exception that it has written since, whatever was written after it.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, folders: Sequence[str] = ()) -> None:
+        self._folders = folders
         self.reloader: int | None = None
         self.new_server_seen = False
         self.watches = "hmr" in command
@@ -116,7 +200,7 @@ class Symptoms:
 
     def keep(self, lines: Sequence[str]) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
-        self._lines.extend(filter(None, map(str.strip, lines[-_KEPT_LINES:])))
+        self._lines.extend(line for line in lines[-_KEPT_LINES:] if line.strip())
 
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
@@ -164,15 +248,28 @@ class Symptoms:
             return None
         if has_server is False and not was_announced and not self.error:
             return Stuck()  # its reloader waits for a file to change
-        reason = self.error if has_server is None else self.error or self.explanation()
+        reason = self.explanation() if self.error or has_server is False else ""
         return Broken(reason) if reason else None
 
     def explanation(self) -> str:
-        """Give the line that explains best why it did not come up; empty if there is none."""
-        in_use = next(filter(IN_USE.search, reversed(self._lines)), "")
-        if in_use or self.failure is None:
-            return in_use or (self._lines[-1] if self._lines else "")
-        return self.failure.line
+        """Say why it did not come up: by its exception and the place of that, else by a line of output."""
+        if self.failure is None or self.port_is_taken:
+            return explain(self._lines)
+        own = own_frame(self.failure.frames, self._folders)
+        if own is None:
+            return self.failure.line
+        file = min((own.file.removeprefix(f"{each}/") for each in self._folders), key=len)
+        return f"{self.failure.line} ({file}:{own.line})"
+
+    @property
+    def last_lines(self) -> Sequence[str]:
+        """Its last lines, without blank ones."""
+        return tuple(self._lines)
+
+    @property
+    def port_is_taken(self) -> bool:
+        """Whether it says that a port is taken which it wants."""
+        return any(map(_IN_USE.search, self._lines))
 
     def shell_error(self) -> str:
         """Give the line in which the shell says that it cannot run a command; empty if there is none."""

@@ -56,8 +56,11 @@ _DRAIN_TIMEOUT = 2.0
 _STUCK_STOP_TIMEOUT = 1.0
 # The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
+_BY_HAND = "it is started by hand"
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
+# The states in which a new child would be the next one; in others, one starts or none is wanted.
+_MAY_BE_RESTARTED = frozenset({State.READY, State.UNHEALTHY, State.BACKING_OFF, State.FAILED})
 # The states in which its last lines say why it is not up.
 _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
@@ -78,7 +81,9 @@ class Worker:
     """
 
     def __init__(self, plan: ProcessPlan, run: Run) -> None:
-        self.life = Life(plan=plan)
+        self.life = (
+            Life(plan=plan) if plan.autostart else Life(plan=plan, state=State.STOPPED, reason=_BY_HAND)
+        )
         self.output = ProcessOutput(plan, run.delivery, run.bus)
         self.dependents: Sequence[Worker] = ()
         self._run = run
@@ -98,12 +103,23 @@ class Worker:
         self._handover.discard_spare()
 
     def start(self) -> None:
-        """Start the process again if it has ended; `StartError` if the run is over. Does not wait."""
+        """Start the process again if it has ended; `StartError` if the run is over. Does not wait.
+
+        So is what it depends on, if that is started by hand alone.
+        """
         self._request(StartRequested())
+        for each in self.life.plan.depends_on:
+            if (other := self._run.workers[each.name]).life.is_at_rest:
+                other.start()
 
     def restart(self) -> None:
         """Stop the process if it runs, and start it again; likewise."""
         self._request(RestartRequested())
+
+    def expect_restart(self) -> None:
+        """Make ready for a restart that is likely to come. Does not wait."""
+        if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
+            self._handover.expect()
 
     def _request(self, fact: StartRequested | RestartRequested) -> None:
         if self._run.phase is Phase.OVER:
@@ -263,7 +279,7 @@ class Worker:
             StartError: It is not going to be.
         """
         state, reason = self.life.state, self.life.reason
-        if state in (State.FAILED, State.STOPPED):
+        if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
             raise StartError(self.life.plan.name, text, tail=self.output.tail)
         if self.life.is_settled and state is State.WAITING:
@@ -288,7 +304,7 @@ class Worker:
             state=life.state,
             previous=previous,
             pid=child.pid if child is not None else None,
-            port=found.port if found is not None else None,
+            port=(found.port or None) if found is not None else None,
             url=found.url if found is not None else None,
             restarts=life.restarts,
             exit_code=life.exit.code if life.exit is not None else None,

@@ -12,13 +12,27 @@ Not here: how events reach their observers (`bus`), what an event leads to.
 from __future__ import annotations
 
 import signal
-from datetime import UTC, datetime
 from enum import Enum
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from msgspec import Struct, json, to_builtins
 
+from orchestra.events.base import Level, Stamped, StreamName, UpstreamName
+from orchestra.events.requests import (
+    Outcome,
+    RequestFinished,
+    RequestHeads,
+    RequestHeld,
+    RequestPending,
+    RequestReleased,
+    RequestReplayed,
+    StreamClosed,
+    StreamKind,
+    StreamOpened,
+)
+
 __all__ = [
+    "ON_REQUEST",
     "ErrorCleared",
     "ErrorShown",
     "Event",
@@ -26,20 +40,27 @@ __all__ = [
     "FilesChanged",
     "Frame",
     "InputWanted",
+    "Level",
     "Notice",
+    "Outcome",
     "OutputLine",
     "OutputPaused",
     "PlanChanged",
+    "ProcessMeasured",
     "ReloadSent",
     "RequestFinished",
+    "RequestHeads",
     "RequestHeld",
+    "RequestPending",
     "RequestReleased",
     "RequestReplayed",
     "RunEnded",
     "RunStarted",
+    "Stamped",
     "State",
     "StateChanged",
     "StreamClosed",
+    "StreamKind",
     "StreamName",
     "StreamOpened",
     "UpstreamName",
@@ -47,15 +68,6 @@ __all__ = [
     "decode",
     "encode",
 ]
-
-StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
-UpstreamName: TypeAlias = Literal["backend", "frontend", "orchestra"]
-StreamKind: TypeAlias = Literal["websocket", "event-stream", "hmr"]
-Outcome: TypeAlias = Literal["complete", "client-gone", "upstream-died"]
-Level: TypeAlias = Literal["info", "warning", "error"]
-
-# The time of an event that no bus has stamped yet.
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class State(Enum):
@@ -121,25 +133,6 @@ class Exit(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"killed by {self.signal_name}" if self.signal is not None else f"exit code {self.code}"
-
-
-class Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What all events have; the bus sets it.
-
-    Attributes:
-        v: The version of the format.
-        seq: Counts the events of a run from 1.
-        time: When it happened, in UTC.
-    """
-
-    v: Literal[1] = 1
-    seq: int = 0
-    time: datetime = _EPOCH
-
-    @property
-    def at(self) -> float:
-        """When it happened, in seconds since the epoch."""
-        return self.time.timestamp()
 
 
 class RunStarted(Stamped, frozen=True, kw_only=True, tag="run.started"):
@@ -226,78 +219,17 @@ class InputWanted(Stamped, frozen=True, kw_only=True, tag="input.wanted"):
     prompt: str
 
 
-class RequestFinished(Stamped, frozen=True, kw_only=True, tag="request.finished"):
-    """The proxy is done with a request, whatever became of it.
+class ProcessMeasured(Stamped, frozen=True, kw_only=True, tag="process.measured"):
+    """What a process and all that it has started take; told every few seconds, and only on request.
 
     Attributes:
-        id: Counts from 1 within the run.
-        target: As received, at most 8 KiB of it.
-        status: What the client got; ``None`` if it left before an answer began.
-        upstream: Where the answer came from.
-        reason: Why that one: ``backend answered``, ``backend 404``.
-        held: Seconds that the request waited for an upstream to become ready.
-        first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
-        duration: Seconds from the request's head to the end of the exchange.
-        bytes_in: The size of the request's body.
-        bytes_out: The size of the answer's body.
+        cpu: Cores that were busy with it since the last time: 0.5 is half of one.
+        memory: Bytes in main memory; what its processes share counts for each.
     """
 
-    id: int
-    method: str
-    target: str
-    status: int | None
-    upstream: UpstreamName
-    reason: str
-    held: float
-    first_byte: float | None
-    duration: float
-    bytes_in: int
-    bytes_out: int
-    outcome: Outcome
-
-
-class RequestHeld(Stamped, frozen=True, kw_only=True, tag="request.held"):
-    """A request has begun to wait for an upstream.
-
-    Attributes:
-        id: As in `RequestFinished`.
-        reason: What it waits for: ``api is starting``.
-    """
-
-    id: int
-    method: str
-    target: str
-    upstream: UpstreamName
-    reason: str
-
-
-class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"):
-    """A request waits no longer.
-
-    Attributes:
-        held: Seconds that it has waited in all.
-        outcome: ``ready``: its upstream is; ``failed``: that is not going to be, or not in time;
-            ``client-gone``.
-    """
-
-    id: int
-    upstream: UpstreamName
-    held: float
-    outcome: Literal["ready", "failed", "client-gone"]
-
-
-class RequestReplayed(Stamped, frozen=True, kw_only=True, tag="request.replayed"):
-    """A request whose upstream went away without a byte of an answer is sent again.
-
-    Attributes:
-        reason: What became of the first attempt.
-    """
-
-    id: int
-    method: str
-    target: str
-    upstream: UpstreamName
-    reason: str
+    process: str
+    cpu: float
+    memory: int
 
 
 class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switched"):
@@ -307,32 +239,6 @@ class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switche
     process: str
     url: str
     previous: str
-
-
-class StreamOpened(Stamped, frozen=True, kw_only=True, tag="stream.opened"):
-    """A WebSocket, an HMR socket or an event stream is open."""
-
-    id: int
-    kind: StreamKind
-    target: str
-    upstream: UpstreamName
-
-
-class StreamClosed(Stamped, frozen=True, kw_only=True, tag="stream.closed"):
-    """A stream has ended.
-
-    Attributes:
-        code: The WebSocket close code that was seen first; ``None`` if none was, or it is an event stream.
-    """
-
-    id: int
-    kind: StreamKind
-    target: str
-    upstream: UpstreamName
-    code: int | None
-    duration: float
-    bytes_in: int
-    bytes_out: int
 
 
 class PlanChanged(Stamped, frozen=True, kw_only=True, tag="plan.changed"):
@@ -456,6 +362,9 @@ Event: TypeAlias = (
     | OutputLine
     | OutputPaused
     | InputWanted
+    | ProcessMeasured
+    | RequestPending
+    | RequestHeads
     | RequestFinished
     | RequestHeld
     | RequestReleased
@@ -471,6 +380,10 @@ Event: TypeAlias = (
     | Notice
     | RunEnded
 )
+
+
+ON_REQUEST = (ProcessMeasured, RequestHeads)
+"""The events that only an observer gets that names them: they cost much, or are private."""
 
 
 def encode(event: Struct | dict[str, object]) -> bytes:

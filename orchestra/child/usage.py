@@ -1,0 +1,67 @@
+"""What processes take of the machine: CPU time and memory of a child and of all that it has started.
+
+The process table is read once for all children, in a worker thread: it takes some milliseconds.
+
+Not here: how often, and for whom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestra.child import table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Meter", "Usage"]
+
+
+class Usage(NamedTuple):
+    """What a process and all that it has started take.
+
+    Attributes:
+        cpu: Cores that were busy with it since the last look; 0 at the first one.
+        memory: Bytes in main memory.
+    """
+
+    cpu: float
+    memory: int
+
+
+class Meter:
+    """Looks at the same processes again and again."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[int, float], float] = {}  # of CPU, by pid and when it was created
+        self._looked_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Meter of {len(self._seconds)} processes>"
+
+    def look(self, leaders: Mapping[str, int]) -> dict[str, Usage]:
+        """Measure what the sessions of `leaders` (pids by name) take; blocks. One that has ended is left out.
+
+        Raises:
+            OSError: The process table cannot be read.
+        """
+        import psutil  # noqa: PLC0415 - where it is used: most runs are not looked at
+
+        now, entries = time.monotonic(), list(table.take())
+        elapsed, self._looked_at = now - self._looked_at, now
+        before, self._seconds = self._seconds, {}
+        found: dict[str, Usage] = {}
+        for name, leader in leaders.items():
+            busy, memory = 0.0, 0
+            for pid in table.tree(entries, leader):
+                with contextlib.suppress(psutil.Error, OSError):
+                    process = psutil.Process(pid)
+                    times, key = process.cpu_times(), (pid, process.create_time())
+                    memory += process.memory_info().rss
+                    seconds = self._seconds[key] = times.user + times.system
+                    busy += max(seconds - before.get(key, seconds), 0.0)
+            if memory:
+                found[name] = Usage(busy / elapsed, memory)
+        return found
