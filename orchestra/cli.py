@@ -81,6 +81,9 @@ def _commands() -> None:
 
 _PLAN_OPTIONS = (
     click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.option(
+        "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
+    ),
     click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
     click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as honcho, foreman and overmind have it
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),

@@ -279,7 +279,7 @@ class Reloading:
         with trio.move_on_after(_COMMAND_TIMEOUT):
             try:
                 how = await run.spawn(
-                    command,
+                    plan.in_shell(command),
                     cwd=plan.cwd,
                     # A mark of its own: it must not be taken for the process's family.
                     env={

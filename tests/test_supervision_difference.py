@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "port": (5001, True),
     "pty": (False, True),
     "restart_mode": ("overlap", True),
+    "shell": ("bash", True),
     "app": ("app:app", False),
     "is_python_server": (True, False),
     "vite_folder": (Path("/p/ui"), False),

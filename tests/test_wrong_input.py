@@ -291,7 +291,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             ["run", "-e", "x.env"],
             (
                 "error: x.env: no such env file\n"
-                " hint: Create it, or correct its name; it is looked for in the Procfile's folder.\n"
+                " hint: Create it, or correct its name; it is looked for in the project's folder.\n"
             ),
             id="an-env-file-that-is-missing",
         ),

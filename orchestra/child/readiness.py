@@ -238,4 +238,6 @@ class Readiness:
         return probe.Answer(await self._probe.tcp_answer(at), seen_at)
 
     async def _run(self, check: ExecCheck) -> str:
-        return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
+        return await self._probe.exec_answer(
+            self._plan.in_shell(check.command), cwd=self._plan.cwd, env=self._env
+        )

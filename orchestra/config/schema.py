@@ -107,6 +107,8 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[run]``: the run as a whole."""
 
+    root: Annotated[Text | None, _doc("the folder that commands run in", "the Procfile's folder")] = None
+    shell: Annotated[Text | None, _doc('runs the commands, such as "bash"', '"/bin/sh"')] = None
     base_port: Annotated[BasePort | None, _doc("PORT of the first process, 1 to 65535", "5000")] = None
     env_files: Annotated[Strings | None, _doc('files in place of .env, such as ["a.env"]', '[".env"]')] = None
     install: Annotated[bool, _doc("true: install missing packages of frontends first")] = True
@@ -203,6 +205,7 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     success_exit_codes: Annotated[
         frozenset[ExitStatus], _doc("exit statuses from 0 to 255 that count as completed", "[0]")
     ] = frozenset({0})
+    shell: Annotated[Text | None, _doc('runs its command, such as "bash"', "that of [run]")] = None
     stop_signal: Annotated[Signal, _doc('"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"')] = "TERM"
     stop_timeout: Annotated[Seconds, _doc("seconds between that and SIGKILL")] = 5.0
     pty: Annotated[
