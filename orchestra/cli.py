@@ -30,6 +30,7 @@ __all__ = ["main"]
 
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 130
+_EXIT_READER_GONE = 141
 
 
 def main() -> NoReturn:
@@ -41,6 +42,8 @@ def main() -> NoReturn:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
     except BaseExceptionGroup as group:
         code = _show(_worst(group))
+    except SystemExit:  # click's answer to a reader of its help that has gone
+        code = _EXIT_READER_GONE
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - a traceback is never shown
         code = _show(exc)
     finally:
@@ -78,6 +81,9 @@ def _commands() -> None:
 
 _PLAN_OPTIONS = (
     click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.option(
+        "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
+    ),
     click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
     click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as honcho, foreman and overmind have it
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),
@@ -122,6 +128,7 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
 )
+@click.option("-q", "--quiet", multiple=True, metavar="NAME", help="Do not show its lines; repeatable.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
 def run(
@@ -248,21 +255,33 @@ def _show(exc: BaseException) -> int:
             if exc.message:
                 _complain(str(exc), exc.hint)
             return exc.exit_code
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
+            from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
+
+            _silence_standard_output()
+            return _show(Unwritable(exc))  # help, or the version
+        case RuntimeError(args=("can't start new thread",)):
+            _complain("the system allows no more threads", "Allow more before the run: ulimit -u")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
         case _:
             path = _write_report(exc)
-            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {path}.")
+            hint = f"Please report it with {path}." if path else "No file could be written that says where."
+            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
     return _EXIT_BUG
 
 
 def _write_report(exc: BaseException) -> str:
+    """Write what is known of a bug into a file; return its name, or nothing if there is no room."""
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
 
-    with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
-        file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
-        traceback.print_exception(exc, file=file)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
+            file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
+            traceback.print_exception(exc, file=file)
+    except OSError:
+        return ""
     return file.name
 
 
@@ -273,6 +292,11 @@ def _say(text: str) -> None:
     with standard_output():
         click.echo(text)
         sys.stdout.flush()
+
+
+def _silence_standard_output() -> None:
+    """Drop what is still in the buffer: it would fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(message: str, hint: str) -> None:

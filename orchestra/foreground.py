@@ -24,10 +24,11 @@ from msgspec.structs import replace
 from orchestra.child.spawn import Window
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
+from orchestra.dashboard.quiet import Quiet
 from orchestra.dashboard.runlog import RunLog
-from orchestra.dashboard.writer import Writer, terminal_size
+from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import InputWanted, State, StateChanged
+from orchestra.events import InputWanted, OutputLine, PlanChanged, State, StateChanged
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -112,7 +113,14 @@ async def _run_on_screen(
     model, window = Model(), Window(*_room_for_output(plan))
     supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
     log.follow(supervisor.subscribe)
-    supervisor.subscribe(model.apply)
+    quiet = Quiet(plan)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event):
+            model.apply(each)
+
+    supervisor.subscribe(observe)
     async with trio.open_nursery() as nursery:
         keys: dict[str, Callable[[], object]] = {
             "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
@@ -139,34 +147,57 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = make(sinks=[printer.write_line, *log.sinks], window=window)
+    quiet = Quiet(plan)
+
+    async def write_line(line: OutputLine) -> None:
+        if isinstance(printer, JsonPrinter) or any(quiet.shown(line)):
+            await printer.write_line(line)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
+            if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
+                printer.print_line(each)
+            else:
+                printer.observe(each)
+
+    supervisor = make(sinks=[write_line, *log.sinks], window=window)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
     log.follow(supervisor.subscribe)
-    supervisor.subscribe(printer.observe, *printer.kinds)
+    supervisor.subscribe(observe, *printer.kinds)
+    signalled = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_write, writer, supervisor)
+        await nursery.start(_write, writer, signalled)
         nursery.start_soon(_expect_end, writer, supervisor)
-        nursery.start_soon(_obey, signals, supervisor, window, writer)
+        nursery.start_soon(partial(_obey, signals, supervisor, window, writer=writer, signalled=signalled))
         if isinstance(printer, PlainPrinter) and os.isatty(0):
             nursery.start_soon(_pass_on_input, supervisor, printer)
         await supervisor.run()
         printer.finish()
         await writer.aclose()
         nursery.cancel_scope.cancel()
+    # The last write of a run that has ended by itself.
+    if writer.error is not None and not _follows_from_signal(writer.error, signalled):
+        raise writer.error
     return supervisor
 
 
 async def _write(  # noqa: ASYNC128 - handed on
-    writer: Writer, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    writer: Writer, signalled: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Write, and end the run if the reader has gone, unless a signal that ended both is on its way."""
+    """Write, and end the run if that fails, unless a signal that ended both is on its way."""
     try:
         await writer.run(task_status=task_status)
-    except OrchestraError:
+    except OrchestraError as exc:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
-        if not supervisor.ending.is_set():
+            await signalled.wait()  # noqa: ASYNC120 - then it ends anyway
+        if not _follows_from_signal(exc, signalled):
             raise
+
+
+def _follows_from_signal(error: OrchestraError, signalled: trio.Event) -> bool:
+    """Whether our output has ended together with us, so that there is nothing to say: not by a full disk."""
+    return signalled.is_set() and not (isinstance(error, Unwritable) and not error.may_follow_from_signal)
 
 
 async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
@@ -204,11 +235,16 @@ async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
 
 
 async def _obey(
-    signals: AsyncIterator[int], supervisor: Supervisor, window: Window | None, writer: Writer | None = None
+    signals: AsyncIterator[int],
+    supervisor: Supervisor,
+    window: Window | None,
+    *,
+    writer: Writer | None = None,
+    signalled: trio.Event | None = None,
 ) -> None:
     """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT.
 
-    The terminals of the children follow the size of ours.
+    The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
     async with trio.open_nursery() as nursery:
         async for number in signals:
@@ -216,6 +252,8 @@ async def _obey(
                 if window is not None:
                     window.resize(*_room_for_output(supervisor.plan))
                 continue
+            if signalled is not None:
+                signalled.set()
             if supervisor.ending.is_set() or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:

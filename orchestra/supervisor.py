@@ -361,7 +361,7 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        awaited = [each for each in self._run.workers.values() if not each.is_at_rest]
+        awaited = [each for each in self._run.workers.values() if not each.life.is_at_rest]
         usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
         reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at

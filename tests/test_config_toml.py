@@ -24,6 +24,8 @@ PATH = Path("orchestra.toml")
 FULL = """
 [run]
 output = "plain"
+root = ".."
+shell = "bash"
 exit_on = "failure"
 base_port = 7000
 env_files = ["a.env"]
@@ -61,6 +63,7 @@ editor = "code -g {file}:{line}"
 command = "run"
 app = "notes.app:app"
 cwd = "sub"
+shell = "bash"
 env = { A = "1" }
 port = 0
 instances = 2
@@ -85,6 +88,7 @@ ignore = ["generated/**"]
 before_restart = [{ command = "make", inputs = ["*.scss"] }]
 warm_spare = true
 autostart = false
+quiet = true
 """
 
 

@@ -204,8 +204,10 @@ def test_a_file_that_both_have_is_of_the_side_of_the_page() -> None:
     for _ in range(2):
         assert sees(router, head(b"/a.css", part(b"style", b"/app")), MODULE)[0] == FRONTEND
         assert sees(router, head(b"/a.css", part(b"style", b"/admin")), MODULE)[0] == BACKEND
-        # Data is the backend's, whatever else was loaded from the path.
-        assert asked_first(router, b"/a.css", part(b"empty", b"/app")) == "backend"
+    # A service worker that passes it on says neither.
+    assert asked_first(router, b"/a.css", part(b"empty", b"/app")) == "frontend"
+    assert asked_first(router, b"/a.css", part(b"empty", b"/admin")) == "backend"
+    assert asked_first(router, b"/b.css", part(b"empty", b"/app")) == "backend"
 
 
 def test_a_page_that_sends_no_referrer_is_the_newest_one() -> None:

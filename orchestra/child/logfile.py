@@ -10,7 +10,9 @@ nothing: the run matters more than its log.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -50,7 +52,7 @@ class LogFile:
         """Append lines.
 
         Raises:
-            OSError: It cannot be written to; the first time only.
+            OSError: It cannot be written to; the first time only. It names the file.
         """
         await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
 
@@ -60,9 +62,9 @@ class LogFile:
             if not self._is_broken:
                 try:
                     await trio.to_thread.run_sync(self._append, lines)
-                except OSError:
+                except OSError as exc:
                     self._is_broken = True
-                    raise
+                    raise OSError(exc.errno, exc.strerror, str(exc.filename or self._path)) from exc
 
     async def aclose(self) -> None:
         """Close the file when what is being written has been."""
@@ -92,8 +94,7 @@ class LogFile:
     def _open(self) -> BufferedWriter:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._mode)
-            self._file = os.fdopen(descriptor, "ab")
+            self._file = os.fdopen(_opened(self._path, self._mode), "ab")
         return self._file
 
     def _rotate(self) -> None:
@@ -106,3 +107,18 @@ class LogFile:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+
+
+def _opened(path: Path, mode: int) -> int:
+    """Open a file to append to it.
+
+    Raises:
+        OSError: That failed, or it is a pipe: that would wait for its reader, and so would the run.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, mode)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISCHR(kind):
+        os.set_blocking(descriptor, True)
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is a pipe, not a file", str(path))

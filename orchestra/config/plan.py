@@ -6,6 +6,7 @@ from them (`orchestra.config.schema`), defaults and types included; what is deci
 Nothing in a plan is looked up again later: what is not in it does not happen.
 """
 
+import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -96,7 +97,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     Attributes:
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
-        command: Given to ``/bin/sh -c``.
+        command: Given to its shell, by default ``/bin/sh -c``.
         app: The application that `load` has made the command for; only with one is there a warm spare.
         cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
@@ -135,6 +136,12 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     def is_awaited(self) -> bool:
         """Whether it is not up before it is ready; an undecided one may never be, and is up as it is."""
         return self.ready is not None and (self.role is not Role.UNDECIDED or self.ready != IMPLIED_READY)
+
+    def in_shell(self, command: str) -> str:
+        """Give a command of this process, for ``/bin/sh -c``, so that the process's shell runs it."""
+        if self.shell is None:
+            return command
+        return f"exec {self.shell} -c {shlex.quote(command)}"
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
@@ -296,6 +303,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         proxy: ``None`` for a run without one.
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
         procfile: Where it came from; ``None`` if it was written in code.
+        folder: The project's folder; ``None``: the Procfile's, else the current one.
         files: All files that it was made from, and those that would count if they were there.
         notes: What the user should be told at the start.
     """
@@ -304,6 +312,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     proxy: ProxyPlan | None = None
     reload: ReloadSettings = ReloadSettings()
     procfile: Path | None = None
+    folder: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -317,5 +326,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
 
     @property
     def root(self) -> Path:
-        """The project's folder: the Procfile's, else the current one."""
+        """The project's folder."""
+        if self.folder is not None:
+            return self.folder
         return self.procfile.parent if self.procfile is not None else Path.cwd()

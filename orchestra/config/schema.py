@@ -107,6 +107,8 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[run]``: the run as a whole."""
 
+    root: Annotated[Text | None, _doc("the folder that commands run in", "the Procfile's folder")] = None
+    shell: Annotated[Text | None, _doc('runs the commands, such as "bash"', '"/bin/sh"')] = None
     base_port: Annotated[BasePort | None, _doc("PORT of the first process, 1 to 65535", "5000")] = None
     env_files: Annotated[Strings | None, _doc('files in place of .env, such as ["a.env"]', '[".env"]')] = None
     install: Annotated[bool, _doc("true: install missing packages of frontends first")] = True
@@ -203,11 +205,13 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     success_exit_codes: Annotated[
         frozenset[ExitStatus], _doc("exit statuses from 0 to 255 that count as completed", "[0]")
     ] = frozenset({0})
+    shell: Annotated[Text | None, _doc('runs its command, such as "bash"', "that of [run]")] = None
     stop_signal: Annotated[Signal, _doc('"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"')] = "TERM"
     stop_timeout: Annotated[Seconds, _doc("seconds between that and SIGKILL")] = 5.0
     pty: Annotated[
         Literal["auto"] | bool, _doc('a terminal of its own: "auto" (if orchestra is on one), true or false')
     ] = "auto"
+    quiet: Annotated[bool, _doc("true: what it writes is not shown, unless it fails")] = False
     log_file: Annotated[Path | None, _doc("a file for its output, beside the Procfile", "none")] = None
     log_bytes: Annotated[Size, _doc("bytes that the file may have before it is rotated")] = 10485760
     log_backups: Annotated[Backups, _doc("how many older files are kept")] = 3

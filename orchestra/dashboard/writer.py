@@ -10,6 +10,7 @@ Not here: what is written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -51,13 +52,18 @@ _SMALL_BATCH = 16 * 1024
 
 
 class Unwritable(OrchestraError):  # noqa: N818 - as below
-    """Standard output cannot be written to: a full disk."""
+    """Standard output cannot be written to: a full disk.
+
+    Attributes:
+        may_follow_from_signal: Whether a signal says all: the terminal was closed, or Ctrl-C left it stopped.
+    """
 
     exit_code = 2
 
     def __init__(self, cause: OSError) -> None:
-        text = f"standard output cannot be written to: {cause.strerror}"
+        text = f"standard output cannot be written to, and is not complete: {cause.strerror}"
         super().__init__(text, hint="Make room, or send it elsewhere.")
+        self.may_follow_from_signal = cause.errno in (errno.EIO, errno.ETIMEDOUT)
 
 
 class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
@@ -109,10 +115,12 @@ class Writer:
 
     Attributes:
         fd: The file descriptor.
+        error: Why not all is written, if that is so: what `run` raises, if it is not cancelled first.
     """
 
     def __init__(self, fd: int = 1) -> None:
         self.fd = fd
+        self.error: OrchestraError | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._is_writing = False
@@ -151,7 +159,7 @@ class Writer:
             nursery.start_soon(self._cancel_at_hangup, nursery.cancel_scope)
             task_status.started()
             try:
-                error = await self._write_all()
+                error = self.error = await self._write_all()
                 nursery.cancel_scope.cancel()
             finally:
                 self.give_up()
@@ -213,7 +221,9 @@ class Writer:
                     write_some, self.fd, rest[:size], abandon_on_cancel=True
                 )
                 rest = rest[count:]
-            if self._write_scope.cancelled_caught:
+            if self._write_scope.cancelled_caught and not self._is_over:
+                stalled = f"its reader has taken nothing for {_STALL_TIMEOUT:g} s"
+                self.error = Unwritable(OSError(errno.ETIMEDOUT, stalled))
                 self.give_up()
 
     async def _cancel_at_hangup(self, scope: trio.CancelScope) -> None:
@@ -222,6 +232,7 @@ class Writer:
             while not _is_hung_up(self.fd):
                 await trio.lowlevel.wait_readable(self.fd)
                 await trio.sleep(_COALESCE_DELAY)
+            self.error = ReaderGone()
             scope.cancel()
 
 

@@ -290,9 +290,12 @@ class Route:
         head, memo = self._head, self._router.memo
         has_metadata = b"sec-fetch-dest" in head.values
         self._is_part = is_asset(head) if has_metadata else is_named_like_an_asset(head)
+        known = memo.assets.get(path)
         if not self._is_part:
-            return None
-        known, page = memo.assets.get(path), self._side_of_page()
+            # A service worker that passes on what a page loads hides what it is for.
+            is_known = known == "frontend" and has_metadata and self._side_of_page() == "frontend"
+            return _REMEMBERED if is_known else None
+        page = self._side_of_page()
         # What only looks like a part of a page may be anything if it comes from elsewhere.
         self._is_part = has_metadata or page == "frontend"
         if page == "frontend" and known != "backend":
