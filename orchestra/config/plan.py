@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
-from orchestra.config.schema import VITE_PATHS, ProcessPolicy, ProxyPolicy, ReloadSettings, Restart, RunPolicy
+from orchestra.config.schema import (
+    VITE_PATHS,
+    DashboardSettings,
+    ProcessPolicy,
+    ProxyPolicy,
+    ReloadSettings,
+    Restart,
+    RunPolicy,
+)
 from orchestra.events import State
 
 __all__ = [
@@ -281,6 +289,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         processes: In the order of the Procfile; names are unique.
         proxy: ``None`` for a run without one.
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
+        dashboard: How the dashboard is used.
         procfile: Where it came from; ``None`` if it was written in code.
         files: All files that it was made from, and those that would count if they were there.
         notes: What the user should be told at the start.
@@ -289,6 +298,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     processes: tuple[ProcessPlan, ...]
     proxy: ProxyPlan | None = None
     reload: ReloadSettings = ReloadSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     procfile: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
