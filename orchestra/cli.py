@@ -30,6 +30,7 @@ __all__ = ["main"]
 
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 130
+_EXIT_READER_GONE = 141
 
 
 def main() -> NoReturn:
@@ -41,6 +42,8 @@ def main() -> NoReturn:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
     except BaseExceptionGroup as group:
         code = _show(_worst(group))
+    except SystemExit:  # click's answer to a reader of its help that has gone
+        code = _EXIT_READER_GONE
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - a traceback is never shown
         code = _show(exc)
     finally:
@@ -48,7 +51,29 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# What other runners call our commands.
+_OTHER_WORDS = {"up": "run", "status": "ps", "ls": "ps", "list": "ps", "quit": "down"}
+
+
+class _Commands(click.Group):
+    """The commands of this module, and those of `commands`, which are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of all commands."""
+        from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
+
+        return [*super().list_commands(ctx), *COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command."""
+        if (own := super().get_command(ctx, _OTHER_WORDS.get(cmd_name, cmd_name))) is not None:
+            return own
+        from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
+
+        return COMMANDS.get(_OTHER_WORDS.get(cmd_name, cmd_name))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="orchestra", message="%(prog)s %(version)s")
 def _commands() -> None:
     """Bring up a Python backend and a Vite frontend as one thing, behind one address."""
@@ -56,7 +81,11 @@ def _commands() -> None:
 
 _PLAN_OPTIONS = (
     click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.option(
+        "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
+    ),
     click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
+    click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as honcho, foreman and overmind have it
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),
     click.option(
         "-p",
@@ -99,30 +128,57 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Choice(["auto", "dashboard", "plain", "json"]),
     help="Default: the dashboard on a terminal, else plain lines.",
 )
+@click.option("-q", "--quiet", multiple=True, metavar="NAME", help="Do not show its lines; repeatable.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
-def run(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
+@click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
+def run(
+    arguments: tuple[str, ...],
+    *,
+    procfile: str | None,
+    left_out: tuple[str, ...],
+    detach: bool,
+    **options: Any,
+) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
-    from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
+    from orchestra.config import Overrides  # noqa: PLC0415
     from orchestra.planning import load  # noqa: PLC0415
 
-    procfile, names = split_arguments(arguments)
+    procfile, names = _split(arguments, procfile)
     overrides = Overrides(**options)
 
     def plan(running: Plan | None = None) -> Plan:
         return load(procfile, only=names, left_out=left_out, overrides=overrides, running=running)
 
-    return foreground.run(plan(), replan=plan)
+    found = plan()
+    if detach:
+        from orchestra.detached import run_detached  # noqa: PLC0415
+
+        code, said, complaint = run_detached([each for each in sys.argv[1:] if each != "--detach"])
+        click.echo(complaint, err=True, nl=False)
+        if said:
+            _say(said.rstrip("\n"))
+        return code
+    return foreground.run(found, replan=plan)
+
+
+def _split(arguments: tuple[str, ...], procfile: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Tell the Procfile from the processes."""
+    from orchestra.config import split_arguments  # noqa: PLC0415
+
+    return (procfile, arguments) if procfile is not None else split_arguments(arguments)
 
 
 @_commands.command()
 @_plan_options
-def check(arguments: tuple[str, ...], *, left_out: tuple[str, ...], **options: Any) -> int:
+def check(
+    arguments: tuple[str, ...], *, procfile: str | None, left_out: tuple[str, ...], **options: Any
+) -> int:
     """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
     from orchestra.check import check as look  # noqa: PLC0415
-    from orchestra.config import Overrides, split_arguments  # noqa: PLC0415
+    from orchestra.config import Overrides  # noqa: PLC0415
 
-    procfile, names = split_arguments(arguments)
+    procfile, names = _split(arguments, procfile)
     report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
     if report.understood:
         _say("\n".join(report.understood))
@@ -199,35 +255,48 @@ def _show(exc: BaseException) -> int:
             if exc.message:
                 _complain(str(exc), exc.hint)
             return exc.exit_code
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
+            from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
+
+            _silence_standard_output()
+            return _show(Unwritable(exc))  # help, or the version
+        case RuntimeError(args=("can't start new thread",)):
+            _complain("the system allows no more threads", "Allow more before the run: ulimit -u")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
         case _:
             path = _write_report(exc)
-            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", f"Please report it with {path}.")
+            hint = f"Please report it with {path}." if path else "No file could be written that says where."
+            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
     return _EXIT_BUG
 
 
 def _write_report(exc: BaseException) -> str:
+    """Write what is known of a bug into a file; return its name, or nothing if there is no room."""
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
 
-    with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
-        file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
-        traceback.print_exception(exc, file=file)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="orchestra-", suffix=".txt", delete=False) as file:
+            file.write(f"orchestra {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv}\n\n")
+            traceback.print_exception(exc, file=file)
+    except OSError:
+        return ""
     return file.name
 
 
 def _say(text: str) -> None:
     """Print to standard output, now."""
-    try:
+    from orchestra.dashboard.writer import standard_output  # noqa: PLC0415
+
+    with standard_output():
         click.echo(text)
         sys.stdout.flush()
-    except OSError as exc:
-        from orchestra.dashboard.writer import ReaderGone, Unwritable  # noqa: PLC0415
 
-        # What is still in the buffer would fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise (ReaderGone() if isinstance(exc, BrokenPipeError) else Unwritable(exc)) from exc
+
+def _silence_standard_output() -> None:
+    """Drop what is still in the buffer: it would fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(message: str, hint: str) -> None:

@@ -1,7 +1,7 @@
-"""What a run has for development only: nothing of it is there for code that embeds a `Supervisor`.
+"""What a run on the command line has beside others; code that embeds a `Supervisor` has nothing of it.
 
-It gives the proxy its `extras`, keeps what the run has learned, connects open pages to the run, and follows
-changed files.
+Programs of the same user can reach it. If it reloads, it also gives the proxy its `extras`, keeps what the
+run has learned, connects open pages to the run, and follows changed files.
 
 Not here: the parts (`frontend_pages`, `control`, `reloading`), processes (`supervision`).
 """
@@ -32,21 +32,24 @@ _STORE_INTERVAL = 10.0
 
 
 class Development:
-    """What a run has for development only.
+    """What a run on the command line has beside others.
 
     Args:
         view: The run.
         bus: Its events.
         environ: The environment of orchestra itself.
+        reloads: Whether saved files and open pages take part; else only programs reach the run.
 
     Attributes:
         control: Serves our own paths, and tells open pages what to do.
+        reloads: As it was given.
         proxy: The run's, once there is one.
     """
 
     proxy: Proxy | None = None
 
-    def __init__(self, view: View, bus: Bus, *, environ: Mapping[str, str]) -> None:
+    def __init__(self, view: View, bus: Bus, *, environ: Mapping[str, str], reloads: bool) -> None:
+        self.reloads = reloads
         self._view = view
         self._bus = bus
         self.control = Control(view, bus=bus, is_backend=self._is_backend, environ=environ)
@@ -65,6 +68,8 @@ class Development:
         from orchestra.control.pages import page_of  # noqa: PLC0415
         from orchestra.proxy.server import Extras  # noqa: PLC0415
 
+        if not self.reloads:
+            return Extras()
         injector = Injector(self._view.plan.reload, self._bus)
         return Extras(
             frontend_pages=self._pages,
@@ -96,6 +101,8 @@ class Development:
             run: The run.
             replan: Has the files read again that the plan was made from; is told which have changed.
         """
+        if not self.reloads:
+            return
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
 
         with self._following:

@@ -1,4 +1,4 @@
-"""Folders that only this user gets into, for what others must neither read nor put in place of ours."""
+"""Where files of ours are kept between runs: folders that other users neither read nor put in their place."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-__all__ = ["make_private"]
+__all__ = ["is_running", "make_private", "project_key", "state_folder"]
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there."""
+    home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
+    return Path(home, "orchestra")
+
+
+def project_key(root: Path) -> str:
+    """Give what the names of a project's files have in common there."""
+    return blake2b(bytes(root), digest_size=8).hexdigest()
 
 
 def make_private(folder: Path) -> None:
@@ -29,3 +42,14 @@ def make_private(folder: Path) -> None:
         raise OSError(errno.EPERM, f"{folder} belongs to another user (uid {found.st_uid})")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process with this pid: if not, what is called after it is left over."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -24,9 +24,11 @@ from msgspec.structs import replace
 from orchestra.child.spawn import Window
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
-from orchestra.dashboard.writer import Writer, terminal_size
+from orchestra.dashboard.quiet import Quiet
+from orchestra.dashboard.runlog import RunLog
+from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Event, InputWanted, StateChanged
+from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, StateChanged
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -71,7 +73,7 @@ def run(plan: Plan, *, replan: Replan | None = None) -> int:
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
-    make = partial(Supervisor, plan, reloads=reloads, replan=again, runtime=runtime)
+    make = partial(Supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     return trio.run(_run, plan, mode, make)
 
 
@@ -88,13 +90,21 @@ async def _run(plan: Plan, mode: str, make: partial[Supervisor]) -> int:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
 
                 nursery.start_soon(reap_orphans)
+            log = RunLog(plan, os.environ)
+            nursery.start_soon(log.run)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            supervisor = await run_it(plan, signals, make)
+            supervisor = await run_it(plan, signals, make, log)
+            await log.aclose()
             nursery.cancel_scope.cancel()
+    if log.failure:
+        with suppress(OSError):
+            os.write(2, f"warning: {log.failure}\n".encode("utf-8", "replace"))
     return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
-async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor]) -> Supervisor:
+async def _run_on_screen(
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog
+) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
@@ -103,8 +113,16 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
     controls = Controls(model, plan.dashboard.keys)
-    supervisor = make(window=window, is_kept_open=True)
-    supervisor.subscribe(model.apply, *get_args(Event))
+    supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
+    log.follow(supervisor.subscribe)
+    quiet = Quiet(plan)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event):
+            model.apply(each)
+
+    supervisor.subscribe(observe, *get_args(Event))
     operator = Operator(supervisor, controls)
     screen = Screen(
         model,
@@ -128,7 +146,7 @@ async def _run_on_screen(plan: Plan, signals: AsyncIterator[int], make: partial[
 
 
 async def _run_printing(
-    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], *, mode: str
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog, *, mode: str
 ) -> Supervisor:
     writer = Writer()
     printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
@@ -136,33 +154,57 @@ async def _run_printing(
         names = [process.name for process in plan.processes]
         printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    supervisor = make(sinks=[printer.write_line], window=window)
-    supervisor.subscribe(printer.observe, *printer.kinds)
+    quiet = Quiet(plan)
+
+    async def write_line(line: OutputLine) -> None:
+        if isinstance(printer, JsonPrinter) or any(quiet.shown(line)):
+            await printer.write_line(line)
+
+    def observe(event: Event) -> None:
+        for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
+            if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
+                printer.print_line(each)
+            else:
+                printer.observe(each)
+
+    supervisor = make(sinks=[write_line, *log.sinks], window=window)
+    supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
+    log.follow(supervisor.subscribe)
+    supervisor.subscribe(observe, *printer.kinds)
+    signalled = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_write, writer, supervisor)
+        await nursery.start(_write, writer, signalled)
         nursery.start_soon(_expect_end, writer, supervisor)
-        nursery.start_soon(_obey, signals, supervisor, window, writer)
+        nursery.start_soon(partial(_obey, signals, supervisor, window, writer=writer, signalled=signalled))
         if isinstance(printer, PlainPrinter) and os.isatty(0):
             nursery.start_soon(_pass_on_input, supervisor, printer)
         await supervisor.run()
         printer.finish()
         await writer.aclose()
         nursery.cancel_scope.cancel()
+    # The last write of a run that has ended by itself.
+    if writer.error is not None and not _follows_from_signal(writer.error, signalled):
+        raise writer.error
     return supervisor
 
 
 async def _write(  # noqa: ASYNC128 - handed on
-    writer: Writer, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    writer: Writer, signalled: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Write, and end the run if the reader has gone, unless a signal that ended both is on its way."""
+    """Write, and end the run if that fails, unless a signal that ended both is on its way."""
     try:
         await writer.run(task_status=task_status)
-    except OrchestraError:
+    except OrchestraError as exc:
         # A closed terminal, or Ctrl-C for all of `orchestra run | cat`.
         with trio.move_on_after(_SIGNAL_GRACE):
-            await supervisor.ending.wait()  # noqa: ASYNC120 - then it ends anyway
-        if not supervisor.ending.is_set():
+            await signalled.wait()  # noqa: ASYNC120 - then it ends anyway
+        if not _follows_from_signal(exc, signalled):
             raise
+
+
+def _follows_from_signal(error: OrchestraError, signalled: trio.Event) -> bool:
+    """Whether our output has ended together with us, so that there is nothing to say: not by a full disk."""
+    return signalled.is_set() and not (isinstance(error, Unwritable) and not error.may_follow_from_signal)
 
 
 async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
@@ -200,11 +242,16 @@ async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
 
 
 async def _obey(
-    signals: AsyncIterator[int], supervisor: Supervisor, window: Window | None, writer: Writer | None = None
+    signals: AsyncIterator[int],
+    supervisor: Supervisor,
+    window: Window | None,
+    *,
+    writer: Writer | None = None,
+    signalled: trio.Event | None = None,
 ) -> None:
     """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT.
 
-    The terminals of the children follow the size of ours.
+    The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
     async with trio.open_nursery() as nursery:
         async for number in signals:
@@ -212,6 +259,8 @@ async def _obey(
                 if window is not None:
                     window.resize(*_room_for_output(supervisor.plan))
                 continue
+            if signalled is not None:
+                signalled.set()
             if supervisor.ending.is_set() or number == signal.SIGQUIT:
                 supervisor.kill()
                 if writer is not None:

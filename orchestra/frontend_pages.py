@@ -16,15 +16,16 @@ import os
 import secrets
 from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
 
-from orchestra.folders import make_private
+from orchestra.folders import make_private, project_key, state_folder
+from orchestra.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from orchestra.config.plan import Plan
 
@@ -119,11 +120,9 @@ class Store:
     """
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        root = plan.root
-        home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
-        self._folder = Path(home, "orchestra")
-        self._path = self._folder / f"pages-{blake2b(bytes(root), digest_size=8).hexdigest()}.json"
-        self._project = _fingerprint(root, plan)
+        self._folder = state_folder(environ)
+        self._path = self._folder / f"pages-{project_key(plan.root)}.json"
+        self._project = _fingerprint(plan.root, plan)
 
     def __repr__(self) -> str:
         return f"<Store {self._path}>"
@@ -131,9 +130,8 @@ class Store:
     def load(self) -> FrontendPages:
         """Read what earlier runs have learned, if the project is still the same."""
         with suppress(OSError, DecodeError):
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-                stored = json.decode(file.read(_MOST_BYTES), type=_Stored)
+            data = read_file(self._path, most=_MOST_BYTES, flags=os.O_NOFOLLOW)
+            stored = json.decode(data, type=_Stored)
             if stored.project == self._project and len(stored.salt) == blake2b.SALT_SIZE:
                 return FrontendPages(stored.salt, stored.pages[-MOST_PAGES:])
         return FrontendPages()
@@ -167,7 +165,7 @@ def _fingerprint(root: Path, plan: Plan) -> str:
     found = blake2b(digest_size=16)
     for file in files:
         with suppress(OSError):
-            content = file.read_bytes()
+            content = read_file(file)
             found.update(b"%b\0%d\0" % (bytes(file), len(content)))
             found.update(content)
     return found.hexdigest()

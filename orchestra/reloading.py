@@ -187,6 +187,10 @@ class Reloading:
         text, hint = batch.warning
         if text:
             self._run.bus.notice("watching", text, hint=hint)
+        for name, changes in batch.expected.items():
+            worker = self._run.workers.get(name)
+            if worker is not None and self._effect(worker, changes) is Effect.RESTART:
+                worker.expect_restart()
         for name, changes in batch.changes.items():
             if name != RUN:
                 paths = [os.path.relpath(each.path, self._root) for each in changes.files[:_MOST_PATHS]]
@@ -209,11 +213,14 @@ class Reloading:
                 await self._act(worker, changes)
         self._busy.discard(name)
 
+    def _effect(self, worker: Worker, changes: Changes) -> Effect:
+        plan = worker.life.plan
+        reloads_itself = plan.watch is None and (plan.reloader is not None or worker.reloads_itself)
+        return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
+
     async def _act(self, worker: Worker, changes: Changes) -> None:
         plan, state = worker.life.plan, worker.life.state
-        reloads_itself = plan.watch is None and (plan.reloader is not None or worker.reloads_itself)
-        effect = effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
-        match effect:
+        match effect := self._effect(worker, changes):
             case Effect.NOTHING:
                 pass
             case Effect.RESTART:
@@ -223,7 +230,7 @@ class Reloading:
                     worker.restart()
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
-                if plan.reloader is not None and reloads_itself:
+                if plan.reloader is not None and plan.watch is None:
                     await trio.sleep(plan.reloader.template_delay)
                 if worker.life.state is State.READY:
                     self._pages.reload(f"{changes.files[0].path.name} has changed")
@@ -272,7 +279,7 @@ class Reloading:
         with trio.move_on_after(_COMMAND_TIMEOUT):
             try:
                 how = await run.spawn(
-                    command,
+                    plan.in_shell(command),
                     cwd=plan.cwd,
                     # A mark of its own: it must not be taken for the process's family.
                     env={

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.child.spawn import Window
     from orchestra.config.plan import Plan, ProxyPlan
+    from orchestra.development import Development
     from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
@@ -105,6 +106,7 @@ class Supervisor:
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
         reloads: Whether saved files restart processes, and pages of the one address take part in that.
+        is_reachable: Whether programs of this user can reach the run, without `reloads`, too.
         replan: Reads again what the plan is made of, for a run that follows a certain plan now.
         runtime: What it needs from outside; tests pass their own.
 
@@ -125,21 +127,17 @@ class Supervisor:
         window: Window | None = None,
         is_kept_open: bool | Literal["always"] = False,
         reloads: bool = False,
+        is_reachable: bool = False,
         replan: Replan | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
-        self._development: Development | None = None
         self.ended: RunEnded | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        if reloads:
-            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-            self._development = Development(self, self._bus, environ=os.environ)
-        self.ending = self._run.ending
-        self.on_screen = self._run.on_screen
+        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
+        self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
         self._stopped = trio.Event()
@@ -264,8 +262,8 @@ class Supervisor:
         Raises:
             OrchestraError: This is a run without reloads.
         """
-        if self._development is None:
-            hint = "Make it a Supervisor(plan, reloads=True)."
+        if self._development is None or not self._development.reloads:
+            hint = "Run it without --no-reload; in code it is a Supervisor(plan, reloads=True)."
             raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
         return self._development.control.reload(reason, everywhere=True)
 
@@ -363,7 +361,7 @@ class Supervisor:
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code
-        awaited = [each for each in self._run.workers.values() if not each.is_at_rest]
+        awaited = [each for each in self._run.workers.values() if not each.life.is_at_rest]
         usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
         reason = self._reason or reason or usual
         duration = trio.current_time() - self._started_at
@@ -374,6 +372,12 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
+    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

@@ -41,6 +41,7 @@ class Project:
         self.environ = {"PATH": str(root / "bin"), "HOME": str(root)}
         for program in ("node", "npm", "run", "serve", "python", "work"):
             self.program(program)
+        (root / "manage.py").touch()
         (root / "ui").mkdir()
         (root / "ui" / "package.json").write_text(json.dumps({"scripts": {"dev": "vite"}}))
 

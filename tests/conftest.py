@@ -7,7 +7,9 @@ once, because the ceiling is then reached without waiting. Works with Hypothesis
 from __future__ import annotations
 
 import inspect
+import os
 import signal
+import tempfile
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +28,11 @@ CEILING = 30.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What runs keep is thrown away with the tests, and no test meets a run of the user's.
+    for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        folder = tempfile.TemporaryDirectory(prefix="o-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[name] = folder.name
     # A shell starts background jobs with SIGINT ignored, and our children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", f"ceiling(seconds): what the test may take, if not {CEILING:.0f} s")

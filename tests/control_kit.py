@@ -150,13 +150,33 @@ class BrowserPage:
 
 
 class _View:
-    """A run of which only the looks are there."""
+    """A run of which only the looks are there; it notes its orders."""
 
     def __init__(self, plan: Plan, bus: Bus) -> None:
         self.plan = plan
         self.url = "http://127.0.0.1:8000"
         self.states: dict[str, StateChanged] = {}
+        self.orders: list[tuple[Any, ...]] = []
         self._bus = bus
+
+    def start(self, name: str) -> None:
+        self.orders.append(("start", name))
+
+    async def stop(self, name: str | None = None, *, reason: str = "") -> None:
+        self.orders.append(("stop", name, reason))
+
+    async def restart(self, name: str) -> None:
+        self.orders.append(("restart", name))
+
+    def signal(self, name: str, number: int) -> None:
+        self.orders.append(("signal", name, number))
+
+    async def send(self, name: str, text: str) -> None:
+        self.orders.append(("send", name, text))
+
+    def reload(self, reason: str = "") -> int:
+        self.orders.append(("reload", reason))
+        return 2
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         return self.states
@@ -179,6 +199,7 @@ class Stage:
         bus: Where the test emits events.
         recorder: Of all events.
         states: What the processes are.
+        orders: What the run was ordered to do.
         scope: Cancel it to end the run of the control app.
     """
 
@@ -187,6 +208,7 @@ class Stage:
         self.recorder = Recorder(self.bus)
         view = _View(plan, self.bus)
         self.states = view.states
+        self.orders = view.orders
         self.control = Control(view, bus=self.bus, is_backend="api".__eq__, environ=environ)
         self.scope = trio.CancelScope()
         self._streams: list[trio.SocketStream] = []

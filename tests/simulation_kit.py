@@ -72,6 +72,7 @@ class Child:
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
         self.pid = pid
+        self.is_gone = True  # when its run has come to its end
         self.env = env
         self.heeds = True
         self.sockets: set[Address] = set()
@@ -296,7 +297,9 @@ class _Scanner(SocketScanner):
         super().__init__()
         self._world = world
 
-    def looking_at(self, leader: int, port: int | None = None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self, leader: int, port: int | None = None, **_: object
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         del port
 
         async def newest() -> frozenset[Address]:

@@ -186,7 +186,9 @@ class Slow:
     def __init__(self, found: set[Address]) -> None:
         self.found = found
 
-    def looking_at(self, _leader: int, _port: int | None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self, _leader: int, _port: int | None, **_: object
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         async def newest() -> frozenset[Address]:
             await trio.sleep(0.1)
             return frozenset(self.found)

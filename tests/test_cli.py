@@ -299,7 +299,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
             check=False,
         )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: standard output cannot be written to: No space left")
+    assert done.stderr.startswith(
+        "error: standard output cannot be written to, and is not complete: No space left"
+    )
 
 
 def test_two_upstreams_elsewhere_need_no_process_for_them(tmp_path: Path) -> None:

@@ -245,10 +245,13 @@ def test_a_script_that_npm_is_not_going_to_find_is_a_fault(tmp_path: Path) -> No
     )
     package(tmp_path, scripts={"start": "vite"})
     assert fault("npm run dev") == "HERE/package.json: there is no script dev There are: start."
+    assert fault("pnpm run dev") == fault("npm run dev")
     for command in (
         "npm run start",
         "npm run dev --if-present",
-        "pnpm run dev",
+        "pnpm dev",
+        "pnpm -r run dev",
+        "yarn run dev",
         "npm test",
         "x || npm run dev",
     ):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.config import dotenv
+from orchestra.config.files import Problems
 from orchestra.errors import ConfigError
 from tests.config_kit import completed
 
@@ -84,3 +85,19 @@ def test_a_file_that_has_to_be_there_is_an_error(tmp_path: Path) -> None:
         merge({}, [(tmp_path / "none", True)])
     with pytest.raises(ConfigError, match="a folder, not an env file"):
         merge({}, [(tmp_path, False)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A=1\nB=x$A\n", ["B: $A stays as it is written"]),
+        ('PATH="$PATH:./bin"\n', ["PATH: $PATH stays as it is written"]),
+        ("URL=http://$HOST/\n", ["URL: $HOST stays as it is written"]),
+        ("A=1\nB='x$A'\nC=${A}$\nSECRET=pa$word\nD=\\\\$A\n", []),
+    ],
+)
+def test_a_variable_without_braces_is_named_if_it_could_be_meant(text: str, said: list[str]) -> None:
+    problems = Problems()
+    dotenv.parse(text, Path(".env"), problems, over={"HOST": "x", "PATH": "/bin"})
+    found = [*problems.errors, *problems.warnings]
+    assert [str(each).rpartition("env:")[2].partition(": ")[2] for each in found] == said

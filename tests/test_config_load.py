@@ -440,7 +440,7 @@ def test_ports_that_cannot_be_used_are_left_out(project: Project, monkeypatch: p
 def test_a_port_that_is_taken_is_left_to_its_holder_and_that_is_said(project: Project) -> None:
     taken = {5100, 5101, 5200}
     plan = project.load(
-        "vite: npx vite\nb: run\nc: run\n".replace("npx", "npm exec"),
+        "vite: npx vite\nb: run $PORT\nc: run\n".replace("npx", "npm exec"),
         "process.c.port = 5102",
         machine={
             "is_free": lambda port: port not in taken,
@@ -679,7 +679,7 @@ def test_one_that_was_asked_for_does_not(project: Project, procfile: str, messag
 
 
 def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Project) -> None:
-    plan = project.load("a: run\nb: serve -p 5000\n")
+    plan = project.load("a: run $PORT\nb: serve -p 5000\n")
     assert ports_of(plan) == {"a": 5001, "b": 5100}
     assert notes_of(plan)[0] == "a: port 5000 is b's; it gets 5001"
 
@@ -921,7 +921,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
             "web: run\n",
             '[run]\nenv_files = ["none.env"]\n',
             "none.env: no such env file",
-            "Create it, or correct its name; it is looked for in the Procfile's folder.",
+            "Create it, or correct its name; it is looked for in the project's folder.",
         ),
     ],
 )
@@ -998,7 +998,7 @@ def test_processes_that_run_keep_their_ports(project: Project) -> None:
     """Whatever comes before them, and although they hold them themselves."""
     kept = {"api": 5000, "worker": 5101}
     running = {"kept": kept, "is_free": lambda port: port != 5100}
-    plan = project.load("new: run\napi: serve\nworker: work\nlast: run\n", machine=running)
+    plan = project.load("new: run $PORT\napi: serve\nworker: work\nlast: run\n", machine=running)
     assert ports_of(plan) == {"new": 5001, "api": 5000, "worker": 5101, "last": 5300}
     assert notes_of(plan) == ("new: port 5000 is api's; it gets 5001",)
 
@@ -1019,3 +1019,101 @@ def test_the_proxy_that_runs_stays_where_it_is_unless_it_is_told_where(project: 
     assert (proxy_of(plan).port, notes_of(plan)) == (8004, ())
     plan = project.load(TWO, 'proxy.listen = "127.0.0.1:9000"', machine=running)
     assert proxy_of(plan).port == 9000
+
+
+# --- The shell, and the folder that commands run in ---
+
+
+def test_a_word_of_bash_is_named_unless_bash_runs_it(project: Project) -> None:
+    for name in ("sh", "bash", "dash"):
+        project.program(name)
+    procfile = "web: source .env && run\n"
+    asked = '[run]\nshell = "dash"\n'
+    (note,) = [each for each in project.load(procfile, asked).notes if "source" in each.text]
+    assert note.text.endswith("Procfile:1: web: `source` is bash's, and dash runs the command")
+    assert note.hint == 'Write `. FILE`, or set shell = "bash" in [run] or [process.web].'
+    for enough in ('[run]\nshell = "bash -e"', asked + '[process.web]\nshell = "bash"'):
+        assert not any("source" in each.text for each in project.load(procfile, enough).notes)
+
+
+def test_a_command_is_run_by_its_shell(project: Project) -> None:
+    project.program("bash")
+    (web, api) = project.load("web: a && b\napi: run\n", '[process.web]\nshell = "bash -e"').processes
+    assert web.in_shell(web.command) == "exec bash -e -c 'a && b'"
+    assert api.in_shell(api.command) == "run"
+
+
+def test_a_shell_that_there_is_not_is_refused(project: Project) -> None:
+    text, _ = project.error("web: run\n", '[process.web]\nshell = "fish"')
+    assert text == "orchestra.toml:2: process.web.shell: there is no program fish"
+
+
+def test_a_root_is_the_folder_that_commands_run_in(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.root / "deploy").mkdir()
+    (project.root / "deploy" / "Procfile").write_text("web: run\nui: run\n")
+    (project.root / "deploy" / "orchestra.toml").write_text('[run]\nroot = ".."\n[process.ui]\ncwd = "ui"\n')
+    (project.root / ".env").write_text("A=1\n")
+    here = Machine(environ=project.environ)
+    by_setting = load(project.root / "deploy" / "Procfile", here)
+    monkeypatch.chdir(project.root / "ui")
+    by_option = load("../deploy/Procfile", here, overrides=Overrides(root=".."))
+    for plan in (by_setting, by_option):
+        web, ui = plan.processes
+        assert [plan.root, web.cwd, ui.cwd] == [project.root, project.root, project.root / "ui"]
+        assert web.env is not None
+        assert web.env["A"] == "1"
+        assert project.root / ".env" in plan.files
+        assert project.root / "deploy" / "orchestra.toml" in plan.files
+
+
+def test_a_procfile_is_looked_for_in_the_root(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.root / "Procfile").write_text("web: run\n")
+    monkeypatch.chdir(project.root / "ui")
+    plan = load(None, Machine(environ=project.environ), overrides=Overrides(root=".."))
+    assert (plan.procfile, plan.root) == (project.root / "ui" / ".." / "Procfile", project.root)
+
+
+def test_a_root_that_there_is_not_is_refused(project: Project) -> None:
+    text, _ = project.error("web: run\n", '[run]\nroot = "nowhere"', overrides=Overrides())
+    assert text == "orchestra.toml:2: run.root: there is no folder nowhere"
+
+
+# --- What is not there, and what is not asked for ---
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("python app.py --port 1", "app.py"),
+        ("cd ui && node --watch server.mjs", "ui/server.mjs"),
+        ("bash scripts/start.sh", "scripts/start.sh"),
+        ("python -m app", ""),
+        ("python -c x.py", ""),
+        ("true; make x.py; python x.py", ""),
+        ("python $APP.py", ""),
+        ("python manage.py runserver", ""),
+    ],
+)
+def test_a_script_that_does_not_exist_is_named(project: Project, command: str, missing: str) -> None:
+    project.program("bash")
+    notes = [each for each in notes_of(project.load(f"web: {command}\n")) if "there is no" in each]
+    assert [each.partition("there is no ")[2] for each in notes] == (
+        [f"{project.root}/{missing}"] if missing else []
+    )
+
+
+def test_nothing_is_said_of_the_port_of_a_process_that_does_not_ask_for_one(project: Project) -> None:
+    taken_ports = {"is_free": lambda port: port > 5100}
+    plan = project.load("web: serve --port $PORT\nworker: work\n", machine=taken_ports)
+    assert notes_of(plan)[0].endswith("it gets 5101")
+    assert not any("worker" in each for each in notes_of(plan))
+
+
+def test_path_without_braces_in_an_env_file_is_an_error_of_its_own(project: Project) -> None:
+    """Not one more about each program that is not found then."""
+    (project.root / ".env").write_text("A=1\nPATH=$PATH:./bin\n")
+    text, hint = project.error("web: cd ui && npm run dev\n")
+    assert (text, hint) == (".env:2: PATH: $PATH stays as it is written", "Write ${PATH}.")
+    (project.root / ".env").unlink()
+    text, hint = project.error("web: run\n", '[process.web.env]\nPATH = "./bin:$PATH"')
+    assert text == "orchestra.toml:2: process.web.env.PATH: variables are not expanded here"

@@ -24,12 +24,15 @@ PATH = Path("orchestra.toml")
 FULL = """
 [run]
 output = "plain"
+root = ".."
+shell = "bash"
 exit_on = "failure"
 base_port = 7000
 env_files = ["a.env"]
 install = false
 color = "never"
 timestamps = true
+keep_log = false
 
 [proxy]
 enabled = true
@@ -37,6 +40,7 @@ listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
 api_prefix = "/rest"
+backend_paths = ["/media"]
 backend_prefixes = ["/live"]
 frontend_paths = ["/x/"]
 fallback_methods = ["GET"]
@@ -59,6 +63,7 @@ editor = "code -g {file}:{line}"
 command = "run"
 app = "notes.app:app"
 cwd = "sub"
+shell = "bash"
 env = { A = "1" }
 port = 0
 instances = 2
@@ -82,6 +87,8 @@ watch = ["**/*.py"]
 ignore = ["generated/**"]
 before_restart = [{ command = "make", inputs = ["*.scss"] }]
 warm_spare = true
+autostart = false
+quiet = true
 """
 
 
@@ -117,7 +124,7 @@ def test_every_key_is_read() -> None:
         (
             "[zzz]\npages = 'all'\n",
             "1: zzz: no such setting",
-            "Known are: run, proxy, reload, process.",
+            "Known are: run, proxy, reload, dashboard, process.",
         ),
         ("[process.web]\nprot = 1", "2: process.web.prot: no such setting", "Did you mean port?"),
         (

@@ -20,7 +20,7 @@ import trio.testing
 from orchestra import ProcessPlan
 from orchestra.control import live, worker
 from orchestra.control.app import MAX_READERS
-from orchestra.events import ErrorShown, Frame, OutputLine, ReloadSent, State
+from orchestra.events import ErrorShown, Frame, OutputLine, ReloadSent, State, StateChanged
 from tests.control_kit import OWN_PAGE, Answer, BrowserPage, ask, controlled, read_head, until
 
 if TYPE_CHECKING:
@@ -133,6 +133,36 @@ async def test_a_reader_that_has_left_makes_room_for_another(tmp_path: Path) -> 
 
 
 # --- Pages ---
+
+
+@pytest.mark.parametrize(
+    ("order", "status", "done"),
+    [
+        ({"do": "restart", "processes": ["api"]}, 200, [("restart", "api")]),
+        ({"do": "stop", "processes": ["api", "db"]}, 200, [("stop", "api", ""), ("stop", "db", "")]),
+        ({"do": "signal", "processes": ["api"], "signal": 1}, 200, [("signal", "api", 1)]),
+        ({"do": "kill", "processes": ["api"]}, 200, [("signal", "api", 9), ("stop", "api", "")]),
+        ({"do": "send", "processes": ["api"], "text": "c\n"}, 200, [("send", "api", "c\n")]),
+        ({"do": "reload"}, 200, [("reload", "")]),
+        ({"do": "down"}, 200, [("stop", None, "asked to")]),
+        ({"do": "restart", "processes": ["nope"]}, 404, []),
+        ({"do": "explode"}, 400, []),
+        ({"do": "down", "more": 1}, 400, []),
+        ("down", 400, []),
+    ],
+)
+async def test_programs_of_this_user_give_orders(
+    order: object, status: int, done: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    async with controlled(tmp_path) as stage:
+        for name in ("api", "db"):
+            stage.states[name] = StateChanged(process=name, state=State.READY, previous=State.STARTING)
+        body = json.dumps(order).encode()
+        answer = await stage.ask("order", door="local", method="POST", body=body)
+        assert answer.status == status
+        assert (await stage.ask("order", method="POST", body=body, headers=OWN_PAGE)).status == 404
+        await until(lambda: len(stage.orders) >= len(done))
+        assert sorted(stage.orders, key=str) == sorted(done, key=str)
 
 
 async def test_a_page_is_greeted_and_reloaded_once(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_a_page_of_another_origin_may_use_nothing(name: str, sign: dict[bytes, b
     assert status(name, LOOPBACK, sign) == 403
 
 
+@pytest.mark.parametrize("name", ["order", "place"])
+def test_orders_and_environments_are_for_the_local_door_alone(name: str) -> None:
+    assert status(name, {}, door="local", method="POST") == 200
+    for headers in (LOOPBACK, LOOPBACK | OWN, LOOPBACK | OWN_ORIGIN, LAN, TUNNEL, EVIL):
+        assert status(name, headers, method="POST") == 404
+
+
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_a_program_may_ask_how_the_run_is(name: str) -> None:
     """A request with neither Sec-Fetch-Site nor Origin, such as curl's."""

@@ -158,7 +158,9 @@ async def test_a_full_disk_is_said_in_words() -> None:
         failure = await failure_of(writer, lambda: write(writer, b"x"))
     finally:
         os.close(full)
-    assert str(failure) == "standard output cannot be written to: No space left on device"
+    assert (
+        str(failure) == "standard output cannot be written to, and is not complete: No space left on device"
+    )
 
 
 async def test_in_a_hurry_the_reader_is_not_waited_for(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:

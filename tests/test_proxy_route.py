@@ -13,25 +13,24 @@ from orchestra.control.pages import page_of
 from orchestra.errors import UpstreamError
 from orchestra.events import State, StateChanged
 from orchestra.proxy.head import ResponseHead
+from orchestra.proxy.request import is_asset, is_navigation, is_websocket
 from orchestra.proxy.route import (
     Answer,
     Ask,
     Availability,
     Fail,
     Route,
-    Router,
     Signal,
     Unavailable,
     availability,
-    is_asset,
-    is_navigation,
-    is_websocket,
 )
+from orchestra.proxy.rules import Router
 from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:
     from orchestra.proxy.head import Headers, RequestHead
-    from orchestra.proxy.route import Step, WebSocketRoute
+    from orchestra.proxy.route import Step
+    from orchestra.proxy.rules import WebSocketRoute
 
 READY, HOLD, FAIL, ABSENT = Availability
 PLAN = ProxyPlan(
@@ -286,7 +285,9 @@ def fallen_back(request_head: RequestHead) -> Route:
         (FALLS, ResponseHead.of(200, HTML), False),
         (NAVIGATION, ResponseHead.of(200, HTML), True),
         (NAVIGATION, ResponseHead.of(302, []), True),
-        (NAVIGATION, ResponseHead.of(404, HTML), False),
+        (NAVIGATION, ResponseHead.of(404, HTML), True),
+        (NAVIGATION, ResponseHead.of(404, JSON), False),
+        (FALLS, ResponseHead.of(404, HTML), False),
         (NAVIGATION, ResponseHead.of(405, []), False),
         (NAVIGATION, ResponseHead.of(501, []), False),
     ],
@@ -353,23 +354,13 @@ def test_an_asset_is_asked_of_what_is_ready_first(
         (ResponseHead.of(200, HTML), False),
         (ResponseHead.of(302, []), False),
         (ResponseHead.of(404, []), False),
-        (ResponseHead.of(500, JS), False),
+        (ResponseHead.of(500, JS), True),
+        (ResponseHead.of(504, [], b"Outdated Optimize Dep"), True),
     ],
 )
 def test_what_counts_while_the_backend_cannot_be_asked(answer: ResponseHead, *, counts: bool) -> None:
-    step = begin(ASSET, backend=HOLD)[0].next(answer)
+    step = begin(ASSET, Router(PLAN), backend=HOLD)[0].next(answer)
     assert step == (Answer("asset, backend not ready") if counts else Ask(side="backend"))
-
-
-def test_only_so_many_assets_are_remembered() -> None:
-    router = Router(PLAN, memory=3)
-    modules = [head(b"/%d.js" % number) for number in range(4)]
-    for module in modules:
-        route, _ = begin(module, router)
-        route.next(NOT_FOUND)
-        route.next(ResponseHead.of(200, JS))
-    sides = [step.side for _, step in (begin(module, router) for module in modules) if isinstance(step, Ask)]
-    assert sides == ["backend", "frontend", "frontend", "frontend"]
 
 
 @pytest.mark.parametrize(

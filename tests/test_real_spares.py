@@ -1,4 +1,4 @@
-"""The warm spare: an interpreter that has imported the packages, and serves when it is told to."""
+"""The spare: an interpreter that has imported the packages, and serves when it is told to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import trio
 
@@ -54,14 +55,17 @@ async def serving(root: Path, settings: str = SETTINGS) -> AsyncIterator[tuple[S
         await supervisor.stop()
 
 
-async def spare_of(supervisor: Supervisor) -> int:
-    """The spare's pid, as soon as there is one."""
+async def spare_of(supervisor: Supervisor, touched: Path | None = None) -> int:
+    """The spare's pid, as soon as there is one; a file is touched until then."""
     with trio.fail_after(PATIENCE):
         while True:
             pid = supervisor.snapshot()["api"].pid
-            found = [each.pid for each in marked(supervisor._run.id) if each.pid != pid]
-            if found:
-                return found[0]
+            for each in marked(supervisor._run.id):
+                with suppress(psutil.Error):
+                    if each.pid != pid and ":" not in each.environ()["ORCHESTRA_PROCESS"]:
+                        return each.pid
+            if touched is not None:
+                touched.touch()
             await trio.sleep(0.05)
 
 
@@ -94,6 +98,35 @@ async def test_a_mended_program_is_served_by_the_spare(tmp_path: Path) -> None:
         with trio.fail_after(PATIENCE):
             assert (await recorder.until_state("api", State.READY, restarts=2)).pid == spare
         assert await text_of(supervisor) == "mended"
+
+
+async def test_a_touched_file_has_a_spare_get_ready(tmp_path: Path) -> None:
+    """It is spawned before it is known what has changed, for a broken program, too."""
+    settings = """
+        [process.api]
+        app = "notes:app"
+        restart = "never"
+        before_restart = [{ command = "until rm go 2> /dev/null; do sleep 0.05; done" }]
+    """
+    (tmp_path / "orchestra.toml").write_text(settings)
+    (tmp_path / "notes.py").write_text(APP % "old")
+    plan = load(tmp_path / "orchestra.toml", overrides=Overrides(listen="127.0.0.1:0"))
+    supervisor = Supervisor(plan, is_kept_open="always", reloads=True)
+    recorder = Recorder(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready(["api"], timeout=PATIENCE)
+        for restarts, source in enumerate((APP % "new", "def (\n", APP % "mended"), start=1):
+            state = State.READY if "app" in source else State.FAILED
+            (tmp_path / "notes.py").write_text(source)
+            spare = await spare_of(supervisor, tmp_path / "notes.py")
+            (tmp_path / "go").touch()
+            with trio.fail_after(PATIENCE):
+                told = await recorder.until_state("api", state, restarts=restarts)
+            assert state is State.FAILED or told.pid == spare
+        assert await text_of(supervisor) == "mended"
+        await supervisor.stop()
+    assert marked(supervisor._run.id) == []
 
 
 async def test_to_stop_a_process_is_to_end_its_spare(tmp_path: Path) -> None:

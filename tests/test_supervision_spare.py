@@ -27,8 +27,8 @@ async def unheard(*_: object) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def waiting(run: Run, plan: ProcessPlan) -> Interpreter:
-    spare = Interpreter(plan, run, env=ENV, on_output=unheard)
+def waiting(run: Run, plan: ProcessPlan, **more: float) -> Interpreter:
+    spare = Interpreter(plan, run, env=ENV, on_output=unheard, **more)
     run.nursery.start_soon(spare.run, ["package"])
     return spare
 
@@ -39,11 +39,14 @@ def plan(tmp_path: Path) -> ProcessPlan:
 
 
 @pytest.mark.ceiling(1000)
-async def test_a_spare_is_not_kept_for_ever(plan: ProcessPlan, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("patience", "kept"), [({}, 599), ({"patience": 10}, 9)])
+async def test_a_spare_is_not_kept_for_ever(
+    plan: ProcessPlan, patience: dict[str, float], kept: float, autojump_clock: MockClock
+) -> None:
     world = World()
     async with running_processes(world, plan) as (run, _):
-        spare = waiting(run, plan)
-        await trio.sleep(599)
+        spare = waiting(run, plan, **patience)
+        await trio.sleep(kept)
         assert spare.is_there
         await trio.sleep(2)
         await spare.until_gone()

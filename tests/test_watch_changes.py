@@ -32,7 +32,8 @@ def interest(root: Path, *patterns: str) -> dict[str, Interest]:
 
 def told(root: Path, notify: Notify, *patterns: str, stop: threading.Event | None = None) -> Iterator[Batch]:
     found = interest(root, *patterns)
-    return batches(found, since=time.time() + 100, stop=stop or threading.Event(), notify=notify)
+    every = batches(found, since=time.time() + 100, stop=stop or threading.Event(), notify=notify)
+    return (each for each in every if not each.expected)
 
 
 def names(batch: Batch) -> list[str]:
@@ -64,6 +65,8 @@ class Touches:
                     path.write_text(str(len(self.asked)) + str(time.monotonic_ns()))
                     touched |= {str(path), str(path.parent)} - {str(self.root)}
             yield touched
+            if touched:
+                yield set()
         stop.set()
 
 
@@ -72,6 +75,42 @@ def test_new_folders_are_watched_and_nothing_in_them_is_missed(tmp_path: Path) -
     touches = Touches(root, [], ["a.py"], ["new/b.py"], [], ["c.py"])
     assert [names(each) for each in told(root, touches)] == [[], ["a.py"], ["b.py"], ["c.py"]]
     assert touches.asked == [{"."}, {".", "new"}]
+
+
+def test_a_change_is_expected_before_it_is_told(tmp_path: Path) -> None:
+    """Of each burst once, and of what matters; whether anything has changed is not known yet."""
+    root = tmp_path.resolve()
+    (root / "a.py").write_text("1")
+
+    def notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        assert folders == {str(root)}
+        a, b, other = (str(root / name) for name in ("a.py", "b.py", "other.txt"))
+        yield set()
+        yield {a, other}
+        yield {b}
+        yield set()
+        (root / "a.py").write_text("2")
+        yield {a}
+        yield set()
+        yield set()
+        stop.set()
+
+    found = batches(interest(root), since=time.time() + 100, stop=threading.Event(), notify=notify)
+    told = [[(list(each.expected), names(each))] for each in found if each.expected or each.changes]
+    assert told == [[(["api"], [])], [(["api"], [])], [([], ["a.py"])]]
+
+
+def test_a_burst_that_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestra.watch.changes._LONGEST_BURST", 0.0)
+    root = tmp_path.resolve()
+
+    def notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        assert folders == {str(root)}
+        (root / "a.py").write_text("1")
+        yield {str(root / "a.py")}
+        stop.set()
+
+    assert [names(each) for each in told(root, notify)] == [[], ["a.py"]]
 
 
 def test_what_was_saved_before_the_watching_began_is_found(tmp_path: Path) -> None:
@@ -142,11 +181,12 @@ async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
     threads = threading.active_count()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                lambda: watch(
-                    interest(root), since=time.time() + 100, tell=lambda each: send.send_nowait(names(each))
-                )
-            )
+
+            def tell(batch: Batch) -> None:
+                if not batch.expected:
+                    send.send_nowait(names(batch))
+
+            nursery.start_soon(lambda: watch(interest(root), since=time.time() + 100, tell=tell))
             assert await receive.receive() == []
             (root / "a.py").write_text("2")
             assert await receive.receive() == ["a.py"]

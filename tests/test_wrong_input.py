@@ -291,7 +291,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             ["run", "-e", "x.env"],
             (
                 "error: x.env: no such env file\n"
-                " hint: Create it, or correct its name; it is looked for in the Procfile's folder.\n"
+                " hint: Create it, or correct its name; it is looked for in the project's folder.\n"
             ),
             id="an-env-file-that-is-missing",
         ),
@@ -438,7 +438,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             ["run"],
             (
                 "error: orchestra.toml:2: process.web.ready: 'udp' is not a valid check\n"
-                ' hint: It can be "tcp", "http", "http:/path", "http:/path=204", "log:REGEX", "exec:COMMAND" or "delay:2".\n'
+                ' hint: It can be "tcp", "tcp:PORT", "tcp:HOST:PORT", "http", "http:/path", "http:/path=204", "http://HOST:PORT/path", "log:REGEX", "exec:COMMAND" or "delay:2".\n'
             ),
             id="a-check-that-is-none",
         ),
@@ -461,13 +461,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="an-unknown-upstream",
         ),
         pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'https://x'\n"},
+            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'ftp://x'\n"},
             ["run"],
             (
-                "error: orchestra.toml:2: proxy.backend: an upstream cannot be asked by https, only by http\n"
-                " hint: Write http://HOST:PORT, such as http://127.0.0.1:5173.\n"
+                "error: orchestra.toml:2: proxy.backend: an upstream cannot be asked by ftp, only by http and https\n"
+                " hint: Write http://HOST:PORT, https://HOST:PORT, or unix:PATH.\n"
             ),
-            id="an-upstream-with-https",
+            id="an-upstream-with-ftp",
         ),
         pytest.param(
             {"Procfile": WEB + "ui: npm run dev\n", "package.json": "{,}"},

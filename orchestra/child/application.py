@@ -6,8 +6,8 @@ it, which are looked up when it serves. The application is looked for in the cur
 line that begins with PLACE, where it stands. What is wrong with the project is left to Python: a traceback,
 without our own frames.
 
-A process with a warm spare has a socket to orchestra, whose descriptor ``ORCHESTRA_CONTROL`` tells. Each
-message is one line of JSON:
+It has a socket to orchestra, whose descriptor ``ORCHESTRA_CONTROL`` tells: orchestra may spawn it before it
+is to serve, as a spare for the next restart. Each message is one line of JSON:
 
 1. from orchestra, the names of modules. Those of installed packages are imported, the project's never: they
    would be out of date when they are needed. An import that fails is left to the project.
@@ -208,7 +208,7 @@ def never_empty(application: Any) -> Callable[..., Iterator[bytes]]:
     return call
 
 
-# --- The warm spare ---
+# --- The spare ---
 
 
 class Installed:

@@ -10,6 +10,9 @@ nothing: the run matters more than its log.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,10 +33,12 @@ class LogFile:
         path: The newest file.
         max_bytes: No file becomes larger, unless a single line is.
         backups: How many older ones are kept; with none, the full file is emptied.
+        mode: The permissions of new files, but for what the umask forbids.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, mode: int = 0o666) -> None:
         self._path = path
+        self._mode = mode
         self._max_bytes = max_bytes
         self._backups = backups
         self._file: BufferedWriter | None = None
@@ -47,16 +52,19 @@ class LogFile:
         """Append lines.
 
         Raises:
-            OSError: It cannot be written to; the first time only.
+            OSError: It cannot be written to; the first time only. It names the file.
         """
-        data = [f"{line}\n".encode("utf-8", "replace") for line in lines]
+        await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
+
+    async def append(self, lines: Sequence[bytes]) -> None:
+        """Append lines with their line ends; see `write`."""
         async with self._lock:  # two streams of one process
             if not self._is_broken:
                 try:
-                    await trio.to_thread.run_sync(self._append, data)
-                except OSError:
+                    await trio.to_thread.run_sync(self._append, lines)
+                except OSError as exc:
                     self._is_broken = True
-                    raise
+                    raise OSError(exc.errno, exc.strerror, str(exc.filename or self._path)) from exc
 
     async def aclose(self) -> None:
         """Close the file when what is being written has been."""
@@ -86,7 +94,7 @@ class LogFile:
     def _open(self) -> BufferedWriter:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
+            self._file = os.fdopen(_opened(self._path, self._mode), "ab")
         return self._file
 
     def _rotate(self) -> None:
@@ -99,3 +107,18 @@ class LogFile:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+
+
+def _opened(path: Path, mode: int) -> int:
+    """Open a file to append to it.
+
+    Raises:
+        OSError: That failed, or it is a pipe: that would wait for its reader, and so would the run.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, mode)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISCHR(kind):
+        os.set_blocking(descriptor, True)
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is a pipe, not a file", str(path))

@@ -2,8 +2,9 @@
 
 Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
 a second, and at once when something listens at the expected port; each scan is followed by at most one
-question. Commands are run at the same pace. Lines are handed in as they are written. A check that has passed
-is not asked again; the process is ready when all have passed.
+question. A line that names the port is a sign that something listens there. Commands are run at the same
+pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
+ready when all have passed.
 
 `in_words` tells at any time what is still missing, for the user that waits.
 
@@ -102,6 +103,7 @@ class Readiness:
         self.listening: Address | None = None
         self.sees_no_socket = False
         self.missing: dict[Check, str] = {}
+        self._port_named = trio.Event()  # in the newest lines
         self._seen = {each: trio.Event() for each in self.checks if isinstance(each, LogCheck)}
 
     def __repr__(self) -> str:
@@ -113,6 +115,9 @@ class Readiness:
 
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
+        if self._port is not None and any(f":{self._port}" in line for line in lines):
+            self._port_named.set()
+            self._port_named = trio.Event()
         for check, event in self._seen.items():
             if not event.is_set() and any(map(check.pattern.search, lines)):
                 event.set()
@@ -162,7 +167,12 @@ class Readiness:
         del self.missing[check]
 
     async def _ask_sockets(self, check: TcpCheck | HttpCheck, leader: int, scanner: SocketScanner) -> None:
-        newest_sockets = scanner.looking_at(leader, self._port)
+        newest_sockets = scanner.looking_at(
+            leader,
+            self._port,
+            is_certain=self._listens_as_told,
+            until_hint=self._until_port_named,
+        )
         unfit: set[Address] = set()
         # Frontends that render on the server have unix sockets for themselves.
         wants_unix = self._plan.role is not Role.FRONTEND
@@ -189,9 +199,16 @@ class Readiness:
                     self.listening = unseen.at
                     return
 
+    async def _until_port_named(self) -> None:
+        await self._port_named.wait()
+
+    @property
+    def _listens_as_told(self) -> bool:
+        return self._plan.app is not None  # our own server does
+
     async def _is_own(self, socket: Address, leader: int) -> bool:
-        if self._plan.app is not None and socket.port == self._port:
-            return True  # our own server listens where it is told to
+        if self._listens_as_told and socket.port == self._port:
+            return True
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 
     async def _ask_address(self, check: TcpCheck | HttpCheck, at: Address) -> None:
@@ -221,4 +238,6 @@ class Readiness:
         return probe.Answer(await self._probe.tcp_answer(at), seen_at)
 
     async def _run(self, check: ExecCheck) -> str:
-        return await self._probe.exec_answer(check.command, cwd=self._plan.cwd, env=self._env)
+        return await self._probe.exec_answer(
+            self._plan.in_shell(check.command), cwd=self._plan.cwd, env=self._env
+        )

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import sys
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -206,20 +207,31 @@ class SocketScanner:
     def __init__(self) -> None:
         self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
 
-    def looking_at(self, leader: int, port: int | None = None) -> Callable[[], Awaitable[frozenset[Address]]]:
+    def looking_at(
+        self,
+        leader: int,
+        port: int | None = None,
+        *,
+        is_certain: bool = False,
+        until_hint: Callable[[], Awaitable[object]] = trio.sleep_forever,
+    ) -> Callable[[], Awaitable[frozenset[Address]]]:
         """Give what looks for the sockets of a tree when it is awaited: often at first, then less so.
 
         Args:
             leader: The pid of the tree's first process.
             port: Where its server is expected: as soon as that accepts a connection, it is looked for.
+            is_certain: It listens there or nowhere: no scan has to look for it elsewhere.
+            until_hint: Waits for a sign that it does.
         """
         pause = _FIRST_PAUSE
 
         async def newest() -> frozenset[Address]:
             nonlocal pause, port
             expected = None
-            with trio.move_on_after(pause):
-                await _until_open(port, interval=pause / _TRIES)
+            is_awaited = is_certain and port is not None
+            with trio.move_on_after(inf if is_awaited else pause):
+                interval = pause if is_awaited else pause / _TRIES
+                await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
             pause = min(pause * 1.2, _LONGEST_PAUSE)
             if expected is not None:
@@ -232,13 +244,16 @@ class SocketScanner:
         return newest
 
 
-async def _until_open(port: int | None, *, interval: float) -> None:
+async def _until_open(
+    port: int | None, *, interval: float, until_hint: Callable[[], Awaitable[object]]
+) -> None:
     """Wait until something accepts a connection at `port`; for ever if there is none."""
     while port is not None:
         for host in LOOPBACK:
             if not await probe.tcp_answer(Address(host, port)):
                 return
-        await trio.sleep(interval)
+        with trio.move_on_after(interval):
+            await until_hint()
     await trio.sleep_forever()
 
 

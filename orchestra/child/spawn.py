@@ -202,6 +202,7 @@ class Child:
             self.family.signal(signal.SIGKILL)
             await self._process.wait()
             await self._families.until_gone(self.family)
+            self.is_gone = True
 
 
 async def run_child(
@@ -258,7 +259,7 @@ async def run_child(
         with trio.move_on_after(_AFTER_KILL, shield=True):
             await child._kill_now()  # noqa: SLF001
         output.close()
-        if guard is not None:
+        if guard is not None and child.is_gone:
             guard.emptied(child.family)
     return Exit.from_returncode(-signal.SIGKILL if process.returncode is None else process.returncode)
 

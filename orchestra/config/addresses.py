@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from orchestra.config.environment import mentions_port
 from orchestra.config.plan import Note
 from orchestra.errors import ConfigError, port_taken
 
@@ -175,6 +176,12 @@ def settle_address(
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
 
 
+def _asks_for_port(process: Draft) -> bool:
+    """Whether it is known to take the port that it is given; Vite does not ask for it."""
+    is_told = mentions_port(process.command) or process.reading.serves or process.settings.app is not None
+    return bool(is_told) and not process.reading.why
+
+
 def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
     """The process that takes a port whatever it is told."""
     return next((each for each in processes if port in each.reading.ports), None)
@@ -274,7 +281,7 @@ class Ports(Struct, kw_only=True):
                     if each.instances:
                         text = f"no port is left for {name}: they begin at {base}, {PORTS_A_PROCESS} each"
                         problems.add(ConfigError(text, hint="Begin lower: --base-port 5000."))
-                elif port != usual and each.instances and not each.reading.why:  # Vite does not ask for PORT
+                elif port != usual and each.instances and _asks_for_port(each):
                     notes.append(Note(f"{name}: {reason}; it gets {port}"))
         return notes
 

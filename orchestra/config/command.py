@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,8 @@ _OPERATOR = re.compile(r"[;&|()]+")
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 # What the shell decides when it runs.
+_INTERPRETER = re.compile(r"python(\d(\.\d+)?)?|node(js)?|(ba|da|k|z)?sh")
+_SCRIPT = re.compile(r".*\.(py|m?js|cjs|m?ts|sh)")
 _UNKNOWN = re.compile(r"[$`*?~]")
 # Programs that run the command behind them. `cd` and the like come before a command and change nothing.
 # fmt: off
@@ -58,6 +60,9 @@ _NOT_PROGRAMS = _HARMLESS | {
 }
 # fmt: on
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
+# Managers whose `run` is for scripts alone: that of the others runs programs and files, too.
+_RUN_SCRIPTS_ONLY = frozenset({"npm", "pnpm"})
+_SCRIPT_MAY_BE_MISSING = frozenset({"--if-present", "--recursive", "--workspaces", "-r", "-ws"})
 _RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}  # as `exec` of that manager
 # What has to be on `PATH` for a program, itself included.
 _NEEDS = {
@@ -107,6 +112,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         missing: A folder that it changes to and that does not exist.
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.
         program_cwd: Where its first program is called, sure or not; ``None``: that is not known.
+        script: The file that this program is told to execute: ``manage.py``.
         is_launched: Whether that is a tool that keeps the environment of its project: ``uv run``.
         serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
         reloader: What makes its program reload itself when a file changes, if anything is known to.
@@ -121,6 +127,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     missing: Path | None = None
     program: str = ""
     program_cwd: Path | None = None
+    script: Path | None = None
     is_launched: bool = False
     serves: str = ""
     reloader: Reloader | None = None
@@ -228,6 +235,7 @@ class _Walk:
                 is_program = is_sure and keeps_path and is_clear and words[0] not in _NOT_PROGRAMS
                 launched = words[0].rpartition("/")[2] in _LAUNCHERS
                 self.set(program=words[0] if is_program else "", program_cwd=cwd, is_launched=launched)
+                self.set(script=_script_file(words, cwd))
             self.is_first = False
             if is_clear:
                 self.program(words[0].rpartition("/")[2], words[1:], cwd)
@@ -297,8 +305,8 @@ class _Walk:
         self.uses(manager, cwd)
         match words:
             case [("run" | "run-script"), name, *rest]:
-                if manager == "npm" and not {"--if-present", "-ws", "--workspaces"} & dict(options).keys():
-                    self.refuse_missing_script(name, cwd)
+                if manager in _RUN_SCRIPTS_ONLY and not _SCRIPT_MAY_BE_MISSING & dict(options).keys():
+                    self.refuse_missing_script(manager, name, cwd)
                 self.script(name, rest, cwd, is_npm=manager == "npm")
             case [("exec" | "x" | "dlx"), *program]:
                 call = next((value for option, value in options if option in _CALL_OPTIONS), None)
@@ -313,14 +321,14 @@ class _Walk:
             case [name, *rest] if manager != "npm" or name == "start":
                 self.script(name, rest, cwd, is_npm=manager == "npm")
 
-    def refuse_missing_script(self, name: str, cwd: Path | None) -> None:
-        """Take note if npm is certain to find no such script: it looks in all folders above, too."""
-        if self.found.get("program") != "npm" or self.scripts or cwd is None or not is_folder(cwd):
+    def refuse_missing_script(self, manager: str, name: str, cwd: Path | None) -> None:
+        """Take note if a manager is certain to find no such script: it looks in all folders above, too."""
+        if self.found.get("program") != manager or self.scripts or cwd is None or not is_folder(cwd):
             return
         folder = package_folder(cwd, Path(cwd.anchor))
         if folder is None:
             hint = "Correct the command, or create one: npm create vite."
-            text = f"npm run {name}: there is no package.json"
+            text = f"{manager} run {name}: there is no package.json"
             self.set(fault=ConfigError(text, path=cwd / "package.json", hint=hint))
         elif name not in (scripts := scripts_of(folder)):
             path, hint = folder / "package.json", f"There are: {', '.join(scripts) or 'none'}."
@@ -381,6 +389,15 @@ def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
         return
     if words:
         yield words, ""
+
+
+def _script_file(words: Sequence[str], cwd: Path | None) -> Path | None:
+    """The file that an interpreter is told to execute, if it is its first word."""
+    if cwd is None or not _INTERPRETER.fullmatch(words[0].rpartition("/")[2]):
+        return None
+    options = [*takewhile(lambda each: each.startswith("-"), words[1:])]
+    first = "" if {"-c", "-e", "-m"} & {*options} else next(iter(words[1 + len(options) :]), "")
+    return cwd / first if _SCRIPT.fullmatch(first) and not _UNKNOWN.search(first) else None
 
 
 def _shell_script(words: Sequence[str]) -> str | None:

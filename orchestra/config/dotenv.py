@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["merge", "parse"]
 
+# A variable as a shell expands it; python-dotenv expands it in braces only.
+_BARE = re.compile(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -46,7 +48,7 @@ def merge(
             if text is not None:
                 merged.update(parse(text, path, problems, over=merged))
             elif is_needed:
-                hint = "Create it, or correct its name; it is looked for in the Procfile's folder."
+                hint = "Create it, or correct its name; it is looked for in the project's folder."
                 raise ConfigError("no such env file", path=path, hint=hint)
     return merged
 
@@ -72,6 +74,10 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
             key, value = _checked(binding, path)
             if key is not None:
                 seen = {**over, **found}
+                if (error := _unexpanded(binding, path, seen)) is not None:
+                    # The program search goes on with what was meant.
+                    value = value.replace("$PATH", "${PATH}") if key == "PATH" else value
+                    (problems.add if key == "PATH" else problems.warn)(error)
                 found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
     return found
 
@@ -95,6 +101,17 @@ def _checked(binding: Binding, path: Path) -> tuple[str | None, str]:
         character = "=" if "=" in key else "NUL"
         raise wrong(f"{key!r}: no variable can have {character} in it", "Delete that character.")
     return key, value
+
+
+def _unexpanded(binding: Binding, path: Path, seen: Mapping[str, str]) -> ConfigError | None:
+    """Say it if a value names a variable without braces, which stays as it is written."""
+    written = binding.original.string.partition("=")[2].lstrip()
+    names = _BARE.findall(binding.value or "")
+    name = next((each for each in names if each in seen or each == binding.key), None)
+    if name is None or written.startswith("'"):
+        return None
+    text = f"{binding.key}: ${name} stays as it is written"
+    return ConfigError(text, path=path, line=_line_of(binding), hint=f"Write ${{{name}}}.")
 
 
 def _line_of(binding: Binding) -> int:

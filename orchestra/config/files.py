@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from orchestra.errors import ConfigError, ConfigErrors
+from orchestra.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,10 @@ def subfolders(folder: Path) -> list[Path]:
         return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     except OSError:
         return []
+
+
+# Seconds for a password manager to write the pipe that it has in place of a file.
+_PIPE_TIMEOUT = 10.0
 
 
 class Problems(Struct):
@@ -112,7 +117,7 @@ def read_text(path: Path, kind: str, *, if_folder: str = "Name a file in it.") -
         ConfigError: It is a folder, cannot be read, or is not UTF-8 (with line and column of the bad byte).
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, within=_PIPE_TIMEOUT)
     except FileNotFoundError:
         return None
     except IsADirectoryError as exc:

@@ -14,6 +14,7 @@ Looking at files is all that happens here. Not here: starting, binding, printing
 
 from __future__ import annotations
 
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -65,6 +66,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     """Options of the command line; what is set beats the settings.
 
     Attributes:
+        root: The project's folder, in which commands run; ``None``: what the settings say.
         listen: The proxy's address, see `parse_listen`.
         no_proxy: Run the processes alone.
         base_port: The first process's port.
@@ -73,8 +75,10 @@ class Overrides(Struct, frozen=True, kw_only=True):
         exit_on: What ends it.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
+        quiet: The processes whose lines are not shown.
     """
 
+    root: str | Path | None = None
     listen: str | None = None
     no_proxy: bool = False
     base_port: int | None = None
@@ -83,6 +87,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     exit_on: str | None = None
     no_reload: bool = False
     formation: str | None = None
+    quiet: tuple[str, ...] = ()
 
 
 def load(
@@ -116,8 +121,8 @@ def examine(
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
     Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder, or, if it has
-            neither, the settings in it, if they define a process.
+        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the root that the options name,
+            else in the current folder, or, if that has neither, the settings in it, if they define a process.
         machine: What only the machine knows.
         only: The processes to run; none means all.
         left_out: The processes not to run.
@@ -141,25 +146,41 @@ class _Reader:
         self.machine = machine
         self.overrides = overrides
         self.problems = Problems()
-        self.file = toml.find(Path() if path is None else path.parent, self.problems)
+        asked = None if overrides.root is None else Path(overrides.root)
+        beside = path.parent if path is not None else asked or Path()
+        self.file = toml.find(beside, self.problems)
         self.settings = self.file.settings
         self.notes = self.file.notes
         defines = bool(self.settings.process)
         try:
-            self.path = path or procfiles.find(Path(), otherwise=self.file.path if defines else None)
+            self.path = path or procfiles.find(beside, otherwise=self.file.path if defines else None)
         except ConfigError:
             self.problems.raise_all()  # the settings that could not be read may define a process
             raise
-        self.root = self.path.absolute().parent
+        self.folder = asked or self.path.parent / (self.settings.run.root or "")
+        self.root = Path(normpath(self.folder.absolute()))
+        if not is_folder(self.root):
+            self._refuse_root()
         entries: tuple[procfiles.Entry, ...] = ()
         if self.path != self.file.path:
             entries = procfiles.read(self.path, self.problems, may_be_empty=defines)
-        self.processes = select.gather(self.path, entries, self.file)
+        self.processes = select.gather(self.path, entries, self.file, root=self.root)
+
+    def _refuse_root(self) -> None:
+        text, hint = f"there is no folder {self.root}", "Create it, or name another one."
+        if self.overrides.root is None:
+            self.file.refuse(("run", "root"), text, hint=hint)
+        else:
+            self.problems.add(ConfigError(f"--root: {text}", hint=hint))
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
+        for name in self.overrides.quiet:
+            if name not in counts:
+                hint = toml.did_you_mean(name, [*counts])
+                self.problems.add(ConfigError(f"there is no process {name}", path=self.path, hint=hint))
         select.choose(self.processes, self.path, self.problems, only=only, left_out=left_out, counts=counts)
         self.chosen = [each for each in self.processes if each.instances]
 
@@ -167,18 +188,18 @@ class _Reader:
         """Lay env files, and what each process has of its own, over the system's environment."""
         named = self.overrides.env_files or self.settings.run.env_files
         names, are_needed = ([".env"], False) if named is None else (named, True)
-        files = [(self.path.parent / name, are_needed) for name in names]
+        files = [(self.folder / name, are_needed) for name in names]
         self.env_files = [self.root / name for name in names]
         self.env = dotenv.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
-            each.env = {**self.env, **each.settings.env}
+            each.env = {**self.env, **each.own_variables}
 
     def read_commands(self) -> None:
         """Find out what each command does, with which tools, what it fails by, and which ports it takes."""
         for each in self.chosen:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
-            else:
+            elif each.cwd != self.root:
                 each.refuse("cwd", f"there is no folder {each.cwd}", hint="Create it, or correct cwd.")
             if each.settings.app is not None:
                 each.reading = replace(each.reading, serves=f"hypercorn {each.settings.app}")
@@ -196,6 +217,7 @@ class _Reader:
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
             self.notes += programs.check(each, self.root, scripts=self.machine.scripts)
+            programs.check_shell(each, self.shell_of(each))
 
     # --- The proxy, and what takes part in it ---
 
@@ -264,7 +286,10 @@ class _Reader:
         host, port = address or addresses.DEFAULT_LISTEN
         candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
-            **{**_shared(table, ProxyPolicy), "api_prefix": table.api_prefix.rstrip("/") or "/"},
+            **{
+                **_shared(table, ProxyPolicy),
+                "api_prefix": table.api_prefix and (table.api_prefix.rstrip("/") or "/"),
+            },
             host=host,
             port=port,
             may_move=may_move,
@@ -320,10 +345,14 @@ class _Reader:
             reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),
             dashboard=self.settings.dashboard,
             procfile=self.path.absolute(),
-            files=(
-                self.path.absolute(),
-                *(self.root / name for name in (toml.OWN_FILE, toml.SHARED_FILE)),
-                *self.env_files,
+            folder=self.root,
+            files=tuple(
+                Path(normpath(each))
+                for each in (
+                    self.path.absolute(),
+                    *(self.path.absolute().parent / name for name in (toml.OWN_FILE, toml.SHARED_FILE)),
+                    *self.env_files,
+                )
             ),
             notes=tuple(self.notes),
         )
@@ -360,8 +389,10 @@ class _Reader:
             **{
                 **_shared(process.settings, ProcessPolicy),
                 "autostart": process.autostart,
+                "quiet": process.settings.quiet or process.name in self.overrides.quiet,
                 "ready": process.ready,
                 "log_file": log_file,
+                "shell": self.shell_of(process),
             },
             name=name,
             command=process.command,
@@ -384,6 +415,10 @@ class _Reader:
             program=process.program,
             depends_on=tuple(depends_on),
         )
+
+    def shell_of(self, process: Draft) -> str | None:
+        """Give what runs a process's command."""
+        return process.settings.shell or self.settings.run.shell
 
     def exit_on(self, names: Sequence[str]) -> str:
         """Give what ends the run."""

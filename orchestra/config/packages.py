@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from orchestra.config.files import is_file, is_folder, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
+from orchestra.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +113,7 @@ def workspace(name: str, cwd: Path, root: Path) -> Path | None:
 
 def _read(path: Path) -> _Json | ConfigError:
     try:
-        data: object = json.loads(path.read_bytes().decode("utf-8-sig"))
+        data: object = json.loads(read_file(path).decode("utf-8-sig"))
     except json.JSONDecodeError as exc:
         hint = f"Look at column {exc.colno}; JSON has neither comments nor commas at the end."
         return ConfigError(f"not JSON: {exc.msg}", path=path, line=exc.lineno, hint=hint)

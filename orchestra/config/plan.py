@@ -6,6 +6,7 @@ from them (`orchestra.config.schema`), defaults and types included; what is deci
 Nothing in a plan is looked up again later: what is not in it does not happen.
 """
 
+import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,7 @@ from msgspec import Struct, field
 
 from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import (
+    API_PREFIX,
     VITE_PATHS,
     DashboardSettings,
     ProcessPolicy,
@@ -96,7 +98,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
 
     Attributes:
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
-        command: Given to ``/bin/sh -c``.
+        command: Given to its shell, by default ``/bin/sh -c``.
         app: The application that `load` has made the command for; only with one is there a warm spare.
         cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
@@ -135,6 +137,12 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
     def is_awaited(self) -> bool:
         """Whether it is not up before it is ready; an undecided one may never be, and is up as it is."""
         return self.ready is not None and (self.role is not Role.UNDECIDED or self.ready != IMPLIED_READY)
+
+    def in_shell(self, command: str) -> str:
+        """Give a command of this process, for ``/bin/sh -c``, so that the process's shell runs it."""
+        if self.shell is None:
+            return command
+        return f"exec {self.shell} -c {shlex.quote(command)}"
 
     def is_up(self, state: State) -> bool:
         """Whether it is as far as it gets, in this state."""
@@ -244,6 +252,12 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     frontend_reason: str = ""
     candidates: tuple[str, ...] = ()
 
+    @property
+    def api_prefixes(self) -> tuple[str, ...]:
+        """What is the backend's beside `backend_paths`, which leave nothing to a default."""
+        prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
+        return () if prefix is None else (prefix,)
+
     def in_words(self) -> str:
         """Say which process is asked for what, and why that one, for people."""
         pairs = (
@@ -291,6 +305,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
         dashboard: How the dashboard is used.
         procfile: Where it came from; ``None`` if it was written in code.
+        folder: The project's folder; ``None``: the Procfile's, else the current one.
         files: All files that it was made from, and those that would count if they were there.
         notes: What the user should be told at the start.
     """
@@ -300,10 +315,21 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     reload: ReloadSettings = ReloadSettings()
     dashboard: DashboardSettings = DashboardSettings()
     procfile: Path | None = None
+    folder: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
 
+    def named(self, name: str | None) -> ProcessPlan | None:
+        """Give the process of that name, or its first instance; without a name the backend or the first."""
+        if name is None:
+            backend = self.proxy.backend if self.proxy is not None else None
+            name = backend.members[0] if isinstance(backend, FromProcess) else self.processes[0].name
+        meant = (each for each in self.processes if name in (each.name, base_name(each.name)))
+        return next(meant, None)
+
     @property
     def root(self) -> Path:
-        """The project's folder: the Procfile's, else the current one."""
+        """The project's folder."""
+        if self.folder is not None:
+            return self.folder
         return self.procfile.parent if self.procfile is not None else Path.cwd()

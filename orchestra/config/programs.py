@@ -12,7 +12,7 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
-from orchestra.config import tools
+from orchestra.config import shells, tools
 from orchestra.config.files import is_file, subfolders
 from orchestra.config.plan import Note
 from orchestra.config.tools import find_program, shown
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestra.config.tools import Program
     from orchestra.errors import ConfigError
 
-__all__ = ["check"]
+__all__ = ["check", "check_shell"]
 
 _NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
 _NEXT_STEPS = {
@@ -77,11 +77,32 @@ def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
             problems.warn(_message(process, f"{found.path} is not executable", hint))
     elif reading.program not in reading.needs:
         _warn_of_missing(process, root)
+    if found is not None and reading.script is not None and not reading.script.exists():
+        problems.warn(_message(process, f"there is no {reading.script}", "Create it, {or}"))
     notes = [_broken(process, root)]
     if found is not None and found.is_python:
         _warn_of_interpreter(process, found)
         notes.append(_unexpected(process, found, root))
     return [each for each in notes if each is not None]
+
+
+def check_shell(process: Draft, asked: str | None) -> None:
+    """Refuse a shell that there is not; warn of words in the command that it does not have."""
+    problems, shell = process.file.problems, asked or "/bin/sh"
+    try:
+        (program, *_), is_valid = shlex.split(shell), True
+    except ValueError:
+        program, is_valid = shell, False
+    if not (is_valid and _is_on_path(program, process)):
+        key = ("run",) if process.settings.shell is None else ("process", process.name)
+        text = f"there is no program {program}" if is_valid else "a quote is opened and not closed"
+        process.file.refuse((*key, "shell"), text, hint="Name one that is on PATH, such as bash.")
+    elif not shells.knows_bash(shell) and (found := shells.foreign_word(process.command)) is not None:
+        word, instead = found
+        text = f"`{word}` is bash's, and {shell} runs the command"
+        setting = f'set shell = "bash" in [run] or [process.{process.name}]'
+        hint = f"Write `{instead}`, or {setting}." if instead else f"{setting[0].upper()}{setting[1:]}."
+        problems.warn(_message(process, text, hint))
 
 
 def _message(process: Draft, text: str, hint: str) -> ConfigError:

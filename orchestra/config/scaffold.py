@@ -21,6 +21,7 @@ from msgspec import Struct
 from orchestra.config import command as commands, packages
 from orchestra.config.files import is_file, is_folder
 from orchestra.config.procfile import Entry, is_name
+from orchestra.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +165,7 @@ def _rank(file: Path, root: Path) -> tuple[int, int, str]:
 def _text(file: Path) -> str:
     try:
         is_small_file = file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE
-        return file.read_text("utf-8-sig") if is_small_file else ""
+        return read_file(file).decode("utf-8-sig") if is_small_file else ""
     except (OSError, ValueError):
         return ""
 

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from msgspec import Meta, Struct, field, json
 
 __all__ = [
+    "API_PREFIX",
     "CONSTANTS",
     "VITE_PATHS",
     "BeforeRestart",
@@ -43,6 +44,8 @@ CONSTANTS: Mapping[str, str] = {
 }
 # fmt: on
 
+# What is the backend's unless the settings say what is.
+API_PREFIX = "/api"
 # Vite's own names: no backend is asked for them. A name that ends in "/" stands for all below it.
 VITE_PATHS = ("/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor")
 
@@ -99,11 +102,14 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 
 class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[run]``: the run as a whole."""
 
+    root: Annotated[Text | None, _doc("the folder that commands run in", "the Procfile's folder")] = None
+    shell: Annotated[Text | None, _doc('runs the commands, such as "bash"', '"/bin/sh"')] = None
     base_port: Annotated[BasePort | None, _doc("PORT of the first process, 1 to 65535", "5000")] = None
     env_files: Annotated[Strings | None, _doc('files in place of .env, such as ["a.env"]', '[".env"]')] = None
     install: Annotated[bool, _doc("true: install missing packages of frontends first")] = True
@@ -112,21 +118,28 @@ class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ProxyPolicy(Struct, frozen=True, kw_only=True):
     """What `ProxyPlan` takes over from ``[proxy]``."""
 
-    api_prefix: Annotated[UrlPath, _doc('"/...": the backend\'s 404s under it never fall back')] = "/api"
+    backend_paths: Annotated[
+        UrlPaths, _doc("[\"/...\"]: only these are the backend's, with all below them; others the frontend's")
+    ] = ()
+    api_prefix: Annotated[
+        UrlPath | None, _doc('"/...": the backend\'s 404s under it never fall back', '"/api"')
+    ] = None
     backend_prefixes: Annotated[UrlPaths, _doc('["/..."]: WebSockets under them are the backend\'s')] = (
         "/events",
         "/ws",
     )
     frontend_paths: Annotated[
-        UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them', "Vite's own")
-    ] = VITE_PATHS
+        UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them')
+    ] = ()
     frontend_websockets: Annotated[UrlPaths, _doc("[\"/...\"]: the frontend's WebSockets, beside HMR's")] = ()
     fallback_methods: Annotated[Methods, _doc("methods whose backend 404 falls back")] = (
         "GET",
         "HEAD",
     )
     replay_bytes: Annotated[Count, _doc("bytes of a body that are kept, to send it a second time")] = 1048576
-    memo: Annotated[bool, _doc("true: paths that turned out to be Vite's assets go straight to it")] = True
+    memo: Annotated[
+        bool, _doc("true: files that the backend did not know are the frontend's until it is ready again")
+    ] = True
     hold: Annotated[Seconds, _doc("seconds that a request waits for an upstream that is coming up")] = 15.0
     upgrade_timeout: Annotated[Positive, _doc("seconds that accepting a WebSocket may take")] = 5.0
     allowed_hosts: Annotated[
@@ -202,11 +215,13 @@ class ProcessPolicy(Struct, frozen=True, kw_only=True):
     success_exit_codes: Annotated[
         frozenset[ExitStatus], _doc("exit statuses from 0 to 255 that count as completed", "[0]")
     ] = frozenset({0})
+    shell: Annotated[Text | None, _doc('runs its command, such as "bash"', "that of [run]")] = None
     stop_signal: Annotated[Signal, _doc('"TERM", "INT", "HUP", "QUIT", "USR1", "USR2" or "KILL"')] = "TERM"
     stop_timeout: Annotated[Seconds, _doc("seconds between that and SIGKILL")] = 5.0
     pty: Annotated[
         Literal["auto"] | bool, _doc('a terminal of its own: "auto" (if orchestra is on one), true or false')
     ] = "auto"
+    quiet: Annotated[bool, _doc("true: what it writes is not shown, unless it fails")] = False
     log_file: Annotated[Path | None, _doc("a file for its output, beside the Procfile", "none")] = None
     log_bytes: Annotated[Size, _doc("bytes that the file may have before it is rotated")] = 10485760
     log_backups: Annotated[Backups, _doc("how many older files are kept")] = 3

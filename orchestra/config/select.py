@@ -91,6 +91,11 @@ class Draft(Struct, kw_only=True):
         return self.instances or [self.name]
 
     @property
+    def own_variables(self) -> dict[str, str]:
+        """The variables of its own, but for what was refused and would hide all programs."""
+        return {name: text for name, text in self.settings.env.items() if not _hides_programs(name, text)}
+
+    @property
     def tools_folder(self) -> Path:
         """The folder whose tools its command finds: where it calls its first program."""
         return self.reading.program_cwd or self.cwd
@@ -112,9 +117,9 @@ class Draft(Struct, kw_only=True):
 # --- Which there are ---
 
 
-def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile) -> list[Draft]:
+def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile, *, root: Path) -> list[Draft]:
     """Give the Procfile's processes in its order, then those that only the settings, `file`, define."""
-    root, tables = path.absolute().parent, dict(file.settings.process)
+    tables = dict(file.settings.process)
     drafts: list[Draft] = []
 
     def add(name: str, command: str, table: ProcessSettings, path: Path, line: int) -> None:
@@ -175,12 +180,20 @@ def _serve(app: str, place: str) -> str:
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
 
 
+def _hides_programs(variable: str, value: str) -> bool:
+    """Whether it is a ``PATH`` that was meant to be expanded, and is not."""
+    return variable == "PATH" and "$" in value
+
+
 def _check_environment(process: Draft) -> None:
     for variable, value in process.settings.env.items():
         keys = ("process", process.name, "env", variable)
         if variable in environment.PORT_VARIABLES:
             hint = f"Set process.{process.name}.port = {value or 5000} instead."
             process.file.refuse(keys, "orchestra sets this variable", hint=hint)
+        elif _hides_programs(variable, value):
+            hint = "Write PATH=...:${PATH} into a file .env, or begin the command with PATH=...:$PATH."
+            process.file.refuse(keys, "variables are not expanded here", hint=hint)
         elif not variable or "=" in variable or "\0" in variable + value:
             process.file.refuse(keys, "cannot be a variable", hint="Use no = and no NUL character in it.")
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.config.files import is_file, upward
+from orchestra.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +214,7 @@ def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8", "replace")
+        return read_file(path).decode("utf-8", "replace")
     except OSError:
         return ""
 

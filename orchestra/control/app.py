@@ -6,6 +6,7 @@
 - `live`: a WebSocket for each page, over which `tabs` tells it what to do.
 - `state`, `healthz`, `readyz`: how the run is, now.
 - `events`: all events, as server-sent events whose data is a JSON line each.
+- `order`: what programs of this user order the run to do (`local`); `place`: the environment of a process.
 - `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and a line that
   an error of this run has named: where it was raised, or a frame of its traceback. That the file is in the
   project is checked after links were resolved, and the editor gets the resolved path.
@@ -35,8 +36,10 @@ from orchestra.child.lines import without_colours
 from orchestra.control.doors import Request, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
+from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
+from orchestra.errors import OrchestraError
 from orchestra.events import OutputLine, OutputPaused, RunEnded, encode
-from orchestra.proxy.route import OWN_PREFIX
+from orchestra.proxy.rules import OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from orchestra.control.doors import Door, Refusal
     from orchestra.control.live import Message, Receive, Scope, Send
     from orchestra.control.tabs import Tabs
-    from orchestra.events import ErrorShown, Event, StateChanged
+    from orchestra.events import Event, StateChanged
 
 __all__ = ["App", "View"]
 
@@ -66,8 +69,8 @@ _EVERY_ANSWER: _Headers = (
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
-class View(Protocol):
-    """What is asked of a run; a `Supervisor` is one."""
+class View(Commanded, Protocol):
+    """What is asked of a run, and what it is ordered to do; a `Supervisor` is one."""
 
     @property
     def plan(self) -> Plan:
@@ -91,17 +94,7 @@ class _Answer(Struct, frozen=True):
     headers: _Headers = ()
 
 
-class _State(Struct, frozen=True):
-    """What `state` gives."""
-
-    url: str | None
-    procfile: str | None
-    pid: int
-    processes: Sequence[StateChanged]
-    errors: Sequence[ErrorShown]
-
-
-class _Order(Struct, frozen=True):
+class _Place(Struct, frozen=True):
     """What `open` takes."""
 
     file: str
@@ -117,6 +110,7 @@ class App:
         tabs: The open pages.
         token: What `open` needs at the browser's door.
         launch: Starts a program, and does not wait for its end; raises `OSError`.
+        start_soon: Begins an async function of the run's.
         environ: The environment that tells of an editor.
     """
 
@@ -127,12 +121,14 @@ class App:
         *,
         token: str,
         launch: Callable[[Sequence[str]], Awaitable[None]],
+        start_soon: Callable[[Callable[[], Awaitable[None]]], object],
         environ: Mapping[str, str],
     ) -> None:
         self._view = view
         self._tabs = tabs
         self._token = token
         self._launch = launch
+        self._start_soon = start_soon
         self._environ = environ
         self._readers = 0
         self._left = trio.lowlevel.ParkingLot()
@@ -165,6 +161,10 @@ class App:
                 return self._readiness()
             case "open":
                 return await self._open(request, receive)
+            case "order":
+                return await self._obey(await _body(receive))
+            case "place":
+                return self._place(await _body(receive))
             case _:
                 return _Answer(200, b"ok\n")
 
@@ -182,9 +182,10 @@ class App:
 
     def _state(self) -> _Answer:
         view, procfile = self._view, self._view.plan.procfile
-        state = _State(
+        state = RunState(
             url=view.url,
             procfile=None if procfile is None else str(procfile),
+            root=str(view.plan.root),
             pid=os.getpid(),
             processes=tuple(view.snapshot().values()),
             errors=tuple(self._tabs.errors.values()),
@@ -201,6 +202,31 @@ class App:
         body = encode({"ready": not missing, "missing": missing})
         return _Answer(503 if missing else 200, body, _JSON)
 
+    async def _obey(self, body: bytes | None) -> _Answer:
+        if body is None:
+            return _said(413, f"an order has at most {MAX_BODY} bytes")
+        try:
+            order = msgspec.json.decode(body, type=Order)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            return _said(400, f"that is no order: {exc}")
+        if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
+            return _said(404, f"there is no process called {', '.join(unknown)}")
+        try:
+            count = await carry_out(order, self._view, self._start_soon)
+        except OrchestraError as exc:
+            return _said(409, str(exc))
+        return _Answer(200, encode({"count": count}), _JSON)
+
+    def _place(self, body: bytes | None) -> _Answer:
+        try:
+            name = msgspec.json.decode(body or b"", type=str | None)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            return _said(400, f"that is no name of a process: {exc}")
+        process = self._view.plan.named(name)
+        if process is None:
+            return _said(404, f"there is no process called {name}")
+        return _Answer(200, encode(Place.of(process, self._environ)), _JSON)
+
     # --- Opening a file ---
 
     async def _open(self, request: Request, receive: Receive) -> _Answer:
@@ -208,7 +234,7 @@ class App:
         if body is None:
             return _said(413, f"an order has at most {MAX_BODY} bytes")
         try:
-            order = msgspec.json.decode(body, type=_Order)
+            order = msgspec.json.decode(body, type=_Place)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
             return _said(400, f'it takes {{"file": ..., "line": ..., "token": ...}}: {exc}')
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))

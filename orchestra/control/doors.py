@@ -1,8 +1,8 @@
 """Which requests under ``/__orchestra__/`` are admitted, and by which door.
 
 There are two doors. Behind the *local* one, the unix socket, is a program of the same user: it may use
-everything. Behind the *browser's* one is the proxy, and so any web page, any program, and any machine that
-reaches the proxy. What it admits:
+everything, and it alone gives orders and asks for environments. Behind the *browser's* one is the proxy, and
+so any web page, any program, and any machine that reaches the proxy. What that door admits:
 
 - `client.js`, `live`, `healthz` and `readyz` to all that the proxy serves; `state`, `events` and `open` only
   if the client *and* the Host are on loopback. The client's address is the one that the proxy has added to
@@ -41,11 +41,13 @@ class _Endpoint(Struct, frozen=True):
 
     Attributes:
         methods: That it answers to; none for a WebSocket.
+        is_local: Only the local door has it.
         is_for_all: The browser's door admits clients and hosts that are not on loopback.
         is_for_programs: The browser's door admits requests without any sign of a page.
     """
 
     methods: tuple[str, ...]
+    is_local: bool = False
     is_for_all: bool = False
     is_for_programs: bool = False
 
@@ -59,6 +61,8 @@ _ENDPOINTS = {
     "state": _Endpoint(_READING, is_for_programs=True),
     "events": _Endpoint(("GET",), is_for_programs=True),
     "open": _Endpoint(("POST",)),
+    "order": _Endpoint(("POST",), is_local=True),
+    "place": _Endpoint(("POST",), is_local=True),
 }
 
 
@@ -92,7 +96,7 @@ class Refusal(Struct, frozen=True):
 def admit(request: Request) -> Refusal | None:
     """Say why a request is refused; ``None`` if it may go on."""
     endpoint = _ENDPOINTS.get(request.name)
-    if endpoint is None:
+    if endpoint is None or (endpoint.is_local and request.door != "local"):
         return Refusal(404, f"orchestra has nothing called {request.name[:100]!r}")
     if request.door == "browser" and (reason := _foreign(request, endpoint)):
         return Refusal(403, reason)

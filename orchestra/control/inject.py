@@ -22,7 +22,7 @@ from msgspec import structs
 
 from orchestra.control.pages import SCRIPT, Page, PageBody
 from orchestra.proxy.forward import times_passed
-from orchestra.proxy.route import HTML, WINDOW_DESTINATIONS, is_for_a_window, is_websocket
+from orchestra.proxy.request import HTML, WINDOW_DESTINATIONS, is_for_a_window, is_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

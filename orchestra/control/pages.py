@@ -8,13 +8,13 @@ Not here: which documents are changed, and how (`inject`).
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from orchestra.proxy.framing import LAST_CHUNK, Body
-from orchestra.proxy.route import OWN_PREFIX, is_for_a_window
+from orchestra.proxy.request import is_for_a_window, referring_path
+from orchestra.proxy.rules import OWN_PREFIX
 
 if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
@@ -95,7 +95,4 @@ def page_of(head: RequestHead) -> tuple[str, bool]:
     """
     if is_for_a_window(head):
         return head.path.decode("ascii", "replace"), True
-    scheme_and_host, slash, rest = head.values.get(b"referer", b"").partition(head.host + b"/")
-    is_ours = slash and scheme_and_host in (b"http://", b"https://")
-    path = re.split(rb"[?#]", rest, maxsplit=1)[0]
-    return "/" + path.decode("ascii", "replace") if is_ours else "", False
+    return (referring_path(head) or b"").decode("ascii", "replace"), False

@@ -23,12 +23,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestra.folders import make_private
+from orchestra.folders import is_running, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LocalSocket", "bind", "peer_uid"]
+__all__ = ["LocalSocket", "bind", "find", "peer_uid"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
@@ -85,6 +85,20 @@ def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
     raise failure
 
 
+def find(environ: Mapping[str, str]) -> list[Path]:
+    """Find the sockets that runs of this user may be reached at; nothing may accept there any more.
+
+    Folders that other users get into are passed over.
+    """
+    found: list[Path] = []
+    for folder in _folders(environ):
+        with suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+                found += sorted(path for path in folder.glob("*.sock") if stat.S_ISSOCK(path.lstat().st_mode))
+    return found
+
+
 def _folders(environ: Mapping[str, str]) -> list[Path]:
     temporary = Path(environ.get("TMPDIR") or tempfile.gettempdir()) / f"orchestra-{os.getuid()}"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
@@ -96,18 +110,8 @@ def _tidy(folder: Path) -> None:
     for path in islice(folder.glob("*.sock"), _MOST_NAMES):
         pid = path.name.partition(".")[0]
         with suppress(OSError):
-            if pid.isdecimal() and not _is_alive(int(pid)) and not _is_live(path):
+            if pid.isdecimal() and not is_running(int(pid)) and not _is_live(path):
                 path.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _bind_in(folder: Path, pid: int) -> LocalSocket:

@@ -13,7 +13,7 @@ from orchestra.child.lines import without_colours
 from orchestra.events import ON_REQUEST, Event, OutputLine, OutputPaused, encode
 
 if TYPE_CHECKING:
-    from orchestra.dashboard.writer import Writer
+    from orchestra.dashboard.writer import Output
 
 __all__ = ["JsonPrinter"]
 
@@ -30,7 +30,7 @@ class JsonPrinter:
 
     kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused, *ON_REQUEST))
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Output) -> None:
         self._writer = writer
         self._count = 0
 

@@ -35,9 +35,7 @@ LogEvent: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | Fi
 
 # About 2 MB of usual lines, and an hour of a usual day.
 _LIMIT = 10_000
-_ERROR = re.compile(
-    r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed)\b", re.IGNORECASE
-)
+_ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed)\b", re.IGNORECASE)
 
 
 class Entry(NamedTuple):

@@ -23,7 +23,7 @@ from orchestra.events import OutputPaused, PlanChanged
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestra.dashboard.writer import Writer
+    from orchestra.dashboard.writer import Output
     from orchestra.events import Event, OutputLine, StreamName
 
     _Source: TypeAlias = tuple[str, StreamName | None]
@@ -60,7 +60,7 @@ class PlainPrinter:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: Output,
         names: Sequence[str],
         *,
         environ: Mapping[str, str],
@@ -83,7 +83,7 @@ class PlainPrinter:
     def observe(self, event: Event) -> None:
         """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
         if isinstance(event, PlanChanged):
-            self._widen(event.processes)
+            self.widen(event.processes)
         if isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
@@ -96,7 +96,7 @@ class PlainPrinter:
         """Print a line of orchestra's own."""
         self._writer.put(self._around(self._format(time.time(), _OURS, text)))
 
-    def _widen(self, names: Sequence[str]) -> None:
+    def widen(self, names: Sequence[str]) -> None:
         """Make room for longer names, from this line on."""
         width = max(self._width, *(len(name) for name in names))
         if width > self._width:
@@ -106,6 +106,10 @@ class PlainPrinter:
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
         await self._writer.wait_for_room()
+        self.print_line(line)
+
+    def print_line(self, line: OutputLine) -> None:
+        """Print a line of child output."""
         source = (line.process, line.stream)
         data = self._format(line.at, source, line.text)
         if self._is_terminal:

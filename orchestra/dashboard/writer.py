@@ -10,17 +10,32 @@ Not here: what is written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 import stat
+from contextlib import contextmanager
 from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from orchestra.errors import OrchestraError
 
-__all__ = ["ReaderGone", "Unwritable", "Writer", "is_writable", "terminal_size", "write_some"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Output",
+    "ReaderGone",
+    "Unwritable",
+    "Writer",
+    "is_writable",
+    "standard_output",
+    "terminal_size",
+    "write_some",
+]
 
 # 4 MiB are buffered: one half is being written while the other is filled.
 _BUFFER_LIMIT = 2 * 1024 * 1024
@@ -37,13 +52,18 @@ _SMALL_BATCH = 16 * 1024
 
 
 class Unwritable(OrchestraError):  # noqa: N818 - as below
-    """Standard output cannot be written to: a full disk."""
+    """Standard output cannot be written to: a full disk.
+
+    Attributes:
+        may_follow_from_signal: Whether a signal says all: the terminal was closed, or Ctrl-C left it stopped.
+    """
 
     exit_code = 2
 
     def __init__(self, cause: OSError) -> None:
-        text = f"standard output cannot be written to: {cause.strerror}"
+        text = f"standard output cannot be written to, and is not complete: {cause.strerror}"
         super().__init__(text, hint="Make room, or send it elsewhere.")
+        self.may_follow_from_signal = cause.errno in (errno.EIO, errno.ETIMEDOUT)
 
 
 class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
@@ -55,6 +75,38 @@ class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
         super().__init__("")
 
 
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Turn what goes wrong in a block that writes to standard output into an error for the user.
+
+    Raises:
+        Unwritable: It cannot be written to.
+        ReaderGone: Its reader has closed it.
+    """
+    try:
+        yield
+    except OSError as exc:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise (ReaderGone() if isinstance(exc, BrokenPipeError) else Unwritable(exc)) from exc
+
+
+class Output(Protocol):
+    """Where lines are printed to; a `Writer` is one.
+
+    Attributes:
+        fd: The file descriptor that they come to in the end.
+    """
+
+    fd: int
+
+    def put(self, data: bytes) -> None:
+        """Take bytes."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room for more."""
+
+
 class Writer:
     """A buffer, and the task that empties it to a file descriptor.
 
@@ -63,10 +115,12 @@ class Writer:
 
     Attributes:
         fd: The file descriptor.
+        error: Why not all is written, if that is so: what `run` raises, if it is not cancelled first.
     """
 
     def __init__(self, fd: int = 1) -> None:
         self.fd = fd
+        self.error: OrchestraError | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._is_writing = False
@@ -105,7 +159,7 @@ class Writer:
             nursery.start_soon(self._cancel_at_hangup, nursery.cancel_scope)
             task_status.started()
             try:
-                error = await self._write_all()
+                error = self.error = await self._write_all()
                 nursery.cancel_scope.cancel()
             finally:
                 self.give_up()
@@ -167,7 +221,9 @@ class Writer:
                     write_some, self.fd, rest[:size], abandon_on_cancel=True
                 )
                 rest = rest[count:]
-            if self._write_scope.cancelled_caught:
+            if self._write_scope.cancelled_caught and not self._is_over:
+                stalled = f"its reader has taken nothing for {_STALL_TIMEOUT:g} s"
+                self.error = Unwritable(OSError(errno.ETIMEDOUT, stalled))
                 self.give_up()
 
     async def _cancel_at_hangup(self, scope: trio.CancelScope) -> None:
@@ -176,6 +232,7 @@ class Writer:
             while not _is_hung_up(self.fd):
                 await trio.lowlevel.wait_readable(self.fd)
                 await trio.sleep(_COALESCE_DELAY)
+            self.error = ReaderGone()
             scope.cancel()
 
 

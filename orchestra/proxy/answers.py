@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.proxy.head import BadMessage, ResponseHead
-from orchestra.proxy.route import Availability, Unavailable, is_for_a_window, is_navigation
+from orchestra.proxy.request import is_for_a_window, is_navigation
+from orchestra.proxy.route import Availability, Unavailable
 
 if TYPE_CHECKING:
     from orchestra.errors import UpstreamError

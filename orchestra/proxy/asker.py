@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -98,7 +98,7 @@ class Asker:
         if shared.pages is not None:
             self._asked = shared.pages.asks(head)
         if head.is_chunked or head.length:
-            may_send_again = head.method in _IDEMPOTENT or head.method in shared.router.fallback_methods
+            may_send_again = head.method in _IDEMPOTENT or shared.router.may_fall_back(head)
             limit = shared.plan.replay_bytes if may_send_again else 0
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 

@@ -279,6 +279,8 @@ class Exchange:
         if body.is_complete:
             # The usual case: all of it goes out in one piece.
             self.asker.release()
+        if (doubt := self._route.doubt) is not None:
+            self._shared.hints.look_into(doubt, self._head)
         if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
             self._shared.failed(self._head)
         self._answering = reply

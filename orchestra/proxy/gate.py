@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from orchestra.events import StateChanged
     from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Gate", "Upstream"]

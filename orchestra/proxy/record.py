@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
 
 __all__ = ["Record"]
 

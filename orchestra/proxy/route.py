@@ -1,14 +1,35 @@
 """Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-Strategy. The backend is asked first, because only it knows its routes; a request that it answers with 404
-falls back to Vite. The trap is that Vite answers nearly every path with 200 and its page, so that an honest
-404 of an API would turn into HTML with 200. Hence two decisions: whether a 404 may fall back at all, and
-whether Vite's answer may replace it. A page is only ever an answer to a navigation.
+The first row that fits a request says who is asked first, and who then. Prefixes match whole segments; of
+those that match the longest counts, for WebSockets with those of `frontend_websockets` and
+`backend_prefixes`, and where two are the same the frontend's.
+
+| request                                            | first     | then                                |
+|----------------------------------------------------|-----------|-------------------------------------|
+| ``/__orchestra__/``, ``OPTIONS *``                 | orchestra |                                     |
+| Vite's own paths, its ping, its HMR socket         | frontend  |                                     |
+| below `frontend_paths`                             | frontend  |                                     |
+| below `backend_paths` or `api_prefix`              | backend   |                                     |
+| with `backend_paths`: every other one              | frontend  |                                     |
+| the backend did not know it since it was ready     | frontend  | backend, unless that was an asset   |
+| part of a page of the frontend's, but not one that | frontend  | backend, unless that was an asset   |
+| only the backend had                               |           |                                     |
+| a page of the frontend's, or part of any page,     | frontend  | backend, if it was part of a page   |
+| while the backend is not there                     |           | and the answer is no asset          |
+| every other one                                    | backend   | frontend, if the backend's answer   |
+|                                                    |           | is a 404, or else does not fit      |
+
+*Part of a page* is what a browser says to be (`request.is_asset`), or, without Fetch Metadata, what is named
+like one. It is of the frontend's page if its ``Referer``, which may be a page, a module, a style or a worker,
+was answered by the frontend (`memo`); where the page has forbidden that header, the newest page counts. An
+answer is *no asset* if it is HTML, or says that there is none.
+
+What may fall back: a 404 to one of `fallback_methods` and to the form of a page of the frontend's; a 405 to a
+navigation; and to a part of a page what a browser cannot use, as HTML for a script. Vite answers nearly every
+path with 200 and its page, which is only ever an answer to a navigation.
 
 A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
-the outcome of the last one. Paths that turned out to be assets of the frontend are remembered (`memo`),
-because a page of 1,000 modules would otherwise cost 1,000 404s of the backend, each time. `availability` says
-what the state of a process means for the requests to it.
+the outcome of the last one. `availability` says what the state of a process means for the requests to it.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 
@@ -28,35 +49,39 @@ from orchestra.events import State
 from orchestra.hosts import host_refusal
 from orchestra.proxy.forward import is_looping
 from orchestra.proxy.head import BadMessage, ResponseHead
+from orchestra.proxy.request import (
+    HTML,
+    READING,
+    is_asset,
+    is_code,
+    is_for_a_window,
+    is_named_like_an_asset,
+    is_navigation,
+    is_question,
+    is_websocket,
+    referring_path,
+)
+from orchestra.proxy.rules import API, OWN_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from orchestra.config.plan import ProxyPlan
-    from orchestra.events import StateChanged, StreamKind
-    from orchestra.frontend_pages import FrontendPages
+    from orchestra.events import StateChanged
     from orchestra.proxy.head import RequestHead
+    from orchestra.proxy.rules import Router, Side
 
-__all__ = ["Availability", "Route", "Router", "Step", "Unavailable", "availability"]
+__all__ = ["Availability", "Doubt", "Route", "Step", "Unavailable", "availability"]
 
-Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
-
-OWN_PREFIX = b"/__orchestra__/"
 # `*` is the server itself: only OPTIONS may ask it.
 _OWN = (OWN_PREFIX, b"*")
-# Bytes of a backend's 404 that are kept until Vite has answered; framework 404s have 9 bytes to 100 KiB.
+# Bytes of a backend's answer that are kept until Vite has answered; framework 404s have 9 bytes to 100 KiB.
 KEPT_404 = 262144
-# Paths that are remembered: more than a page of the largest apps has.
-MEMORY = 10_000
 
-HTML = (b"text/html", b"application/xhtml+xml")
-WINDOW_DESTINATIONS = (b"document", b"iframe", b"frame")
-# What a page loads and no backend renders: Vite is asked for it at once while the backend is not there.
-_ASSET_DEST = frozenset({b"script", b"style", b"font", b"image", b"worker", b"manifest"})
 _VITE_PING = b"text/x-vite-ping"
-_VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
-_READING = (b"GET", b"HEAD")
+# Of an upstream that has nothing, or nothing to be read, at a path.
+_NOT_KNOWN = (404, 405, 501)
+_REMEMBERED = "asset, remembered"
 _LOOP = "The request has come through here again and again: an upstream sends it back"
+# What bundlers call what they have built: with a hash of its content.
+_is_built = re.compile(rb".*[-.][\w-]{8,}\.(?:m?js|css)").fullmatch
 
 
 class Availability(Enum):
@@ -158,89 +183,24 @@ _BACKEND_ANSWERED = Answer("backend answered")
 _OWN_ANSWERED = Answer("orchestra's own path")
 
 
-def _below(prefixes: Iterable[str]) -> Callable[[bytes], re.Match[bytes] | None]:
-    """Match the longest prefix of a path, by whole segments; one that ends in a slash is all below it."""
-    longest_first = sorted((prefix.encode("utf-8", "replace") for prefix in prefixes), key=len, reverse=True)
-    choices = [re.escape(each) + (b"" if each.endswith(b"/") else rb"(?:/|\Z)") for each in longest_first]
-    return re.compile(b"|".join(choices) or b"(?!)").match
-
-
-class WebSocketRoute(Struct, frozen=True):
-    """Where a WebSocket goes.
+class Doubt(Struct, frozen=True):
+    """The backend has answered what may be meant for the frontend.
 
     Attributes:
-        side: The upstream.
-        reason: Why, in words for the dashboard.
-        kind: What the stream is called.
-        is_ping: Vite's client asks whether Vite is alive; see `Route`.
+        kind: A part of a page, for which the frontend has a better answer; the page at ``/``, or its build;
+            something under `api_prefix`, which the backend does not know.
     """
 
-    side: Side
-    reason: str
-    kind: StreamKind = "websocket"
-    is_ping: bool = False
-
-
-class Router:
-    """The rules of one plan, and what was learned.
-
-    Args:
-        memory: How many paths are remembered at most; then the oldest is dropped.
-        pages: The frontend's pages, for which the backend is not waited; ``None``: it always is.
-        has_own: Something serves our own paths.
-
-    Attributes:
-        memo: Paths that the backend did not know and that turned out to be assets of the frontend.
-    """
-
-    def __init__(
-        self,
-        plan: ProxyPlan,
-        *,
-        memory: int = MEMORY,
-        pages: FrontendPages | None = None,
-        has_own: bool = False,
-    ) -> None:
-        self.pages = pages
-        self.memo: dict[bytes, None] = {}
-        self.memory = memory
-        self.has_own = has_own
-        self.is_frontends_own = _below(plan.frontend_paths)
-        self.is_api = _below([plan.api_prefix])
-        self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
-        self.plan = plan
-        # Then its answers are never replaced; a backend that was looked for and not found is another case.
-        self.is_frontend_alone = plan.backend is None
-        self._to_frontend = _below(plan.frontend_websockets)
-        self._to_backend = _below([plan.api_prefix, *plan.backend_prefixes])
-
-    def forget(self) -> None:
-        """Begin a new memo; requests that are on their way teach the old one."""
-        self.memo = {}
-
-    def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
-        """Decide about a WebSocket: where prefixes of both match, the longer one tells."""
-        path = head.path
-        if path.startswith(OWN_PREFIX):
-            return WebSocketRoute("orchestra", _OWN_ANSWERED.reason)
-        if not has_frontend:
-            return WebSocketRoute("backend", "no frontend")
-        protocol = head.values.get(b"sec-websocket-protocol")
-        if protocol in _VITE_PROTOCOLS:
-            name = protocol.decode("ascii")
-            return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
-        to_frontend, to_backend = self._to_frontend(path), self._to_backend(path)
-        if to_frontend and (to_backend is None or to_frontend.end() >= to_backend.end()):
-            return WebSocketRoute("frontend", "frontend_websockets")
-        if not has_backend and to_backend is None:
-            return WebSocketRoute("frontend", "no backend")
-        return WebSocketRoute("backend", "backend answered")
+    kind: Literal["part", "page", "api"]
+    path: bytes
+    status: int
 
 
 class _At(Enum):
     """The state of a route: which answer is awaited, and what for."""
 
     BACKEND = auto()
+    SETTLED = auto()  # the backend's, by the settings
     FALLBACK = auto()
     FRONTEND = auto()
     ASSET = auto()
@@ -248,17 +208,25 @@ class _At(Enum):
 
 
 class Route:
-    """The state machine of one request: which step comes next."""
+    """The state machine of one request: which step comes next.
 
+    Attributes:
+        doubt: What may be wrong with its answer, for a notice.
+    """
+
+    doubt: Doubt | None = None
     _at = _At.BACKEND
     _is_ping = False
+    _is_part = False
+    _had_no_asset = False
     _reason = ""
+    _kept: ResponseHead | None = None
     _no_backend: Unavailable | None = None
 
     def __init__(self, head: RequestHead, router: Router) -> None:
         self._head = head
         self._router = router
-        self._memo = router.memo
+        self._unknown = router.memo.unknown
 
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
@@ -285,23 +253,65 @@ class Route:
             # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
             self._is_ping = True
             return self._ask_frontend("vite's ping") if frontend is _READY else Signal.RESET
-        if router.is_frontends_own(path):
-            return self._ask_frontend("vite's own path")
-        if frontend is _READY and path in self._memo and _is_question(head):
-            return self._ask_frontend("asset, remembered", _At.ASSET)
-        if (backend is _HOLD or backend is _FAIL) and (is_asset(head) or self._is_frontends_page()):
+        rule = router.rule_of(path)
+        if rule is not None and rule.side == "frontend":
+            return self._ask_frontend(rule.reason)
+        if rule is not None:
+            self._at = _At.SETTLED
+            return _ASK_BACKEND
+        return self._begin_by_memo(path, backend, frontend, may_wait=may_wait)
+
+    def _begin_by_memo(
+        self, path: bytes, backend: Availability, frontend: Availability, *, may_wait: bool
+    ) -> Step:
+        """Decide by what was learned what the settings leave open."""
+        head = self._head
+        if not is_question(head):
+            return _ASK_BACKEND
+        if frontend is _READY and path in self._unknown:
+            return self._ask_frontend(_REMEMBERED, _At.ASSET)
+        reason = self._why_part_of_frontends_page(path)
+        if reason is not None:
+            return self._ask_frontend(reason, _At.ASSET)
+        if backend is _HOLD or backend is _FAIL:
+            is_part = is_asset(head)
+            is_page = is_navigation(head) and self._router.memo.pages.has(path)
             # It waits for whichever of the two is ready first.
-            if frontend is _READY and is_asset(head):
+            if frontend is _READY and is_part:
                 return self._ask_frontend("asset, backend not ready", _At.ASSET)
-            if frontend is _READY:
+            if frontend is _READY and is_page:
                 return self._ask_frontend("frontend's page, backend not ready")
-            if frontend is _HOLD and may_wait:
+            if frontend is _HOLD and may_wait and (is_part or is_page):
                 return Signal.WAIT
         return _ASK_BACKEND
 
-    def _is_frontends_page(self) -> bool:
-        pages = self._router.pages
-        return pages is not None and is_navigation(self._head) and pages.has(self._head.path)
+    def _why_part_of_frontends_page(self, path: bytes) -> str | None:
+        """Say why the request is for a part of the frontend's page that the frontend may have, if it is."""
+        head, memo = self._head, self._router.memo
+        has_metadata = b"sec-fetch-dest" in head.values
+        self._is_part = is_asset(head) if has_metadata else is_named_like_an_asset(head)
+        known = memo.assets.get(path)
+        if not self._is_part:
+            # A service worker that passes on what a page loads hides what it is for.
+            is_known = known == "frontend" and has_metadata and self._side_of_page() == "frontend"
+            return _REMEMBERED if is_known else None
+        page = self._side_of_page()
+        # What only looks like a part of a page may be anything if it comes from elsewhere.
+        self._is_part = has_metadata or page == "frontend"
+        if page == "frontend" and known != "backend":
+            return "part of the frontend's page"
+        return _REMEMBERED if page is None and has_metadata and known == "frontend" else None
+
+    def _side_of_page(self) -> Literal["backend", "frontend"] | None:
+        values = self._head.values
+        site = values.get(b"sec-fetch-site", b"same-origin")
+        if site != b"same-origin":
+            return None
+        if b"referer" not in values:
+            # Its page does not want to be named (`Referrer-Policy: no-referrer`).
+            return self._router.memo.newest if b"sec-fetch-site" in values else None
+        path = referring_path(self._head)
+        return None if path is None else self._router.side_of(path)
 
     def _ask_frontend(self, reason: str, at: _At = _At.FRONTEND) -> Ask:
         self._at, self._reason = at, reason
@@ -310,11 +320,7 @@ class Route:
     def next(self, outcome: Outcome) -> Step:
         """Decide what follows from what came of the step before."""
         match self._at:
-            case _At.BACKEND:
-                if isinstance(outcome, ResponseHead) and outcome.status != 404:
-                    if (pages := self._router.pages) is not None:
-                        pages.drop(self._head.path)
-                    return _BACKEND_ANSWERED
+            case _At.BACKEND | _At.SETTLED:
                 return self._after_backend(outcome)
             case _At.FALLBACK:
                 return self._after_fallback(outcome)
@@ -327,59 +333,125 @@ class Route:
             case _:
                 assert_never(self._at)
 
+    # --- The backend has answered ---
+
     def _after_backend(self, outcome: Outcome) -> Step:
-        """The backend's 404 stands, or the frontend is asked."""
+        """The backend's answer counts, or the frontend is asked."""
         if not isinstance(outcome, ResponseHead):
             if isinstance(outcome, Unavailable) and outcome.availability is Availability.ABSENT:
                 self._no_backend = outcome
                 return self._ask_frontend("no backend")
             return Fail(outcome)
+        if outcome.status != 404:
+            return _BACKEND_ANSWERED if self._at is _At.SETTLED else self._after_other_answer(outcome)
         head, router = self._head, self._router
-        if head.method not in router.fallback_methods or router.is_api(head.path):
+        if self._at is _At.SETTLED:
+            if router.rule_of(head.path) is API:
+                self.doubt = Doubt("api", head.path, 404)
             return Answer("backend 404, never falls back")
-        if outcome.has_token(b"x-orchestra-final", b"1"):
-            return Answer("backend 404, final")
-        if (outcome.length or 0) > KEPT_404 or outcome.media_type == b"text/event-stream":
+        if not router.may_fall_back(head):
+            return Answer("backend 404, never falls back")
+        return self._fall_back(outcome)
+
+    def _after_other_answer(self, answer: ResponseHead) -> Step:
+        """The backend has not said 404: that counts, unless nothing can be done with it where it is for."""
+        head, memo, status = self._head, self._router.memo, answer.status
+        path = head.path
+        memo.pages.drop(path)
+        if self._had_no_asset:
+            if _is_for_a_page(answer):
+                memo.assets.learn(path, "backend")
+        elif self._is_part:
+            is_page = status < 300 and answer.media_type in HTML
+            if is_page or (status >= 300 and status != 304 and is_code(head)):
+                return self._fall_back(answer)
+            if _is_built(path) and memo.windows.get(b"/") == "backend":
+                self.doubt = Doubt("page", b"/", 200)
+        elif path == b"/" or is_for_a_window(head):
+            if status == 405 and is_navigation(head):
+                return self._fall_back(answer)
+            if not _is_redirect(answer):
+                memo.saw_window(path, "backend")
+            is_file = b"last-modified" in answer.values
+            if path == b"/" and (status >= 300 or is_file or answer.media_type not in HTML):
+                self.doubt = Doubt("page", path, status)
+        return _BACKEND_ANSWERED
+
+    def _fall_back(self, answer: ResponseHead) -> Step:
+        """Ask the frontend, too, unless the answer says that it is final, or cannot be kept."""
+        said = f"backend {answer.status}"
+        if answer.has_token(b"x-orchestra-final", b"1"):
+            return Answer(f"{said}, final")
+        if (answer.length or 0) > KEPT_404 or answer.media_type == b"text/event-stream":
             return Answer(Kept.TOO_LARGE.value)
-        if (head.length or 0) > router.plan.replay_bytes:
+        if (self._head.length or 0) > self._router.plan.replay_bytes:
             return Answer(Kept.BODY_TOO_LONG.value)
-        self._at = _At.FALLBACK
+        self._at, self._kept, self._reason = _At.FALLBACK, answer, said
         return _FALL_BACK
 
     def _after_fallback(self, outcome: Outcome) -> Step:
-        """The frontend's answer replaces the backend's 404, or that stands."""
+        """The frontend's answer replaces the backend's, or that stands."""
+        head, kept, said = self._head, self._kept, self._reason
+        assert kept is not None  # noqa: S101 - see `_fall_back`
+        is_window = is_navigation(head) or is_for_a_window(head)
         match outcome:
-            case ResponseHead(status=404 | 405 | 501):
-                return Answer(f"backend 404, frontend {outcome.status}", is_kept=True)
-            case ResponseHead():
-                if outcome.media_type in HTML and not is_navigation(self._head):
-                    return Answer("backend 404, not a navigation", is_kept=True)
-                self._learn(outcome)
-                return Answer("backend 404")
+            case ResponseHead(status=status):
+                is_html = outcome.media_type in HTML
+                if status in _NOT_KNOWN:
+                    # Of two that have nothing, a window shows the one that was made for people.
+                    is_better = status == 404 and is_html and is_window and kept.media_type not in HTML
+                elif kept.status != 404 and self._is_part:
+                    is_better = _is_for_a_page(outcome)
+                else:
+                    is_better = is_window or not is_html or head.method not in READING
+                if not is_better:
+                    why = f"frontend {status}" if status >= 400 else "not a navigation"
+                    return Answer(f"{said}, {why}", is_kept=True)
+                self._learn(outcome, kept)
+                return Answer(said)
             case Unavailable(availability=Availability.ABSENT):
-                return Answer("backend 404, no frontend", is_kept=True)
-            case _ if is_navigation(self._head):
+                return Answer(f"{said}, no frontend", is_kept=True)
+            case _ if is_navigation(head) and kept.status == 404:
                 return Fail(outcome)
             case _:
-                return Answer("backend 404, frontend not there", is_kept=True)
+                return Answer(f"{said}, frontend not there", is_kept=True)
 
-    def _learn(self, answer: ResponseHead) -> None:
-        """Remember the path if the frontend's answer shows that it is an asset, or a page."""
-        memo, pages = self._memo, self._router.pages
-        if pages is not None and answer.status < 400 and is_navigation(self._head):
-            pages.add(self._head.path)
-        if _is_question(self._head) and 200 <= answer.status < 300 and answer.media_type not in HTML:
-            memo[self._head.path] = None
-            if len(memo) > self._router.memory:
-                del memo[next(iter(memo))]
+    def _learn(self, answer: ResponseHead, kept: ResponseHead) -> None:
+        """Remember that the frontend has a better answer: an asset, or a page."""
+        head, memo = self._head, self._router.memo
+        path = head.path
+        self._see_window(answer)
+        if is_navigation(head) and kept.status == 404 and answer.status < 400:
+            memo.pages.add(path)
+        if is_question(head) and 200 <= answer.status < 300 and answer.media_type not in HTML:
+            self._unknown.learn(path, "frontend")
+        if self._is_part and _is_for_a_page(answer):
+            memo.assets.learn(path, "frontend")
+            if kept.status != 404:
+                self.doubt = Doubt("part", path, kept.status)
+
+    # --- The frontend has answered ---
+
+    def _see_window(self, answer: ResponseHead) -> None:
+        """Remember whose page a window has got; a redirect is none yet."""
+        head = self._head
+        if (is_navigation(head) or is_for_a_window(head)) and not _is_redirect(answer):
+            self._router.memo.saw_window(head.path, "frontend")
 
     def _after_asset(self, outcome: Outcome) -> Step:
-        """What the frontend says to an asset counts if it looks like one; else the backend is asked."""
+        """What the frontend says counts unless it has no asset; then the backend is asked."""
+        memo, path = self._router.memo, self._head.path
         if isinstance(outcome, ResponseHead):
-            is_success = 200 <= outcome.status < 300 or outcome.status == 304
-            if is_success and outcome.media_type not in HTML:
+            if _is_for_a_page(outcome):
+                if self._is_part:
+                    memo.assets.learn(path, "frontend")
                 return Answer(self._reason)
-        self._memo.pop(self._head.path, None)
+            if outcome.status >= 500 and outcome.status != 501:
+                # It has one, which is broken.
+                return Answer(self._reason)
+            memo.assets.forget(path)
+            self._unknown.forget(path)
+            self._had_no_asset = self._is_part
         self._at = _At.BACKEND
         return _ASK_BACKEND
 
@@ -388,47 +460,22 @@ class Route:
         head = self._head
         if not isinstance(outcome, ResponseHead):
             return Signal.RESET if self._is_ping else Fail(outcome)
-        if (
-            self._no_backend is not None
-            and outcome.media_type in HTML
-            and (not is_navigation(head) or self._router.is_api(head.path))
-        ):
-            return Fail(self._no_backend)
+        if self._no_backend is not None and outcome.media_type in HTML:
+            rule = self._router.rule_of(head.path)
+            if not is_navigation(head) or (rule is not None and rule.side == "backend"):
+                return Fail(self._no_backend)
+        self._see_window(outcome)
         return Answer(self._reason)
 
 
-# --- What a request is ---
+def _is_redirect(answer: ResponseHead) -> bool:
+    return 300 <= answer.status < 400 and answer.status != 304
 
 
-def is_websocket(head: RequestHead) -> bool:
-    """Whether the request asks for a WebSocket; no other upgrade exists here, its header is just dropped."""
-    return head.version == b"1.1" and head.has_token(b"upgrade", b"websocket")
-
-
-def is_navigation(head: RequestHead) -> bool:
-    """Whether the target is opened in a window or frame, as far as one can tell from the request.
-
-    Browsers say so (Fetch Metadata); of others those that ask for HTML by name, or for ``*.html``, count.
-    ``/`` is always a page, so that ``curl /`` shows the app.
-    """
-    return head.method in _READING and (head.path == b"/" or is_for_a_window(head))
-
-
-def is_for_a_window(head: RequestHead) -> bool:
-    """Whether the answer is going to be looked at in a browser's window, be it one to a form."""
-    mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
-    if mode is not None or dest is not None:
-        return mode == b"navigate" or dest in WINDOW_DESTINATIONS
-    return b"text/html" in head.values.get(b"accept", b"").lower() or head.path.endswith(b".html")
-
-
-def is_asset(head: RequestHead) -> bool:
-    """Whether a page loads this for itself: what Vite may answer while the backend is not ready."""
-    return _is_question(head) and head.values.get(b"sec-fetch-dest") in _ASSET_DEST
-
-
-def _is_question(head: RequestHead) -> bool:
-    return head.method in _READING and not head.has_body
+def _is_for_a_page(answer: ResponseHead) -> bool:
+    """Whether an answer is what a part of a page can be."""
+    is_success = 200 <= answer.status < 300 or answer.status == 304
+    return is_success and answer.media_type not in HTML
 
 
 def availability(newest: StateChanged | None) -> Availability:

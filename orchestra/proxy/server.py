@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orchestra.events import Event
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.gate import Dial
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Extras", "Proxy"]
@@ -106,7 +106,7 @@ class Proxy:
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
         if event.state is State.READY and shared.upstreams["backend"].gate.has(event.process):
-            shared.router.forget()
+            shared.router.memo.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
         # A process that was ready makes itself ready again: it reloads by itself.

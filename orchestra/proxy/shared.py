@@ -14,7 +14,8 @@ from msgspec import Struct
 from orchestra.config.plan import Address
 from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import HeadReader
-from orchestra.proxy.route import MEMORY, Router
+from orchestra.proxy.hints import Hints
+from orchestra.proxy.rules import Router
 
 if TYPE_CHECKING:
     import socket
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
 
 __all__ = ["Extras", "Pages", "Shared"]
 
@@ -81,6 +82,7 @@ class Shared:
 
     Attributes:
         ended: Where tasks wait for the end of an exchange or a connection.
+        hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
@@ -118,6 +120,7 @@ class Shared:
                 limit=idle,
             )
         self.router = self._new_router()
+        self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
         self.now = 0.0
@@ -147,9 +150,9 @@ class Shared:
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
         return Router(
             self.plan,
-            memory=MEMORY if remembers else 0,
             pages=self._frontend_pages,
             has_own="orchestra" in self.upstreams,
+            remembers=remembers,
         )
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:

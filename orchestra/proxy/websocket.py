@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.route import WebSocketRoute
+    from orchestra.proxy.rules import WebSocketRoute
     from orchestra.proxy.shared import Shared
 
 __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "handshake_fault", "request_fault"]

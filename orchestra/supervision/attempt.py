@@ -153,7 +153,7 @@ class Attempt(Stoppable):
         async with trio.open_nursery() as self._nursery:
             try:
                 how = await self.run_child(
-                    plan.command,
+                    plan.in_shell(plan.command),
                     on_spawn=self._spawned,
                     on_output=partial(self._output.write, see=self._see),
                     env=self._env,
@@ -346,7 +346,7 @@ class Attempt(Stoppable):
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
         try:
             how = await self._run.spawn(
-                command,
+                self.plan.in_shell(command),
                 cwd=self.plan.cwd,
                 # Marks of its own: what it has started must not be taken for the child's family.
                 env={**self._env, **url, "ORCHESTRA_PROCESS": f"{self.plan.name}:on_ready"},

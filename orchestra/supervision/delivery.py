@@ -150,7 +150,7 @@ class ProcessOutput:
         try:
             await self._logfile.write(lines)
         except OSError as exc:
-            text = f"its log file is not written any more: {exc.filename or ''} {exc.strerror}"
+            text = f"its log file is not written any more: {exc.filename}: {exc.strerror}"
             self._bus.notice("log-broken", text, process=self._name)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "difference", "settled"]
 
 # The mode is among them because a child that may be overlapped has a mark of its own in its environment.
-_OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode"})
+_OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode", "shell"})
 _OF_READINESS = frozenset({"ready", "role"})
 # Either there is no child, and the next one follows the new plan, or a request to stop stands.
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})

@@ -153,6 +153,11 @@ class Handover:
         for attempt in self._living:
             attempt.plan = plan
 
+    def expect(self) -> None:
+        """Make ready for the next child, if that is served by one of our interpreters. Does not wait."""
+        if self._plan.app is not None:
+            self._spares.expect(self._plan)
+
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
         self._stop_others()
@@ -178,7 +183,7 @@ class Handover:
     def _new_attempt(self, port: int | None, *, is_retry: bool = False) -> Attempt:
         plan, spawn = self._plan, None
         env = self._run.environment(plan, port)
-        if plan.warm_spare and plan.app is not None:
+        if plan.app is not None:
             spawn = partial(self._spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
             # The families of two children at once must not be taken for one.

@@ -265,6 +265,11 @@ class Life(Struct, frozen=True, kw_only=True):
         """Whether nothing runs and nothing is going to, unless someone starts it."""
         return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is started by hand alone, and is not."""
+        return self.state is State.STOPPED and not self.plan.autostart
+
 
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     """Take one fact into account. A fact that means nothing in the present state changes nothing."""

@@ -24,7 +24,7 @@ from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_o
 if TYPE_CHECKING:
     from orchestra.config.plan import Address, Plan, UpstreamPlan
     from orchestra.config.roles import Facts
-    from orchestra.proxy.route import Side
+    from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]

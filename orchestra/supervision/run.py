@@ -218,7 +218,7 @@ class Run:
         self._levels = stop_levels(depends_on)
         # A child that runs has the time that it was started with.
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
-        self._active = {name for name, each in self.workers.items() if not each.is_at_rest}
+        self._active = {name for name, each in self.workers.items() if not each.life.is_at_rest}
 
     def keep_open(self) -> None:
         """Go on from now on when something has failed: files are being edited, and a save starts it again."""

@@ -1,9 +1,12 @@
-"""The interpreters of an application: one serves, and a warm spare waits for the next restart.
+"""The interpreters of an application: one serves, and a spare gets ready for the next restart.
 
-A spare is an ordinary child (a session of its own, known to the guardian, its output read), spawned as soon
-as the last one serves. It has imported the installed packages that the last one had imported, and serves when
-it is told to; it ends by itself when orchestra does. `child/application` is its other half: that explains the
-messages, and sees that what it has imported is still what is on the disk.
+A spare is an ordinary child (a session of its own, known to the guardian, its output read). It imports the
+installed packages that the one that serves has imported, and serves when it is told to; it ends by itself
+when orchestra does. `child/application` is its other half: that explains the messages, and sees that what it
+has imported is still what is on the disk.
+
+It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
+the last child is stopped. A warm spare (``warm_spare = true``) is spawned as soon as the last one serves.
 
 A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
 for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
@@ -17,6 +20,7 @@ import contextlib
 import json
 import signal
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -43,8 +47,11 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 # Seconds from the moment that an application serves until its spare is spawned: the page that is reloaded
 # goes first, and its packages may be imported by the first request only.
 _SPAWN_DELAY = 0.5
-# Seconds that a spare is kept: a developer who has not saved for so long has no use for its memory.
+# Seconds that a warm spare is kept: a developer who has not saved for so long has no use for its memory.
 _PATIENCE = 600.0
+# Likewise, one that was spawned because a file was touched: what precedes a restart (`before_restart`) takes
+# seconds, and a touch need not be a change.
+_SHORT_PATIENCE = 10.0
 # The names of thousands of modules.
 _MAX_MESSAGE = 1 << 20
 # The size of a terminal whose user has not set one.
@@ -70,13 +77,23 @@ class Interpreter:
         run: The run that it belongs to.
         env: The environment that it is spawned with.
         on_output: Awaited with what it writes before it serves.
+        patience: Seconds after which it is killed if it was not told to serve.
     """
 
-    def __init__(self, plan: ProcessPlan, run: Run, *, env: Mapping[str, str], on_output: OnOutput) -> None:
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        run: Run,
+        *,
+        env: Mapping[str, str],
+        on_output: OnOutput,
+        patience: float = _PATIENCE,
+    ) -> None:
         self._plan = plan
         self._run = run
         self._env = env
         self._on_output = on_output
+        self._patience = patience
         self._child: Child | None = None
         self._is_killed = False
         self._how: Exit | SpawnError | None = None
@@ -136,7 +153,7 @@ class Interpreter:
         await self._on_output(stream, lines, partial)
 
     async def _expire(self) -> None:
-        with trio.move_on_after(_PATIENCE):
+        with trio.move_on_after(self._patience):
             await self._told.wait()
         if not self._told.is_set():
             self.kill()
@@ -226,7 +243,7 @@ class Interpreter:
 
 
 class Spares:
-    """Keeps a spare for one process.
+    """Has a spare ready for one process.
 
     Args:
         run: The run that it belongs to.
@@ -236,6 +253,7 @@ class Spares:
     def __init__(self, run: Run, output: ProcessOutput) -> None:
         self._run = run
         self._output = output
+        self._serving: Interpreter | None = None
         self._spare: Interpreter | None = None
         self._modules: Sequence[str] = ()  # that the last one had imported
         self._preparing = trio.CancelScope()
@@ -268,11 +286,20 @@ class Spares:
         Raises:
             SpawnError: The system refused to start it.
         """
-        serving = self._take(plan, env, is_retry=is_retry)
+        self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
-        self._preparing = trio.CancelScope()
-        self._run.nursery.start_soon(self._prepare, plan, serving, self._preparing)
-        return await serving.serve(env, on_spawn, on_output)
+        if plan.warm_spare:
+            self._prepare(plan, self._serving, is_hurried=False)
+        return await self._serving.serve(env, on_spawn, on_output)
+
+    def expect(self, plan: ProcessPlan) -> None:
+        """Have a spare get ready, since a restart is likely to follow. Does not wait."""
+        if self._serving is not None and not self._has_spare:
+            self._prepare(plan, self._serving, is_hurried=True)
+
+    @property
+    def _has_spare(self) -> bool:
+        return self._spare is not None and self._spare.is_there
 
     def _take(self, plan: ProcessPlan, env: Mapping[str, str], *, is_retry: bool) -> Interpreter:
         spare, self._spare = self._spare, None
@@ -287,21 +314,30 @@ class Spares:
         self._count += 1
         # Two families at once must not be taken for one, nor for one of an overlap without spares.
         env = {**env, _MARK: f"w{self._count}"}
-        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write)
+        patience = _PATIENCE if plan.warm_spare else _SHORT_PATIENCE
+        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write, patience=patience)
         self._run.nursery.start_soon(interpreter.run, modules)
         return interpreter
 
-    async def _prepare(self, plan: ProcessPlan, serving: Interpreter, scope: trio.CancelScope) -> None:
+    def _prepare(self, plan: ProcessPlan, serving: Interpreter, *, is_hurried: bool) -> None:
+        self._preparing.cancel()
+        self._preparing = trio.CancelScope()
+        prepare = partial(self._spawn_spare, is_hurried=is_hurried)
+        self._run.nursery.start_soon(prepare, plan, serving, self._preparing)
+
+    async def _spawn_spare(
+        self, plan: ProcessPlan, serving: Interpreter, scope: trio.CancelScope, *, is_hurried: bool
+    ) -> None:
         """Spawn a spare when an application serves, or has failed to: then the mended one will need it."""
         with scope:
-            await serving.modules()
-            await trio.sleep(_SPAWN_DELAY)
+            if not is_hurried:
+                await serving.modules()
+                await trio.sleep(_SPAWN_DELAY)
             self._modules = await serving.modules() or self._modules
-            if not self._modules or (self._spare is not None and self._spare.is_there):
+            if not self._modules or self._has_spare:
                 return
-            spare = self._spawn(plan, self._run.environment(plan, plan.port), self._modules)
-            self._spare = spare
-            if (memory := await spare.memory()) and not self._was_told:
+            self._spare = self._spawn(plan, self._run.environment(plan, plan.port), self._modules)
+            if plan.warm_spare and not self._was_told and (memory := await self._spare.memory()):
                 self._was_told = True
                 text = f"an interpreter is kept ready for its next restart; it takes {memory / 1024:.0f} MiB"
                 self._run.bus.notice("spare-ready", text, level="info", process=plan.name)

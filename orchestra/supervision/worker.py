@@ -59,6 +59,8 @@ _JITTER = 0.1
 _BY_HAND = "it is started by hand"
 # The states in which it is known where a process listens, if it does.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
+# The states in which a new child would be the next one; in others, one starts or none is wanted.
+_MAY_BE_RESTARTED = frozenset({State.READY, State.UNHEALTHY, State.BACKING_OFF, State.FAILED})
 # The states in which its last lines say why it is not up.
 _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
@@ -107,12 +109,17 @@ class Worker:
         """
         self._request(StartRequested())
         for each in self.life.plan.depends_on:
-            if (other := self._run.workers[each.name]).is_at_rest:
+            if (other := self._run.workers[each.name]).life.is_at_rest:
                 other.start()
 
     def restart(self) -> None:
         """Stop the process if it runs, and start it again; likewise."""
         self._request(RestartRequested())
+
+    def expect_restart(self) -> None:
+        """Make ready for a restart that is likely to come. Does not wait."""
+        if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
+            self._handover.expect()
 
     def _request(self, fact: StartRequested | RestartRequested) -> None:
         if self._run.phase is Phase.OVER:
@@ -260,11 +267,6 @@ class Worker:
         return self.life.state.is_ended
 
     @property
-    def is_at_rest(self) -> bool:
-        """Whether it is started by hand alone, and is not."""
-        return self.life.state is State.STOPPED and not self.life.plan.autostart
-
-    @property
     def reloads_itself(self) -> bool:
         """Whether its output has shown that it watches its files itself."""
         attempt = self._handover.current
@@ -277,7 +279,7 @@ class Worker:
             StartError: It is not going to be.
         """
         state, reason = self.life.state, self.life.reason
-        if state in (State.FAILED, State.STOPPED) and not self.is_at_rest:
+        if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
             raise StartError(self.life.plan.name, text, tail=self.output.tail)
         if self.life.is_settled and state is State.WAITING:

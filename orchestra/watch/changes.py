@@ -1,13 +1,14 @@
 """Waits for changes of the files that matter, and tells of them in bursts.
 
-watchfiles tells what was touched in the folders that `filters` has chosen, when nothing has been touched
-for 50 ms, and 500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders
-come or go it is started again, and a look at everything shows what it may have missed. Where the system tells
-nothing (network file systems, Windows folders under WSL) or has no room for more watches, all files are
-looked at each second.
+watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
+so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
+500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
+is started again, and a look at everything shows what it may have missed. Where the system tells nothing
+(network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
+each second.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
-it looks at each 50 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
 
 Not here: what follows from a change (`orchestra.reloading`).
 """
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Notify", "batches", "watch"]
 
-# A burst is over when nothing was touched for so long, in ms; and after so long in any case.
+# A burst is over when nothing was touched for so long, in ms; and after so long in any case, in seconds.
 _QUIET = 50
-_LONGEST_BURST = 500
-# After so long without a touch, watchfiles says that it has begun, in ms; see `_notify`.
-_BEGUN = 500
+_LONGEST_BURST = 0.5
+# How often watchfiles looks for touches, in ms; it tells them when the next look finds no more. A look takes
+# 60 µs of CPU time.
+_STEP = 20
 # Pauses between looks at everything, in seconds: at least so long, and so many times as long as a look takes.
 _POLL_PAUSE = 1.0
 _POLL_SHARE = 20
@@ -57,17 +59,19 @@ class Batch(Struct, frozen=True, kw_only=True):
 
     Attributes:
         changes: By process; those of the run itself under `RUN`.
+        expected: What may have changed, while it is too early to tell.
         warning: What the user should know of the watching, and a hint; empty if nothing.
     """
 
     changes: Mapping[str, Changes] = {}
+    expected: Mapping[str, Changes] = {}
     warning: tuple[str, str] = ("", "")
 
 
 class Notify(Protocol):
-    """Gives the paths that were touched in folders, burst by burst, until `stop` is set.
+    """Gives the paths that were touched in folders, as soon as it knows of them, until `stop` is set.
 
-    Once after its beginning it gives an empty set: from then on nothing is missed.
+    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
 
     Raises:
         FileNotFoundError: One of the folders is gone.
@@ -139,8 +143,11 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
     while not stop.is_set():
         watched = files.folders
         try:
-            for touched in notify(watched, stop):
+            for touched, is_over in _bursts(notify(watched, stop)):
                 attempts = 0
+                if not is_over:
+                    yield Batch(expected=files.expect(touched))
+                    continue
                 changes = files.look_at(touched)
                 # A folder that has come back is not the one that is watched.
                 is_outdated = changes is None
@@ -161,19 +168,35 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
     return ""
 
 
+def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[str], bool]]:
+    """Give what is touched first in each burst, and all of it when that is over; an empty one comes first."""
+    burst: set[str] = set()
+    has_begun, began = False, 0.0
+    for touched in touches:
+        if touched and not burst:
+            began = time.monotonic()
+            yield touched, False
+        burst |= touched
+        if burst and (not touched or time.monotonic() - began >= _LONGEST_BURST):
+            yield burst, True
+            burst = set()
+        if not touched and not has_begun:
+            has_begun = True
+            yield set(), True
+
+
 def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
     # Imported in the thread, when everything has been spawned.
     import watchfiles  # noqa: PLC0415
 
-    is_first = True
     try:
         for changes in watchfiles.watch(
             *folders,
             watch_filter=None,
-            debounce=_LONGEST_BURST,
-            step=_QUIET,
+            debounce=_STEP,
+            step=_STEP,
             stop_event=stop,
-            rust_timeout=_BEGUN,
+            rust_timeout=_QUIET - _STEP,
             yield_on_timeout=True,
             raise_interrupt=False,
             force_polling=False,
@@ -181,11 +204,7 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             # With it, watchfiles says nothing of want of room either; `filters` leaves out what is denied.
             ignore_permission_denied=False,
         ):
-            if changes:
-                yield {path for _, path in changes}
-            if is_first:
-                yield set()
-                is_first = False
+            yield {path for _, path in changes}
     except RuntimeError as exc:  # what watchfiles makes of errors of the system that it does not know
         raise OSError(str(exc)) from exc
 

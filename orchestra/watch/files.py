@@ -107,20 +107,27 @@ class Files:
         found = self._walk.files | self._known.keys()
         return self._by_process([path for path in found if self._has_changed(path, is_sure=False)])
 
+    def expect(self, paths: AbstractSet[str]) -> Mapping[str, Changes]:
+        """Say what will have changed if what has been touched has; looks at nothing."""
+        return self._by_process(self._with_targets(paths))
+
     def look_at(self, paths: AbstractSet[str]) -> Mapping[str, Changes] | None:
         """Look at what has been touched.
 
         Returns:
             ``None`` if folders have come or gone, or a .gitignore has changed: then all has to be looked at.
         """
-        linked = self._walk.linked
-        touched = [*paths, *(linked[each] for each in paths if each in linked)]
+        touched = self._with_targets(paths)
         # All of them first: what is found to have changed is not found a second time.
         if any(map(self._changes_folders, touched)):
             return None
         return self._by_process(
             [path for path in touched if self._filter.kinds(path) and self._has_changed(path)]
         )
+
+    def _with_targets(self, paths: AbstractSet[str]) -> set[str]:
+        linked = self._walk.linked
+        return {*paths, *(linked[each] for each in paths if each in linked)}
 
     def _changes_folders(self, path: str) -> bool:
         if path.endswith("/" + GITIGNORE) or path in self._walk.folders:

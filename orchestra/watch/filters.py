@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pathspec import GitIgnoreSpec
 
+from orchestra.reading import read_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -248,8 +250,9 @@ class Filter:
         found = self._specs.get(folder)
         if found is None:
             found = ()
-            with suppress(OSError), open(os.path.join(folder, GITIGNORE), "rb") as file:
-                lines = file.read(_MOST_BYTES).decode("utf-8-sig", "replace").splitlines()
+            with suppress(OSError):
+                content = read_file(os.path.join(folder, GITIGNORE), most=_MOST_BYTES)
+                lines = content.decode("utf-8-sig", "replace").splitlines()
                 found = ((folder, _compiled(lines, [])),)
             if folder and not os.path.exists(os.path.join(folder, ".git")):
                 found += self._specs_for(folder.rpartition("/")[0])

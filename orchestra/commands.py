@@ -1,0 +1,300 @@
+"""The commands that reach a run from another terminal: how it is, its log, orders, its end.
+
+The run is the one of the project that the current folder is in; ``--run PID`` says which one if there are
+several. An order is given and then waited for, by asking how the run is: a command returns when what it is
+about has happened. Exit statuses: 0; 2 for wrong use, or if there is no run; `wait` has 1 for a process that
+has failed, and 3 if time is over.
+
+Not here: the commands that read a Procfile (`cli`), how a run is found and asked (`remote`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestra.errors import OrchestraError
+from orchestra.folders import is_running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestra.events import StateChanged
+    from orchestra.remote import RunningRun
+
+__all__ = ["COMMANDS"]
+
+_EXIT_FAILED = 1
+_EXIT_LATE = 3
+# Seconds between two looks at a run that is waited for, and at a table that is watched.
+_INTERVAL = 0.1
+_LAST_MOMENT = 0.5
+_WATCH_INTERVAL = 1.0
+_ENDED = ("completed", "failed", "stopped")
+
+COMMANDS: dict[str, click.Command] = {}
+"""All commands of this module, by name."""
+
+
+def _choose(pid: int | None = None) -> RunningRun:
+    # `--help` needs none of it.
+    from orchestra.remote import choose  # noqa: PLC0415
+
+    return choose(os.environ, Path.cwd(), pid=pid)
+
+
+def _complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    try:
+        state = _choose().state
+    except (OrchestraError, OSError):
+        return []
+    return [each.process for each in state.processes if each.process.startswith(begun)]
+
+
+def _command(function: Callable[..., int]) -> click.Command:
+    """Make a command of a function that takes the chosen run first; it returns the exit status."""
+
+    def call(pid: int | None, **arguments: Any) -> int:
+        return function(_choose(pid), **arguments)
+
+    call.__doc__ = function.__doc__
+    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    option = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+    name = function.__name__.strip("_")
+    COMMANDS[name] = click.command(name)(option(call))
+    return COMMANDS[name]
+
+
+def _some(context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Demand a name: what other runners call `start` and `stop` is called otherwise here."""
+    if not names and not context.resilient_parsing:
+        meant = {"start": "`orchestra run` starts a project", "stop": "`orchestra down` ends a run"}
+        also = meant.get(context.command.name or "", "`orchestra ps` shows their names")
+        raise click.UsageError(f"it needs the name of a process; {also}", context)
+    return names
+
+
+_NAMES = click.argument("names", nargs=-1, metavar="NAME...", callback=_some, shell_complete=_complete_names)
+
+
+# --- How it is ---
+
+
+@_command
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+@click.option("--watch", is_flag=True, help="Show it again whenever it changes, until Ctrl-C.")
+def ps(run: RunningRun, *, is_json: bool, watch: bool) -> int:
+    """Show the processes of a run."""
+    shown = ""
+    while True:
+        text = _as_json(run) if is_json else _as_table(run)
+        if text != shown:
+            if watch and not is_json and shown:
+                click.echo()
+            click.echo(text)
+            shown = text
+        if not watch:
+            return 0
+        time.sleep(_WATCH_INTERVAL)
+        run.refresh()
+
+
+def _as_json(run: RunningRun) -> str:
+    import msgspec  # noqa: PLC0415 - as for `_choose`
+
+    state = run.state
+    processes = [msgspec.to_builtins(each) for each in state.processes]
+    fields = {"url": state.url, "procfile": state.procfile, "pid": state.pid, "processes": processes}
+    return msgspec.json.encode(fields).decode()
+
+
+def _as_table(run: RunningRun) -> str:
+    rows = [("NAME", "STATE", "PID", "ADDRESS", "RESTARTS", "REASON")]
+    for each in run.state.processes:
+        pid, address = str(each.pid or ""), each.url or ""
+        rows.append((each.process, each.state.value, pid, address, str(each.restarts or ""), each.reason))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    title = f"{run.state.url or 'no address'}, pid {run.state.pid}, {run.state.procfile or run.state.root}"
+    return "\n".join([title, *(line.rstrip() for line in lines)])
+
+
+@_command
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
+    """Wait until processes, by default all, are as far as they get: ready, or running without a check."""
+    meant = run.named(names) if names else [each.process for each in run.state.processes]
+    until = time.monotonic() + timeout
+    while missing := [name for name in run.missing() if name in meant]:
+        run.refresh()
+        failed = [each for each in run.processes(missing) if each.state.value in _ENDED]
+        if failed:
+            _say_failed(failed)
+            return _EXIT_FAILED
+        if time.monotonic() >= until:
+            late = [f"{each.process} ({each.reason or each.state.value})" for each in run.processes(missing)]
+            click.echo(f"not ready after {timeout:g} s: {', '.join(late)}", err=True)
+            return _EXIT_LATE
+        time.sleep(_INTERVAL)
+    return 0
+
+
+def _say_failed(failed: Sequence[StateChanged]) -> None:
+    for each in failed:
+        click.echo(f"{each.process} has {each.state.value}: {each.reason}".rstrip(": "), err=True)
+        for line in each.last_lines:
+            click.echo(f"  {line}", err=True)
+
+
+@_command
+def _open(run: RunningRun) -> int:
+    """Open the one address in the browser."""
+    import webbrowser  # noqa: PLC0415 - only here
+
+    if run.state.url is None:
+        raise OrchestraError("this run has no address: it was started with --no-proxy")
+    click.echo(run.state.url)
+    webbrowser.open(run.state.url)
+    return 0
+
+
+# --- Its log, and its environment ---
+
+
+@click.command("logs")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until the run ends.")
+@click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
+@click.option("--since", metavar="WHEN", help="Not what is older: 30s, 5m, 2h, or a time such as 14:30.")
+@click.option("-t", "--timestamps", is_flag=True, help="Begin lines with the time of day.")
+@click.option("--last", is_flag=True, help="The log of the last run, also if it is over.")
+@click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+def _logs(
+    names: tuple[str, ...], *, since: str | None, last: bool, pid: int | None, follow: bool, **shown: Any
+) -> int:
+    """Show what the processes of a run have written, and what has happened to them."""
+    from orchestra.logs import find_log, follow_log, moment, read_log, show  # noqa: PLC0415 - only here
+
+    try:
+        begin = moment(since) if since is not None else None
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from None
+    run = None if last else _choose(pid)
+    log = find_log(os.environ, Path.cwd(), run.state if run is not None else None)
+    events = read_log(log)
+    if follow and run is not None:
+        events = follow_log(log, run.state.pid)
+    return show(events, run.named(names) if run is not None else names, since=begin, **shown)
+
+
+COMMANDS["logs"] = _logs
+
+
+@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] -- COMMAND...")
+def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
+    """Run a command with the environment, the folder and the ports of a process, by default the backend's.
+
+    It needs no run. Its exit status is the command's.
+    """
+    from orchestra.oneoff import place_of, replace_us  # noqa: PLC0415 - only here
+
+    name, command = (words[0], words[2:]) if words[1:2] == ("--",) else (None, words)
+    if not command:
+        raise click.UsageError("there is no command; give one: orchestra exec NAME -- COMMAND")
+    replace_us(place_of(name, os.environ, Path.cwd(), pid=pid), command)
+
+
+COMMANDS["exec"] = _exec
+
+
+# --- Orders ---
+
+
+@_command
+@_NAMES
+def restart(run: RunningRun, *, names: tuple[str, ...]) -> int:
+    """Stop processes if they run, and start them again; `wait` waits until they are ready."""
+    return _order(run, names, do="restart")
+
+
+@_command
+@_NAMES
+def stop(run: RunningRun, *, names: tuple[str, ...]) -> int:
+    """Stop processes, and leave them stopped; `down` ends the whole run."""
+    return _order(run, names, do="stop")
+
+
+@_command
+@_NAMES
+def start(run: RunningRun, *, names: tuple[str, ...]) -> int:
+    """Start processes that have ended; `run` starts a project."""
+    return _order(run, names, do="start")
+
+
+@_command
+@_NAMES
+def kill(run: RunningRun, *, names: tuple[str, ...]) -> int:
+    """Stop processes at once, by SIGKILL."""
+    return _order(run, names, do="kill")
+
+
+@_command
+@click.argument("number", metavar="SIGNAL", type=click.UNPROCESSED)
+@_NAMES
+def _signal(run: RunningRun, *, number: str, names: tuple[str, ...]) -> int:
+    """Send a signal, such as HUP, to processes and what they have started."""
+    name = number.upper().removeprefix("SIG")
+    try:
+        meant = signal.Signals(int(name)) if name.isdecimal() else signal.Signals[f"SIG{name}"]
+    except (KeyError, ValueError):
+        raise click.UsageError(f"there is no signal {number!r}: HUP, USR1 and 15 are some") from None
+    return _order(run, names, do="signal", signal=meant)
+
+
+def _order(run: RunningRun, names: Sequence[str], **order: Any) -> int:
+    """Give an order, and wait until no process that it is about is stopping any more."""
+    meant = run.named(names)
+    run.order(processes=tuple(meant), **order)
+    run.refresh()
+    while any(each.state.value == "stopping" for each in run.processes(meant)):
+        time.sleep(_INTERVAL)
+        run.refresh()
+    return 0
+
+
+@_command
+@click.argument("name", shell_complete=_complete_names)
+@click.argument("text")
+def send(run: RunningRun, *, name: str, text: str) -> int:
+    """Type a line into a process, such as what its debugger is to do."""
+    run.order(do="send", processes=tuple(run.named([name])), text=f"{text}\n")
+    return 0
+
+
+@_command
+def reload(run: RunningRun) -> int:
+    """Have all open pages of the one address reload."""
+    count = run.order(do="reload")
+    click.echo(f"{count} page{'' if count == 1 else 's'}")
+    return 0
+
+
+@_command
+def down(run: RunningRun) -> int:
+    """End the run, and wait until nothing is left of it."""
+    run.order(do="down")
+    while is_running(run.state.pid) and run.path.exists():
+        time.sleep(_INTERVAL)
+    # Nothing is left of it. Its process ends now, too, unless it is a program of the user's.
+    until = time.monotonic() + _LAST_MOMENT
+    while is_running(run.state.pid) and time.monotonic() < until:
+        time.sleep(_INTERVAL)
+    return 0

@@ -1,0 +1,135 @@
+"""What programs ask of a run, and order it to do: the answer of `state`, and the body of a POST to `order`.
+
+An order is begun, and not waited for: `state` shows what has become of it.
+
+Not here: who may ask and order (`doors`), how programs do (`remote`).
+"""
+
+from __future__ import annotations
+
+from signal import SIGKILL
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from msgspec import Struct
+
+from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from orchestra.config.plan import ProcessPlan
+
+__all__ = ["Commanded", "Order", "Place", "RunState", "carry_out"]
+
+
+class RunState(Struct, frozen=True, kw_only=True):
+    """How a run is now.
+
+    Attributes:
+        url: The one address.
+        procfile: The Procfile, if it has one.
+        root: The project's folder.
+        pid: Of orchestra.
+        processes: The newest state of each process, in the order of the plan.
+        errors: Those that pages show.
+    """
+
+    url: str | None
+    procfile: str | None
+    root: str
+    pid: int
+    processes: tuple[StateChanged, ...]
+    errors: tuple[ErrorShown, ...] = ()
+
+
+class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be done.
+
+    Attributes:
+        do: The order; `down` and `reload` are for the run and the pages, the others for processes.
+        processes: Their names, instances with their numbers.
+        signal: The number, for `signal`.
+        text: What is typed, for `send`.
+    """
+
+    do: Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
+    processes: tuple[str, ...] = ()
+    signal: int = 0
+    text: str = ""
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """What a command needs to run as a process of the plan does.
+
+    Attributes:
+        cwd: The folder.
+        env: The environment.
+    """
+
+    cwd: str
+    env: dict[str, str]
+
+    @classmethod
+    def of(cls, process: ProcessPlan, environ: Mapping[str, str]) -> Self:
+        """Give that of a process; `environ` is the environment of orchestra."""
+        return cls(cwd=str(process.cwd), env=dict(environ if process.env is None else process.env))
+
+
+class Commanded(Protocol):
+    """What carries out orders; a `Supervisor` does."""
+
+    def start(self, name: str) -> None:
+        """Start a process again if it has ended."""
+
+    async def stop(self, name: str | None = None, *, reason: str = ...) -> None:
+        """Stop a process; without a name all of them, and the run."""
+
+    async def restart(self, name: str) -> None:
+        """Stop a process if it runs, and start it again."""
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process."""
+
+    async def send(self, name: str, text: str) -> None:
+        """Write to a process's standard input."""
+
+    def reload(self, reason: str = ...) -> int:
+        """Have every open page reload; return how many there are."""
+
+
+async def carry_out(
+    order: Order, run: Commanded, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
+) -> int:
+    """Begin to carry out an order.
+
+    Args:
+        order: The order; its processes are those of the run.
+        run: The run.
+        start_soon: Begins what takes its time.
+
+    Returns:
+        How many processes or pages it is about.
+
+    Raises:
+        OrchestraError: The run is over, or has no pages.
+    """
+    if order.do == "down":
+        start_soon(lambda: run.stop(reason="asked to"))
+        return 0
+    if order.do == "reload":
+        return run.reload()
+    for name in order.processes:
+        match order.do:
+            case "start":
+                run.start(name)
+            case "stop" | "kill":
+                start_soon(lambda name=name: run.stop(name))  # type: ignore[misc]
+                if order.do == "kill":
+                    run.signal(name, SIGKILL)
+            case "restart":
+                start_soon(lambda name=name: run.restart(name))  # type: ignore[misc]
+            case "signal":
+                run.signal(name, order.signal)
+            case "send":
+                await run.send(name, order.text)
+    return len(order.processes)

@@ -1,0 +1,138 @@
+"""The log of a run, which outlives it: what `orchestra logs` shows, as JSON lines.
+
+A project has one file a run, in the folder for files that outlive a run, where only its user reads it. When a
+run begins, the files of runs that are over are removed, so that the last run's is there until the next one.
+A file and its older half have 10 MB at most.
+
+The log is not worth a run: when it cannot be written to, the run goes on, and its end says so.
+
+Not here: what a line is (`jsonl`), how it is shown (`commands`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.child.logfile import LogFile
+from orchestra.dashboard.jsonl import JsonPrinter
+from orchestra.dashboard.words import SENTENCE_KINDS
+from orchestra.folders import is_running, make_private, project_key, state_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from orchestra.config.plan import Plan
+
+__all__ = ["RunLog", "files_of", "newest"]
+
+# Bytes of the file, and of its older half.
+_MOST_BYTES = 5_000_000
+# Bytes that may wait to be written; then what is logged has to wait.
+_MOST_WAITING = 1_000_000
+# Seconds that lines are collected for.
+_INTERVAL = 0.2
+
+
+class RunLog:
+    """A log that takes events at once, and writes them in batches.
+
+    Args:
+        plan: The run's.
+        environ: Says where files are kept.
+
+    Attributes:
+        sinks: Take lines of output; none if no log is kept.
+        failure: Why the log could not be written to; empty if it could.
+        fd: There is none, before it is open and between two files.
+    """
+
+    fd = -1
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        self._folder = state_folder(environ)
+        self._key = project_key(plan.root)
+        path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
+        self._file = LogFile(path, max_bytes=_MOST_BYTES, backups=1, mode=0o600)
+        self._printer = JsonPrinter(self)
+        self.sinks = (self._printer.write_line,) if plan.keep_log else ()
+        self.failure = ""
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._has_room = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<RunLog {self._file!r}>"
+
+    def follow(self, subscribe: Callable[..., object]) -> None:
+        """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
+        if self.sinks:
+            subscribe(self._printer.observe, *SENTENCE_KINDS)
+
+    def put(self, data: bytes) -> None:
+        """Take a line, with its line end."""
+        if self.sinks:
+            self._waiting.append(data)
+            self._size += len(data)
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room for another line."""
+        while self._size > _MOST_WAITING:
+            await self._has_room.park()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        if self.sinks:
+            self._begin()
+        while self.sinks:
+            await self._write()
+            await trio.sleep(_INTERVAL)
+
+    def _begin(self) -> None:
+        """Make room for the file: remove those of runs that are over."""
+        try:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._folder)
+            for path, pid in files_of(self._folder, self._key):
+                if pid == os.getpid() or not is_running(pid):
+                    path.unlink(missing_ok=True)
+        except OSError as exc:
+            self._give_up(exc)
+
+    async def aclose(self) -> None:
+        """Write what is waiting, and close the file."""
+        await self._write()
+        await self._file.aclose()
+
+    async def _write(self) -> None:
+        lines, self._waiting, self._size = self._waiting, [], 0
+        self._has_room.unpark_all()
+        if lines:
+            try:
+                await self._file.append(lines)
+            except OSError as exc:
+                self._give_up(exc)
+
+    def _give_up(self, cause: OSError) -> None:
+        self.sinks = ()
+        self._waiting, self._size = [], 0
+        self._has_room.unpark_all()
+        self.failure = f"the log of this run was not kept: {cause}"
+
+
+def newest(root: Path, environ: Mapping[str, str], *, pid: int | None = None) -> Path | None:
+    """Find the log of a project's newest run, or of the run in a certain process."""
+    found = files_of(state_folder(environ), project_key(root))
+    logs = [path for path, of in found if path.suffix == ".jsonl" and pid in (None, of)]
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def files_of(folder: Path, key: str) -> Iterator[tuple[Path, int]]:
+    """Give the files of a project's logs, each with the process that wrote it."""
+    for path in folder.glob(f"log-{key}-*.jsonl*"):
+        pid = path.name.split("-")[2].partition(".")[0]
+        if pid.isdecimal():
+            yield path, int(pid)

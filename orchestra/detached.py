@@ -1,0 +1,59 @@
+"""A run in the background: another orchestra, in a session of its own, whose start is waited for.
+
+What it prints on standard error before it can be reached is printed here; later, its log tells.
+
+Not here: reaching it (`remote`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from orchestra.errors import OrchestraError
+from orchestra.remote import find
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["run_detached"]
+
+_INTERVAL = 0.05
+# Seconds until a run that has not ended can be reached: it is, before it spawns anything.
+_PATIENCE = 30.0
+
+
+def run_detached(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Start ``orchestra`` with these arguments, wait until it can be reached, and leave it.
+
+    Returns:
+        0, or the exit status of a run that has ended at once; and what is to be said on standard output and
+        on standard error.
+
+    Raises:
+        OrchestraError: It cannot be reached.
+    """
+    with tempfile.TemporaryFile() as complaints:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "orchestra", *arguments, "--output", "plain"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            start_new_session=True,
+        )
+        until = time.monotonic() + _PATIENCE
+        while run.poll() is None:
+            for each in find(os.environ):
+                if each.state.pid == run.pid:
+                    hint = "orchestra logs -f shows its output, orchestra down ends it\n"
+                    return 0, f"{each.state.url or 'it'} is run by pid {run.pid}\n", hint
+            if time.monotonic() > until:
+                run.terminate()
+                raise OrchestraError("the run in the background cannot be reached, and was ended")
+            time.sleep(_INTERVAL)
+        complaints.seek(0)
+        return run.returncode, "", complaints.read().decode("utf-8", "replace")

@@ -1,0 +1,215 @@
+"""Showing the log of a run as plain lines: as it is, from a moment on, its end, or what is still coming.
+
+Not here: writing it (`dashboard/runlog`), which run is meant (`remote`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestra.config.plan import base_name
+from orchestra.dashboard.plain import PlainPrinter
+from orchestra.dashboard.runlog import newest
+from orchestra.dashboard.words import sentence
+from orchestra.dashboard.writer import standard_output
+from orchestra.errors import ConfigError
+from orchestra.events import Notice, OutputLine, RunEnded, RunStarted, StateChanged, decode
+from orchestra.folders import is_running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from io import BufferedReader
+
+    from orchestra.control.local import RunState
+    from orchestra.events import Event
+
+__all__ = ["find_log", "follow_log", "moment", "read_log", "show"]
+
+# Seconds between two looks at a log that is followed.
+_INTERVAL = 0.1
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
+
+
+def moment(text: str) -> datetime:
+    """Read a moment: how long ago (``5m``), a time of today (``14:30``), or a date and time of ISO 8601.
+
+    Raises:
+        ValueError: It is none of them; the message says so.
+    """
+    now = datetime.now(UTC)
+    if ago := _AGO.match(text):
+        return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
+    try:
+        if re.match(r"\d\d?:\d\d", text):
+            text = f"{now.astimezone():%Y-%m-%d}T{text:0>5}"
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: 30s, 5m, 2h, 14:30 or 2026-01-31T14:30 are some") from None
+
+
+def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -> Path:
+    """Find the log of a run, or without one that of the last run of the project that a folder is in.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if state is not None:
+        log = newest(Path(state.root), environ, pid=state.pid)
+        hint = "It has [run] keep_log = false, or its log cannot be written."
+    else:
+        found = (newest(each, environ) for each in (folder, *folder.parents))
+        log = next((each for each in found if each is not None), None)
+        hint = "A run keeps its log until the next one of the project begins."
+    if log is None:
+        raise ConfigError(f"no log was kept of a run in {folder}", hint=hint)
+    return log
+
+
+def read_log(log: Path) -> Iterator[Event | None]:
+    """Give the events of a log that are there, oldest first, then ``None``."""
+    for path in (_older(log), log):
+        if path.exists():
+            with path.open("rb") as file:
+                yield from _events(file)
+    yield None
+
+
+def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
+    """Give the events of a log, ``None`` after those that are there, and what comes until a run has ended.
+
+    Args:
+        log: The log.
+        pid: Of the process that the run is in.
+    """
+    if _older(log).exists():
+        with _older(log).open("rb") as file:
+            yield from _events(file)
+    file = log.open("rb")
+    yield from _events(file)
+    yield None
+    while True:
+        is_over = not is_running(pid)
+        # The file may have become the older half meanwhile: then what is still in it comes first.
+        is_whole = not _is_same(log, file)
+        for event in _events(file):
+            yield event
+            is_over = is_over or isinstance(event, RunEnded)
+        if is_whole and log.exists():
+            file.close()
+            file = log.open("rb")
+        elif is_over:
+            file.close()
+            return
+        else:
+            time.sleep(_INTERVAL)
+
+
+def _older(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def _is_same(log: Path, file: BufferedReader) -> bool:
+    try:
+        return log.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except OSError:
+        return False
+
+
+def _events(file: BufferedReader) -> Iterator[Event]:
+    """Give the events of all whole lines that follow."""
+    while True:
+        begin = file.tell()
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            file.seek(begin)
+            return
+        try:
+            yield decode(line)
+        except msgspec.DecodeError:  # of another version
+            continue
+
+
+def show(
+    events: Iterable[Event | None],
+    names: Sequence[str],
+    *,
+    since: datetime | None,
+    lines: int | None,
+    timestamps: bool,
+) -> int:
+    """Print events as plain lines.
+
+    Args:
+        events: Those that are there, ``None``, and what is still coming.
+        names: Only these processes, instances with their numbers; all if there are none.
+        since: Not what is older.
+        lines: Only that many, the last ones of those that are there.
+        timestamps: Whether lines begin with the time of day.
+
+    Returns:
+        The exit status.
+    """
+    output = _Output()
+    printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
+    kept: deque[OutputLine | Event] = deque(maxlen=lines)
+    is_live = False
+    for event in events:
+        if isinstance(event, RunStarted):
+            printer.widen(event.processes)
+        if event is None:
+            is_live = True
+            for each in kept:
+                _print(printer, each)
+        elif _is_wanted(event, names, since):
+            if is_live:
+                _print(printer, event)
+            else:
+                kept.append(event)
+        if is_live:
+            output.flush()
+    return 0
+
+
+def _print(printer: PlainPrinter, event: Event) -> None:
+    if isinstance(event, OutputLine):
+        printer.print_line(event)
+    else:
+        printer.observe(event)
+
+
+def _is_wanted(event: Event, names: Sequence[str], since: datetime | None) -> bool:
+    if since is not None and event.time < since:
+        return False
+    if not isinstance(event, OutputLine) and not sentence(event):
+        return False
+    name = event.process if isinstance(event, OutputLine | StateChanged | Notice) else None
+    return not names or (name is not None and (name in names or base_name(name) in names))
+
+
+class _Output:
+    """Standard output, as `PlainPrinter` takes it."""
+
+    fd = 1
+
+    def put(self, data: bytes) -> None:
+        """Write bytes."""
+        with standard_output():
+            sys.stdout.buffer.write(data)
+
+    async def wait_for_room(self) -> None:
+        """Wait for nothing: `put` does."""
+
+    def flush(self) -> None:
+        """Have everything written."""
+        with standard_output():
+            sys.stdout.buffer.flush()

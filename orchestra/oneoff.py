@@ -1,0 +1,71 @@
+"""A command of the user's with the environment, the folder and the ports of a process: ``orchestra exec``.
+
+If the project runs, its run is asked for them: the ports are the real ones. Else they are those that a run
+would have.
+
+Not here: which run is meant (`remote`), what a child's environment is made of (`config/environment`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from orchestra.control.local import Place
+from orchestra.errors import ConfigError
+from orchestra.planning import load
+from orchestra.remote import NoRun, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["place_of", "replace_us"]
+
+# What marks a child as one of a run: a command that outlives restarts must not be taken for a leftover.
+_MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS", "ORCHESTRA_CHILD")
+# As shells have it.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid: int | None) -> Place:
+    """Find out what a process has.
+
+    Args:
+        name: The process; ``None`` for the backend, or the first one.
+        environ: The environment of this process.
+        folder: The current folder.
+        pid: Of the run that is meant; ``None``: the one of the project that the folder is in, if it runs.
+
+    Raises:
+        OrchestraError: There is no such run or process; or the project's files are wrong.
+    """
+    try:
+        run = choose(environ, folder, pid=pid)
+    except NoRun as exc:
+        if pid is not None or exc.is_unclear:
+            raise
+    else:
+        return run.place(name)
+    plan = load(environ=environ)
+    process = plan.named(name)
+    if process is None:
+        known = ", ".join(each.name for each in plan.processes)
+        raise ConfigError(f"there is no process called {name}", hint=f"There are {known}.")
+    return Place.of(process, environ)
+
+
+def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
+    """Become the command.
+
+    Raises:
+        ConfigError: It cannot be run.
+    """
+    env = {name: value for name, value in place.env.items() if name not in _MARKS}
+    try:
+        os.chdir(place.cwd)
+        os.execvpe(command[0], list(command), env)  # noqa: S606 - the user's own
+    except OSError as exc:
+        error = ConfigError(f"{command[0]} cannot be run in {place.cwd}: {exc.strerror}")
+        error.exit_code = _NOT_FOUND if isinstance(exc, FileNotFoundError) else _NOT_EXECUTABLE
+        raise error from exc

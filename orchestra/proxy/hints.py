@@ -1,0 +1,103 @@
+"""Says which line of the settings is missing, when the backend answers what is the frontend's.
+
+Orchestra cannot know it: a backend that answers every path answers those of the frontend, too, and one that
+has an API may not be the only one. So a doubt of `route` is looked into: the frontend is asked whether it has
+something there. That delays no request, and each notice is given once.
+
+Not here: what is doubtful (`route`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy.connection import ClientGone
+from orchestra.proxy.framing import NO_BODY
+from orchestra.proxy.record import Record
+from orchestra.proxy.request import HTML
+from orchestra.proxy.route import Availability
+
+if TYPE_CHECKING:
+    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.route import Doubt
+    from orchestra.proxy.shared import Shared
+
+__all__ = ["Hints"]
+
+# Paths that the frontend is asked about; one that it has is all it takes.
+_MOST_QUESTIONS = 10
+# Seconds that the answer may take: Vite may be at work.
+_PATIENCE = 10.0
+_WINDOW = b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
+_DATA = b"Accept: application/json, */*;q=0.5\r\n"
+
+
+class Hints:
+    """Gives the notices of one proxy."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._given: set[str] = set()
+        self._asked: set[bytes] = set()
+
+    def look_into(self, doubt: Doubt, head: RequestHead) -> None:
+        """Take note of what is doubtful about the answer to a request."""
+        if doubt.kind in self._given or doubt.path in self._asked:
+            return
+        if doubt.kind == "part":
+            self._give(doubt)
+        elif len(self._asked) < _MOST_QUESTIONS:
+            self._asked.add(doubt.path)
+            self._shared.start_soon(self._ask, doubt, head.host)
+
+    async def _ask(self, doubt: Doubt, host: bytes) -> None:
+        """Give the notice if the frontend has something at the path."""
+        wanted = _WINDOW if doubt.kind == "page" else _DATA
+        raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (doubt.path, host, wanted)
+        answer = None
+        with trio.move_on_after(_PATIENCE), suppress(UpstreamError, ClientGone):
+            answer = await self._answer_of_frontend(self._shared.reader.request(raw), raw)
+        if answer is None:
+            return
+        is_page, status = answer.media_type in HTML, answer.status
+        # That a method is not the right one says that another would be.
+        has_api = not is_page and status != 404 and not 300 <= status < 400
+        if (is_page and status < 300) if doubt.kind == "page" else has_api:
+            self._give(doubt)
+
+    async def _answer_of_frontend(self, head: RequestHead, raw: bytes) -> ResponseHead | None:
+        shared = self._shared
+        upstream = shared.upstreams["frontend"]
+        if upstream.gate.availability is not Availability.READY:
+            return None
+        record = Record(shared.bus, 0, head, NO_BODY)
+        connection = await upstream.connect(record, shared.now, fresh=True)
+        try:
+            await connection.send(raw)
+            while (answer := connection.take_head(head)) is None or answer.status < 200:
+                await connection.wait()
+            return answer
+        finally:
+            connection.close()
+
+    def _give(self, doubt: Doubt) -> None:
+        if doubt.kind in self._given:
+            return
+        self._given.add(doubt.kind)
+        path = doubt.path.decode("ascii", "replace")
+        prefix = next(iter(self._shared.plan.api_prefixes), "/api")
+        line = f'[proxy] backend_paths = ["{prefix}"]'
+        hint = f"If only some paths are the backend's, list them: {line}. The frontend gets all others."
+        if doubt.kind == "part":
+            text = f"the backend answered {doubt.status} to {path}, which is the frontend's"
+        elif doubt.kind == "page":
+            text = f"the backend answers {path} itself; the frontend has a page there, too"
+        else:
+            text = f"under {prefix} only the backend is asked, which has no {path}; the frontend has"
+            line = f'[proxy] backend_paths = ["{prefix}/..."]'
+            hint = f"List what is the backend's, such as {line}. The frontend gets all others."
+        self._shared.bus.notice(f"frontend-{doubt.kind}-hidden", text, hint=hint)

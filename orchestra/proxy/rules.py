@@ -1,0 +1,164 @@
+"""Whose a path is by the settings, and the rules of one plan together with what was learned.
+
+Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
+matches is the frontend's.
+
+Not here: what is asked in which order, and what follows from an answer (`route`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from msgspec import Struct
+
+from orchestra.config.plan import VITE_PATHS
+from orchestra.proxy.memo import Memo
+from orchestra.proxy.request import is_for_a_window, is_from_own_page, referring_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orchestra.config.plan import ProxyPlan
+    from orchestra.events import StreamKind
+    from orchestra.frontend_pages import FrontendPages
+    from orchestra.proxy.head import RequestHead
+
+__all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "WebSocketRoute"]
+
+Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
+
+OWN_PREFIX = b"/__orchestra__/"
+_VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
+
+
+class Rule(Struct, frozen=True):
+    """Which side the settings give a path to, and why, in words for the dashboard."""
+
+    side: Literal["backend", "frontend"]
+    reason: str
+
+
+_VITES = Rule("frontend", "vite's own path")
+_FRONTENDS = Rule("frontend", "frontend_paths")
+_OTHERS = Rule("frontend", "not in backend_paths")
+_BACKENDS = Rule("backend", "backend_paths")
+API = Rule("backend", "api_prefix")
+_FRONTEND_SOCKETS = Rule("frontend", "frontend_websockets")
+_BACKEND_SOCKETS = Rule("backend", "backend_prefixes")
+
+
+def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable[[bytes], Rule | None]:
+    """Return what finds the rule of a path: Vite's own, else that of the longest prefix by whole segments.
+
+    Args:
+        given: Each rule with its prefixes, one that ends in a slash for all below it; of two rules with the
+            same prefix the first counts.
+        default: The rule of all other paths.
+    """
+    rules: dict[bytes, Rule] = {}
+    for rule, prefixes in given:
+        for prefix in prefixes:
+            rules.setdefault(prefix.encode("utf-8", "replace"), rule)
+    order = sorted(rules, key=lambda prefix: (rules[prefix] is not _VITES, -len(prefix)))
+    choices = [re.escape(each) + (b"" if each.endswith(b"/") else rb"(?=/|\Z)") for each in order]
+    match = re.compile(b"|".join(choices)).match
+
+    def rule_of(path: bytes) -> Rule | None:
+        found = match(path)
+        return default if found is None else rules[found[0]]
+
+    return rule_of
+
+
+class WebSocketRoute(Struct, frozen=True):
+    """Where a WebSocket goes.
+
+    Attributes:
+        side: The upstream.
+        reason: Why, in words for the dashboard.
+        kind: What the stream is called.
+        is_ping: Vite's client asks whether Vite is alive; see `Route`.
+    """
+
+    side: Side
+    reason: str
+    kind: StreamKind = "websocket"
+    is_ping: bool = False
+
+
+class Router:
+    """The rules of one plan, and what was learned.
+
+    Args:
+        pages: The frontend's pages that are known from earlier runs; ``None``: no run is remembered.
+        has_own: Something serves our own paths.
+        remembers: Whether it is remembered what the backend did not know.
+
+    Attributes:
+        memo: What answered which path.
+        rule_of: Which side the settings give a path to.
+    """
+
+    def __init__(
+        self,
+        plan: ProxyPlan,
+        *,
+        pages: FrontendPages | None = None,
+        has_own: bool = False,
+        remembers: bool = True,
+    ) -> None:
+        self.plan = plan
+        self.has_own = has_own
+        self.memo = Memo(pages, remembers=remembers)
+        self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
+        # Then its answers are never replaced; a backend that was looked for and not found is another case.
+        self.is_frontend_alone = plan.backend is None
+        ours = ((_VITES, VITE_PATHS), (_FRONTENDS, plan.frontend_paths))
+        theirs = ((_BACKENDS, plan.backend_paths), (API, plan.api_prefixes))
+        default = _OTHERS if plan.backend_paths else None
+        self.rule_of = _rules(*ours, *theirs, default=default)
+        frontends, backends = plan.frontend_websockets, plan.backend_prefixes
+        self._rule_of_socket = _rules(
+            *ours, (_FRONTEND_SOCKETS, frontends), *theirs, (_BACKEND_SOCKETS, backends), default=default
+        )
+
+    def side_of(self, path: bytes) -> Literal["backend", "frontend"] | None:
+        """Return which side a page, a module, a style or a worker is of, if that is known."""
+        rule = self.rule_of(path)
+        return self.memo.side_of(path) if rule is None else rule.side
+
+    def may_fall_back(self, head: RequestHead) -> bool:
+        """Whether a 404 to such a request may fall back, if its path is not the backend's alone.
+
+        A frontend that renders pages also takes their forms. It may have come to the page without a request
+        for it: then the newest page tells, if that sends the form to itself.
+        """
+        if head.method in self.fallback_methods:
+            return True
+        if head.method != b"POST" or not (is_for_a_window(head) or is_from_own_page(head)):
+            return False
+        path, memo = head.path, self.memo
+        if memo.pages.has(path):
+            return True
+        is_known = memo.windows.get(path, memo.newest) == "frontend"
+        return is_known and path == referring_path(head)
+
+    def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
+        """Decide about a WebSocket."""
+        path = head.path
+        if path.startswith(OWN_PREFIX):
+            return WebSocketRoute("orchestra", "orchestra's own path")
+        if not has_frontend:
+            return WebSocketRoute("backend", "no frontend")
+        protocol = head.values.get(b"sec-websocket-protocol")
+        if protocol in _VITE_PROTOCOLS:
+            name = protocol.decode("ascii")
+            return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
+        rule = self._rule_of_socket(path)
+        if rule is not None and rule.side == "frontend":
+            return WebSocketRoute("frontend", rule.reason)
+        if not has_backend and rule is None:
+            return WebSocketRoute("frontend", "no backend")
+        return WebSocketRoute("backend", "backend answered")

@@ -1,0 +1,207 @@
+"""Reaching runs of this user from another program: which there are, how they are, and orders for them.
+
+Each run has a unix socket, on which its control app speaks HTTP (`control/app`). A socket that nothing
+accepts on is what a killed run has left, and counts as none. Before anything is sent, the other end is seen
+to be a process of this user.
+
+Everything here blocks, and needs no trio: a command that asks one question is over in a moment.
+
+Not here: what is printed (`commands`), what the run does (`control/local`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from http.client import OK, HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchestra.control import sockets
+from orchestra.control.local import Order, Place, RunState
+from orchestra.errors import OrchestraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from orchestra.events import StateChanged
+
+__all__ = ["NoRun", "RunningRun", "choose", "find"]
+
+# Seconds for an answer: a run is asked for what it knows.
+_PATIENCE = 10.0
+
+
+class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
+    """There is no run to be reached, or no such process in it.
+
+    Attributes:
+        is_unclear: There are several, and none was chosen.
+    """
+
+    exit_code = 2
+    is_unclear = False
+
+
+class _Connection(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_PATIENCE)
+        self.sock.connect(os.fspath(self._path))
+        if sockets.peer_uid(self.sock) != os.getuid():
+            self.close()
+            raise PermissionError(f"{self._path} is another user's")
+
+
+class RunningRun:
+    """A run of this user, in any process.
+
+    Attributes:
+        path: Its socket.
+        state: How it was when it was last asked.
+    """
+
+    def __init__(self, path: Path, state: RunState) -> None:
+        self.path = path
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<RunningRun {self.state.pid} in {self.state.root}>"
+
+    def refresh(self) -> RunState:
+        """Ask how it is now.
+
+        Raises:
+            NoRun: It has ended meanwhile.
+        """
+        self.state = _state(self.path)
+        return self.state
+
+    def missing(self) -> Sequence[str]:
+        """Ask which processes are not as far as they get."""
+        _, body = _ask(self.path, "GET", "readyz")
+        return [each["process"] for each in msgspec.json.decode(body)["missing"]]
+
+    def order(self, **fields: Any) -> int:
+        """Give an `Order` of these fields; return how many processes or pages it is about.
+
+        Raises:
+            OrchestraError: It was refused.
+            NoRun: The run has ended meanwhile.
+        """
+        count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
+        return count
+
+    def place(self, name: str | None) -> Place:
+        """Ask for the folder and the environment of a process, by default the backend.
+
+        Raises:
+            NoRun: There is no such process.
+        """
+        if name is not None:
+            self.named([name])
+        return msgspec.json.decode(self._post("place", name), type=Place)
+
+    def _post(self, what: str, content: object) -> bytes:
+        status, body = _ask(self.path, "POST", what, msgspec.json.encode(content))
+        if status != OK:
+            raise OrchestraError(body.decode("utf-8", "replace").strip())
+        return body
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """Give the processes that are meant: ``web`` means ``web.1`` and ``web.2``, too.
+
+        Raises:
+            NoRun: There is none of such a name.
+        """
+        known = [each.process for each in self.state.processes]
+        found: list[str] = []
+        for name in names:
+            meant = [each for each in known if name in (each, each.partition(".")[0])]
+            if not meant:
+                raise NoRun(f"there is no process called {name}", hint=f"There are {', '.join(known)}.")
+            found += [each for each in meant if each not in found]
+        return found
+
+    def processes(self, names: Sequence[str]) -> list[StateChanged]:
+        """Give the newest states of some processes, by name."""
+        return [each for each in self.state.processes if each.process in names]
+
+
+def find(environ: Mapping[str, str]) -> list[RunningRun]:
+    """Find all runs of this user."""
+    return list(_answering(sockets.find(environ)))
+
+
+def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
+    """Find the run that is meant: the one with this pid, else the one of the project that a folder is in.
+
+    Args:
+        environ: Says where sockets are.
+        folder: The current folder.
+        pid: Of orchestra, if the user gives one.
+
+    Raises:
+        NoRun: There is none, or there are several.
+    """
+    runs = find(environ)
+    if pid is not None:
+        meant = [run for run in runs if run.state.pid == pid]
+        where = f"with pid {pid}"
+    else:
+        inside = [run for run in runs if folder.is_relative_to(Path(run.state.root).resolve())]
+        deepest = max((len(Path(run.state.root).resolve().parts) for run in inside), default=0)
+        meant = [run for run in inside if len(Path(run.state.root).resolve().parts) == deepest]
+        where = f"in {folder}"
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        listed = "; ".join(_described(run) for run in meant)
+        error = NoRun(f"there are {len(meant)} runs {where}: {listed}", hint="Choose one: --run PID.")
+        error.is_unclear = True
+        raise error
+    hint = "Start one: orchestra run."
+    if runs:
+        hint = f"Choose one with --run PID: {'; '.join(_described(run) for run in runs)}."
+    raise NoRun(f"there is no run {where}", hint=hint)
+
+
+def _described(run: RunningRun) -> str:
+    state = run.state
+    return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
+
+
+def _answering(paths: Iterable[Path]) -> Iterator[RunningRun]:
+    for path in paths:
+        try:
+            yield RunningRun(path, _state(path))
+        except NoRun:
+            continue
+
+
+def _state(path: Path) -> RunState:
+    _, body = _ask(path, "GET", "state")
+    try:
+        return msgspec.json.decode(body, type=RunState)
+    except msgspec.DecodeError as exc:
+        raise NoRun(f"{path} is a run of another version of orchestra: {exc}") from exc
+
+
+def _ask(path: Path, method: str, name: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Send one request to a run, and read the answer: its status, and its body."""
+    with closing(_Connection(path)) as connection:
+        try:
+            connection.request(method, f"/__orchestra__/{name}", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, HTTPException) as exc:
+            raise NoRun("the run has ended", hint="Start one: orchestra run.") from exc

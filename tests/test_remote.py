@@ -1,0 +1,301 @@
+"""A run is reached from another terminal: each command against a real run, against none, and against two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, orchestra
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
+
+SERVER = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
+PROCFILE = f"""api: {SERVER}
+worker: echo begun; exec sleep 1000
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "Procfile").write_text(PROCFILE)
+    return tmp_path
+
+
+@pytest.fixture
+def run(project: Path) -> Iterator[Run]:
+    with Run("--listen", "127.0.0.1:0", cwd=project) as started:
+        started.state("api", "ready")
+        started.state("worker", "running")
+        yield started
+
+
+def states(project: Path) -> dict[str, dict[str, object]]:
+    code, shown, errors = orchestra("ps", "--json", cwd=project)
+    assert code == 0, errors
+    return {each["process"]: each for each in json.loads(shown)["processes"]}
+
+
+def test_ps_shows_the_run_of_the_project_that_one_is_in(run: Run, project: Path) -> None:
+    (project / "deep" / "down").mkdir(parents=True)
+    code, shown, _ = orchestra("ps", cwd=project / "deep" / "down")
+    assert code == 0
+    title, head, *rows = shown.splitlines()
+    assert title == f"{run.url}, pid {run.process.pid}, {project / 'Procfile'}"
+    assert head.split() == ["NAME", "STATE", "PID", "ADDRESS", "RESTARTS", "REASON"]
+    assert [row.split()[:2] for row in rows] == [["api", "ready"], ["worker", "running"]]
+    code, shown, _ = orchestra("ps", "--json", cwd=project)
+    found = json.loads(shown)
+    assert set(found) == {"url", "procfile", "pid", "processes"}
+    assert found["processes"][0] == run.state("api", "ready") | {"seq": found["processes"][0]["seq"]}
+
+
+def test_orders_are_carried_out_when_the_command_is_over(run: Run, project: Path) -> None:
+    before = states(project)["api"]["pid"]
+    assert orchestra("restart", "api", cwd=project)[0] == 0
+    assert states(project)["api"]["pid"] != before
+    assert orchestra("wait", cwd=project)[0] == 0
+    assert states(project)["api"]["state"] == "ready"
+    assert orchestra("stop", "worker", cwd=project)[0] == 0
+    assert states(project)["worker"]["state"] == "stopped"
+    assert orchestra("wait", "api", cwd=project)[0] == 0
+    code, _, errors = orchestra("wait", cwd=project)
+    assert (code, errors) == (1, "worker has stopped\n")
+    assert orchestra("start", "worker", cwd=project)[0] == 0
+    run.state("worker", "running", since=len(run.events))
+    assert orchestra("kill", "worker", cwd=project)[0] == 0
+    run.until(lambda event: event.get("process") == "worker" and event.get("signal") == "SIGKILL")
+    assert orchestra("signal", "HUP", "api", cwd=project)[0] == 0
+    run.until(lambda event: event.get("process") == "api" and event.get("signal") == "SIGHUP")
+    assert orchestra("reload", cwd=project) == (0, "0 pages\n", "")
+
+
+def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("late: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text('[process.late]\nready = "tcp"\n')
+    with Run(cwd=tmp_path) as run:
+        run.state("late", "starting")
+        code, _, errors = orchestra("wait", "--timeout", "0.2", cwd=tmp_path)
+        assert code == 3
+        assert errors.startswith("not ready after 0.2 s: late (")
+
+
+def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
+    run_id = run.run_id
+    assert orchestra("down", cwd=project) == (0, "", "")
+    assert run.wait() == 0
+    assert marked(run_id) == []
+    assert run.events[-1]["reason"] == "asked to"
+
+
+def test_without_a_run_that_is_said(project: Path) -> None:
+    for words in ("ps", "wait", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
+        code, shown, errors = orchestra(*words.split(), cwd=project)
+        assert (code, shown) == (2, ""), words
+        assert errors.startswith(f"error: there is no run in {project}\n hint: ")
+
+
+def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> None:
+    assert run.process.poll() is None
+    code, _, errors = orchestra("restart", "wroker", cwd=project)
+    assert (code, errors) == (
+        2,
+        "error: there is no process called wroker\n hint: There are api, worker.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("start", "`orchestra run` starts a project"),
+        ("stop", "`orchestra down` ends a run"),
+        ("restart", "`orchestra ps` shows their names"),
+        ("signal NOPE api", "there is no signal 'NOPE'"),
+        ("logs --since yesterday", "'yesterday' is no time"),
+        ("exec", "there is no command"),
+        ("exec api", "api cannot be run"),
+    ],
+)
+def test_wrong_use_is_explained(words: str, said: str, run: Run, project: Path) -> None:
+    assert run.process.poll() is None
+    code, shown, errors = orchestra(*words.split(), cwd=project)
+    assert code in (2, 127)
+    assert shown == ""
+    assert said in errors
+
+
+def test_runs_in_two_folders_and_two_in_one_are_told_apart(run: Run, project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "Procfile").write_text("only: sleep 1000\n")
+    with Run(cwd=other) as second, Run("worker", "--no-proxy", cwd=project) as third:
+        second.state("only", "running")
+        third.state("worker", "running")
+        # The inner project is another one.
+        assert list(states(other)) == ["only"]
+        code, _, errors = orchestra("ps", cwd=project)
+        assert code == 2
+        assert f"there are 2 runs in {project}" in errors
+        assert f"pid {run.process.pid} (" in errors
+        assert "hint: Choose one: --run PID.\n" in errors
+        code, shown, _ = orchestra("ps", "--run", str(third.process.pid), cwd=project)
+        assert [row.split()[0] for row in shown.splitlines()[2:]] == ["worker"]
+        assert orchestra("down", "--run", str(third.process.pid), cwd=other)[0] == 0
+        assert third.wait() == 0
+        assert set(states(project)) == {"api", "worker"}
+
+
+def test_a_run_without_reloads_and_proxy_is_reached_too(project: Path) -> None:
+    with Run("--no-proxy", "--no-reload", cwd=project) as run:
+        run.state("api", "ready")
+        assert states(project)["api"]["state"] == "ready"
+        code, _, errors = orchestra("reload", cwd=project)
+        assert (code, errors.startswith("error: this run has no connection to the pages")) == (1, True)
+        assert orchestra("down", cwd=project)[0] == 0
+
+
+def test_what_a_process_reads_can_be_sent(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("asks: read answer; echo got $answer; exec sleep 1000\nover: true\n")
+    with Run(cwd=tmp_path) as run:
+        run.state("asks", "running")
+        run.state("over", "completed")
+        assert orchestra("send", "asks", "yes please", cwd=tmp_path)[0] == 0
+        run.line("asks", "got yes please")
+        code, _, errors = orchestra("send", "over", "hello", cwd=tmp_path)
+        assert (code, errors.startswith("error: over")) == (1, True)
+
+
+def test_a_killed_run_is_none(run: Run, project: Path) -> None:
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.wait()
+    assert orchestra("ps", cwd=project)[0] == 2
+
+
+def test_the_log_is_there_during_a_run_and_after_it(run: Run, project: Path) -> None:
+    run.line("worker", "begun")
+    get(f"{run.url}/?asked")
+    run.line("api", "GET /?asked")
+    time.sleep(0.5)  # lines are written some times a second
+    code, shown, _ = orchestra("logs", cwd=project)
+    assert code == 0
+    assert "worker    | begun\n" in shown
+    assert "orchestra | api is ready in " in shown
+    code, shown, _ = orchestra("logs", "worker", cwd=project)
+    assert {line.split(" ")[0] for line in shown.splitlines()} == {"worker", "orchestra"}
+    assert "api" not in shown
+    assert len(orchestra("logs", "-n", "1", cwd=project)[1].splitlines()) == 1
+    assert orchestra("logs", "--since", "0s", cwd=project)[1] == ""
+    follower = subprocess.Popen([*COMMAND, "logs", "-f"], cwd=project, stdout=subprocess.PIPE, text=True)
+    assert follower.stdout is not None
+    with follower, follower.stdout as lines:
+        shown = lines.readline()
+        assert run.stop() == 130
+        shown += lines.read()
+    assert follower.returncode == 0
+    assert "worker    | begun\n" in shown
+    assert shown.splitlines()[-1].startswith("orchestra | ended after ")
+    code, last, _ = orchestra("logs", "--last", cwd=project)
+    assert (code, last) == (0, shown)
+    state = [each for each in os.scandir(os.environ["XDG_STATE_HOME"] + "/orchestra") if "log-" in each.name]
+    assert {each.stat().st_mode & 0o777 for each in state} == {0o600}
+
+
+def test_no_log_is_kept_where_none_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("one: echo done\n")
+    (tmp_path / "orchestra.toml").write_text("[run]\nkeep_log = false\n")
+    assert orchestra("run", cwd=tmp_path)[0] == 0
+    code, _, errors = orchestra("logs", "--last", cwd=tmp_path)
+    assert code == 2
+    assert "no log was kept" in errors
+
+
+def test_a_log_that_cannot_be_kept_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("one: echo done; sleep 1; echo over\n")
+    (tmp_path / "state").write_text("no folder\n")
+    code, shown, errors = orchestra("run", cwd=tmp_path, env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    assert code == 0
+    assert errors.startswith("warning: the log of this run was not kept: ")
+    assert "one       | over\n" in shown
+
+
+def test_exec_runs_a_command_as_a_process_of_the_run(run: Run, project: Path) -> None:
+    port = run.state("api", "ready")["port"]
+    code, shown, _ = orchestra("exec", "api", "--", "sh", "-c", "echo $PORT; pwd; exit 3", cwd=project)
+    assert (code, shown) == (3, f"{port}\n{project}\n")
+    marks = "echo ${ORCHESTRA_RUN-none} ${ORCHESTRA_PROCESS-none} ${ORCHESTRA_CHILD-none}"
+    assert orchestra("exec", "--", "sh", "-c", marks, cwd=project)[1] == "none none none\n"
+    shell = [*COMMAND, "exec", "api", "--", "sh", "-c", "read line; echo $line"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(shell, cwd=project, stdin=pipe, stdout=pipe, text=True) as outliving:
+        for _ in range(3):
+            assert orchestra("restart", "api", cwd=project)[0] == 0
+            assert orchestra("wait", cwd=project)[0] == 0
+        assert outliving.communicate("still here\n", timeout=PATIENCE)[0] == "still here\n"
+
+
+def test_exec_needs_no_run(project: Path) -> None:
+    (project / ".env").write_text("GREETING=hello\n")
+    env = {"PORT": str(base_port())}
+    code, shown, _ = orchestra("exec", "worker", "--", "sh", "-c", "echo $GREETING", cwd=project, env=env)
+    assert (code, shown) == (0, "hello\n")
+    code, _, errors = orchestra("exec", "nope", "--", "true", cwd=project)
+    assert code == 2
+    assert "there is no process called nope" in errors
+
+
+def test_a_detached_run_in_a_script(project: Path) -> None:
+    script = """set -e
+orchestra run --detach --listen 127.0.0.1:0
+orchestra wait --timeout 30
+orchestra exec api -- sh -c 'echo on $PORT'
+orchestra ps --json
+orchestra down
+"""
+    words = " ".join(COMMAND)
+    (project / "bin").mkdir()
+    command = project / "bin" / "orchestra"
+    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("sh") or "sh", "-c", script],
+        cwd=project,
+        env={**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}", "PORT": str(base_port())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    first, on, shown = done.stdout.splitlines()
+    assert " is run by pid " in first
+    assert on.startswith("on ")
+    pids = [each["pid"] for each in json.loads(shown)["processes"]] + [json.loads(shown)["pid"]]
+    left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    # Process 1 of a container may not take note of it.
+    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_detached_run_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("a b: true\n")
+    code, _, errors = orchestra("run", "--detach", cwd=tmp_path)
+    assert code == 2
+    assert "Procfile:1" in errors
+
+
+def test_the_words_of_other_runners(project: Path) -> None:
+    (project / "other.txt").write_text("only: echo said\n")
+    code, shown, _ = orchestra("up", "-f", "other.txt", "--no-proxy", cwd=project)
+    assert code == 0
+    assert "only      | said\n" in shown
