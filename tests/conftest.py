@@ -17,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.layouts_kit import packages
 from tests.project_kit import install
 from tests.proxy_kit import SocketWorld, Stage, World
 
@@ -102,3 +103,10 @@ def vite_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
         return install(tmp_path_factory.mktemp(f"vite-{major}"), vite=f"^{major}.0.0")
 
     return installed
+
+
+@pytest.fixture(scope="session")
+def layout_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `node_modules` of all layouts and recipes."""
+    base = tmp_path_factory.getbasetemp()
+    return packages((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "layouts")

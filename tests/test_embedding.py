@@ -201,7 +201,7 @@ def test_a_start_that_fails_is_told_with_the_last_lines(kind: str) -> None:
 
     with pytest.raises(StartError) as caught:
         asyncio.run(with_asyncio()) if kind == "asyncio" else without()
-    assert str(caught.value) == "a: has failed: exit code 3"
+    assert str(caught.value) == "a: has failed: exit code 3: two"
     assert caught.value.tail == ("one", "two")
     assert caught.value.__notes__ == ["the last lines of a:\none\ntwo"]
     assert MARK.living() == []

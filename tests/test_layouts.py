@@ -1,0 +1,134 @@
+"""Layouts that people have: what `orchestra init` writes runs; page, data, HMR, and what reaches the backend.
+
+`make dev` is in `test_real_roles`, what the README's recipes are about in `test_recipes`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests import layouts_kit as kit
+from tests.kit import Run, marked, orchestra
+from tests.project_kit import ACTIVATED, ask
+from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.visit_kit import Visit
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
+
+
+class Layout(NamedTuple):
+    """A layout, and what is expected of it.
+
+    Attributes:
+        make: Writes the project.
+        procfile: What `orchestra init` writes.
+        frontend: The folder of Vite; ``None`` without one.
+        parts: What the page loads from the backend.
+    """
+
+    make: Callable[[Path, Path], None]
+    procfile: str
+    frontend: str | None = None
+    parts: tuple[str, ...] = ()
+
+
+LAYOUTS = {
+    "environment in backend": Layout(
+        kit.beside,
+        "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --reload --port $PORT main:app\n",
+        "frontend",
+    ),
+    "pnpm workspace": Layout(
+        kit.workspace,
+        "vite: cd packages/web && pnpm run dev\napi: uvicorn --reload --port $PORT api:app\n",
+        "packages/web",
+    ),
+    "flask factory": Layout(
+        kit.flask_factory,
+        "api: flask --app notes:create_app run --debug --port $PORT\n",
+        parts=("/static/page.js", "/static/style.css"),
+    ),
+    "django and htmx": Layout(
+        kit.htmx,
+        "api: python manage.py runserver 127.0.0.1:$PORT\n",
+        parts=("/static/htmx.js", "/static/style.css"),
+    ),
+}
+
+
+def works(page: Visit) -> None:
+    """See that it is the frontend's, and whole: two pictures, a style, four modules."""
+    all_loaded(page)
+    assert page.page.upstream == "frontend"
+    assert {part.answer.upstream for part in page.parts} == {"frontend"}
+    assert len(page.parts) == 7, page.targets
+
+
+def hello(run: Run) -> None:
+    """See that data come from the backend, as a page asks for it."""
+    answer = ask(run.url + "/api/hello", fetching(run.url + "/"))
+    assert (answer.upstream, json.loads(answer.text)) == ("backend", {"hello": "world"})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: Layout) -> None:
+    layout.make(tmp_path, layout_packages)
+    env = kit.environment(layout_packages)
+    code, shown, errors = orchestra("init", cwd=tmp_path, env=env)
+    assert (code, shown) == (0, layout.procfile), errors
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=env) as run:
+        run.state("api", "ready")
+        if layout.frontend is not None:
+            run.state("vite", "ready")
+        with requests_logged(run, "api") as asked:
+            page = visit(run.url + "/")
+            hello(run)
+        all_loaded(page)
+        assert asked == ["GET /", *(f"GET {path}" for path in layout.parts), "GET /api/hello"]
+        if layout.frontend is not None:
+            works(page)
+            assert hot_update(run.url, lambda: kit.change(tmp_path / str(layout.frontend))) == "update"
+        run_id = run.run_id
+        assert run.stop() == 130
+        assert marked(run_id) == []
+
+
+ANSWERING_ALL = {
+    "mounted, not built": (kit.FASTAPI + kit.MOUNTED, False),
+    "mounted, built": (kit.FASTAPI + kit.MOUNTED, True),
+    "fastapi": (kit.FASTAPI + kit.FASTAPI_CATCH_ALL, True),
+    "flask": (kit.FLASK_CATCH_ALL, True),
+}
+
+
+@pytest.mark.parametrize(("app", "is_built"), ANSWERING_ALL.values(), ids=ANSWERING_ALL)
+def test_a_backend_that_answers_all_needs_the_line_that_the_notice_names(
+    tmp_path: Path, layout_packages: Path, app: str, *, is_built: bool
+) -> None:
+    kit.answering_all(tmp_path, layout_packages, app, is_built=is_built)
+    server = "flask --app app run" if "Flask" in app else "uvicorn app:app"
+    (tmp_path / "Procfile").write_text(f"vite: cd ui && npm run dev\napi: {server} --port $PORT\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        run.state("api", "ready")
+        run.state("vite", "ready")
+        assert visit(run.url + "/").page.upstream == "backend"
+        notice = run.until(lambda event: event.get("code") == "frontend-page-hidden")
+        line = re.search(r"backend_paths = \[.*?\]", notice["hint"])
+        assert line
+        (tmp_path / "orchestra.toml").write_text(f"[proxy]\n{line[0]}\n")
+        run.until(lambda event: event["type"] == "plan.changed")
+        with requests_logged(run, "api") as asked:
+            page = visit(run.url + "/")
+            hello(run)
+        works(page)
+        assert asked == ["GET /api/hello"]
+        assert hot_update(run.url, lambda: kit.change(tmp_path / "ui")) == "update"
