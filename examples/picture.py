@@ -13,14 +13,18 @@ import time
 import urllib.request
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import trio
-from rich.console import Console
+from rich.console import Console, Group
 from rich.terminal_theme import TerminalTheme
 
 from orchestra import Supervisor, load
+from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.view import Dashboard
+from orchestra.dashboard.view import draw
+from orchestra.events import Event
 
 ROOT = Path(__file__).parent.parent
 VISITED = ["/", "/src/main.ts", "/src/style.css", "/api/notes", "/about", "/api/notes/7", "/favicon.svg"]
@@ -52,12 +56,13 @@ async def main() -> None:
     plan = load(ROOT / "Procfile.example", environ={**os.environ, "FORCE_COLOR": "1"})
     supervisor = Supervisor(plan)
     model = Model()
-    supervisor.subscribe(model.apply)
+    supervisor.subscribe(model.apply, *get_args(Event))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await supervisor.wait_ready()
         for path in VISITED:
             await trio.to_thread.run_sync(partial(visit, f"{supervisor.url}{path}"))
+        await trio.sleep(5)  # until it was measured twice what they take
         picture = drawn(model, now=time.time(), width=104, height=28)
         await supervisor.stop()
     (ROOT / "examples" / "dashboard.svg").write_text(picture, encoding="utf-8")
@@ -86,7 +91,9 @@ def drawn(model: Model, *, now: float, width: int, height: int) -> str:
         width=width,
         height=height,
     )
-    console.print(Dashboard(model, now), height=height, end="\n")
+    controls = Controls(model)
+    shown = frame(model, controls, now=now, width=width, height=height)
+    console.print(Group(*draw(shown, controls.bindings)))
     return console.export_svg(title="orchestra run Procfile.example", theme=THEME)
 
 

@@ -16,7 +16,7 @@ import resource
 import signal
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import trio
 from msgspec.structs import replace
@@ -28,17 +28,16 @@ from orchestra.dashboard.quiet import Quiet
 from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import InputWanted, OutputLine, PlanChanged, State, StateChanged
+from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, StateChanged
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
     from orchestra.dashboard.screen import Screen
-    from orchestra.events import Event
 
 __all__ = ["run"]
 
@@ -107,10 +106,13 @@ async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import SUSPEND, Screen, summary  # noqa: PLC0415
+    from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
+    from orchestra.interactive import Operator  # noqa: PLC0415
 
-    model, window = Model(), Window(*_room_for_output(plan))
+    model, window = Model(), Window(*_room_for_output(plan), echoes=True)
+    controls = Controls(model, plan.dashboard.keys)
     supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
     log.follow(supervisor.subscribe)
     quiet = Quiet(plan)
@@ -120,14 +122,19 @@ async def _run_on_screen(
         for each in quiet.shown(event):
             model.apply(each)
 
-    supervisor.subscribe(observe)
+    supervisor.subscribe(observe, *get_args(Event))
+    operator = Operator(supervisor, controls)
+    screen = Screen(
+        model,
+        controls,
+        operator.perform,
+        send=operator.send,
+        on_taken=supervisor.on_screen,
+        has_mouse=plan.dashboard.mouse,
+        environ=_environ(plan),
+    )
     async with trio.open_nursery() as nursery:
-        keys: dict[str, Callable[[], object]] = {
-            "q": lambda: nursery.start_soon(partial(supervisor.stop, exit_code=0, reason="quit")),
-            "r": partial(_start_failed, supervisor),
-            SUSPEND: partial(os.kill, 0, signal.SIGTSTP),  # all of the job, as Ctrl-Z does
-        }
-        screen = Screen(model, keys, on_taken=supervisor.on_screen, environ=_environ(plan))
+        await nursery.start(operator.run)
         await nursery.start(screen.run)
         nursery.start_soon(_obey, signals, supervisor, window)
         nursery.start_soon(_follow_job_control, screen)
@@ -260,12 +267,6 @@ async def _obey(
                     writer.give_up()
             reason = signal.Signals(number).name
             nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
-
-
-def _start_failed(supervisor: Supervisor) -> None:
-    for name, event in supervisor.snapshot().items():
-        if event.state is State.FAILED:
-            supervisor.start(name)
 
 
 def _room_for_output(plan: Plan) -> tuple[int, int]:

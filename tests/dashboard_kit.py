@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
+from orchestra.dashboard.screen import Renderer
+from orchestra.dashboard.view import draw
 from orchestra.dashboard.writer import Writer
 from orchestra.events import (
     Notice,
     OutputLine,
     OutputPaused,
+    ProcessMeasured,
     RequestFinished,
+    RequestPending,
     RunStarted,
     State,
     StateChanged,
@@ -37,6 +43,8 @@ __all__ = [
     "begun",
     "line",
     "model_of",
+    "picture",
+    "pictured",
     "printed",
     "running",
     "sample",
@@ -92,6 +100,27 @@ def model_of(*events: Event) -> Model:
     return model
 
 
+def picture(
+    model: Model, *keys: str, now: float = 0.0, width: int = 80, height: int = 24, environ: Any = None
+) -> list[str]:
+    """Draw a model without colours after some keys were pressed; spaces at the ends of lines are left out."""
+    controls = Controls(model)
+    controls.see(now)
+    for key in keys:
+        controls.press(key)
+    return pictured(controls, now=now, width=width, height=height, environ=environ)
+
+
+def pictured(
+    controls: Controls, *, now: float = 0.0, width: int = 80, height: int = 24, environ: Any = None
+) -> list[str]:
+    """Draw what controls look at."""
+    shown = frame(controls.model, controls, now=now, width=width, height=height)
+    lines = draw(shown, controls.bindings)
+    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines, width, height)
+    return [line.rstrip() for line in rendered]
+
+
 def sample() -> tuple[Model, float]:
     """Give a model of a run in full swing, made up, and the time that it is there."""
     model = Model()
@@ -114,7 +143,7 @@ def sample() -> tuple[Model, float]:
 
 def _sample_events(
     at: float,
-) -> Iterator[StateChanged | OutputLine | RequestFinished | Notice | StreamOpened]:
+) -> Iterator[Event]:
     waiting, starting, running, ready = State.WAITING, State.STARTING, State.RUNNING, State.READY
 
     def change(after: float, name: str, state: State, previous: State, **more: Any) -> StateChanged:
@@ -191,6 +220,17 @@ def _sample_events(
             bytes_out=100,
             outcome="complete",
         )
+    for name, cpu, memory in (("vite", 0.02, 148e6), ("api", 0.113, 61.4e6), ("mail", 0.0, 9.3e6)):
+        yield ProcessMeasured(time=moment(at + 186), process=name, cpu=cpu, memory=int(memory))
+    yield RequestPending(
+        time=moment(at + 180),
+        id=40,
+        method="POST",
+        target="/api/notes/7/share",
+        upstream="backend",
+        status=None,
+        elapsed=0.5,
+    )
     faint = "\x1b[2m10:12:31\x1b[22m"
     tag = "\x1b[36m\x1b[1m[vite]\x1b[22m\x1b[39m \x1b[90m\x1b[2m(client)\x1b[22m\x1b[39m"
     yield line(30.0, "vite", f"{faint} {tag} \x1b[32mhmr update \x1b[39m\x1b[2m/src/style.css\x1b[22m")

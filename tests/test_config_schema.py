@@ -11,6 +11,7 @@ from msgspec import Struct  # noqa: TC002 - in an annotation of a module
 from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
 from orchestra.config.schema import (
     CONSTANTS,
+    DashboardSettings,
     ProcessPolicy,
     ProcessSettings,
     ProxyPolicy,
@@ -26,6 +27,7 @@ TABLES: dict[str, type[Struct]] = {
     "[run]": RunSettings,
     "[proxy]": ProxySettings,
     "[reload]": ReloadSettings,
+    "[dashboard]": DashboardSettings,
     "[process.NAME]": ProcessSettings,
 }
 

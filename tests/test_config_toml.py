@@ -124,7 +124,7 @@ def test_every_key_is_read() -> None:
         (
             "[zzz]\npages = 'all'\n",
             "1: zzz: no such setting",
-            "Known are: run, proxy, reload, process.",
+            "Known are: run, proxy, reload, dashboard, process.",
         ),
         ("[process.web]\nprot = 1", "2: process.web.prot: no such setting", "Did you mean port?"),
         (

@@ -46,7 +46,7 @@ def test_processes_come_and_go_and_those_that_stay_keep_their_colour() -> None:
     ]
     assert list(model.processes["vite"].tail) == ["a"]
     assert model.paused == {}
-    assert model.log[-1] is changed
+    assert list(model.log)[-1] is changed
     assert model.overall().text == "starting 1/3"
 
 
@@ -95,9 +95,10 @@ def test_memory_is_bounded() -> None:
         model.apply(replace(kit.REQUEST, id=index))
         model.apply(Notice(time=moment(1.0), level="error", code="c", text=str(index)))
         model.apply(StreamOpened(time=moment(1.0), id=index, kind="hmr", target="/", upstream="frontend"))
-    assert (len(model.log), len(model.requests)) == (2000, 200)
-    assert len(model.streams) == 1000
-    assert model.request_count == 3000
+    assert (len(model.log), model.log.count) == (6000, 6000)
+    assert len(model.requests.streams) == 1000
+    assert (model.requests.count, len(model.requests.groups)) == (3000, 1)
+    assert len(model.requests.groups[0].members) == 50
     assert max(len(entry.text) for entry in model.log if isinstance(entry, OutputLine)) == 4096
 
 
@@ -129,8 +130,8 @@ def test_streams_are_known_while_they_are_open() -> None:
         bytes_in=1,
         bytes_out=1,
     )
-    assert list(model_of(opened).streams) == [4]
-    assert not model_of(opened, closed).streams
+    assert list(model_of(opened).requests.streams) == [4]
+    assert not model_of(opened, closed).requests.streams
 
 
 def test_what_pages_ask_of_orchestra_is_shown_only_if_it_fails() -> None:
@@ -138,7 +139,8 @@ def test_what_pages_ask_of_orchestra_is_shown_only_if_it_fails() -> None:
     refused = replace(asked, status=403)
     live = StreamOpened(id=5, kind="websocket", target="/__orchestra__/live", upstream="orchestra")
     model = model_of(STARTED, asked, live, refused)
-    assert (list(model.requests), model.request_count, model.streams) == ([refused], 1, set())
+    assert [each.newest for each in model.requests.groups] == [refused]
+    assert (model.requests.count, model.requests.streams, model.requests.tabs) == (1, {}, {5})
 
 
 def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:

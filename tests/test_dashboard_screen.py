@@ -11,7 +11,10 @@ import trio.testing
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from orchestra.dashboard.screen import KeyDecoder, Screen, summary
+from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.keys import KeyDecoder
+from orchestra.dashboard.look import Do
+from orchestra.dashboard.screen import Missed, Screen, summary
 from orchestra.events import RunEnded, State, StateChanged
 from tests.dashboard_kit import STARTED, line as kit_line, model_of as run_model
 from tests.events_kit import moment
@@ -20,6 +23,7 @@ from tests.terminal_kit import Pty
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from orchestra.dashboard.look import Order
     from orchestra.dashboard.model import Model
     from orchestra.events import OutputLine
 
@@ -47,11 +51,14 @@ def screen_on(
     model: Model,
     *,
     environ: dict[str, str] = ENVIRON,
-    **keys: Callable[[], object],
+    perform: Callable[[Order], object] = lambda _: None,
+    send: Callable[[str, bytes], object] = lambda *_: None,
 ) -> Screen:
     return Screen(
         model,
-        keys,
+        Controls(model),
+        perform,
+        send=send,
         stdin=terminal.fd,
         stdout=terminal.fd,
         environ=environ,
@@ -69,7 +76,7 @@ async def running(screen: Screen) -> AsyncIterator[None]:
 
 async def drawn(screen: Screen, model: Model) -> None:
     """Wait until a screen has looked at what the model is now."""
-    while screen._drawn is None or screen._drawn[0] != model.version:
+    while screen._drawn is None or screen._drawn.version != model.version:
         await trio.testing.wait_all_tasks_blocked()
 
 
@@ -140,11 +147,11 @@ async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Pty) -> 
 async def test_the_terminal_is_restored_after_an_exception(terminal: Pty) -> None:
     before = terminal.mode
 
-    def fail() -> None:
+    def fail(_order: Order) -> None:
         raise ZeroDivisionError
 
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with running(screen_on(terminal, model_of("api"), q=fail)):
+        async with running(screen_on(terminal, model_of("api"), perform=fail)):
             terminal.type(b"q")
             await trio.sleep_forever()
     await terminal.until_bytes(b"\x1b[?1049l")
@@ -182,10 +189,56 @@ async def test_restored_it_draws_nothing_and_taken_again_everything(terminal: Pt
 
 async def test_q_asks_for_the_end(terminal: Pty) -> None:
     asked = trio.Event()
-    async with running(screen_on(terminal, model_of("api"), q=asked.set)):
+    orders: list[Do] = []
+
+    def perform(order: Order) -> None:
+        orders.append(order.do)
+        if order.do is Do.QUIT:
+            asked.set()
+
+    async with running(screen_on(terminal, model_of("api"), perform=perform)):
         terminal.type(b"x\x1b[A\x1bq")
         terminal.type(b"q")
         await asked.wait()
+    assert orders == [Do.KILL, Do.QUIT]
+
+
+async def test_while_a_process_gets_input_all_keys_but_one_are_its_own(terminal: Pty) -> None:
+    typed: list[tuple[str, bytes]] = []
+    orders: list[Do] = []
+    screen = screen_on(
+        terminal,
+        model_of("api"),
+        perform=lambda order: orders.append(order.do),
+        send=lambda *sent: typed.append(sent),
+    )
+    async with running(screen):
+        usual = terminal.mode
+        terminal.type(b"i")
+        await terminal.until_text("keys go to api until Ctrl-]")
+        terminal.type(b"q\x03\x1a\r\x1d")
+        await terminal.until_text("q quit")
+        assert b"".join(data for _, data in typed) == b"q\x03\x1a\r"
+        assert not orders
+        assert terminal.mode == usual
+
+
+async def test_a_line_is_copied_by_the_terminal(terminal: Pty) -> None:
+    model = model_of("api")
+    model.apply(line("http://x"))
+    async with running(screen_on(terminal, model)):
+        await terminal.until_text("http://x")
+        terminal.type(b"y")
+        await terminal.until_bytes(b"\x1b]52;c;aHR0cDovL3g=\x07")
+
+
+def test_lines_that_were_not_shown_are_counted_for_a_while() -> None:
+    missed = Missed()
+    assert missed.count(8, 10, 0.0) == 0
+    assert missed.count(1008, 10, 0.1) == 990
+    assert missed.count(1020, 10, 0.2) == 992
+    assert missed.count(1021, 10, 4.0) == 992
+    assert missed.count(1021, 10, 9.0) == 0
 
 
 async def test_ctrl_c_stays_a_signal_and_ctrl_z_is_none(terminal: Pty) -> None:
@@ -285,23 +338,27 @@ def test_the_summary_is_coloured_text_for_the_normal_screen(terminal: Pty) -> No
     ("pieces", "keys"),
     [
         ([b"q"], "q"),
-        ([b"qx"], "qx"),
-        ([b"\x1b[A"], ""),
+        ([b"qx"], "q x"),
+        ([b"\x1b[A\x1bOB"], "up down"),
+        ([b"\x1b[5~\x1b[6~\x1b[H\x1b[F"], "pageup pagedown home end"),
         ([b"\x1b[1;5C", b"q"], "q"),
-        ([b"\x1b", b"[A", b"q"], "q"),
         ([b"\x1b[1", b";5", b"Cq"], "q"),
-        ([b"\x1bOP"], ""),
+        ([b"\x1bOP\x1b[15~"], "f1 f5"),
         ([b"\x1bq"], ""),
-        ([b"\x1b", b"q"], "q"),
-        ([b"\x1b\x1b[A"], ""),
-        (["é".encode(), b"q"], "éq"),
+        ([b"\x1b", b"q"], "escape q"),
+        ([b"\x1b", b"[A", b"q"], "escape up q"),
+        ([b"\x1b\x1b[A"], "up"),
+        ([b"\r\n \t\x7f"], "enter enter space tab backspace"),
+        ([b"\x0c\x1a\x1d"], "ctrl-l ctrl-z ctrl-]"),
+        ([b"\x1b[<64;10;5M\x1b[<65;1;1M\x1b[<0;1;1M"], "wheel-up wheel-down"),
+        (["é".encode(), b"q"], "é q"),
         ([b"\xffq"], "q"),
         ([b"\x1b[" + b"1" * 1000, b"q"], ""),
     ],
 )
-def test_keys_are_characters_and_sequences_are_swallowed(pieces: list[bytes], keys: str) -> None:
+def test_keys_have_names_and_other_sequences_are_swallowed(pieces: list[bytes], keys: str) -> None:
     decoder = KeyDecoder()
-    assert "".join(key for piece in pieces for key in decoder.feed(piece)) == keys
+    assert " ".join(key for piece in pieces for key in decoder.feed(piece)) == keys
 
 
 @given(
@@ -313,6 +370,8 @@ def test_it_does_not_matter_in_which_pieces_keys_arrive(keys: list[bytes], cuts:
     ends = [*sorted(min(cut, len(data)) for cut in cuts), len(data)]
     pieces = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     whole, cut = KeyDecoder(), KeyDecoder()
-    expected = [key.decode() for key in keys if not key.startswith(b"\x1b")]
+    names = {b"q": ["q"], b"x": ["x"], b"\x1b[A": ["up"], b"\x1bOP": ["f1"]}
+    expected = [name for key in keys for name in names.get(key, [])]
     assert whole.feed(data) == expected
-    assert [key for piece in pieces if piece for key in cut.feed(piece)] == expected
+    found = [key for piece in pieces if piece for key in cut.feed(piece)]
+    assert [key for key in found if key != "escape"] == expected

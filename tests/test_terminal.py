@@ -143,10 +143,10 @@ def test_what_has_failed_can_be_started_again(tmp_path: Path) -> None:
     settings = tmp_path / "orchestra.toml"
     settings.write_text(settings.read_text() + '[process.worker]\nrestart = "never"\n')
     with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
-        terminal.until(lambda text: "worker failed" in text and "r retry" in text)
+        terminal.until(lambda text: "worker failed" in text and "R retry" in text)
         (tmp_path / "mended").touch()
-        terminal.send("r")
-        terminal.until(lambda text: "[bold]working[/bold]" in text and "r retry" not in text)
+        terminal.send("R")
+        terminal.until(lambda text: "[bold]working[/bold]" in text and "R retry" not in text)
         terminal.send("q")
         assert terminal.wait() == 0
 
@@ -368,3 +368,74 @@ def test_on_plain_output_a_debugger_is_answered_from_the_terminal(tmp_path: Path
         assert answer.result().body == b"answered"
         terminal.send("\x03")
         assert terminal.wait() == 130
+
+
+def test_on_the_dashboard_a_debugger_is_answered_and_the_request_goes_on(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Terminal(*COMMAND, "run", cwd=debugged(tmp_path)) as terminal,
+    ):
+        text = terminal.until(lambda text: "ready in" in text and "http://127.0.0.1" in text)
+        answer = pool.submit(get, address(text) + "/debug")
+        terminal.until(lambda text: "api waits for input at '(Pdb)': press i" in text)
+        terminal.until(lambda text: "/debug  waits for the backend" in text)
+        terminal.send("i")
+        terminal.until(lambda text: "keys go to api until Ctrl-]" in text)
+        terminal.send("n\r")
+        terminal.until(lambda text: "(Pdb) n" in text)
+        terminal.send("c\r")
+        terminal.until(lambda _: answer.done())
+        assert answer.result().body == b"answered"
+        terminal.send("\x1d")
+        terminal.until(lambda text: "q quit" in text)
+        terminal.send("tj\r")  # the request, among its details
+        terminal.until(lambda text: "first byte" in text and "User-Agent: curl/8" in text)
+        terminal.send("q")
+        assert terminal.wait() == 0
+        assert terminal.is_restored()
+
+
+def test_the_screen_alone_says_what_has_crashed_and_restarts_it(tmp_path: Path) -> None:
+    worker = "echo [bold]working[/bold]; test -e mended || { echo ValueError: no >&2; exit 3; }; sleep 1000"
+    project(tmp_path, worker=worker)
+    settings = tmp_path / "orchestra.toml"
+    settings.write_text(settings.read_text() + '[process.worker]\nrestart = "never"\n')
+    with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
+        terminal.until(lambda text: "▸✗ worker" in text)
+        terminal.resize(80, 24)
+        terminal.until(lambda text: "q quit" in text.split("\n")[23])
+        terminal.send("\r")  # only the worker's log
+        terminal.until(lambda text: "only worker" in text and "ValueError: no" in text)
+        (tmp_path / "mended").touch()
+        terminal.send("r")
+        terminal.until(lambda text: "▸● worker" in text)
+        terminal.send("q")
+        assert terminal.wait() == 0
+
+
+def test_ctrl_s_holds_up_the_terminal_and_nothing_else(tmp_path: Path) -> None:
+    with Terminal(*COMMAND, "run", cwd=project(tmp_path)) as terminal:
+        text = terminal.until(lambda text: text.count("ready") >= 2)
+        terminal.send("\x13")
+        for number in range(20):  # each is drawn, or would be
+            assert get(f"{address(text)}/orchestra.toml?{number}").status == 200
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.wait() == 143
+        assert terminal.is_restored()
+
+
+def test_an_exception_of_ours_restores_the_terminal_and_can_be_read(tmp_path: Path) -> None:
+    script = (
+        "import orchestra.interactive, orchestra.cli\n"
+        "def perform(self, order): raise ZeroDivisionError('a bug')\n"
+        "orchestra.interactive.Operator.perform = perform\n"
+        "orchestra.cli.main()\n"
+    )
+    (tmp_path / "broken.py").write_text(script)
+    env = {"TMPDIR": str(tmp_path)}
+    with Terminal(sys.executable, "broken.py", "run", cwd=project(tmp_path), env=env) as terminal:
+        terminal.until(lambda text: text.count("ready") >= 2)
+        terminal.send("r")
+        assert terminal.wait() == 1
+        assert terminal.is_restored()
+        assert "a bug in orchestra: ZeroDivisionError: a bug" in terminal.text.replace("\n", "")

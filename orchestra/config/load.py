@@ -343,6 +343,7 @@ class _Reader:
             processes=tuple(processes),
             proxy=proxy,
             reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),
+            dashboard=self.settings.dashboard,
             procfile=self.path.absolute(),
             folder=self.root,
             files=tuple(

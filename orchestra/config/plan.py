@@ -19,6 +19,7 @@ from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import (
     API_PREFIX,
     VITE_PATHS,
+    DashboardSettings,
     ProcessPolicy,
     ProxyPolicy,
     ReloadSettings,
@@ -302,6 +303,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         processes: In the order of the Procfile; names are unique.
         proxy: ``None`` for a run without one.
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
+        dashboard: How the dashboard is used.
         procfile: Where it came from; ``None`` if it was written in code.
         folder: The project's folder; ``None``: the Procfile's, else the current one.
         files: All files that it was made from, and those that would count if they were there.
@@ -311,6 +313,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     processes: tuple[ProcessPlan, ...]
     proxy: ProxyPlan | None = None
     reload: ReloadSettings = ReloadSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     procfile: Path | None = None
     folder: Path | None = None
     files: tuple[Path, ...] = ()

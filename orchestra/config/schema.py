@@ -23,6 +23,7 @@ __all__ = [
     "CONSTANTS",
     "VITE_PATHS",
     "BeforeRestart",
+    "DashboardSettings",
     "ProcessPolicy",
     "ProcessSettings",
     "ProxyPolicy",
@@ -173,6 +174,15 @@ class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "auto"
 
 
+class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[dashboard]``: the screen of a run on a terminal."""
+
+    keys: Annotated[Mapping[str, str], _doc('keys by action: { restart = "f5", quit = "Q ctrl-q" }')] = field(
+        default_factory=dict
+    )
+    mouse: Annotated[bool, _doc("true: the wheel scrolls; text is then selected with Shift")] = False
+
+
 class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A command that is run before a process is restarted because a file has changed.
 
@@ -254,6 +264,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run: RunSettings = RunSettings()
     proxy: ProxySettings = ProxySettings()
     reload: ReloadSettings = ReloadSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     process: Mapping[str, ProcessSettings] = field(default_factory=dict)
 
 

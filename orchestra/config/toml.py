@@ -22,9 +22,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from orchestra.config.files import Problems, read_text
+from orchestra.config.keys import bindings
 from orchestra.config.plan import Note
 from orchestra.config.schema import (
     CONSTANTS,
+    DashboardSettings,
     ProcessSettings,
     ProxySettings,
     ReloadSettings,
@@ -136,8 +138,14 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
         if isinstance(each, dict):
             processes[name] = table
     reload = _table(("reload",), tables.pop("reload", {}), ReloadSettings, file)
+    dashboard = _table(("dashboard",), tables.pop("dashboard", {}), DashboardSettings, file)
+    try:
+        bindings(dashboard.keys)
+    except ValueError as exc:
+        file.problems.add(ConfigError(f"[dashboard] keys: {exc}", path=file.path))
     _table((), tables, Settings, file)  # what is left of the tables is unknown
-    return replace(file, settings=Settings(run=run, proxy=proxy, reload=reload, process=processes))
+    settings = Settings(run=run, proxy=proxy, reload=reload, dashboard=dashboard, process=processes)
+    return replace(file, settings=settings)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -11,26 +11,29 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
+from orchestra.child.lines import without_colours
+from orchestra.dashboard.hints import Hints
+from orchestra.dashboard.log import Log
+from orchestra.dashboard.requests import Requests
 from orchestra.dashboard.words import is_blank, sentence, short_seconds
 from orchestra.events import (
+    ErrorCleared,
+    ErrorShown,
     FilesChanged,
+    InputWanted,
     Notice,
     OutputLine,
     OutputPaused,
     PlanChanged,
-    RequestFinished,
-    RequestHeld,
-    RequestReleased,
+    ProcessMeasured,
     RunEnded,
     RunStarted,
     State,
     StateChanged,
-    StreamClosed,
-    StreamOpened,
     UpstreamSwitched,
 )
 
@@ -39,20 +42,14 @@ if TYPE_CHECKING:
 
     from orchestra.events import Event
 
-__all__ = ["LogEntry", "Model", "Overall", "Process"]
+__all__ = ["Model", "Overall", "Process"]
 
-# Some screens' worth of text, for what a terminal of any size can show at once.
-_LINES = 2000
-_REQUESTS = 200
-_STREAMS = 1000
 _LAST_LINES = 10
 # More of one line is never shown at once: a bundler may write megabytes without a line end.
 _LINE_CHARACTERS = 4096
 
 _UP = frozenset({State.RUNNING, State.READY, State.COMPLETED})
 _RUNS = frozenset({State.STARTING, State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING})
-
-LogEntry: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
 
 
 class Process:
@@ -64,6 +61,11 @@ class Process:
         since: When it entered that state.
         started_at: When the child that runs now was spawned; ``None`` if none runs.
         tail: The last lines of its newest child, oldest first.
+        crashes: How often it has ended by itself, though it was not to.
+        reloads: How often it was started again without that: a saved file, an order, or of its own accord.
+        measured: What it took of the machine when that was last told.
+        error: The exception that it shows, until it is mended.
+        prompt: What it has asked last; the line that it has begun says whether it still waits.
     """
 
     def __init__(self, name: str, index: int) -> None:
@@ -73,6 +75,11 @@ class Process:
         self.since = 0.0
         self.started_at: float | None = None
         self.tail: deque[str] = deque(maxlen=_LAST_LINES)
+        self.crashes = 0
+        self._reloads = 0
+        self.measured: ProcessMeasured | None = None
+        self.error: ErrorShown | None = None
+        self.prompt: InputWanted | None = None
 
     def __repr__(self) -> str:
         return f"<Process {self.name} {self.state.value}>"
@@ -82,6 +89,11 @@ class Process:
         """Where it is in its life."""
         return self.newest.state
 
+    @property
+    def reloads(self) -> int:
+        """See the class."""
+        return max(self._reloads, self.newest.restarts - self.crashes)
+
     def uptime(self, now: float) -> float | None:
         """Give the seconds since the child was spawned; ``None`` if none runs."""
         return None if self.started_at is None else max(now - self.started_at, 0.0)
@@ -90,6 +102,7 @@ class Process:
         """Take a change of its state into account."""
         if event.state is not self.state:
             self.since = event.at
+            self._count(event)
             if event.state in (State.INSTALLING, State.STARTING):
                 self.tail.clear()
         if event.state not in _RUNS or event.pid is None:
@@ -98,6 +111,15 @@ class Process:
             # `ready_after` tells when a child was spawned that was ready before we came.
             self.started_at = event.at - (event.ready_after or 0.0)
         self.newest = event
+
+    def _count(self, event: StateChanged) -> None:
+        has_crashed = self.state in (State.BACKING_OFF, State.FAILED)
+        if event.state in (State.BACKING_OFF, State.FAILED):
+            self.crashes += not has_crashed
+        elif event.state is State.STARTING and self.started_at is not None and not has_crashed:
+            self._reloads += 1
+        if event.state not in _RUNS:
+            self.measured = self.prompt = None
 
 
 class Overall(NamedTuple):
@@ -118,12 +140,10 @@ class Model:
         ready_after: Seconds from the beginning to the first moment when everything was up.
         processes: By name, in the order of the Procfile.
         paused: Lines that were begun and wait for their end, by process and stream; the newest last.
-        log: What the children wrote and what happened to them, oldest first; the newest 2000.
-        requests: The newest 200, oldest first.
-        held: The ids of requests that wait for an upstream now; the proxy bounds them.
-        streams: The ids of open streams; the first 1000.
+        log: What the children wrote and what happened to them.
+        requests: Those under way and those that are over; open streams.
         warning: The newest warning or error.
-        request_count: How many requests the run has had.
+        hints: What the user may want to know about what was seen.
     """
 
     def __init__(self) -> None:
@@ -133,13 +153,11 @@ class Model:
         self.ended: RunEnded | None = None
         self.ready_after: float | None = None
         self.processes: dict[str, Process] = {}
-        self.log: deque[LogEntry] = deque(maxlen=_LINES)
+        self.log = Log()
         self.paused: dict[tuple[str, str], OutputPaused] = {}
-        self.requests: deque[RequestFinished] = deque(maxlen=_REQUESTS)
-        self.held: set[int] = set()
-        self.streams: set[int] = set()
+        self.requests = Requests()
+        self.hints = Hints()
         self.warning: Notice | None = None
-        self.request_count = 0
 
     def __repr__(self) -> str:
         return f"<Model of {len(self.processes)} processes after {self.version} events>"
@@ -150,40 +168,52 @@ class Model:
         match event:
             case OutputLine():  # first, because nearly all events are lines
                 self._write(event)
-            case RequestFinished(upstream="orchestra", status=int(status)) if status < 400:
-                pass  # a page has loaded our script, or is connected: that says nothing of the project
-            case StreamOpened(upstream="orchestra"):
-                pass
-            case RequestFinished():
-                self.request_count += 1
-                self.requests.append(event)
             case StateChanged():
                 self._change(event)
             case OutputPaused():
                 self._pause(event)
-            case RequestHeld():
-                self.held.add(event.id)
-            case RequestReleased():
-                self.held.discard(event.id)
             case UpstreamSwitched() | FilesChanged():
-                self.log.append(event)
-            case StreamOpened():
-                if len(self.streams) < _STREAMS:
-                    self.streams.add(event.id)
-            case StreamClosed():
-                self.streams.discard(event.id)
+                self.log.add(event)
+            case ErrorShown():
+                self._process(event.process).error = event
+            case ErrorCleared():
+                self._process(event.process).error = None
+            case InputWanted():
+                self._process(event.process).prompt = event
+            case ProcessMeasured():
+                if event.process in self.processes:
+                    self.processes[event.process].measured = event
             case Notice():
-                self.log.append(event)
+                self.log.add(event)
                 if event.level != "info":
                     self.warning = event
             case RunStarted():
                 self.started, self.url = event, event.url
                 self._have(event.processes)
             case PlanChanged():
-                self.log.append(event)
+                self.log.add(event)
                 self._have(event.processes)
             case RunEnded():
                 self.ended = event
+            case _:
+                self.requests.apply(event)
+        if not isinstance(event, OutputLine):
+            self.hints.see(event, self.requests)
+
+    def asking(self) -> list[Process]:
+        """Give the processes that wait at a prompt, the newest last."""
+        return [
+            process
+            for (name, _), begun in self.paused.items()
+            if (process := self.processes.get(name)) is not None
+            and process.prompt is not None
+            and without_colours(begun.text).strip() == process.prompt.prompt
+        ]
+
+    def errors(self) -> list[ErrorShown]:
+        """Give the errors that are not mended, oldest first."""
+        found = [each.error for each in self.processes.values() if each.error is not None]
+        return sorted(found, key=lambda error: error.seq)
 
     def overall(self) -> Overall:
         """Sum up: the worst that is true of any process, in words."""
@@ -230,7 +260,7 @@ class Model:
         is_repeated = is_blank(event.text) and process.tail and is_blank(process.tail[-1])
         if not is_repeated:
             process.tail.append(event.text)
-            self.log.append(event)
+            self.log.add(event)
 
     def _pause(self, event: OutputPaused) -> None:
         # Taken out first, so that the newest is the last.
@@ -241,7 +271,7 @@ class Model:
     def _change(self, event: StateChanged) -> None:
         process = self._process(event.process)
         if process.state is not event.state and sentence(event):
-            self.log.append(event)
+            self.log.add(event)
         process.change(event)
         is_up = all(each.state in _UP for each in self.processes.values())
         if is_up and self.ready_after is None and self.started is not None:

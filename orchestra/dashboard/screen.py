@@ -1,24 +1,26 @@
 """The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
 
-Drawing: ten times a second we look whether the model, the second or the terminal's size has changed; if so,
-one frame is rendered into lines, and only the lines that differ from those on the terminal are sent, in one
-write between the marks of a synchronized update (DEC private mode 2026; terminals that do not know it ignore
-it). The write happens in a worker thread, and no other frame is rendered while it is pending: a terminal that
-was stopped by Ctrl-S, or is slow, costs frames and nothing else.
+Drawing: ten times a second we look whether the model, what the user looks at, the second or the terminal's
+size has changed; if so, a frame is taken, and a worker thread draws it: into lines, of which those that
+differ from the terminal's are sent, in one write between the marks of a synchronized update (DEC private mode
+2026; terminals that do not know it ignore it). No other frame is taken meanwhile: a terminal that was stopped
+by Ctrl-S, or is slow, costs frames and nothing else.
 
 Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
-SIGINT. Ctrl-Z is switched off as a signal: it would stop us before the terminal is restored.
+SIGINT. Ctrl-Z is switched off as a signal: it would stop us before the terminal is restored. While a process
+gets input, all keys but Ctrl-] are its own, Ctrl-C too.
 
 Restoring: `restore` may be called at any time, any number of times, and also runs at exit. The writing thread
 and `restore` exclude each other, so that no late frame lands on the user's normal screen.
 
-Not here: signal handlers (the size is polled), what is drawn (`view`), what keys do.
+Not here: signal handlers (the size is polled), what is drawn (`view`), what keys do (`actions`).
 """
 
 from __future__ import annotations
 
 import atexit
+import base64
 import io
 import os
 import re
@@ -27,27 +29,34 @@ import threading
 import time
 import tty
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
-from rich.console import Console
+from rich.console import Console, Group
 
-from orchestra.dashboard.view import Dashboard, Summary
+from orchestra.dashboard import view
+from orchestra.dashboard.frame import frame
+from orchestra.dashboard.keys import KeyDecoder
+from orchestra.dashboard.look import Do
+from orchestra.dashboard.text import to_ascii
+from orchestra.dashboard.view import draw, layout
 from orchestra.dashboard.writer import is_writable, terminal_size, write_some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from rich.text import Text
+
+    from orchestra.dashboard.controls import Controls
+    from orchestra.dashboard.frame import Frame
+    from orchestra.dashboard.look import Look, Order
     from orchestra.dashboard.model import Model
-    from orchestra.dashboard.view import Section
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["SUSPEND", "KeyDecoder", "Screen", "summary"]
-
-SUSPEND = "\x1a"
-"""The key Ctrl-Z."""
+__all__ = ["Renderer", "Screen", "summary"]
 
 _TICK = 0.1
 # How long the end waits for a terminal that takes nothing any more.
@@ -59,10 +68,17 @@ _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
 # Ends a synchronized update, colours, the modes that we set, and the alternate screen.
-_LEAVE = b"\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
-_REDRAW = "\x0c"  # Ctrl-L, as everywhere
+# xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
+_MOUSE_ON = "\x1b[?1000h\x1b[?1006h"
+# Ctrl-], as of telnet.
+_END_INPUT = b"\x1d"
+# Terminals limit what they take for the clipboard; xterm's is about 100 kB as base64.
+_LONGEST_COPY = 64 * 1024
+_MISSED_SECONDS = 5.0
+_LINK_NUMBER = re.compile(r"\x1b]8;id=\d+;")
 
 
 class Screen:
@@ -75,37 +91,47 @@ class Screen:
 
     Args:
         model: What to draw; it may change at any time.
-        keys: What to call for which key.
+        controls: What the user looks at.
+        perform: Called with what a key asks for.
+        send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
             written there; with ``None`` when it is given back.
+        has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         stdin: A terminal's file descriptor, for its mode and its keys.
         stdout: The same terminal's, to write to.
-        environ: For ``TERM``, ``COLORTERM`` and ``NO_COLOR``.
+        environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
 
     def __init__(
         self,
         model: Model,
-        keys: Mapping[str, Callable[[], object]],
+        controls: Controls,
+        perform: Callable[[Order], object],
         *,
+        send: Callable[[str, bytes], object] = lambda *_: None,
         on_taken: Callable[[str | None, bytes], object] = lambda *_: None,
+        has_mouse: bool = False,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
-        self._keys = keys
+        self._controls = controls
+        self._perform = perform
+        self._send = send
         self._on_taken = on_taken
         self._stdin = stdin
         self._stdout = stdout
-        self._environ = environ
+        self._enter = _ENTER + (_MOUSE_ON if has_mouse else "")
+        self._renderer = Renderer(environ)
         self._clock = clock
         # What to give back; while there is none, the terminal is not ours.
         self._mode: _Mode | None = None
         self._lock = threading.Lock()
         self._lines: list[str] = []
-        self._drawn: tuple[int, int, tuple[int, int]] | None = None
+        self._drawn: _Drawn | None = None
+        self._missed = Missed()
 
     def __repr__(self) -> str:
         return f"<Screen {'off' if self._mode is None else 'on'} terminal {self._stdout}>"
@@ -166,37 +192,53 @@ class Screen:
             self._on_taken(os.ttyname(self._stdout), _LEAVE)
         self._lines, self._drawn = [], None
         disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
-        termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled))
+        is_raw = self._controls.gives_input
+        termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled, is_raw=is_raw))
+
+    def _copy(self, text: str) -> None:
+        """Put text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
+        self._controls.say(f"copied: {text}")
+        data = b"\x1b]52;c;" + base64.b64encode(text.encode()[:_LONGEST_COPY]) + b"\x07"
+        # Never waited for: a terminal that is stopped, or is being drawn on, does without.
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._mode is not None and is_writable(self._stdout, within=0):
+                    os.write(self._stdout, data)
+            finally:
+                self._lock.release()
 
     async def _draw(self) -> None:
         """Draw a frame if something that it shows may have changed."""
-        now = self._clock()
-        size = terminal_size(self._stdout)
-        state = (self._model.version, int(now), size)
-        if self._mode is None or state == self._drawn:
+        now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
+        drawn = _Drawn(model.version, controls.look, int(now), size)
+        if self._mode is None or drawn == self._drawn:
             await trio.lowlevel.checkpoint()
             return
-        lines = _rendered(Dashboard(self._model, now), size, self._environ).split("\n")[:-1]
-        if self._drawn is None or self._drawn[2] != size:
-            update = _ENTER + _difference([], lines)
-        else:
-            update = _difference(self._lines, lines)
-        self._lines, self._drawn = lines, state
-        if not update:
-            await trio.lowlevel.checkpoint()
-            return
-        data = f"{_BEGIN_UPDATE}{update}{_END_UPDATE}".encode("utf-8", "replace")
+        missed = self._missed.count(model.log.count, controls.page, now)
+        picture = frame(model, controls, now=now, width=size[0], height=size[1], missed=missed)
+        controls.page = max(layout(picture).middle - 1, 1)
+        is_new = self._drawn is None or self._drawn.size != size
+        # What is drawn is what is looked at after the selection has followed a failure.
+        self._drawn = drawn._replace(look=controls.look)
         # If it fails, the terminal has gone. What follows from that is not ours to decide.
         with suppress(OSError):
             # Abandoned: nothing, not even the end of the run, waits for a terminal that was stopped.
-            await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                partial(self._paint, picture, is_new=is_new), abandon_on_cancel=True
+            )
 
-    def _write(self, data: bytes) -> None:
-        """Write a frame; in a worker thread."""
+    def _paint(self, picture: Frame, *, is_new: bool) -> None:
+        """Draw a frame and write it; in a worker thread."""
+        lines = self._renderer.lines(draw(picture, self._controls.bindings), picture.width, picture.height)
         with self._lock:
-            rest = memoryview(data)
-            while rest and self._mode is not None:
-                rest = rest[write_some(self._stdout, rest) :]
+            if self._mode is None:
+                return
+            update = self._enter + _difference([], lines) if is_new else _difference(self._lines, lines)
+            self._lines = lines
+            if update:
+                rest = memoryview(f"{_BEGIN_UPDATE}{update}{_END_UPDATE}".encode("utf-8", "replace"))
+                while rest and self._mode is not None:
+                    rest = rest[write_some(self._stdout, rest) :]
 
     async def _read_keys(self) -> None:
         decoder = KeyDecoder()
@@ -209,38 +251,110 @@ class Screen:
                 data = os.read(self._stdin, 1024)
                 if not data:
                     return
-                for key in decoder.feed(data):
-                    if key == _REDRAW:
-                        self._drawn = None
-                    elif key in self._keys:
-                        self._keys[key]()
+                while data:
+                    data = self._take_keys(data, decoder)
+
+    def _take_keys(self, data: bytes, decoder: KeyDecoder) -> bytes:
+        """Do what has been typed; return what has not been looked at yet."""
+        controls = self._controls
+        if controls.gives_input:
+            typed, end, rest = data.partition(_END_INPUT)
+            if typed:
+                self._send(controls.look.selected, typed)
+            if end:
+                controls.end_input()
+                self._change_mode()
+            return rest
+        # One key at a time: with the first one, what follows may become input for a process.
+        for key in decoder.feed(data):
+            order = controls.press(key)
+            if order is not None and order.do is Do.REDRAW:
+                self._drawn = None
+            elif order is not None and order.do is Do.COPY:
+                self._copy(order.text)
+            elif order is not None:
+                self._perform(order)
+            if controls.gives_input:
+                self._change_mode()
+                return b""
+        return b""
+
+    def _change_mode(self) -> None:
+        """Have Ctrl-C and others come as keys while a process gets input, and not otherwise."""
+        if self._mode is not None:
+            is_raw = self._controls.gives_input
+            disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
+            with suppress(OSError, termios.error):
+                mode = _key_mode(self._mode, disabled, is_raw=is_raw)
+                termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
 
 
-class KeyDecoder:
-    """Turns what a terminal sends into keys, one character each; escape sequences (arrows) are swallowed.
+class _Drawn(NamedTuple):
+    """What decides whether there is something new to draw."""
 
-    A sequence may arrive in pieces. A lone escape that ends a piece was the key itself, unless the next one
-    begins as a sequence goes on.
-    """
+    version: int
+    look: Look
+    second: int
+    size: tuple[int, int]
+
+
+class Missed:
+    """Counts the lines that came and went between two frames; the count stands for some seconds."""
 
     def __init__(self) -> None:
-        self._partial = b""
+        self._seen = 0
+        self._count = 0
+        self._since = 0.0
 
-    def feed(self, data: bytes) -> list[str]:
-        """Take the next bytes; return the keys that they have completed."""
-        if self._partial != b"\x1b" or data[:1] in (b"[", b"O"):
-            data = self._partial + data
-        partial = _PARTIAL_SEQUENCE.search(data)
-        self._partial = b"" if partial is None else partial[0][:_LONGEST_SEQUENCE]
-        data = data if partial is None else data[: partial.start()]
-        return list(_SEQUENCE.sub(b"", data).decode("utf-8", "ignore"))
+    def count(self, lines: int, page: int, now: float) -> int:
+        """Take note of a frame; return how many lines were not shown lately.
+
+        Args:
+            lines: How many there have been.
+            page: How many a frame shows.
+            now: In seconds.
+        """
+        gone = lines - self._seen - page
+        self._seen = lines
+        if gone > 0:
+            self._count, self._since = self._count + gone, now
+        elif now - self._since > _MISSED_SECONDS:
+            self._count = 0
+        return self._count
 
 
-# ECMA-48 5.4: CSI, parameters, intermediates, final; SS3 and one character; with Alt: escape and the key.
-_SEQUENCE = re.compile(rb"\x1b+(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[^\x1b])?")
-_PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
-# Nothing that a terminal sends is longer; what is pasted must not pile up.
-_LONGEST_SEQUENCE = 64
+class Renderer:
+    """Turns lines of text into what a terminal is sent, by what it can do.
+
+    Args:
+        environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
+        # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
+        self._is_unicode = "utf" in locale.lower()
+
+    def __repr__(self) -> str:
+        return f"<Renderer {'unicode' if self._is_unicode else 'ascii'}>"
+
+    def lines(self, lines: Iterable[Text], width: int, height: int) -> list[str]:
+        """Render lines, without their ends."""
+        console = Console(
+            file=io.StringIO(),
+            force_terminal=True,
+            legacy_windows=False,
+            width=width,
+            height=height,
+            no_color=bool(self._environ.get("NO_COLOR")),
+            _environ=self._environ,
+        )
+        with console.capture() as capture:
+            console.print(Group(*lines))
+        # Rich gives a link another number in each picture, and all lines with one would be sent again.
+        text = _LINK_NUMBER.sub("\x1b]8;;", capture.get())
+        return (text if self._is_unicode else to_ascii(text)).split("\n")[:-1]
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
@@ -251,24 +365,9 @@ def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str
         stdout: The terminal that it is for: its width counts.
         environ: As for `Screen`.
     """
-    return _rendered(Summary(model), terminal_size(stdout), environ)
-
-
-def _rendered(section: Section, size: tuple[int, int], environ: Mapping[str, str]) -> str:
-    """Render to lines of text and colours, each with its end."""
-    width, height = size
-    console = Console(
-        file=io.StringIO(),
-        force_terminal=True,
-        legacy_windows=False,
-        width=width,
-        height=height,
-        no_color=bool(environ.get("NO_COLOR")),
-        _environ=environ,
-    )
-    with console.capture() as capture:
-        console.print(section)
-    return capture.get()
+    width, height = terminal_size(stdout)
+    lines = Renderer(environ).lines(view.summary(model, width), width, height)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _difference(before: list[str], after: list[str]) -> str:
@@ -281,10 +380,15 @@ def _difference(before: list[str], after: list[str]) -> str:
     )
 
 
-def _key_mode(mode: _Mode, disabled: bytes) -> _Mode:
-    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal."""
+def _key_mode(mode: _Mode, disabled: bytes, *, is_raw: bool = False) -> _Mode:
+    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal, unless raw."""
     mode = list(mode)
-    mode[tty.LFLAG] = (mode[tty.LFLAG] & ~(termios.ECHO | termios.ICANON)) | termios.ISIG
+    mode[tty.LFLAG] &= ~(termios.ECHO | termios.ICANON | termios.ISIG)
+    if is_raw:
+        mode[tty.LFLAG] &= ~termios.IEXTEN
+        mode[tty.IFLAG] &= ~(termios.IXON | termios.ICRNL)
+    else:
+        mode[tty.LFLAG] |= termios.ISIG
     characters = mode[tty.CC] = list(mode[tty.CC])
     # A read takes what there is and never waits: that is trio's part.
     characters[termios.VMIN] = characters[termios.VTIME] = 0

@@ -20,7 +20,7 @@ from orchestra.child.lines import clean
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["QUIET", "decode", "fit", "one_line", "sized"]
+__all__ = ["QUIET", "decode", "fit", "one_line", "sized", "to_ascii"]
 
 QUIET = Style(color="color(102)")
 """The style of details that should not draw attention."""
@@ -70,3 +70,15 @@ def fit(text: Text, width: int, *, pad: bool = False) -> Text:
     text.no_wrap, text.overflow, text.end = True, "crop", "\n"
     text.truncate(max(width, 0), overflow="ellipsis", pad=pad)
     return text
+
+
+# What stands for our own symbols on a terminal that can do ASCII only.
+_ASCII = str.maketrans("─│●○◌◐◍◑↻✓✗■▸…↑↓←→µ", "-|*o~~!~@+x.>.^v<>u")
+
+
+def to_ascii(text: str) -> str:
+    """Replace what is not ASCII, cell by cell."""
+    if text.isascii():
+        return text
+    text = text.translate(_ASCII)
+    return "".join(each if each.isascii() else "?" * cell_len(each) for each in text)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
-    from orchestra.config.schema import ReloadSettings
+    from orchestra.config.schema import DashboardSettings, ReloadSettings
     from orchestra.events import StateChanged
 
 __all__ = ["Difference", "difference", "settled"]
@@ -35,9 +35,10 @@ _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.
 
 # What is decided once, at the start.
 _FIXED_OF_RUN = ("output", "color", "timestamps")
+_FIXED_OF_DASHBOARD = ("keys", "mouse")
 _FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
 
-_T = TypeVar("_T", "Plan", "ReloadSettings")
+_T = TypeVar("_T", "Plan", "ReloadSettings", "DashboardSettings")
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -139,7 +140,9 @@ def settled(old: Plan, new: Plan) -> Plan:
     proxy, notes = _settled_proxy(old.proxy, new.proxy)
     run, more = _kept("run", _FIXED_OF_RUN, old, new)
     reload, yet_more = _kept("reload", _FIXED_OF_RELOAD, old.reload, new.reload)
-    return structs.replace(run, reload=reload, proxy=proxy, notes=(*new.notes, *notes, *more, *yet_more))
+    dashboard, last = _kept("dashboard", _FIXED_OF_DASHBOARD, old.dashboard, new.dashboard)
+    all_notes = (*new.notes, *notes, *more, *yet_more, *last)
+    return structs.replace(run, reload=reload, dashboard=dashboard, proxy=proxy, notes=all_notes)
 
 
 def _kept(table: str, names: Sequence[str], old: _T, new: _T) -> tuple[_T, list[Note]]:

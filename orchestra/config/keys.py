@@ -1,0 +1,87 @@
+"""Which key of the dashboard is for what: the usual keys, and what the settings make of them.
+
+Not here: what a terminal sends for a key (`dashboard/keys`), what the actions do (`dashboard/actions`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ACTIONS", "NAMED", "bindings"]
+
+# fmt: off
+NAMED = frozenset({
+    "up", "down", "left", "right", "home", "end", "pageup", "pagedown", "delete", "enter", "tab", "space",
+    "backspace", "escape", "wheel-up", "wheel-down",
+    "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9", "f10", "f11", "f12",
+})
+# fmt: on
+"""Keys beside characters and ``ctrl-a`` to ``ctrl-z``."""
+
+_CONTROL = re.compile(r"ctrl-[a-z]")
+
+ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "up": (("up", "k"), "choose the process, or request, above"),
+    "down": (("down", "j"), "choose the one below"),
+    "only": (("enter",), "show the log of this process only; of a request, its details"),
+    "back": (("escape",), "back: end a search, a filter, a detail"),
+    "restart": (("r",), "restart the process"),
+    "retry": (("R",), "start all that have failed"),
+    "stop": (("s",), "stop the process, or start it"),
+    "kill": (("x",), "kill the process"),
+    "input": (("i",), "send keys to the process's terminal, until Ctrl-]"),
+    "search": (("/",), "search the log"),
+    "next": (("n",), "the next match, upwards"),
+    "previous": (("N",), "the one before that"),
+    "filter": (("f",), "show only what has a text in it: of the log, or of the requests"),
+    "errors": (("e",), "show only errors in the log"),
+    "pause": (("space",), "stop following the log, or follow it again"),
+    "pageup": (("pageup", "b"), "a page up"),
+    "pagedown": (("pagedown",), "a page down"),
+    "top": (("home", "g"), "to the oldest line"),
+    "bottom": (("end", "G"), "to the newest line, and follow"),
+    "requests": (("t",), "go to the requests, or back"),
+    "full": (("z",), "the log, or the requests, on the full screen"),
+    "hide-processes": (("1",), "hide the processes, or show them"),
+    "hide-requests": (("2",), "hide the requests, or show them"),
+    "open": (("o",), "open the browser"),
+    "clear": (("c",), "clear the log, or the requests"),
+    "copy": (("y",), "copy the line: the one found, else the newest; of a request, its address"),
+    "write": (("w",), "write the log, as shown, to a file"),
+    "dismiss": (("d",), "dismiss the error, or the hint"),
+    "help": (("?",), "this help"),
+    "quit": (("q",), "stop everything"),
+    "suspend": (("ctrl-z",), "suspend"),
+    "redraw": (("ctrl-l",), "draw everything again"),
+}
+"""What can be done by a key: the usual keys, and what it does, by the action's name."""
+
+
+def bindings(changed: Mapping[str, str]) -> dict[str, str]:
+    """Give the action of each key.
+
+    Args:
+        changed: Keys by action, from the settings; several are separated by blanks.
+
+    Raises:
+        ValueError: There is no such action or key, or a key would have two actions.
+    """
+    found: dict[str, str] = {}
+    for action, given in changed.items():
+        if action not in ACTIONS:
+            raise ValueError(f"{action!r} is not an action; there are {', '.join(ACTIONS)}")
+        for key in given.split():
+            if len(key) != 1 and key not in NAMED and not _CONTROL.fullmatch(key):
+                raise ValueError(f"{key!r} is not a key: a character, ctrl-x, {', '.join(sorted(NAMED))}")
+            if key in found:
+                raise ValueError(f"{key!r} is given to both {found[key]!r} and {action!r}")
+            found[key] = action
+    for action, (keys, _) in ACTIONS.items():
+        if action not in changed:
+            for key in keys:
+                found.setdefault(key, action)
+    return found

@@ -1,0 +1,270 @@
+"""What one picture shows: chosen from the model, small, and not changed any more.
+
+A frame is made in trio's thread and drawn in another one, while the model goes on. It holds no more than
+there is room for.
+
+Not here: how it looks (`view`).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from orchestra.dashboard.look import Mode
+from orchestra.dashboard.words import sentence
+from orchestra.events import State
+
+if TYPE_CHECKING:
+    from orchestra.dashboard.controls import Controls
+    from orchestra.dashboard.log import Entry
+    from orchestra.dashboard.look import Look
+    from orchestra.dashboard.model import Model, Overall, Process
+    from orchestra.dashboard.requests import RequestRow
+    from orchestra.events import ErrorShown, OutputPaused, RequestFinished, RequestHeads
+
+__all__ = ["Details", "Frame", "Message", "frame"]
+
+# A warning stays in its row for so long; it stays in the log anyway.
+_NOTICE_SECONDS = 30.0
+# A question that stands for so long is waited for, and no progress bar.
+_PROMPT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Message:
+    """A line above the keys.
+
+    Attributes:
+        level: ``info``, ``warning`` or ``error``.
+    """
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Details:
+    """All that is known of one request."""
+
+    row: RequestRow
+    finished: RequestFinished | None
+    heads: RequestHeads | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture.
+
+    Attributes:
+        project: The name of the project's folder.
+        counts: What stands in the header beside the state: ``2 held``.
+        colours: The number of the colour of each process.
+        begun: Lines that were begun, the newest last.
+        log_note: What the log's title says: how much is not shown.
+        requests: As many as there may be room for.
+        request_note: What their title says.
+        error: The newest that is neither mended nor dismissed, and how many there are beside it.
+        keys: The keys that do something now, the most important first, and what.
+    """
+
+    width: int
+    height: int
+    now: float
+    look: Look
+    project: str
+    url: str
+    overall: Overall
+    counts: tuple[str, ...]
+    processes: tuple[Process, ...]
+    colours: dict[str, int]
+    log: tuple[Entry, ...]
+    begun: tuple[OutputPaused, ...]
+    log_note: str
+    has_requests: bool
+    requests: tuple[RequestRow, ...]
+    request_note: str
+    details: Details | None
+    error: ErrorShown | None
+    other_errors: int
+    message: Message | None
+    keys: tuple[tuple[str, str], ...]
+
+
+def frame(model: Model, controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
+    """Choose what a picture of this size shows.
+
+    Args:
+        model: The run.
+        controls: What the user looks at.
+        now: Seconds since the epoch.
+        width: Columns.
+        height: Rows.
+        missed: How many lines have come and gone between the last two pictures.
+    """
+    look = controls.see(now)
+    errors = [each for each in model.errors() if each.seq > look.dismissed]
+    rows = list(
+        islice(
+            model.requests.rows(now, text=look.request_text, unfolded=look.unfolded),
+            _rows_wanted(model, controls, height),
+        )
+    )
+    is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
+    begun = [
+        each for each in model.paused.values() if is_followed and look.wanted.process in ("", each.process)
+    ]
+    return Frame(
+        width=width,
+        height=height,
+        now=now,
+        look=look,
+        project=_project(model),
+        url=model.url or "",
+        overall=model.overall(),
+        counts=tuple(_counts(model)),
+        processes=tuple(copy.copy(each) for each in model.processes.values()),
+        colours={each.name: each.index for each in model.processes.values()},
+        log=tuple(model.log.newest(look.wanted, height, until=look.until)),
+        begun=tuple(begun),
+        log_note=_log_note(model, look, missed),
+        has_requests=model.url is not None,
+        requests=tuple(rows),
+        request_note=_request_note(model, look),
+        details=_details(model, look, rows),
+        error=errors[-1] if errors else None,
+        other_errors=max(len(errors) - 1, 0),
+        message=_message(model, look, now),
+        keys=tuple(_keys(model, controls, has_errors=bool(errors))),
+    )
+
+
+def _rows_wanted(model: Model, controls: Controls, height: int) -> int:
+    """How many requests have to be made ready: down to the chosen one, and a screen more."""
+    look = controls.look
+    if not look.on_requests or look.chosen is None:
+        return height
+    rows = model.requests.rows(controls.now, text=look.request_text, unfolded=look.unfolded)
+    keys = [row.key for row in rows]
+    return (keys.index(look.chosen) if look.chosen in keys else 0) + height
+
+
+def _project(model: Model) -> str:
+    folder = model.started.procfile.rpartition("/")[0] if model.started is not None else ""
+    return folder.rpartition("/")[2]
+
+
+def _counts(model: Model) -> list[str]:
+    requests = model.requests
+    hmr = sum(each.kind == "hmr" for each in requests.streams.values())
+    counts = {"held": requests.held, "tab": len(requests.tabs), "HMR": hmr}
+    return [f"{count} {name}{'s' * (name == 'tab' and count > 1)}" for name, count in counts.items() if count]
+
+
+def _log_note(model: Model, look: Look, missed: int) -> str:
+    notes = []
+    wanted = look.wanted
+    if wanted.process:
+        notes.append(f"only {wanted.process}")
+    if wanted.errors:
+        notes.append("errors")
+    if wanted.text:
+        notes.append(f"with {wanted.text!r}")
+    if look.search:
+        notes.append(f"search: {look.search}")
+    if look.until is not None:
+        below = max(model.log.count - look.until, 0)
+        notes.append(f"paused, {below} newer" if below else "paused")
+    if missed:
+        notes.append(f"{missed:,} lines not shown")
+    return ", ".join(notes)
+
+
+def _request_note(model: Model, look: Look) -> str:
+    requests = model.requests
+    notes = [f"with {look.request_text!r}"] if look.request_text else []
+    if requests.under_way:
+        notes.append(f"{len(requests.under_way)} under way")
+    if requests.count:
+        notes.append(f"{requests.count} so far")
+    for kind, name in (("websocket", "WebSocket"), ("event-stream", "event stream")):
+        count = sum(each.kind == kind for each in requests.streams.values())
+        if count:
+            notes.append(f"{count} {name}{'s' * (count > 1)}")
+    return ", ".join(notes)
+
+
+def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None:
+    row = next((row for row in rows if row.key == look.chosen), None)
+    if not look.details or row is None:
+        return None
+    finished = model.requests.find(row.key)
+    heads = model.requests.heads.get(finished.id if finished is not None else row.key)
+    return Details(row, finished, heads)
+
+
+def _message(model: Model, look: Look, now: float) -> Message | None:
+    """Choose the line above the keys: what the user does now, then what asks for attention."""
+    asking = [each for each in model.asking() if each.prompt and now - each.prompt.at >= _PROMPT_SECONDS]
+    notice = model.warning
+    match look.mode:
+        case Mode.SEARCH:
+            return Message(f"search: {look.typed}_")
+        case Mode.FILTER:
+            return Message(f"only with: {look.typed}_")
+        case Mode.INPUT:
+            return Message(f"keys go to {look.selected} until Ctrl-]", "warning")
+        case _:
+            pass
+    if look.message:
+        return Message(look.message)
+    if asking and (prompt := asking[-1].prompt) is not None:
+        return Message(f"{asking[-1].name} waits for input at {prompt.prompt!r}: press i", "warning")
+    if notice is not None and now - notice.at < _NOTICE_SECONDS:
+        return Message(sentence(notice), notice.level)
+    if model.hints.found:
+        return Message(f"hint: {model.hints.found[-1].text}")
+    return None
+
+
+def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
+    """Give the actions that do something now, with a word for each."""
+    look = controls.look
+    if look.mode is Mode.INPUT:
+        return [("ctrl-]", "keys for the dashboard again")]
+    if look.mode in (Mode.SEARCH, Mode.FILTER):
+        return [("enter", "done"), ("escape", "give up")]
+    if look.mode is Mode.HELP:
+        return [("escape", "back")]
+    failed = any(each.state is State.FAILED for each in model.processes.values())
+    ended = model.ended is not None
+    actions: list[tuple[str, str, bool]]
+    if look.on_requests:
+        actions = [
+            ("only", "details", True),
+            ("filter", "filter", True),
+            ("copy", "copy", True),
+            ("full", "full", True),
+            ("requests", "back", True),
+        ]
+    else:
+        selected = model.processes.get(look.selected)
+        down = selected is not None and selected.state in (State.FAILED, State.STOPPED, State.COMPLETED)
+        actions = [
+            ("retry", "retry", failed and not ended),
+            ("restart", "restart", bool(selected) and not ended),
+            ("stop", "start" if down else "stop", bool(selected) and not ended),
+            ("input", "input", bool(model.asking())),
+            ("only", "all" if look.wanted.process else "only this", True),
+            ("pause", "follow" if look.until is not None else "pause", True),
+            ("search", "search", True),
+            ("next", "next", bool(look.search)),
+            ("filter", "filter", True),
+            ("errors", "all" if look.wanted.errors else "errors", True),
+            ("requests", "requests", model.url is not None),
+        ]
+    actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
+    always = [("help", "help", True), ("quit", "quit", True)]
+    return [(controls.key_of(action), word) for action, word, does in (*always, *actions) if does]

@@ -1,0 +1,109 @@
+"""What a terminal sends becomes names of keys: a character, or ``up``, ``enter``, ``ctrl-l``.
+
+Not here: which key is for what (`config/keys`), what that does (`actions`).
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["KeyDecoder", "key_label"]
+
+# ECMA-48 5.4 and xterm's "Alt and Meta Keys", "PC-Style Function Keys": what ends CSI or SS3.
+_SEQUENCES = {
+    "A": "up",
+    "B": "down",
+    "C": "right",
+    "D": "left",
+    "H": "home",
+    "F": "end",
+    "1~": "home",
+    "4~": "end",
+    "5~": "pageup",
+    "6~": "pagedown",
+    "3~": "delete",
+    "P": "f1",
+    "Q": "f2",
+    "R": "f3",
+    "S": "f4",
+    "15~": "f5",
+    "17~": "f6",
+    "18~": "f7",
+    "19~": "f8",
+    "20~": "f9",
+    "21~": "f10",
+    "23~": "f11",
+    "24~": "f12",
+}
+# xterm's mouse protocol 1006: the buttons of the wheel.
+_WHEEL = {"64": "wheel-up", "65": "wheel-down"}
+_CHARACTERS = {
+    "\r": "enter",
+    "\n": "enter",
+    "\t": "tab",
+    " ": "space",
+    "\x7f": "backspace",
+    "\x08": "backspace",
+    "\x1b": "escape",
+}
+
+
+def key_label(key: str) -> str:
+    """Write a key as people know it: ``Ctrl-L``, ``↑``, ``Enter``."""
+    signs = {"up": "↑", "down": "↓", "left": "←", "right": "→", "escape": "Esc", "enter": "Enter"}
+    if len(key) == 1:
+        return key
+    if key.startswith("ctrl-"):
+        return f"Ctrl-{key[5:].upper()}"
+    return signs.get(key, key.capitalize())
+
+
+class KeyDecoder:
+    """Turns what a terminal sends into names of keys; sequences that are no key of ours are swallowed.
+
+    A sequence may arrive in pieces. A lone escape that ends a piece is the key itself; if the next piece goes
+    on as a sequence does, that is still one.
+    """
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take the next bytes; return the keys that they have completed."""
+        if self._partial != b"\x1b" or data[:1] in (b"[", b"O"):
+            data = self._partial + data
+        partial = _PARTIAL_SEQUENCE.search(data)
+        self._partial = b"" if partial is None else partial[0][:_LONGEST_SEQUENCE]
+        data = data if partial is None else data[: partial.start()]
+        keys = [key for piece in _PIECE.findall(data.decode("utf-8", "ignore")) for key in _named(piece)]
+        # A lone escape is told at once: what follows of a sequence nearly always comes with it.
+        return [*keys, "escape"] if self._partial == b"\x1b" else keys
+
+
+# CSI, parameters, intermediates, final; SS3 and one character; with Alt: escape and the key; else the key.
+_PIECE = re.compile(r"\x1b+(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[^\x1b])?|[^\x1b]")
+_PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
+# Nothing that a terminal sends is longer; what is pasted must not pile up.
+_LONGEST_SEQUENCE = 64
+
+
+def _named(piece: str) -> list[str]:
+    bare = piece.lstrip("\x1b")
+    if bare == piece:
+        return [_character(piece)]
+    if not bare:
+        return ["escape"]
+    if len(bare) == 1 or bare[0] not in "[O":
+        return []  # with Alt
+    if bare.startswith("[<"):
+        wheel = _WHEEL.get(bare[2:].partition(";")[0])
+        return [wheel] if wheel else []
+    known = _SEQUENCES.get(bare[1:])
+    return [known] if known else []
+
+
+def _character(character: str) -> str:
+    if character in _CHARACTERS:
+        return _CHARACTERS[character]
+    code = ord(character)
+    return f"ctrl-{chr(code + 96)}" if code < 27 else "ctrl-]" if code == 29 else character

@@ -1,0 +1,158 @@
+"""What the children wrote and what happened to them: a ring of entries, and which of them are wanted.
+
+Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs one
+append; whatever is looked for is looked for when it is shown, from the newest entry back.
+
+Not here: how an entry looks, tasks, time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from orchestra.child.lines import without_colours
+from orchestra.dashboard.words import sentence
+from orchestra.events import (
+    FilesChanged,
+    Notice,
+    OutputLine,
+    PlanChanged,
+    State,
+    StateChanged,
+    UpstreamSwitched,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Entry", "Log", "LogEvent", "Wanted", "name_of", "text_of"]
+
+LogEvent: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
+
+# About 2 MB of usual lines, and an hour of a usual day.
+_LIMIT = 10_000
+_ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed)\b", re.IGNORECASE)
+
+
+class Entry(NamedTuple):
+    """An entry and its number."""
+
+    number: int
+    event: LogEvent
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which entries are to be seen.
+
+    Attributes:
+        process: Only those of this one; empty: of all.
+        text: Only those with this text in them, in any case.
+        errors: Only what tells of an error, tracebacks with it.
+    """
+
+    process: str = ""
+    text: str = ""
+    errors: bool = False
+
+    def judge(self) -> Callable[[LogEvent], bool]:
+        """Give what decides about entries, which it has to be given from the newest back."""
+        needle, in_traceback = self.text.lower(), set[str]()
+
+        def is_wanted(event: LogEvent) -> bool:
+            if self.process and name_of(event) != self.process:
+                return False
+            if self.errors and not _tells_error(event, in_traceback):
+                return False
+            return not needle or needle in text_of(event).lower()
+
+        return is_wanted
+
+
+class Log:
+    """The newest 10,000 entries.
+
+    Attributes:
+        count: How many there have been.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
+
+    def __repr__(self) -> str:
+        return f"<Log of {len(self)} of {self.count} entries>"
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[LogEvent]:
+        return iter(self._entries)
+
+    def add(self, event: LogEvent) -> None:
+        """Append an entry; the oldest may fall out."""
+        self.count += 1
+        self._entries.append(event)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._entries.clear()
+
+    def newest(self, wanted: Wanted, limit: int, *, until: int | None = None) -> list[Entry]:
+        """Give the last `limit` entries that are wanted, oldest first; none after number `until`."""
+        found = list(islice(self._back(wanted, until), max(limit, 0)))
+        return found[::-1]
+
+    def after(self, wanted: Wanted, number: int) -> list[Entry]:
+        """Give all entries that are wanted after a number, oldest first."""
+        found = []
+        for entry in self._back(wanted, None):
+            if entry.number <= number:
+                break
+            found.append(entry)
+        return found[::-1]
+
+    def _back(self, wanted: Wanted, until: int | None) -> Iterator[Entry]:
+        skipped = 0 if until is None else max(self.count - until, 0)
+        is_wanted, number = wanted.judge(), self.count - skipped
+        for event in islice(reversed(self._entries), skipped, None):
+            if is_wanted(event):
+                yield Entry(number, event)
+            number -= 1
+
+
+def name_of(event: LogEvent) -> str:
+    """Give the process that an entry is about; empty if it is about none."""
+    return getattr(event, "process", None) or ""
+
+
+def text_of(event: LogEvent) -> str:
+    """Give an entry in words, without colours."""
+    return without_colours(event.text) if isinstance(event, OutputLine) else sentence(event)
+
+
+def _tells_error(event: LogEvent, in_traceback: set[str]) -> bool:
+    """Whether an entry tells of an error; what is indented above an error is its traceback."""
+    match event:
+        case OutputLine(process=name):
+            text = without_colours(event.text)
+            if text.startswith("Traceback (most"):
+                in_traceback.discard(name)
+                return True
+            if _ERROR.search(text):
+                in_traceback.add(name)
+                return True
+            if name in in_traceback and text.startswith((" ", "\t")):
+                return True
+            in_traceback.discard(name)
+            return False
+        case Notice():
+            return event.level != "info"
+        case StateChanged():
+            return event.state in (State.FAILED, State.BACKING_OFF, State.UNHEALTHY)
+        case _:
+            return False

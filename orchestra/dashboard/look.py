@@ -1,0 +1,100 @@
+"""What the user looks at, as a value, and the orders that keys give.
+
+Not here: what changes it (`controls`, `actions`), how it looks (`view`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from orchestra.dashboard.log import Wanted
+
+__all__ = ["Do", "Look", "Mode", "Order"]
+
+
+class Mode(Enum):
+    """What keys are for."""
+
+    NORMAL = "normal"
+    SEARCH = "search"
+    FILTER = "filter"
+    INPUT = "input"
+    HELP = "help"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at, and how.
+
+    Attributes:
+        selected: The chosen process.
+        was_moved: The user has chosen it.
+        wanted: Which entries of the log are shown.
+        until: The number of the last entry that is shown; ``None``: the log is followed.
+        search: What is searched for.
+        hit: The number of the entry that was found.
+        on_requests: Keys choose requests, not processes.
+        chosen: The key of the chosen request.
+        details: Its details are shown.
+        unfolded: The keys of the groups of requests that are unfolded.
+        request_text: Only requests with this text are shown.
+        hides_processes: The process table is hidden.
+        hides_requests: The requests are hidden.
+        is_full: The log, or the requests, have the whole screen.
+        typed: What has been typed of a search or filter.
+        message: What came of the last key.
+        dismissed: The number of the newest error that was dismissed.
+    """
+
+    mode: Mode = Mode.NORMAL
+    selected: str = ""
+    was_moved: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
+    until: int | None = None
+    search: str = ""
+    hit: int | None = None
+    on_requests: bool = False
+    chosen: int | None = None
+    details: bool = False
+    unfolded: frozenset[int] = frozenset()
+    request_text: str = ""
+    hides_processes: bool = False
+    hides_requests: bool = False
+    is_full: bool = False
+    typed: str = ""
+    message: str = ""
+    dismissed: int = -1
+
+
+class Do(Enum):
+    """What an order asks for."""
+
+    RESTART = "restart"
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+    RETRY = "retry"
+    OPEN = "open"
+    COPY = "copy"
+    WRITE = "write"
+    QUIT = "quit"
+    SUSPEND = "suspend"
+    REDRAW = "redraw"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Something to be done outside of the picture.
+
+    Attributes:
+        process: Which process it is about.
+        text: What to copy or to write; the address to open.
+    """
+
+    do: Do
+    process: str = ""
+    text: str = ""
+
+
+# --- Choosing ---

@@ -1,0 +1,276 @@
+"""The requests of a run: those under way, and those that are over, floods of them folded.
+
+Requests that follow each other are one group if they are assets that came as they should (Vite answers a page
+with hundreds of modules), or if they are the same request with the same answer, over and over.
+
+Not here: how a row looks; time (`now` is an argument, in seconds since the epoch), tasks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestra.events import (
+    RequestFinished,
+    RequestHeads,
+    RequestHeld,
+    RequestPending,
+    RequestReleased,
+    StreamClosed,
+    StreamOpened,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from orchestra.events import Event
+
+__all__ = ["Group", "RequestRow", "Requests"]
+
+# What is kept: of groups, of members of one, of requests under way, of heads.
+_GROUPS = 300
+_MEMBERS = 50
+_UNDER_WAY = 1000
+_STREAMS = 1000
+_HEADS = 500
+
+_OUR_LIVE_SOCKET = "/__orchestra__/live"
+
+
+class UnderWay:
+    """A request that is not over."""
+
+    def __init__(self, event: RequestHeld | RequestPending, since: float) -> None:
+        self.id = event.id
+        self.method = event.method
+        self.target = event.target
+        self.since = since
+        self.upstream = event.upstream
+        self.status: int | None = None
+        self.held_for = ""  # what it waits for
+
+
+class Group:
+    """Requests that are shown as one.
+
+    Attributes:
+        count: How many there are.
+        members: The newest of them, oldest first.
+        is_assets: Whether they are different assets, and not the same request.
+    """
+
+    def __init__(self, first: RequestFinished) -> None:
+        self.count = 1
+        self.members: deque[RequestFinished] = deque([first], maxlen=_MEMBERS)
+        self.key = first.id
+        self.is_assets = _is_fine_asset(first)
+
+    @property
+    def newest(self) -> RequestFinished:
+        """The last of them."""
+        return self.members[-1]
+
+    def takes(self, other: RequestFinished) -> bool:
+        """Whether a request that follows is one more of them."""
+        return (self.is_assets and _is_fine_asset(other)) or _sort(self.newest) == _sort(other)
+
+    def add(self, other: RequestFinished) -> None:
+        """Take one more."""
+        self.count += 1
+        self.members.append(other)
+        self.is_assets &= _is_fine_asset(other)
+
+
+class RequestRow(NamedTuple):
+    """What one row says.
+
+    Attributes:
+        key: Tells it from others: a request's id; negative for a member of a group that is unfolded.
+        is_running: It is not over: `seconds` go on.
+        why: What it waits for, or why it got this answer.
+        folded: How many requests the row stands for.
+        is_assets: They are different ones.
+        is_member: It is one of a group that is unfolded.
+    """
+
+    key: int
+    method: str
+    target: str
+    status: int | None
+    upstream: str
+    why: str
+    seconds: float
+    first_byte: float | None = None
+    size: int | None = None
+    held: float = 0.0
+    outcome: str = "complete"
+    is_running: bool = False
+    folded: int = 1
+    is_assets: bool = False
+    is_member: bool = False
+
+
+class Requests:
+    """All requests of a run, bounded in memory.
+
+    Attributes:
+        count: How many are over.
+        under_way: By id, the longest first.
+        groups: Oldest first.
+        streams: Open WebSockets and event streams, by id.
+        tabs: The ids of the connections that browsers' tabs have to us.
+        heads: By id, the newest 500.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.under_way: dict[int, UnderWay] = {}
+        self.groups: deque[Group] = deque(maxlen=_GROUPS)
+        self.streams: dict[int, StreamOpened] = {}
+        self.tabs: set[int] = set()
+        self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Requests: {len(self.under_way)} under way, {self.count} over>"
+
+    @property
+    def held(self) -> int:
+        """How many wait for an upstream to come up."""
+        return sum(bool(each.held_for) for each in self.under_way.values())
+
+    def apply(self, event: Event) -> None:
+        """Take account of what happens to a request or a stream."""
+        match event:
+            case RequestFinished():
+                self._finish(event)
+            case RequestPending():
+                waiting = self._begin(event, event.at - event.elapsed)
+                waiting.upstream, waiting.status, waiting.held_for = event.upstream, event.status, ""
+            case RequestHeld():
+                waiting = self._begin(event, event.at)
+                waiting.upstream, waiting.held_for = event.upstream, event.reason
+            case RequestReleased():
+                if event.id in self.under_way:
+                    self.under_way[event.id].held_for = ""
+            case RequestHeads():
+                self.heads[event.id] = event
+                if len(self.heads) > _HEADS:
+                    self.heads.popitem(last=False)
+            case StreamOpened(upstream="orchestra"):
+                if event.target.startswith(_OUR_LIVE_SOCKET):
+                    self.tabs.add(event.id)
+            case StreamOpened():
+                self.under_way.pop(event.id, None)
+                if len(self.streams) < _STREAMS:
+                    self.streams[event.id] = event
+            case StreamClosed():
+                self.streams.pop(event.id, None)
+                self.tabs.discard(event.id)
+            case _:
+                pass
+
+    def rows(self, now: float, *, text: str = "", unfolded: Collection[int] = ()) -> Iterator[RequestRow]:
+        """Give the rows: those under way, the longest first; then those that are over, the newest first."""
+        for waiting in self.under_way.values():
+            row = _running(waiting, now)
+            if _has(row, text):
+                yield row
+        for group in reversed(self.groups):
+            row = _over(group.newest)._replace(key=group.key, folded=group.count, is_assets=group.is_assets)
+            if group.count == 1 and _has(row, text):
+                yield row
+                continue
+            members = [each for each in map(_over, reversed(group.members)) if _has(each, text)]
+            if not members:
+                continue
+            if not text:
+                yield row
+            if text or group.key in unfolded:
+                for each in members:
+                    yield each if text else each._replace(key=-each.key, is_member=True)
+
+    def find(self, key: int) -> RequestFinished | None:
+        """Give a request that is over by the key of its row, if it is still known."""
+        for group in self.groups:
+            for member in group.members:
+                if member.id == abs(key):
+                    return member
+        return None
+
+    def clear(self) -> None:
+        """Forget those that are over."""
+        self.groups.clear()
+        self.heads.clear()
+
+    def _begin(self, event: RequestHeld | RequestPending, since: float) -> UnderWay:
+        found = self.under_way.get(event.id)
+        if found is None:
+            found = UnderWay(event, since)
+            if len(self.under_way) < _UNDER_WAY:
+                self.under_way[event.id] = found
+        return found
+
+    def _finish(self, event: RequestFinished) -> None:
+        self.under_way.pop(event.id, None)
+        if event.upstream == "orchestra" and event.status is not None and event.status < 400:
+            return  # a page has loaded our script, or is connected: that says nothing of the project
+        self.count += 1
+        if self.groups and self.groups[-1].takes(event):
+            self.groups[-1].add(event)
+        else:
+            self.groups.append(Group(event))
+
+
+def _running(waiting: UnderWay, now: float) -> RequestRow:
+    why = f"waits: {waiting.held_for}" if waiting.held_for else f"waits for the {waiting.upstream}"
+    if waiting.status is not None:
+        why = "is being answered"
+    return RequestRow(
+        key=waiting.id,
+        method=waiting.method,
+        target=waiting.target,
+        status=waiting.status,
+        upstream=waiting.upstream,
+        why=why,
+        seconds=max(now - waiting.since, 0.0),
+        is_running=True,
+    )
+
+
+def _over(event: RequestFinished) -> RequestRow:
+    return RequestRow(
+        key=event.id,
+        method=event.method,
+        target=event.target,
+        status=event.status,
+        upstream=event.upstream,
+        why=event.reason,
+        seconds=event.duration,
+        first_byte=event.first_byte,
+        size=event.bytes_out,
+        held=event.held,
+        outcome=event.outcome,
+    )
+
+
+def _has(row: RequestRow, text: str) -> bool:
+    if not text:
+        return True
+    status = "---" if row.status is None else row.status
+    return text.lower() in f"{row.method} {row.target} {status} {row.upstream} {row.why}".lower()
+
+
+def _sort(event: RequestFinished) -> tuple[object, ...]:
+    path = event.target.partition("?")[0]
+    return event.method, path, event.status, event.upstream, event.outcome
+
+
+def _is_fine_asset(event: RequestFinished) -> bool:
+    """Whether it is a module, a style or an image that came as it should."""
+    if event.upstream != "frontend" or event.method != "GET" or event.outcome != "complete":
+        return False
+    if event.status is None or event.status >= 400:
+        return False
+    path = event.target.partition("?")[0]
+    return "." in path.rpartition("/")[2] or path.startswith(("/@", "/node_modules/"))
