@@ -85,7 +85,7 @@ async def test_a_restart_is_served_by_the_spare(tmp_path: Path, mode: str) -> No
             assert await text_of(supervisor) == text
             with trio.fail_after(PATIENCE):
                 # With an overlap it is there a moment longer, and looks like a spare.
-                while any(each.pid == old for each in marked(supervisor._run.id)):
+                while any(each.pid == old for each in marked(supervisor._run.id)):  # noqa: ASYNC110 - nothing tells of it
                     await trio.sleep(0.05)
 
 
