@@ -111,6 +111,7 @@ urlpatterns = [
     path("api/hello", lambda request: JsonResponse({"hello": "world"})),
 ]
 """
+ROWS = "<li>one</li>\n"
 PAGE = """<!doctype html><html><head><title>page</title>%s</head>
 <body><div id="app"></div><p id="data"></p>%s</body></html>
 """
@@ -250,7 +251,7 @@ def django(root: Path, head: str = "", body: str = "") -> None:
     (root / "assets" / "style.css").write_text("body { color: teal }\n")
     (root / "assets" / "htmx.js").write_text("document.title = 'ready'\n")
     (root / "templates" / "index.html").write_text(PAGE % (head, body))
-    (root / "templates" / "rows.html").write_text("<li>one</li>\n")
+    (root / "templates" / "rows.html").write_text(ROWS)
 
 
 def htmx(root: Path, installed: Path) -> None:

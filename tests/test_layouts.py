@@ -33,12 +33,16 @@ class Layout(NamedTuple):
         procfile: What `orchestra init` writes.
         frontend: The folder of Vite; ``None`` without one.
         parts: What the page loads from the backend.
+        fragment: What HTMX then puts into the page.
+        environment: The folder of the Python that has to run.
     """
 
     make: Callable[[Path, Path], None]
     procfile: str
     frontend: str | None = None
     parts: tuple[str, ...] = ()
+    fragment: str | None = None
+    environment: str | None = None
 
 
 LAYOUTS = {
@@ -46,6 +50,7 @@ LAYOUTS = {
         kit.beside,
         "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --reload --port $PORT main:app\n",
         "frontend",
+        environment="backend/.venv",
     ),
     "pnpm workspace": Layout(
         kit.workspace,
@@ -61,6 +66,7 @@ LAYOUTS = {
         kit.htmx,
         "api: python manage.py runserver 127.0.0.1:$PORT\n",
         parts=("/static/htmx.js", "/static/style.css"),
+        fragment="/rows",
     ),
 }
 
@@ -97,6 +103,12 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
         if layout.frontend is not None:
             works(page)
             assert hot_update(run.url, lambda: kit.change(tmp_path / str(layout.frontend))) == "update"
+        if layout.fragment is not None:
+            headers = fetching(run.url + "/") | {"HX-Request": "true"}
+            assert ask(run.url + layout.fragment, headers).text == kit.ROWS
+        if layout.environment is not None:
+            prefix = json.loads(ask(run.url + "/api/python", fetching(run.url + "/")).text)["prefix"]
+            assert prefix == str(tmp_path / layout.environment)
         run_id = run.run_id
         assert run.stop() == 130
         assert marked(run_id) == []
