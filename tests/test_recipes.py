@@ -86,14 +86,16 @@ def test_sveltekit(tmp_path: Path, layout_packages: Path) -> None:
 
 
 def send_the_form(run: Run) -> None:
-    headers = navigation(run.url + "/") | {
-        "Origin": run.url,
-        "Content-Type": "application/x-www-form-urlencoded",
-    }
+    """Send it as a browser does without scripts, and as SvelteKit's script does."""
+    form = {"Origin": run.url, "Content-Type": "application/x-www-form-urlencoded"}
     ask(run.url + "/", navigation())
-    answer = ask(run.url + "/", headers, method="POST", body=b"name=me")
+    answer = ask(run.url + "/", navigation(run.url + "/") | form, method="POST", body=b"name=me")
     assert (answer.status, answer.upstream) == (200, "frontend")
     assert "hello me" in answer.text
+    headers = fetching(run.url + "/") | form | {"Accept": "application/json", "X-SvelteKit-Action": "true"}
+    answer = ask(run.url + "/", headers, method="POST", body=b"name=me")
+    assert (answer.status, answer.upstream) == (200, "frontend")
+    assert json.loads(answer.text)["type"] == "success"
 
 
 def add_settings(root: Path) -> None:

@@ -65,6 +65,24 @@ async def test_a_program_that_is_broken_shows_its_exception(autojump_clock: obje
     assert event.last_lines[-1] == "SyntaxError: it is broken"
 
 
+async def test_what_is_no_file_is_not_the_place(autojump_clock: object) -> None:
+    """An import by name, as of Django's `INSTALLED_APPS`, ends in the importer that is frozen into Python."""
+    world = World()
+    server = Server(world)
+    server.ends_with = 1
+    server.lines = [
+        "Traceback (most recent call last):",
+        '  File "/usr/lib/python3.12/site-packages/django/apps/config.py", line 193, in create',
+        "    import_module(entry)",
+        '  File "<frozen importlib._bootstrap>", line 1324, in _find_and_load_unlocked',
+        "ModuleNotFoundError: No module named 'template_partials'",
+    ]
+    async with supervised(world, API) as (_, recorder):
+        event = await recorder.until(ErrorShown)
+    assert (event.file, event.line) == ("/usr/lib/python3.12/site-packages/django/apps/config.py", 193)
+    assert len(event.frames) == 2
+
+
 async def test_a_broken_server_that_exits_with_0_shows_its_exception(autojump_clock: object) -> None:
     world = World()
     server = Server(world)

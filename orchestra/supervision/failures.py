@@ -120,7 +120,9 @@ class ProcessErrors:
 
     def _show(self, failure: Failure, exit_: str, *, is_fatal: bool) -> None:
         own = own_frame(failure.frames, self._folders)
-        place = own or (failure.frames[-1] if failure.frames else None)
+        # `<frozen importlib._bootstrap>` is no file: it cannot be opened.
+        files = (frame for frame in reversed(failure.frames) if not frame.file.startswith("<"))
+        place = own or next(files, None)
         self._emit(
             ErrorShown(
                 process=self._name,
