@@ -242,11 +242,16 @@ def test_what_editors_write_beside_a_file_is_no_change(folder: Folder) -> None:
     assert folder.touched(".#a.py", "a.py~", ".a.py.swp", "4913") == []
 
 
-def test_what_was_written_since_the_start_counts(folder: Folder) -> None:
-    folder.write("old.py")
-    os.utime(folder.root / "old.py", (1000, 1000))
+def test_what_came_since_the_start_counts(folder: Folder) -> None:
+    """A file that is moved keeps the time at which it was written."""
+    for name in ("old.py", "elsewhere"):
+        folder.write(name)
+    time.sleep(0.1)
+    since = time.time()
+    time.sleep(0.1)
     folder.write("new.py")
-    assert folder.named(folder.files.begin(2000)) == ["new.py"]
+    (folder.root / "elsewhere").rename(folder.root / "moved.py")
+    assert folder.named(folder.files.begin(since)) == ["moved.py", "new.py"]
 
 
 def test_new_folders_ask_for_another_look(folder: Folder) -> None:

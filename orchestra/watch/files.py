@@ -4,8 +4,8 @@ Of each file its size, time and a hash of its content are kept: a save that chan
 file that was replaced by a rename is the file of that name, and one that is gone has changed. What is kept is
 bounded: of a file that is too many or too large, only size and time decide.
 
-A file that was written since the process was started, and before it was looked at for the first time, counts
-as changed: which of the two the process has read is not known.
+A file that was written, or moved to its place, since the process was started, and before it was looked at for
+the first time, counts as changed: which of the two the process has read is not known.
 
 Everything here blocks, and runs in a thread.
 
@@ -94,12 +94,11 @@ class Files:
         return tuple(self._filter.invalid)
 
     def begin(self, since: float) -> Mapping[str, Changes]:
-        """Look at all files for the first time; give those that were written after `since`, in Unix time."""
+        """Look at all files for the first time; give those that came after `since`, in Unix time."""
         self._walk = self._filter.walk()
         for path in self._walk.files:
             self._has_changed(path)
-        late = [path for path, state in self._known.items() if state.time >= since * 1e9]
-        return self._by_process(late)
+        return self._by_process([path for path in self._known if _came(path) >= since])
 
     def look_again(self) -> Mapping[str, Changes]:
         """Look at all files, and for new ones; those whose size and time are the same are not read."""
@@ -186,3 +185,12 @@ class Files:
             name: Changes(tuple(changed), rereads_templates(frozenset(self._clues.get(name, ()))))
             for name, changed in found.items()
         }
+
+
+def _came(path: str) -> float:
+    """When a file was written or moved to its place, in Unix time; 0 if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0.0
+    return max(status.st_mtime, status.st_ctime)
