@@ -36,13 +36,16 @@ class JsonPrinter:
 
     def observe(self, event: Event) -> None:
         """Take an event from the bus."""
-        self._count += 1
-        self._writer.put(encode(structs.replace(event, seq=self._count)) + b"\n")
+        self._put(event)
 
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
         await self._writer.wait_for_room()
-        self.observe(structs.replace(line, text=without_colours(line.text)))
+        self._put(line, text=without_colours(line.text))
+
+    def _put(self, event: Event, **changes: str) -> None:
+        self._count += 1
+        self._writer.put(encode(structs.replace(event, seq=self._count, **changes)) + b"\n")
 
     def finish(self) -> None:
         """Put what has to stand at the end: nothing."""

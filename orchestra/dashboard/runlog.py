@@ -6,7 +6,7 @@ A file and its older half have 10 MB at most.
 
 The log is not worth a run: when it cannot be written to, the run goes on, and its end says so.
 
-Not here: what a line is (`jsonl`), how it is shown (`commands`).
+Not here: what an event is (`events`), how it is shown (`commands`).
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ import os
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import structs
 
+from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
-from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.words import SENTENCE_KINDS
+from orchestra.events import encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from orchestra.config.plan import Plan
+    from orchestra.events import Event, OutputLine
 
 __all__ = ["RunLog", "files_of", "newest"]
 
 # Bytes of the file, and of its older half.
 _MOST_BYTES = 5_000_000
-# Bytes that may wait to be written; then what is logged has to wait.
+# Bytes that may wait to be written; then what is logged has to wait. What a line has beside its text.
 _MOST_WAITING = 1_000_000
-# Seconds that lines are collected for.
+_LINE_SIZE = 150
+# Seconds that lines are collected for, and bytes that are written at once.
 _INTERVAL = 0.2
+_ENOUGH = _MOST_WAITING // 4
 
 
 class RunLog:
@@ -47,22 +52,21 @@ class RunLog:
     Attributes:
         sinks: Take lines of output; none if no log is kept.
         failure: Why the log could not be written to; empty if it could.
-        fd: There is none, before it is open and between two files.
     """
-
-    fd = -1
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._folder = state_folder(environ)
         self._key = project_key(plan.root)
         path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
         self._file = LogFile(path, max_bytes=_MOST_BYTES, backups=1, mode=0o600)
-        self._printer = JsonPrinter(self)
-        self.sinks = (self._printer.write_line,) if plan.keep_log else ()
+        self.sinks: tuple[Callable[[OutputLine], Awaitable[None]], ...] = ()
+        if plan.keep_log:
+            self.sinks = (self._write_line,)
         self.failure = ""
-        self._waiting: list[bytes] = []
+        self._waiting: list[Event] = []
         self._size = 0
         self._has_room = trio.lowlevel.ParkingLot()
+        self._has_enough = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return f"<RunLog {self._file!r}>"
@@ -70,18 +74,20 @@ class RunLog:
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
         if self.sinks:
-            subscribe(self._printer.observe, *SENTENCE_KINDS)
+            subscribe(self._take, *SENTENCE_KINDS)
 
-    def put(self, data: bytes) -> None:
-        """Take a line, with its line end."""
+    def _take(self, event: Event) -> None:
         if self.sinks:
-            self._waiting.append(data)
-            self._size += len(data)
+            self._waiting.append(event)
 
-    async def wait_for_room(self) -> None:
-        """Wait until there is room for another line."""
+    async def _write_line(self, line: OutputLine) -> None:
+        """Take a line of output; wait while too much waits to be written."""
         while self._size > _MOST_WAITING:
             await self._has_room.park()
+        self._take(structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line)
+        self._size += len(line.text) + _LINE_SIZE
+        if self._size >= _ENOUGH:
+            self._has_enough.unpark_all()
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -89,7 +95,9 @@ class RunLog:
             self._begin()
         while self.sinks:
             await self._write()
-            await trio.sleep(_INTERVAL)
+            if self._size < _ENOUGH:
+                with trio.move_on_after(_INTERVAL):
+                    await self._has_enough.park()
 
     def _begin(self) -> None:
         """Make room for the file: remove those of runs that are over."""
@@ -108,11 +116,11 @@ class RunLog:
         await self._file.aclose()
 
     async def _write(self) -> None:
-        lines, self._waiting, self._size = self._waiting, [], 0
+        events, self._waiting, self._size = self._waiting, [], 0
         self._has_room.unpark_all()
-        if lines:
+        if events:
             try:
-                await self._file.append(lines)
+                await self._file.append([encode_lines(events)])
             except OSError as exc:
                 self._give_up(exc)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import signal
 from enum import Enum
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from msgspec import Struct, json, to_builtins
 
@@ -30,6 +30,9 @@ from orchestra.events.requests import (
     StreamKind,
     StreamOpened,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "ON_REQUEST",
@@ -67,6 +70,7 @@ __all__ = [
     "UpstreamSwitched",
     "decode",
     "encode",
+    "encode_lines",
 ]
 
 
@@ -386,6 +390,9 @@ ON_REQUEST = (ProcessMeasured, RequestHeads)
 """The events that only an observer gets that names them: they cost much, or are private."""
 
 
+_ENCODER = json.Encoder()
+
+
 def encode(event: Struct | dict[str, object]) -> bytes:
     """Write an event, or what is made of events, as one JSON object, without a line end."""
     try:
@@ -394,6 +401,14 @@ def encode(event: Struct | dict[str, object]) -> bytes:
         from json import dumps  # noqa: PLC0415 - msgspec's has no error handler
 
         return dumps(to_builtins(event), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def encode_lines(events: Sequence[Event]) -> bytes:
+    """Write events as JSON lines, each with its line end."""
+    try:
+        return _ENCODER.encode_lines(events)
+    except UnicodeEncodeError:  # as above
+        return b"".join(encode(event) + b"\n" for event in events)
 
 
 def decode(line: bytes | str) -> Event:

@@ -1,0 +1,56 @@
+"""The log that outlives a run: what is in it, and how much of it waits."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from orchestra import Plan
+from orchestra.dashboard.runlog import RunLog, newest
+from orchestra.events import OutputLine
+from orchestra.logs import read_log
+from tests.kit import PATIENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINES = 50_000
+
+
+@pytest.fixture
+def standing_clock() -> trio.testing.MockClock:
+    """No time passes: what waits for it waits for ever."""
+    return trio.testing.MockClock()
+
+
+async def fail_late() -> None:
+    """Fail after a real while: no ceiling is ever reached by a clock that stands."""
+    await trio.to_thread.run_sync(time.sleep, PATIENCE / 4, abandon_on_cancel=True)
+    pytest.fail("it waits for time to pass")
+
+
+async def test_a_loud_process_does_not_wait_for_time_to_pass(
+    standing_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    assert standing_clock.rate == 0
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    plan = Plan(processes=(), procfile=tmp_path / "Procfile")
+    log = RunLog(plan, environ)
+    (write_line,) = log.sinks
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail_late)
+        nursery.start_soon(log.run)
+        for number in range(LINES):
+            await write_line(OutputLine(process="a", stream="stdout", text=f"\x1b[1m{number}"))
+        await log.aclose()
+        nursery.cancel_scope.cancel()
+    found = newest(plan.root, environ)
+    assert found is not None
+    lines = [each.text for each in read_log(found) if isinstance(each, OutputLine)]
+    # Its older half has been replaced meanwhile, perhaps; no line of the rest is missing, or has colours.
+    assert lines == [str(number) for number in range(LINES - len(lines), LINES)]
+    assert len(lines) > LINES / 2
