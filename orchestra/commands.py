@@ -56,6 +56,9 @@ def _complete_names(_context: click.Context, _parameter: click.Parameter, begun:
     return [each.process for each in state.processes if each.process.startswith(begun)]
 
 
+_RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+
+
 def _command(function: Callable[..., int]) -> click.Command:
     """Make a command of a function that takes the chosen run first; it returns the exit status."""
 
@@ -64,9 +67,8 @@ def _command(function: Callable[..., int]) -> click.Command:
 
     call.__doc__ = function.__doc__
     call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    option = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
     name = function.__name__.strip("_")
-    COMMANDS[name] = click.command(name)(option(call))
+    COMMANDS[name] = click.command(name)(_RUN(call))
     return COMMANDS[name]
 
 
@@ -174,7 +176,7 @@ def _open(run: RunningRun) -> int:
 @click.option("--since", metavar="WHEN", help="Not what is older: 30s, 5m, 2h, or a time such as 14:30.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin lines with the time of day.")
 @click.option("--last", is_flag=True, help="The log of the last run, also if it is over.")
-@click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+@_RUN
 def _logs(
     names: tuple[str, ...], *, since: str | None, last: bool, pid: int | None, follow: bool, **shown: Any
 ) -> int:
@@ -197,7 +199,7 @@ COMMANDS["logs"] = _logs
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+@_RUN
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] -- COMMAND...")
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     """Run a command with the environment, the folder and the ports of a process, by default the backend's.

@@ -77,10 +77,8 @@ def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -
 
 def read_log(log: Path) -> Iterator[Event | None]:
     """Give the events of a log that are there, oldest first, then ``None``."""
-    for path in (_older(log), log):
-        if path.exists():
-            with path.open("rb") as file:
-                yield from _events(file)
+    yield from _whole(_older(log))
+    yield from _whole(log)
     yield None
 
 
@@ -91,9 +89,7 @@ def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
         log: The log.
         pid: Of the process that the run is in.
     """
-    if _older(log).exists():
-        with _older(log).open("rb") as file:
-            yield from _events(file)
+    yield from _whole(_older(log))
     file = log.open("rb")
     yield from _events(file)
     yield None
@@ -116,6 +112,13 @@ def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
 
 def _older(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
+
+
+def _whole(path: Path) -> Iterator[Event]:
+    """Give all events of a file; none if it is not there."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from _events(file)
 
 
 def _is_same(log: Path, file: BufferedReader) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from orchestra.config.plan import base_name
 from orchestra.control import sockets
 from orchestra.control.local import Order, Place, RunState
 from orchestra.errors import OrchestraError
@@ -126,7 +127,7 @@ class RunningRun:
         known = [each.process for each in self.state.processes]
         found: list[str] = []
         for name in names:
-            meant = [each for each in known if name in (each, each.partition(".")[0])]
+            meant = [each for each in known if name in (each, base_name(each))]
             if not meant:
                 raise NoRun(f"there is no process called {name}", hint=f"There are {', '.join(known)}.")
             found += [each for each in meant if each not in found]

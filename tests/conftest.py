@@ -18,12 +18,14 @@ import trio
 import trio.testing
 
 from tests.layouts_kit import packages
-from tests.project_kit import install
+from tests.project_kit import VITE_PORTS, browser_without, install
 from tests.proxy_kit import SocketWorld, Stage, World
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from playwright.sync_api import Browser
 
 CEILING = 30.0
 
@@ -72,6 +74,14 @@ def _under_trio(test: Callable[..., Awaitable[None]], ceiling: float) -> Callabl
 
     # trio ships no type for this decorator that would say that the result is an ordinary function
     return cast("Callable[..., None]", trio.testing.trio_test(limited))
+
+
+# Not called `browser`: pytest would order tests by that of pytest-playwright, and start each run twice.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser that cannot reach Vite itself."""
+    with browser_without(VITE_PORTS) as launched:
+        yield launched
 
 
 @pytest.fixture

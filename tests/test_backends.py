@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit import Run
-from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without, frontend
+from tests.project_kit import ACTIVATED, ask, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -171,13 +171,6 @@ def run(
         started.state("vite", "ready")
         started.state(backend.process, "ready")
         yield started
-
-
-# Not called `browser`: pytest would order tests by that of pytest-playwright, and start each run twice.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser_without(VITE_PORTS) as launched:
-        yield launched
 
 
 FETCH = {

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.kit import Run
-from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
+from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,12 +140,6 @@ def project(
         asked = {line.split()[1] for line in said if line.startswith("ASKED")}
         assert "/media/a.svg" in asked
         assert asked <= (MEANT - {"/quiet.html", "/both.svg"} if has_rule else MEANT)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser_without(VITE_PORTS) as launched:
-        yield launched
 
 
 @pytest.fixture

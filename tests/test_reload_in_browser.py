@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser_kit import count_navigations, until
 from tests.kit import Run
-from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend
+from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,13 +100,6 @@ def project(
             run.state("vite", "ready")
         yield Project(folder, run, has_vite=has_vite)
         assert run.stop() == 130
-
-
-# Not called `browser`: pytest would order tests by that of pytest-playwright, and start each run twice.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser_without(VITE_PORTS) as launched:
-        yield launched
 
 
 @pytest.fixture

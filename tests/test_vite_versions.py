@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit import PATIENCE, Run
-from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without, frontend
+from tests.project_kit import ACTIVATED, VITE_PORTS, ask, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,13 +99,6 @@ def run(project: Path) -> Iterator[Run]:
         assert started.state("vite", "ready")["port"] in VITE_PORTS
         started.state("api", "ready")
         yield started
-
-
-# Not called `browser`: pytest would order tests by that of pytest-playwright, and start each run twice.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser_without(VITE_PORTS) as launched:
-        yield launched
 
 
 @pytest.fixture

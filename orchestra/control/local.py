@@ -7,6 +7,7 @@ Not here: who may ask and order (`doors`), how programs do (`remote`).
 
 from __future__ import annotations
 
+from functools import partial
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -114,7 +115,7 @@ async def carry_out(
         OrchestraError: The run is over, or has no pages.
     """
     if order.do == "down":
-        start_soon(lambda: run.stop(reason="asked to"))
+        start_soon(partial(run.stop, reason="asked to"))
         return 0
     if order.do == "reload":
         return run.reload()
@@ -123,11 +124,11 @@ async def carry_out(
             case "start":
                 run.start(name)
             case "stop" | "kill":
-                start_soon(lambda name=name: run.stop(name))  # type: ignore[misc]
+                start_soon(partial(run.stop, name))
                 if order.do == "kill":
                     run.signal(name, SIGKILL)
             case "restart":
-                start_soon(lambda name=name: run.restart(name))  # type: ignore[misc]
+                start_soon(partial(run.restart, name))
             case "signal":
                 run.signal(name, order.signal)
             case "send":
