@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import signal
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, json, to_builtins
 
@@ -418,4 +418,5 @@ def decode(line: bytes | str) -> Event:
         msgspec.ValidationError: It is not an event, or its type is not known.
         msgspec.DecodeError: It is not JSON.
     """
-    return cast("Event", json.decode(line, type=Event))
+    event: Event = json.decode(line, type=Event)
+    return event
