@@ -30,8 +30,7 @@ from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Notice, ProcessMeasured, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.measuring import measure
-from orchestra.supervision.run import Run
+from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
@@ -136,7 +135,11 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
+        self._development: Development | None = None
+        if reloads or is_reachable:
+            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -302,10 +305,7 @@ class Supervisor:
         return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `observer` with every event (of these kinds) from now on, after a snapshot.
-
-        The result ends that.
-        """
+        """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
@@ -372,12 +372,6 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
-
-
-def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
-    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

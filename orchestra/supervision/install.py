@@ -35,14 +35,10 @@ class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
-        install: The command and the folder.
         plan: The process that needs it first: its environment and stop timeout are the job's, too.
-        run: The run that it belongs to.
-        on_output: Awaited with what it writes.
 
     Attributes:
         error: What went wrong; empty if nothing did.
-        done: Is set when it has ended.
     """
 
     def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
