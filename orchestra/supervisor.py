@@ -116,6 +116,7 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        read_again: Has the plan followed that the files make now, if `replan` reads them.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -136,6 +137,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
+        self.read_again = self._current.replan
         self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
