@@ -258,12 +258,12 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("stop", "start" if down else "stop", bool(selected) and not ended),
             ("input", "input", bool(model.asking())),
             ("only", "all" if look.wanted.process else "only this", True),
+            ("requests", "requests", model.url is not None),
             ("pause", "follow" if look.until is not None else "pause", True),
             ("search", "search", True),
             ("next", "next", bool(look.search)),
             ("filter", "filter", True),
             ("errors", "all" if look.wanted.errors else "errors", True),
-            ("requests", "requests", model.url is not None),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
     always = [("help", "help", True), ("quit", "quit", True)]
