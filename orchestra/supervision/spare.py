@@ -6,9 +6,9 @@ when orchestra does. `child/application` is its other half: that explains the me
 has imported is still what is on the disk.
 
 It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
-the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare is
-spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true`` there
-is always one.
+the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare
+is spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
+there is always one.
 
 A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
 for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
