@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
-OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[None]]"
+OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 
 # Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
 # run imports nothing for it. No change is missed by that.

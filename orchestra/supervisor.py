@@ -115,6 +115,7 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        read_again: Has the plan followed that the files make now, if `replan` reads them.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -135,11 +136,8 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self._development: Development | None = None
-        if reloads or is_reachable:
-            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
+        self.read_again = self._current.replan
+        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -372,6 +370,12 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
+
+
+def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
+    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

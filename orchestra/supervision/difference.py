@@ -34,7 +34,7 @@ _OF_READINESS = frozenset({"ready", "role"})
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
 
 # What is decided once, at the start.
-_FIXED_OF_RUN = ("output", "color", "timestamps")
+_FIXED_OF_RUN = ("output", "color", "timestamps", "names", "requests")
 _FIXED_OF_DASHBOARD = ("keys", "mouse")
 _FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
 

@@ -6,7 +6,9 @@ when orchestra does. `child/application` is its other half: that explains the me
 has imported is still what is on the disk.
 
 It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
-the last child is stopped. A warm spare (``warm_spare = true``) is spawned as soon as the last one serves.
+the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare
+is spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
+there is always one.
 
 A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
 for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
@@ -49,9 +51,8 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 _SPAWN_DELAY = 0.5
 # Seconds that a warm spare is kept: a developer who has not saved for so long has no use for its memory.
 _PATIENCE = 600.0
-# Likewise, one that was spawned because a file was touched: what precedes a restart (`before_restart`) takes
-# seconds, and a touch need not be a change.
-_SHORT_PATIENCE = 10.0
+# Likewise, one that is there because files are being edited.
+_SHORT_PATIENCE = 60.0
 # The names of thousands of modules.
 _MAX_MESSAGE = 1 << 20
 # The size of a terminal whose user has not set one.
@@ -233,6 +234,7 @@ class Spares:
         self._spare: Interpreter | None = None
         self._modules: Sequence[str] = ()  # that the last one had imported
         self._preparing = trio.CancelScope()
+        self._is_edited = False  # since the last child was spawned
         self._was_told = False
         self._count = 0
 
@@ -257,12 +259,14 @@ class Spares:
         """
         self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
-        if plan.warm_spare:
+        if plan.warm_spare or self._is_edited:
             self._prepare(plan, self._serving, is_hurried=False)
+        self._is_edited = False
         return await self._serving.serve(env, on_spawn, on_output)
 
     def expect(self, plan: ProcessPlan) -> None:
         """Have a spare get ready, since a restart is likely to follow. Does not wait."""
+        self._is_edited = True
         if self._serving is not None and not self._has_spare:
             self._prepare(plan, self._serving, is_hurried=True)
 
