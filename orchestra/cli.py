@@ -129,6 +129,10 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
     help="Default: the dashboard on a terminal, else plain lines.",
 )
 @click.option("-q", "--quiet", multiple=True, metavar="NAME", help="Do not show its lines; repeatable.")
+@click.option("--timestamps", is_flag=True, default=None, help="Begin plain lines with the time of day.")
+@click.option("--names/--no-names", default=None, help="Whether plain lines begin with the name.")
+@click.option("--requests", is_flag=True, default=None, help="A plain line for each request.")
+@click.option("--record", metavar="FILE", help="Keep all that happens; `replay FILE` shows it again.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
 def run(
@@ -137,6 +141,7 @@ def run(
     procfile: str | None,
     left_out: tuple[str, ...],
     detach: bool,
+    record: str | None,
     **options: Any,
 ) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
@@ -159,7 +164,23 @@ def run(
         if said:
             _say(said.rstrip("\n"))
         return code
-    return foreground.run(found, replan=plan)
+    return foreground.run(found, replan=plan, record=record)
+
+
+@_commands.command()
+@click.argument("file")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    metavar="N",
+    help="N times as fast; inf: at once.",
+)
+def replay(file: str, *, speed: float) -> int:
+    """Show a run again that was recorded: run --record FILE."""
+    from orchestra.replaying import replay as show  # noqa: PLC0415
+
+    return show(file, speed=speed)
 
 
 def _split(arguments: tuple[str, ...], procfile: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -30,9 +30,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import trio
 
-from orchestra.child.spawn import SpawnError
 from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
-from orchestra.supervision.runtime import Phase
+from orchestra.supervision.runtime import Phase, run_command
 from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
-OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[None]]"
+OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 
 # Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
 # run imports nothing for it. No change is missed by that.
@@ -275,23 +274,10 @@ class Reloading:
     async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
         """Run a command; say whether it has succeeded, and show it if not."""
         plan, command, run = worker.life.plan, wanted.command, self._run
+        output, env = worker.output.write, run.environment(plan, plan.port)
         error = f"not done after {_COMMAND_TIMEOUT:g} s"
         with trio.move_on_after(_COMMAND_TIMEOUT):
-            try:
-                how = await run.spawn(
-                    plan.in_shell(command),
-                    cwd=plan.cwd,
-                    # A mark of its own: it must not be taken for the process's family.
-                    env={
-                        **run.environment(plan, plan.port),
-                        "ORCHESTRA_PROCESS": f"{plan.name}:before_restart",
-                    },
-                    on_output=worker.output.write,
-                    stop_timeout=0.0,
-                )
-                error = "" if how.code == 0 else str(how)
-            except SpawnError as exc:
-                error = exc.message
+            error = await run_command(run, plan, command, "before_restart", env=env, on_output=output)
         if error:
             failed.add(command)
             text = f"before_restart `{command}`: {error}"

@@ -159,6 +159,10 @@ class _View:
         self.orders: list[tuple[Any, ...]] = []
         self._bus = bus
 
+    async def read_again(self) -> tuple[str, ...]:
+        self.orders.append(("read again",))
+        return ()
+
     def start(self, name: str) -> None:
         self.orders.append(("start", name))
 

@@ -33,6 +33,8 @@ install = false
 color = "never"
 timestamps = true
 keep_log = false
+requests = true
+names = false
 
 [proxy]
 enabled = true

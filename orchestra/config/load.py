@@ -76,6 +76,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
+        timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
     """
 
     root: str | Path | None = None
@@ -88,6 +89,9 @@ class Overrides(Struct, frozen=True, kw_only=True):
     no_reload: bool = False
     formation: str | None = None
     quiet: tuple[str, ...] = ()
+    timestamps: bool | None = None
+    names: bool | None = None
+    requests: bool | None = None
 
 
 def load(
@@ -343,8 +347,10 @@ class _Reader:
             self.problems.add(ConfigError(f"--output {output}: no such output", hint=hint))
         exit_on = self.exit_on([each.name for each in processes])
         reload = self.settings.reload
+        shown = {name: getattr(self.overrides, name) for name in ("timestamps", "names", "requests")}
+        given = {name: value for name, value in shown.items() if value is not None}
         return Plan(
-            **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on},
+            **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on, **given},
             processes=tuple(processes),
             proxy=proxy,
             reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.config.files import is_file, is_folder, upward
+from orchestra.config.installed import is_installed
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 from orchestra.reading import read_file
@@ -39,8 +40,6 @@ _LOCKS = {
     "bun.lock": "bun",
     "bun.lockb": "bun",
 }
-# What a manager writes into node_modules when it is done; programs are linked when all packages are there.
-_INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 
 _Json: TypeAlias = "Mapping[str, object]"
 
@@ -64,7 +63,8 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
         return None
     manager = _manager(folder, described, default=uses)
-    if _is_installed(folder, manager):
+    needed = [(each, _needed(package_json(each))) for each in dict.fromkeys([package, folder])]
+    if is_installed(folder, needed, manager=manager):
         return None
     return Install(folder=folder, argv=_argv(manager, folder, described))
 
@@ -158,12 +158,10 @@ def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
     return next((each for each in (named, default, *locked) if each in locked), named or default)
 
 
-def _is_installed(folder: Path, manager: str) -> bool:
-    modules = folder / "node_modules"
-    if not is_folder(modules):
-        return is_file(folder / ".pnp.cjs")
-    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
-    return manager != "npm" or any(is_file(modules / mark) for mark in _INSTALL_MARKS)
+def _needed(described: _Json) -> list[str]:
+    """The packages that a `package.json` needs while one develops."""
+    tables = [described.get(key) for key in ("dependencies", "devDependencies")]
+    return [name for table in tables if isinstance(table, dict) for name in table]
 
 
 def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
@@ -180,4 +178,6 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
                 return ("yarn", "install", "--immutable" if is_locked else "--no-immutable")
             return ("yarn", "install", *frozen, "--non-interactive")
         case _:
-            return ("npm", "ci" if is_locked else "install", "--no-audit", "--no-fund")
+            # `ci` begins by deleting all that is there.
+            is_new = is_locked and not is_folder(folder / "node_modules" / ".bin")
+            return ("npm", "ci" if is_new else "install", "--no-audit", "--no-fund")

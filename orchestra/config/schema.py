@@ -102,6 +102,8 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    names: Annotated[bool, _doc("false: lines of plain output do not begin with the process's name")] = True
+    requests: Annotated[bool, _doc("true: plain output has a line for each request")] = False
     keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 

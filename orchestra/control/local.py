@@ -16,7 +16,7 @@ from msgspec import Struct
 from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from orchestra.config.plan import ProcessPlan
 
@@ -79,6 +79,12 @@ class Place(Struct, frozen=True, kw_only=True):
 class Commanded(Protocol):
     """What carries out orders; a `Supervisor` does."""
 
+    async def read_again(self) -> Collection[str]:
+        """Follow the plan that the files make now; return which processes that has restarted."""
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Return what there is to know of every process, by name."""
+
     def start(self, name: str) -> None:
         """Start a process again if it has ended."""
 
@@ -119,8 +125,13 @@ async def carry_out(
         return 0
     if order.do == "reload":
         return run.reload()
+    restarted: Collection[str] = ()
+    if order.do in ("restart", "start"):
+        restarted = await run.read_again()  # what is started again is what the files say now
     for name in order.processes:
         match order.do:
+            case "start" | "restart" if name in restarted or name not in run.snapshot():
+                pass
             case "start":
                 run.start(name)
             case "stop" | "kill":

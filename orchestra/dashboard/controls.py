@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.config.keys import bindings
-from orchestra.dashboard.actions import PERFORM, scroll, type_key
+from orchestra.dashboard.actions import PERFORM, scroll, type_key, type_text
 from orchestra.dashboard.look import Look, Mode
 from orchestra.events import State
 
@@ -101,6 +101,15 @@ class Controls:
             return None
         action = self.bindings.get(key)
         return PERFORM[action](self) if action is not None else None
+
+    def paste(self, text: str) -> None:
+        """Take what was pasted: a part of what is typed, but never keys."""
+        if self.look.mode in (Mode.SEARCH, Mode.FILTER):
+            type_text(self, " ".join(text.split()))
+        else:
+            self.say(
+                f"pasted text is not taken for keys; press {self.key_of('input')} to give it to a process"
+            )
 
     def end_input(self) -> None:
         """Keys are for the dashboard again."""

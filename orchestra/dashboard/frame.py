@@ -108,7 +108,7 @@ def frame(model: Model, controls: Controls, *, now: float, width: int, height: i
     errors = [each for each in model.errors() if each.seq > look.dismissed]
     rows = list(
         islice(
-            model.requests.rows(now, text=look.request_text, unfolded=look.unfolded),
+            look.rows(model.requests, now),
             _rows_wanted(model, controls, height),
         )
     )
@@ -146,8 +146,7 @@ def _rows_wanted(model: Model, controls: Controls, height: int) -> int:
     look = controls.look
     if not look.on_requests or look.chosen is None:
         return height
-    rows = model.requests.rows(controls.now, text=look.request_text, unfolded=look.unfolded)
-    keys = [row.key for row in rows]
+    keys = [row.key for row in look.rows(model.requests, controls.now)]
     return (keys.index(look.chosen) if look.chosen in keys else 0) + height
 
 
@@ -185,6 +184,8 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
 def _request_note(model: Model, look: Look) -> str:
     requests = model.requests
     notes = [f"with {look.request_text!r}"] if look.request_text else []
+    if look.is_by_time:
+        notes.append("slowest first")
     if requests.under_way:
         notes.append(f"{len(requests.under_way)} under way")
     if requests.count:
@@ -245,6 +246,7 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
         actions = [
             ("only", "details", True),
             ("filter", "filter", True),
+            ("slowest", "newest" if look.is_by_time else "slowest", True),
             ("copy", "copy", True),
             ("full", "full", True),
             ("requests", "back", True),
@@ -258,12 +260,12 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("stop", "start" if down else "stop", bool(selected) and not ended),
             ("input", "input", bool(model.asking())),
             ("only", "all" if look.wanted.process else "only this", True),
+            ("requests", "requests", model.url is not None),
             ("pause", "follow" if look.until is not None else "pause", True),
             ("search", "search", True),
             ("next", "next", bool(look.search)),
             ("filter", "filter", True),
             ("errors", "all" if look.wanted.errors else "errors", True),
-            ("requests", "requests", model.url is not None),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
     always = [("help", "help", True), ("quit", "quit", True)]

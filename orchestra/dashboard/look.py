@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from orchestra.dashboard.log import Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestra.dashboard.requests import RequestRow, Requests
 
 __all__ = ["Do", "Look", "Mode", "Order"]
 
@@ -39,6 +45,7 @@ class Look:
         details: Its details are shown.
         unfolded: The keys of the groups of requests that are unfolded.
         request_text: Only requests with this text are shown.
+        is_by_time: The slowest requests come first, not the newest.
         hides_processes: The process table is hidden.
         hides_requests: The requests are hidden.
         is_full: The log, or the requests, have the whole screen.
@@ -59,12 +66,17 @@ class Look:
     details: bool = False
     unfolded: frozenset[int] = frozenset()
     request_text: str = ""
+    is_by_time: bool = False
     hides_processes: bool = False
     hides_requests: bool = False
     is_full: bool = False
     typed: str = ""
     message: str = ""
     dismissed: int = -1
+
+    def rows(self, requests: Requests, now: float) -> Iterator[RequestRow]:
+        """Give the rows of the requests that are wanted."""
+        return requests.rows(now, text=self.request_text, unfolded=self.unfolded, is_by_time=self.is_by_time)
 
 
 class Do(Enum):
@@ -95,6 +107,3 @@ class Order:
     do: Do
     process: str = ""
     text: str = ""
-
-
-# --- Choosing ---

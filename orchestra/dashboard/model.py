@@ -229,6 +229,9 @@ class Model:
             return Overall(State.FAILED, f"{_some(failed)} failed")
         if down:
             return Overall(State.BACKING_OFF, f"{_some(down)} {'is' if len(down) == 1 else 'are'} down")
+        stopped = [each.name for each in processes if each.state is State.STOPPED]
+        if stopped and up + len(stopped) == len(processes):
+            return Overall(State.STOPPED, f"{_some(stopped)} stopped")
         if up < len(processes) or not processes:
             of = f" {up}/{len(processes)}" if len(processes) > 1 else ""
             return Overall(State.STARTING, f"{'starting' if self.ready_after is None else 'restarting'}{of}")

@@ -38,7 +38,7 @@ from rich.console import Console, Group
 
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import frame
-from orchestra.dashboard.keys import KeyDecoder
+from orchestra.dashboard.keys import KeyDecoder, Pastes
 from orchestra.dashboard.look import Do
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
@@ -62,13 +62,13 @@ _TICK = 0.1
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
 
-# The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
-# than we do.
-_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
+# The alternate screen; no cursor; marks around what is pasted; no wrapping at the right margin, should the
+# terminal find a character wider than we do.
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
 # Ends a synchronized update, colours, the modes that we set, and the alternate screen.
-_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 # xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
@@ -241,7 +241,7 @@ class Screen:
                     rest = rest[write_some(self._stdout, rest) :]
 
     async def _read_keys(self) -> None:
-        decoder = KeyDecoder()
+        decoder, pastes = KeyDecoder(), Pastes()
         with suppress(OSError):
             while True:
                 await trio.lowlevel.wait_readable(self._stdin)
@@ -251,8 +251,19 @@ class Screen:
                 data = os.read(self._stdin, 1024)
                 if not data:
                     return
-                while data:
-                    data = self._take_keys(data, decoder)
+                for piece, is_pasted in pastes.feed(data):
+                    if is_pasted:
+                        self._take_paste(piece)
+                        continue
+                    keys = piece
+                    while keys:
+                        keys = self._take_keys(keys, decoder)
+
+    def _take_paste(self, data: bytes) -> None:
+        if self._controls.gives_input:
+            self._send(self._controls.look.selected, data)
+        else:
+            self._controls.paste(data.decode("utf-8", "replace"))
 
     def _take_keys(self, data: bytes, decoder: KeyDecoder) -> bytes:
         """Do what has been typed; return what has not been looked at yet."""

@@ -44,7 +44,6 @@ class Delivery:
     """Gives lines to the sinks, then to the bus.
 
     Args:
-        bus: Where lines are published.
         sinks: Awaited with every line before it is published.
     """
 
@@ -112,11 +111,7 @@ class ProcessOutput:
     ) -> None:
         """Deliver what was written: whole lines, then perhaps the beginning of the next one.
 
-        Args:
-            stream: Where.
-            lines: The whole lines.
-            partial: The beginning of the next one.
-            see: Called with all of that, without colours, before it is delivered.
+        `see` is called with all of that, without colours, before it is delivered.
         """
         plain = [without_colours(line) for line in lines]
         if see is not None:
