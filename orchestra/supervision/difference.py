@@ -153,7 +153,13 @@ def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyP
     if new is None:
         text = "the proxy stays, and has nothing to ask any more"
         alone = structs.replace(
-            old, backend=None, backend_reason="", frontend=None, frontend_reason="", candidates=()
+            old,
+            backend=None,
+            backend_reason="",
+            frontend=None,
+            frontend_reason="",
+            frontends={},
+            candidates=(),
         )
         return alone, [Note(text, "Run orchestra again to be without it.", "warning")]
     notes = []
