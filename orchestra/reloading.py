@@ -90,13 +90,7 @@ class Effect(Enum):
 
 
 def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effect:
-    """Decide what follows from changes for a process.
-
-    Args:
-        changes: What has changed.
-        reloads_itself: Whether it watches its files, too.
-        is_alive: Whether there is a child that could do so.
-    """
+    """Decide what follows from changes for a process, which may watch its files, too."""
     kinds = {each.kind for each in changes.files}
     if Kind.CODE in kinds:
         return Effect.NOTHING if reloads_itself and is_alive else Effect.RESTART
@@ -110,9 +104,6 @@ class Reloading:
     """Watches the files of a run, and does what follows from their changes.
 
     Args:
-        planned: Has the plan of the run.
-        run: The run.
-        pages: The pages that browsers show.
         replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
@@ -129,9 +120,6 @@ class Reloading:
         self._busy: set[str] = set()
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._nursery: trio.Nursery  # there while `run` runs
-
-    def __repr__(self) -> str:
-        return f"<Reloading of {', '.join(self._watched) or 'nothing'}>"
 
     async def run(self, since: float) -> None:
         """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""

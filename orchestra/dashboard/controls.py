@@ -32,15 +32,12 @@ class Controls:
     """The state of a dashboard that is the user's.
 
     Args:
-        model: The run.
         keys: Keys by action, where the settings say something else.
 
     Raises:
         ValueError: Those are wrong.
 
     Attributes:
-        look: What is looked at.
-        bindings: The action of each key.
         model: The run.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
@@ -57,9 +54,6 @@ class Controls:
         self.page = 10
         self.now = 0.0
         self.model = model
-
-    def __repr__(self) -> str:
-        return f"<Controls {self.look}>"
 
     @property
     def gives_input(self) -> bool:

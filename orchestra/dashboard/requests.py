@@ -55,7 +55,6 @@ class Group:
     """Requests that are shown as one.
 
     Attributes:
-        count: How many there are.
         members: The newest of them, oldest first.
         slowest: The one that took longest.
         is_assets: Whether they are different assets, and not the same request.
@@ -120,7 +119,6 @@ class Requests:
     Attributes:
         count: How many are over.
         under_way: By id, the longest first.
-        groups: Oldest first.
         streams: Open WebSockets and event streams, by id.
         tabs: The ids of the connections that browsers' tabs have to us.
         heads: By id, the newest 500.
@@ -133,9 +131,6 @@ class Requests:
         self.streams: dict[int, StreamOpened] = {}
         self.tabs: set[int] = set()
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return f"<Requests: {len(self.under_way)} under way, {self.count} over>"
 
     @property
     def held(self) -> int:

@@ -53,9 +53,6 @@ class Delivery:
         self._is_ending = False
         self._delivering: set[trio.CancelScope] = set()
 
-    def __repr__(self) -> str:
-        return f"<Delivery to {len(self._sinks)} sinks: {len(self._delivering)} waiting>"
-
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Deliver lines of a process, in order."""
         for start in range(0, len(lines), _LINES_AT_A_TIME):
@@ -98,9 +95,6 @@ class ProcessOutput:
         self._delivery = delivery
         self._bus = bus
         self._logfile = _log_file(plan)
-
-    def __repr__(self) -> str:
-        return f"<ProcessOutput of {self._name}>"
 
     def begin_child(self) -> None:
         """Begin the tail again with the next line; until then it says how the last child has ended."""

@@ -48,9 +48,6 @@ class ProcessErrors:
         self._restarts = 0
         self._logged_at = -inf
 
-    def __repr__(self) -> str:
-        return f"<ProcessErrors of {self._name}: {self.shown}>"
-
     def follow(self, life: Life, before: State, symptoms: Symptoms | None) -> None:
         """Take note of a change from the state `before`; `symptoms` are those of its newest child."""
         has_replaced = life.restarts != self._restarts

@@ -64,9 +64,6 @@ class Handover:
         self._spares = Spares(run, output)
         self._nursery: trio.Nursery
 
-    def __repr__(self) -> str:
-        return f"<Handover from {self.current} to {self._successor}>"
-
     def prepare(self, *, is_retry: bool) -> None:
         """Make the child that `run` spawns, after one that has failed in a retry; now it can be stopped."""
         port = self._plan.port if self.current is None else self._next_port()

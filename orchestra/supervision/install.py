@@ -52,9 +52,6 @@ class Installation(Stoppable):
         self._waiting = 0
         self._installs = lock_content(install.folder)
 
-    def __repr__(self) -> str:
-        return f"<Installation in {self._install.folder}: {self._waiting} waiting>"
-
     def is_up_to_date(self) -> bool:
         """Whether it installs, or has installed, what is named now; its manager may write the lock file."""
         return not self.done.is_set() or self._installs == lock_content(self._install.folder)
@@ -111,9 +108,6 @@ class Installer:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._jobs: dict[Install, Installation] = {}
-
-    def __repr__(self) -> str:
-        return f"<Installer: {list(self._jobs.values())}>"
 
     def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
         """Give the job that installs a process's packages.

@@ -48,9 +48,6 @@ class RunTimeRoles:
         self._run = run
         self._tell = tell
 
-    def __repr__(self) -> str:
-        return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
-
     async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
         """Ask each new socket of a child, until one answers HTTP; the child's ``PORT`` says `port`.
 

@@ -99,9 +99,6 @@ class Interpreter:
         self._sending = trio.Lock()
         self._received = b""
 
-    def __repr__(self) -> str:
-        return f"<Interpreter {self._child}, {'serving' if self._told.is_set() else 'waiting'}>"
-
     @property
     def is_there(self) -> bool:
         """Whether it has neither ended nor been killed."""
@@ -237,9 +234,6 @@ class Spares:
         self._is_edited = False  # since the last child was spawned
         self._was_told = False
         self._count = 0
-
-    def __repr__(self) -> str:
-        return f"<Spares: {self._spare}>"
 
     async def serve(
         self,
