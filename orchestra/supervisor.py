@@ -277,7 +277,7 @@ class Supervisor:
         await self._run.workers[name].send(text.encode())
 
     def kill(self, name: str | None = None) -> None:
-        """End everything, or one process, which then stays stopped, by SIGKILL. Does not wait: `stop` does."""
+        """End everything by SIGKILL, or one process, which stays stopped. Does not wait: `stop` does."""
         if name is not None:
             self._run.workers[name].kill()
             return
