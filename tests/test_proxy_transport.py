@@ -50,7 +50,7 @@ async def test_a_unix_socket_that_is_busy_is_waited_for(tmp_path: Path) -> None:
     """Its queue is full: not one connection is lost, or taken for one before it is accepted."""
     path = str(tmp_path / "busy.sock")
     replies: list[bytes] = []
-    async with a_poller() as poller, trio.open_nursery() as nursery:
+    async with a_poller() as poller:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen(0)
@@ -62,16 +62,15 @@ async def test_a_unix_socket_that_is_busy_is_waited_for(tmp_path: Path) -> None:
                 replies.append(await receive(client))
                 client.close()
 
-            for number in range(5):
-                nursery.start_soon(ask, number)
-            await trio.testing.wait_all_tasks_blocked()
-            for _ in range(5):
-                sock, _ = await accepting.accept()
-                server = SocketTransport(socket.socket(fileno=sock.detach()), poller)
-                await server.send_all(await receive(server))
-                server.close()
-            while len(replies) < 5:
-                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as clients:
+                for number in range(5):
+                    clients.start_soon(ask, number)
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(5):
+                    sock, _ = await accepting.accept()
+                    server = SocketTransport(socket.socket(fileno=sock.detach()), poller)
+                    await server.send_all(await receive(server))
+                    server.close()
     assert sorted(replies) == [b"%d" % number for number in range(5)]
 
 
