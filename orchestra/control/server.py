@@ -63,7 +63,9 @@ class Control:
 
     Attributes:
         path: The unix socket; ``None`` if there is none.
-        swap_styles: Has stylesheets loaded again; see `Tabs.swap_styles`.
+        swap_styles: Has stylesheets loaded again; as in `Tabs`.
+        expect_restart: Has a reload held back; likewise.
+        settle: Has it told; likewise.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Control:
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self.swap_styles = tabs.swap_styles
+        self.expect_restart, self.settle = tabs.expect_restart, tabs.settle
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()
