@@ -30,9 +30,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import trio
 
-from orchestra.child.spawn import SpawnError
 from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
-from orchestra.supervision.runtime import Phase
+from orchestra.supervision.runtime import Phase, run_command
 from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
@@ -97,13 +96,7 @@ class Effect(Enum):
 
 
 def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effect:
-    """Decide what follows from changes for a process.
-
-    Args:
-        changes: What has changed.
-        reloads_itself: Whether it watches its files, too.
-        is_alive: Whether there is a child that could do so.
-    """
+    """Decide what follows from changes for a process, which may watch its files, too."""
     kinds = {each.kind for each in changes.files}
     if Kind.CODE in kinds:
         return Effect.NOTHING if reloads_itself and is_alive else Effect.RESTART
@@ -117,9 +110,6 @@ class Reloading:
     """Watches the files of a run, and does what follows from their changes.
 
     Args:
-        planned: Has the plan of the run.
-        run: The run.
-        pages: The pages that browsers show.
         replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
@@ -137,9 +127,6 @@ class Reloading:
         self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._nursery: trio.Nursery  # there while `run` runs
-
-    def __repr__(self) -> str:
-        return f"<Reloading of {', '.join(self._watched) or 'nothing'}>"
 
     async def run(self, since: float) -> None:
         """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
@@ -299,23 +286,10 @@ class Reloading:
     async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
         """Run a command; say whether it has succeeded, and show it if not."""
         plan, command, run = worker.life.plan, wanted.command, self._run
+        output, env = worker.output.write, run.environment(plan, plan.port)
         error = f"not done after {_COMMAND_TIMEOUT:g} s"
         with trio.move_on_after(_COMMAND_TIMEOUT):
-            try:
-                how = await run.spawn(
-                    plan.in_shell(command),
-                    cwd=plan.cwd,
-                    # A mark of its own: it must not be taken for the process's family.
-                    env={
-                        **run.environment(plan, plan.port),
-                        "ORCHESTRA_PROCESS": f"{plan.name}:before_restart",
-                    },
-                    on_output=worker.output.write,
-                    stop_timeout=0.0,
-                )
-                error = "" if how.code == 0 else str(how)
-            except SpawnError as exc:
-                error = exc.message
+            error = await run_command(run, plan, command, "before_restart", env=env, on_output=output)
         if error:
             failed.add(command)
             text = f"before_restart `{command}`: {error}"

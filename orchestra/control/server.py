@@ -56,16 +56,10 @@ class Control:
     """Serves the control app, and tells pages what to do.
 
     Args:
-        view: The run.
-        bus: Its events.
-        is_backend: Tells whether a process is behind the backend.
         environ: The environment: where sockets are put, and which editor there is.
 
     Attributes:
         path: The unix socket; ``None`` if there is none.
-        swap_styles: Has stylesheets loaded again; as in `Tabs`.
-        expect_restart: Has a reload held back; likewise.
-        settle: Has it told; likewise.
     """
 
     def __init__(

@@ -55,7 +55,6 @@ class Tab:
 
     Args:
         wake: Called when there is something to `take`.
-        is_local: It is on this machine.
 
     Attributes:
         page: What it has said of itself; ``None`` before that.
@@ -86,14 +85,10 @@ class Tabs:
     """All open tabs of a run.
 
     Args:
-        policy: Which of them reload, and what they show.
         token: What a tab on this machine has to show to open a file.
-        is_backend: Tells whether a process is behind the backend.
-        emit: Where `ReloadSent` goes.
 
     Attributes:
         errors: That are shown now, by process.
-        is_over: The run ends.
     """
 
     def __init__(
@@ -236,13 +231,7 @@ class Tabs:
             self._tell_local(error_text(event))
 
     def fail(self, path: str, now: float, *, is_document: bool) -> None:
-        """Take note that the backend has answered 500, or more.
-
-        Args:
-            path: Of the page concerned; empty if that is not known.
-            now: The time.
-            is_document: The page itself was asked for.
-        """
+        """Take note that the backend has failed to answer the page at `path` itself, or a request of it."""
         if not path:
             return
         self._failed.pop(path, None)

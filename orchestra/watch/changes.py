@@ -89,14 +89,7 @@ async def watch(
     tell: Callable[[Batch], object],
     notify: Notify | None = None,
 ) -> None:
-    """Tell of changes until this is cancelled.
-
-    Args:
-        interests: The files that matter, by process.
-        since: The Unix time from which on changes count.
-        tell: Is told of each batch.
-        notify: Waits for touches; watchfiles by default.
-    """
+    """Tell of changes, from the Unix time `since` on, until this is cancelled."""
     stop = threading.Event()
     # It waits in its thread for as long as the run lasts: others must not wait for the thread.
     limiter = trio.CapacityLimiter(1)
