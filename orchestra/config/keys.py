@@ -45,6 +45,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "top": (("home", "g"), "to the oldest line"),
     "bottom": (("end", "G"), "to the newest line, and follow"),
     "requests": (("t",), "go to the requests, or back"),
+    "slowest": (("T",), "the slowest requests first, or the newest"),
     "full": (("z",), "the log, or the requests, on the full screen"),
     "hide-processes": (("1",), "hide the processes, or show them"),
     "hide-requests": (("2",), "hide the requests, or show them"),

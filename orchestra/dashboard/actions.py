@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.log import Entry
     from orchestra.dashboard.requests import RequestRow
 
-__all__ = ["PERFORM", "scroll", "type_key"]
+__all__ = ["PERFORM", "scroll", "type_key", "type_text"]
 
 _STOPPED = (State.STOPPED, State.COMPLETED, State.FAILED)
 # So much is typed into a search at most.
@@ -44,8 +44,7 @@ def _move(on: Controls, by: int) -> None:
 
 
 def _rows(on: Controls) -> list[RequestRow]:
-    look = on.look
-    return list(on.model.requests.rows(on.now, text=look.request_text, unfolded=look.unfolded))
+    return list(on.look.rows(on.model.requests, on.now))
 
 
 def _move_request(on: Controls, by: int) -> None:
@@ -93,6 +92,13 @@ def _to_requests(on: Controls) -> None:
     on.set(on_requests=True, hides_requests=False)
     if look.chosen is None:
         _move_request(on, 0)
+
+
+def _by_time(on: Controls) -> None:
+    """Sort the requests by time, or not, and go to the first that is over."""
+    on.set(on_requests=True, hides_requests=False, is_by_time=not on.look.is_by_time, chosen=None)
+    over = [row.key for row in _rows(on) if not row.is_running]
+    on.set(chosen=over[0] if over else None)
 
 
 # --- The log ---
@@ -182,9 +188,14 @@ def type_key(on: Controls, key: str) -> None:
         return
     if key == "backspace":
         on.set(typed=look.typed[:-1])
-    elif len(key) == 1 or key == "space":
-        on.set(typed=(look.typed + (" " if key == "space" else key))[:_LONGEST_TEXT])
-    if look.mode is Mode.FILTER:
+    text = " " if key == "space" else key
+    type_text(on, text if len(text) == 1 else "")
+
+
+def type_text(on: Controls, text: str) -> None:
+    """Add to a text that is typed."""
+    on.set(typed=(on.look.typed + text)[:_LONGEST_TEXT])
+    if on.look.mode is Mode.FILTER:
         _filter(on, on.look.typed)
 
 
@@ -279,6 +290,7 @@ PERFORM: dict[str, Callable[[Controls], Order | None]] = {
     "top": _top,
     "bottom": _bottom,
     "requests": _to_requests,
+    "slowest": _by_time,
     "full": lambda on: on.set(is_full=not on.look.is_full),
     "hide-processes": lambda on: on.set(hides_processes=not on.look.hides_processes),
     "hide-requests": lambda on: on.set(hides_requests=not on.look.hides_requests, on_requests=False),

@@ -59,12 +59,9 @@ class Frame:
     """One picture.
 
     Attributes:
-        project: The name of the project's folder.
         counts: What stands in the header beside the state: ``2 held``.
-        colours: The number of the colour of each process.
         begun: Lines that were begun, the newest last.
         log_note: What the log's title says: how much is not shown.
-        requests: As many as there may be room for.
         request_note: What their title says.
         error: The newest that is neither mended nor dismissed, and how many there are beside it.
         keys: The keys that do something now, the most important first, and what.
@@ -94,21 +91,12 @@ class Frame:
 
 
 def frame(model: Model, controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
-    """Choose what a picture of this size shows.
-
-    Args:
-        model: The run.
-        controls: What the user looks at.
-        now: Seconds since the epoch.
-        width: Columns.
-        height: Rows.
-        missed: How many lines have come and gone between the last two pictures.
-    """
+    """Choose what a picture of this size shows; `missed` lines have come and gone since the last one."""
     look = controls.see(now)
     errors = [each for each in model.errors() if each.seq > look.dismissed]
     rows = list(
         islice(
-            model.requests.rows(now, text=look.request_text, unfolded=look.unfolded),
+            look.rows(model.requests, now),
             _rows_wanted(model, controls, height),
         )
     )
@@ -146,8 +134,7 @@ def _rows_wanted(model: Model, controls: Controls, height: int) -> int:
     look = controls.look
     if not look.on_requests or look.chosen is None:
         return height
-    rows = model.requests.rows(controls.now, text=look.request_text, unfolded=look.unfolded)
-    keys = [row.key for row in rows]
+    keys = [row.key for row in look.rows(model.requests, controls.now)]
     return (keys.index(look.chosen) if look.chosen in keys else 0) + height
 
 
@@ -185,6 +172,8 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
 def _request_note(model: Model, look: Look) -> str:
     requests = model.requests
     notes = [f"with {look.request_text!r}"] if look.request_text else []
+    if look.is_by_time:
+        notes.append("slowest first")
     if requests.under_way:
         notes.append(f"{len(requests.under_way)} under way")
     if requests.count:
@@ -245,6 +234,7 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
         actions = [
             ("only", "details", True),
             ("filter", "filter", True),
+            ("slowest", "newest" if look.is_by_time else "slowest", True),
             ("copy", "copy", True),
             ("full", "full", True),
             ("requests", "back", True),

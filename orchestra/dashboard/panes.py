@@ -183,7 +183,8 @@ def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
     if heads is None:
         return
     for title, lines in (("request", heads.request), ("answer", heads.answer)):
-        yield fit(Text(f" {title}:", QUIET), width)
+        if lines:
+            yield fit(Text(f" {title}:", QUIET), width)
         for line in lines:
             name, _, value = one_line(line).partition(": ")
             for part in decode(f"{name}: {value}", max(width - 4, 4)):

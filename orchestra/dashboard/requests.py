@@ -55,14 +55,15 @@ class Group:
     """Requests that are shown as one.
 
     Attributes:
-        count: How many there are.
         members: The newest of them, oldest first.
+        slowest: The one that took longest.
         is_assets: Whether they are different assets, and not the same request.
     """
 
     def __init__(self, first: RequestFinished) -> None:
         self.count = 1
         self.members: deque[RequestFinished] = deque([first], maxlen=_MEMBERS)
+        self.slowest = first
         self.key = first.id
         self.is_assets = _is_fine_asset(first)
 
@@ -79,6 +80,7 @@ class Group:
         """Take one more."""
         self.count += 1
         self.members.append(other)
+        self.slowest = max(self.slowest, other, key=_duration)
         self.is_assets &= _is_fine_asset(other)
 
 
@@ -117,7 +119,6 @@ class Requests:
     Attributes:
         count: How many are over.
         under_way: By id, the longest first.
-        groups: Oldest first.
         streams: Open WebSockets and event streams, by id.
         tabs: The ids of the connections that browsers' tabs have to us.
         heads: By id, the newest 500.
@@ -130,9 +131,6 @@ class Requests:
         self.streams: dict[int, StreamOpened] = {}
         self.tabs: set[int] = set()
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return f"<Requests: {len(self.under_way)} under way, {self.count} over>"
 
     @property
     def held(self) -> int:
@@ -170,18 +168,28 @@ class Requests:
             case _:
                 pass
 
-    def rows(self, now: float, *, text: str = "", unfolded: Collection[int] = ()) -> Iterator[RequestRow]:
-        """Give the rows: those under way, the longest first; then those that are over, the newest first."""
+    def rows(
+        self, now: float, *, text: str = "", unfolded: Collection[int] = (), is_by_time: bool = False
+    ) -> Iterator[RequestRow]:
+        """Give the rows: those under way, the longest first; then those that are over, the newest first.
+
+        With `is_by_time` the slowest come first of those that are over, too, each group as its slowest one.
+        """
         for waiting in self.under_way.values():
             row = _running(waiting, now)
             if _has(row, text):
                 yield row
-        for group in reversed(self.groups):
-            row = _over(group.newest)._replace(key=group.key, folded=group.count, is_assets=group.is_assets)
+        groups = sorted(self.groups, key=lambda each: -each.slowest.duration) if is_by_time else None
+        for group in groups or reversed(self.groups):
+            row = _over(group.slowest if is_by_time else group.newest)._replace(
+                key=group.key, folded=group.count, is_assets=group.is_assets
+            )
             if group.count == 1 and _has(row, text):
                 yield row
                 continue
-            members = [each for each in map(_over, reversed(group.members)) if _has(each, text)]
+            kept = {each.id: each for each in (group.slowest, *group.members)}.values()
+            by_time = sorted(kept, key=_duration) if is_by_time else group.members
+            members = [each for each in map(_over, reversed(by_time)) if _has(each, text)]
             if not members:
                 continue
             if not text:
@@ -259,6 +267,10 @@ def _has(row: RequestRow, text: str) -> bool:
         return True
     status = "---" if row.status is None else row.status
     return text.lower() in f"{row.method} {row.target} {status} {row.upstream} {row.why}".lower()
+
+
+def _duration(event: RequestFinished) -> float:
+    return event.duration
 
 
 def _sort(event: RequestFinished) -> tuple[object, ...]:
