@@ -236,7 +236,7 @@ def _copy(on: Controls) -> Order | None:
     look = on.look
     if look.on_requests:
         row = next((row for row in _rows(on) if row.key == look.chosen), None)
-        return Order(Do.COPY, text=(on.model.url or "") + row.target) if row else None
+        return Order(Do.COPY, text=(on.model.url or "") + row.of.target) if row else None
     shown = _shown(on)
     found = next((entry for entry in shown if entry.number == look.hit), shown[-1] if shown else None)
     return Order(Do.COPY, text=text_of(found.event)) if found else None
