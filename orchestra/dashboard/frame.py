@@ -207,7 +207,7 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
     if notice is not None and now - notice.at < _NOTICE_SECONDS:
         return Message(sentence(notice), notice.level)
     if model.hints.found:
-        return Message(f"hint: {model.hints.found[-1].text}")
+        return Message(f"hint: {model.hints.found[-1]}")
     return None
 
 
