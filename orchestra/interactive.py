@@ -86,7 +86,7 @@ class Operator:
                 self._soon(partial(supervisor.stop, name))
             case Do.KILL:
                 with suppress(KeyError):
-                    supervisor.signal(name, signal.SIGKILL)
+                    supervisor.kill(name)
             case _:
                 pass
 

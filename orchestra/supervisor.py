@@ -276,8 +276,11 @@ class Supervisor:
         """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
         await self._run.workers[name].send(text.encode())
 
-    def kill(self) -> None:
-        """End everything at once, by SIGKILL. Does not wait: `stop` does."""
+    def kill(self, name: str | None = None) -> None:
+        """End everything by SIGKILL, or one process, which stays stopped. Does not wait: `stop` does."""
+        if name is not None:
+            self._run.workers[name].kill()
+            return
         self.ending.set()
         self._run.kill()
 

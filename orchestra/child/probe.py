@@ -11,8 +11,6 @@ Not here: how often, and what follows from it (`readiness`).
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import secrets
 import ssl
@@ -24,7 +22,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import SpawnError, run_child
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
-from orchestra.resolving import places
+from orchestra.resolving import connected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +152,7 @@ async def _get(at: Address, path: str, *, until: float, rest: float) -> Reply:
 
 
 async def _dial_for_http(at: Address) -> trio.abc.Stream:
-    stream = await _dial(at)
+    stream = trio.SocketStream(await connected(at))
     if at.scheme != "https":
         return stream
     # A development server's certificate is its own: nothing is confided to it here.
@@ -167,29 +165,11 @@ async def tcp_answer(at: Address) -> str:
     """Connect, and hang up; return what was wrong, in words."""
     with trio.move_on_after(_TCP_TIMEOUT):
         try:
-            async with await _dial(at):
+            with await connected(at):
                 return ""
         except OSError as exc:
             return f"{at.place}: {exc}"
     return f"{at.place} times out"
-
-
-async def _dial(at: Address) -> trio.SocketStream:
-    # Not open_tcp_stream: its ExceptionGroups say nothing more.
-    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    for family, kind, place in await places(at):
-        dialled = trio.socket.socket(family, kind)
-        try:
-            await dialled.connect(place)
-        except OSError as exc:
-            dialled.close()
-            failure = exc
-        except BaseException:
-            dialled.close()
-            raise
-        else:
-            return trio.SocketStream(dialled)
-    raise failure
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:

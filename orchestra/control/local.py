@@ -8,7 +8,6 @@ Not here: who may ask and order (`doors`), how programs do (`remote`).
 from __future__ import annotations
 
 from functools import partial
-from signal import SIGKILL
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from msgspec import Struct
@@ -81,6 +80,9 @@ class Commanded(Protocol):
     async def stop(self, name: str | None = None, *, reason: str = ...) -> None:
         """Stop a process; without a name all of them, and the run."""
 
+    def kill(self, name: str) -> None:
+        """Kill a process; it stays stopped."""
+
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again."""
 
@@ -119,10 +121,10 @@ async def carry_out(
                 pass
             case "start":
                 run.start(name)
-            case "stop" | "kill":
+            case "stop":
                 start_soon(partial(run.stop, name))
-                if order.do == "kill":
-                    run.signal(name, SIGKILL)
+            case "kill":
+                run.kill(name)
             case "restart":
                 start_soon(partial(run.restart, name))
             case "signal":
