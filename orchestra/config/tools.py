@@ -163,14 +163,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str | None) -> Program | None:
-    """Look a program up as a shell would, and say which Python it is; ``None``: it is not found.
-
-    Args:
-        name: A name, or a path relative to `cwd`.
-        cwd: Where it is called.
-        env: With the tools of the folder.
-        scripts: As in `with_tools`.
-    """
+    """Look a program up as a shell in `cwd` would, and say which Python it is; ``None``: it is not found."""
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH"))
     if found is None or not is_file(found):
         return None
