@@ -124,13 +124,8 @@ def examine(
 ) -> tuple[Plan, Problems]:
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
-    Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the root that the options name,
-            else in the current folder, or, if that has neither, the settings in it, if they define a process.
-        machine: What only the machine knows.
-        only: The processes to run; none means all.
-        left_out: The processes not to run.
-        overrides: Options.
+    Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
+    current folder, or, if that has neither, the settings in it, if they define a process.
 
     Raises:
         ConfigError: There is no Procfile to look at.
