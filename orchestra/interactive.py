@@ -80,27 +80,29 @@ class Operator:
                 self._soon(partial(self._open, order.text))
             case _ if supervisor.ending.is_set():
                 self._controls.say("the run is ending")
-            case Do.RETRY:
-                for each, event in supervisor.snapshot().items():
-                    if event.state is State.FAILED:
-                        self._start(each)
-            case Do.START:
-                self._start(name)
-            case Do.RESTART:
-                self._soon(partial(supervisor.restart, name))
+            case Do.RETRY | Do.START | Do.RESTART:
+                self._soon(partial(self._start_again, order))
             case Do.STOP:
                 self._soon(partial(supervisor.stop, name))
             case Do.KILL:
                 with suppress(KeyError):
-                    supervisor.signal(name, signal.SIGKILL)
+                    supervisor.kill(name)
             case _:
                 pass
 
-    def _start(self, name: str) -> None:
-        try:
-            self._supervisor.start(name)
-        except (KeyError, OrchestraError) as exc:
-            self._controls.say(str(exc))
+    async def _start_again(self, order: Order) -> None:
+        """Start what has failed, or one process: what the files say of it now."""
+        supervisor, name = self._supervisor, order.process
+        restarted = await supervisor.read_again()
+        if order.do is Do.RETRY:
+            for each, event in supervisor.snapshot().items():
+                if event.state is State.FAILED:
+                    supervisor.start(each)
+        elif name not in restarted:
+            if order.do is Do.START:
+                supervisor.start(name)
+            else:
+                await supervisor.restart(name)
 
     def _soon(self, what: Callable[[], Awaitable[object]]) -> None:
         if self._nursery is not None:

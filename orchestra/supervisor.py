@@ -30,8 +30,7 @@ from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Notice, ProcessMeasured, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.measuring import measure
-from orchestra.supervision.run import Run
+from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
@@ -116,6 +115,7 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        read_again: Has the plan followed that the files make now, if `replan` reads them.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -136,6 +136,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
+        self.read_again = self._current.replan
         self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
@@ -275,8 +276,11 @@ class Supervisor:
         """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
         await self._run.workers[name].send(text.encode())
 
-    def kill(self) -> None:
-        """End everything at once, by SIGKILL. Does not wait: `stop` does."""
+    def kill(self, name: str | None = None) -> None:
+        """End everything by SIGKILL, or one process, which stays stopped. Does not wait: `stop` does."""
+        if name is not None:
+            self._run.workers[name].kill()
+            return
         self.ending.set()
         self._run.kill()
 
@@ -302,10 +306,7 @@ class Supervisor:
         return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `observer` with every event (of these kinds) from now on, after a snapshot.
-
-        The result ends that.
-        """
+        """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:

@@ -159,11 +159,18 @@ class _View:
         self.orders: list[tuple[Any, ...]] = []
         self._bus = bus
 
+    async def read_again(self) -> tuple[str, ...]:
+        self.orders.append(("read again",))
+        return ()
+
     def start(self, name: str) -> None:
         self.orders.append(("start", name))
 
     async def stop(self, name: str | None = None, *, reason: str = "") -> None:
         self.orders.append(("stop", name, reason))
+
+    def kill(self, name: str) -> None:
+        self.orders.append(("kill", name))
 
     async def restart(self, name: str) -> None:
         self.orders.append(("restart", name))

@@ -162,6 +162,8 @@ def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
         (State.READY, State.FAILED, State.FAILED, "api failed"),
         (State.BACKING_OFF, State.FAILED, State.FAILED, "api failed"),
         (State.STOPPING, State.FAILED, State.STOPPING, "stopping"),
+        (State.READY, State.STOPPED, State.STOPPED, "api stopped"),
+        (State.STARTING, State.STOPPED, State.STARTING, "starting 0/2"),
     ],
 )
 def test_the_run_is_as_well_as_its_worst_process(vite: State, api: State, worst: State, text: str) -> None:

@@ -142,11 +142,7 @@ def settle_address(
 ) -> tuple[str, int]:
     """Check the address that the user asks for, or find one.
 
-    Args:
-        asked: Host and port; ``None``: the usual one, or that with the next free port.
-        processes: Those that are run.
-        machine: Says what can be listened on.
-        notes: Is told why the usual one cannot be had.
+    Without one it is the usual one, or, as `notes` is told, that with the next free port.
 
     Raises:
         ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
@@ -201,11 +197,7 @@ def base_port(
 ) -> int:
     """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's.
 
-    Args:
-        file: The settings.
-        option: Of the command line.
-        env: The environment of the system with the env files over it.
-        environ: The environment of the system.
+    `env` is the environment of the system, `environ`, with the env files over it.
 
     Raises:
         ConfigError: It is not a port.
@@ -228,9 +220,7 @@ class Ports(Struct, kw_only=True):
     """Gives each instance its port; of those that are run, a free one.
 
     Attributes:
-        processes: All of them: each has its place, whether it is run or not.
         listen_port: The proxy's, if there is one.
-        machine: Says which ports are free, and what holds the others.
         by_instance: What came out; for processes that are not run, by their name.
     """
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
-    from orchestra.control.doors import Door, Refusal
+    from orchestra.control.doors import Door
     from orchestra.control.live import Message, Receive, Scope, Send
     from orchestra.control.tabs import Tabs
     from orchestra.events import Event, StateChanged
@@ -106,12 +106,8 @@ class App:
     """Answers what is asked under ``/__orchestra__/``.
 
     Args:
-        view: The run.
-        tabs: The open pages.
         token: What `open` needs at the browser's door.
         launch: Starts a program, and does not wait for its end; raises `OSError`.
-        start_soon: Begins an async function of the run's.
-        environ: The environment that tells of an editor.
     """
 
     def __init__(
@@ -143,7 +139,7 @@ class App:
         request = _request(door, scope)
         refusal = admit(request)
         if refusal is not None:
-            await _answer(request, send, _refused(refusal))
+            await _answer(request, send, _said(refusal.status, refusal.text, refusal.headers))
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
@@ -340,10 +336,6 @@ async def _body(receive: Receive) -> bytes | None:
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
     return body if len(body) <= MAX_BODY else None
-
-
-def _refused(refusal: Refusal) -> _Answer:
-    return _said(refusal.status, refusal.text, refusal.headers)
 
 
 def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.config.keys import bindings
-from orchestra.dashboard.actions import PERFORM, scroll, type_key
+from orchestra.dashboard.actions import PERFORM, scroll, type_key, type_text
 from orchestra.dashboard.look import Look, Mode
 from orchestra.events import State
 
@@ -32,15 +32,12 @@ class Controls:
     """The state of a dashboard that is the user's.
 
     Args:
-        model: The run.
         keys: Keys by action, where the settings say something else.
 
     Raises:
         ValueError: Those are wrong.
 
     Attributes:
-        look: What is looked at.
-        bindings: The action of each key.
         model: The run.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
@@ -57,9 +54,6 @@ class Controls:
         self.page = 10
         self.now = 0.0
         self.model = model
-
-    def __repr__(self) -> str:
-        return f"<Controls {self.look}>"
 
     @property
     def gives_input(self) -> bool:
@@ -101,6 +95,15 @@ class Controls:
             return None
         action = self.bindings.get(key)
         return PERFORM[action](self) if action is not None else None
+
+    def paste(self, text: str) -> None:
+        """Take what was pasted: a part of what is typed, but never keys."""
+        if self.look.mode in (Mode.SEARCH, Mode.FILTER):
+            type_text(self, " ".join(text.split()))
+        else:
+            self.say(
+                f"pasted text is not taken for keys; press {self.key_of('input')} to give it to a process"
+            )
 
     def end_input(self) -> None:
         """Keys are for the dashboard again."""
