@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import http.client
 import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,10 +138,7 @@ async def test_no_path_leads_elsewhere(target: str, dist: Path) -> None:
 
 async def test_what_is_no_file_is_not_opened(dist: Path) -> None:
     os.mkfifo(dist / "assets" / "pipe")
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(os.path.relpath(dist / "assets" / "s"))
-        for name in ("pipe", "s"):
-            assert (await ask(spa(dist), f"/assets/{name}")).status == 404
+    assert (await ask(spa(dist), "/assets/pipe")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -242,10 +238,10 @@ async def test_the_answer_of_a_404_is_not_waited_for_in_memory(dist: Path) -> No
             assert not sent
         await send({"type": "http.response.body", "body": b""})
 
-    async def receive() -> Any:
+    async def receive() -> Any:  # noqa: ASYNC124 - as ASGI has it
         raise AssertionError
 
-    async def send(message: Any) -> None:
+    async def send(message: Any) -> None:  # noqa: ASYNC124 - as ASGI has it
         sent.append(message)
 
     await spa(dist, app)(scope, receive, send)
@@ -256,7 +252,7 @@ async def test_it_is_known_where_it_is_mounted(dist: Path) -> None:
     scope = {**scope_of("/shop/assets/my-document.pdf"), "root_path": "/shop"}
     statuses = []
 
-    async def send(message: Any) -> None:
+    async def send(message: Any) -> None:  # noqa: ASYNC124 - as ASGI has it
         statuses.append(message.get("status"))
 
     await spa(dist)(scope, send, send)  # type: ignore[arg-type]  # nothing is received
