@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from functools import partial
 from signal import SIGKILL
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
+from orchestra.config.schema import DashboardSettings
+from orchestra.errors import OrchestraError
 from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
+    import trio
+
     from orchestra.config.plan import ProcessPlan
 
-__all__ = ["Commanded", "Order", "Place", "RunState", "carry_out"]
+__all__ = ["Commanded", "Order", "Place", "RunState", "Verb", "carry_out"]
+
+Verb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
 
 
 class RunState(Struct, frozen=True, kw_only=True):
@@ -33,6 +39,7 @@ class RunState(Struct, frozen=True, kw_only=True):
         pid: Of orchestra.
         processes: The newest state of each process, in the order of the plan.
         errors: Those that pages show.
+        dashboard: The settings of its dashboard, for one in another terminal.
     """
 
     url: str | None
@@ -41,6 +48,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     pid: int
     processes: tuple[StateChanged, ...]
     errors: tuple[ErrorShown, ...] = ()
+    dashboard: DashboardSettings = DashboardSettings()
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +61,7 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         text: What is typed, for `send`.
     """
 
-    do: Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
+    do: Verb
     processes: tuple[str, ...] = ()
     signal: int = 0
     text: str = ""
@@ -77,7 +85,13 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Commanded(Protocol):
-    """What carries out orders; a `Supervisor` does."""
+    """What carries out orders; a `Supervisor` does.
+
+    Attributes:
+        ending: Is set when the run has been asked to end.
+    """
+
+    ending: trio.Event
 
     async def read_again(self) -> Collection[str]:
         """Follow the plan that the files make now; return which processes that has restarted."""
@@ -125,6 +139,8 @@ async def carry_out(
         return 0
     if order.do == "reload":
         return run.reload()
+    if run.ending.is_set() and order.do != "send":
+        raise OrchestraError("the run is ending")
     restarted: Collection[str] = ()
     if order.do in ("restart", "start"):
         restarted = await run.read_again()  # what is started again is what the files say now

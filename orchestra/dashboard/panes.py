@@ -122,8 +122,9 @@ def _request_row(request: RequestRow, width: int, *, is_chosen: bool) -> Text:
     if request.folded > 1:
         target = _folded(request)
     if note:
-        # Said behind the target, and never cut off for its sake.
-        target = fit(target, max(width - row.cell_len - len(note) - 3, 1))
+        # Said behind the target, which leaves it room, but not more than half.
+        room = width - row.cell_len
+        target = fit(target, max(room - len(note) - 3, room // 2, 1))
         target.append(f"  {note}", style)
     return fit(row.append_text(target), width)
 

@@ -42,6 +42,7 @@ class UnderWay:
     """A request that is not over."""
 
     def __init__(self, event: RequestHeld | RequestPending, since: float) -> None:
+        self.newest = event
         self.id = event.id
         self.method = event.method
         self.target = event.target
@@ -122,7 +123,7 @@ class Requests:
         under_way: By id, the longest first.
         groups: Oldest first.
         streams: Open WebSockets and event streams, by id.
-        tabs: The ids of the connections that browsers' tabs have to us.
+        tabs: The connections that browsers' tabs have to us, by id.
         heads: By id, the newest 500.
     """
 
@@ -131,7 +132,7 @@ class Requests:
         self.under_way: dict[int, UnderWay] = {}
         self.groups: deque[Group] = deque(maxlen=_GROUPS)
         self.streams: dict[int, StreamOpened] = {}
-        self.tabs: set[int] = set()
+        self.tabs: dict[int, StreamOpened] = {}
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -149,9 +150,11 @@ class Requests:
                 self._finish(event)
             case RequestPending():
                 waiting = self._begin(event, event.at - event.elapsed)
+                waiting.newest = event
                 waiting.upstream, waiting.status, waiting.held_for = event.upstream, event.status, ""
             case RequestHeld():
                 waiting = self._begin(event, event.at)
+                waiting.newest = event
                 waiting.upstream, waiting.held_for = event.upstream, event.reason
             case RequestReleased():
                 if event.id in self.under_way:
@@ -162,14 +165,14 @@ class Requests:
                     self.heads.popitem(last=False)
             case StreamOpened(upstream="orchestra"):
                 if event.target.startswith(_OUR_LIVE_SOCKET):
-                    self.tabs.add(event.id)
+                    self.tabs[event.id] = event
             case StreamOpened():
                 self.under_way.pop(event.id, None)
                 if len(self.streams) < _STREAMS:
                     self.streams[event.id] = event
             case StreamClosed():
                 self.streams.pop(event.id, None)
-                self.tabs.discard(event.id)
+                self.tabs.pop(event.id, None)
             case _:
                 pass
 
@@ -202,6 +205,14 @@ class Requests:
             if text or group.key in unfolded:
                 for each in members:
                     yield each if text else each._replace(key=-each.key, is_member=True)
+
+    def past(self) -> Iterator[Event]:
+        """Give events that make other requests what these are, in no order."""
+        yield from (each.newest for each in self.under_way.values())
+        for group in self.groups:
+            yield from group.members
+        for known in (self.streams, self.tabs, self.heads):
+            yield from known.values()
 
     def find(self, key: int) -> RequestFinished | None:
         """Give a request that is over by the key of its row, if it is still known."""

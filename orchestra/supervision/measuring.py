@@ -26,6 +26,8 @@ async def measure(run: Run) -> None:
     meter = Meter()
     while True:
         await trio.sleep(_INTERVAL)
+        if not run.bus.wants(ProcessMeasured):
+            continue
         leaders = {name: each.newest.pid for name, each in run.workers.items() if each.newest.pid is not None}
         with suppress(OSError):  # then it is not known
             found = await trio.to_thread.run_sync(meter.look, leaders, abandon_on_cancel=True)
