@@ -41,9 +41,6 @@ class CurrentPlan:
     """The plan that a run follows.
 
     Args:
-        plan: The first one.
-        run: Its processes.
-        bus: Where changes are reported.
         replan: Reads the files again; ``None``: they are not read again.
 
     Attributes:
@@ -58,16 +55,8 @@ class CurrentPlan:
         self._replan = replan
         self._turn = trio.Lock()
 
-    def __repr__(self) -> str:
-        return f"<CurrentPlan of {self.plan.procfile}>"
-
     def open_proxy(self, listeners: Sequence[socket.socket], development: Development | None) -> Proxy:
-        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run.
-
-        Args:
-            listeners: Where it listens.
-            development: What it takes part in, if anything.
-        """
+        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run."""
         # A plain Procfile runner starts a third faster without it.
         from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 

@@ -64,8 +64,8 @@ def _understood(plan: Plan) -> Iterator[str]:
     yield ""
     if (proxy := plan.proxy) is not None:
         yield f"{Address(proxy.host, proxy.port).url} asks"
-        yield f"  backend   {proxy.named(proxy.backend)}{_why(proxy.backend_reason)}"
-        yield f"  frontend  {proxy.named(proxy.frontend)}{_why(proxy.frontend_reason)}"
+        for key, upstream in proxy.upstreams.items():
+            yield f"  {key:<8}  {proxy.named(upstream)}{_why(proxy.why(key))}"
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:

@@ -30,8 +30,7 @@ from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Notice, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.measuring import measure
-from orchestra.supervision.run import Run
+from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
@@ -278,8 +277,11 @@ class Supervisor:
         """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
         await self._run.workers[name].send(text.encode())
 
-    def kill(self) -> None:
-        """End everything at once, by SIGKILL. Does not wait: `stop` does."""
+    def kill(self, name: str | None = None) -> None:
+        """End everything by SIGKILL, or one process, which stays stopped. Does not wait: `stop` does."""
+        if name is not None:
+            self._run.workers[name].kill()
+            return
         self.ending.set()
         self._run.kill()
 
@@ -305,10 +307,7 @@ class Supervisor:
         return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `observer` with every event (of these kinds) from now on, after a snapshot.
-
-        The result ends that.
-        """
+        """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:

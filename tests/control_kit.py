@@ -171,6 +171,9 @@ class _View:
     async def stop(self, name: str | None = None, *, reason: str = "") -> None:
         self.orders.append(("stop", name, reason))
 
+    def kill(self, name: str) -> None:
+        self.orders.append(("kill", name))
+
     async def restart(self, name: str) -> None:
         self.orders.append(("restart", name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -691,6 +692,40 @@ def test_a_package_json_that_cannot_be_read_is_an_error(project: Project) -> Non
     assert "column 3" in hint
 
 
+THREE = TWO + "admin: cd ui && npm run dev\n"
+
+
+def test_further_frontends_have_a_prefix(project: Project) -> None:
+    """None of them is the frontend or the backend, whatever its command or its name."""
+    settings = '[proxy.frontends]\n"/admin/" = "vite"\n"/docs" = "http://localhost:9"\n'
+    plan = project.load(THREE, settings)
+    proxy = proxy_of(plan)
+    elsewhere = Address(host="localhost", port=9)
+    assert proxy.frontends == {"/admin/": FromProcess(name="vite"), "/docs": elsewhere}
+    assert (proxy.frontend, proxy.backend) == (FromProcess(name="admin"), FromProcess(name="api"))
+    assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.FRONTEND]
+    left_out = project.load(THREE, settings, only=["api", "admin"])
+    assert proxy_of(left_out).frontends["/admin/"] is None
+    assert "no frontend at /admin/: vite is not among the processes of this run" in notes_of(left_out)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('"/admin/" = "amdin"', "there is no process amdin"),
+        ('"admin" = "admin"', "'admin' is not a path below /"),
+        ('"/" = "admin"', "'/' is not a path below /"),
+        ('"/a?b" = "admin"', "'/a?b' is not a path below /"),
+        ('"/admin/" = true', "Expected `str`, got `bool`"),
+        ('"/admin/" = "ftp://localhost"', "an upstream cannot be asked by ftp"),
+        ('"/admin/" = "api"\n[proxy]\nbackend = "api"', "it is a frontend already"),
+    ],
+)
+def test_what_is_no_further_frontend_is_refused(project: Project, written: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        project.load(THREE, f"[proxy.frontends]\n{written}\n")
+
+
 def test_a_side_that_is_not_run_is_missed(project: Project) -> None:
     plan = project.load(TWO, 'proxy.backend = "api"', only=["vite"])
     assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (FromProcess(name="vite"), None)
@@ -884,7 +919,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         (
             TWO,
             '[proxy]\nbackend = "api"\nfrontend = "api"\n',
-            "orchestra.toml:2: proxy.backend: it is the frontend already",
+            "orchestra.toml:2: proxy.backend: it is a frontend already",
             "Set one of the two to another process.",
         ),
         (

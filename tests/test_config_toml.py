@@ -41,6 +41,7 @@ enabled = true
 listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
+frontends = { "/admin/" = "admin" }
 api_prefix = "/rest"
 backend_paths = ["/media"]
 backend_prefixes = ["/live"]

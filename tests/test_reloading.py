@@ -66,12 +66,19 @@ class Pages:
 
     def __init__(self) -> None:
         self.orders: list[str] = []
+        self.held: list[str] = []
 
     def reload(self, reason: str) -> None:
         self.orders.append(f"reload: {reason}")
 
     def swap_styles(self, names: Sequence[str]) -> None:
         self.orders.append(f"styles: {', '.join(names)}")
+
+    def expect_restart(self, process: str) -> None:
+        self.held.append(f"{process} is expected")
+
+    def settle(self, process: str, *, is_restarted: bool) -> None:
+        self.held.append(f"{process} is {'restarted' if is_restarted else 'as it was'}")
 
 
 class Reloaded:
@@ -179,6 +186,22 @@ async def test_ten_saves_are_one_start_of_the_newest(autojump_clock: object, wor
         states = await on.until_quiet()
         assert states.count(READY) == 2
         assert len(world.living()) == 1
+
+
+async def test_pages_wait_for_what_is_being_saved(autojump_clock: object, world: World) -> None:
+    """A child that becomes ready while a newer one is likely to come reloads no page."""
+    async with reloading(world, backend(), ProcessPlan(name="job", command="j", watch=("**/*.x",))) as on:
+        world.touch("api", "app.py")
+        world.change_nothing()
+        world.touch("api", "app.py")
+        world.change("api", "app.py")
+        await on.until_quiet()
+        followed = ["api is as it was", "api is expected", "api is restarted"]
+        assert on.pages.held == ["api is expected", *followed]
+        on.pages.held.clear()
+        world.touch("api", "app.py")
+        world.change("job", "a.x")
+        assert on.pages.held == ["api is expected", "api is as it was"]
 
 
 async def test_a_save_during_a_restart_leads_to_one_more(autojump_clock: object, world: World) -> None:

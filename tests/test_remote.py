@@ -76,7 +76,7 @@ def test_orders_are_carried_out_when_the_command_is_over(run: Run, project: Path
     assert orchestra("start", "worker", cwd=project)[0] == 0
     run.state("worker", "running", since=len(run.events))
     assert orchestra("kill", "worker", cwd=project)[0] == 0
-    run.until(lambda event: event.get("process") == "worker" and event.get("signal") == "SIGKILL")
+    assert (states(project)["worker"]["state"], states(project)["worker"]["signal"]) == ("stopped", "SIGKILL")
     assert orchestra("signal", "HUP", "api", cwd=project)[0] == 0
     run.until(lambda event: event.get("process") == "api" and event.get("signal") == "SIGHUP")
     assert orchestra("reload", cwd=project) == (0, "0 pages\n", "")

@@ -233,16 +233,15 @@ class _Reader:
             for other in each.waits_for
             if other.condition is Condition.COMPLETED
         }
-        upstreams: dict[str, UpstreamPlan] = {}
-        for key in ("frontend", "backend"):
+        names, table = [each.name for each in self.processes], self.settings.proxy
+        upstreams: dict[str, UpstreamPlan] = {"frontend": UNDECIDED, "backend": UNDECIDED}
+        for keys in (("frontend",), ("backend",), *(("frontends", each) for each in table.frontends)):
             with self.problems.caught():
-                upstreams[key] = roles.given(
-                    key, [each.name for each in self.processes], self.file, self.root
-                )
-        frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
-        if isinstance(frontend, FromProcess) and frontend == backend:
+                upstreams[keys[-1]] = roles.given(("proxy", *keys), names, self.file, self.root)
+        backend = upstreams.pop("backend")
+        if isinstance(backend, FromProcess) and backend in upstreams.values():
             hint = "Set one of the two to another process."
-            self.file.refuse(("proxy", "backend"), "it is the frontend already", hint=hint)
+            self.file.refuse(("proxy", "backend"), "it is a frontend already", hint=hint)
             backend = UNDECIDED
         processes = [
             roles.ProcessFacts(
@@ -260,7 +259,10 @@ class _Reader:
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
-        return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
+        frontend = upstreams.pop("frontend")
+        return roles.decide(
+            roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend, frontends=upstreams)
+        )
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
         """Plan the proxy; without a backend and without a frontend there is none."""
@@ -271,10 +273,12 @@ class _Reader:
         if self.overrides.no_proxy or not table.enabled:
             return None
         not_run = [each.name for each in self.processes if not each.instances]
-        for key, wanted in (("backend", table.backend), ("frontend", table.frontend)):
+        named = {"backend": table.backend, "frontend": table.frontend, **table.frontends}
+        for key, wanted in named.items():
             if wanted in not_run:
-                self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
-        upstreams = {decided.frontend, decided.backend}
+                what = f"frontend at {key}" if key in table.frontends else key
+                self.notes.append(Note(f"no {what}: {wanted} is not among the processes of this run"))
+        upstreams = {decided.frontend, decided.backend, *decided.frontends.values()}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
             why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
@@ -301,12 +305,13 @@ class _Reader:
             backend_reason=decided.backend_reason,
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
+            frontends=decided.frontends,
             candidates=tuple(candidates),
         )
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""
-        has_frontend = isinstance(decided.frontend, FromProcess | Address)
+        has_frontend = isinstance(decided.frontend, FromProcess | Address) or bool(decided.frontends)
         unready = set()
         for each in self.chosen:
             each.role = decided.of(each.name)

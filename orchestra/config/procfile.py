@@ -41,7 +41,6 @@ class Entry(Struct, frozen=True):
     Attributes:
         name: ``[A-Za-z0-9_-]+``.
         command: Without blanks around it; never empty, always one line.
-        line: Where it stands, counted from 1.
     """
 
     name: str

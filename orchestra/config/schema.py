@@ -160,6 +160,9 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
     listen: Annotated[str | None, _doc('the one address: "127.0.0.1:8000"', '"127.0.0.1:8000"')] = None
     backend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
     frontend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
+    frontends: Annotated[
+        Mapping[str, str], _doc('further ones, processes or URLs, by path: { "/admin/" = "admin" }')
+    ] = field(default_factory=dict)
 
 
 class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -116,12 +116,8 @@ class App:
     """Answers what is asked under ``/__orchestra__/``.
 
     Args:
-        view: The run.
-        tabs: The open pages.
         token: What `open` needs at the browser's door.
         launch: Starts a program, and does not wait for its end; raises `OSError`.
-        start_soon: Begins an async function of the run's.
-        environ: The environment that tells of an editor.
     """
 
     def __init__(

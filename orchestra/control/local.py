@@ -8,7 +8,6 @@ Not here: who may ask and order (`doors`), how programs do (`remote`).
 from __future__ import annotations
 
 from functools import partial
-from signal import SIGKILL
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from msgspec import Struct
@@ -33,10 +32,6 @@ class RunState(Struct, frozen=True, kw_only=True):
     """How a run is now.
 
     Attributes:
-        url: The one address.
-        procfile: The Procfile, if it has one.
-        root: The project's folder.
-        pid: Of orchestra.
         processes: The newest state of each process, in the order of the plan.
         errors: Those that pages show.
         dashboard: The settings of its dashboard, for one in another terminal.
@@ -57,7 +52,6 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         do: The order; `down` and `reload` are for the run and the pages, the others for processes.
         processes: Their names, instances with their numbers.
-        signal: The number, for `signal`.
         text: What is typed, for `send`.
     """
 
@@ -68,12 +62,7 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """What a command needs to run as a process of the plan does.
-
-    Attributes:
-        cwd: The folder.
-        env: The environment.
-    """
+    """What a command needs to run as a process of the plan does."""
 
     cwd: str
     env: dict[str, str]
@@ -105,6 +94,9 @@ class Commanded(Protocol):
     async def stop(self, name: str | None = None, *, reason: str = ...) -> None:
         """Stop a process; without a name all of them, and the run."""
 
+    def kill(self, name: str) -> None:
+        """Kill a process; it stays stopped."""
+
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again."""
 
@@ -121,12 +113,7 @@ class Commanded(Protocol):
 async def carry_out(
     order: Order, run: Commanded, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
 ) -> int:
-    """Begin to carry out an order.
-
-    Args:
-        order: The order; its processes are those of the run.
-        run: The run.
-        start_soon: Begins what takes its time.
+    """Begin to carry out an order about processes of the run; return how many it, or pages, concerns.
 
     Returns:
         How many processes or pages it is about.
@@ -150,10 +137,10 @@ async def carry_out(
                 pass
             case "start":
                 run.start(name)
-            case "stop" | "kill":
+            case "stop":
                 start_soon(partial(run.stop, name))
-                if order.do == "kill":
-                    run.signal(name, SIGKILL)
+            case "kill":
+                run.kill(name)
             case "restart":
                 start_soon(partial(run.restart, name))
             case "signal":

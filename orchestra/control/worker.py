@@ -70,12 +70,7 @@ class Worker:
         config.keep_alive_timeout = IDLE_LIMIT
 
     async def serve(self, sock: socket.socket, door: Door) -> None:
-        """Serve a connection to its end.
-
-        Args:
-            sock: A connected stream socket; it becomes ours, and is closed.
-            door: How it has come in.
-        """
+        """Serve a connected socket, which is closed then, to its end."""
         stream = _Stream(sock)
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
@@ -113,11 +108,7 @@ def _begins_stream(message: Message) -> bool:
 
 
 class _Stream:
-    """A `trio.SocketStream` whose sends have a deadline.
-
-    Attributes:
-        socket: The socket.
-    """
+    """A `trio.SocketStream` whose sends have a deadline."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = trio.socket.from_stdlib_socket(sock)

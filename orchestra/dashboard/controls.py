@@ -32,7 +32,6 @@ class Controls:
     """The state of a dashboard that is the user's.
 
     Args:
-        model: The run.
         keys: Keys by action, where the settings say something else.
         is_guest: The run is not this program's: its user leaves it, and does not end it.
 
@@ -40,8 +39,6 @@ class Controls:
         ValueError: Those are wrong.
 
     Attributes:
-        look: What is looked at.
-        bindings: The action of each key.
         model: The run.
         is_guest: As it was given.
         page: How many rows the log had when it was drawn last.
@@ -62,9 +59,6 @@ class Controls:
         self.now = 0.0
         self.model = model
         self.is_guest = is_guest
-
-    def __repr__(self) -> str:
-        return f"<Controls {self.look}>"
 
     @property
     def gives_input(self) -> bool:

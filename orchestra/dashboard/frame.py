@@ -59,12 +59,9 @@ class Frame:
     """One picture.
 
     Attributes:
-        project: The name of the project's folder.
         counts: What stands in the header beside the state: ``2 held``.
-        colours: The number of the colour of each process.
         begun: Lines that were begun, the newest last.
         log_note: What the log's title says: how much is not shown.
-        requests: As many as there may be room for.
         request_note: What their title says.
         error: The newest that is neither mended nor dismissed, and how many there are beside it.
         keys: The keys that do something now, the most important first, and what.
@@ -94,16 +91,7 @@ class Frame:
 
 
 def frame(model: Model, controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
-    """Choose what a picture of this size shows.
-
-    Args:
-        model: The run.
-        controls: What the user looks at.
-        now: Seconds since the epoch.
-        width: Columns.
-        height: Rows.
-        missed: How many lines have come and gone between the last two pictures.
-    """
+    """Choose what a picture of this size shows; `missed` lines have come and gone since the last one."""
     look = controls.see(now)
     errors = [each for each in model.errors() if each.seq > look.dismissed]
     rows = list(

@@ -68,9 +68,6 @@ class Hints:
         self._said: set[str] = set()
         self._seen: Counter[str] = Counter()
 
-    def __repr__(self) -> str:
-        return f"<Hints {[each.code for each in self.found]}>"
-
     def dismiss(self) -> None:
         """Take the newest one away."""
         if self.found:

@@ -36,20 +36,13 @@ class Look:
     Attributes:
         selected: The chosen process.
         was_moved: The user has chosen it.
-        wanted: Which entries of the log are shown.
         until: The number of the last entry that is shown; ``None``: the log is followed.
-        search: What is searched for.
         hit: The number of the entry that was found.
         on_requests: Keys choose requests, not processes.
         chosen: The key of the chosen request.
-        details: Its details are shown.
         unfolded: The keys of the groups of requests that are unfolded.
-        request_text: Only requests with this text are shown.
         is_by_time: The slowest requests come first, not the newest.
-        hides_processes: The process table is hidden.
-        hides_requests: The requests are hidden.
         is_full: The log, or the requests, have the whole screen.
-        typed: What has been typed of a search or filter.
         message: What came of the last key.
         dismissed: The number of the newest error that was dismissed.
     """
@@ -100,7 +93,6 @@ class Order:
     """Something to be done outside of the picture.
 
     Attributes:
-        process: Which process it is about.
         text: What to copy or to write; the address to open.
     """
 

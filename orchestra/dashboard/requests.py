@@ -56,7 +56,6 @@ class Group:
     """Requests that are shown as one.
 
     Attributes:
-        count: How many there are.
         members: The newest of them, oldest first.
         slowest: The one that took longest.
         is_assets: Whether they are different assets, and not the same request.
@@ -121,7 +120,6 @@ class Requests:
     Attributes:
         count: How many are over.
         under_way: By id, the longest first.
-        groups: Oldest first.
         streams: Open WebSockets and event streams, by id.
         tabs: The connections that browsers' tabs have to us, by id.
         heads: By id, the newest 500.
@@ -134,9 +132,6 @@ class Requests:
         self.streams: dict[int, StreamOpened] = {}
         self.tabs: dict[int, StreamOpened] = {}
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return f"<Requests: {len(self.under_way)} under way, {self.count} over>"
 
     @property
     def held(self) -> int:

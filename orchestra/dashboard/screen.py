@@ -91,14 +91,10 @@ class Screen:
 
     Args:
         model: What to draw; it may change at any time.
-        controls: What the user looks at.
-        perform: Called with what a key asks for.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
             written there; with ``None`` when it is given back.
         has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
-        stdin: A terminal's file descriptor, for its mode and its keys.
-        stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
 
@@ -132,9 +128,6 @@ class Screen:
         self._lines: list[str] = []
         self._drawn: _Drawn | None = None
         self._missed = Missed()
-
-    def __repr__(self) -> str:
-        return f"<Screen {'off' if self._mode is None else 'on'} terminal {self._stdout}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw and read keys until cancelled.
@@ -318,13 +311,7 @@ class Missed:
         self._since = 0.0
 
     def count(self, lines: int, page: int, now: float) -> int:
-        """Take note of a frame; return how many lines were not shown lately.
-
-        Args:
-            lines: How many there have been.
-            page: How many a frame shows.
-            now: In seconds.
-        """
+        """Take note of a frame, after so many lines; return how many were not shown lately."""
         gone = lines - self._seen - page
         self._seen = lines
         if gone > 0:
@@ -335,20 +322,13 @@ class Missed:
 
 
 class Renderer:
-    """Turns lines of text into what a terminal is sent, by what it can do.
-
-    Args:
-        environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
-    """
+    """Turns lines of text into what a terminal is sent, by what its environment says that it can do."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
         # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
         self._is_unicode = "utf" in locale.lower()
-
-    def __repr__(self) -> str:
-        return f"<Renderer {'unicode' if self._is_unicode else 'ascii'}>"
 
     def lines(self, lines: Iterable[Text], width: int, height: int) -> list[str]:
         """Render lines, without their ends."""
@@ -369,13 +349,7 @@ class Renderer:
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
-    """Draw what stays on the normal screen after the dashboard, with colours and line ends.
-
-    Args:
-        model: The run, ended or not.
-        stdout: The terminal that it is for: its width counts.
-        environ: As for `Screen`.
-    """
+    """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
     width, height = terminal_size(stdout)
     lines = Renderer(environ).lines(view.summary(model, width), width, height)
     return "".join(f"{line}\n" for line in lines)

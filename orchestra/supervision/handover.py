@@ -38,10 +38,6 @@ class Handover:
     """Runs the children of one process.
 
     Args:
-        plan: The process's plan.
-        run: The run that it belongs to.
-        output: Takes what its children write.
-        errors: Shows why they do not come up.
         on_fact: Called with each fact about the current child, but its end.
 
     Attributes:
@@ -68,15 +64,8 @@ class Handover:
         self._spares = Spares(run, output)
         self._nursery: trio.Nursery
 
-    def __repr__(self) -> str:
-        return f"<Handover from {self.current} to {self._successor}>"
-
     def prepare(self, *, is_retry: bool) -> None:
-        """Make the child that `run` spawns; from now on it can be stopped.
-
-        Args:
-            is_retry: Whether the last one has just failed.
-        """
+        """Make the child that `run` spawns, after one that has failed in a retry; now it can be stopped."""
         port = self._plan.port if self.current is None else self._next_port()
         self.current = self._new_attempt(port, is_retry=is_retry)
 

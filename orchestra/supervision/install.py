@@ -36,14 +36,10 @@ class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
-        install: The command and the folder.
         plan: The process that needs it first: its environment and stop timeout are the job's, too.
-        run: The run that it belongs to.
-        on_output: Awaited with what it writes.
 
     Attributes:
         error: What went wrong; empty if nothing did.
-        done: Is set when it has ended.
     """
 
     def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
@@ -55,9 +51,6 @@ class Installation(Stoppable):
         self._on_output = on_output
         self._waiting = 0
         self._installs = lock_content(install.folder)
-
-    def __repr__(self) -> str:
-        return f"<Installation in {self._install.folder}: {self._waiting} waiting>"
 
     def is_up_to_date(self) -> bool:
         """Whether it installs, or has installed, what is named now; its manager may write the lock file."""
@@ -115,9 +108,6 @@ class Installer:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._jobs: dict[Install, Installation] = {}
-
-    def __repr__(self) -> str:
-        return f"<Installer: {list(self._jobs.values())}>"
 
     def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
         """Give the job that installs a process's packages.

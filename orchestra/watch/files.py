@@ -59,24 +59,13 @@ class _State(NamedTuple):
 
 
 class Files:
-    """The files that matter, and their content.
-
-    Args:
-        interests: By process.
-
-    Attributes:
-        folders: That have to be watched to know of every change.
-        is_cut: Whether there are too many folders to watch all.
-    """
+    """The files that matter, and their content."""
 
     def __init__(self, interests: Mapping[str, Interest]) -> None:
         self._filter = Filter(interests)
         self._known: dict[str, _State] = {}
         self._clues: dict[str, set[bytes]] = {}  # by process
         self._walk = Walk()
-
-    def __repr__(self) -> str:
-        return f"<Files: {len(self._known)} in {len(self.folders)} folders>"
 
     @property
     def folders(self) -> frozenset[str]:
@@ -143,9 +132,7 @@ class Files:
     def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
         """Look at a file, and whether it differs from what is known.
 
-        Args:
-            path: The file.
-            is_sure: It was touched; else the same size and time mean the same content.
+        Unless it was touched (`is_sure`), the same size and time mean the same content.
         """
         known = self._known.get(path)
         try:
