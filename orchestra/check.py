@@ -51,7 +51,11 @@ def check(
     """Look at everything that a run would need; the arguments are those of `load`."""
     try:
         plan, problems = examine(
-            procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides
+            procfile,
+            this_machine(environ, has_memory=True),
+            only=only,
+            left_out=left_out,
+            overrides=overrides,
         )
     except ConfigError as exc:
         return Report((exc,), ())

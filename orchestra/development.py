@@ -106,7 +106,8 @@ class Development:
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
 
         with self._following:
-            await Reloading(self._view, run, pages=self.control, replan=replan).run(self._began)
+            reloading = Reloading(lambda: self._view.plan, run, pages=self.control, replan=replan)
+            await reloading.run(self._began)
 
     async def finish(self) -> None:
         """Let readers of events hear how the run has ended; takes a moment at most."""

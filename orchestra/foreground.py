@@ -16,12 +16,13 @@ import resource
 import signal
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
+from orchestra.config.plan import Address
 from orchestra.dashboard.feed import Feed
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
@@ -30,7 +31,8 @@ from orchestra.dashboard.recording import Recording
 from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, StateChanged
+from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
+from orchestra.last_address import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -77,9 +79,21 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
-    make = partial(Supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
+    make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     recordings = [] if record is None else [Recording(record)]
     return trio.run(_run, plan, mode, make, recordings)
+
+
+def _supervisor(plan: Plan, **how: Any) -> Supervisor:
+    """Make the run, whose address is kept for the next one."""
+    supervisor = Supervisor(plan, **how)
+
+    def keep(_started: Event) -> None:
+        if plan.proxy is not None and plan.proxy.may_move and supervisor.url is not None:
+            keep_port(plan.root, os.environ, Address.of_url(supervisor.url).port)
+
+    supervisor.subscribe(keep, RunStarted)
+    return supervisor
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
     from orchestra.watch.changes import Batch
-    from orchestra.watch.interest import Interest
+    from orchestra.watch.interest import Changed, Interest
 
 __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
@@ -78,14 +78,6 @@ class Pages(Protocol):
         """Reload if it is ready now, unless it is restarted."""
 
 
-class Planned(Protocol):
-    """Has a plan, which may become another one; as `Supervisor`."""
-
-    @property
-    def plan(self) -> Plan:
-        """The present one."""
-
-
 class Effect(Enum):
     """What follows for one process."""
 
@@ -113,8 +105,8 @@ class Reloading:
         replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
-    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
-        self._planned = planned
+    def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
+        self._plan = plan
         self._run = run
         self._pages = pages
         self._replan = replan
@@ -157,7 +149,7 @@ class Reloading:
     # --- What is watched ---
 
     def _interests(self) -> Mapping[str, Interest]:
-        return interests(self._planned.plan, [each.life.plan for each in self._run.workers.values()])
+        return interests(self._plan(), [each.life.plan for each in self._run.workers.values()])
 
     def _see(self, _event: Event) -> None:
         """Watch other files when a process has got its role, or the plan is another one."""
@@ -168,7 +160,7 @@ class Reloading:
         """Say it, once, when a backend reloads itself, and what would be faster."""
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._planned.plan) or plan.reloader is None or plan.watch is not None:
+            if not is_backend(plan, self._plan()) or plan.reloader is None or plan.watch is not None:
                 continue
             if name not in self._explained:
                 self._explained.add(name)
@@ -190,12 +182,8 @@ class Reloading:
                 self._expected.add(name)
         for name, changes in batch.changes.items():
             if name != RUN:
-                paths = [os.path.relpath(each.path, self._root) for each in changes.files[:_MOST_PATHS]]
-                paths = [
-                    str(each.path) if path.startswith("../") else path
-                    for path, each in zip(paths, changes.files, strict=False)
-                ]
-                self._run.bus.emit(FilesChanged(process=name, paths=tuple(sorted(paths))))
+                paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
+                self._run.bus.emit(FilesChanged(process=name, paths=tuple(paths)))
             self._waiting[name] = _merged(self._waiting.get(name), changes)
             if name not in self._busy:
                 self._busy.add(name)
@@ -208,6 +196,10 @@ class Reloading:
         for name in self._expected - self._busy:
             self._pages.settle(name, is_restarted=False)
         self._expected &= self._busy
+
+    def _shown(self, changed: Changed) -> str:
+        path = os.path.relpath(changed.path, self._root)
+        return str(changed.path) if path.startswith("../") else path
 
     async def _follow(self, name: str) -> None:
         """Do what follows from the changes of one process, until there are no more."""

@@ -419,7 +419,7 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
     """Give what the user should know before anything runs, each with its code."""
     if (proxy := plan.proxy) is not None:
         if proxy.may_move and port != proxy.port:
-            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            text = f"port {proxy.port} has just been taken: the one address has port {port}"
             yield "plan", Note(text)
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"

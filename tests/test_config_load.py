@@ -634,19 +634,32 @@ def taken(*ports: int) -> dict[str, Any]:
             "web: serve $PORT\n",
             taken(8000, 8001),
             8002,
-            ("port 8000 is taken by pid 1 (x): the one address has the next free port",),
+            ("port 8000 is taken by pid 1 (x): the one address has port 8002",),
         ),
         (
             "web: python manage.py runserver\n",
             taken(),
             8001,
-            ("port 8000 is web's: the one address has the next free port",),
+            ("port 8000 is web's: the one address has port 8001",),
         ),
+        (
+            "web: serve $PORT\n",
+            {"last_port": lambda _: 8003},
+            8003,
+            ("as in the last run of this project: the one address has port 8003",),
+        ),
+        (
+            "web: serve $PORT\n",
+            {**taken(8003), "last_port": lambda _: 8003},
+            8000,
+            ("port 8003 is taken by pid 1 (x): the one address has port 8000",),
+        ),
+        ("web: serve $PORT\n", {**taken(), "last_port": lambda _: 8000}, 8000, ()),
         (
             "web: serve -b 127.0.0.1:8000 app\nx: serve -p 8001\n",
             taken(),
             8002,
-            ("port 8000 is web's: the one address has the next free port",),
+            ("port 8000 is web's: the one address has port 8002",),
         ),
     ],
 )
@@ -706,7 +719,7 @@ def test_further_frontends_have_a_prefix(project: Project) -> None:
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.FRONTEND]
     left_out = project.load(THREE, settings, only=["api", "admin"])
     assert proxy_of(left_out).frontends["/admin/"] is None
-    assert "no frontend at /admin/: vite is not among the processes of this run" in notes_of(left_out)
+    assert "no /admin/: vite is not among the processes of this run" in notes_of(left_out)
 
 
 @pytest.mark.parametrize(

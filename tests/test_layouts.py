@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import layouts_kit as kit
-from tests.kit import Run, marked, orchestra
+from tests.kit import Run, marked, orchestra, processes
 from tests.project_kit import ACTIVATED, ask
 from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
 
@@ -90,7 +90,8 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
     layout.make(tmp_path, layout_packages)
     env = kit.environment(layout_packages)
     code, shown, errors = orchestra("init", cwd=tmp_path, env=env)
-    assert (code, shown) == (0, layout.procfile), errors
+    assert (code, processes(shown)) == (0, layout.procfile), errors
+    assert not (tmp_path / "orchestra.toml").exists()
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=env) as run:
         run.state("api", "ready")
         if layout.frontend is not None:
@@ -123,20 +124,22 @@ ANSWERING_ALL = {
 
 
 @pytest.mark.parametrize(("app", "is_built"), ANSWERING_ALL.values(), ids=ANSWERING_ALL)
-def test_a_backend_that_answers_all_needs_the_line_that_the_notice_names(
+def test_a_backend_that_answers_all_needs_the_line_that_init_writes(
     tmp_path: Path, layout_packages: Path, app: str, *, is_built: bool
 ) -> None:
     kit.answering_all(tmp_path, layout_packages, app, is_built=is_built)
-    server = "flask --app app run" if "Flask" in app else "uvicorn app:app"
-    (tmp_path / "Procfile").write_text(f"vite: cd ui && npm run dev\napi: {server} --port $PORT\n")
+    code, shown, errors = orchestra("init", cwd=tmp_path, env=ACTIVATED)
+    assert (code, "answers every path" in errors, "backend_paths = " in shown) == (0, True, True)
+    settings = tmp_path / "orchestra.toml"
+    written = settings.read_text()
+    settings.unlink()
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         run.state("api", "ready")
         run.state("vite", "ready")
         assert visit(run.url + "/").page.upstream == "backend"
         notice = run.until(lambda event: event.get("code") == "frontend-page-hidden")
-        line = re.search(r"backend_paths = \[.*?\]", notice["hint"])
-        assert line
-        (tmp_path / "orchestra.toml").write_text(f"[proxy]\n{line[0]}\n")
+        assert re.search(r"backend_paths = \[.*?\]", notice["hint"])
+        settings.write_text(written)
         run.until(lambda event: event["type"] == "plan.changed")
         with requests_logged(run, "api") as asked:
             page = visit(run.url + "/")

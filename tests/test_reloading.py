@@ -111,7 +111,8 @@ async def reloading(world: World, *processes: ProcessPlan, file: str = "") -> As
         pages = Pages()
         plan = Plan(processes=processes, files=(Path.cwd() / file,) if file else ())
         found = Reloaded(world, plan, run, recorder, pages)
-        nursery.start_soon(Reloading(found, run, pages=pages, replan=found.replan).run, 0.0)
+        reload = Reloading(lambda: found.plan, run, pages=pages, replan=found.replan)
+        nursery.start_soon(reload.run, 0.0)
         await trio.sleep(2)
         yield found
         nursery.cancel_scope.cancel()

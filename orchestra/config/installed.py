@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["is_installed", "lock_content"]
+__all__ = ["LOCKS", "is_installed", "lock_content"]
 
-LOCK_FILES = (
-    "package-lock.json",
-    "npm-shrinkwrap.json",
-    "pnpm-lock.yaml",
-    "yarn.lock",
-    "bun.lock",
-    "bun.lockb",
-)
+# Lock files, and the managers that write them.
+LOCKS = {
+    "package-lock.json": "npm",
+    "npm-shrinkwrap.json": "npm",
+    "pnpm-lock.yaml": "pnpm",
+    "yarn.lock": "yarn",
+    "bun.lock": "bun",
+    "bun.lockb": "bun",
+}
 # What a manager writes into node_modules when it is done; programs are linked when all packages are there.
 _INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 # Of npm's lock file: what may be left out on this machine.
@@ -79,7 +80,7 @@ def is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *
 
 def lock_content(folder: Path) -> tuple[bytes | None, ...]:
     """Give what an installation depends on: `package.json` and the lock files."""
-    return tuple(_bytes(folder / name) for name in ("package.json", *LOCK_FILES))
+    return tuple(_bytes(folder / name) for name in ("package.json", *LOCKS))
 
 
 def _is_found(name: str, folder: Path) -> bool:

@@ -124,13 +124,8 @@ def examine(
 ) -> tuple[Plan, Problems]:
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
-    Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the root that the options name,
-            else in the current folder, or, if that has neither, the settings in it, if they define a process.
-        machine: What only the machine knows.
-        only: The processes to run; none means all.
-        left_out: The processes not to run.
-        overrides: Options.
+    Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
+    current folder, or, if that has neither, the settings in it, if they define a process.
 
     Raises:
         ConfigError: There is no Procfile to look at.
@@ -259,10 +254,8 @@ class _Reader:
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
-        frontend = upstreams.pop("frontend")
-        return roles.decide(
-            roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend, frontends=upstreams)
-        )
+        main = {"frontend": upstreams.pop("frontend"), "backend": backend}
+        return roles.decide(roles.Facts(processes=tuple(processes), **main, frontends=upstreams))
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
         """Plan the proxy; without a backend and without a frontend there is none."""
@@ -276,8 +269,7 @@ class _Reader:
         named = {"backend": table.backend, "frontend": table.frontend, **table.frontends}
         for key, wanted in named.items():
             if wanted in not_run:
-                what = f"frontend at {key}" if key in table.frontends else key
-                self.notes.append(Note(f"no {what}: {wanted} is not among the processes of this run"))
+                self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
         upstreams = {decided.frontend, decided.backend, *decided.frontends.values()}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
@@ -287,7 +279,9 @@ class _Reader:
             return None
         may_move = address is None
         with self.problems.caught():
-            address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+            address = addresses.settle_address(
+                address, self.chosen, self.root, machine=self.machine, notes=self.notes
+            )
         if len(table.allowed_hosts) > 1 and decided.frontend is not None:
             text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
             self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.config.files import is_file, is_folder, upward
-from orchestra.config.installed import is_installed
+from orchestra.config.installed import LOCKS, is_installed
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 from orchestra.reading import read_file
@@ -32,14 +32,6 @@ __all__ = [
 
 # Where the folders of workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
-_LOCKS = {
-    "package-lock.json": "npm",
-    "npm-shrinkwrap.json": "npm",
-    "pnpm-lock.yaml": "pnpm",
-    "yarn.lock": "yarn",
-    "bun.lock": "bun",
-    "bun.lockb": "bun",
-}
 
 _Json: TypeAlias = "Mapping[str, object]"
 
@@ -47,13 +39,10 @@ _Json: TypeAlias = "Mapping[str, object]"
 def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     """Decide whether packages have to be installed before a command can run, and how.
 
+    No folder above `root` is looked at.
+
     The folder is that of the nearest `package.json`, or the root of the workspace that it belongs to; the
     manager is that of its lock file, else the one that `package.json` names, else the one that is used.
-
-    Args:
-        folder: Where the command uses packages.
-        root: The Procfile's folder: none above it is looked at.
-        uses: The package manager that the command uses.
     """
     package = package_folder(folder, root)
     if package is None:
@@ -148,12 +137,12 @@ def _install_folder(package: Path, root: Path) -> Path:
 
 def _locked(folder: Path) -> list[str]:
     """The managers that have a lock file in a folder."""
-    return [manager for lock, manager in _LOCKS.items() if is_file(folder / lock)]
+    return [manager for lock, manager in LOCKS.items() if is_file(folder / lock)]
 
 
 def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
     names = [str(each.get("packageManager", "")).partition("@")[0] for each in described]
-    named = next((name for name in names if name in _LOCKS.values()), "")
+    named = next((name for name in names if name in LOCKS.values()), "")
     locked = _locked(folder)
     return next((each for each in (named, default, *locked) if each in locked), named or default)
 

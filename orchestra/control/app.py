@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
-    from orchestra.control.doors import Door, Refusal
+    from orchestra.control.doors import Door
     from orchestra.control.live import Message, Receive, Scope, Send
     from orchestra.control.tabs import Tabs
     from orchestra.events import Event, StateChanged
@@ -149,7 +149,7 @@ class App:
         request = _request(door, scope)
         refusal = admit(request)
         if refusal is not None:
-            await _answer(request, send, _refused(refusal))
+            await _answer(request, send, _said(refusal.status, refusal.text, refusal.headers))
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
@@ -364,10 +364,6 @@ async def _body(receive: Receive) -> bytes | None:
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
     return body if len(body) <= MAX_BODY else None
-
-
-def _refused(refusal: Refusal) -> _Answer:
-    return _said(refusal.status, refusal.text, refusal.headers)
 
 
 def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:

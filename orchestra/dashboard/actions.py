@@ -138,10 +138,6 @@ def _bottom(on: Controls) -> None:
         on.set(until=None)
 
 
-def _pause(on: Controls) -> None:
-    on.set(until=on.model.log.count if on.look.until is None else None)
-
-
 def _find(on: Controls, *, up: bool) -> None:
     """Go to the next entry with the text that is searched for."""
     look, log = on.look, on.model.log
@@ -210,10 +206,6 @@ def _filter(on: Controls, text: str) -> None:
 # --- What acts on the run ---
 
 
-def _restart(on: Controls) -> Order | None:
-    return _about_selected(on, Do.RESTART)
-
-
 def _stop(on: Controls) -> Order | None:
     process = on.model.processes.get(on.look.selected)
     is_down = process is not None and process.state in _STOPPED
@@ -236,7 +228,7 @@ def _copy(on: Controls) -> Order | None:
     look = on.look
     if look.on_requests:
         row = next((row for row in _rows(on) if row.key == look.chosen), None)
-        return Order(Do.COPY, text=(on.model.url or "") + row.target) if row else None
+        return Order(Do.COPY, text=(on.model.url or "") + row.of.target) if row else None
     shown = _shown(on)
     found = next((entry for entry in shown if entry.number == look.hit), shown[-1] if shown else None)
     return Order(Do.COPY, text=text_of(found.event)) if found else None
@@ -274,7 +266,7 @@ PERFORM: dict[str, Callable[[Controls], Order | None]] = {
     "down": lambda on: _move(on, 1),
     "only": _only,
     "back": _back,
-    "restart": _restart,
+    "restart": lambda on: _about_selected(on, Do.RESTART),
     "retry": lambda _: Order(Do.RETRY),
     "stop": _stop,
     "kill": lambda on: _about_selected(on, Do.KILL),
@@ -284,7 +276,7 @@ PERFORM: dict[str, Callable[[Controls], Order | None]] = {
     "previous": lambda on: _find(on, up=False),
     "filter": lambda on: _begin_typing(on, Mode.FILTER),
     "errors": lambda on: on.set(wanted=replace(on.look.wanted, errors=not on.look.wanted.errors), until=None),
-    "pause": _pause,
+    "pause": lambda on: on.set(until=on.model.log.count if on.look.until is None else None),
     "pageup": lambda on: scroll(on, -max(on.page - 1, 1)),
     "pagedown": lambda on: scroll(on, max(on.page - 1, 1)),
     "top": _top,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.look import Look
     from orchestra.dashboard.model import Model, Overall, Process
     from orchestra.dashboard.requests import RequestRow
-    from orchestra.events import ErrorShown, OutputPaused, RequestFinished, RequestHeads
+    from orchestra.events import ErrorShown, OutputPaused, RequestHeads
 
 __all__ = ["Details", "Frame", "Message", "frame"]
 
@@ -50,7 +50,6 @@ class Details:
     """All that is known of one request."""
 
     row: RequestRow
-    finished: RequestFinished | None
     heads: RequestHeads | None
 
 
@@ -94,12 +93,7 @@ def frame(model: Model, controls: Controls, *, now: float, width: int, height: i
     """Choose what a picture of this size shows; `missed` lines have come and gone since the last one."""
     look = controls.see(now)
     errors = [each for each in model.errors() if each.seq > look.dismissed]
-    rows = list(
-        islice(
-            look.rows(model.requests, now),
-            _rows_wanted(model, controls, height),
-        )
-    )
+    rows = _rows(model, look, now, height)
     is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
     begun = [
         each for each in model.paused.values() if is_followed and look.wanted.process in ("", each.process)
@@ -129,13 +123,14 @@ def frame(model: Model, controls: Controls, *, now: float, width: int, height: i
     )
 
 
-def _rows_wanted(model: Model, controls: Controls, height: int) -> int:
-    """How many requests have to be made ready: down to the chosen one, and a screen more."""
-    look = controls.look
+def _rows(model: Model, look: Look, now: float, height: int) -> list[RequestRow]:
+    """Give as many requests as have room; down to the chosen one, and a screen more."""
+    rows = look.rows(model.requests, now)
     if not look.on_requests or look.chosen is None:
-        return height
-    keys = [row.key for row in look.rows(model.requests, controls.now)]
-    return (keys.index(look.chosen) if look.chosen in keys else 0) + height
+        return list(islice(rows, height))
+    found = list(rows)
+    place = next((index for index, row in enumerate(found) if row.key == look.chosen), 0)
+    return found[: place + height]
 
 
 def _project(model: Model) -> str:
@@ -189,9 +184,7 @@ def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None
     row = next((row for row in rows if row.key == look.chosen), None)
     if not look.details or row is None:
         return None
-    finished = model.requests.find(row.key)
-    heads = model.requests.heads.get(finished.id if finished is not None else row.key)
-    return Details(row, finished, heads)
+    return Details(row, model.requests.heads.get(row.of.id))
 
 
 def _message(model: Model, look: Look, now: float) -> Message | None:
@@ -214,7 +207,7 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
     if notice is not None and now - notice.at < _NOTICE_SECONDS:
         return Message(sentence(notice), notice.level)
     if model.hints.found:
-        return Message(f"hint: {model.hints.found[-1].text}")
+        return Message(f"hint: {model.hints.found[-1]}")
     return None
 
 

@@ -22,7 +22,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from orchestra.events import Event
 
@@ -84,30 +84,28 @@ class Group:
         self.slowest = max(self.slowest, other, key=_duration)
         self.is_assets &= _is_fine_asset(other)
 
+    def listed(self, *, is_by_time: bool) -> Iterable[RequestFinished]:
+        """Give what is known of them, the newest or the slowest first."""
+        if not is_by_time:
+            return reversed(self.members)
+        known = {each.id: each for each in (self.slowest, *self.members)}
+        return sorted(known.values(), key=_duration, reverse=True)
+
 
 class RequestRow(NamedTuple):
-    """What one row says.
+    """What one row shows.
 
     Attributes:
         key: Tells it from others: a request's id; negative for a member of a group that is unfolded.
-        is_running: It is not over: `seconds` go on.
-        why: What it waits for, or why it got this answer.
+        of: The request; of one that is not over, as if it were: its reason is what it waits for.
+        is_running: It is not over.
         folded: How many requests the row stands for.
         is_assets: They are different ones.
         is_member: It is one of a group that is unfolded.
     """
 
     key: int
-    method: str
-    target: str
-    status: int | None
-    upstream: str
-    why: str
-    seconds: float
-    first_byte: float | None = None
-    size: int | None = None
-    held: float = 0.0
-    outcome: str = "complete"
+    of: RequestFinished
     is_running: bool = False
     folded: int = 1
     is_assets: bool = False
@@ -184,22 +182,19 @@ class Requests:
                 yield row
         groups = sorted(self.groups, key=lambda each: -each.slowest.duration) if is_by_time else None
         for group in groups or reversed(self.groups):
-            row = _over(group.slowest if is_by_time else group.newest)._replace(
-                key=group.key, folded=group.count, is_assets=group.is_assets
-            )
+            shown = group.slowest if is_by_time else group.newest
+            row = RequestRow(group.key, shown, folded=group.count, is_assets=group.is_assets)
             if group.count == 1 and _has(row, text):
                 yield row
-                continue
-            kept = {each.id: each for each in (group.slowest, *group.members)}.values()
-            by_time = sorted(kept, key=_duration) if is_by_time else group.members
-            members = [each for each in map(_over, reversed(by_time)) if _has(each, text)]
-            if not members:
                 continue
             if not text:
                 yield row
             if text or group.key in unfolded:
-                for each in members:
-                    yield each if text else each._replace(key=-each.key, is_member=True)
+                for each in group.listed(is_by_time=is_by_time):
+                    if not text:
+                        yield RequestRow(-each.id, each, is_member=True)
+                    elif _has(member := RequestRow(each.id, each), text):
+                        yield member
 
     def past(self) -> Iterator[Event]:
         """Give events that make other requests what these are, in no order."""
@@ -208,14 +203,6 @@ class Requests:
             yield from group.members
         for known in (self.streams, self.tabs, self.heads):
             yield from known.values()
-
-    def find(self, key: int) -> RequestFinished | None:
-        """Give a request that is over by the key of its row, if it is still known."""
-        for group in self.groups:
-            for member in group.members:
-                if member.id == abs(key):
-                    return member
-        return None
 
     def clear(self) -> None:
         """Forget those that are over."""
@@ -245,39 +232,29 @@ def _running(waiting: UnderWay, now: float) -> RequestRow:
     why = f"waits: {waiting.held_for}" if waiting.held_for else f"waits for the {waiting.upstream}"
     if waiting.status is not None:
         why = "is being answered"
-    return RequestRow(
-        key=waiting.id,
+    request = RequestFinished(
+        id=waiting.id,
         method=waiting.method,
         target=waiting.target,
         status=waiting.status,
         upstream=waiting.upstream,
-        why=why,
-        seconds=max(now - waiting.since, 0.0),
-        is_running=True,
+        reason=why,
+        held=0.0,
+        first_byte=None,
+        duration=max(now - waiting.since, 0.0),
+        bytes_in=0,
+        bytes_out=0,
+        outcome="complete",
     )
-
-
-def _over(event: RequestFinished) -> RequestRow:
-    return RequestRow(
-        key=event.id,
-        method=event.method,
-        target=event.target,
-        status=event.status,
-        upstream=event.upstream,
-        why=event.reason,
-        seconds=event.duration,
-        first_byte=event.first_byte,
-        size=event.bytes_out,
-        held=event.held,
-        outcome=event.outcome,
-    )
+    return RequestRow(waiting.id, request, is_running=True)
 
 
 def _has(row: RequestRow, text: str) -> bool:
     if not text:
         return True
-    status = "---" if row.status is None else row.status
-    return text.lower() in f"{row.method} {row.target} {status} {row.upstream} {row.why}".lower()
+    one = row.of
+    status = "---" if one.status is None else one.status
+    return text.lower() in f"{one.method} {one.target} {status} {one.upstream} {one.reason}".lower()
 
 
 def _duration(event: RequestFinished) -> float:

@@ -184,9 +184,7 @@ class Screen:
         with suppress(OSError):
             self._on_taken(os.ttyname(self._stdout), _LEAVE)
         self._lines, self._drawn = [], None
-        disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
-        is_raw = self._controls.gives_input
-        termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled, is_raw=is_raw))
+        self._change_mode()
 
     def _copy(self, text: str) -> None:
         """Put text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
@@ -286,10 +284,9 @@ class Screen:
     def _change_mode(self) -> None:
         """Have Ctrl-C and others come as keys while a process gets input, and not otherwise."""
         if self._mode is not None:
-            is_raw = self._controls.gives_input
-            disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
             with suppress(OSError, termios.error):
-                mode = _key_mode(self._mode, disabled, is_raw=is_raw)
+                disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
+                mode = _key_mode(self._mode, disabled, is_raw=self._controls.gives_input)
                 termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
 
 

@@ -94,7 +94,7 @@ class Worker:
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
         self.tell(StopRequested(reason))
-        self._handover.discard_spare()
+        self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
         """Start the process again if it has ended; `StartError` if the run is over. Does not wait.

@@ -113,7 +113,7 @@ def batches(
     if files.invalid:
         text = f"not watched: {', '.join(files.invalid)} is not a valid pattern"
         yield Batch(warning=(text, "Write it as in .gitignore."))
-    if files.is_cut:
+    if files.walk.is_cut:
         text = f"not all files are watched: there are more than {len(files.folders)} folders"
         yield Batch(warning=(text, "Leave folders out: ignore = [...], or .gitignore."))
     if system := _silent_system(files.folders):
