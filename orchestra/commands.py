@@ -217,6 +217,14 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
 COMMANDS["exec"] = _exec
 
 
+@_command
+def attach(run: RunningRun) -> int:
+    """Show the dashboard of a run that another terminal has started; `q` leaves it, and the run goes on."""
+    from orchestra.attaching import attach as show  # noqa: PLC0415 - only here
+
+    return show(run)
+
+
 # --- In production ---
 
 

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
+from orchestra.dashboard.feed import Feed
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.quiet import Quiet
@@ -126,6 +127,7 @@ async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
@@ -144,7 +146,17 @@ async def _run_on_screen(
             model.apply(each)
 
     supervisor.subscribe(observe, *get_args(Event))
-    operator = Operator(supervisor, controls)
+
+    async def past() -> Sequence[Event]:
+        await trio.lowlevel.checkpoint()
+        return model.past()
+
+    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
+    operator = Operator(
+        controls,
+        lambda order: carry_out(order, supervisor, operator.soon),
+        lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+    )
     screen = Screen(
         model,
         controls,
@@ -200,6 +212,7 @@ async def _run_printing(
     for log in logs:
         log.follow(supervisor.subscribe)
     supervisor.subscribe(observe, *printer.kinds)
+    supervisor.feed = Feed(supervisor.subscribe, logs[0].past, quiet)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)

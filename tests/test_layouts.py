@@ -48,23 +48,23 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "environment in backend": Layout(
         kit.beside,
-        "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --reload --port $PORT main:app\n",
+        "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --port $PORT main:app\n",
         "frontend",
         environment="backend/.venv",
     ),
     "pnpm workspace": Layout(
         kit.workspace,
-        "vite: cd packages/web && pnpm run dev\napi: uvicorn --reload --port $PORT api:app\n",
+        "vite: cd packages/web && pnpm run dev\napi: uvicorn --port $PORT api:app\n",
         "packages/web",
     ),
     "flask factory": Layout(
         kit.flask_factory,
-        "api: flask --app notes:create_app run --debug --port $PORT\n",
+        "api: flask --app notes:create_app run --debug --no-reload --port $PORT\n",
         parts=("/static/page.js", "/static/style.css"),
     ),
     "django and htmx": Layout(
         kit.htmx,
-        "api: python manage.py runserver 127.0.0.1:$PORT\n",
+        "api: python manage.py runserver --noreload 127.0.0.1:$PORT\n",
         parts=("/static/htmx.js", "/static/style.css"),
         fragment="/rows",
     ),
@@ -96,6 +96,7 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
         run.state("api", "ready")
         if layout.frontend is not None:
             run.state("vite", "ready")
+        assert not [event for event in run.events if event.get("code") == "reloads-itself"]
         with requests_logged(run, "api") as asked:
             page = visit(run.url + "/")
             hello(run)
@@ -113,6 +114,27 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
         run_id = run.run_id
         assert run.stop() == 130
         assert marked(run_id) == []
+
+
+def test_without_a_procfile_what_init_would_write_is_run(tmp_path: Path, layout_packages: Path) -> None:
+    kit.made(tmp_path, layout_packages)
+    assert "cd web && npm run dev" in orchestra("check", cwd=tmp_path, env=ACTIVATED)[1]
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        shown = run.until(lambda event: event.get("hint") == "Keep it: orchestra init")
+        run.until(lambda event: event.get("text") == "vite: cd web && npm run dev")
+        assert shown["text"].startswith("there is no Procfile")
+        run.state("api", "ready")
+        run.state("vite", "ready")
+        works(visit(run.url + "/"))
+        hello(run)
+        (tmp_path / ".env").write_text("GREETING=hello\n")
+        run.until(lambda event: event["type"] == "plan.changed")
+        assert orchestra("init", cwd=tmp_path, env=ACTIVATED)[0] == 0
+        with (tmp_path / "Procfile.dev").open("a") as file:
+            file.write("more: sleep 1000\n")
+        changed = run.until(lambda event: "more" in event.get("started", ()))
+        assert changed["restarted"] == []
+        hello(run)
 
 
 ANSWERING_ALL = {
