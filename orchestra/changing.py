@@ -22,7 +22,7 @@ from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
@@ -41,9 +41,6 @@ class CurrentPlan:
     """The plan that a run follows.
 
     Args:
-        plan: The first one.
-        run: Its processes.
-        bus: Where changes are reported.
         replan: Reads the files again; ``None``: they are not read again.
 
     Attributes:
@@ -58,16 +55,8 @@ class CurrentPlan:
         self._replan = replan
         self._turn = trio.Lock()
 
-    def __repr__(self) -> str:
-        return f"<CurrentPlan of {self.plan.procfile}>"
-
     def open_proxy(self, listeners: Sequence[socket.socket], development: Development | None) -> Proxy:
-        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run.
-
-        Args:
-            listeners: Where it listens.
-            development: What it takes part in, if anything.
-        """
+        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run."""
         # A plain Procfile runner starts a third faster without it.
         from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 
@@ -86,8 +75,8 @@ class CurrentPlan:
         worker = self._run.workers.get(process)  # a new upstream may not be one of them yet
         return tuple(worker.output.tail) if worker is not None else ()
 
-    async def replan(self, reason: str = "") -> None:
-        """Read the files again, and follow the plan that they make now.
+    async def replan(self, reason: str = "") -> Collection[str]:
+        """Read the files again, and follow the plan that they make now; return what that has restarted.
 
         Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
 
@@ -96,13 +85,14 @@ class CurrentPlan:
         """
         async with self._turn:
             if self._replan is None or self._run.phase is not Phase.RUNNING:
-                return
+                return ()
             try:
-                await self._change(await trio.to_thread.run_sync(self._replan, self.plan), reason)
+                return await self._change(await trio.to_thread.run_sync(self._replan, self.plan), reason)
             except ConfigError as exc:
                 for each in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
                     text = f"the old plan goes on: {each}"
                     self._bus.notice("plan-invalid", text, level="error", hint=each.hint)
+                return ()
 
     async def change(self, plan: Plan, reason: str) -> None:
         """Follow another plan; see `Supervisor.change`."""
@@ -111,7 +101,7 @@ class CurrentPlan:
                 raise OrchestraError(f"the plan cannot be changed: {self._run.phase.value}")
             await self._change(plan, reason)
 
-    async def _change(self, plan: Plan, reason: str) -> None:
+    async def _change(self, plan: Plan, reason: str) -> Collection[str]:
         checked_dependencies(plan)
         run, plan = self._run, settled(self.plan, plan)
         newest = {name: worker.newest for name, worker in run.workers.items()}
@@ -119,6 +109,7 @@ class CurrentPlan:
         if self._proxy is not None and plan.proxy is not None:
             self._proxy.change(plan.proxy, [each.name for each in plan.processes])
         await run.change(plan, found, lambda: self._adopt(plan, found, reason))
+        return found.restarted
 
     def _adopt(self, plan: Plan, found: Difference, reason: str) -> None:
         """Have it known that the plan is another one, now that its processes are there."""

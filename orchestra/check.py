@@ -51,7 +51,11 @@ def check(
     """Look at everything that a run would need; the arguments are those of `load`."""
     try:
         plan, problems = examine(
-            procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides
+            procfile,
+            this_machine(environ, has_memory=True),
+            only=only,
+            left_out=left_out,
+            overrides=overrides,
         )
     except ConfigError as exc:
         return Report((exc,), ())
@@ -60,12 +64,13 @@ def check(
 
 
 def _understood(plan: Plan) -> Iterator[str]:
-    yield str(plan.procfile or "")
+    if plan.procfile is not None:
+        yield str(plan.procfile) if plan.procfile.exists() else f"{plan.procfile} (not written)"
     yield ""
     if (proxy := plan.proxy) is not None:
         yield f"{Address(proxy.host, proxy.port).url} asks"
-        yield f"  backend   {proxy.named(proxy.backend)}{_why(proxy.backend_reason)}"
-        yield f"  frontend  {proxy.named(proxy.frontend)}{_why(proxy.frontend_reason)}"
+        for key, upstream in proxy.upstreams.items():
+            yield f"  {key:<8}  {proxy.named(upstream)}{_why(proxy.why(key))}"
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:

@@ -62,6 +62,7 @@ class Running:
     wait_ready = _in_thread(Supervisor.wait_ready)
     start = _in_thread(Supervisor.start)
     stop = _in_thread(Supervisor.stop)
+    kill = _in_thread(Supervisor.kill)
     restart = _in_thread(Supervisor.restart)
     change = _in_thread(Supervisor.change)
     signal = _in_thread(Supervisor.signal)

@@ -16,30 +16,35 @@ import resource
 import signal
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
+from orchestra.config.plan import Address
+from orchestra.dashboard.feed import Feed
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.quiet import Quiet
+from orchestra.dashboard.recording import Recording
 from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, StateChanged
+from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
+from orchestra.last_address import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
+    from orchestra.dashboard.runlog import EventLog
     from orchestra.dashboard.screen import Screen
 
-__all__ = ["run"]
+__all__ = ["follow_job_control", "run"]
 
 # The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
@@ -54,12 +59,13 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _WANTED_FILES = (65_536, 10_240)
 
 
-def run(plan: Plan, *, replan: Replan | None = None) -> int:
+def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) -> int:
     """Run a plan to its end, and return the exit status.
 
     Args:
         plan: What to run.
         replan: Reads again what the plan was made of, when that has changed; see `Supervisor`.
+        record: The file in which all that happens is kept, for `replaying`.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -73,8 +79,21 @@ def run(plan: Plan, *, replan: Replan | None = None) -> int:
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
-    make = partial(Supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
-    return trio.run(_run, plan, mode, make)
+    make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
+    recordings = [] if record is None else [Recording(record)]
+    return trio.run(_run, plan, mode, make, recordings)
+
+
+def _supervisor(plan: Plan, **how: Any) -> Supervisor:
+    """Make the run, whose address is kept for the next one."""
+    supervisor = Supervisor(plan, **how)
+
+    def keep(_started: Event) -> None:
+        if plan.proxy is not None and plan.proxy.may_move and supervisor.url is not None:
+            keep_port(plan.root, os.environ, Address.of_url(supervisor.url).port)
+
+    supervisor.subscribe(keep, RunStarted)
+    return supervisor
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
@@ -83,29 +102,32 @@ def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
-async def _run(plan: Plan, mode: str, make: partial[Supervisor]) -> int:
+async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[Recording]) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
 
                 nursery.start_soon(reap_orphans)
-            log = RunLog(plan, os.environ)
-            nursery.start_soon(log.run)
+            logs = [RunLog(plan, os.environ), *recordings]
+            for log in logs:
+                nursery.start_soon(log.run)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
-            supervisor = await run_it(plan, signals, make, log)
-            await log.aclose()
+            supervisor = await run_it(plan, signals, make, logs)
+            for log in logs:
+                await log.aclose()
             nursery.cancel_scope.cancel()
-    if log.failure:
+    for failure in filter(None, (log.failure for log in logs)):
         with suppress(OSError):
-            os.write(2, f"warning: {log.failure}\n".encode("utf-8", "replace"))
+            os.write(2, f"warning: {failure}\n".encode("utf-8", "replace"))
     return supervisor.ended.exit_code if supervisor.ended is not None else _EXIT_BUG
 
 
 async def _run_on_screen(
-    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
@@ -113,8 +135,9 @@ async def _run_on_screen(
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
     controls = Controls(model, plan.dashboard.keys)
-    supervisor = make(sinks=log.sinks, window=window, is_kept_open=True)
-    log.follow(supervisor.subscribe)
+    supervisor = make(sinks=[sink for log in logs for sink in log.sinks], window=window, is_kept_open=True)
+    for log in logs:
+        log.follow(supervisor.subscribe)
     quiet = Quiet(plan)
     supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
 
@@ -123,7 +146,17 @@ async def _run_on_screen(
             model.apply(each)
 
     supervisor.subscribe(observe, *get_args(Event))
-    operator = Operator(supervisor, controls)
+
+    async def past() -> Sequence[Event]:
+        await trio.lowlevel.checkpoint()
+        return model.past()
+
+    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
+    operator = Operator(
+        controls,
+        lambda order: carry_out(order, supervisor, operator.soon),
+        lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+    )
     screen = Screen(
         model,
         controls,
@@ -137,7 +170,7 @@ async def _run_on_screen(
         await nursery.start(operator.run)
         await nursery.start(screen.run)
         nursery.start_soon(_obey, signals, supervisor, window)
-        nursery.start_soon(_follow_job_control, screen)
+        nursery.start_soon(follow_job_control, screen)
         await supervisor.run()
         nursery.cancel_scope.cancel()
     with suppress(OSError):  # the terminal may be what has ended
@@ -146,13 +179,20 @@ async def _run_on_screen(
 
 
 async def _run_printing(
-    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], log: RunLog, *, mode: str
+    plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog], *, mode: str
 ) -> Supervisor:
     writer = Writer()
     printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
     if mode == "plain":
         names = [process.name for process in plan.processes]
-        printer = PlainPrinter(writer, names, environ=_environ(plan), has_timestamps=plan.timestamps)
+        printer = PlainPrinter(
+            writer,
+            names,
+            environ=_environ(plan),
+            has_timestamps=plan.timestamps,
+            has_names=plan.names,
+            has_requests=plan.requests,
+        )
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     quiet = Quiet(plan)
 
@@ -167,10 +207,12 @@ async def _run_printing(
             else:
                 printer.observe(each)
 
-    supervisor = make(sinks=[write_line, *log.sinks], window=window)
+    supervisor = make(sinks=[write_line, *(sink for log in logs for sink in log.sinks)], window=window)
     supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
-    log.follow(supervisor.subscribe)
+    for log in logs:
+        log.follow(supervisor.subscribe)
     supervisor.subscribe(observe, *printer.kinds)
+    supervisor.feed = Feed(supervisor.subscribe, logs[0].past, quiet)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)
@@ -276,7 +318,7 @@ def _room_for_output(plan: Plan) -> tuple[int, int]:
     return max(columns - margin, 20), max(lines, 2)
 
 
-async def _follow_job_control(screen: Screen) -> None:
+async def follow_job_control(screen: Screen) -> None:
     """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
     with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
         async for number in changes:

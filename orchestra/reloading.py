@@ -30,9 +30,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import trio
 
-from orchestra.child.spawn import SpawnError
 from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
-from orchestra.supervision.runtime import Phase
+from orchestra.supervision.runtime import Phase, run_command
 from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ if TYPE_CHECKING:
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
     from orchestra.watch.changes import Batch
-    from orchestra.watch.interest import Interest
+    from orchestra.watch.interest import Changed, Interest
 
 __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
-OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[None]]"
+OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 
 # Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
 # run imports nothing for it. No change is missed by that.
@@ -64,7 +63,7 @@ _MOST_ROUNDS = 3
 
 
 class Pages(Protocol):
-    """The pages that browsers show. Neither of these waits."""
+    """The pages that browsers show. None of these waits."""
 
     def reload(self, reason: str) -> object:
         """Load those of the backend again."""
@@ -72,13 +71,11 @@ class Pages(Protocol):
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
 
+    def expect_restart(self, process: str) -> None:
+        """Do not reload when a process is ready, until `settle`."""
 
-class Planned(Protocol):
-    """Has a plan, which may become another one; as `Supervisor`."""
-
-    @property
-    def plan(self) -> Plan:
-        """The present one."""
+    def settle(self, process: str, *, is_restarted: bool) -> None:
+        """Reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
@@ -91,13 +88,7 @@ class Effect(Enum):
 
 
 def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effect:
-    """Decide what follows from changes for a process.
-
-    Args:
-        changes: What has changed.
-        reloads_itself: Whether it watches its files, too.
-        is_alive: Whether there is a child that could do so.
-    """
+    """Decide what follows from changes for a process, which may watch its files, too."""
     kinds = {each.kind for each in changes.files}
     if Kind.CODE in kinds:
         return Effect.NOTHING if reloads_itself and is_alive else Effect.RESTART
@@ -111,14 +102,11 @@ class Reloading:
     """Watches the files of a run, and does what follows from their changes.
 
     Args:
-        planned: Has the plan of the run.
-        run: The run.
-        pages: The pages that browsers show.
         replan: Has the files read again that the plan was made from; is told which have changed.
     """
 
-    def __init__(self, planned: Planned, run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
-        self._planned = planned
+    def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
+        self._plan = plan
         self._run = run
         self._pages = pages
         self._replan = replan
@@ -128,11 +116,9 @@ class Reloading:
         self._explained: set[str] = set()  # processes of which it was said that they reload themselves
         self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
         self._busy: set[str] = set()
+        self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._nursery: trio.Nursery  # there while `run` runs
-
-    def __repr__(self) -> str:
-        return f"<Reloading of {', '.join(self._watched) or 'nothing'}>"
 
     async def run(self, since: float) -> None:
         """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
@@ -149,6 +135,7 @@ class Reloading:
                         if self._watched:
                             await run.runtime.watch(self._watched, since=since, tell=self._take)
                         await trio.sleep_forever()
+                    self._settle()
                     since = run.runtime.now().timestamp()
             finally:
                 unsubscribe()
@@ -162,7 +149,7 @@ class Reloading:
     # --- What is watched ---
 
     def _interests(self) -> Mapping[str, Interest]:
-        return interests(self._planned.plan, [each.life.plan for each in self._run.workers.values()])
+        return interests(self._plan(), [each.life.plan for each in self._run.workers.values()])
 
     def _see(self, _event: Event) -> None:
         """Watch other files when a process has got its role, or the plan is another one."""
@@ -173,7 +160,7 @@ class Reloading:
         """Say it, once, when a backend reloads itself, and what would be faster."""
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._planned.plan) or plan.reloader is None or plan.watch is not None:
+            if not is_backend(plan, self._plan()) or plan.reloader is None or plan.watch is not None:
                 continue
             if name not in self._explained:
                 self._explained.add(name)
@@ -191,34 +178,48 @@ class Reloading:
             worker = self._run.workers.get(name)
             if worker is not None and self._effect(worker, changes) is Effect.RESTART:
                 worker.expect_restart()
+                self._pages.expect_restart(name)
+                self._expected.add(name)
         for name, changes in batch.changes.items():
             if name != RUN:
-                paths = [os.path.relpath(each.path, self._root) for each in changes.files[:_MOST_PATHS]]
-                paths = [
-                    str(each.path) if path.startswith("../") else path
-                    for path, each in zip(paths, changes.files, strict=False)
-                ]
-                self._run.bus.emit(FilesChanged(process=name, paths=tuple(sorted(paths))))
+                paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
+                self._run.bus.emit(FilesChanged(process=name, paths=tuple(paths)))
             self._waiting[name] = _merged(self._waiting.get(name), changes)
             if name not in self._busy:
                 self._busy.add(name)
                 self._nursery.start_soon(self._follow, name)
+        if not batch.expected:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Have the pages know where nothing has changed."""
+        for name in self._expected - self._busy:
+            self._pages.settle(name, is_restarted=False)
+        self._expected &= self._busy
+
+    def _shown(self, changed: Changed) -> str:
+        path = os.path.relpath(changed.path, self._root)
+        return str(changed.path) if path.startswith("../") else path
 
     async def _follow(self, name: str) -> None:
         """Do what follows from the changes of one process, until there are no more."""
+        is_restarted = False
         while (changes := self._waiting.pop(name, None)) is not None:
             if name == RUN:
                 await self._replan(", ".join(each.path.name for each in changes.files))
             elif (worker := self._run.workers.get(name)) is not None:
-                await self._act(worker, changes)
+                is_restarted |= await self._act(worker, changes)
         self._busy.discard(name)
+        self._expected.discard(name)
+        self._pages.settle(name, is_restarted=is_restarted)
 
     def _effect(self, worker: Worker, changes: Changes) -> Effect:
         plan = worker.life.plan
         reloads_itself = plan.watch is None and (plan.reloader is not None or worker.reloads_itself)
         return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
 
-    async def _act(self, worker: Worker, changes: Changes) -> None:
+    async def _act(self, worker: Worker, changes: Changes) -> bool:
+        """Do what follows for a process; say whether it is restarted."""
         plan, state = worker.life.plan, worker.life.state
         match effect := self._effect(worker, changes):
             case Effect.NOTHING:
@@ -228,6 +229,7 @@ class Reloading:
                 if is_wanted and self._run.phase is Phase.RUNNING:
                     self._run.keep_open()
                     worker.restart()
+                    return True
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
                 if plan.reloader is not None and plan.watch is None:
@@ -239,6 +241,7 @@ class Reloading:
                     self._pages.swap_styles(sorted({each.path.name for each in changes.files}))
             case _:
                 assert_never(effect)
+        return False
 
     # --- Commands before a restart ---
 
@@ -275,23 +278,10 @@ class Reloading:
     async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
         """Run a command; say whether it has succeeded, and show it if not."""
         plan, command, run = worker.life.plan, wanted.command, self._run
+        output, env = worker.output.write, run.environment(plan, plan.port)
         error = f"not done after {_COMMAND_TIMEOUT:g} s"
         with trio.move_on_after(_COMMAND_TIMEOUT):
-            try:
-                how = await run.spawn(
-                    plan.in_shell(command),
-                    cwd=plan.cwd,
-                    # A mark of its own: it must not be taken for the process's family.
-                    env={
-                        **run.environment(plan, plan.port),
-                        "ORCHESTRA_PROCESS": f"{plan.name}:before_restart",
-                    },
-                    on_output=worker.output.write,
-                    stop_timeout=0.0,
-                )
-                error = "" if how.code == 0 else str(how)
-            except SpawnError as exc:
-                error = exc.message
+            error = await run_command(run, plan, command, "before_restart", env=env, on_output=output)
         if error:
             failed.add(command)
             text = f"before_restart `{command}`: {error}"

@@ -1,7 +1,11 @@
-"""What an address means to the system: the places where a socket can connect to it, in order."""
+"""What an address means to the system: the places where a socket can connect to it, in order.
+
+Not here: what is said over a connection, for how long it is tried.
+"""
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +14,11 @@ import trio
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
 
-__all__ = ["LOOPBACK", "places"]
+__all__ = ["LOOPBACK", "connected", "places"]
 
 LOOPBACK = ("127.0.0.1", "::1")
+# Seconds between two attempts at a unix socket whose queue is full: it accepts some in a millisecond.
+_BUSY_PAUSE = 0.01
 
 
 async def places(address: Address) -> list[tuple[int, int, Any]]:
@@ -29,3 +35,37 @@ async def places(address: Address) -> list[tuple[int, int, Any]]:
         resolved = await trio.socket.getaddrinfo(name, address.port, type=socket.SOCK_STREAM)
         found += [(family, kind, place) for family, kind, _, _, place in resolved]
     return found
+
+
+async def connected(address: Address) -> trio.socket.SocketType:
+    """Connect to the first of its places that accepts; at a unix socket that is busy, as soon as it does.
+
+    Raises:
+        OSError: Nothing listens there; of several attempts, the last one's.
+    """
+    failure = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
+    for family, kind, place in await places(address):
+        sock = trio.socket.socket(family, kind)
+        try:
+            await sock.connect(place)
+            # TCP waits by itself; for a unix socket "try again" looks like success to trio.
+            while family == socket.AF_UNIX and not _has_peer(sock):
+                await trio.sleep(_BUSY_PAUSE)
+                await sock.connect(place)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+def _has_peer(sock: trio.socket.SocketType) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -28,10 +28,9 @@ from orchestra.changing import CurrentPlan
 from orchestra.child import sockets
 from orchestra.config.plan import Address, Note
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, ProcessMeasured, RunEnded, RunStarted, State
+from orchestra.events import Notice, RunEnded, RunStarted, State
 from orchestra.supervision.lifecycle import run_result
-from orchestra.supervision.measuring import measure
-from orchestra.supervision.run import Run
+from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.version import __version__
 
@@ -116,6 +115,8 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
+        read_again: Has the plan followed that the files make now, if `replan` reads them.
+        feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -133,15 +134,16 @@ class Supervisor:
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
         self.ended: RunEnded | None = None
+        self.feed: Callable[[], AsyncGenerator[bytes, None]] | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
+        self.read_again = self._current.replan
         self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
-        self._stopped = trio.Event()
-        self._news = ParkingLot()  # of readers of events
+        self._stopped, self._news = trio.Event(), ParkingLot()  # the latter of readers of events
         self._exit_code: int | None = None
         self._reason = ""
 
@@ -275,8 +277,11 @@ class Supervisor:
         """Write to a process's standard input; `OrchestraError` if it does not run, or does not take it."""
         await self._run.workers[name].send(text.encode())
 
-    def kill(self) -> None:
-        """End everything at once, by SIGKILL. Does not wait: `stop` does."""
+    def kill(self, name: str | None = None) -> None:
+        """End everything by SIGKILL, or one process, which stays stopped. Does not wait: `stop` does."""
+        if name is not None:
+            self._run.workers[name].kill()
+            return
         self.ending.set()
         self._run.kill()
 
@@ -302,10 +307,7 @@ class Supervisor:
         return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `observer` with every event (of these kinds) from now on, after a snapshot.
-
-        The result ends that.
-        """
+        """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
@@ -329,8 +331,7 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
-            if self._bus.wants(ProcessMeasured):
-                nursery.start_soon(measure, self._run)
+            nursery.start_soon(measure, self._run)
             if self._development is not None:
                 nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
@@ -418,7 +419,7 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
     """Give what the user should know before anything runs, each with its code."""
     if (proxy := plan.proxy) is not None:
         if proxy.may_move and port != proxy.port:
-            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            text = f"port {proxy.port} has just been taken: the one address has port {port}"
             yield "plan", Note(text)
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"

@@ -210,6 +210,15 @@ class World:
         changed = tuple(Changed(Path.cwd() / each, kind) for each in files)
         self._tell(Batch(changes={process: Changes(changed, rereads)}))
 
+    def touch(self, process: str, *files: str) -> None:
+        """Touch code of a process; whether it has changed is not known yet."""
+        changed = tuple(Changed(Path.cwd() / each, Kind.CODE) for each in files)
+        self._tell(Batch(expected={process: Changes(changed, rereads_templates=False)}))
+
+    def change_nothing(self) -> None:
+        """Have it known that what was touched is as it was."""
+        self._tell(Batch())
+
     def warn(self, text: str, hint: str) -> None:
         """Have something to say about the watching."""
         self._tell(Batch(warning=(text, hint)))

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from orchestra import Overrides, State, Supervisor, load
+from orchestra.control.local import Order, carry_out
 from orchestra.events import Notice, PlanChanged
 from tests.events_kit import Recorder
 from tests.kit import Run, base_port, get
@@ -76,6 +77,13 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
         await recorder.until_line("good day")
         assert supervisor.snapshot()["api"].pid == first["api"].pid
 
+        # An order to start something again has it read, too, and what that restarts is not restarted twice.
+        project.write(".env", "GREETING=good night\n")
+        order = Order(do="restart", processes=("worker",))
+        await carry_out(order, supervisor, nursery.start_soon)
+        await recorder.until_line("good night")
+        assert supervisor.snapshot()["worker"].restarts == first["worker"].restarts + 2
+
         # Nonsense: the old plan goes on.
         seen = len(recorder.of(PlanChanged))
         project.write("Procfile", f"api {SERVE} $PORT\n{WORKER}")
@@ -95,6 +103,7 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
         await supervisor.stop()
     assert [(event.started, event.stopped, event.restarted) for event in recorder.of(PlanChanged)] == [
         (("db",), (), ()),
+        ((), (), ("db", "worker")),
         ((), (), ("db", "worker")),
         (("web",), ("db", "api", "worker"), ()),
     ]

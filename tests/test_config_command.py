@@ -421,7 +421,89 @@ def test_nothing_is_installed_where_nothing_is_missing(tmp_path: Path) -> None:
     (tmp_path / "node_modules" / ".vite").mkdir(parents=True)
     assert install(tmp_path, "npm run dev") is not None  # Vite's cache, or half an installation
     (tmp_path / "node_modules" / ".package-lock.json").touch()
+    assert install(tmp_path, "npm run dev") is not None  # production packages only
+    there(tmp_path, "vite")
     assert install(tmp_path, "npm run dev") is None
+
+
+def there(folder: Path, name: str) -> None:
+    (folder / "node_modules" / name).mkdir(parents=True, exist_ok=True)
+    (folder / "node_modules" / name / "package.json").touch()
+
+
+def npm_lock(path: Path, **versions: str) -> None:
+    optional = {
+        "node_modules/fsevents": {"version": "2.0.0", "optional": True},
+        "node_modules/ui": {"link": True},
+    }
+    packages = {f"node_modules/{name}": {"version": version} for name, version in versions.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"packages": {"": {}, **packages, **(optional if path.name[0] != "." else {})}})
+    )
+
+
+def test_npm_installs_again_when_the_lock_file_names_other_versions(tmp_path: Path) -> None:
+    package(tmp_path, **DEPENDENCIES)
+    there(tmp_path, "vite")
+    (tmp_path / "node_modules" / ".bin").mkdir()
+    noted, lock = tmp_path / "node_modules" / ".package-lock.json", tmp_path / "package-lock.json"
+    npm_lock(noted, vite="8.0.0", rollup="4.0.0")
+    for versions in ({"vite": "8.0.0"}, {"vite": "8.0.0", "rollup": "4.0.0"}):
+        npm_lock(lock, **versions)
+        assert install(tmp_path, "npm run dev") is None
+    for versions in (
+        {"vite": "8.0.1"},
+        {"vite": "8.0.0", "rollup": "4.1.0"},
+        {"vite": "8.0.0", "new": "1.0.0"},
+    ):
+        npm_lock(lock, **versions)
+        found = install(tmp_path, "npm run dev")
+        assert found is not None
+        assert found.argv[:2] == ("npm", "install")  # `ci` would begin by deleting all that is there
+
+
+@pytest.mark.parametrize(
+    ("lock", "noted", "as_it_was", "now"),
+    [
+        (
+            "pnpm-lock.yaml",
+            ".pnpm/lock.yaml",
+            "x: 1\n\nimporters:\n\n  .:\n    vite: 8.0.0\n\npackages:\n\n  y: 1\n",
+            "x: 1\n\nimporters:\n\n  .:\n    vite: 8.0.1\n\npackages:\n\n  y: 1\n",
+        ),
+        (
+            "yarn.lock",
+            ".yarn-integrity",
+            'vite@*:\n  version "8.0.0"\n  resolved "https://x/vite-8.0.0.tgz#1"\n',
+            'vite@*:\n  version "8.0.1"\n  resolved "https://x/vite-8.0.1.tgz#1"\n',
+        ),
+    ],
+)
+def test_other_managers_install_again_too(
+    tmp_path: Path, lock: str, noted: str, as_it_was: str, now: str
+) -> None:
+    package(tmp_path, **DEPENDENCIES)
+    there(tmp_path, "vite")
+    path = tmp_path / "node_modules" / noted
+    path.parent.mkdir(exist_ok=True)
+    entries = {"lockfileEntries": {"vite@*": "https://x/vite-8.0.0.tgz#1"}}
+    path.write_text(json.dumps(entries) if lock == "yarn.lock" else as_it_was.replace("y: 1", "z: 1"))
+    (tmp_path / lock).write_text(as_it_was)
+    assert install(tmp_path, "npm run dev") is None
+    (tmp_path / lock).write_text(now)
+    assert install(tmp_path, "npm run dev") is not None
+
+
+def test_packages_are_found_where_node_finds_them(tmp_path: Path) -> None:
+    package(tmp_path, workspaces=["ui"])
+    package(tmp_path / "ui", **DEPENDENCIES)
+    assert install(tmp_path, "cd ui && npm run dev") is not None
+    there(tmp_path, "vite")
+    (tmp_path / "node_modules" / ".package-lock.json").touch()
+    assert install(tmp_path, "cd ui && npm run dev") is None
+    package(tmp_path / "ui", devDependencies={"vite": "*", "vue": "*"}, scripts={"dev": "vite"})
+    assert install(tmp_path, "cd ui && npm run dev") is not None
 
 
 def test_a_workspace_is_installed_at_its_root(tmp_path: Path) -> None:

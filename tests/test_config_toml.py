@@ -33,12 +33,15 @@ install = false
 color = "never"
 timestamps = true
 keep_log = false
+requests = true
+names = false
 
 [proxy]
 enabled = true
 listen = "127.0.0.1:9000"
 backend = "api"
 frontend = false
+frontends = { "/admin/" = "admin" }
 api_prefix = "/rest"
 backend_paths = ["/media"]
 backend_prefixes = ["/live"]

@@ -138,10 +138,10 @@ async def test_a_reader_that_has_left_makes_room_for_another(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("order", "status", "done"),
     [
-        ({"do": "restart", "processes": ["api"]}, 200, [("restart", "api")]),
+        ({"do": "restart", "processes": ["api"]}, 200, [("read again",), ("restart", "api")]),
         ({"do": "stop", "processes": ["api", "db"]}, 200, [("stop", "api", ""), ("stop", "db", "")]),
         ({"do": "signal", "processes": ["api"], "signal": 1}, 200, [("signal", "api", 1)]),
-        ({"do": "kill", "processes": ["api"]}, 200, [("signal", "api", 9), ("stop", "api", "")]),
+        ({"do": "kill", "processes": ["api"]}, 200, [("kill", "api")]),
         ({"do": "send", "processes": ["api"], "text": "c\n"}, 200, [("send", "api", "c\n")]),
         ({"do": "reload"}, 200, [("reload", "")]),
         ({"do": "down"}, 200, [("stop", None, "asked to")]),
@@ -163,6 +163,21 @@ async def test_programs_of_this_user_give_orders(
         assert (await stage.ask("order", method="POST", body=body, headers=OWN_PAGE)).status == 404
         await until(lambda: len(stage.orders) >= len(done))
         assert sorted(stage.orders, key=str) == sorted(done, key=str)
+
+
+async def test_an_ending_run_takes_input_and_no_other_order(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as stage:
+        stage.state(State.READY)
+        stage.ending.set()
+        for do, status in (("restart", 409), ("send", 200)):
+            body = json.dumps({"do": do, "processes": ["api"]}).encode()
+            assert (await stage.ask("order", door="local", method="POST", body=body)).status == status
+        assert stage.orders == [("send", "api", "")]
+
+
+async def test_a_run_that_nothing_shows_says_so(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as stage:
+        assert (await stage.ask("watch", door="local")).status == 404
 
 
 async def test_a_page_is_greeted_and_reloaded_once(tmp_path: Path) -> None:

@@ -133,6 +133,21 @@ def test_each_restart_reloads_once() -> None:
     assert len(stage.sent) == 3
 
 
+@pytest.mark.parametrize(("is_restarted", "is_told"), [(False, True), (True, False)])
+def test_a_reload_waits_while_a_file_is_saved(*, is_restarted: bool, is_told: bool) -> None:
+    """Ten saves in a second are one reload, however quickly the backend starts."""
+    stage = Stage()
+    tab = stage.open()
+    stage.tabs.expect_restart("api")
+    stage.ready()
+    assert told(tab) == []
+    stage.tabs.settle("api", is_restarted=is_restarted)
+    assert kinds(tab) == ["reload"] * is_told
+    stage.ready(restarts=1)
+    stage.tabs.settle("api", is_restarted=False)
+    assert kinds(tab) == ["reload"]
+
+
 def test_other_processes_reload_nothing() -> None:
     stage = Stage()
     tab = stage.open()

@@ -257,3 +257,15 @@ async def test_blank_lines_are_merged_on_a_terminal_but_not_in_a_pipe(
         for each in lines:
             await printer.write_line(each)
         await terminal.shows("api       | a", "api       |", "api       | b")
+
+
+async def test_names_can_be_left_out_and_requests_printed() -> None:
+    def make(writer: Writer) -> PlainPrinter:
+        return PlainPrinter(writer, ["api"], environ={}, has_names=False, has_requests=True)
+
+    slow = replace(kit.REQUEST, held=1.2, status=None, outcome="client-gone", target="/\x1b[2Jx")
+    assert await printed(make, line("x"), kit.REQUEST, slow) == [
+        "x",
+        "orchestra | GET /about 200 backend 4 ms",
+        "orchestra | GET /[2Jx --- backend 4 ms, held 1.2 s, client gone",
+    ]

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
 from orchestra.dashboard.controls import Controls
-from orchestra.dashboard.keys import KeyDecoder
+from orchestra.dashboard.keys import KeyDecoder, Pastes
 from orchestra.dashboard.look import Do
 from orchestra.dashboard.screen import Missed, Screen, summary
 from orchestra.events import RunEnded, State, StateChanged
@@ -223,6 +223,33 @@ async def test_while_a_process_gets_input_all_keys_but_one_are_its_own(terminal:
         assert terminal.mode == usual
 
 
+async def test_what_is_pasted_is_text_for_a_process_and_never_keys(terminal: Pty) -> None:
+    typed: list[bytes] = []
+    orders: list[Do] = []
+    screen = screen_on(
+        terminal,
+        model_of("api"),
+        perform=lambda order: orders.append(order.do),
+        send=lambda _, data: typed.append(data),
+    )
+    async with running(screen):
+        await terminal.until_bytes(b"\x1b[?2004h")
+        terminal.type(b"\x1b[200~qrx\x1b[201~")
+        await terminal.until_text("pasted text is not taken for keys; press i")
+        terminal.type(b"/\x1b[200~two\nwords \x1b[201~")
+        await terminal.until_text("search: two words_")
+        terminal.type(b"\x1b")
+        await terminal.until_text("q quit")
+        terminal.type(b"i")
+        await terminal.until_text("keys go to api")
+        terminal.type(b"\x1b[200~x = 1\rq\x1d\x1b[201~y\x1d")
+        await terminal.until_text("q quit")
+        await trio.testing.wait_all_tasks_blocked()
+    assert b"".join(typed) == b"x = 1\rq\x1dy"
+    assert not orders
+    await terminal.until_bytes(b"\x1b[?2004l")
+
+
 async def test_a_line_is_copied_by_the_terminal(terminal: Pty) -> None:
     model = model_of("api")
     model.apply(line("http://x"))
@@ -375,3 +402,17 @@ def test_it_does_not_matter_in_which_pieces_keys_arrive(keys: list[bytes], cuts:
     assert whole.feed(data) == expected
     found = [key for piece in pieces if piece for key in cut.feed(piece)]
     assert [key for key in found if key != "escape"] == expected
+
+
+@given(st.lists(st.integers(0, 60)))
+def test_a_paste_is_one_whatever_pieces_it_arrives_in(cuts: list[int]) -> None:
+    data = b"ab\x1b[200~q\x1b[2\x1b[20x\x1b[201~c\x1b[A"
+    ends = [*sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    # An escape that is typed is not waited with: a mark's is told from it by what comes with it.
+    ends = [end for end in ends if data[:end][-1:] != b"\x1b" or end > data.index(b"q")]
+    pastes = Pastes()
+    found = {False: b"", True: b""}
+    for start, end in zip([0, *ends], ends, strict=False):
+        for piece, is_pasted in pastes.feed(data[start:end]):
+            found[is_pasted] += piece
+    assert found == {False: b"abc\x1b[A", True: b"q\x1b[2\x1b[20x"}

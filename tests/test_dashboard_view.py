@@ -26,6 +26,7 @@ from orchestra.events import (
     RequestFinished,
     RequestHeads,
     RequestHeld,
+    RequestPending,
     RunEnded,
     RunStarted,
     State,
@@ -114,7 +115,7 @@ GOLDEN = {
  204 DELETE    4 ms  backend   /api/notes/3
 
  warning: port 5000 was taken, vite listens on 5173
- R retry  r restart  s start  Enter only this  Space pause  ? help  q quit
+ R retry  r restart  s start  Enter only this  t requests  ? help  q quit
 """,
     (120, 40): """
  orchestra  http://127.0.0.1:8000                                                               1 HMR   ✗ worker failed
@@ -156,7 +157,7 @@ GOLDEN = {
  200 GET      1.3 s    1.3 s    100 B  backend   /api/notes  held 1.3 s
 
  warning: port 5000 was taken, vite listens on 5173
- R retry  r restart  s start  Enter only this  Space pause  / search  f filter  e errors  t requests  ? help  q quit
+ R retry  r restart  s start  Enter only this  t requests  Space pause  / search  f filter  e errors  ? help  q quit
 """,
     (40, 10): """
  http://127.0.0.1:8000  ✗ worker failed
@@ -410,6 +411,40 @@ def test_the_details_of_a_request() -> None:
         " answer:",
         "   Content-Type: text/html",
     ]
+
+
+def test_a_request_that_waits_shows_its_heads() -> None:
+    waits = RequestPending(
+        time=moment(1.0), id=1, method="GET", target="/a", upstream="backend", status=None, elapsed=0.5
+    )
+    heads = RequestHeads(id=1, request=("Host: localhost",), answer=())
+    rows = [row for row in picture(model_of(STARTED, waits, heads), "t", "enter", now=4.5) if row]
+    start = next(index for index, row in enumerate(rows) if "── request ──" in row)
+    assert rows[start + 1 : -1] == [
+        " GET /a",
+        " no answer yet  backend  waits for the backend",
+        " so far 4.0 s",
+        " request:",
+        "   Host: localhost",
+    ]
+
+
+def test_the_slowest_requests_come_first_if_that_is_wanted() -> None:
+    asset = replace(REQUEST, upstream="frontend", target="/src/a.ts")
+    assets = [
+        replace(asset, id=number, target=f"/src/{number}.ts", duration=3.0 if number == 3 else 0.001)
+        for number in range(2, 90)
+    ]
+    model = model_of(REQUEST, *assets, replace(REQUEST, id=99, target="/slow", duration=4.0))
+    rows = [row for row in picture(model, "t", "T", "z")[2:-2] if row]
+    assert "slowest first" in rows[0]
+    assert rows[1:] == [
+        "▸200 GET      4.0 s  backend   /slow",
+        " 200 GET      3.0 s  frontend  +88 assets  /src/3.ts",
+        " 200 GET       4 ms  backend   /about",
+    ]
+    rows = [row for row in picture(model, "T", "z", "j", "enter")[2:-2] if row]
+    assert rows[3] == " 200 GET      3.0 s  frontend    /src/3.ts"
 
 
 def test_a_prompt_is_pointed_out_while_it_stands() -> None:

@@ -72,6 +72,46 @@ async def test_rules_count_from_the_next_request_on(autojump_clock: trio.testing
         assert (await on.finished(3)).held == pytest.approx(3)
 
 
+async def test_a_further_frontend_comes_and_goes(autojump_clock: trio.testing.MockClock) -> None:
+    """It need not be started for that: what was reported of its process still counts."""
+    async with stage() as on:
+        client = on.client()
+        on.reports("admin", State.READY, url=SUCCESSOR)
+        processes = ["api", "vite", "admin"]
+        on.proxy.change(replace(on.plan, frontends={"/admin/": FromProcess(name="admin")}), processes)
+        await client.says(get(b"/admin/x", NAVIGATES))
+        admin = await on.successor()
+        await admin.hears_head()
+        await admin.says(PAGE)
+        assert (await answer(client))[1] == b"page"
+        on.proxy.change(on.plan, processes)
+        await admin.hears_end()
+        await client.says(get(b"/admin/x", NAVIGATES))
+        await (await on.backend()).hears_head()
+
+
+async def test_a_further_frontend_that_is_dead_takes_nothing_else_down(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(frontends={"/admin/": FromProcess(name="admin")}) as on:
+        client = on.client()
+        await client.says(get(b"/admin/", NAVIGATES))
+        held = await on.told(RequestHeld)
+        assert (held.upstream, held.reason) == ("frontend", "admin is not started")
+        on.prints("admin", "no such module")
+        on.reports("admin", State.FAILED)
+        head, page = await answer(client)
+        assert b" 502 " in head
+        assert b"admin has failed" in page
+        assert b"no such module" in page
+        for path, upstream in ((b"/x", on.backend), (b"/@vite/client", on.frontend)):
+            await client.says(get(path, NAVIGATES))
+            origin = await upstream()
+            await origin.hears_head()
+            await origin.says(PAGE)
+            assert (await answer(client))[1] == b"page"
+
+
 async def test_what_was_found_stays_until_its_process_goes(autojump_clock: trio.testing.MockClock) -> None:
     async with stage(ready=("vite",), backend=UNDECIDED) as on:
         on.proxy.decide("backend", FromProcess(name="api"), reason="it answers HTTP")

@@ -47,6 +47,7 @@ def a_gate(plan: UpstreamPlan = API) -> tuple[Gate, list[Event]]:
     gate = Gate(
         "backend",
         plan,
+        newest={},
         changed=trio.lowlevel.ParkingLot(),
         hold=15,
         bus=bus,

@@ -41,6 +41,23 @@ async def test_a_request_that_is_over_soon_is_only_told_at_its_end(autojump_cloc
         assert [type(event) for event in on.events] == [RequestFinished]
 
 
+async def test_the_heads_of_a_request_that_waits_are_told_as_far_as_they_are(autojump_clock: object) -> None:
+    async with stage() as on:
+        heads: list[RequestHeads] = []
+        on.bus.subscribe(heads.append, RequestHeads)  # type: ignore[arg-type]
+        client = on.client()
+        await client.says(get(b"/", b"Cookie: a=1\r\n"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await on.told(RequestPending)
+        await backend.says(PAGE[:-1])
+        await on.told(RequestPending, 2)
+        await backend.says(PAGE[-1:])
+        await on.finished()
+        assert all("Cookie: a=1" in told.request for told in heads)
+        assert [bool(told.answer) for told in heads] == [False, True, True]
+
+
 async def test_heads_are_told_to_an_observer_that_names_them(autojump_clock: object) -> None:
     async with stage() as on:
         heads: list[RequestHeads] = []

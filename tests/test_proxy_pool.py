@@ -31,7 +31,7 @@ ELSEWHERE = Address("127.0.0.1", 8001)
 
 def an_upstream(limit: int, plan: UpstreamPlan = ELSEWHERE) -> Upstream:
     changed = trio.lowlevel.ParkingLot()
-    gate = Gate("backend", plan, changed=changed, hold=15, bus=Bus(), tail=lambda _: ())
+    gate = Gate("backend", plan, newest={}, changed=changed, hold=15, bus=Bus(), tail=lambda _: ())
     return Upstream(gate, dial=dial, reader=HeadReader(), start_soon=print, limit=limit)
 
 

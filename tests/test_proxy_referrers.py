@@ -141,6 +141,37 @@ def test_what_is_the_backends_by_the_settings_never_falls_back(answer: ResponseH
         assert isinstance(step, Answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "upstream"),
+    [
+        ("/admin", "/admin/"),
+        ("/admin/", "/admin/"),
+        ("/admin/users/7", "/admin/"),
+        ("/admin/@vite/client", "/admin/"),
+        ("/admin/old/x", "/admin/old"),
+        ("/admin/api/x", "backend"),
+        ("/admin/shared/a.js", "frontend"),
+        ("/administration", "backend"),
+        ("/api/x", "backend"),
+        ("/", "backend"),
+        ("/@vite/client", "frontend"),
+    ],
+)
+def test_a_further_frontend_has_what_is_below_its_prefix(path: str, upstream: str) -> None:
+    further = {"/admin/": FromProcess(name="admin"), "/admin/old": FromProcess(name="old")}
+    router = Router(plan(frontends=further, api_prefix="/admin/api", frontend_paths=("/admin/shared",)))
+    side = asked_first(router, path.encode(), NAVIGATES)
+    assert (router.frontend_of(path.encode()) if side == "frontend" else side) == (
+        "backend" if path == "/api/x" else upstream
+    )
+    # Vite's socket, and its question whether it is there, go to the one below whose base they are.
+    hmr = router.websocket(
+        head(path.encode(), [(b"Sec-WebSocket-Protocol", b"vite-hmr")]), has_backend=True, has_frontend=True
+    )
+    assert hmr.side == "frontend"
+    assert router.frontend_of(path.encode()) == (upstream if upstream.startswith("/") else "frontend")
+
+
 # --- Parts of a page ---
 
 

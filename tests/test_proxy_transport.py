@@ -16,6 +16,7 @@ from tests.proxy_kit import receive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.real
 
@@ -43,6 +44,34 @@ async def a_connection() -> AsyncIterator[tuple[SocketTransport, SocketTransport
         yield client, server
         client.close()
         server.close()
+
+
+async def test_a_unix_socket_that_is_busy_is_waited_for(tmp_path: Path) -> None:
+    """Its queue is full: not one connection is lost, or taken for one before it is accepted."""
+    path = str(tmp_path / "busy.sock")
+    replies: list[bytes] = []
+    async with a_poller() as poller:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(0)
+            accepting = trio.socket.from_stdlib_socket(listener)
+
+            async def ask(number: int) -> None:
+                client = await dial(Address(path, 0, "unix"), poller)
+                await client.send_all(b"%d" % number)
+                replies.append(await receive(client))
+                client.close()
+
+            async with trio.open_nursery() as clients:
+                for number in range(5):
+                    clients.start_soon(ask, number)
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(5):
+                    sock, _ = await accepting.accept()
+                    server = SocketTransport(socket.socket(fileno=sock.detach()), poller)
+                    await server.send_all(await receive(server))
+                    server.close()
+    assert sorted(replies) == [b"%d" % number for number in range(5)]
 
 
 async def has_input(transport: SocketTransport) -> None:

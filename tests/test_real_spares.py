@@ -129,6 +129,7 @@ async def test_a_touched_file_has_a_spare_get_ready(tmp_path: Path) -> None:
                 told = await recorder.until_state("api", state, restarts=restarts)
             assert state is State.FAILED or told.pid == spare
         assert await text_of(supervisor) == "mended"
+        await spare_of(supervisor)  # for the next save
         await supervisor.stop()
     assert marked(supervisor._run.id) == []
 

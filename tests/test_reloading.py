@@ -66,12 +66,19 @@ class Pages:
 
     def __init__(self) -> None:
         self.orders: list[str] = []
+        self.held: list[str] = []
 
     def reload(self, reason: str) -> None:
         self.orders.append(f"reload: {reason}")
 
     def swap_styles(self, names: Sequence[str]) -> None:
         self.orders.append(f"styles: {', '.join(names)}")
+
+    def expect_restart(self, process: str) -> None:
+        self.held.append(f"{process} is expected")
+
+    def settle(self, process: str, *, is_restarted: bool) -> None:
+        self.held.append(f"{process} is {'restarted' if is_restarted else 'as it was'}")
 
 
 class Reloaded:
@@ -104,7 +111,8 @@ async def reloading(world: World, *processes: ProcessPlan, file: str = "") -> As
         pages = Pages()
         plan = Plan(processes=processes, files=(Path.cwd() / file,) if file else ())
         found = Reloaded(world, plan, run, recorder, pages)
-        nursery.start_soon(Reloading(found, run, pages=pages, replan=found.replan).run, 0.0)
+        reload = Reloading(lambda: found.plan, run, pages=pages, replan=found.replan)
+        nursery.start_soon(reload.run, 0.0)
         await trio.sleep(2)
         yield found
         nursery.cancel_scope.cancel()
@@ -179,6 +187,22 @@ async def test_ten_saves_are_one_start_of_the_newest(autojump_clock: object, wor
         states = await on.until_quiet()
         assert states.count(READY) == 2
         assert len(world.living()) == 1
+
+
+async def test_pages_wait_for_what_is_being_saved(autojump_clock: object, world: World) -> None:
+    """A child that becomes ready while a newer one is likely to come reloads no page."""
+    async with reloading(world, backend(), ProcessPlan(name="job", command="j", watch=("**/*.x",))) as on:
+        world.touch("api", "app.py")
+        world.change_nothing()
+        world.touch("api", "app.py")
+        world.change("api", "app.py")
+        await on.until_quiet()
+        followed = ["api is as it was", "api is expected", "api is restarted"]
+        assert on.pages.held == ["api is expected", *followed]
+        on.pages.held.clear()
+        world.touch("api", "app.py")
+        world.change("job", "a.x")
+        assert on.pages.held == ["api is expected", "api is as it was"]
 
 
 async def test_a_save_during_a_restart_leads_to_one_more(autojump_clock: object, world: World) -> None:

@@ -76,7 +76,7 @@ def test_orders_are_carried_out_when_the_command_is_over(run: Run, project: Path
     assert orchestra("start", "worker", cwd=project)[0] == 0
     run.state("worker", "running", since=len(run.events))
     assert orchestra("kill", "worker", cwd=project)[0] == 0
-    run.until(lambda event: event.get("process") == "worker" and event.get("signal") == "SIGKILL")
+    assert (states(project)["worker"]["state"], states(project)["worker"]["signal"]) == ("stopped", "SIGKILL")
     assert orchestra("signal", "HUP", "api", cwd=project)[0] == 0
     run.until(lambda event: event.get("process") == "api" and event.get("signal") == "SIGHUP")
     assert orchestra("reload", cwd=project) == (0, "0 pages\n", "")
@@ -101,7 +101,7 @@ def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
 
 
 def test_without_a_run_that_is_said(project: Path) -> None:
-    for words in ("ps", "wait", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
+    for words in ("ps", "wait", "attach", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
         code, shown, errors = orchestra(*words.split(), cwd=project)
         assert (code, shown) == (2, ""), words
         assert errors.startswith(f"error: there is no run in {project}\n hint: ")

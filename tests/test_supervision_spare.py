@@ -49,7 +49,7 @@ async def test_a_spare_is_not_kept_for_ever(
         await trio.sleep(kept)
         assert spare.is_there
         await trio.sleep(2)
-        await spare.until_gone()
+        await spare.ended.wait()
         assert [child.has_ended for child in world.children].count(True) == 1  # not the one that serves
 
 

@@ -146,6 +146,30 @@ async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path
         assert recorder.states(name)[-1] is State.COMPLETED
 
 
+async def test_packages_are_installed_again_when_the_lock_file_has_changed(tmp_path: Path) -> None:
+    install = a_folder_with(tmp_path, "echo x >> count; mkdir -p node_modules; echo $NODE_ENV > environment")
+    process = ProcessPlan(
+        name="a",
+        command="echo up; exec sleep 1000",
+        cwd=tmp_path,
+        env={"NODE_ENV": "production"},
+        install=install,
+    )
+    supervisor = Supervisor(Plan(processes=(process,)))
+    recorder = Recorder(supervisor)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        for restarts, (lock, count) in enumerate([(None, "x\n"), (None, "x\n"), ("new", "x\nx\n")]):
+            if lock is not None:
+                (tmp_path / "package-lock.json").write_text(lock)
+            if restarts:
+                await supervisor.restart("a")
+            await recorder.until_state("a", State.RUNNING, restarts=restarts)
+            assert (tmp_path / "count").read_text() == count
+        await supervisor.stop()
+    assert (tmp_path / "environment").read_text() == "development\n"
+
+
 async def test_a_failed_installation_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
     install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
     supervisor = Supervisor(

@@ -132,6 +132,28 @@ async def test_kill_does_not_wait(world: World, autojump_clock: object) -> None:
     assert recorder.when("a", State.STOPPED) - recorder.when("a", State.STOPPING) < 1
 
 
+async def test_a_process_that_is_killed_by_hand_stays_stopped(world: World, autojump_clock: object) -> None:
+    """Whatever its restart policy, as with `docker kill`; one that is killed from outside comes back."""
+
+    async def stubborn(child: Child) -> int:
+        child.heeds = False
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["stubborn"] = stubborn
+    plans = (waiting("a", command="stubborn", stop_timeout=1000, restart=Restart.ALWAYS), waiting("b"))
+    async with supervised(world, *plans) as (supervisor, recorder):
+        await recorder.until_state("a", State.RUNNING)
+        world.child(supervisor.snapshot()["a"].pid).kill()
+        await recorder.until_state("a", State.RUNNING, restarts=1)
+        supervisor.kill("a")
+        await trio.sleep(100)
+        newest = supervisor.snapshot()["a"]
+        assert (newest.state, newest.signal) == (State.STOPPED, "SIGKILL")
+        supervisor.start("a")
+        await supervisor.wait_ready(["a"])
+
+
 async def test_sinks_are_awaited_with_every_line_in_order(world: World, autojump_clock: object) -> None:
     lines: list[str] = []
 
@@ -474,7 +496,7 @@ async def test_no_sequence_of_orders_starts_a_process_twice_or_leaves_one(
                 case "restart":
                     await supervisor.restart(name)
                 case "kill":
-                    supervisor.signal(name, 9)
+                    supervisor.kill(name)
                 case "wait":
                     await trio.sleep(0.3)
                 case _:

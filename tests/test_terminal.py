@@ -90,6 +90,19 @@ def test_a_failed_process_is_shown_and_the_dashboard_stays(tmp_path: Path) -> No
         assert terminal.is_restored()
 
 
+def test_x_kills_a_process_which_stays_stopped(tmp_path: Path) -> None:
+    def is_worker(text: str, state: str) -> bool:
+        return any("worker" in row and state in row for row in text.splitlines())
+
+    with Terminal(*COMMAND, "run", cwd=project(tmp_path, worker="trap '' TERM; sleep 1000")) as terminal:
+        terminal.until(lambda text: text.count("ready") >= 2 and is_worker(text, "running"))
+        terminal.send("jjx")
+        terminal.until(lambda text: is_worker(text, "stopped"))
+        terminal.send("s")
+        terminal.until(lambda text: is_worker(text, "running"))
+        terminal.send("q")
+
+
 def test_a_wrong_procfile_does_not_touch_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("nonsense\n")
     with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
@@ -379,7 +392,9 @@ def test_on_the_dashboard_a_debugger_is_answered_and_the_request_goes_on(tmp_pat
         answer = pool.submit(get, address(text) + "/debug")
         terminal.until(lambda text: "api waits for input at '(Pdb)': press i" in text)
         terminal.until(lambda text: "/debug  waits for the backend" in text)
-        terminal.send("i")
+        terminal.send("t\r")
+        terminal.until(lambda text: "no answer yet" in text and "User-Agent: curl/8" in text)
+        terminal.send("ti")
         terminal.until(lambda text: "keys go to api until Ctrl-]" in text)
         terminal.send("n\r")
         terminal.until(lambda text: "(Pdb) n" in text)

@@ -46,12 +46,7 @@ class Guard:
         self._say(f"- {family.leader}")
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Report the terminal that shows the dashboard, or that none does any more.
-
-        Args:
-            terminal: Its device.
-            give_back: Bytes that restore the terminal's own screen when they are written to it.
-        """
+        """Report the terminal that shows the dashboard (`None`: none), and bytes that give it back."""
         self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
     def _say(self, report: str) -> None:

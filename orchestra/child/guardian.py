@@ -76,10 +76,7 @@ def main() -> None:
 def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) -> bool:
     """Follow the reports until orchestra is gone; return whether that was a proper end.
 
-    Args:
-        parent: Its process id.
-        children: Is kept to be those of which something is left, by their leaders.
-        screens: Is kept to be what gives terminals back that show the dashboard, by their paths.
+    Meanwhile `children`, by their leaders, and `screens`, what gives terminals back by their paths, are kept.
     """
     unread = b""
     is_gone = wait_for(parent)

@@ -49,7 +49,6 @@ class LineSplitter:
     Memory holds one line of at most `LONGEST_LINE`, and work is linear in the bytes.
 
     Args:
-        columns: The width of the terminal that is written to.
         longest: The characters after which a line becomes several.
     """
 

@@ -30,7 +30,6 @@ class LogFile:
     """A log file and its backups.
 
     Args:
-        path: The newest file.
         max_bytes: No file becomes larger, unless a single line is.
         backups: How many older ones are kept; with none, the full file is emptied.
         mode: The permissions of new files, but for what the umask forbids.

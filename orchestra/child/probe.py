@@ -11,24 +11,21 @@ Not here: how often, and what follows from it (`readiness`).
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import signal
+import secrets
 import ssl
 from contextlib import suppress
-from subprocess import DEVNULL, PIPE, STDOUT
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 from msgspec.structs import replace
 
-from orchestra.child.lines import clean
+from orchestra.child.spawn import SpawnError, run_child
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
-from orchestra.resolving import places
+from orchestra.resolving import connected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config.plan import Address
@@ -39,14 +36,10 @@ __all__ = ["HTTP_TIMEOUT", "Answer", "Reply", "exec_answer", "http_answer", "htt
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
-# Seconds after SIGKILL: a process that is still there then cannot be ended by us.
-_AFTER_KILL = 2.0
 # A client that hangs up before the end of a short answer is logged as one.
 _LINGER = 0.2
 # Enough for the head of a page, where its first script is.
 _MAX_BYTES = 65536
-# Bytes that are kept of what a command says: its last line is quoted.
-_KEPT_OUTPUT = 2048
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with its first blank behind the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
@@ -84,13 +77,7 @@ class Answer(NamedTuple):
 
 
 async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> Answer:
-    """Ask for a path and wait for the beginning of an answer.
-
-    Args:
-        at: Where to ask.
-        check: What is asked for, and which answers will do.
-        within: Seconds for all of it.
-    """
+    """Ask for a path and wait for the beginning of an answer, `within` so many seconds."""
     try:
         status, _, at = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
@@ -165,7 +152,7 @@ async def _get(at: Address, path: str, *, until: float, rest: float) -> Reply:
 
 
 async def _dial_for_http(at: Address) -> trio.abc.Stream:
-    stream = await _dial(at)
+    stream = trio.SocketStream(await connected(at))
     if at.scheme != "https":
         return stream
     # A development server's certificate is its own: nothing is confided to it here.
@@ -178,64 +165,33 @@ async def tcp_answer(at: Address) -> str:
     """Connect, and hang up; return what was wrong, in words."""
     with trio.move_on_after(_TCP_TIMEOUT):
         try:
-            async with await _dial(at):
+            with await connected(at):
                 return ""
         except OSError as exc:
             return f"{at.place}: {exc}"
     return f"{at.place} times out"
 
 
-async def _dial(at: Address) -> trio.SocketStream:
-    # Not open_tcp_stream: its ExceptionGroups say nothing more.
-    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    for family, kind, place in await places(at):
-        dialled = trio.socket.socket(family, kind)
-        try:
-            await dialled.connect(place)
-        except OSError as exc:
-            dialled.close()
-            failure = exc
-        except BaseException:
-            dialled.close()
-            raise
-        else:
-            return trio.SocketStream(dialled)
-    raise failure
-
-
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
     """Run a command for ``/bin/sh -c`` to its end; return what was wrong, in words, with its last line.
 
-    Whatever it has started is ended with it, if it stays in its process group.
+    Whatever it has started is ended with it.
     """
-    try:
-        process = await trio.lowlevel.open_process(
-            ["/bin/sh", "-c", command],
-            cwd=cwd,
-            env=dict(env),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            start_new_session=True,
-        )
-    except OSError as exc:
-        return f"`{command}` cannot be run: {exc.strerror}"
-    assert process.stdout is not None  # noqa: S101 - asked for
-    said = b""
-    try:
-        with trio.move_on_after(_EXEC_TIMEOUT) as limit:
-            async for chunk in process.stdout:
-                said = (said + chunk)[-_KEPT_OUTPUT:]
-            await process.wait()
-    finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with trio.move_on_after(_AFTER_KILL, shield=True):
-            await process.stdout.aclose()
-            await process.wait()
-    if limit.cancelled_caught:
-        return f"`{command}` takes longer than {_EXEC_TIMEOUT:g} s"
-    if process.returncode == 0:
-        return ""
-    last = clean(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
-    return f"`{command}` ends with {process.returncode}" + (f": {last}" if last else "")
+    # Of several at once, one must not be taken for what another one has left behind.
+    env = {**env, "ORCHESTRA_CHILD": secrets.token_hex(4)}
+    last = ""
+
+    async def keep(_stream: object, lines: Sequence[str], _partial: object) -> None:
+        nonlocal last
+        last = next((line for line in reversed(lines) if line.strip()), last)
+        await trio.lowlevel.checkpoint()
+
+    with trio.move_on_after(_EXEC_TIMEOUT):
+        try:
+            how = await run_child(f"exec 2>&1; {command}", cwd=cwd, env=env, on_output=keep, stop_timeout=0.0)
+        except SpawnError as exc:
+            return f"`{command}` {exc.message}"
+        if how.code == 0:
+            return ""
+        return f"`{command}` ends with {how.shell_code}" + (f": {last}" if last else "")
+    return f"`{command}` takes longer than {_EXEC_TIMEOUT:g} s"

@@ -13,6 +13,7 @@ Not here: what follows from it (`supervision.lifecycle`).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import trio
@@ -69,11 +70,7 @@ class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        plan: The process that the child belongs to.
-        env: The child's environment, for commands.
-        port: What its ``PORT`` says.
         needs_address: Where it listens has to be known, whatever its checks are.
-        probe: Asks the questions.
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
 
     Attributes:
@@ -123,12 +120,7 @@ class Readiness:
                 event.set()
 
     async def wait(self, leader: int, scanner: SocketScanner) -> None:
-        """Wait until all checks have passed.
-
-        Args:
-            leader: The pid of the child.
-            scanner: Looks for sockets.
-        """
+        """Wait until all checks have passed."""
         async with trio.open_nursery() as nursery:
             for check in self.checks:
                 nursery.start_soon(self._pursue, check, leader, scanner)
@@ -149,7 +141,7 @@ class Readiness:
         match check:
             case TcpCheck(at=Address() as at) | HttpCheck(at=Address() as at):
                 self.missing[check] = f"nothing answers at {at.url}"
-                await self._ask_address(check, at)
+                await self._repeat(check, partial(self._ask_address, check, at))
             case TcpCheck() | HttpCheck():
                 self.missing[check] = "it listens nowhere"
                 await self._ask_sockets(check, leader, scanner)
@@ -158,7 +150,7 @@ class Readiness:
                 await self._seen[check].wait()
             case ExecCheck():
                 self.missing[check] = f"`{check.command}` has not ended yet"
-                await self._ask_command(check)
+                await self._repeat(check, partial(self._run, check))
             case DelayCheck():
                 self.missing[check] = f"{check.seconds:g} s are not over"
                 await trio.sleep(check.seconds)
@@ -171,7 +163,7 @@ class Readiness:
             leader,
             self._port,
             is_certain=self._listens_as_told,
-            until_hint=self._until_port_named,
+            until_hint=lambda: self._port_named.wait(),  # noqa: PLW0108 - there is a new event each time
         )
         unfit: set[Address] = set()
         # Frontends that render on the server have unix sockets for themselves.
@@ -199,9 +191,6 @@ class Readiness:
                     self.listening = unseen.at
                     return
 
-    async def _until_port_named(self) -> None:
-        await self._port_named.wait()
-
     @property
     def _listens_as_told(self) -> bool:
         return self._plan.app is not None  # our own server does
@@ -211,20 +200,20 @@ class Readiness:
             return True
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 
-    async def _ask_address(self, check: TcpCheck | HttpCheck, at: Address) -> None:
+    async def _repeat(self, check: Check, ask: Callable[[], Awaitable[str]]) -> None:
+        """Ask, less and less often, until nothing is missing."""
         pause = _FIRST_PAUSE
-        while (answer := await self._ask(check, at)).missing:
-            self.missing[check] = f"{at.url}: {answer.missing}"
-            await trio.sleep(pause)
-            pause = min(pause * 1.2, _LONGEST_PAUSE)
-        self.listening = self.listening or answer.at
-
-    async def _ask_command(self, check: ExecCheck) -> None:
-        pause = _FIRST_PAUSE
-        while missing := await self._run(check):
+        while missing := await ask():
             self.missing[check] = missing
             await trio.sleep(pause)
             pause = min(pause * 1.2, _LONGEST_PAUSE)
+
+    async def _ask_address(self, check: TcpCheck | HttpCheck, at: Address) -> str:
+        answer = await self._ask(check, at)
+        if answer.missing:
+            return f"{at.url}: {answer.missing}"
+        self.listening = self.listening or answer.at
+        return ""
 
     async def _ask(
         self, check: TcpCheck | HttpCheck, at: Address, *, within: float = probe.HTTP_TIMEOUT

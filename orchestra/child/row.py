@@ -99,9 +99,6 @@ class Row:
         self._is_in_string = False
         self._clear()
 
-    def __repr__(self) -> str:
-        return f"<Row {self.text()!r}>"
-
     def _clear(self, *, is_entered: bool = False) -> None:
         """Begin the next line; `is_entered`: by a move, so that there may be something already."""
         self._head: list[str] = []  # of a long line, what cannot be drawn over any more

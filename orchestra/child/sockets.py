@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -67,7 +67,7 @@ def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
     """
     entries = _entries()
     trees = {leader: table.tree(entries, leader) for leader in leaders}
-    return {leader: _sockets_of(tree) or _unix_sockets_of(tree) for leader, tree in trees.items()}
+    return {leader: _sockets_of(tree) or _sockets_of(tree, "unix") for leader, tree in trees.items()}
 
 
 def servers(leader: int, port: int) -> frozenset[table.Entry]:
@@ -80,11 +80,11 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     """
     entries = _entries()
     tree = table.tree(entries, leader)
-    look = _sockets_of if port else _unix_sockets_of
+    kind: Literal["tcp", "unix"] = "tcp" if port else "unix"
     holders = {
         entry
         for entry in entries
-        if entry.pid in tree and any(found.port == port for found in look([entry.pid]))
+        if entry.pid in tree and any(found.port == port for found in _sockets_of([entry.pid], kind))
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
@@ -293,31 +293,25 @@ def _entries() -> list[table.Entry]:
     return []
 
 
-def _sockets_of(pids: Collection[int]) -> frozenset[Address]:
-    import psutil  # noqa: PLC0415
-
-    found = set()
-    for pid in pids:
-        with contextlib.suppress(psutil.Error, OSError):
-            for connection in psutil.Process(pid).net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.add(Address(_reachable(connection.laddr.ip), connection.laddr.port))
-    return frozenset(found)
-
-
-def _unix_sockets_of(pids: Collection[int]) -> frozenset[Address]:
+def _sockets_of(pids: Collection[int], kind: Literal["tcp", "unix"] = "tcp") -> frozenset[Address]:
     import psutil  # noqa: PLC0415
 
     found = set()
     for pid in pids:
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
-            for each in process.net_connections("unix"):
-                path = str(each.laddr)
+            for each in process.net_connections(kind):
+                if kind == "tcp" and each.status == psutil.CONN_LISTEN:
+                    found.add(Address(_reachable(each.laddr.ip), each.laddr.port))
                 # A client's has no path; one that begins with @ is in no folder.
-                if each.type == socket.SOCK_STREAM and path and not path.startswith("@"):
+                elif (
+                    kind == "unix"
+                    and each.type == socket.SOCK_STREAM
+                    and str(each.laddr)[:1] not in ("", "@")
+                ):
                     # As it was bound: relative to where the process was then, and most probably is.
-                    found.add(Address(os.path.join(process.cwd(), path), 0, "unix"))  # noqa: PTH118
+                    path = os.path.join(process.cwd(), str(each.laddr))  # noqa: PTH118
+                    found.add(Address(path, 0, "unix"))
     return frozenset(found)
 
 

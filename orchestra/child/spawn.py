@@ -74,8 +74,6 @@ class Window:
     """The size of the terminals of all children, in character cells.
 
     Attributes:
-        columns: How wide they are.
-        lines: How high.
         echoes: Whether what they are sent is shown, as a terminal does: nothing else shows it.
     """
 

@@ -78,9 +78,6 @@ class Family:
         self.signalled = 0
         self._heard: set[Entry] = set()
 
-    def __repr__(self) -> str:
-        return f"<Family of {self.leader}>"
-
     def signal(self, number: int) -> None:
         """Signal the leader's group now, and other members as soon as `find` sees them.
 

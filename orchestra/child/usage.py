@@ -38,9 +38,6 @@ class Meter:
         self._seconds: dict[tuple[int, float], float] = {}  # of CPU, by pid and when it was created
         self._looked_at = 0.0
 
-    def __repr__(self) -> str:
-        return f"<Meter of {len(self._seconds)} processes>"
-
     def look(self, leaders: Mapping[str, int]) -> dict[str, Usage]:
         """Measure what the sessions of `leaders` (pids by name) take; blocks. One that has ended is left out.
 

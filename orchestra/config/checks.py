@@ -49,9 +49,6 @@ class TcpCheck(Struct, frozen=True):
 
     at: Address | None = None
 
-    def __str__(self) -> str:
-        return "tcp" if self.at is None else f"tcp:{self.at}"
-
 
 class HttpCheck(Struct, frozen=True):
     """A socket of its process tree listens, and answers ``GET path``.
@@ -67,10 +64,6 @@ class HttpCheck(Struct, frozen=True):
     below: int = 600
     at: Address | None = None
 
-    def __str__(self) -> str:
-        where = "http:" if self.at is None else self.at.url
-        return f"{where}{self.path}" + (f"={self.status}" if self.status is not None else "")
-
     def accepts(self, status: int) -> bool:
         """Whether an answer of this status is the one that is waited for."""
         if self.status is not None:
@@ -83,26 +76,17 @@ class LogCheck(Struct, frozen=True):
 
     pattern: re.Pattern[str]
 
-    def __str__(self) -> str:
-        return f"log:{self.pattern.pattern}"
-
 
 class ExecCheck(Struct, frozen=True):
     """A command, run in its folder and environment, ends with 0."""
 
     command: str
 
-    def __str__(self) -> str:
-        return f"exec:{self.command}"
-
 
 class DelayCheck(Struct, frozen=True):
     """So many seconds have passed since it was spawned."""
 
     seconds: float
-
-    def __str__(self) -> str:
-        return f"delay:{self.seconds:g}"
 
 
 Check: TypeAlias = TcpCheck | HttpCheck | LogCheck | ExecCheck | DelayCheck

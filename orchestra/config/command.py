@@ -146,11 +146,8 @@ class Reading(Struct, frozen=True, kw_only=True):
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
     """Read a command that is given to ``/bin/sh -c``.
 
-    Args:
-        command: As it stands in the Procfile.
-        cwd: The folder that it starts in.
-        root: The Procfile's folder: messages are relative to it; no `package.json` above it is looked for.
-        env: The child's environment, for ``~``.
+    Messages are relative to `root`, the folder of the Procfile; no `package.json` above it is looked for.
+    `env` is the child's environment, for ``~``.
     """
     walk = _Walk(root, env or {})
     walk.run(command, cwd)

@@ -34,13 +34,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def merge(
     environ: Mapping[str, str], files: Iterable[tuple[Path, bool]], problems: Problems
 ) -> dict[str, str]:
-    """Lay ``.env`` files over an environment.
-
-    Args:
-        environ: The environment below them.
-        files: Paths in order, the later file wins; and whether each one has to be there.
-        problems: Collects files that are missing or cannot be read, and lines that are not valid.
-    """
+    """Lay ``.env`` files, each of which may have to be there, over an environment; the later file wins."""
     merged = dict(environ)
     for path, is_needed in files:
         with problems.caught():

@@ -48,12 +48,7 @@ def for_child(
 
 
 def with_address(env: Mapping[str, str], url: str | None) -> dict[str, str]:
-    """Give an environment that tells a child the one address of this run, and of no other run.
-
-    Args:
-        env: The environment so far.
-        url: Where the proxy listens: ``http://127.0.0.1:8000``; ``None``: there is none.
-    """
+    """Give an environment that tells a child the one address of this run, and of no other run."""
     new = {name: text for name, text in env.items() if name not in _ADDRESS_VARIABLES}
     if url is not None:
         parts = urlsplit(url)

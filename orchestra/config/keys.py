@@ -45,6 +45,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "top": (("home", "g"), "to the oldest line"),
     "bottom": (("end", "G"), "to the newest line, and follow"),
     "requests": (("t",), "go to the requests, or back"),
+    "slowest": (("T",), "the slowest requests first, or the newest"),
     "full": (("z",), "the log, or the requests, on the full screen"),
     "hide-processes": (("1",), "hide the processes, or show them"),
     "hide-requests": (("2",), "hide the requests, or show them"),
@@ -62,10 +63,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def bindings(changed: Mapping[str, str]) -> dict[str, str]:
-    """Give the action of each key.
-
-    Args:
-        changed: Keys by action, from the settings; several are separated by blanks.
+    """Give the action of each key; `changed` has keys by action, separated by blanks.
 
     Raises:
         ValueError: There is no such action or key, or a key would have two actions.

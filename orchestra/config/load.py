@@ -50,6 +50,7 @@ from orchestra.config.plan import (
     base_name,
 )
 from orchestra.config.schema import Output, ProcessPolicy, ProxyPolicy, RunPolicy
+from orchestra.config.written import read_written
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
+        timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
     """
 
     root: str | Path | None = None
@@ -88,6 +90,9 @@ class Overrides(Struct, frozen=True, kw_only=True):
     no_reload: bool = False
     formation: str | None = None
     quiet: tuple[str, ...] = ()
+    timestamps: bool | None = None
+    names: bool | None = None
+    requests: bool | None = None
 
 
 def load(
@@ -120,13 +125,8 @@ def examine(
 ) -> tuple[Plan, Problems]:
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
-    Args:
-        procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the root that the options name,
-            else in the current folder, or, if that has neither, the settings in it, if they define a process.
-        machine: What only the machine knows.
-        only: The processes to run; none means all.
-        left_out: The processes not to run.
-        overrides: Options.
+    Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
+    current folder, or, if that has neither, the settings in it, if they define a process.
 
     Raises:
         ConfigError: There is no Procfile to look at.
@@ -147,24 +147,15 @@ class _Reader:
         self.overrides = overrides
         self.problems = Problems()
         asked = None if overrides.root is None else Path(overrides.root)
-        beside = path.parent if path is not None else asked or Path()
-        self.file = toml.find(beside, self.problems)
+        self.written = read_written(path, asked or Path(), machine, self.problems)
+        self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
-        self.notes = self.file.notes
-        defines = bool(self.settings.process)
-        try:
-            self.path = path or procfiles.find(beside, otherwise=self.file.path if defines else None)
-        except ConfigError:
-            self.problems.raise_all()  # the settings that could not be read may define a process
-            raise
+        self.notes = [*self.written.notes]
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
             self._refuse_root()
-        entries: tuple[procfiles.Entry, ...] = ()
-        if self.path != self.file.path:
-            entries = procfiles.read(self.path, self.problems, may_be_empty=defines)
-        self.processes = select.gather(self.path, entries, self.file, root=self.root)
+        self.processes = select.gather(self.path, self.written.entries, self.file, root=self.root)
 
     def _refuse_root(self) -> None:
         text, hint = f"there is no folder {self.root}", "Create it, or name another one."
@@ -229,16 +220,15 @@ class _Reader:
             for other in each.waits_for
             if other.condition is Condition.COMPLETED
         }
-        upstreams: dict[str, UpstreamPlan] = {}
-        for key in ("frontend", "backend"):
+        names, table = [each.name for each in self.processes], self.settings.proxy
+        upstreams: dict[str, UpstreamPlan] = {"frontend": UNDECIDED, "backend": UNDECIDED}
+        for keys in (("frontend",), ("backend",), *(("frontends", each) for each in table.frontends)):
             with self.problems.caught():
-                upstreams[key] = roles.given(
-                    key, [each.name for each in self.processes], self.file, self.root
-                )
-        frontend, backend = (upstreams.get(key, UNDECIDED) for key in ("frontend", "backend"))
-        if isinstance(frontend, FromProcess) and frontend == backend:
+                upstreams[keys[-1]] = roles.given(("proxy", *keys), names, self.file, self.root)
+        backend = upstreams.pop("backend")
+        if isinstance(backend, FromProcess) and backend in upstreams.values():
             hint = "Set one of the two to another process."
-            self.file.refuse(("proxy", "backend"), "it is the frontend already", hint=hint)
+            self.file.refuse(("proxy", "backend"), "it is a frontend already", hint=hint)
             backend = UNDECIDED
         processes = [
             roles.ProcessFacts(
@@ -256,7 +246,8 @@ class _Reader:
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
-        return roles.decide(roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend))
+        main = {"frontend": upstreams.pop("frontend"), "backend": backend}
+        return roles.decide(roles.Facts(processes=tuple(processes), **main, frontends=upstreams))
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
         """Plan the proxy; without a backend and without a frontend there is none."""
@@ -267,10 +258,11 @@ class _Reader:
         if self.overrides.no_proxy or not table.enabled:
             return None
         not_run = [each.name for each in self.processes if not each.instances]
-        for key, wanted in (("backend", table.backend), ("frontend", table.frontend)):
+        named = {"backend": table.backend, "frontend": table.frontend, **table.frontends}
+        for key, wanted in named.items():
             if wanted in not_run:
                 self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
-        upstreams = {decided.frontend, decided.backend}
+        upstreams = {decided.frontend, decided.backend, *decided.frontends.values()}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
             why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
@@ -279,7 +271,9 @@ class _Reader:
             return None
         may_move = address is None
         with self.problems.caught():
-            address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+            address = addresses.settle_address(
+                address, self.chosen, self.root, machine=self.machine, notes=self.notes
+            )
         if len(table.allowed_hosts) > 1 and decided.frontend is not None:
             text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
             self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
@@ -297,12 +291,13 @@ class _Reader:
             backend_reason=decided.backend_reason,
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
+            frontends=decided.frontends,
             candidates=tuple(candidates),
         )
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""
-        has_frontend = isinstance(decided.frontend, FromProcess | Address)
+        has_frontend = isinstance(decided.frontend, FromProcess | Address) or bool(decided.frontends)
         unready = set()
         for each in self.chosen:
             each.role = decided.of(each.name)
@@ -338,8 +333,10 @@ class _Reader:
             self.problems.add(ConfigError(f"--output {output}: no such output", hint=hint))
         exit_on = self.exit_on([each.name for each in processes])
         reload = self.settings.reload
+        shown = {name: getattr(self.overrides, name) for name in ("timestamps", "names", "requests")}
+        given = {name: value for name, value in shown.items() if value is not None}
         return Plan(
-            **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on},
+            **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on, **given},
             processes=tuple(processes),
             proxy=proxy,
             reload=replace(reload, enabled=reload.enabled and not self.overrides.no_reload),
@@ -347,12 +344,7 @@ class _Reader:
             procfile=self.path.absolute(),
             folder=self.root,
             files=tuple(
-                Path(normpath(each))
-                for each in (
-                    self.path.absolute(),
-                    *(self.path.absolute().parent / name for name in (toml.OWN_FILE, toml.SHARED_FILE)),
-                    *self.env_files,
-                )
+                Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
             ),
             notes=tuple(self.notes),
         )

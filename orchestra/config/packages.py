@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.config.files import is_file, is_folder, upward
+from orchestra.config.installed import LOCKS, is_installed
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 from orchestra.reading import read_file
@@ -31,16 +32,6 @@ __all__ = [
 
 # Where the folders of workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
-_LOCKS = {
-    "package-lock.json": "npm",
-    "npm-shrinkwrap.json": "npm",
-    "pnpm-lock.yaml": "pnpm",
-    "yarn.lock": "yarn",
-    "bun.lock": "bun",
-    "bun.lockb": "bun",
-}
-# What a manager writes into node_modules when it is done; programs are linked when all packages are there.
-_INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 
 _Json: TypeAlias = "Mapping[str, object]"
 
@@ -48,13 +39,10 @@ _Json: TypeAlias = "Mapping[str, object]"
 def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     """Decide whether packages have to be installed before a command can run, and how.
 
+    No folder above `root` is looked at.
+
     The folder is that of the nearest `package.json`, or the root of the workspace that it belongs to; the
     manager is that of its lock file, else the one that `package.json` names, else the one that is used.
-
-    Args:
-        folder: Where the command uses packages.
-        root: The Procfile's folder: none above it is looked at.
-        uses: The package manager that the command uses.
     """
     package = package_folder(folder, root)
     if package is None:
@@ -64,7 +52,8 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
         return None
     manager = _manager(folder, described, default=uses)
-    if _is_installed(folder, manager):
+    needed = [(each, _needed(package_json(each))) for each in dict.fromkeys([package, folder])]
+    if is_installed(folder, needed, manager=manager):
         return None
     return Install(folder=folder, argv=_argv(manager, folder, described))
 
@@ -148,22 +137,20 @@ def _install_folder(package: Path, root: Path) -> Path:
 
 def _locked(folder: Path) -> list[str]:
     """The managers that have a lock file in a folder."""
-    return [manager for lock, manager in _LOCKS.items() if is_file(folder / lock)]
+    return [manager for lock, manager in LOCKS.items() if is_file(folder / lock)]
 
 
 def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
     names = [str(each.get("packageManager", "")).partition("@")[0] for each in described]
-    named = next((name for name in names if name in _LOCKS.values()), "")
+    named = next((name for name in names if name in LOCKS.values()), "")
     locked = _locked(folder)
     return next((each for each in (named, default, *locked) if each in locked), named or default)
 
 
-def _is_installed(folder: Path, manager: str) -> bool:
-    modules = folder / "node_modules"
-    if not is_folder(modules):
-        return is_file(folder / ".pnp.cjs")
-    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
-    return manager != "npm" or any(is_file(modules / mark) for mark in _INSTALL_MARKS)
+def _needed(described: _Json) -> list[str]:
+    """The packages that a `package.json` needs while one develops."""
+    tables = [described.get(key) for key in ("dependencies", "devDependencies")]
+    return [name for table in tables if isinstance(table, dict) for name in table]
 
 
 def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
@@ -180,4 +167,6 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
                 return ("yarn", "install", "--immutable" if is_locked else "--no-immutable")
             return ("yarn", "install", *frozen, "--non-interactive")
         case _:
-            return ("npm", "ci" if is_locked else "install", "--no-audit", "--no-fund")
+            # `ci` begins by deleting all that is there.
+            is_new = is_locked and not is_folder(folder / "node_modules" / ".bin")
+            return ("npm", "ci" if is_new else "install", "--no-audit", "--no-fund")

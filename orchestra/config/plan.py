@@ -240,6 +240,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
         backend_reason: Why that one, for people.
         frontend: The upstream that is asked for what the backend does not know; ``None``: there is none.
         frontend_reason: Why that one, for people.
+        frontends: Further ones, by the prefix of what is theirs.
         candidates: The processes, instances with their numbers, one of which an `UNDECIDED` upstream may be.
     """
 
@@ -250,6 +251,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     backend_reason: str = ""
     frontend: UpstreamPlan
     frontend_reason: str = ""
+    frontends: Mapping[str, UpstreamPlan] = {}
     candidates: tuple[str, ...] = ()
 
     @property
@@ -258,20 +260,25 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
         prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
         return () if prefix is None else (prefix,)
 
+    @property
+    def upstreams(self) -> dict[str, UpstreamPlan]:
+        """All of them: ``backend``, ``frontend``, and further frontends by prefix."""
+        return {"backend": self.backend, "frontend": self.frontend, **self.frontends}
+
+    def why(self, key: str) -> str:
+        """Say why an upstream is that one, for people; may be empty."""
+        return {"backend": self.backend_reason, "frontend": self.frontend_reason}.get(key, "")
+
     def in_words(self) -> str:
         """Say which process is asked for what, and why that one, for people."""
-        pairs = (
-            ("backend", self.backend, self.backend_reason),
-            ("frontend", self.frontend, self.frontend_reason),
-        )
         words = (
-            f"{side}: {self.named(upstream)}" + (f" ({reason})" if reason and upstream else "")
-            for side, upstream, reason in pairs
+            f"{key}: {self.named(upstream)}" + (f" ({why})" if (why := self.why(key)) and upstream else "")
+            for key, upstream in self.upstreams.items()
         )
         return "; ".join(words)
 
     def named(self, upstream: UpstreamPlan) -> str:
-        """Name one of the two upstreams, for people."""
+        """Name one of the upstreams, for people."""
         match upstream:
             case FromProcess(members=members):
                 return " and ".join(members)

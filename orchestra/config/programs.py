@@ -42,11 +42,6 @@ _NEXT_STEPS = {
 def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
     """Refuse what cannot start; warn of what fails unless something puts a program there in time.
 
-    Args:
-        process: Is told which program it runs first.
-        root: The project's folder.
-        scripts: As for `tools.with_tools`.
-
     Returns:
         What may be another program, or another Python, than the user expects.
     """

@@ -62,13 +62,7 @@ _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 
 
 def find_reloader(program: str, args: Sequence[str], env: Mapping[str, str]) -> Reloader | None:
-    """Say what makes a program reload itself; ``None`` if nothing is known to.
-
-    Args:
-        program: Its name, or the name of a Python module or script.
-        args: Its arguments.
-        env: Its environment.
-    """
+    """Say what makes a program, or a Python module, reload itself; ``None`` if nothing is known to."""
     if program in _HOT:
         return Reloader(program)
     if program in _RUNNERS:

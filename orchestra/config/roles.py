@@ -19,6 +19,8 @@ fits decides:
 |          | `UNDECIDED`, as above                                                 |                |
 |          | none                                                                  |                |
 
+A process of ``proxy.frontends`` is a further frontend, and none of these two.
+
 What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. "First" is the order of
 the Procfile. What was found at run time stays (`Facts.settled`), whatever shows up later. A process that was
 `Seen.SILENT` may still answer: then it is found late.
@@ -31,6 +33,7 @@ Not here: asking sockets, reading commands, what the proxy does while an upstrea
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -42,7 +45,7 @@ from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role, base_na
 from orchestra.config.toml import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config.plan import Plan, UpstreamPlan
@@ -117,9 +120,11 @@ class Facts(Struct, frozen=True, kw_only=True):
         processes: Those of the run, in the order of the Procfile.
         frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
+        frontends: Further frontends, by prefix.
     """
 
     processes: tuple[ProcessFacts, ...]
+    frontends: Mapping[str, UpstreamPlan] = {}
     frontend: UpstreamPlan = UNDECIDED
     backend: UpstreamPlan = UNDECIDED
 
@@ -157,6 +162,7 @@ class Roles(Struct, frozen=True, kw_only=True):
         frontend_reason: Why that one, for people.
         backend: The upstream.
         backend_reason: Why that one, for people.
+        frontends: Further frontends, by prefix.
         to_ask: Names of the processes whose sockets may still show something that matters.
     """
 
@@ -164,11 +170,13 @@ class Roles(Struct, frozen=True, kw_only=True):
     frontend_reason: str = ""
     backend: UpstreamPlan = None
     backend_reason: str = ""
+    frontends: Mapping[str, UpstreamPlan] = {}
     to_ask: tuple[str, ...] = ()
 
     def of(self, process: str) -> Role:
         """Give the role of the process of that name."""
-        if isinstance(self.frontend, FromProcess) and self.frontend.name == process:
+        frontends = (self.frontend, *self.frontends.values())
+        if any(isinstance(each, FromProcess) and each.name == process for each in frontends):
             return Role.FRONTEND
         if isinstance(self.backend, FromProcess) and self.backend.name == process:
             return Role.BACKEND
@@ -179,12 +187,14 @@ def decide(facts: Facts) -> Roles:
     """Decide both upstreams, see the table above."""
     frontend, frontend_reason = _of_this_run(facts.frontend, facts), "set by proxy.frontend"
     backend, backend_reason = _of_this_run(facts.backend, facts), "set by proxy.backend"
+    further = {prefix: _of_this_run(each, facts) for prefix, each in facts.frontends.items()}
+    processes = [each for each in facts.processes if each.upstream not in further.values()]
     if frontend is UNDECIDED:
-        by_command = [each for each in facts.processes if each.runs_vite and each.upstream != backend]
+        by_command = [each for each in processes if each.runs_vite and each.upstream != backend]
         if by_command:
             frontend = by_command[0].upstream
             frontend_reason = _and_others(by_command[0].runs_vite, by_command)
-    others = [each for each in facts.processes if each.upstream != frontend and not each.runs_vite]
+    others = [each for each in processes if each.upstream != frontend and not each.runs_vite]
     if backend is UNDECIDED:
         backend, backend_reason = _backend_before_start(others)
     left = [each for each in others if each.upstream != backend and each.may_be_asked]
@@ -199,6 +209,7 @@ def decide(facts: Facts) -> Roles:
         frontend_reason=frontend_reason,
         backend=backend,
         backend_reason=backend_reason,
+        frontends=further,
         to_ask=tuple(still_to_ask),
     )
 
@@ -217,24 +228,33 @@ def facts_of(plan: Plan) -> Facts:
         )
         for name, instances in names.items()
     ]
-    given = {"frontend": plan.proxy.frontend, "backend": plan.proxy.backend} if plan.proxy else {}
-    return Facts(processes=tuple(processes), **given)
+    if plan.proxy is None:
+        return Facts(processes=tuple(processes))
+    frontend, backend, frontends = plan.proxy.frontend, plan.proxy.backend, plan.proxy.frontends
+    return Facts(processes=tuple(processes), frontend=frontend, backend=backend, frontends=frontends)
 
 
-def given(key: str, names: Sequence[str], file: SettingsFile, root: Path) -> UpstreamPlan:
-    """Read what ``proxy.backend`` or ``proxy.frontend``, as `key` says, is set to; `UNDECIDED`: to nothing.
+def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root: Path) -> UpstreamPlan:
+    """Read what an upstream is set to; `UNDECIDED`: to nothing. The path of a socket is relative to `root`.
 
-    The path of a unix socket is relative to `root`.
+    Args:
+        keys: The setting: ``proxy`` and ``backend``, ``frontend``, or ``frontends`` and a prefix.
+        names: All processes.
+        file: The settings.
+        root: The project's folder.
 
     Raises:
-        ConfigError: It is neither a process of `names` nor a URL that can be an upstream.
+        ConfigError: It is neither a process nor a URL that can be an upstream, or it is not a prefix.
     """
-    value: str | bool | None = getattr(file.settings.proxy, key)
+    prefix, table = keys[-1], file.settings.proxy
+    value = table.frontends[prefix] if len(keys) == 3 else getattr(table, prefix)
     if value is None or value is False:
         return UNDECIDED if value is None else None
-    keys, hint = ("proxy", key), "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH."
+    hint = "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
+    if len(keys) == 3 and not re.fullmatch(r"/[^/\s?#][^\s?#]*", prefix):
+        raise file.error(keys, f"{prefix!r} is not a path below /", hint='Write "/admin/" = "admin".')
     if (path := value.removeprefix("unix:")) != value:
         if not path.strip("/"):
             raise file.error(keys, f"{value!r} has no path", hint=hint)

@@ -102,6 +102,8 @@ class RunPolicy(Struct, frozen=True, kw_only=True):
     exit_on: Annotated[str, _doc('what ends the run: "all", "any", "failure" or a process')] = "all"
     color: Annotated[Colour, _doc('colours: "auto" (on a terminal), "always" or "never"')] = "auto"
     timestamps: Annotated[bool, _doc("true: lines of plain output begin with the time of day")] = False
+    names: Annotated[bool, _doc("false: lines of plain output do not begin with the process's name")] = True
+    requests: Annotated[bool, _doc("true: plain output has a line for each request")] = False
     keep_log: Annotated[bool, _doc("true: the log of the last run is kept, for `orchestra logs`")] = True
 
 
@@ -158,6 +160,9 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
     listen: Annotated[str | None, _doc('the one address: "127.0.0.1:8000"', '"127.0.0.1:8000"')] = None
     backend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
     frontend: Annotated[Upstream, _doc("a process, a URL (http, https, unix:PATH), or false", "found")] = None
+    frontends: Annotated[
+        Mapping[str, str], _doc('further ones, processes or URLs, by path: { "/admin/" = "admin" }')
+    ] = field(default_factory=dict)
 
 
 class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

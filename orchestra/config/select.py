@@ -50,22 +50,14 @@ class Draft(Struct, kw_only=True):
     """A process on its way into the plan: what was written, then what each step of `load` finds out.
 
     Attributes:
-        name: As in the Procfile.
         command: As it was written; of an `app`, what serves it.
-        path: The file where that was written.
-        line: Its line.
-        settings: Its table.
-        file: Where that stands.
         cwd: The folder that it starts in.
         waits_for: What it depends on, without what cannot work.
         ready: Its readiness checks, without those that are invalid.
         instances: What they are called: a single one like the process; with none it is not run.
         env: The environment that its command is run in, but for ports.
-        reading: What its command is going to do.
-        install: What has to be installed first.
         program: What its command runs first, and in which Python, for people.
         role: What it is to the proxy.
-        autostart: Whether it is started with the run.
     """
 
     name: str

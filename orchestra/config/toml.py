@@ -54,12 +54,10 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     """Settings, where they stand, and the problems that messages about them are added to.
 
     Attributes:
-        settings: What was set, and the defaults.
         path: The file; ``None`` if there is none, or it says nothing about orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
         text: The file's text, to find lines in.
         notes: Keys that have no effect any more.
-        problems: All that is wrong with what the user wrote.
     """
 
     settings: Settings = Settings()
@@ -76,11 +74,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     def error(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> ConfigError:
         """Make an error about the key at `keys`: file, line, key path, then `message`.
 
-        Args:
-            keys: The tables and the key.
-            message: What is wrong.
-            hint: The next step.
-            place: Which part of the value: ``[1]``.
+        `place` says which part of the value it is: ``[1]``.
         """
         where = ".".join(
             key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in (*self.above, *keys)

@@ -61,11 +61,10 @@ class Origin(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What becomes of the script.
+    """What becomes of the script: `fault` is the directive that forbids it, if one does.
 
     Attributes:
         nonce: It needs this one, if it is not empty.
-        fault: The directive that forbids it; empty if none does.
     """
 
     nonce: str = ""

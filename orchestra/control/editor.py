@@ -48,14 +48,7 @@ def editor_command(
     environ: Mapping[str, str],
     which: Callable[[str], str | None],
 ) -> list[str] | None:
-    """Return the command that opens a file at a line; ``None`` if there is no editor.
-
-    Args:
-        setting: ``[reload] editor``.
-        file: An absolute path.
-        line: From 1.
-        environ: The environment.
-        which: Finds a program.
+    """Return the command that opens a file (an absolute path) at a line; ``None`` without an editor.
 
     Raises:
         ValueError: The command that is set has a quotation mark without its other half.

@@ -36,13 +36,7 @@ _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 
 class Live:
-    """The WebSocket of one page.
-
-    Args:
-        tabs: All pages.
-        receive: As ASGI has it.
-        send: As ASGI has it.
-    """
+    """The WebSocket of one page."""
 
     _is_gone = False
     _close_code = _GOING_AWAY

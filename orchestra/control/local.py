@@ -8,31 +8,33 @@ Not here: who may ask and order (`doors`), how programs do (`remote`).
 from __future__ import annotations
 
 from functools import partial
-from signal import SIGKILL
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
+from orchestra.config.schema import DashboardSettings
+from orchestra.errors import OrchestraError
 from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+
+    import trio
 
     from orchestra.config.plan import ProcessPlan
 
-__all__ = ["Commanded", "Order", "Place", "RunState", "carry_out"]
+__all__ = ["Commanded", "Order", "Place", "RunState", "Verb", "carry_out"]
+
+Verb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
 
 
 class RunState(Struct, frozen=True, kw_only=True):
     """How a run is now.
 
     Attributes:
-        url: The one address.
-        procfile: The Procfile, if it has one.
-        root: The project's folder.
-        pid: Of orchestra.
         processes: The newest state of each process, in the order of the plan.
         errors: Those that pages show.
+        dashboard: The settings of its dashboard, for one in another terminal.
     """
 
     url: str | None
@@ -41,6 +43,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     pid: int
     processes: tuple[StateChanged, ...]
     errors: tuple[ErrorShown, ...] = ()
+    dashboard: DashboardSettings = DashboardSettings()
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,23 +52,17 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         do: The order; `down` and `reload` are for the run and the pages, the others for processes.
         processes: Their names, instances with their numbers.
-        signal: The number, for `signal`.
         text: What is typed, for `send`.
     """
 
-    do: Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
+    do: Verb
     processes: tuple[str, ...] = ()
     signal: int = 0
     text: str = ""
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """What a command needs to run as a process of the plan does.
-
-    Attributes:
-        cwd: The folder.
-        env: The environment.
-    """
+    """What a command needs to run as a process of the plan does."""
 
     cwd: str
     env: dict[str, str]
@@ -77,13 +74,28 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Commanded(Protocol):
-    """What carries out orders; a `Supervisor` does."""
+    """What carries out orders; a `Supervisor` does.
+
+    Attributes:
+        ending: Is set when the run has been asked to end.
+    """
+
+    ending: trio.Event
+
+    async def read_again(self) -> Collection[str]:
+        """Follow the plan that the files make now; return which processes that has restarted."""
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Return what there is to know of every process, by name."""
 
     def start(self, name: str) -> None:
         """Start a process again if it has ended."""
 
     async def stop(self, name: str | None = None, *, reason: str = ...) -> None:
         """Stop a process; without a name all of them, and the run."""
+
+    def kill(self, name: str) -> None:
+        """Kill a process; it stays stopped."""
 
     async def restart(self, name: str) -> None:
         """Stop a process if it runs, and start it again."""
@@ -101,12 +113,7 @@ class Commanded(Protocol):
 async def carry_out(
     order: Order, run: Commanded, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
 ) -> int:
-    """Begin to carry out an order.
-
-    Args:
-        order: The order; its processes are those of the run.
-        run: The run.
-        start_soon: Begins what takes its time.
+    """Begin to carry out an order about processes of the run; return how many it, or pages, concerns.
 
     Returns:
         How many processes or pages it is about.
@@ -119,14 +126,21 @@ async def carry_out(
         return 0
     if order.do == "reload":
         return run.reload()
+    if run.ending.is_set() and order.do != "send":
+        raise OrchestraError("the run is ending")
+    restarted: Collection[str] = ()
+    if order.do in ("restart", "start"):
+        restarted = await run.read_again()  # what is started again is what the files say now
     for name in order.processes:
         match order.do:
+            case "start" | "restart" if name in restarted or name not in run.snapshot():
+                pass
             case "start":
                 run.start(name)
-            case "stop" | "kill":
+            case "stop":
                 start_soon(partial(run.stop, name))
-                if order.do == "kill":
-                    run.signal(name, SIGKILL)
+            case "kill":
+                run.kill(name)
             case "restart":
                 start_soon(partial(run.restart, name))
             case "signal":

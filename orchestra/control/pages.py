@@ -37,7 +37,6 @@ class Page(Struct, frozen=True):
     """An answer that is changed.
 
     Attributes:
-        head: What passes in place of the upstream's head.
         feed: Changes the body; ``None``: that passes as it is.
     """
 
@@ -50,7 +49,6 @@ class PageBody(Body):
 
     Args:
         source: Reads it as it comes; was not fed yet.
-        feed: Changes it.
         has_chunks: Pass it on in chunks; else it ends with the connection.
     """
 

@@ -56,14 +56,10 @@ class Control:
     """Serves the control app, and tells pages what to do.
 
     Args:
-        view: The run.
-        bus: Its events.
-        is_backend: Tells whether a process is behind the backend.
         environ: The environment: where sockets are put, and which editor there is.
 
     Attributes:
         path: The unix socket; ``None`` if there is none.
-        swap_styles: Has stylesheets loaded again; see `Tabs.swap_styles`.
     """
 
     def __init__(
@@ -76,6 +72,7 @@ class Control:
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self.swap_styles = tabs.swap_styles
+        self.expect_restart, self.settle = tabs.expect_restart, tabs.settle
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()

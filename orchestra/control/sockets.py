@@ -40,20 +40,12 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"),
 
 
 class LocalSocket:
-    """A listening unix socket that is removed when it is closed.
-
-    Attributes:
-        path: Where it is.
-        listener: The socket.
-    """
+    """A listening unix socket that is removed when it is closed."""
 
     def __init__(self, path: Path, listener: socket.socket) -> None:
         self.path = path
         self.listener = listener
         self._inode = path.lstat().st_ino
-
-    def __repr__(self) -> str:
-        return f"<LocalSocket {self.path}>"
 
     def close(self) -> None:
         """Close it, and remove its file, unless that is another one by now."""
@@ -64,11 +56,7 @@ class LocalSocket:
 
 
 def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
-    """Listen on a unix socket of a run's own.
-
-    Args:
-        environ: The environment.
-        pid: Of the process that the run is in; the socket is called after it.
+    """Listen on a unix socket of the run of process `pid`, which is called after it.
 
     Raises:
         OSError: That is not possible; the message names the path and the cause.

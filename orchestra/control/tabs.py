@@ -55,7 +55,6 @@ class Tab:
 
     Args:
         wake: Called when there is something to `take`.
-        is_local: It is on this machine.
 
     Attributes:
         page: What it has said of itself; ``None`` before that.
@@ -86,14 +85,10 @@ class Tabs:
     """All open tabs of a run.
 
     Args:
-        policy: Which of them reload, and what they show.
         token: What a tab on this machine has to show to open a file.
-        is_backend: Tells whether a process is behind the backend.
-        emit: Where `ReloadSent` goes.
 
     Attributes:
         errors: That are shown now, by process.
-        is_over: The run ends.
     """
 
     def __init__(
@@ -116,6 +111,9 @@ class Tabs:
         self._states: dict[str, StateChanged] = {}
         # The newest child of each process that has been ready, and since when it is.
         self._ready: dict[str, tuple[object, float]] = {}
+        # Processes that are likely to be restarted, and those of them whose reload waits for that.
+        self._expected: set[str] = set()
+        self._held: set[str] = set()
         # The newest order to reload, those for all pages apart: when, and why.
         self._ordered: dict[bool, tuple[float, str]] = {}
         # By path, when a page has failed; and whether it was the page itself, not a request that it has sent.
@@ -200,8 +198,14 @@ class Tabs:
         )
         if not is_same:
             self._ready[event.process] = child, now
-            if event.process == self._asked():
-                self._tell_reload(filter(self._reloads, self._tabs), f"{event.process} is ready")
+            if event.process in self._expected:
+                self._held.add(event.process)
+            else:
+                self._tell_ready(event.process)
+
+    def _tell_ready(self, process: str) -> None:
+        if process == self._asked():
+            self._tell_reload(filter(self._reloads, self._tabs), f"{process} is ready")
 
     def _asked(self) -> str | None:
         """The process of the backend that is asked now: the first one that is ready."""
@@ -227,13 +231,7 @@ class Tabs:
             self._tell_local(error_text(event))
 
     def fail(self, path: str, now: float, *, is_document: bool) -> None:
-        """Take note that the backend has answered 500, or more.
-
-        Args:
-            path: Of the page concerned; empty if that is not known.
-            now: The time.
-            is_document: The page itself was asked for.
-        """
+        """Take note that the backend has failed to answer the page at `path` itself, or a request of it."""
         if not path:
             return
         self._failed.pop(path, None)
@@ -290,6 +288,17 @@ class Tabs:
         """Have the tabs reload that a new backend would concern, or all of them; return how many."""
         self._ordered[everywhere] = now, reason
         return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
+
+    def expect_restart(self, process: str) -> None:
+        """Hold a process's reload back until `settle`: a file was touched, another child may follow."""
+        self._expected.add(process)
+
+    def settle(self, process: str, *, is_restarted: bool) -> None:
+        """Tell what was held back, unless the process is restarted: its next child brings a reload."""
+        self._expected.discard(process)
+        if process in self._held and not is_restarted:
+            self._tell_ready(process)
+        self._held.discard(process)
 
     def swap_styles(self, names: Sequence[str]) -> int:
         """Have the stylesheets with these file names loaded again in the tabs that reload otherwise."""

@@ -44,6 +44,8 @@ REQUEST_LIMIT = 10.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
+# The media types of what has no end of its own.
+_STREAMED = b"text/event-stream", b"application/jsonl"
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
@@ -68,12 +70,7 @@ class Worker:
         config.keep_alive_timeout = IDLE_LIMIT
 
     async def serve(self, sock: socket.socket, door: Door) -> None:
-        """Serve a connection to its end.
-
-        Args:
-            sock: A connected stream socket; it becomes ours, and is closed.
-            door: How it has come in.
-        """
+        """Serve a connected socket, which is closed then, to its end."""
         stream = _Stream(sock)
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
@@ -106,16 +103,12 @@ class Worker:
 def _begins_stream(message: Message) -> bool:
     return message["type"] == "websocket.accept" or (
         message["type"] == "http.response.start"
-        and any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+        and any(value.startswith(_STREAMED) for _, value in message["headers"])
     )
 
 
 class _Stream:
-    """A `trio.SocketStream` whose sends have a deadline.
-
-    Attributes:
-        socket: The socket.
-    """
+    """A `trio.SocketStream` whose sends have a deadline."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = trio.socket.from_stdlib_socket(sock)

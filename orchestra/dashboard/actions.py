@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.log import Entry
     from orchestra.dashboard.requests import RequestRow
 
-__all__ = ["PERFORM", "scroll", "type_key"]
+__all__ = ["PERFORM", "scroll", "type_key", "type_text"]
 
 _STOPPED = (State.STOPPED, State.COMPLETED, State.FAILED)
 # So much is typed into a search at most.
@@ -44,8 +44,7 @@ def _move(on: Controls, by: int) -> None:
 
 
 def _rows(on: Controls) -> list[RequestRow]:
-    look = on.look
-    return list(on.model.requests.rows(on.now, text=look.request_text, unfolded=look.unfolded))
+    return list(on.look.rows(on.model.requests, on.now))
 
 
 def _move_request(on: Controls, by: int) -> None:
@@ -95,6 +94,13 @@ def _to_requests(on: Controls) -> None:
         _move_request(on, 0)
 
 
+def _by_time(on: Controls) -> None:
+    """Sort the requests by time, or not, and go to the first that is over."""
+    on.set(on_requests=True, hides_requests=False, is_by_time=not on.look.is_by_time, chosen=None)
+    over = [row.key for row in _rows(on) if not row.is_running]
+    on.set(chosen=over[0] if over else None)
+
+
 # --- The log ---
 
 
@@ -130,10 +136,6 @@ def _bottom(on: Controls) -> None:
         _move_request(on, len(_rows(on)))
     else:
         on.set(until=None)
-
-
-def _pause(on: Controls) -> None:
-    on.set(until=on.model.log.count if on.look.until is None else None)
 
 
 def _find(on: Controls, *, up: bool) -> None:
@@ -182,9 +184,14 @@ def type_key(on: Controls, key: str) -> None:
         return
     if key == "backspace":
         on.set(typed=look.typed[:-1])
-    elif len(key) == 1 or key == "space":
-        on.set(typed=(look.typed + (" " if key == "space" else key))[:_LONGEST_TEXT])
-    if look.mode is Mode.FILTER:
+    text = " " if key == "space" else key
+    type_text(on, text if len(text) == 1 else "")
+
+
+def type_text(on: Controls, text: str) -> None:
+    """Add to a text that is typed."""
+    on.set(typed=(on.look.typed + text)[:_LONGEST_TEXT])
+    if on.look.mode is Mode.FILTER:
         _filter(on, on.look.typed)
 
 
@@ -197,10 +204,6 @@ def _filter(on: Controls, text: str) -> None:
 
 
 # --- What acts on the run ---
-
-
-def _restart(on: Controls) -> Order | None:
-    return _about_selected(on, Do.RESTART)
 
 
 def _stop(on: Controls) -> Order | None:
@@ -225,7 +228,7 @@ def _copy(on: Controls) -> Order | None:
     look = on.look
     if look.on_requests:
         row = next((row for row in _rows(on) if row.key == look.chosen), None)
-        return Order(Do.COPY, text=(on.model.url or "") + row.target) if row else None
+        return Order(Do.COPY, text=(on.model.url or "") + row.of.target) if row else None
     shown = _shown(on)
     found = next((entry for entry in shown if entry.number == look.hit), shown[-1] if shown else None)
     return Order(Do.COPY, text=text_of(found.event)) if found else None
@@ -263,7 +266,7 @@ PERFORM: dict[str, Callable[[Controls], Order | None]] = {
     "down": lambda on: _move(on, 1),
     "only": _only,
     "back": _back,
-    "restart": _restart,
+    "restart": lambda on: _about_selected(on, Do.RESTART),
     "retry": lambda _: Order(Do.RETRY),
     "stop": _stop,
     "kill": lambda on: _about_selected(on, Do.KILL),
@@ -273,12 +276,13 @@ PERFORM: dict[str, Callable[[Controls], Order | None]] = {
     "previous": lambda on: _find(on, up=False),
     "filter": lambda on: _begin_typing(on, Mode.FILTER),
     "errors": lambda on: on.set(wanted=replace(on.look.wanted, errors=not on.look.wanted.errors), until=None),
-    "pause": _pause,
+    "pause": lambda on: on.set(until=on.model.log.count if on.look.until is None else None),
     "pageup": lambda on: scroll(on, -max(on.page - 1, 1)),
     "pagedown": lambda on: scroll(on, max(on.page - 1, 1)),
     "top": _top,
     "bottom": _bottom,
     "requests": _to_requests,
+    "slowest": _by_time,
     "full": lambda on: on.set(is_full=not on.look.is_full),
     "hide-processes": lambda on: on.set(hides_processes=not on.look.hides_processes),
     "hide-requests": lambda on: on.set(hides_requests=not on.look.hides_requests, on_requests=False),

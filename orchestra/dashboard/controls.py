@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.config.keys import bindings
-from orchestra.dashboard.actions import PERFORM, scroll, type_key
+from orchestra.dashboard.actions import PERFORM, scroll, type_key, type_text
 from orchestra.dashboard.look import Look, Mode
 from orchestra.events import State
 
@@ -32,16 +32,15 @@ class Controls:
     """The state of a dashboard that is the user's.
 
     Args:
-        model: The run.
         keys: Keys by action, where the settings say something else.
+        is_guest: The run is not this program's: its user leaves it, and does not end it.
 
     Raises:
         ValueError: Those are wrong.
 
     Attributes:
-        look: What is looked at.
-        bindings: The action of each key.
         model: The run.
+        is_guest: As it was given.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
     """
@@ -51,15 +50,15 @@ class Controls:
     now: float
     model: Model
 
-    def __init__(self, model: Model, keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, model: Model, keys: Mapping[str, str] | None = None, *, is_guest: bool = False
+    ) -> None:
         self.look = Look()
         self.bindings = bindings(keys or {})
         self.page = 10
         self.now = 0.0
         self.model = model
-
-    def __repr__(self) -> str:
-        return f"<Controls {self.look}>"
+        self.is_guest = is_guest
 
     @property
     def gives_input(self) -> bool:
@@ -101,6 +100,15 @@ class Controls:
             return None
         action = self.bindings.get(key)
         return PERFORM[action](self) if action is not None else None
+
+    def paste(self, text: str) -> None:
+        """Take what was pasted: a part of what is typed, but never keys."""
+        if self.look.mode in (Mode.SEARCH, Mode.FILTER):
+            type_text(self, " ".join(text.split()))
+        else:
+            self.say(
+                f"pasted text is not taken for keys; press {self.key_of('input')} to give it to a process"
+            )
 
     def end_input(self) -> None:
         """Keys are for the dashboard again."""

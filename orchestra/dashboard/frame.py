@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.look import Look
     from orchestra.dashboard.model import Model, Overall, Process
     from orchestra.dashboard.requests import RequestRow
-    from orchestra.events import ErrorShown, OutputPaused, RequestFinished, RequestHeads
+    from orchestra.events import ErrorShown, OutputPaused, RequestHeads
 
 __all__ = ["Details", "Frame", "Message", "frame"]
 
@@ -50,7 +50,6 @@ class Details:
     """All that is known of one request."""
 
     row: RequestRow
-    finished: RequestFinished | None
     heads: RequestHeads | None
 
 
@@ -59,12 +58,9 @@ class Frame:
     """One picture.
 
     Attributes:
-        project: The name of the project's folder.
         counts: What stands in the header beside the state: ``2 held``.
-        colours: The number of the colour of each process.
         begun: Lines that were begun, the newest last.
         log_note: What the log's title says: how much is not shown.
-        requests: As many as there may be room for.
         request_note: What their title says.
         error: The newest that is neither mended nor dismissed, and how many there are beside it.
         keys: The keys that do something now, the most important first, and what.
@@ -94,24 +90,10 @@ class Frame:
 
 
 def frame(model: Model, controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
-    """Choose what a picture of this size shows.
-
-    Args:
-        model: The run.
-        controls: What the user looks at.
-        now: Seconds since the epoch.
-        width: Columns.
-        height: Rows.
-        missed: How many lines have come and gone between the last two pictures.
-    """
+    """Choose what a picture of this size shows; `missed` lines have come and gone since the last one."""
     look = controls.see(now)
     errors = [each for each in model.errors() if each.seq > look.dismissed]
-    rows = list(
-        islice(
-            model.requests.rows(now, text=look.request_text, unfolded=look.unfolded),
-            _rows_wanted(model, controls, height),
-        )
-    )
+    rows = _rows(model, look, now, height)
     is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
     begun = [
         each for each in model.paused.values() if is_followed and look.wanted.process in ("", each.process)
@@ -141,14 +123,14 @@ def frame(model: Model, controls: Controls, *, now: float, width: int, height: i
     )
 
 
-def _rows_wanted(model: Model, controls: Controls, height: int) -> int:
-    """How many requests have to be made ready: down to the chosen one, and a screen more."""
-    look = controls.look
+def _rows(model: Model, look: Look, now: float, height: int) -> list[RequestRow]:
+    """Give as many requests as have room; down to the chosen one, and a screen more."""
+    rows = look.rows(model.requests, now)
     if not look.on_requests or look.chosen is None:
-        return height
-    rows = model.requests.rows(controls.now, text=look.request_text, unfolded=look.unfolded)
-    keys = [row.key for row in rows]
-    return (keys.index(look.chosen) if look.chosen in keys else 0) + height
+        return list(islice(rows, height))
+    found = list(rows)
+    place = next((index for index, row in enumerate(found) if row.key == look.chosen), 0)
+    return found[: place + height]
 
 
 def _project(model: Model) -> str:
@@ -185,6 +167,8 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
 def _request_note(model: Model, look: Look) -> str:
     requests = model.requests
     notes = [f"with {look.request_text!r}"] if look.request_text else []
+    if look.is_by_time:
+        notes.append("slowest first")
     if requests.under_way:
         notes.append(f"{len(requests.under_way)} under way")
     if requests.count:
@@ -200,9 +184,7 @@ def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None
     row = next((row for row in rows if row.key == look.chosen), None)
     if not look.details or row is None:
         return None
-    finished = model.requests.find(row.key)
-    heads = model.requests.heads.get(finished.id if finished is not None else row.key)
-    return Details(row, finished, heads)
+    return Details(row, model.requests.heads.get(row.of.id))
 
 
 def _message(model: Model, look: Look, now: float) -> Message | None:
@@ -225,7 +207,7 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
     if notice is not None and now - notice.at < _NOTICE_SECONDS:
         return Message(sentence(notice), notice.level)
     if model.hints.found:
-        return Message(f"hint: {model.hints.found[-1].text}")
+        return Message(f"hint: {model.hints.found[-1]}")
     return None
 
 
@@ -245,6 +227,7 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
         actions = [
             ("only", "details", True),
             ("filter", "filter", True),
+            ("slowest", "newest" if look.is_by_time else "slowest", True),
             ("copy", "copy", True),
             ("full", "full", True),
             ("requests", "back", True),
@@ -258,13 +241,13 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("stop", "start" if down else "stop", bool(selected) and not ended),
             ("input", "input", bool(model.asking())),
             ("only", "all" if look.wanted.process else "only this", True),
+            ("requests", "requests", model.url is not None),
             ("pause", "follow" if look.until is not None else "pause", True),
             ("search", "search", True),
             ("next", "next", bool(look.search)),
             ("filter", "filter", True),
             ("errors", "all" if look.wanted.errors else "errors", True),
-            ("requests", "requests", model.url is not None),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
-    always = [("help", "help", True), ("quit", "quit", True)]
+    always = [("help", "help", True), ("quit", "leave" if controls.is_guest else "quit", True)]
     return [(controls.key_of(action), word) for action, word, does in (*always, *actions) if does]

@@ -6,7 +6,7 @@ Not here: problems that the run itself notices (`Notice`), how a hint is shown.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from orchestra.events import RequestFinished, StreamOpened
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.requests import Requests
     from orchestra.events import Event
 
-__all__ = ["Hint", "Hints"]
+__all__ = ["Hints"]
 
 # Connections that a browser opens to one origin over HTTP/1.1, event streams among them.
 _CONNECTIONS_OF_A_BROWSER = 6
@@ -23,37 +23,23 @@ _MODULES_OF_A_PAGE = 20
 _VITE_REFUSES_HOST = 403
 
 
-class Hint(NamedTuple):
-    """A hint: a short name, and the line."""
-
-    code: str
-    text: str
-
-
-_STREAMS = Hint(
-    "event-streams",
+_STREAMS = (
     f"{_CONNECTIONS_OF_A_BROWSER} event streams are open: a browser has no more connections to one origin"
-    " over HTTP/1.1, and its other requests wait. Close some, or share one stream.",
+    " over HTTP/1.1, and its other requests wait. Close some, or share one stream."
 )
-_OUTDATED = Hint(
-    "vite-deps",
-    "Vite has bundled its dependencies anew (504): reload the page if it does not do so itself;"
-    " if that goes on, stop and remove node_modules/.vite.",
+_OUTDATED = (
+    "Vite has bundled its dependencies again (504): reload the page if it does not do so itself;"
+    " if that goes on, stop and remove node_modules/.vite."
 )
-_NO_HMR = Hint(
-    "no-hmr",
+_NO_HMR = (
     "a page has loaded Vite's modules, but its HMR socket has not come through this address:"
-    " take host, port and clientPort out of server.hmr in Vite's configuration.",
+    " take host, port and clientPort out of server.hmr in Vite's configuration."
 )
-_PREFLIGHT = Hint(
-    "preflight",
+_PREFLIGHT = (
     "a browser asks whether it may (OPTIONS, CORS), because the page comes from another address:"
-    " open it at this one, and use paths without a host.",
+    " open it at this one, and use paths without a host."
 )
-_HOST = Hint(
-    "vite-host",
-    "Vite refuses this host (403): add it to [proxy] allowed_hosts, or to server.allowedHosts.",
-)
+_HOST = "Vite refuses this host (403): add it to [proxy] allowed_hosts, or to server.allowedHosts."
 
 
 class Hints:
@@ -64,12 +50,9 @@ class Hints:
     """
 
     def __init__(self) -> None:
-        self.found: list[Hint] = []
+        self.found: list[str] = []
         self._said: set[str] = set()
         self._seen: Counter[str] = Counter()
-
-    def __repr__(self) -> str:
-        return f"<Hints {[each.code for each in self.found]}>"
 
     def dismiss(self) -> None:
         """Take the newest one away."""
@@ -84,7 +67,7 @@ class Hints:
                 self._say(_STREAMS, is_so=sum(streams) >= _CONNECTIONS_OF_A_BROWSER)
             case StreamOpened(kind="hmr"):
                 self._seen["hmr"] += 1
-                self.found = [each for each in self.found if each is not _NO_HMR]
+                self.found = [each for each in self.found if each != _NO_HMR]
             case RequestFinished(upstream="frontend"):
                 self._see_frontend(event)
             case RequestFinished(method="OPTIONS"):
@@ -105,7 +88,7 @@ class Hints:
         is_loaded = self._seen["client"] and self._seen["modules"] >= _MODULES_OF_A_PAGE
         self._say(_NO_HMR, is_so=bool(is_loaded and not self._seen["hmr"]))
 
-    def _say(self, hint: Hint, *, is_so: bool) -> None:
-        if is_so and hint.code not in self._said:
-            self._said.add(hint.code)
+    def _say(self, hint: str, *, is_so: bool) -> None:
+        if is_so and hint not in self._said:
+            self._said.add(hint)
             self.found.append(hint)

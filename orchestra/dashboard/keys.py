@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["KeyDecoder", "key_label"]
+__all__ = ["KeyDecoder", "Pastes", "key_label"]
 
 # ECMA-48 5.4 and xterm's "Alt and Meta Keys", "PC-Style Function Keys": what ends CSI or SS3.
 _SEQUENCES = {
@@ -37,6 +37,7 @@ _SEQUENCES = {
 }
 # xterm's mouse protocol 1006: the buttons of the wheel.
 _WHEEL = {"64": "wheel-up", "65": "wheel-down"}
+_PASTE_BEGINS, _PASTE_ENDS = b"\x1b[200~", b"\x1b[201~"
 _CHARACTERS = {
     "\r": "enter",
     "\n": "enter",
@@ -56,6 +57,32 @@ def key_label(key: str) -> str:
     if key.startswith("ctrl-"):
         return f"Ctrl-{key[5:].upper()}"
     return signs.get(key, key.capitalize())
+
+
+class Pastes:
+    """Tells what is pasted from what is typed: xterm's bracketed paste (DEC private mode 2004)."""
+
+    def __init__(self) -> None:
+        self._is_pasted = False
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
+        """Take the next bytes; return them in pieces, each with whether it is pasted."""
+        data, pieces = self._partial + data, []
+        while True:
+            mark = _PASTE_ENDS if self._is_pasted else _PASTE_BEGINS
+            piece, found, rest = data.partition(mark)
+            if not found:
+                break
+            pieces.append((piece, self._is_pasted))
+            self._is_pasted, data = not self._is_pasted, rest
+        # Of a mark that is cut off; a lone escape that is typed is a key, and is not waited with.
+        shortest = 1 if self._is_pasted else 2
+        lengths = range(len(mark) - 1, shortest - 1, -1)
+        cut = next((length for length in lengths if data.endswith(mark[:length])), 0)
+        self._partial = data[len(data) - cut :]
+        pieces.append((data[: len(data) - cut], self._is_pasted))
+        return [piece for piece in pieces if piece[0]]
 
 
 class KeyDecoder:

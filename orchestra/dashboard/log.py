@@ -74,18 +74,11 @@ class Wanted:
 
 
 class Log:
-    """The newest 10,000 entries.
-
-    Attributes:
-        count: How many there have been.
-    """
+    """The newest 10,000 entries."""
 
     def __init__(self) -> None:
         self.count = 0
         self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
-
-    def __repr__(self) -> str:
-        return f"<Log of {len(self)} of {self.count} entries>"
 
     def __len__(self) -> int:
         return len(self._entries)

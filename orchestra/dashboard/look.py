@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from orchestra.dashboard.log import Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestra.dashboard.requests import RequestRow, Requests
 
 __all__ = ["Do", "Look", "Mode", "Order"]
 
@@ -30,19 +36,13 @@ class Look:
     Attributes:
         selected: The chosen process.
         was_moved: The user has chosen it.
-        wanted: Which entries of the log are shown.
         until: The number of the last entry that is shown; ``None``: the log is followed.
-        search: What is searched for.
         hit: The number of the entry that was found.
         on_requests: Keys choose requests, not processes.
         chosen: The key of the chosen request.
-        details: Its details are shown.
         unfolded: The keys of the groups of requests that are unfolded.
-        request_text: Only requests with this text are shown.
-        hides_processes: The process table is hidden.
-        hides_requests: The requests are hidden.
+        is_by_time: The slowest requests come first, not the newest.
         is_full: The log, or the requests, have the whole screen.
-        typed: What has been typed of a search or filter.
         message: What came of the last key.
         dismissed: The number of the newest error that was dismissed.
     """
@@ -59,12 +59,17 @@ class Look:
     details: bool = False
     unfolded: frozenset[int] = frozenset()
     request_text: str = ""
+    is_by_time: bool = False
     hides_processes: bool = False
     hides_requests: bool = False
     is_full: bool = False
     typed: str = ""
     message: str = ""
     dismissed: int = -1
+
+    def rows(self, requests: Requests, now: float) -> Iterator[RequestRow]:
+        """Give the rows of the requests that are wanted."""
+        return requests.rows(now, text=self.request_text, unfolded=self.unfolded, is_by_time=self.is_by_time)
 
 
 class Do(Enum):
@@ -88,13 +93,9 @@ class Order:
     """Something to be done outside of the picture.
 
     Attributes:
-        process: Which process it is about.
         text: What to copy or to write; the address to open.
     """
 
     do: Do
     process: str = ""
     text: str = ""
-
-
-# --- Choosing ---

@@ -57,13 +57,10 @@ class Process:
 
     Attributes:
         index: Decides its colour: its place in the Procfile, from 0; later, the lowest that was free.
-        newest: What it told last of its state.
-        since: When it entered that state.
         started_at: When the child that runs now was spawned; ``None`` if none runs.
         tail: The last lines of its newest child, oldest first.
         crashes: How often it has ended by itself, though it was not to.
         reloads: How often it was started again without that: a saved file, an order, or of its own accord.
-        measured: What it took of the machine when that was last told.
         error: The exception that it shows, until it is mended.
         prompt: What it has asked last; the line that it has begun says whether it still waits.
     """
@@ -80,9 +77,6 @@ class Process:
         self.measured: ProcessMeasured | None = None
         self.error: ErrorShown | None = None
         self.prompt: InputWanted | None = None
-
-    def __repr__(self) -> str:
-        return f"<Process {self.name} {self.state.value}>"
 
     @property
     def state(self) -> State:
@@ -135,14 +129,9 @@ class Model:
     Attributes:
         version: Counts the events: the screen compares it with what it was.
         url: The one address; ``None`` without a proxy, or before the run has begun.
-        started: The event that began the run.
-        ended: The event that ended it.
         ready_after: Seconds from the beginning to the first moment when everything was up.
         processes: By name, in the order of the Procfile.
         paused: Lines that were begun and wait for their end, by process and stream; the newest last.
-        log: What the children wrote and what happened to them.
-        requests: Those under way and those that are over; open streams.
-        warning: The newest warning or error.
         hints: What the user may want to know about what was seen.
     """
 
@@ -200,6 +189,14 @@ class Model:
         if not isinstance(event, OutputLine):
             self.hints.see(event, self.requests)
 
+    def past(self) -> list[Event]:
+        """Give events that make another model what this one is, oldest first."""
+        events: list[Event | None] = [self.started, *self.log, *self.requests.past(), *self.paused.values()]
+        for each in self.processes.values():
+            events += [each.newest, each.error, each.prompt, each.measured]
+        known = {id(event): event for event in events if event is not None}
+        return sorted(known.values(), key=lambda event: event.seq)
+
     def asking(self) -> list[Process]:
         """Give the processes that wait at a prompt, the newest last."""
         return [
@@ -229,6 +226,9 @@ class Model:
             return Overall(State.FAILED, f"{_some(failed)} failed")
         if down:
             return Overall(State.BACKING_OFF, f"{_some(down)} {'is' if len(down) == 1 else 'are'} down")
+        stopped = [each.name for each in processes if each.state is State.STOPPED]
+        if stopped and up + len(stopped) == len(processes):
+            return Overall(State.STOPPED, f"{_some(stopped)} stopped")
         if up < len(processes) or not processes:
             of = f" {up}/{len(processes)}" if len(processes) > 1 else ""
             return Overall(State.STARTING, f"{'starting' if self.ready_after is None else 'restarting'}{of}")

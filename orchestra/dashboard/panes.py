@@ -101,43 +101,45 @@ def request_rows(frame: Frame, width: int, height: int) -> Iterator[Text]:
         yield _request_row(row, width, is_chosen=look.on_requests and row.key == look.chosen)
 
 
-def _request_row(request: RequestRow, width: int, *, is_chosen: bool) -> Text:
-    status = "..." if request.is_running else "---" if request.status is None else str(request.status)
+def _request_row(row: RequestRow, width: int, *, is_chosen: bool) -> Text:
+    request = row.of
+    status = "..." if row.is_running else "---" if request.status is None else str(request.status)
     sign = ("▸", STRONG) if is_chosen else (" ", PLAIN)
-    row = Text.assemble(sign, (status, _status_style(request)), f" {sized(request.method, 7)}")
+    text = Text.assemble(sign, (status, _status_style(row)), f" {sized(request.method, 7)}")
     if width >= 30:
-        is_slow = request.seconds >= _SLOW
-        took = whole_seconds(request.seconds) if request.is_running else short_seconds(request.seconds)
-        row.append(f"{took:>7}  ", BUSY if is_slow else QUIET)
+        is_slow = request.duration >= _SLOW
+        took = whole_seconds(request.duration) if row.is_running else short_seconds(request.duration)
+        text.append(f"{took:>7}  ", BUSY if is_slow else QUIET)
     if width >= 110:
         first = "" if request.first_byte is None else short_seconds(request.first_byte)
-        size = "" if request.size is None else size_of(request.size)
-        row.append(f"{first:>7}  {size:>7}  ", QUIET)
+        size = "" if row.is_running else size_of(request.bytes_out)
+        text.append(f"{first:>7}  {size:>7}  ", QUIET)
     if width >= 50:
-        row.append(sized(request.upstream, 10), QUIET)
-    if request.is_member:
-        row.append("  ")
-    note, style = _note(request, width)
-    target = Text(one_line(request.target))
-    if request.folded > 1:
-        target = _folded(request)
+        text.append(sized(request.upstream, 10), QUIET)
+    if row.is_member:
+        text.append("  ")
+    note, style = _note(row, width)
+    target = _target(row)
     if note:
-        # Said behind the target, and never cut off for its sake.
-        target = fit(target, max(width - row.cell_len - len(note) - 3, 1))
+        # Said behind the target, which leaves it room, but not more than half.
+        room = width - text.cell_len
+        target = fit(target, max(room - len(note) - 3, room // 2, 1))
         target.append(f"  {note}", style)
-    return fit(row.append_text(target), width)
+    return fit(text.append_text(target), width)
 
 
-def _folded(request: RequestRow) -> Text:
-    if request.is_assets:
-        return Text.assemble(f"+{request.folded} assets", (f"  {one_line(request.target)}", QUIET))
-    path = request.target.partition("?")[0]
-    return Text.assemble((f"x{request.folded} ", STRONG), one_line(path))
+def _target(row: RequestRow) -> Text:
+    target = one_line(row.of.target)
+    if row.folded == 1:
+        return Text(target)
+    if row.is_assets:
+        return Text.assemble(f"+{row.folded} assets", (f"  {target}", QUIET))
+    return Text.assemble((f"x{row.folded} ", STRONG), target.partition("?")[0])
 
 
-def _status_style(request: RequestRow) -> Style:
-    status = request.status
-    if request.is_running:
+def _status_style(row: RequestRow) -> Style:
+    status = row.of.status
+    if row.is_running:
         return BUSY
     if status is None:
         return QUIET
@@ -148,42 +150,45 @@ def _status_style(request: RequestRow) -> Style:
     return GOOD if 200 <= status < 300 else PLAIN
 
 
-def _note(request: RequestRow, width: int) -> tuple[str, Style]:
+def _note(row: RequestRow, width: int) -> tuple[str, Style]:
     """Say what was unusual about a request, and where there is room why it got this answer."""
-    if request.is_running:
-        return request.why, BUSY
+    request = row.of
+    if row.is_running:
+        return request.reason, BUSY
     if request.outcome == "upstream-died":
         return "broken off", BAD
     if request.outcome == "client-gone":
         return "client gone", QUIET
     if request.held > _NOTICEABLE_WAIT:
         return f"held {short_seconds(request.held)}", BUSY
-    return (one_line(request.why), QUIET) if width >= 100 else ("", PLAIN)
+    return (one_line(request.reason), QUIET) if width >= 100 else ("", PLAIN)
 
 
 def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
     """Draw all that is known of one request."""
-    row, finished, heads = details.row, details.finished, details.heads
-    yield rule("request", f"{frame.request_note}", width, is_chosen=True)
-    yield fit(Text(f" {row.method} {one_line(row.target)}", STRONG), width)
-    status = "no answer yet" if row.is_running else "no answer" if row.status is None else str(row.status)
-    answer = Text.assemble(" ", (status, _status_style(row)), (f"  {row.upstream}", PLAIN))
-    answer.append(f"  {one_line(row.why)}", QUIET)
+    row, request, heads = details.row, details.row.of, details.heads
+    yield rule("request", frame.request_note, width, is_chosen=True)
+    yield fit(Text(f" {request.method} {one_line(request.target)}", STRONG), width)
+    status = "no answer" if request.status is None else str(request.status)
+    status = "no answer yet" if row.is_running else status
+    answer = Text.assemble(" ", (status, _status_style(row)), (f"  {request.upstream}", PLAIN))
+    answer.append(f"  {one_line(request.reason)}", QUIET)
     yield fit(answer, width)
-    facts = [f"{'so far' if row.is_running else 'total'} {short_seconds(row.seconds)}"]
-    if finished is not None:
-        if finished.first_byte is not None:
-            facts.append(f"first byte {short_seconds(finished.first_byte)}")
-        if finished.held:
-            facts.append(f"held {short_seconds(finished.held)}")
-        facts += [f"sent {size_of(finished.bytes_in)}", f"received {size_of(finished.bytes_out)}"]
-        if finished.outcome != "complete":
-            facts.append({"client-gone": "the client left", "upstream-died": "broken off"}[finished.outcome])
+    facts = [f"{'so far' if row.is_running else 'total'} {short_seconds(request.duration)}"]
+    if request.first_byte is not None:
+        facts.append(f"first byte {short_seconds(request.first_byte)}")
+    if request.held:
+        facts.append(f"held {short_seconds(request.held)}")
+    if not row.is_running:
+        facts += [f"sent {size_of(request.bytes_in)}", f"received {size_of(request.bytes_out)}"]
+    if request.outcome != "complete":
+        facts.append({"client-gone": "the client left", "upstream-died": "broken off"}[request.outcome])
     yield fit(Text(" " + ", ".join(facts), QUIET), width)
     if heads is None:
         return
     for title, lines in (("request", heads.request), ("answer", heads.answer)):
-        yield fit(Text(f" {title}:", QUIET), width)
+        if lines:
+            yield fit(Text(f" {title}:", QUIET), width)
         for line in lines:
             name, _, value = one_line(line).partition(": ")
             for part in decode(f"{name}: {value}", max(width - 4, 4)):

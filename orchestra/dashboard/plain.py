@@ -16,9 +16,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.child.lines import without_colours
-from orchestra.dashboard.words import OURSELVES, SENTENCE_KINDS, colour_number, is_blank, sentence
+from orchestra.dashboard.words import (
+    OURSELVES,
+    SENTENCE_KINDS,
+    colour_number,
+    is_blank,
+    request_line,
+    sentence,
+)
 from orchestra.dashboard.writer import terminal_size
-from orchestra.events import OutputPaused, PlanChanged
+from orchestra.events import OutputPaused, PlanChanged, RequestFinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,20 +50,20 @@ _ERASE = b"\r\x1b[K"
 class PlainPrinter:
     """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
 
-    Requests are not printed: backend and frontend have access logs of their own. Where there are colours, the
-    bar before what was written to standard error is red.
+    Requests are printed only if asked for: backend and frontend have access logs of their own. Where there
+    are colours, the bar before what was written to standard error is red.
 
     Args:
         writer: Where to write.
         names: The processes, in the order of the Procfile: it decides their colours, the longest the margin.
         environ: For ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM``.
         has_timestamps: Whether lines begin with the time of day.
+        has_names: Whether lines of output begin with the name of their process.
+        has_requests: Whether requests are printed.
 
     Attributes:
         kinds: The types of event that `observe` is for.
     """
-
-    kinds = (*SENTENCE_KINDS, OutputPaused)
 
     def __init__(
         self,
@@ -65,7 +72,11 @@ class PlainPrinter:
         *,
         environ: Mapping[str, str],
         has_timestamps: bool = False,
+        has_names: bool = True,
+        has_requests: bool = False,
     ) -> None:
+        self.kinds = (*SENTENCE_KINDS, OutputPaused, *((RequestFinished,) if has_requests else ()))
+        self._has_names = has_names
         self._writer = writer
         self._width = max(len(name) for name in (OURSELVES, *names))
         self._has_colours = wants_colours(environ, writer.fd)
@@ -89,7 +100,7 @@ class PlainPrinter:
                 self._begin(event)
             else:
                 self._mark(event)
-        elif text := sentence(event):
+        elif text := request_line(event) if isinstance(event, RequestFinished) else sentence(event):
             self._writer.put(self._around(self._format(event.at, _OURS, text)))
 
     def say(self, text: str) -> None:
@@ -171,6 +182,8 @@ class PlainPrinter:
         return f"{when}{margin}{text}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, stream: StreamName | None, sign: str) -> str:
+        if not self._has_names and stream is not None:
+            return ""
         padded = f"{name:<{self._width}} "
         if not self._has_colours:
             return f"{padded}{sign} "

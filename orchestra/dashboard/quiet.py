@@ -19,17 +19,10 @@ __all__ = ["Quiet"]
 
 
 class Quiet:
-    """Decides which events people are shown.
-
-    Args:
-        plan: Says which processes are quiet.
-    """
+    """Decides which events people are shown."""
 
     def __init__(self, plan: Plan) -> None:
         self.follow(plan)
-
-    def __repr__(self) -> str:
-        return f"<Quiet: {', '.join(sorted(self._names))}>"
 
     def follow(self, plan: Plan) -> None:
         """Go by another plan from now on."""

@@ -22,7 +22,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from orchestra.events import Event
 
@@ -42,6 +42,7 @@ class UnderWay:
     """A request that is not over."""
 
     def __init__(self, event: RequestHeld | RequestPending, since: float) -> None:
+        self.newest = event
         self.id = event.id
         self.method = event.method
         self.target = event.target
@@ -55,14 +56,15 @@ class Group:
     """Requests that are shown as one.
 
     Attributes:
-        count: How many there are.
         members: The newest of them, oldest first.
+        slowest: The one that took longest.
         is_assets: Whether they are different assets, and not the same request.
     """
 
     def __init__(self, first: RequestFinished) -> None:
         self.count = 1
         self.members: deque[RequestFinished] = deque([first], maxlen=_MEMBERS)
+        self.slowest = first
         self.key = first.id
         self.is_assets = _is_fine_asset(first)
 
@@ -79,32 +81,31 @@ class Group:
         """Take one more."""
         self.count += 1
         self.members.append(other)
+        self.slowest = max(self.slowest, other, key=_duration)
         self.is_assets &= _is_fine_asset(other)
+
+    def listed(self, *, is_by_time: bool) -> Iterable[RequestFinished]:
+        """Give what is known of them, the newest or the slowest first."""
+        if not is_by_time:
+            return reversed(self.members)
+        known = {each.id: each for each in (self.slowest, *self.members)}
+        return sorted(known.values(), key=_duration, reverse=True)
 
 
 class RequestRow(NamedTuple):
-    """What one row says.
+    """What one row shows.
 
     Attributes:
         key: Tells it from others: a request's id; negative for a member of a group that is unfolded.
-        is_running: It is not over: `seconds` go on.
-        why: What it waits for, or why it got this answer.
+        of: The request; of one that is not over, as if it were: its reason is what it waits for.
+        is_running: It is not over.
         folded: How many requests the row stands for.
         is_assets: They are different ones.
         is_member: It is one of a group that is unfolded.
     """
 
     key: int
-    method: str
-    target: str
-    status: int | None
-    upstream: str
-    why: str
-    seconds: float
-    first_byte: float | None = None
-    size: int | None = None
-    held: float = 0.0
-    outcome: str = "complete"
+    of: RequestFinished
     is_running: bool = False
     folded: int = 1
     is_assets: bool = False
@@ -117,9 +118,8 @@ class Requests:
     Attributes:
         count: How many are over.
         under_way: By id, the longest first.
-        groups: Oldest first.
         streams: Open WebSockets and event streams, by id.
-        tabs: The ids of the connections that browsers' tabs have to us.
+        tabs: The connections that browsers' tabs have to us, by id.
         heads: By id, the newest 500.
     """
 
@@ -128,11 +128,8 @@ class Requests:
         self.under_way: dict[int, UnderWay] = {}
         self.groups: deque[Group] = deque(maxlen=_GROUPS)
         self.streams: dict[int, StreamOpened] = {}
-        self.tabs: set[int] = set()
+        self.tabs: dict[int, StreamOpened] = {}
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return f"<Requests: {len(self.under_way)} under way, {self.count} over>"
 
     @property
     def held(self) -> int:
@@ -146,9 +143,11 @@ class Requests:
                 self._finish(event)
             case RequestPending():
                 waiting = self._begin(event, event.at - event.elapsed)
+                waiting.newest = event
                 waiting.upstream, waiting.status, waiting.held_for = event.upstream, event.status, ""
             case RequestHeld():
                 waiting = self._begin(event, event.at)
+                waiting.newest = event
                 waiting.upstream, waiting.held_for = event.upstream, event.reason
             case RequestReleased():
                 if event.id in self.under_way:
@@ -159,44 +158,51 @@ class Requests:
                     self.heads.popitem(last=False)
             case StreamOpened(upstream="orchestra"):
                 if event.target.startswith(_OUR_LIVE_SOCKET):
-                    self.tabs.add(event.id)
+                    self.tabs[event.id] = event
             case StreamOpened():
                 self.under_way.pop(event.id, None)
                 if len(self.streams) < _STREAMS:
                     self.streams[event.id] = event
             case StreamClosed():
                 self.streams.pop(event.id, None)
-                self.tabs.discard(event.id)
+                self.tabs.pop(event.id, None)
             case _:
                 pass
 
-    def rows(self, now: float, *, text: str = "", unfolded: Collection[int] = ()) -> Iterator[RequestRow]:
-        """Give the rows: those under way, the longest first; then those that are over, the newest first."""
+    def rows(
+        self, now: float, *, text: str = "", unfolded: Collection[int] = (), is_by_time: bool = False
+    ) -> Iterator[RequestRow]:
+        """Give the rows: those under way, the longest first; then those that are over, the newest first.
+
+        With `is_by_time` the slowest come first of those that are over, too, each group as its slowest one.
+        """
         for waiting in self.under_way.values():
             row = _running(waiting, now)
             if _has(row, text):
                 yield row
-        for group in reversed(self.groups):
-            row = _over(group.newest)._replace(key=group.key, folded=group.count, is_assets=group.is_assets)
+        groups = sorted(self.groups, key=lambda each: -each.slowest.duration) if is_by_time else None
+        for group in groups or reversed(self.groups):
+            shown = group.slowest if is_by_time else group.newest
+            row = RequestRow(group.key, shown, folded=group.count, is_assets=group.is_assets)
             if group.count == 1 and _has(row, text):
                 yield row
-                continue
-            members = [each for each in map(_over, reversed(group.members)) if _has(each, text)]
-            if not members:
                 continue
             if not text:
                 yield row
             if text or group.key in unfolded:
-                for each in members:
-                    yield each if text else each._replace(key=-each.key, is_member=True)
+                for each in group.listed(is_by_time=is_by_time):
+                    if not text:
+                        yield RequestRow(-each.id, each, is_member=True)
+                    elif _has(member := RequestRow(each.id, each), text):
+                        yield member
 
-    def find(self, key: int) -> RequestFinished | None:
-        """Give a request that is over by the key of its row, if it is still known."""
+    def past(self) -> Iterator[Event]:
+        """Give events that make other requests what these are, in no order."""
+        yield from (each.newest for each in self.under_way.values())
         for group in self.groups:
-            for member in group.members:
-                if member.id == abs(key):
-                    return member
-        return None
+            yield from group.members
+        for known in (self.streams, self.tabs, self.heads):
+            yield from known.values()
 
     def clear(self) -> None:
         """Forget those that are over."""
@@ -226,39 +232,33 @@ def _running(waiting: UnderWay, now: float) -> RequestRow:
     why = f"waits: {waiting.held_for}" if waiting.held_for else f"waits for the {waiting.upstream}"
     if waiting.status is not None:
         why = "is being answered"
-    return RequestRow(
-        key=waiting.id,
+    request = RequestFinished(
+        id=waiting.id,
         method=waiting.method,
         target=waiting.target,
         status=waiting.status,
         upstream=waiting.upstream,
-        why=why,
-        seconds=max(now - waiting.since, 0.0),
-        is_running=True,
+        reason=why,
+        held=0.0,
+        first_byte=None,
+        duration=max(now - waiting.since, 0.0),
+        bytes_in=0,
+        bytes_out=0,
+        outcome="complete",
     )
-
-
-def _over(event: RequestFinished) -> RequestRow:
-    return RequestRow(
-        key=event.id,
-        method=event.method,
-        target=event.target,
-        status=event.status,
-        upstream=event.upstream,
-        why=event.reason,
-        seconds=event.duration,
-        first_byte=event.first_byte,
-        size=event.bytes_out,
-        held=event.held,
-        outcome=event.outcome,
-    )
+    return RequestRow(waiting.id, request, is_running=True)
 
 
 def _has(row: RequestRow, text: str) -> bool:
     if not text:
         return True
-    status = "---" if row.status is None else row.status
-    return text.lower() in f"{row.method} {row.target} {status} {row.upstream} {row.why}".lower()
+    one = row.of
+    status = "---" if one.status is None else one.status
+    return text.lower() in f"{one.method} {one.target} {status} {one.upstream} {one.reason}".lower()
+
+
+def _duration(event: RequestFinished) -> float:
+    return event.duration
 
 
 def _sort(event: RequestFinished) -> tuple[object, ...]:

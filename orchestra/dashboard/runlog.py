@@ -12,6 +12,8 @@ Not here: what an event is (`events`), how it is shown (`commands`).
 from __future__ import annotations
 
 import os
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +22,7 @@ from msgspec import structs
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
-from orchestra.events import encode_lines
+from orchestra.events import decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.plan import Plan
-    from orchestra.events import Event, OutputLine
+    from orchestra.events import Event, OutputLine, Stamped
 
-__all__ = ["RunLog", "files_of", "newest"]
+__all__ = ["EventLog", "RunLog", "files_of", "newest"]
 
 # Bytes of the file, and of its older half.
 _MOST_BYTES = 5_000_000
@@ -40,27 +42,32 @@ _LINE_SIZE = 150
 # Seconds that lines are collected for, and bytes that are written at once.
 _INTERVAL = 0.2
 _ENOUGH = _MOST_WAITING // 4
+# As many events as a dashboard shows at most.
+_MOST_PAST = 10_000
 
 
-class RunLog:
-    """A log that takes events at once, and writes them in batches.
+class EventLog:
+    """A file of events that takes them at once, and writes them in batches.
 
     Args:
-        plan: The run's.
-        environ: Says where files are kept.
+        path: The file; only its user can read it.
+        max_bytes: As for `LogFile`.
+        backups: Likewise.
+        is_kept: Whether there is one at all.
 
     Attributes:
         sinks: Take lines of output; none if no log is kept.
         failure: Why the log could not be written to; empty if it could.
     """
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        self._folder = state_folder(environ)
-        self._key = project_key(plan.root)
-        path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
-        self._file = LogFile(path, max_bytes=_MOST_BYTES, backups=1, mode=0o600)
+    _kinds: tuple[type[Stamped], ...] = SENTENCE_KINDS
+    _has_colours = False
+
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
+        self._path = path
+        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
         self.sinks: tuple[Callable[[OutputLine], Awaitable[None]], ...] = ()
-        if plan.keep_log:
+        if is_kept:
             self.sinks = (self._write_line,)
         self.failure = ""
         self._waiting: list[Event] = []
@@ -69,12 +76,12 @@ class RunLog:
         self._has_enough = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
-        return f"<RunLog {self._file!r}>"
+        return f"<{type(self).__name__} {self._file!r}>"
 
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
         if self.sinks:
-            subscribe(self._take, *SENTENCE_KINDS)
+            subscribe(self._take, *self._kinds)
 
     def _take(self, event: Event) -> None:
         if self.sinks:
@@ -84,7 +91,9 @@ class RunLog:
         """Take a line of output; wait while too much waits to be written."""
         while self._size > _MOST_WAITING:
             await self._has_room.park()
-        self._take(structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line)
+        if "\x1b" in line.text and not self._has_colours:
+            line = structs.replace(line, text=without_colours(line.text))
+        self._take(line)
         self._size += len(line.text) + _LINE_SIZE
         if self._size >= _ENOUGH:
             self._has_enough.unpark_all()
@@ -92,7 +101,10 @@ class RunLog:
     async def run(self) -> None:
         """Write until cancelled."""
         if self.sinks:
-            self._begin()
+            try:
+                self._begin()
+            except OSError as exc:
+                self._give_up(exc)
         while self.sinks:
             await self._write()
             if self._size < _ENOUGH:
@@ -100,15 +112,22 @@ class RunLog:
                     await self._has_enough.park()
 
     def _begin(self) -> None:
-        """Make room for the file: remove those of runs that are over."""
-        try:
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            make_private(self._folder)
-            for path, pid in files_of(self._folder, self._key):
-                if pid == os.getpid() or not is_running(pid):
-                    path.unlink(missing_ok=True)
-        except OSError as exc:
-            self._give_up(exc)
+        """Make room for the file; `OSError` if that cannot be."""
+
+    def _complaint(self, cause: OSError) -> str:
+        return f"the log of this run was not kept: {cause}"
+
+    async def past(self) -> list[Event]:
+        """Give the newest events that there are, oldest first."""
+        await self._write()
+        return await trio.to_thread.run_sync(self._newest) if self.sinks else []
+
+    def _newest(self) -> list[Event]:
+        lines: deque[bytes] = deque(maxlen=_MOST_PAST)
+        for path in (self._path.with_name(f"{self._path.name}.1"), self._path):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                lines.extend(file)
+        return [decode(line) for line in lines]
 
     async def aclose(self) -> None:
         """Write what is waiting, and close the file."""
@@ -128,7 +147,30 @@ class RunLog:
         self.sinks = ()
         self._waiting, self._size = [], 0
         self._has_room.unpark_all()
-        self.failure = f"the log of this run was not kept: {cause}"
+        self.failure = self._complaint(cause)
+
+
+class RunLog(EventLog):
+    """The log of a run.
+
+    Args:
+        plan: The run's.
+        environ: Says where files are kept.
+    """
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        self._folder = state_folder(environ)
+        self._key = project_key(plan.root)
+        path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
+        super().__init__(path, max_bytes=_MOST_BYTES, backups=1, is_kept=plan.keep_log)
+
+    def _begin(self) -> None:
+        """Remove the files of runs that are over."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._folder)
+        for path, pid in files_of(self._folder, self._key):
+            if pid == os.getpid() or not is_running(pid):
+                path.unlink(missing_ok=True)
 
 
 def newest(root: Path, environ: Mapping[str, str], *, pid: int | None = None) -> Path | None:

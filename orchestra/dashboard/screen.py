@@ -38,7 +38,7 @@ from rich.console import Console, Group
 
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import frame
-from orchestra.dashboard.keys import KeyDecoder
+from orchestra.dashboard.keys import KeyDecoder, Pastes
 from orchestra.dashboard.look import Do
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
@@ -62,13 +62,13 @@ _TICK = 0.1
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
 
-# The alternate screen; no cursor; no wrapping at the right margin, should the terminal find a character wider
-# than we do.
-_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
+# The alternate screen; no cursor; marks around what is pasted; no wrapping at the right margin, should the
+# terminal find a character wider than we do.
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
 # Ends a synchronized update, colours, the modes that we set, and the alternate screen.
-_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 # xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
@@ -91,14 +91,10 @@ class Screen:
 
     Args:
         model: What to draw; it may change at any time.
-        controls: What the user looks at.
-        perform: Called with what a key asks for.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
             written there; with ``None`` when it is given back.
         has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
-        stdin: A terminal's file descriptor, for its mode and its keys.
-        stdout: The same terminal's, to write to.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
 
@@ -132,9 +128,6 @@ class Screen:
         self._lines: list[str] = []
         self._drawn: _Drawn | None = None
         self._missed = Missed()
-
-    def __repr__(self) -> str:
-        return f"<Screen {'off' if self._mode is None else 'on'} terminal {self._stdout}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw and read keys until cancelled.
@@ -191,9 +184,7 @@ class Screen:
         with suppress(OSError):
             self._on_taken(os.ttyname(self._stdout), _LEAVE)
         self._lines, self._drawn = [], None
-        disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
-        is_raw = self._controls.gives_input
-        termios.tcsetattr(self._stdin, termios.TCSANOW, _key_mode(self._mode, disabled, is_raw=is_raw))
+        self._change_mode()
 
     def _copy(self, text: str) -> None:
         """Put text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
@@ -241,7 +232,7 @@ class Screen:
                     rest = rest[write_some(self._stdout, rest) :]
 
     async def _read_keys(self) -> None:
-        decoder = KeyDecoder()
+        decoder, pastes = KeyDecoder(), Pastes()
         with suppress(OSError):
             while True:
                 await trio.lowlevel.wait_readable(self._stdin)
@@ -251,8 +242,19 @@ class Screen:
                 data = os.read(self._stdin, 1024)
                 if not data:
                     return
-                while data:
-                    data = self._take_keys(data, decoder)
+                for piece, is_pasted in pastes.feed(data):
+                    if is_pasted:
+                        self._take_paste(piece)
+                        continue
+                    keys = piece
+                    while keys:
+                        keys = self._take_keys(keys, decoder)
+
+    def _take_paste(self, data: bytes) -> None:
+        if self._controls.gives_input:
+            self._send(self._controls.look.selected, data)
+        else:
+            self._controls.paste(data.decode("utf-8", "replace"))
 
     def _take_keys(self, data: bytes, decoder: KeyDecoder) -> bytes:
         """Do what has been typed; return what has not been looked at yet."""
@@ -282,10 +284,9 @@ class Screen:
     def _change_mode(self) -> None:
         """Have Ctrl-C and others come as keys while a process gets input, and not otherwise."""
         if self._mode is not None:
-            is_raw = self._controls.gives_input
-            disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
             with suppress(OSError, termios.error):
-                mode = _key_mode(self._mode, disabled, is_raw=is_raw)
+                disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
+                mode = _key_mode(self._mode, disabled, is_raw=self._controls.gives_input)
                 termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
 
 
@@ -307,13 +308,7 @@ class Missed:
         self._since = 0.0
 
     def count(self, lines: int, page: int, now: float) -> int:
-        """Take note of a frame; return how many lines were not shown lately.
-
-        Args:
-            lines: How many there have been.
-            page: How many a frame shows.
-            now: In seconds.
-        """
+        """Take note of a frame, after so many lines; return how many were not shown lately."""
         gone = lines - self._seen - page
         self._seen = lines
         if gone > 0:
@@ -324,20 +319,13 @@ class Missed:
 
 
 class Renderer:
-    """Turns lines of text into what a terminal is sent, by what it can do.
-
-    Args:
-        environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
-    """
+    """Turns lines of text into what a terminal is sent, by what its environment says that it can do."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
         # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
         self._is_unicode = "utf" in locale.lower()
-
-    def __repr__(self) -> str:
-        return f"<Renderer {'unicode' if self._is_unicode else 'ascii'}>"
 
     def lines(self, lines: Iterable[Text], width: int, height: int) -> list[str]:
         """Render lines, without their ends."""
@@ -358,13 +346,7 @@ class Renderer:
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
-    """Draw what stays on the normal screen after the dashboard, with colours and line ends.
-
-    Args:
-        model: The run, ended or not.
-        stdout: The terminal that it is for: its width counts.
-        environ: As for `Screen`.
-    """
+    """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
     width, height = terminal_size(stdout)
     lines = Renderer(environ).lines(view.summary(model, width), width, height)
     return "".join(f"{line}\n" for line in lines)

@@ -39,7 +39,6 @@ class Layout(NamedTuple):
     """How many rows each part has, from the top down; 0: it is not there.
 
     Attributes:
-        space: Empty rows between the parts.
         middle: The log, or what stands in its place.
         requests: Below the log.
         is_wide: Requests stand beside the log.
@@ -85,12 +84,7 @@ def layout(frame: Frame) -> Layout:
 
 
 def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
-    """Draw a frame: exactly as many lines as the screen has.
-
-    Args:
-        frame: What is shown.
-        keys: The action of each key, for the help.
-    """
+    """Draw a frame: exactly as many lines as the screen has; the help says what `keys` do."""
     rows, width = layout(frame), frame.width
     empty = [Text()] * rows.space
     lines = [_header(frame), *empty]

@@ -22,7 +22,7 @@ from orchestra.events import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.events import Event
+    from orchestra.events import Event, RequestFinished
 
 __all__ = [
     "OURSELVES",
@@ -30,6 +30,7 @@ __all__ = [
     "SENTENCE_KINDS",
     "colour_number",
     "is_blank",
+    "request_line",
     "sentence",
     "short_seconds",
 ]
@@ -73,6 +74,17 @@ def sentence(event: Event) -> str:
             return f"{event.process}: {_some(event.paths)} changed"
         case _:
             return ""
+
+
+def request_line(event: RequestFinished) -> str:
+    """Put a request into a line: ``GET /about 200 backend 4 ms``."""
+    status = "---" if event.status is None else event.status
+    # What came over the network must not move a cursor.
+    target = "".join(each for each in event.target if each.isprintable())
+    line = f"{event.method} {target} {status} {event.upstream} {short_seconds(event.duration)}"
+    held = f", held {short_seconds(event.held)}" if event.held else ""
+    outcome = "" if event.outcome == "complete" else f", {event.outcome.replace('-', ' ')}"
+    return f"{line}{held}{outcome}"
 
 
 def _some(paths: Sequence[str]) -> str:

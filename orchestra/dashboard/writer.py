@@ -114,7 +114,6 @@ class Writer:
     nothing waits any more, so that an orderly shutdown never waits for a reader that is gone.
 
     Attributes:
-        fd: The file descriptor.
         error: Why not all is written, if that is so: what `run` raises, if it is not cancelled first.
     """
 
@@ -251,12 +250,7 @@ def write_some(fd: int, data: bytes | memoryview) -> int:
 
 
 def is_writable(fd: int, *, within: float | None) -> bool:
-    """Wait until something can be written; return whether that came true.
-
-    Args:
-        fd: A pipe, a terminal, a socket or a file.
-        within: Seconds to wait; ``None`` for as long as it takes.
-    """
+    """Wait until something can be written, `None`: for as long as it takes; return whether that came true."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if within is None else within * 1000))

@@ -45,6 +45,8 @@ class RequestPending(Stamped, frozen=True, kw_only=True, tag="request.pending"):
 class RequestHeads(Stamped, frozen=True, kw_only=True, tag="request.heads"):
     """The heads of a request and of its answer as received, told before its end, and only on request.
 
+    A request that is held, or not over after a moment, tells what there is of them by then, too.
+
     They have cookies and tokens in them: not for a log.
 
     Attributes:

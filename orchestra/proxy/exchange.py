@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.route import Step
+    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Exchange", "Progress"]
@@ -75,6 +77,7 @@ class Exchange:
     """
 
     is_last = True
+    _frontend: Upstream
     _websocket: websocket.Tunnel | None = None
     _step: Step | None = None
     _answering: Reply | None = None
@@ -146,9 +149,13 @@ class Exchange:
         return self._progress()
 
     def _begin(self, *, may_wait: bool = True) -> Step:
-        upstreams = self._shared.upstreams
-        backend, frontend = upstreams["backend"].gate.availability, upstreams["frontend"].gate.availability
+        shared = self._shared
+        self._frontend = shared.frontend_of(self._head.path)
+        backend, frontend = shared.upstreams["backend"].gate.availability, self._frontend.gate.availability
         return self._route.begin(backend, frontend, may_wait=may_wait)
+
+    def _upstream(self, side: Side) -> Upstream:
+        return self._frontend if side == "frontend" else self._shared.upstreams[side]
 
     def _ask(self, step: Ask) -> Progress:
         asker = self.asker
@@ -161,7 +168,7 @@ class Exchange:
                 return self._progress()
         elif asker.reply is not None:
             asker.discard()
-        is_asked = asker.ask_now(self._shared.upstreams[step.side])
+        is_asked = asker.ask_now(self._upstream(step.side))
         return Progress.WAITING if is_asked else Progress.STUCK
 
     # --- What may have to wait ---
@@ -189,7 +196,7 @@ class Exchange:
             await self._client.drain()
         elif isinstance(step, Ask):
             try:
-                await asker.ask(shared.upstreams[step.side])
+                await asker.ask(self._upstream(step.side))
             except UpstreamError as exc:
                 await self._mend(exc)
         elif step is Signal.WAIT:
@@ -216,11 +223,11 @@ class Exchange:
         """Open a WebSocket, or pass on why not."""
         route = websocket.admit(self._head, self._peer, self._shared)
         self._record.reason = route.reason
-        upstream = self._shared.upstreams[route.side]
+        upstream = self._upstream(route.side)
         try:
             if route.is_ping and upstream.gate.availability is not Availability.READY:
                 raise upstream.gate.unavailable()
-            reply = await self.asker.shake_hands(upstream)
+            reply = await self.asker.shake_hands(upstream, is_guess=route.is_guess)
         except UpstreamError:
             if not route.is_ping:
                 raise

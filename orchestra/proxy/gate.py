@@ -75,6 +75,8 @@ class Gate:
     Args:
         side: Which upstream it is.
         upstream: What is behind it; ``None``: there is no such upstream.
+        newest: The newest report on each process: which of them the upstream is may be decided later. The
+            gates of a proxy share it.
         changed: Where tasks wait for the next report; the gates of a proxy share it.
         hold: Seconds that a request may wait in all.
         bus: Where decisions and switches are reported.
@@ -93,6 +95,7 @@ class Gate:
         side: Side,
         upstream: UpstreamPlan,
         *,
+        newest: dict[str, StateChanged],
         changed: trio.lowlevel.ParkingLot,
         hold: float,
         bus: Bus,
@@ -103,8 +106,7 @@ class Gate:
         self.hold = hold
         self._bus = bus
         self._tail = tail
-        # Of all processes: which of them the upstream is may be decided later.
-        self._newest: dict[str, StateChanged] = {}
+        self._newest = newest
         self.outage: Availability | None = None
         # The sizes of the requests that wait.
         self._waiting: list[int] = []

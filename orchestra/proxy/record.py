@@ -90,6 +90,11 @@ class Record:
         target = self._head.target[:MAX_TARGET].decode("ascii")
         self._bus.emit(event(id=self._number, target=target, **more))
 
+    def _tell_heads(self) -> None:
+        if self._bus.wants(RequestHeads):
+            request, answer = _text(self._head), _text(self._answer)
+            self._bus.emit(RequestHeads(id=self._number, request=request, answer=answer))
+
     @property
     def _method(self) -> str:
         return self._head.method.decode("ascii")
@@ -102,15 +107,14 @@ class Record:
             self._told = news
             more = {"method": self._method, "status": self.status, "elapsed": elapsed}
             self._tell(RequestPending, upstream=side, **more)
+            self._tell_heads()
 
     def finished(self) -> None:
         """The exchange is over, or has become a WebSocket."""
         if not self.is_due:
             return
         self.is_due = False
-        if self._bus.wants(RequestHeads):
-            request, answer = _text(self._head), _text(self._answer)
-            self._bus.emit(RequestHeads(id=self._number, request=request, answer=answer))
+        self._tell_heads()
         self._tell(
             RequestFinished,
             method=self._method,
@@ -128,6 +132,7 @@ class Record:
     def begin_wait(self, side: Side, reason: str) -> None:
         """It begins to wait for an upstream."""
         self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
+        self._tell_heads()
 
     def end_wait(self, side: Side, found: Availability | None) -> None:
         """It waits no longer; ``None``: it was cancelled."""

@@ -8,7 +8,8 @@ those that match the longest counts, for WebSockets with those of `frontend_webs
 |----------------------------------------------------|-----------|-------------------------------------|
 | ``/__orchestra__/``, ``OPTIONS *``                 | orchestra |                                     |
 | Vite's own paths, its ping, its HMR socket         | frontend  |                                     |
-| below `frontend_paths`                             | frontend  |                                     |
+| below `frontend_paths`, or the prefix of a further | frontend  |                                     |
+| frontend: that one                                 |           |                                     |
 | below `backend_paths` or `api_prefix`              | backend   |                                     |
 | with `backend_paths`: every other one              | frontend  |                                     |
 | the backend did not know it since it was ready     | frontend  | backend, unless that was an asset   |

@@ -1,7 +1,7 @@
 """Whose a path is by the settings, and the rules of one plan together with what was learned.
 
 Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
-matches is the frontend's.
+matches is the frontend's. A further frontend has a prefix of its own, with all that its Vite has below it.
 
 Not here: what is asked in which order, and what follows from an answer (`route`).
 """
@@ -34,10 +34,15 @@ _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
 
 
 class Rule(Struct, frozen=True):
-    """Which side the settings give a path to, and why, in words for the dashboard."""
+    """Which side the settings give a path to, and why, in words for the dashboard.
+
+    Attributes:
+        further: Of a further frontend, its prefix.
+    """
 
     side: Literal["backend", "frontend"]
     reason: str
+    further: str = ""
 
 
 _VITES = Rule("frontend", "vite's own path")
@@ -80,12 +85,14 @@ class WebSocketRoute(Struct, frozen=True):
         reason: Why, in words for the dashboard.
         kind: What the stream is called.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
+        is_guess: Nothing says that the frontend has it but that nothing else does. Vite never answers then.
     """
 
     side: Side
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
+    is_guess: bool = False
 
 
 class Router:
@@ -115,7 +122,8 @@ class Router:
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
-        ours = ((_VITES, VITE_PATHS), (_FRONTENDS, plan.frontend_paths))
+        further = [(Rule("frontend", "frontends", each), [each.rstrip("/")]) for each in plan.frontends]
+        ours = ((_VITES, VITE_PATHS), *further, (_FRONTENDS, plan.frontend_paths))
         theirs = ((_BACKENDS, plan.backend_paths), (API, plan.api_prefixes))
         default = _OTHERS if plan.backend_paths else None
         self.rule_of = _rules(*ours, *theirs, default=default)
@@ -123,6 +131,11 @@ class Router:
         self._rule_of_socket = _rules(
             *ours, (_FRONTEND_SOCKETS, frontends), *theirs, (_BACKEND_SOCKETS, backends), default=default
         )
+
+    def frontend_of(self, path: bytes) -> str:
+        """Return which frontend answers a path if one does: the prefix of a further one, or ``frontend``."""
+        rule = self.rule_of(path) if self.plan.frontends else None
+        return (rule and rule.further) or "frontend"
 
     def side_of(self, path: bytes) -> Literal["backend", "frontend"] | None:
         """Return which side a page, a module, a style or a worker is of, if that is known."""
@@ -158,7 +171,7 @@ class Router:
             return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
         rule = self._rule_of_socket(path)
         if rule is not None and rule.side == "frontend":
-            return WebSocketRoute("frontend", rule.reason)
+            return WebSocketRoute("frontend", rule.reason, is_guess=rule is not _FRONTEND_SOCKETS)
         if not has_backend and rule is None:
-            return WebSocketRoute("frontend", "no backend")
+            return WebSocketRoute("frontend", "no backend", is_guess=True)
         return WebSocketRoute("backend", "backend answered")

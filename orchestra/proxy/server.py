@@ -24,7 +24,7 @@ from orchestra.proxy import tls
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
-from orchestra.proxy.shared import PLANNED, Extras, Shared
+from orchestra.proxy.shared import Extras, Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
@@ -83,10 +83,15 @@ class Proxy:
         self._listeners = list(listeners)
         self._max_connections, idle = _limits()
         extras = extras or Extras()
-        dials: dict[Side, Dial] = dict.fromkeys(PLANNED, dial or partial(tls.connect, poller=self.poller))
-        if extras.own is not None:
-            dials["orchestra"] = partial(self._dial_own, extras.own)
-        self._shared = Shared(plan, bus=bus, tail=tail, dials=dials, idle=idle, extras=extras)
+        self._shared = Shared(
+            plan,
+            bus=bus,
+            tail=tail,
+            dial=dial or partial(tls.connect, poller=self.poller),
+            dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
+            idle=idle,
+            extras=extras,
+        )
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -136,6 +141,11 @@ class Proxy:
     def is_backend(self, process: str) -> bool:
         """Whether a process is known to be behind the backend."""
         return self._shared.upstreams["backend"].gate.has(process)
+
+    def frontends(self) -> tuple[Address, ...]:
+        """Return where the frontends are that can be asked now."""
+        upstreams = (each.gate for each in self._shared.upstreams.values() if each.gate.side == "frontend")
+        return tuple(gate.endpoint.address for gate in upstreams if gate.endpoint is not None)
 
     async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
         await trio.lowlevel.checkpoint()

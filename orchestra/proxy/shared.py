@@ -19,11 +19,11 @@ from orchestra.proxy.rules import Router
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan
-    from orchestra.events import UpstreamName
+    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.events import StateChanged, UpstreamName
     from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Extras", "Pages", "Shared"]
 
-# The upstreams that a plan names.
-PLANNED: tuple[Side, ...] = ("backend", "frontend")
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -76,7 +74,8 @@ class Shared:
         plan: What stands behind the proxy.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote.
-        dials: How to connect to each upstream that there can be.
+        dial: How to connect to an upstream.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
         idle: How many idle connections to an upstream are kept at most.
         extras: What is there for development only.
 
@@ -86,6 +85,7 @@ class Shared:
         is_closing: No connection is used for another request any more.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
+        upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
     """
 
     start_soon: Callable[..., object]
@@ -96,7 +96,8 @@ class Shared:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
-        dials: Mapping[Side, Dial],
+        dial: Dial,
+        dial_own: Dial | None,
         idle: int,
         extras: Extras,
     ) -> None:
@@ -107,18 +108,22 @@ class Shared:
         self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
         changed = trio.lowlevel.ParkingLot()
-        self.upstreams: dict[Side, Upstream] = {}
-        for side, dial in dials.items():
-            # Our own one is in this process, and has no address that could be dialled.
-            planned = Address("localhost", 0) if side == "orchestra" else getattr(plan, side)
-            gate = Gate(side, planned, changed=changed, hold=plan.hold, bus=bus, tail=tail)
-            self.upstreams[side] = Upstream(
-                gate,
-                dial=dial,
-                reader=self.reader,
-                start_soon=self._start_soon,
-                limit=idle,
-            )
+        newest: dict[str, StateChanged] = {}
+
+        def upstream(side: Side, planned: UpstreamPlan, dial: Dial = dial) -> Upstream:
+            hold = self.plan.hold
+            gate = Gate(side, planned, newest=newest, changed=changed, hold=hold, bus=bus, tail=tail)
+            start_soon = self._start_soon
+            return Upstream(gate, dial=dial, reader=self.reader, start_soon=start_soon, limit=idle)
+
+        self._upstream = upstream
+        self.upstreams = {
+            key: upstream("backend" if key == "backend" else "frontend", planned)
+            for key, planned in plan.upstreams.items()
+        }
+        if dial_own is not None:
+            # It is in this process, and has no address that could be dialled.
+            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
         self.router = self._new_router()
         self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
@@ -136,11 +141,14 @@ class Shared:
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""
         before, self.plan = self.plan, plan
-        for side in PLANNED:
-            upstream, planned = self.upstreams[side], getattr(plan, side)
+        for key in {**before.upstreams, **plan.upstreams}:
+            planned, upstream = plan.upstreams.get(key), self.upstreams.get(key)
+            if upstream is None:
+                self.upstreams[key] = self._upstream("frontend", planned)
+                continue
             upstream.gate.hold = plan.hold
             # What was found stays unless its process is gone.
-            if planned != getattr(before, side) or not upstream.gate.is_within(processes):
+            if planned != before.upstreams.get(key) or not upstream.gate.is_within(processes):
                 upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
@@ -154,6 +162,10 @@ class Shared:
             has_own="orchestra" in self.upstreams,
             remembers=remembers,
         )
+
+    def frontend_of(self, path: bytes) -> Upstream:
+        """Return the frontend that answers a path if one does."""
+        return self.upstreams[self.router.frontend_of(path)]
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""

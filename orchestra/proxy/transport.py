@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 
-from orchestra.resolving import places
+from orchestra.resolving import connected
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
@@ -308,16 +308,9 @@ async def dial(address: Address, poller: Poller) -> SocketTransport:
     Raises:
         OSError: Nothing listens there; of several attempts, the last one's.
     """
-    failure: OSError = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     with trio.move_on_after(DIAL_TIMEOUT):
-        for family, kind, place in await places(address):
-            try:
-                with trio.socket.socket(family, kind) as sock:
-                    await sock.connect(place)
-                    return SocketTransport(socket.socket(fileno=sock.detach()), poller)
-            except OSError as exc:
-                failure = exc
-        raise failure
+        with await connected(address) as sock:
+            return SocketTransport(socket.socket(fileno=sock.detach()), poller)
     raise TimeoutError(errno.ETIMEDOUT, f"no answer from {address.url} within {DIAL_TIMEOUT:g} s")
 
 

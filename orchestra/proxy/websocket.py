@@ -64,8 +64,12 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
     fault = request_fault(head)
     if fault is not None:
         raise fault
-    has = {side: each.gate.availability is not Availability.ABSENT for side, each in shared.upstreams.items()}
-    route = shared.router.websocket(head, has_backend=has["backend"], has_frontend=has["frontend"])
+    backend, frontend = shared.upstreams["backend"], shared.frontend_of(head.path)
+    route = shared.router.websocket(
+        head,
+        has_backend=backend.gate.availability is not Availability.ABSENT,
+        has_frontend=frontend.gate.availability is not Availability.ABSENT,
+    )
     if route.side == "frontend":
         origin = head.values.get(b"origin")
         refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)

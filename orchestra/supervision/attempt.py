@@ -35,7 +35,7 @@ from orchestra.supervision.lifecycle import (
     SpawnFailed,
     Stuck,
 )
-from orchestra.supervision.runtime import Stoppable
+from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, unseen_socket
 from orchestra.supervision.tracebacks import Failure
@@ -79,20 +79,13 @@ class Attempt(Stoppable):
     """One child of a process.
 
     Args:
-        plan: The process's plan.
-        run: The run that it belongs to.
-        env: The child's environment.
         port: What its ``PORT`` says.
-        output: Takes what it writes.
-        errors: Shows the exceptions in that.
         on_fact: Called with each fact about it, but its end.
         spawn: What spawns it, if it is not `Run.spawn`.
 
     Attributes:
-        spawned_at: When it was spawned.
         listening: Where it listens, while it is ready.
         readiness: What it lacks to be ready, or lacked since its last reload.
-        symptoms: What it has written.
         end: How it ended, once it has.
     """
 
@@ -360,18 +353,7 @@ class Attempt(Stoppable):
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
-        try:
-            how = await self._run.spawn(
-                self.plan.in_shell(command),
-                cwd=self.plan.cwd,
-                # Marks of its own: what it has started must not be taken for the child's family.
-                env={**self._env, **url, "ORCHESTRA_PROCESS": f"{self.plan.name}:on_ready"},
-                on_output=self._output.write,
-                stop_timeout=0.0,
-            )
-            error = "" if how.code == 0 else str(how)
-        except SpawnError as exc:
-            error = exc.message
-        if error:
+        output, env = self._output.write, {**self._env, **url}
+        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)

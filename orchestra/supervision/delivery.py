@@ -44,7 +44,6 @@ class Delivery:
     """Gives lines to the sinks, then to the bus.
 
     Args:
-        bus: Where lines are published.
         sinks: Awaited with every line before it is published.
     """
 
@@ -53,9 +52,6 @@ class Delivery:
         self._sinks = tuple(sinks)
         self._is_ending = False
         self._delivering: set[trio.CancelScope] = set()
-
-    def __repr__(self) -> str:
-        return f"<Delivery to {len(self._sinks)} sinks: {len(self._delivering)} waiting>"
 
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Deliver lines of a process, in order."""
@@ -100,9 +96,6 @@ class ProcessOutput:
         self._bus = bus
         self._logfile = _log_file(plan)
 
-    def __repr__(self) -> str:
-        return f"<ProcessOutput of {self._name}>"
-
     def begin_child(self) -> None:
         """Begin the tail again with the next line; until then it says how the last child has ended."""
         self._is_tail_old = True
@@ -112,11 +105,7 @@ class ProcessOutput:
     ) -> None:
         """Deliver what was written: whole lines, then perhaps the beginning of the next one.
 
-        Args:
-            stream: Where.
-            lines: The whole lines.
-            partial: The beginning of the next one.
-            see: Called with all of that, without colours, before it is delivered.
+        `see` is called with all of that, without colours, before it is delivered.
         """
         plain = [without_colours(line) for line in lines]
         if see is not None:

@@ -34,7 +34,7 @@ _OF_READINESS = frozenset({"ready", "role"})
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
 
 # What is decided once, at the start.
-_FIXED_OF_RUN = ("output", "color", "timestamps")
+_FIXED_OF_RUN = ("output", "color", "timestamps", "names", "requests")
 _FIXED_OF_DASHBOARD = ("keys", "mouse")
 _FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
 
@@ -61,13 +61,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Difference:
-    """Compare two plans.
-
-    Args:
-        old: What the run follows now.
-        new: What it is to follow.
-        newest: The newest state of each process of the old one, by name.
-    """
+    """Compare two plans; `newest` is what the processes of the old one are now, by name."""
     before = {each.name: each for each in old.processes}
     now = {each.name: each for each in new.processes}
     siblings = _sibling_variables({*before, *now})
@@ -159,7 +153,13 @@ def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyP
     if new is None:
         text = "the proxy stays, and has nothing to ask any more"
         alone = structs.replace(
-            old, backend=None, backend_reason="", frontend=None, frontend_reason="", candidates=()
+            old,
+            backend=None,
+            backend_reason="",
+            frontend=None,
+            frontend_reason="",
+            frontends={},
+            candidates=(),
         )
         return alone, [Note(text, "Run orchestra again to be without it.", "warning")]
     notes = []

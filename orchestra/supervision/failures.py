@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from orchestra.config.plan import Role
 from orchestra.events import ErrorCleared, ErrorShown, State
 from orchestra.supervision.tracebacks import own_frame
 
@@ -35,12 +34,6 @@ _LOGGED_INTERVAL = 1.0
 class ProcessErrors:
     """Shows and clears the error of one process.
 
-    Args:
-        plan: The process's plan.
-        root: The project's folder.
-        bus: Where the events go.
-        output: What the process writes.
-
     Attributes:
         shown: The event that shows it, if it has one.
     """
@@ -55,25 +48,14 @@ class ProcessErrors:
         self._restarts = 0
         self._logged_at = -inf
 
-    def __repr__(self) -> str:
-        return f"<ProcessErrors of {self._name}: {self.shown}>"
-
     def follow(self, life: Life, before: State, symptoms: Symptoms | None) -> None:
-        """Take note of a change in the process's life.
-
-        Args:
-            life: What is known of it now.
-            before: The state that it was in.
-            symptoms: What its newest child has written.
-        """
+        """Take note of a change from the state `before`; `symptoms` are those of its newest child."""
         has_replaced = life.restarts != self._restarts
         self._restarts = life.restarts
         match life.state:
-            case State.BACKING_OFF | State.COMPLETED if _is_broken_server(life, symptoms):
+            case State.BACKING_OFF | State.COMPLETED if life.is_broken:
                 self.show_end(str(life.exit), symptoms)
-            case State.BACKING_OFF if (
-                life.exit is not None and life.exit.code in life.plan.success_exit_codes
-            ):
+            case State.BACKING_OFF if life.has_succeeded:
                 pass  # it is to be started again whenever it has ended
             case State.BACKING_OFF | State.FAILED:
                 # What a killed process wrote last is not the reason.
@@ -94,12 +76,7 @@ class ProcessErrors:
             self._bus.emit(ErrorCleared(process=self._name))
 
     def show_end(self, exit_: str, symptoms: Symptoms | None) -> None:
-        """Show why a child has ended, or does not come up.
-
-        Args:
-            exit_: How it ended; empty if it lives.
-            symptoms: What it has written; ``None`` if there was no child.
-        """
+        """Show why a child ended, or does not come up (no `exit_`); without `symptoms` there was none."""
         failure = symptoms.failure if symptoms is not None else None
         if failure is not None:
             self._show(failure, exit_, is_fatal=True)
@@ -140,9 +117,3 @@ class ProcessErrors:
         if self.shown is None or event != self._last:
             self._last = event
             self.shown = self._bus.emit(replace(event, last_lines=tuple(self._output.tail)))
-
-
-def _is_broken_server(life: Life, symptoms: Symptoms | None) -> bool:
-    """Whether a server has failed, whatever its exit status says: Hypercorn's master exits with 0."""
-    has_failure = symptoms is not None and symptoms.failure is not None
-    return has_failure and life.plan.role is not Role.OTHER and life.ready_after is None

@@ -38,10 +38,6 @@ class Handover:
     """Runs the children of one process.
 
     Args:
-        plan: The process's plan.
-        run: The run that it belongs to.
-        output: Takes what its children write.
-        errors: Shows why they do not come up.
         on_fact: Called with each fact about the current child, but its end.
 
     Attributes:
@@ -65,18 +61,11 @@ class Handover:
         self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
-        self._spares = Spares(run, output)
+        self.spares = Spares(run, output)
         self._nursery: trio.Nursery
 
-    def __repr__(self) -> str:
-        return f"<Handover from {self.current} to {self._successor}>"
-
     def prepare(self, *, is_retry: bool) -> None:
-        """Make the child that `run` spawns; from now on it can be stopped.
-
-        Args:
-            is_retry: Whether the last one has just failed.
-        """
+        """Make the child that `run` spawns, after one that has failed in a retry; now it can be stopped."""
         port = self._plan.port if self.current is None else self._next_port()
         self.current = self._new_attempt(port, is_retry=is_retry)
 
@@ -96,7 +85,7 @@ class Handover:
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._live, self.current)
-        await self._spares.until_gone()
+        await self.spares.until_gone()
         return self.current.end
 
     async def _live(self, attempt: Attempt) -> None:
@@ -149,24 +138,20 @@ class Handover:
         """Run the children by another plan of the process, those that live included."""
         self._plan = plan
         if not plan.warm_spare:
-            self._spares.discard()
+            self.spares.discard()
         for attempt in self._living:
             attempt.plan = plan
 
     def expect(self) -> None:
         """Make ready for the next child, if that is served by one of our interpreters. Does not wait."""
         if self._plan.app is not None:
-            self._spares.expect(self._plan)
+            self.spares.expect(self._plan)
 
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
         self._stop_others()
         if self.current is not None:
             self.current.retire(drain)
-
-    def discard_spare(self) -> None:
-        """Kill the spare. Does not wait, but `run` does."""
-        self._spares.discard()
 
     def _stop_others(self) -> None:
         """Stop all children but the current one: a successor, and those that are being drained."""
@@ -184,7 +169,7 @@ class Handover:
         plan, spawn = self._plan, None
         env = self._run.environment(plan, port)
         if plan.app is not None:
-            spawn = partial(self._spares.serve, plan, is_retry=is_retry)
+            spawn = partial(self.spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
             # The families of two children at once must not be taken for one.
             self._count += 1

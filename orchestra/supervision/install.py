@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.spawn import SpawnError
+from orchestra.config.installed import lock_content
 from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:
@@ -35,14 +36,10 @@ class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
-        install: The command and the folder.
         plan: The process that needs it first: its environment and stop timeout are the job's, too.
-        run: The run that it belongs to.
-        on_output: Awaited with what it writes.
 
     Attributes:
         error: What went wrong; empty if nothing did.
-        done: Is set when it has ended.
     """
 
     def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
@@ -53,9 +50,11 @@ class Installation(Stoppable):
         self._plan = plan
         self._on_output = on_output
         self._waiting = 0
+        self._installs = lock_content(install.folder)
 
-    def __repr__(self) -> str:
-        return f"<Installation in {self._install.folder}: {self._waiting} waiting>"
+    def is_up_to_date(self) -> bool:
+        """Whether it installs, or has installed, what is named now; its manager may write the lock file."""
+        return not self.done.is_set() or self._installs == lock_content(self._install.folder)
 
     async def wait(self) -> str:
         """Wait until it has ended; return what went wrong.
@@ -85,7 +84,8 @@ class Installation(Stoppable):
             how = await self.run_child(
                 install.argv,
                 cwd=install.folder,
-                env={**self._run.environment(plan, plan.port), "CI": "1"},  # managers ask nothing there
+                # Managers ask nothing where CI is set, and leave Vite out where NODE_ENV is "production".
+                env={**self._run.environment(plan, plan.port), "CI": "1", "NODE_ENV": "development"},
                 on_output=self._on_output,
                 stop_timeout=plan.stop_timeout,
             )
@@ -98,6 +98,7 @@ class Installation(Stoppable):
                 with trio.move_on_after(_REMOVE_TIMEOUT, shield=True):
                     remove = partial(shutil.rmtree, packages, ignore_errors=True)
                     await trio.to_thread.run_sync(remove, abandon_on_cancel=True)
+            self._installs = lock_content(install.folder)
             self.done.set()
 
 
@@ -108,15 +109,15 @@ class Installer:
         self._run = run
         self._jobs: dict[Install, Installation] = {}
 
-    def __repr__(self) -> str:
-        return f"<Installer: {list(self._jobs.values())}>"
-
     def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
-        """Give the job that installs a process's packages; a new one, unless one runs or has succeeded."""
+        """Give the job that installs a process's packages.
+
+        A new one, unless one runs, or has succeeded and neither `package.json` nor a lock file has changed.
+        """
         install = plan.install
         assert install is not None  # noqa: S101 - else there is no order to install
         last = self._jobs.get(install)
-        if last is not None and not last.error and not last.is_ending:
+        if last is not None and not last.error and not last.is_ending and last.is_up_to_date():
             return last
         job = Installation(install, plan, run=self._run, on_output=on_output)
         self._jobs[install] = job

@@ -233,15 +233,14 @@ class Life(Struct, frozen=True, kw_only=True):
 
     Attributes:
         is_alive: Whether there is a child now.
-        spawned_at: When the newest child was spawned.
         ready_after: Seconds that it took to be ready.
         was_ready: Whether any child ever was.
         ended_before_ready: Whether the last child failed before it was ready; until one is.
         failures: In a row, each within `STABLE_AFTER` of its start.
-        back_off: Seconds to wait now.
         is_blocked: Whether it waits for a dependency that is not going to be met.
         starts_after_stop: Whether it is to be started again when it has stopped.
         exit: How the newest child that ended did so.
+        is_broken: Whether that was a server that has raised an exception, and never was ready.
         reason: Why it is in this state, in words.
     """
 
@@ -258,7 +257,13 @@ class Life(Struct, frozen=True, kw_only=True):
     is_blocked: bool = False
     starts_after_stop: bool = False
     exit: Exit | None = None
+    is_broken: bool = False
     reason: str = ""
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the newest child that ended did so with a status that counts as success."""
+        return self.exit is not None and self.exit.code in self.plan.success_exit_codes
 
     @property
     def is_settled(self) -> bool:
@@ -392,14 +397,15 @@ def _stopped(life: Life) -> Life:
 
 def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     plan, how = life.plan, fact.exit
-    life = replace(life, is_alive=False, exit=how)
-    if life.state is State.STOPPING:
-        return _stopped(life), None
     # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed, or
     # could not import the application.
-    is_server = plan.role is not Role.OTHER and (life.was_ready or fact.has_raised)
-    is_missed = is_server and plan.restart is Restart.ON_FAILURE
-    succeeded = how.code in plan.success_exit_codes and not is_missed
+    is_server = plan.role is not Role.OTHER
+    is_broken = is_server and fact.has_raised and life.ready_after is None
+    life = replace(life, is_alive=False, exit=how, is_broken=is_broken)
+    if life.state is State.STOPPING:
+        return _stopped(life), None
+    is_missed = is_server and (life.was_ready or fact.has_raised) and plan.restart is Restart.ON_FAILURE
+    succeeded = life.has_succeeded and not is_missed
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None
     life = replace(life, ended_before_ready=life.ready_after is None)
@@ -428,12 +434,7 @@ def _enter(life: Life, state: State, *, reason: str = "") -> Life:
 def dependency_fact(
     dependencies: Iterable[Dependency], lives: Mapping[str, Life]
 ) -> DependenciesMet | Blocked:
-    """Say whether the dependencies of a process let it start.
-
-    Args:
-        dependencies: The process's dependencies.
-        lives: The lives of all processes, by name.
-    """
+    """Say whether the dependencies of a process let it start."""
     unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
     if not unmet:
         return DependenciesMet()

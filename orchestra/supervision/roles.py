@@ -40,13 +40,7 @@ class Tell(Protocol):
 
 
 class RunTimeRoles:
-    """Decides the roles that the plan has left open.
-
-    Args:
-        plan: What is run.
-        run: Its run.
-        tell: Is told of each upstream.
-    """
+    """Decides the roles that the plan has left open."""
 
     def __init__(self, plan: Plan, run: Run, tell: Tell) -> None:
         self._facts = facts_of(plan)
@@ -54,16 +48,8 @@ class RunTimeRoles:
         self._run = run
         self._tell = tell
 
-    def __repr__(self) -> str:
-        return f"<RunTimeRoles: frontend {self._roles.frontend}, backend {self._roles.backend}>"
-
     async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
-        """Ask each new socket of a child, until one answers HTTP.
-
-        Args:
-            process: The child's process.
-            leader: The pid of the child.
-            port: What its ``PORT`` says.
+        """Ask each new socket of a child, until one answers HTTP; the child's ``PORT`` says `port`.
 
         Returns:
             Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
 from trio.lowlevel import ParkingLot
 
 from orchestra.child.families import Families
+from orchestra.child.usage import Meter
 from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.environment import PORT_VARIABLES, with_address
 from orchestra.config.plan import Condition
 from orchestra.config.roles import Seen
 from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError, StartError
-from orchestra.events import State
+from orchestra.events import ProcessMeasured, State
 from orchestra.supervision.delivery import Delivery
 from orchestra.supervision.install import Installer
 from orchestra.supervision.lifecycle import culprit
@@ -48,19 +50,17 @@ if TYPE_CHECKING:
     from orchestra.supervision.roles import RunTimeRoles
     from orchestra.supervision.runtime import Runtime
 
-__all__ = ["BeforeStop", "Run", "checked_dependencies"]
+__all__ = ["BeforeStop", "Run", "checked_dependencies", "measure"]
 
 BeforeStop: TypeAlias = "Callable[[str], Awaitable[None]]"
+
+_MEASURE_INTERVAL = 2.0
 
 
 class Run:
     """All processes of a plan, and what they share.
 
     Args:
-        plan: What to run.
-        runtime: Its collaborators.
-        bus: Where events go.
-        sinks: Awaited with every line of output.
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped.
@@ -69,17 +69,13 @@ class Run:
         ConfigError: The plan cannot work.
 
     Attributes:
-        root: The project's folder.
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
-        longest_stop: The longest stop timeout of a process.
-        phase: How far it is.
         ending: Is set when the run is to end.
         url: The one address, once it is bound; ``None`` without a proxy.
         before_stop: Awaited with the name of a process before that is stopped, so that the requests and
             streams that it serves come to an end.
         roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
-        nursery: In which the tasks of all processes run; there while the run runs.
     """
 
     nursery: trio.Nursery
@@ -173,13 +169,10 @@ class Run:
     # --- Another plan ---
 
     async def change(self, plan: Plan, found: Difference, adopt: Callable[[], object]) -> None:
-        """Follow another plan.
+        """Follow another plan, to which `checked_dependencies` has no objection.
 
-        Args:
-            plan: The new one; `checked_dependencies` has nothing against it.
-            found: How it differs from the old one.
-            adopt: Called when the processes of the new plan are there, and before any is started; not if the
-                run has come to its end meanwhile.
+        `adopt` is called when the processes of the new plan are there, and before any is started; not if the
+        run has come to its end meanwhile.
         """
         # Until they are started: the run is not over if nothing else is left.
         self._active.update(found.started, found.restarted)
@@ -304,9 +297,7 @@ class Run:
     async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
         """Run a child to its end; the guardian knows of it while anything of it is left.
 
-        Args:
-            command: As for `child.spawn.run_child`.
-            **how: The other arguments of that, except what the run decides.
+        The arguments are those of `child.spawn.run_child`, without what the run decides.
         """
         assert self._guard is not None  # noqa: S101 - there is one before there is a child
         return await self.runtime.spawn(
@@ -318,12 +309,7 @@ class Run:
         )
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Tell the guardian which terminal shows the dashboard, to be given back if we are killed.
-
-        Args:
-            terminal: Its device; ``None``: none does any more.
-            give_back: What shows that terminal's own screen again when it is written there.
-        """
+        """Have the guardian give back the terminal that shows the dashboard, if we are killed."""
         self._screen = terminal, give_back
         if self._guard is not None:
             self._guard.on_screen(terminal, give_back)
@@ -340,6 +326,20 @@ class Run:
             env |= {name: str(port) for name in PORT_VARIABLES if env.get(name) == str(plan.port)}
             env["PORT"] = str(port)
         return env
+
+
+async def measure(run: Run) -> None:
+    """Tell how much of the machine each process takes, while an observer wants to know, until cancelled."""
+    meter = Meter()
+    while True:
+        await trio.sleep(_MEASURE_INTERVAL)
+        if not run.bus.wants(ProcessMeasured):
+            continue
+        leaders = {name: each.newest.pid for name, each in run.workers.items() if each.newest.pid is not None}
+        with suppress(OSError):  # then it is not known
+            found = await trio.to_thread.run_sync(meter.look, leaders, abandon_on_cancel=True)
+            for name, usage in found.items():
+                run.bus.emit(ProcessMeasured(process=name, cpu=round(usage.cpu, 3), memory=usage.memory))
 
 
 def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:

@@ -20,7 +20,7 @@ from orchestra.child import probe, remains, sockets, table
 from orchestra.child.families import SharedLook
 from orchestra.child.guard import guarded
 from orchestra.child.sockets import SocketScanner
-from orchestra.child.spawn import run_child
+from orchestra.child.spawn import SpawnError, run_child
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
     from orchestra.child.remains import Member
-    from orchestra.child.spawn import Child
-    from orchestra.config.plan import Address
+    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.config.roles import Seen
     from orchestra.events import Exit
     from orchestra.supervision.run import Run
     from orchestra.watch.interest import Interest
 
-__all__ = ["Phase", "Runtime", "Stoppable"]
+__all__ = ["Phase", "Runtime", "Stoppable", "run_command"]
 
 _T = TypeVar("_T")
 
@@ -104,11 +104,28 @@ class Phase(Enum):
     OVER = "no process is left"
 
 
+async def run_command(
+    run: Run, plan: ProcessPlan, command: str, purpose: str, *, env: Mapping[str, str], on_output: OnOutput
+) -> str:
+    """Run a command of a process, such as its ``on_ready``, to its end; return what went wrong."""
+    try:
+        how = await run.spawn(
+            plan.in_shell(command),
+            cwd=plan.cwd,
+            # A mark of its own: what it starts must not be taken for the family of the process.
+            env={**env, "ORCHESTRA_PROCESS": f"{plan.name}:{purpose}"},
+            on_output=on_output,
+            stop_timeout=0.0,
+        )
+    except SpawnError as exc:
+        return exc.message
+    return "" if how.code == 0 else str(how)
+
+
 class Stoppable:
     """What runs a child, and may be told to end it before it has been spawned.
 
     Args:
-        run: The run that it belongs to.
         spawn: What spawns it, as `Run.spawn`, which it is by default.
 
     Attributes:

@@ -6,7 +6,9 @@ when orchestra does. `child/application` is its other half: that explains the me
 has imported is still what is on the disk.
 
 It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
-the last child is stopped. A warm spare (``warm_spare = true``) is spawned as soon as the last one serves.
+the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare
+is spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
+there is always one.
 
 A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
 for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from orchestra.child.spawn import Child, OnOutput
     from orchestra.config.plan import ProcessPlan
-    from orchestra.events import Exit, StreamName
+    from orchestra.events import Exit
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.run import Run
 
@@ -49,9 +51,8 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 _SPAWN_DELAY = 0.5
 # Seconds that a warm spare is kept: a developer who has not saved for so long has no use for its memory.
 _PATIENCE = 600.0
-# Likewise, one that was spawned because a file was touched: what precedes a restart (`before_restart`) takes
-# seconds, and a touch need not be a change.
-_SHORT_PATIENCE = 10.0
+# Likewise, one that is there because files are being edited.
+_SHORT_PATIENCE = 60.0
 # The names of thousands of modules.
 _MAX_MESSAGE = 1 << 20
 # The size of a terminal whose user has not set one.
@@ -73,9 +74,6 @@ class Interpreter:
     """One child that serves an application, from its spawn to its end.
 
     Args:
-        plan: The process's plan.
-        run: The run that it belongs to.
-        env: The environment that it is spawned with.
         on_output: Awaited with what it writes before it serves.
         patience: Seconds after which it is killed if it was not told to serve.
     """
@@ -97,30 +95,23 @@ class Interpreter:
         self._child: Child | None = None
         self._is_killed = False
         self._how: Exit | SpawnError | None = None
-        self._spawned, self._told, self._ended = trio.Event(), trio.Event(), trio.Event()
+        self._spawned, self._told, self.ended = trio.Event(), trio.Event(), trio.Event()
         self._sending = trio.Lock()
         self._received = b""
-
-    def __repr__(self) -> str:
-        return f"<Interpreter {self._child}, {'serving' if self._told.is_set() else 'waiting'}>"
 
     @property
     def is_there(self) -> bool:
         """Whether it has neither ended nor been killed."""
-        return not (self._is_killed or self._ended.is_set())
+        return not (self._is_killed or self.ended.is_set())
 
     async def run(self, modules: Sequence[str]) -> None:
-        """Run it to its end.
-
-        Args:
-            modules: What it imports before it is told to serve.
-        """
+        """Run it to its end; it imports `modules` before it is told to serve."""
         try:
             self._how = await self._live(modules)
         except SpawnError as exc:
             self._how = exc
         finally:
-            for each in (self._spawned, self._told, self._ended):
+            for each in (self._spawned, self._told, self.ended):
                 each.set()
 
     async def _live(self, modules: Sequence[str]) -> Exit:
@@ -145,12 +136,9 @@ class Interpreter:
                 env={**self._env, _CONTROL: str(theirs.fileno())},
                 pass_fds=(theirs.fileno(),),
                 on_spawn=spawned,
-                on_output=self._write,
+                on_output=lambda *said: self._on_output(*said),  # noqa: PLW0108 - another one when it serves
                 **how_to_spawn(self._plan, self._run),
             )
-
-    async def _write(self, stream: StreamName, lines: Sequence[str], partial: str | None) -> None:
-        await self._on_output(stream, lines, partial)
 
     async def _expire(self) -> None:
         with trio.move_on_after(self._patience):
@@ -173,12 +161,7 @@ class Interpreter:
         on_spawn: Callable[[Child], object],
         on_output: OnOutput,
     ) -> Exit:
-        """Have it serve, and wait for its end.
-
-        Args:
-            env: The environment that it has from now on.
-            on_spawn: Called with the child.
-            on_output: Awaited with what it writes from now on.
+        """Have it serve in another environment, and wait for its end.
 
         Raises:
             SpawnError: The system refused to start it.
@@ -190,7 +173,7 @@ class Interpreter:
                 self._told.set()
                 on_spawn(self._child)
                 await self._send({name: env[name] for name in PORT_VARIABLES if name in env})
-            await self._ended.wait()
+            await self.ended.wait()
         finally:
             self.kill()  # unless it has ended
         if isinstance(self._how, SpawnError):
@@ -203,10 +186,6 @@ class Interpreter:
         self._is_killed = True
         if self._child is not None:
             self._child.kill()
-
-    async def until_gone(self) -> None:
-        """Wait until nothing of it is left."""
-        await self._ended.wait()
 
     # --- Messages ---
 
@@ -243,12 +222,7 @@ class Interpreter:
 
 
 class Spares:
-    """Has a spare ready for one process.
-
-    Args:
-        run: The run that it belongs to.
-        output: Takes what a spare writes.
-    """
+    """Has a spare ready for one process."""
 
     def __init__(self, run: Run, output: ProcessOutput) -> None:
         self._run = run
@@ -257,11 +231,9 @@ class Spares:
         self._spare: Interpreter | None = None
         self._modules: Sequence[str] = ()  # that the last one had imported
         self._preparing = trio.CancelScope()
+        self._is_edited = False  # since the last child was spawned
         self._was_told = False
         self._count = 0
-
-    def __repr__(self) -> str:
-        return f"<Spares: {self._spare}>"
 
     async def serve(
         self,
@@ -276,24 +248,19 @@ class Spares:
     ) -> Exit:
         """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`.
 
-        Args:
-            plan: The process's plan, from which the command and most other arguments follow.
-            is_retry: Whether the last one has just failed.
-            env: The environment that it is to have.
-            on_spawn: Called with the child.
-            on_output: Awaited with what it writes.
-
         Raises:
             SpawnError: The system refused to start it.
         """
         self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
-        if plan.warm_spare:
+        if plan.warm_spare or self._is_edited:
             self._prepare(plan, self._serving, is_hurried=False)
+        self._is_edited = False
         return await self._serving.serve(env, on_spawn, on_output)
 
     def expect(self, plan: ProcessPlan) -> None:
         """Have a spare get ready, since a restart is likely to follow. Does not wait."""
+        self._is_edited = True
         if self._serving is not None and not self._has_spare:
             self._prepare(plan, self._serving, is_hurried=True)
 
@@ -351,4 +318,4 @@ class Spares:
     async def until_gone(self) -> None:
         """Wait until nothing is left of a spare that was discarded."""
         if self._spare is not None and not self._spare.is_there:
-            await self._spare.until_gone()
+            await self._spare.ended.wait()

@@ -68,15 +68,9 @@ _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 class Worker:
     """Runs one process of the plan.
 
-    Args:
-        plan: The process's plan.
-        run: The run that it belongs to.
-
     Attributes:
         life: All that is known of it.
         newest: The newest event about it.
-        output: What it writes.
-        errors: Its error, if it has one.
         dependents: The workers that wait for it.
     """
 
@@ -100,7 +94,7 @@ class Worker:
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
         self.tell(StopRequested(reason))
-        self._handover.discard_spare()
+        self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
         """Start the process again if it has ended; `StartError` if the run is over. Does not wait.
@@ -172,9 +166,7 @@ class Worker:
     def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
         """Follow another plan of the process; a child that runs goes on as it is.
 
-        Args:
-            plan: What counts from now on, for the next child and for what is decided about this one.
-            dependents: The workers that wait for it.
+        The plan counts from now on, for the next child and for what is decided about this one.
         """
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)

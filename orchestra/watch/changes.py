@@ -59,7 +59,7 @@ class Batch(Struct, frozen=True, kw_only=True):
 
     Attributes:
         changes: By process; those of the run itself under `RUN`.
-        expected: What may have changed, while it is too early to tell.
+        expected: What may have changed, while it is too early to tell; the next batch tells.
         warning: What the user should know of the watching, and a hint; empty if nothing.
     """
 
@@ -89,14 +89,7 @@ async def watch(
     tell: Callable[[Batch], object],
     notify: Notify | None = None,
 ) -> None:
-    """Tell of changes until this is cancelled.
-
-    Args:
-        interests: The files that matter, by process.
-        since: The Unix time from which on changes count.
-        tell: Is told of each batch.
-        notify: Waits for touches; watchfiles by default.
-    """
+    """Tell of changes, from the Unix time `since` on, until this is cancelled."""
     stop = threading.Event()
     # It waits in its thread for as long as the run lasts: others must not wait for the thread.
     limiter = trio.CapacityLimiter(1)
@@ -120,7 +113,7 @@ def batches(
     if files.invalid:
         text = f"not watched: {', '.join(files.invalid)} is not a valid pattern"
         yield Batch(warning=(text, "Write it as in .gitignore."))
-    if files.is_cut:
+    if files.walk.is_cut:
         text = f"not all files are watched: there are more than {len(files.folders)} folders"
         yield Batch(warning=(text, "Leave folders out: ignore = [...], or .gitignore."))
     if system := _silent_system(files.folders):
@@ -153,7 +146,7 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
                 is_outdated = changes is None
                 if changes is None or not touched:
                     changes = files.look_again()
-                if changes:
+                if changes or touched:
                     yield Batch(changes=changes)
                 if is_outdated or files.folders != watched:
                     break
@@ -161,8 +154,7 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
             attempts += 1
             if attempts == _ATTEMPTS:
                 return "folders come and go"
-            if changes := files.look_again():
-                yield Batch(changes=changes)
+            yield Batch(changes=files.look_again())
         except OSError as exc:
             return f"{len(watched)} folders cannot be watched ({exc})"
     return ""

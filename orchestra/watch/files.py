@@ -59,51 +59,31 @@ class _State(NamedTuple):
 
 
 class Files:
-    """The files that matter, and their content.
-
-    Args:
-        interests: By process.
-
-    Attributes:
-        folders: That have to be watched to know of every change.
-        is_cut: Whether there are too many folders to watch all.
-    """
+    """The files that matter, and their content."""
 
     def __init__(self, interests: Mapping[str, Interest]) -> None:
         self._filter = Filter(interests)
+        self.invalid = self._filter.invalid
         self._known: dict[str, _State] = {}
         self._clues: dict[str, set[bytes]] = {}  # by process
-        self._walk = Walk()
-
-    def __repr__(self) -> str:
-        return f"<Files: {len(self._known)} in {len(self.folders)} folders>"
+        self.walk = Walk()
 
     @property
     def folders(self) -> frozenset[str]:
         """The folders that have to be watched to know of every change."""
-        return frozenset(self._walk.folders)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether there are too many folders to watch them all."""
-        return self._walk.is_cut
-
-    @property
-    def invalid(self) -> tuple[str, ...]:
-        """The patterns that are none."""
-        return tuple(self._filter.invalid)
+        return frozenset(self.walk.folders)
 
     def begin(self, since: float) -> Mapping[str, Changes]:
         """Look at all files for the first time; give those that came after `since`, in Unix time."""
-        self._walk = self._filter.walk()
-        for path in self._walk.files:
+        self.walk = self._filter.walk()
+        for path in self.walk.files:
             self._has_changed(path)
         return self._by_process([path for path in self._known if _came(path) >= since])
 
     def look_again(self) -> Mapping[str, Changes]:
         """Look at all files, and for new ones; those whose size and time are the same are not read."""
-        self._walk = self._filter.walk()
-        found = self._walk.files | self._known.keys()
+        self.walk = self._filter.walk()
+        found = self.walk.files | self._known.keys()
         return self._by_process([path for path in found if self._has_changed(path, is_sure=False)])
 
     def expect(self, paths: AbstractSet[str]) -> Mapping[str, Changes]:
@@ -125,11 +105,11 @@ class Files:
         )
 
     def _with_targets(self, paths: AbstractSet[str]) -> set[str]:
-        linked = self._walk.linked
+        linked = self.walk.linked
         return {*paths, *(linked[each] for each in paths if each in linked)}
 
     def _changes_folders(self, path: str) -> bool:
-        if path.endswith("/" + GITIGNORE) or path in self._walk.folders:
+        if path.endswith("/" + GITIGNORE) or path in self.walk.folders:
             return True
         if (
             path not in self._known
@@ -143,9 +123,7 @@ class Files:
     def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
         """Look at a file, and whether it differs from what is known.
 
-        Args:
-            path: The file.
-            is_sure: It was touched; else the same size and time mean the same content.
+        Unless it was touched (`is_sure`), the same size and time mean the same content.
         """
         known = self._known.get(path)
         try:

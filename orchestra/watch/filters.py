@@ -125,10 +125,7 @@ class Walk:
     """What a walk has found.
 
     Attributes:
-        folders: Those that have to be watched.
-        files: The files that matter.
         linked: The targets of links among them that are in other folders, with the path of the link.
-        is_cut: Whether there were too many folders.
     """
 
     def __init__(self) -> None:
@@ -141,9 +138,6 @@ class Walk:
 
 class Filter:
     """Says which files matter, to which process and as what.
-
-    Args:
-        interests: By process.
 
     Attributes:
         invalid: The patterns that are none; they match nothing.

@@ -76,14 +76,10 @@ class Rule(Struct, frozen=True, kw_only=True):
     """Files that matter for one reason.
 
     Attributes:
-        folder: The folder that the patterns are relative to.
         patterns: As in ``.gitignore``; one of them has to match.
-        kind: What such files are.
         is_deep: Whether they may be anywhere below the folder; else they are in it, or below a folder in it
             that matches.
-        is_named: Whether they are named one by one.
         ignored: Files that are left out, as patterns relative to `ignored_in`.
-        ignored_in: The folder of the process.
         not_below: Files and folders that are left out.
     """
 
@@ -112,7 +108,6 @@ class Changes(Struct, frozen=True):
     """What has changed for one process.
 
     Attributes:
-        files: Each file once.
         rereads_templates: Whether its program is known to read a template again that has changed.
     """
 
@@ -131,9 +126,7 @@ def is_backend(process: ProcessPlan, plan: Plan) -> bool:
 def interests(plan: Plan, processes: Iterable[ProcessPlan]) -> Mapping[str, Interest]:
     """Say which files matter to which process, by name; and to the run as a whole.
 
-    Args:
-        plan: The run.
-        processes: Its processes as they are now: a role may have been found since.
+    The processes are those as they are now: a role may have been found since.
     """
     found: dict[str, Interest] = {}
     if plan.files:

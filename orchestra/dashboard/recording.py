@@ -1,0 +1,77 @@
+"""A recording: everything that the dashboard would show of a run, as JSON lines, to be shown again.
+
+It has colours, unfinished lines, and what processes took, which `--output json` leaves out; the heads of
+requests, with their cookies, it does not have. Only its user can read the file.
+
+Not here: showing it (`orchestra/replaying`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+
+from orchestra.dashboard.runlog import EventLog
+from orchestra.errors import ConfigError
+from orchestra.events import Event, OutputLine, RequestHeads, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Recording", "events_of"]
+
+_UNLIMITED = 2**62
+_RECORD_HINT = "Record a run: orchestra run --record FILE."
+
+
+class Recording(EventLog):
+    """Records a run.
+
+    Args:
+        path: The file; one that is there is replaced.
+
+    Raises:
+        ConfigError: It cannot be written to.
+    """
+
+    _kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
+    _has_colours = True
+
+    def __init__(self, path: str) -> None:
+        file = Path(path)
+        try:
+            file.unlink(missing_ok=True)
+            file.touch(mode=0o600)
+        except OSError as exc:
+            text = f"the recording cannot be written: {exc.strerror}"
+            raise ConfigError(text, path=path, hint="Name a file in a folder that you may write to.") from exc
+        super().__init__(file, max_bytes=_UNLIMITED, backups=0)
+
+    def _complaint(self, cause: OSError) -> str:
+        return f"the recording is not whole: {cause}"
+
+
+def events_of(path: str) -> Iterator[Event]:
+    """Read a recording. Events of a later version are left out, and so is a last line that was cut off.
+
+    Raises:
+        ConfigError: It cannot be read, or is none.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield decode(line)
+                except msgspec.ValidationError as exc:
+                    if number == 1:
+                        text = "this is no recording"
+                        raise ConfigError(text, path=path, line=1, hint=_RECORD_HINT) from exc
+                except msgspec.DecodeError as exc:
+                    text = f"this is no recording: {exc}"
+                    raise ConfigError(text, path=path, line=number, hint=_RECORD_HINT) from exc
+    except OSError as exc:
+        raise ConfigError(f"it cannot be read: {exc.strerror}", path=path, hint=_RECORD_HINT) from exc

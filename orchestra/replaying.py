@@ -1,0 +1,158 @@
+"""A recorded run in the dashboard again, at its own or another speed.
+
+The model is fed as by a run, and the clock of the screen is the recording's. A run in another terminal is
+shown in the same way (`attaching`).
+
+Not here: the file (`dashboard/recording`), the screen.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.model import Model
+from orchestra.dashboard.recording import events_of
+from orchestra.dashboard.screen import Screen, summary
+from orchestra.errors import ConfigError, OrchestraError
+from orchestra.foreground import follow_job_control
+from orchestra.interactive import Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from orchestra.control.local import Order
+    from orchestra.events import Event
+
+__all__ = ["Player", "replay", "show"]
+
+# Events between two checkpoints.
+_AT_A_TIME = 200
+
+
+class Player:
+    """Feeds a model with events when their time has come.
+
+    Args:
+        model: The model.
+        speed: How many seconds of the recording pass in one.
+    """
+
+    def __init__(self, model: Model, *, speed: float = 1.0) -> None:
+        self._model = model
+        self._speed = speed
+        self._begun_at = 0.0
+        self._first = 0.0
+        self._last: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Player at {self.now():g}>"
+
+    def now(self) -> float:
+        """Give the time in the recording, in seconds since the epoch; at its end, it stands still."""
+        if self._last is not None:
+            return self._last
+        return self._first + (trio.current_time() - self._begun_at) * min(self._speed, 1e9)
+
+    async def play(self, events: Iterable[Event]) -> None:
+        """Play all events."""
+        last = 0.0
+        for number, event in enumerate(events):
+            if not number:
+                self._begun_at, self._first = trio.current_time(), event.at
+            if (left := event.at - self.now()) > 0:
+                await trio.sleep(left / self._speed)
+            elif not number % _AT_A_TIME:
+                await trio.lowlevel.checkpoint()
+            self._model.apply(event)
+            last = max(last, event.at)
+        self._last = last
+
+
+def replay(path: str, *, speed: float = 1.0) -> int:
+    """Show a recording on this terminal, until the user leaves; return the exit status.
+
+    Raises:
+        ConfigError: It cannot be read, or this is no terminal.
+    """
+    if not (os.isatty(0) and os.isatty(1)):
+        raise ConfigError("a recording is shown on a terminal", hint="It has JSON lines: look at it with jq.")
+    return trio.run(_replay, path, speed)
+
+
+async def _replay(path: str, speed: float) -> int:
+    # What is wrong with it is said before the screen is taken.
+    events = events_of(path)
+    first = next(events, None)
+    if first is None:
+        raise ConfigError("this is no recording", path=path, hint="It has no line.")
+    model = Model()
+    controls, player = Controls(model, is_guest=True), Player(model, speed=speed)
+
+    async def obey(_: Order) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OrchestraError("this is a recording: nothing runs")
+
+    async def play(_leave: Callable[[], None]) -> None:
+        await player.play(_from(first, events))
+        controls.say("the recording ends here")
+
+    return await show(controls, play, obey, clock=player.now)
+
+
+async def show(
+    controls: Controls,
+    play: Callable[[Callable[[], None]], Awaitable[None]],
+    obey: Callable[[Order], Awaitable[object]],
+    *,
+    has_mouse: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """Show a run that is not this program's on this terminal, until the user leaves; return the exit status.
+
+    Args:
+        controls: What the user looks at.
+        play: Feeds the model; is given what ends the showing.
+        obey: Gives an order to the run.
+        has_mouse: As for `Screen`.
+        clock: Likewise.
+    """
+    code = 0
+    async with trio.open_nursery() as nursery:
+
+        async def end_at_signal() -> None:
+            nonlocal code
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                async for number in signals:
+                    code = 128 + number
+                    nursery.cancel_scope.cancel()
+
+        operator = Operator(controls, obey, nursery.cancel_scope.cancel)
+        screen = Screen(
+            controls.model,
+            controls,
+            operator.perform,
+            send=operator.send,
+            has_mouse=has_mouse,
+            environ=os.environ,
+            clock=clock,
+        )
+        nursery.start_soon(end_at_signal)
+        await nursery.start(operator.run)
+        await nursery.start(screen.run)
+        nursery.start_soon(follow_job_control, screen)
+        await play(nursery.cancel_scope.cancel)
+    with suppress(OSError):  # the terminal may be what has ended
+        os.write(1, summary(controls.model, environ=os.environ).encode("utf-8", "replace"))
+    return code
+
+
+def _from(first: Event, others: Iterable[Event]) -> Iterable[Event]:
+    yield first
+    yield from others

@@ -1,0 +1,124 @@
+"""What is recorded of a run shows it again, to the last cell."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+import trio
+
+from orchestra import Plan, ProcessPlan, Supervisor
+from orchestra.dashboard.model import Model
+from orchestra.dashboard.recording import Recording, events_of
+from orchestra.errors import ConfigError
+from orchestra.events import Event, OutputLine, RequestHeads, encode
+from orchestra.replaying import Player
+from tests.dashboard_kit import REQUEST, STARTED, line, picture
+from tests.kit import COMMAND
+from tests.terminal_kit import Terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.real
+async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    script = "printf '\\033[31mred\\033[0m\\n日本\\n'; printf 'Name? '; exec sleep 1000"
+    plan = Plan(
+        processes=(
+            ProcessPlan(
+                name="web", command=f"exec {sys.executable} -m http.server $PORT", port=0, ready="tcp"
+            ),
+            ProcessPlan(name="asks", command=script),
+            ProcessPlan(name="ends", command="exit 0"),
+        )
+    )
+    live, recording = Model(), Recording(str(path))
+    supervisor = Supervisor(plan, sinks=recording.sinks)
+    recording.follow(supervisor.subscribe)
+    supervisor.subscribe(live.apply, *get_args(Event))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recording.run)
+        async with trio.open_nursery() as running:
+            await running.start(supervisor.run)
+            await supervisor.wait_ready()
+            while not live.asking():
+                await trio.sleep(0.01)
+            await supervisor.stop()
+        await recording.aclose()
+        nursery.cancel_scope.cancel()
+    again = Model()
+    player = Player(again, speed=float("inf"))
+    await player.play(events_of(str(path)))
+    assert live.started is not None
+    for size in ((80, 24), (160, 50)):
+        now = live.started.at + 10
+        expected = picture(live, now=now, width=size[0], height=size[1])
+        assert picture(again, now=now, width=size[0], height=size[1]) == expected
+        assert any("asks      │ Name?" in row for row in expected)
+    (red,) = [
+        event for event in events_of(str(path)) if isinstance(event, OutputLine) and "red" in event.text
+    ]
+    assert red.text == "\x1b[31mred\x1b[0m"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_recording_is_played_at_its_own_speed_or_another(autojump_clock: object) -> None:
+    events: list[Event] = [STARTED, line("a"), REQUEST]  # at 0, 1 and 2 s
+    for speed, seconds in ((1.0, 2.0), (4.0, 0.5), (float("inf"), 0.0)):
+        model = Model()
+        player = Player(model, speed=speed)
+        before = trio.current_time()
+        await player.play(events)
+        assert trio.current_time() - before == seconds
+        assert player.now() == REQUEST.at
+        assert model.requests.count == 1
+
+
+def test_heads_with_their_cookies_are_not_recorded() -> None:
+    assert RequestHeads not in Recording._kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("", ""), ("nonsense\n", "FILE:1: this is no recording"), ('{"a":1}\n', "FILE:1: this is no recording")],
+)
+def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "x"
+    path.write_text(text)
+    if not complaint:
+        assert list(events_of(str(path))) == []
+        return
+    with pytest.raises(ConfigError) as caught:
+        list(events_of(str(path)))
+    assert str(caught.value).replace(str(path), "FILE").startswith(complaint)
+
+
+def test_later_events_and_a_line_that_was_cut_off_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    later = b'{"type":"moon.landed","v":1}'
+    path.write_bytes(b"\n".join([encode(STARTED), later, encode(line("a")), encode(line("b"))[:20]]))
+    assert list(events_of(str(path))) == [STARTED, line("a")]
+
+
+def test_a_recording_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the recording cannot be written"):
+        Recording(str(tmp_path / "no" / "where"))
+
+
+@pytest.mark.real
+def test_a_run_is_recorded_and_shown_again(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("a: echo hello; exit 3\n")
+    (tmp_path / "orchestra.toml").write_text('[process.a]\nrestart = "never"\n')
+    with Terminal(*COMMAND, "run", "--output", "plain", "--record", "run.jsonl", cwd=tmp_path) as terminal:
+        assert terminal.wait() == 3
+    with Terminal(*COMMAND, "replay", "--speed", "inf", "run.jsonl", cwd=tmp_path) as terminal:
+        terminal.until(lambda text: "a         │ hello" in text and "the recording ends here" in text)
+        terminal.send("r")
+        terminal.until(lambda text: "this is a recording: nothing runs" in text)
+        terminal.send("q")
+        assert terminal.wait() == 0
+        assert terminal.is_restored()
+        assert "a  failed  exit code 3" in terminal.text
