@@ -332,8 +332,8 @@ def _listens(port: int) -> bool:
         return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_without_a_backend_and_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
-    write(tmp_path, "one: echo up; sleep 1000\n")
+def test_there_is_no_proxy_where_nothing_can_be_served(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo up; sleep 1000\n", 'process.one.ready = "log: up"')
     with Run(cwd=tmp_path) as run:
         run.line("one", "up")
         assert run.events[0]["url"] is None
