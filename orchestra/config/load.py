@@ -360,6 +360,7 @@ class _Reader:
                     *self.env_files,
                 )
             ),
+            env_files=tuple(self.env_files),
             notes=tuple(self.notes),
         )
 
