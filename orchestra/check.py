@@ -64,7 +64,8 @@ def check(
 
 
 def _understood(plan: Plan) -> Iterator[str]:
-    yield str(plan.procfile or "")
+    if plan.procfile is not None:
+        yield str(plan.procfile) if plan.procfile.exists() else f"{plan.procfile} (not written)"
     yield ""
     if (proxy := plan.proxy) is not None:
         yield f"{Address(proxy.host, proxy.port).url} asks"

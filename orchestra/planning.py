@@ -70,11 +70,13 @@ def this_machine(
     """
     environ = os.environ if environ is None else environ
     kept: dict[str, int] = {}
+    own: set[int] = set()
     proxy = None
     if running is not None:
         kept = {each.name: each.port for each in running.processes if each.port is not None}
-        proxy = running.proxy
-    own = {*kept.values()} if proxy is None else {*kept.values(), proxy.port}
+        own = {*kept.values(), *(port for each in running.processes for port in each.named_ports)}
+        if (proxy := running.proxy) is not None:
+            own.add(proxy.port)
 
     def try_listen(host: str, port: int) -> None:
         if port not in own:

@@ -97,6 +97,7 @@ class Run:
         self.window = window
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
+        self.remains = runtime.remains()
         self.installer = Installer(self)
         self.phase = Phase.NEW
         self.ending = trio.Event()
