@@ -153,7 +153,8 @@ def run(
     overrides = Overrides(**options)
 
     def plan(running: Plan | None = None) -> Plan:
-        return load(procfile, only=names, left_out=left_out, overrides=overrides, running=running)
+        how: dict[str, Any] = {"overrides": overrides, "running": running, "has_memory": True}
+        return load(procfile, only=names, left_out=left_out, **how)
 
     found = plan()
     if detach:

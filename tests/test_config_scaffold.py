@@ -126,27 +126,31 @@ def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "command"),
     [
-        ("main.py", APP, "uvicorn --reload --port $PORT main:app"),
-        ("src/pkg/api.py", APP, "cd src/pkg && uvicorn --reload --port $PORT api:app"),
+        ("main.py", APP, "uvicorn --port $PORT main:app"),
+        ("src/pkg/api.py", APP, "cd src/pkg && uvicorn --port $PORT api:app"),
         (
             "main.py",
             "import fastapi\napplication: fastapi.FastAPI = fastapi.FastAPI(title='x')\n",
-            "uvicorn --reload --port $PORT main:application",
+            "uvicorn --port $PORT main:application",
         ),
         (
             "main.py",
             "from starlette import *\ndef create_app(debug=False):\n    return Starlette()\n",
-            "uvicorn --reload --port $PORT --factory main:create_app",
+            "uvicorn --port $PORT --factory main:create_app",
         ),
         (
             "app.py",
             "from flask import Flask\ndef create_app():\n    app = Flask(__name__)\n    return app\n",
-            "flask --app app:create_app run --debug",
+            "flask --app app:create_app run --debug --no-reload",
         ),
-        ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn --reload"),
-        ("app.py", "from flask import Flask\napp = Flask(__name__)\n", "flask --app app:app run --debug"),
-        ("manage.py", DJANGO, "python manage.py runserver 127.0.0.1:$PORT"),
-        ("site/manage.py", DJANGO, "cd site && python manage.py runserver 127.0.0.1:$PORT"),
+        ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn"),
+        (
+            "app.py",
+            "from flask import Flask\napp = Flask(__name__)\n",
+            "flask --app app:app run --debug --no-reload",
+        ),
+        ("manage.py", DJANGO, "python manage.py runserver --noreload 127.0.0.1:$PORT"),
+        ("site/manage.py", DJANGO, "cd site && python manage.py runserver --noreload 127.0.0.1:$PORT"),
     ],
 )
 def test_an_application_is_found_without_being_imported(
@@ -163,7 +167,7 @@ def test_a_package_is_imported_from_the_folder_above_it(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "__init__.py").touch()
     (tmp_path / "src" / "shop" / "web" / "app.py").write_text(APP)
-    assert commands(tmp_path) == {"api": "cd src && uvicorn --reload --port $PORT shop.web.app:app"}
+    assert commands(tmp_path) == {"api": "cd src && uvicorn --port $PORT shop.web.app:app"}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ def test_a_module_s_own_imports_tell_where_it_is_imported_from(
 ) -> None:
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text)
-    assert commands(tmp_path) == {"api": command.format("--reload --port $PORT")}
+    assert commands(tmp_path) == {"api": command.format("--port $PORT")}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_a_module_s_own_imports_tell_where_it_is_imported_from(
 )
 def test_an_application_may_be_made_in_other_ways(tmp_path: Path, text: str) -> None:
     (tmp_path / "main.py").write_text(text)
-    assert commands(tmp_path) == {"api": "uvicorn --reload --port $PORT main:app"}
+    assert commands(tmp_path) == {"api": "uvicorn --port $PORT main:app"}
 
 
 def test_it_is_said_what_was_not_found(tmp_path: Path) -> None:
@@ -213,7 +217,7 @@ def test_it_is_said_what_was_not_found(tmp_path: Path) -> None:
 def test_the_server_that_the_project_names_is_taken(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "requirements-dev.txt").write_text("granian>=1\n")
-    assert commands(tmp_path) == {"api": "granian --interface asgi --reload --port $PORT main:app"}
+    assert commands(tmp_path) == {"api": "granian --interface asgi --port $PORT main:app"}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,7 @@ def test_a_locked_project_is_run_by_its_tool(tmp_path: Path, lock: str, tool: st
     program(tmp_path / "tools", tool)
     program(tmp_path / "tools", "uvicorn")
     path = str(tmp_path / "tools")
-    bare = "uvicorn --reload --port $PORT main:app"
+    bare = "uvicorn --port $PORT main:app"
     assert commands(tmp_path, path=path) == {"api": f"cd backend && {tool} run {bare}"}
     for name in ("python", "uvicorn"):
         program(tmp_path / "backend" / ".venv" / "bin", name)
@@ -239,7 +243,7 @@ def test_what_the_environment_of_a_folder_has_is_taken(tmp_path: Path, name: str
     for each in ("python", "granian"):
         program(tmp_path / "backend" / name / "bin", each)
     (tmp_path / "backend" / name / "pyvenv.cfg").touch()
-    granian = "cd backend && granian --interface asgi --reload --port $PORT main:app"
+    granian = "cd backend && granian --interface asgi --port $PORT main:app"
     assert commands(tmp_path) == {"api": granian}
 
 
@@ -280,7 +284,7 @@ def test_a_server_of_orchestra_s_own_is_not_the_project_s(tmp_path: Path) -> Non
 )
 def test_an_application_may_come_from_a_function(tmp_path: Path, text: str, target: str | None) -> None:
     write(tmp_path, {"main.py": text, "lib/factory.py": "def build(debug):\n    return Starlette()\n"})
-    expected = {"api": f"uvicorn --reload --port $PORT {target}"} if target else {}
+    expected = {"api": f"uvicorn --port $PORT {target}"} if target else {}
     assert commands(tmp_path) == expected
 
 
@@ -293,12 +297,12 @@ def test_an_entrypoint_is_taken_as_it_is_set(tmp_path: Path) -> None:
             "service/shop/web.py": "from .made import site\n",
         },
     )
-    assert commands(tmp_path) == {"api": "cd service && uvicorn --reload --port $PORT shop.web:site"}
+    assert commands(tmp_path) == {"api": "cd service && uvicorn --port $PORT shop.web:site"}
 
 
 def test_not_every_manage_py_is_django_s(tmp_path: Path) -> None:
     write(tmp_path, {"manage.py": "from flask_script import Manager\n", "web/manage.py": DJANGO})
-    assert commands(tmp_path) == {"api": "cd web && python manage.py runserver 127.0.0.1:$PORT"}
+    assert commands(tmp_path) == {"api": "cd web && python manage.py runserver --noreload 127.0.0.1:$PORT"}
 
 
 @pytest.mark.parametrize(

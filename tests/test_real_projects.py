@@ -119,15 +119,15 @@ def litestar(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "ui", "api"),
     [
-        (fastapi, "frontend", "uvicorn --reload --port $PORT app.main:app"),
-        (flask, "ui", "flask --app app:create_app run --debug --port $PORT"),
-        (django, "", "python manage.py runserver 127.0.0.1:$PORT"),
+        (fastapi, "frontend", "uvicorn --port $PORT app.main:app"),
+        (flask, "ui", "flask --app app:create_app run --debug --no-reload --port $PORT"),
+        (django, "", "python manage.py runserver --noreload 127.0.0.1:$PORT"),
         (
             starlette,
             "web/client",
-            "cd backend && hypercorn --reload --graceful-timeout 1 --bind 127.0.0.1:$PORT server:app",
+            "cd backend && hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT server:app",
         ),
-        (litestar, "client", "uvicorn --reload --port $PORT main:app"),
+        (litestar, "client", "uvicorn --port $PORT main:app"),
     ],
     ids=["fastapi", "flask", "django", "starlette", "litestar"],
 )

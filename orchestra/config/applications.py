@@ -59,11 +59,12 @@ _BRINGS_UVICORN = re.compile(r"\b(fastapi|litestar)\[[^\]]*\b(standard|all)\b", 
 _ENTRYPOINT = re.compile(
     r'^\[tool\.fastapi\]\s*$[^\[]*?^entrypoint *= *["\']([\w.]+):(\w+)', re.MULTILINE | re.DOTALL
 )
+# Without a reloader: orchestra restarts what has changed.
 _SERVE = {
-    "uvicorn": "uvicorn --reload --port $PORT {factory}{target}",
-    "granian": "granian --interface asgi --reload --port $PORT {factory}{target}",
-    "hypercorn": "hypercorn --reload --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
-    "flask": "flask --app {target} run --debug --port $PORT",
+    "uvicorn": "uvicorn --port $PORT {factory}{target}",
+    "granian": "granian --interface asgi --port $PORT {factory}{target}",
+    "hypercorn": "hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
+    "flask": "flask --app {target} run --debug --no-reload --port $PORT",
 }
 _PATH = r"""\(\s*(?:\w+\s*=\s*)?[rf]?["'](/[\w.-]+(?:/[\w.-]+)*)"""
 _METHODS = r"(?:get|post|put|patch|delete|head|options|route|websocket|api_route)"
@@ -280,7 +281,9 @@ def call_of(application: Application, sources: Sources, machine: Machine) -> Cal
     folder, target = application.folder, application.target
     file = application.file.relative_to(sources.root)
     if application.kind == "Django":
-        command = in_environment("python manage.py runserver 127.0.0.1:$PORT", folder, sources.root, machine)
+        command = in_environment(
+            "python manage.py runserver --noreload 127.0.0.1:$PORT", folder, sources.root, machine
+        )
         return Call(folder, command, f"{file} is Django's")
     server = _server(application, sources, machine)
     call = "()" if application.is_factory and server == "hypercorn" else ""

@@ -82,6 +82,12 @@ class Scaffold(Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...] = ()
 
     @property
+    def settings_in_a_line(self) -> str:
+        """The settings without comments, to be shown."""
+        lines = self.settings.splitlines()
+        return " ".join(line for line in lines if line and not line.startswith("#"))
+
+    @property
     def files(self) -> dict[str, str]:
         """The texts of the files, by their names."""
         files = {DEFAULT_NAMES[0]: _HEAD + render(self.entries)}
@@ -132,8 +138,8 @@ def propose(folder: Path, machine: Machine) -> Scaffold:
         hint = f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`."
         raise ConfigError(f"nothing was written: {found.remarks[0]}", hint=hint)
     if found.settings and settings.path is not None:
-        lines = " ".join(each for each in found.settings.splitlines() if not each.startswith("#") and each)
-        remark = f"{settings.path} is there already, and was not touched: it should have {lines}"
+        lacking = found.settings_in_a_line
+        remark = f"{settings.path} is there already, and was not touched: it should have {lacking}"
         return replace(found, settings="", remarks=(*found.remarks, remark))
     return found
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config import Overrides
-    from orchestra.config.plan import UpstreamPlan
+    from orchestra.config.plan import Plan, UpstreamPlan
     from orchestra.export.services import Service
 
 __all__ = ["ENGINES", "Target", "export"]
@@ -114,33 +114,15 @@ def export(
         OrchestraError: The plan is wrong, or a file is there that is not ours.
     """
     if kind == "kubernetes" and user is not None and not user.isdecimal():
-        raise ConfigError(
-            f"--user {user}: Kubernetes takes a number", hint=f"Give the one of `id -u {user}`."
-        )
+        raise ConfigError(f"--user {user}: Kubernetes takes a number", hint="`id -u NAME` gives it.")
     system = {each: environ[each] for each in _SYSTEM if each in environ}
     plan = config.load(procfile, Machine(environ=system), only=only, left_out=left_out, overrides=overrides)
     env_files = tuple(each for each in plan.env_files if each.is_file())
-    env_file = {
-        each: text
-        for each, text in dotenv.merge(system, [(file, True) for file in env_files], Problems()).items()
-        if each not in system or text != system[each]
-    }
+    merged = dotenv.merge(system, [(file, True) for file in env_files], Problems())
+    env_file = {each: text for each, text in merged.items() if text != system.get(each)}
     services, gone = services_of(plan, asked=only, system=system, env_file=env_file)
     if not services:
         raise ConfigError("there is nothing to export: Vite's development server is not for production")
-    remarks = [
-        f"{each} is left out: it is Vite's development server; build its files instead." for each in gone
-    ]
-    if plan.proxy is not None:
-        remarks.append(
-            "There is no proxy: a web server has to ask the backend, and serve the frontend's files."
-        )
-    remarks += _differences(kind, env_files)
-    remarks += [
-        f"{each} is not a file: tell the engine what is in it."
-        for each in plan.env_files
-        if each.exists() and each not in env_files
-    ]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or plan.root.name) or "app"
     target = Target(
         name=called,
@@ -153,12 +135,22 @@ def export(
         env_names=frozenset(env_file),
         address=("127.0.0.1", 8000) if plan.proxy is None else (plan.proxy.host, plan.proxy.port),
         backend=None if plan.proxy is None else plan.proxy.backend,
-        remarks=tuple(remarks),
+        remarks=tuple(_remarks(plan, kind, gone, env_files)),
     )
-    written = _write(_RENDERERS[kind](services, target), folder, kind)
-    said = [str(each) for each in plan.notes if each.level == "warning"] + remarks
-    said += [f"{service.name}: {note}" for service in services for note in service.notes]
-    return written, said
+    warnings = [str(each) for each in plan.notes if each.level == "warning"]
+    notes = [f"{service.name}: {note}" for service in services for note in service.notes]
+    return _write(_RENDERERS[kind](services, target), folder, kind), [*warnings, *target.remarks, *notes]
+
+
+def _remarks(plan: Plan, kind: str, gone: Sequence[str], env_files: Sequence[Path]) -> Iterator[str]:
+    for each in gone:
+        yield f"{each} is left out: it is Vite's development server; build its files instead."
+    if plan.proxy is not None:
+        yield "There is no proxy: a web server has to ask the backend, and serve the frontend's files."
+    yield from _differences(kind, env_files)
+    for file in plan.env_files:
+        if file.exists() and file not in env_files:
+            yield f"{file} is not a file: tell the engine what is in it."
 
 
 def _differences(kind: str, env_files: Sequence[Path]) -> Iterator[str]:
