@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import layouts_kit as kit
-from tests.kit import Run, marked, orchestra
-from tests.project_kit import ACTIVATED, ask
+from tests.kit import Run, ask, marked, orchestra
+from tests.project_kit import ACTIVATED
 from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
 
 if TYPE_CHECKING:
