@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.dashboard.look import Do
+from orchestra.dashboard.look import Do, Order
 from orchestra.errors import OrchestraError
 from orchestra.events import State
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.look import Order
     from orchestra.supervisor import Supervisor
 
 __all__ = ["Operator", "suspend", "write_log"]

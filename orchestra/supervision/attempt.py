@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.readiness import Readiness
-from orchestra.child.spawn import SpawnError
-from orchestra.config.plan import Role
+from orchestra.child.spawn import Child, SpawnError
+from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
@@ -40,9 +40,7 @@ from orchestra.supervision.tracebacks import Failure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
-    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.events import Exit, StreamName
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.failures import ProcessErrors
@@ -182,7 +180,6 @@ class Attempt(Stoppable):
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
-        """Take note of what it wrote."""
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         self.symptoms.keep(lines)
         now = trio.current_time()
@@ -252,7 +249,6 @@ class Attempt(Stoppable):
             await trio.sleep_forever()
 
     def _begin_reload(self, reason: str, *, was_announced: bool) -> None:
-        """Start again, as the child does."""
         self._was_announced = was_announced
         self.listening = None
         self.readiness = self._new_readiness()
