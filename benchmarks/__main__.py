@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import autobahn, limits, page, rates, restarts, results, runners, saves, soak, transfer
+from benchmarks import autobahn, files, limits, page, rates, restarts, results, runners, saves, soak, transfer
 from benchmarks.harness import Failed, Options
 from benchmarks.peers import PEERS
 
@@ -36,6 +36,7 @@ PARTS: Mapping[str, Callable[[Options], Report]] = {
     "stop": runners.stop,
     "saves": saves.saves,
     "restarts": restarts.restarts,
+    "files": files.files,
     "limits": limits.limits,
     "autobahn": autobahn.autobahn,
 }

@@ -109,6 +109,11 @@ _START = "start to the first line of a process: ms"
 _most = partial(Goal, is_least=False)
 
 GOALS: Sequence[Goal] = (
+    Goal(
+        "built assets a second beside uvicorn with StaticFiles",
+        1,
+        _ratio("asset of 20 KB, 8 connections: requests/s", "uvicorn"),
+    ),
     Goal("api requests/s beside Vite", 7, _ratio(_API, "Vite")),
     Goal("api requests/s beside ASGI + httpx", 20, _ratio(_API, "ASGI + httpx")),
     Goal("api requests/s beside node", 1.5, _ratio(_API, "node")),

@@ -49,7 +49,11 @@ def check(
     """Look at everything that a run would need; the arguments are those of `load`."""
     try:
         plan, problems = examine(
-            procfile, this_machine(environ), only=only, left_out=left_out, overrides=overrides
+            procfile,
+            this_machine(environ, has_memory=True),
+            only=only,
+            left_out=left_out,
+            overrides=overrides,
         )
     except ConfigError as exc:
         return Report((exc,), ())
@@ -58,7 +62,8 @@ def check(
 
 
 def _understood(plan: Plan) -> Iterator[str]:
-    yield str(plan.procfile or "")
+    if plan.procfile is not None:
+        yield str(plan.procfile) if plan.procfile.exists() else f"{plan.procfile} (not written)"
     yield ""
     if (proxy := plan.proxy) is not None:
         yield f"{Address(proxy.host, proxy.port).url} asks"

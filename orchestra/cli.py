@@ -153,7 +153,8 @@ def run(
     overrides = Overrides(**options)
 
     def plan(running: Plan | None = None) -> Plan:
-        return load(procfile, only=names, left_out=left_out, overrides=overrides, running=running)
+        how: dict[str, Any] = {"overrides": overrides, "running": running, "has_memory": True}
+        return load(procfile, only=names, left_out=left_out, **how)
 
     found = plan()
     if detach:
@@ -213,31 +214,25 @@ def init() -> int:
     """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
     from pathlib import Path  # noqa: PLC0415
 
-    from orchestra.config.procfile import DEFAULT_NAMES, current_folder, render  # noqa: PLC0415
-    from orchestra.config.scaffold import look  # noqa: PLC0415
+    from orchestra.config.scaffold import propose  # noqa: PLC0415
+    from orchestra.planning import this_machine  # noqa: PLC0415
 
-    root = current_folder()
-    path = Path(DEFAULT_NAMES[0])
-    if os.path.lexists(path):
-        raise ConfigError("it is there already, and was not touched", path=path, hint="Run it: orchestra run")
-    found, remarks = look(root, env=os.environ)
-    for remark in remarks:
+    found = propose(Path(), this_machine())
+    for remark in found.remarks:
         click.echo(remark, err=True)
-    if not found:
-        raise ConfigError(
-            "nothing was written",
-            hint=f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`.",
-        )
-    text = render(each.entry for each in found)
-    _say(text.rstrip("\n"))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as exc:
-        raise ConfigError(f"cannot be written: {exc.strerror}", path=path, hint="Check the folder.") from exc
-    for each in found:
-        click.echo(f"{each.entry.name}: {each.why}", err=True)
-    click.echo(f"{path} is written; run it: orchestra run", err=True)
+    files = found.files
+    _say("\n".join(files.values()).rstrip("\n"))
+    for name, text in files.items():
+        try:
+            with Path(name).open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as exc:
+            hint = "Check the folder."
+            raise ConfigError(f"cannot be written: {exc.strerror}", path=Path(name), hint=hint) from exc
+    for reason in found.reasons:
+        click.echo(reason, err=True)
+    are = "is" if len(files) == 1 else "are"
+    click.echo(f"{' and '.join(files)} {are} written; run it: orchestra run", err=True)
     return 0
 
 

@@ -217,6 +217,48 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
 COMMANDS["exec"] = _exec
 
 
+@_command
+def attach(run: RunningRun) -> int:
+    """Show the dashboard of a run that another terminal has started; `q` leaves it, and the run goes on."""
+    from orchestra.attaching import attach as show  # noqa: PLC0415 - only here
+
+    return show(run)
+
+
+# --- In production ---
+
+
+@click.command("serve")
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--static", metavar="DIR", help="The built assets, such as dist/assets.")
+@click.option("--static-path", default="/assets", show_default=True, metavar="PATH", help="Where they are.")
+@click.option("--spa", metavar="FILE", help="The built page, such as dist/index.html.")
+@click.option(
+    "--api-prefix", default="/api", show_default=True, metavar="PATH", help="It never has the page."
+)
+@click.option("--listen", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--worker-class", type=click.Choice(["asyncio", "uvloop", "trio"]), default="asyncio", show_default=True
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    help="Seconds for requests at the end.",
+)
+@click.option("--no-access-log", is_flag=True, help="Write no line for each request.")
+def _serve(*, listen: str, workers: int, no_access_log: bool, **served: Any) -> int:
+    """Serve an application and its built frontend in production, by Hypercorn."""
+    from orchestra.serve import Served, serve  # noqa: PLC0415 - only here
+
+    return serve(Served(**served, logs=not no_access_log), listen=listen, workers=workers)
+
+
+COMMANDS["serve"] = _serve
+
+
 # --- Orders ---
 
 

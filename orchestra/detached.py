@@ -49,7 +49,7 @@ def run_detached(arguments: Sequence[str]) -> tuple[int, str, str]:
         while run.poll() is None:
             for each in find(os.environ):
                 if each.state.pid == run.pid:
-                    hint = "orchestra logs -f shows its output, orchestra down ends it\n"
+                    hint = "orchestra attach shows it, orchestra down ends it\n"
                     return 0, f"{each.state.url or 'it'} is run by pid {run.pid}\n", hint
             if time.monotonic() > until:
                 run.terminate()

@@ -17,8 +17,9 @@ from orchestra.control.server import Control
 from orchestra.frontend_pages import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from orchestra.config.plan import Address
     from orchestra.control.app import View
     from orchestra.proxy.server import Extras, Proxy
     from orchestra.reloading import OnPlanFiles
@@ -69,13 +70,16 @@ class Development:
 
         if not self.reloads:
             return Extras()
-        injector = Injector(self._view.plan.reload, self._bus)
+        injector = Injector(self._view.plan.reload, self._bus, vites=self._frontends)
         return Extras(
             frontend_pages=self._pages,
             own=self.control.connect,
             pages=injector,
             failed=lambda request: self.control.failed(*page_of(request)),
         )
+
+    def _frontends(self) -> Sequence[Address]:
+        return self.proxy.frontends() if self.proxy is not None else ()
 
     def _is_backend(self, process: str) -> bool:
         return self.proxy is not None and self.proxy.is_backend(process)

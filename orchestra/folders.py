@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_running", "make_private", "project_key", "state_folder"]
+__all__ = ["is_running", "make_private", "project_key", "state_folder", "write_private"]
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
@@ -42,6 +42,24 @@ def make_private(folder: Path) -> None:
         raise OSError(errno.EPERM, f"{folder} belongs to another user (uid {found.st_uid})")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file in such a folder: all of it, or nothing.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
+    new = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(data)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:

@@ -16,12 +16,14 @@ import resource
 import signal
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
+from orchestra.config.plan import Address
+from orchestra.dashboard.feed import Feed
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.quiet import Quiet
@@ -29,7 +31,8 @@ from orchestra.dashboard.recording import Recording
 from orchestra.dashboard.runlog import RunLog
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, StateChanged
+from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
+from orchestra.last_address import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -76,9 +79,21 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
-    make = partial(Supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
+    make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     recordings = [] if record is None else [Recording(record)]
     return trio.run(_run, plan, mode, make, recordings)
+
+
+def _supervisor(plan: Plan, **how: Any) -> Supervisor:
+    """Make the run, whose address is kept for the next one."""
+    supervisor = Supervisor(plan, **how)
+
+    def keep(_started: Event) -> None:
+        if plan.proxy is not None and plan.proxy.may_move and supervisor.url is not None:
+            keep_port(plan.root, os.environ, Address.of_url(supervisor.url).port)
+
+    supervisor.subscribe(keep, RunStarted)
+    return supervisor
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
@@ -112,6 +127,7 @@ async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
+    from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
@@ -130,7 +146,17 @@ async def _run_on_screen(
             model.apply(each)
 
     supervisor.subscribe(observe, *get_args(Event))
-    operator = Operator(supervisor, controls)
+
+    async def past() -> Sequence[Event]:
+        await trio.lowlevel.checkpoint()
+        return model.past()
+
+    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
+    operator = Operator(
+        controls,
+        lambda order: carry_out(order, supervisor, operator.soon),
+        lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+    )
     screen = Screen(
         model,
         controls,
@@ -186,6 +212,7 @@ async def _run_printing(
     for log in logs:
         log.follow(supervisor.subscribe)
     supervisor.subscribe(observe, *printer.kinds)
+    supervisor.feed = Feed(supervisor.subscribe, logs[0].past, quiet)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)

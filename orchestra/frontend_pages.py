@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
 
-from orchestra.folders import make_private, project_key, state_folder
+from orchestra.folders import project_key, state_folder, write_private
 from orchestra.reading import read_file
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class Store:
     """
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        self._folder = state_folder(environ)
-        self._path = self._folder / f"pages-{project_key(plan.root)}.json"
+        self._path = state_folder(environ) / f"pages-{project_key(plan.root)}.json"
         self._project = _fingerprint(plan.root, plan)
 
     def __repr__(self) -> str:
@@ -141,18 +140,8 @@ class Store:
         if not pages.is_changed:
             return
         pages.is_changed = False
-        data = json.encode(_Stored(self._project, pages.salt, pages.hashes))
-        new = self._path.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            make_private(self._folder)
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            try:
-                with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-                    file.write(data)
-                new.replace(self._path)
-            finally:
-                new.unlink(missing_ok=True)
+            write_private(self._path, json.encode(_Stored(self._project, pages.salt, pages.hashes)))
 
 
 def _fingerprint(root: Path, plan: Plan) -> str:

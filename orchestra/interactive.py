@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from codecs import getincrementaldecoder
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.control.local import Order as RunOrder
 from orchestra.dashboard.look import Do, Order
 from orchestra.errors import OrchestraError
 from orchestra.events import State
@@ -25,8 +27,8 @@ from orchestra.events import State
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from orchestra.control.local import Verb
     from orchestra.dashboard.controls import Controls
-    from orchestra.supervisor import Supervisor
 
 __all__ = ["Operator", "suspend", "write_log"]
 
@@ -38,25 +40,36 @@ class Operator:
     """Does what keys ask for.
 
     Args:
-        supervisor: The run.
         controls: Where it is said what came of it.
+        obey: Gives an order to the run.
+        leave: Does what `q` is for. Does not wait.
     """
 
-    def __init__(self, supervisor: Supervisor, controls: Controls) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self, controls: Controls, obey: Callable[[RunOrder], Awaitable[object]], leave: Callable[[], object]
+    ) -> None:
         self._controls = controls
+        self._obey = obey
+        self._leave = leave
         self._nursery: trio.Nursery | None = None
         self._typed, self._to_send = trio.open_memory_channel[tuple[str, bytes]](_WAITING_INPUT)
 
     def __repr__(self) -> str:
-        return f"<Operator of {self._supervisor!r}>"
+        return f"<Operator of {self._controls!r}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry orders out until cancelled."""
+        decoder = getincrementaldecoder("utf-8")("replace")
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             async for name, data in self._to_send:
-                await self._try(partial(self._supervisor.send, name, data.decode("utf-8", "replace")))
+                order = RunOrder(do="send", processes=(name,), text=decoder.decode(data))
+                await self._try(partial(self._obey, order))
+
+    def soon(self, what: Callable[[], Awaitable[object]]) -> None:
+        """Begin something; if that cannot be done, it is said. Does not wait."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._try, what)
 
     def send(self, name: str, data: bytes) -> None:
         """Send what was typed to a process, in order. Does not wait."""
@@ -67,45 +80,33 @@ class Operator:
 
     def perform(self, order: Order) -> None:
         """Do what a key asks for. Does not wait."""
-        supervisor, name = self._supervisor, order.process
+        name = order.process
         match order.do:
             case Do.QUIT:
-                self._soon(partial(supervisor.stop, exit_code=0, reason="quit"))
+                self._leave()
             case Do.SUSPEND:
                 suspend()
             case Do.WRITE:
-                self._soon(partial(self._write, order.text))
+                self.soon(partial(self._write, order.text))
             case Do.OPEN:
-                self._soon(partial(self._open, order.text))
-            case _ if supervisor.ending.is_set():
-                self._controls.say("the run is ending")
-            case Do.RETRY | Do.START | Do.RESTART:
-                self._soon(partial(self._start_again, order))
+                self.soon(partial(self._open, order.text))
+            case Do.RETRY:
+                processes = self._controls.model.processes.values()
+                failed = [each.name for each in processes if each.state is State.FAILED]
+                self._give("start", *failed)
+            case Do.START:
+                self._give("start", name)
+            case Do.RESTART:
+                self._give("restart", name)
             case Do.STOP:
-                self._soon(partial(supervisor.stop, name))
+                self._give("stop", name)
             case Do.KILL:
-                with suppress(KeyError):
-                    supervisor.kill(name)
-            case _:
-                pass
+                self._give("kill", name)
+            case Do.COPY | Do.REDRAW:
+                pass  # the screen's
 
-    async def _start_again(self, order: Order) -> None:
-        """Start what has failed, or one process: what the files say of it now."""
-        supervisor, name = self._supervisor, order.process
-        restarted = await supervisor.read_again()
-        if order.do is Do.RETRY:
-            for each, event in supervisor.snapshot().items():
-                if event.state is State.FAILED:
-                    supervisor.start(each)
-        elif name not in restarted:
-            if order.do is Do.START:
-                supervisor.start(name)
-            else:
-                await supervisor.restart(name)
-
-    def _soon(self, what: Callable[[], Awaitable[object]]) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(self._try, what)
+    def _give(self, do: Verb, *processes: str) -> None:
+        self.soon(partial(self._obey, RunOrder(do=do, processes=processes)))
 
     async def _try(self, what: Callable[[], Awaitable[object]]) -> None:
         """Do something, and say if that cannot be done: a process may be gone meanwhile."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine, Overrides
+from orchestra.last_address import last_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ def load(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
     running: Plan | None = None,
+    has_memory: bool = False,
 ) -> Plan:
     """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
 
@@ -45,27 +47,35 @@ def load(
         overrides: What beats the settings.
         running: The plan of a run that is to follow the new one (`Supervisor.change`): its processes keep
             their ports.
+        has_memory: Whether the one address is that of the project's last run, if it may be any and that is
+            known; see `last_address`.
 
     Raises:
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
     """
-    machine = this_machine(environ, running)
+    machine = this_machine(environ, running, has_memory=has_memory)
     return config.load(procfile, machine, only=only, left_out=left_out, overrides=overrides)
 
 
-def this_machine(environ: Mapping[str, str] | None = None, running: Plan | None = None) -> Machine:
+def this_machine(
+    environ: Mapping[str, str] | None = None, running: Plan | None = None, *, has_memory: bool = False
+) -> Machine:
     """Describe the machine that we run on.
 
     Args:
         environ: In place of this process's environment.
         running: The plan of a run that goes on.
+        has_memory: As of `load`.
     """
+    environ = os.environ if environ is None else environ
     kept: dict[str, int] = {}
+    own: set[int] = set()
     proxy = None
     if running is not None:
         kept = {each.name: each.port for each in running.processes if each.port is not None}
-        proxy = running.proxy
-    own = {*kept.values()} if proxy is None else {*kept.values(), proxy.port}
+        own = {*kept.values(), *(port for each in running.processes for port in each.named_ports)}
+        if (proxy := running.proxy) is not None:
+            own.add(proxy.port)
 
     def try_listen(host: str, port: int) -> None:
         if port not in own:
@@ -73,11 +83,12 @@ def this_machine(environ: Mapping[str, str] | None = None, running: Plan | None 
                 listener.close()
 
     return Machine(
-        environ=os.environ if environ is None else environ,
+        environ=environ,
         scripts=sysconfig.get_path("scripts"),
         is_free=lambda port: port in own or sockets.is_free(port),
         holder=sockets.holder,
         try_listen=try_listen,
         kept=kept,
         listens=(proxy.host, proxy.port) if proxy is not None and proxy.may_move else None,
+        last_port=lambda root: last_port(root, environ) if has_memory else None,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from orchestra.config.plan import base_name
 from orchestra.control import sockets
 from orchestra.control.local import Order, Place, RunState
 from orchestra.errors import OrchestraError
+from orchestra.events import Event, RunEnded, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,10 @@ __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
 # Seconds for an answer: a run is asked for what it knows.
 _PATIENCE = 10.0
+# Seconds without an event, and without the sign of life that comes in their place.
+_SILENCE = 60.0
+_PIECE = 65536
+_ENDED, _HINT = "the run has ended", "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
@@ -101,6 +106,31 @@ class RunningRun:
         """
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
+
+    def watch(self) -> Iterator[list[Event]]:
+        """Give what has been and then what happens, as it comes, until the run has ended.
+
+        Raises:
+            NoRun: It has ended without saying so: it was killed.
+            OrchestraError: It sends no more, since it was not listened to: this job was suspended.
+        """
+        with closing(_Connection(self.path)) as connection, _as_no_run():
+            connection.request("GET", "/__orchestra__/watch")
+            answer = connection.getresponse()
+            if answer.status != OK:
+                raise OrchestraError(answer.read().decode("utf-8", "replace").strip())
+            connection.sock.settimeout(_SILENCE)
+            rest, events = b"", list[Event]()
+            while not any(isinstance(event, RunEnded) for event in events):
+                data = b""
+                with suppress(OSError, HTTPException, ValueError):  # the last one: of a chunk's size
+                    data = answer.read1(_PIECE)
+                if not data:
+                    self.refresh()
+                    raise OrchestraError("the run goes on, but was not listened to", hint="Attach again.")
+                *lines, rest = (rest + data).split(b"\n")
+                events = list(_known(lines))
+                yield events
 
     def place(self, name: str | None) -> Place:
         """Ask for the folder and the environment of a process, by default the backend.
@@ -199,10 +229,24 @@ def _state(path: Path) -> RunState:
 
 def _ask(path: Path, method: str, name: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Send one request to a run, and read the answer: its status, and its body."""
-    with closing(_Connection(path)) as connection:
-        try:
-            connection.request(method, f"/__orchestra__/{name}", body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, HTTPException) as exc:
-            raise NoRun("the run has ended", hint="Start one: orchestra run.") from exc
+    with closing(_Connection(path)) as connection, _as_no_run():
+        connection.request(method, f"/__orchestra__/{name}", body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@contextmanager
+def _as_no_run() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise NoRun("the run does not answer", hint="It may be suspended: `fg` continues it.") from exc
+    except (OSError, HTTPException) as exc:
+        raise NoRun(_ENDED, hint=_HINT) from exc
+
+
+def _known(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Read events, but for those of a later version."""
+    for line in filter(None, lines):
+        with suppress(msgspec.ValidationError):
+            yield decode(line)

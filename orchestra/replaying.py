@@ -1,6 +1,7 @@
 """A recorded run in the dashboard again, at its own or another speed.
 
-The model is fed as by a run, and the clock of the screen is the recording's.
+The model is fed as by a run, and the clock of the screen is the recording's. A run in another terminal is
+shown in the same way (`attaching`).
 
 Not here: the file (`dashboard/recording`), the screen.
 """
@@ -9,26 +10,27 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.dashboard.controls import Controls
-from orchestra.dashboard.look import Do
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import events_of
 from orchestra.dashboard.screen import Screen, summary
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.foreground import follow_job_control
-from orchestra.interactive import suspend, write_log
+from orchestra.interactive import Operator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from orchestra.dashboard.look import Order
+    from orchestra.control.local import Order
     from orchestra.events import Event
 
-__all__ = ["Player", "replay"]
+__all__ = ["Player", "replay", "show"]
 
 # Events between two checkpoints.
 _AT_A_TIME = 200
@@ -85,24 +87,44 @@ def replay(path: str, *, speed: float = 1.0) -> int:
 
 
 async def _replay(path: str, speed: float) -> int:
+    # What is wrong with it is said before the screen is taken.
+    events = events_of(path)
+    first = next(events, None)
+    if first is None:
+        raise ConfigError("this is no recording", path=path, hint="It has no line.")
     model = Model()
-    controls, player = Controls(model), Player(model, speed=speed)
+    controls, player = Controls(model, is_guest=True), Player(model, speed=speed)
+
+    async def obey(_: Order) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OrchestraError("this is a recording: nothing runs")
+
+    async def play(_leave: Callable[[], None]) -> None:
+        await player.play(_from(first, events))
+        controls.say("the recording ends here")
+
+    return await show(controls, play, obey, clock=player.now)
+
+
+async def show(
+    controls: Controls,
+    play: Callable[[Callable[[], None]], Awaitable[None]],
+    obey: Callable[[Order], Awaitable[object]],
+    *,
+    has_mouse: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """Show a run that is not this program's on this terminal, until the user leaves; return the exit status.
+
+    Args:
+        controls: What the user looks at.
+        play: Feeds the model; is given what ends the showing.
+        obey: Gives an order to the run.
+        has_mouse: As for `Screen`.
+        clock: Likewise.
+    """
     code = 0
     async with trio.open_nursery() as nursery:
-
-        def perform(order: Order) -> None:
-            match order.do:
-                case Do.QUIT:
-                    nursery.cancel_scope.cancel()
-                case Do.SUSPEND:
-                    suspend()
-                case Do.WRITE:
-                    try:
-                        controls.say(f"written to {write_log(order.text)}")
-                    except OSError as exc:
-                        controls.say(f"the log cannot be written: {exc.strerror}")
-                case _:
-                    controls.say("this is a recording: nothing runs")
 
         async def end_at_signal() -> None:
             nonlocal code
@@ -111,18 +133,23 @@ async def _replay(path: str, speed: float) -> int:
                     code = 128 + number
                     nursery.cancel_scope.cancel()
 
-        # What is wrong with it is said before the screen is taken.
-        events = events_of(path)
-        first = next(events, None)
-        if first is None:
-            raise ConfigError("this is no recording", path=path, hint="It has no line.")
-        screen = Screen(model, controls, perform, environ=os.environ, clock=player.now)
+        operator = Operator(controls, obey, nursery.cancel_scope.cancel)
+        screen = Screen(
+            controls.model,
+            controls,
+            operator.perform,
+            send=operator.send,
+            has_mouse=has_mouse,
+            environ=os.environ,
+            clock=clock,
+        )
         nursery.start_soon(end_at_signal)
+        await nursery.start(operator.run)
         await nursery.start(screen.run)
         nursery.start_soon(follow_job_control, screen)
-        await player.play(_from(first, events))
-        controls.say("the recording ends here")
-    os.write(1, summary(model, environ=os.environ).encode("utf-8", "replace"))
+        await play(nursery.cancel_scope.cancel)
+    with suppress(OSError):  # the terminal may be what has ended
+        os.write(1, summary(controls.model, environ=os.environ).encode("utf-8", "replace"))
     return code
 
 

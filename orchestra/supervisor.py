@@ -28,7 +28,7 @@ from orchestra.changing import CurrentPlan, Replan
 from orchestra.child import sockets
 from orchestra.config.plan import Address, Note, Plan, ProxyPlan
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Event, Notice, ProcessMeasured, RunEnded, RunStarted, State, StateChanged
+from orchestra.events import Event, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
@@ -112,6 +112,7 @@ class Supervisor:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
         read_again: Has the plan followed that the files make now, if `replan` reads them.
+        feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -129,6 +130,7 @@ class Supervisor:
     ) -> None:
         runtime = Runtime() if runtime is None else runtime
         self.ended: RunEnded | None = None
+        self.feed: Callable[[], AsyncGenerator[bytes, None]] | None = None
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
@@ -137,8 +139,7 @@ class Supervisor:
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
-        self._stopped = trio.Event()
-        self._news = ParkingLot()  # of readers of events
+        self._stopped, self._news = trio.Event(), ParkingLot()  # the latter of readers of events
         self._exit_code: int | None = None
         self._reason = ""
 
@@ -326,8 +327,7 @@ class Supervisor:
                 await nursery.start(proxy.run)
             await nursery.start(self._run.run)
             task_status.started(self)
-            if self._bus.wants(ProcessMeasured):
-                nursery.start_soon(measure, self._run)
+            nursery.start_soon(measure, self._run)
             if self._development is not None:
                 nursery.start_soon(self._development.follow_files, self._run, self._current.replan)
             await self.ending.wait()
@@ -413,7 +413,7 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
     """Give what the user should know before anything runs, each with its code."""
     if (proxy := plan.proxy) is not None:
         if proxy.may_move and port != proxy.port:
-            text = f"port {proxy.port} has just been taken: the one address has the next free port"
+            text = f"port {proxy.port} has just been taken: the one address has port {port}"
             yield "plan", Note(text)
         if not ipaddress.ip_address(proxy.host).is_loopback:
             text = f"{url} can be reached from other machines, and so can all that is behind it"

@@ -157,6 +157,8 @@ class _View:
         self.url = "http://127.0.0.1:8000"
         self.states: dict[str, StateChanged] = {}
         self.orders: list[tuple[Any, ...]] = []
+        self.ending = trio.Event()
+        self.feed: Callable[[], AsyncGenerator[bytes, None]] | None = None
         self._bus = bus
 
     async def read_again(self) -> tuple[str, ...]:
@@ -205,6 +207,7 @@ class Stage:
     Attributes:
         bus: Where the test emits events.
         recorder: Of all events.
+        ending: Is set when the run ends.
         states: What the processes are.
         orders: What the run was ordered to do.
         scope: Cancel it to end the run of the control app.
@@ -214,6 +217,7 @@ class Stage:
         self.bus = Bus()
         self.recorder = Recorder(self.bus)
         view = _View(plan, self.bus)
+        self.ending = view.ending
         self.states = view.states
         self.orders = view.orders
         self.control = Control(view, bus=self.bus, is_backend="api".__eq__, environ=environ)

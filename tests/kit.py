@@ -250,6 +250,11 @@ def orchestra(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) 
     return done.returncode, done.stdout, done.stderr
 
 
+def processes(procfile: str) -> str:
+    """The lines of a Procfile that are no comments."""
+    return "".join(line for line in procfile.splitlines(keepends=True) if not line.startswith("#"))
+
+
 def copy_of_the_example(folder: Path) -> Path:
     """Copy what Procfile.example runs, without what was installed or built, so that tests may edit it."""
     shutil.copy(ROOT / "Procfile.example", folder)

@@ -84,7 +84,7 @@ def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "init"])
 def test_output_that_cannot_be_written_is_said(tmp_path: Path, command: str) -> None:
-    (tmp_path / "manage.py").touch()
+    (tmp_path / "manage.py").write_text("import django.core.management\n")
     if command == "check":
         write(tmp_path, "a: sleep 1\n")
     reader, closed = os.pipe()

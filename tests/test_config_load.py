@@ -101,6 +101,7 @@ def test_the_default_procfile_is_that_of_the_current_folder(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.root)
+    (project.root / "ui" / "package.json").unlink()
     with pytest.raises(ConfigError, match=r"no Procfile in .*: looked for Procfile.dev and Procfile"):
         load(None, Machine(environ=project.environ))
     (project.root / "Procfile").write_text("one: run\n")
@@ -289,6 +290,46 @@ def test_an_app_needs_no_line_of_the_procfile(project: Project, monkeypatch: pyt
     assert found.procfile == project.root / "orchestra.toml"
 
 
+def test_without_a_procfile_what_init_would_write_is_planned(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    (project.root / "ui" / "index.html").touch()
+    routes = '@app.get("/")\ndef root(): ...\n@app.get("/api/x")\ndef x(): ...\n'
+    (project.root / "main.py").write_text(f"app = Starlette()\n{routes}")
+    project.program("uvicorn")
+    plan = load(None, Machine(environ=project.environ))
+    assert [(each.name, each.command) for each in plan.processes] == [
+        ("vite", "cd ui && npm run dev"),
+        ("api", "uvicorn --port $PORT main:app"),
+    ]
+    assert plan.proxy is not None
+    assert plan.proxy.backend_paths == ("/api",)
+    assert [(str(each), each.hint) for each in plan.notes][:4] == [
+        ("there is no Procfile: this is run, as `orchestra init` would write it", "Keep it: orchestra init"),
+        ("vite: cd ui && npm run dev", ""),
+        ("api: uvicorn --port $PORT main:app", ""),
+        ('orchestra.toml: [proxy] backend_paths = ["/api"]', ""),
+    ]
+    names = ("Procfile.dev", "Procfile", "orchestra.toml", "pyproject.toml", ".env")
+    assert {*plan.files} == {project.root / name for name in names}
+    (project.root / "orchestra.toml").write_text("[proxy]\nbackend_paths = ['/rest']\n")
+    again = load(None, Machine(environ=project.environ), only=["api"])
+    assert again.proxy is not None
+    assert again.proxy.backend_paths == ("/rest",)
+    assert [each.name for each in again.processes] == ["api"]
+
+
+def test_a_file_that_is_called_like_a_procfile_is_not_shadowed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    (project.root / "Procfile.test").write_text("one: run\n")
+    with pytest.raises(ConfigError) as caught:
+        load(None, Machine(environ=project.environ))
+    assert caught.value.hint == "There is Procfile.test in that folder: name it on the command line."
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -300,6 +341,7 @@ def test_settings_without_a_process_are_no_procfile(
     project: Project, monkeypatch: pytest.MonkeyPatch, settings: str, message: str
 ) -> None:
     monkeypatch.chdir(project.root)
+    (project.root / "ui" / "package.json").unlink()
     (project.root / "orchestra.toml").write_text(settings)
     with pytest.raises(ConfigError) as caught:
         load(None, Machine(environ=project.environ))
@@ -634,19 +676,32 @@ def taken(*ports: int) -> dict[str, Any]:
             "web: serve $PORT\n",
             taken(8000, 8001),
             8002,
-            ("port 8000 is taken by pid 1 (x): the one address has the next free port",),
+            ("port 8000 is taken by pid 1 (x): the one address has port 8002",),
         ),
         (
             "web: python manage.py runserver\n",
             taken(),
             8001,
-            ("port 8000 is web's: the one address has the next free port",),
+            ("port 8000 is web's: the one address has port 8001",),
         ),
+        (
+            "web: serve $PORT\n",
+            {"last_port": lambda _: 8003},
+            8003,
+            ("as in the last run of this project: the one address has port 8003",),
+        ),
+        (
+            "web: serve $PORT\n",
+            {**taken(8003), "last_port": lambda _: 8003},
+            8000,
+            ("port 8003 is taken by pid 1 (x): the one address has port 8000",),
+        ),
+        ("web: serve $PORT\n", {**taken(), "last_port": lambda _: 8000}, 8000, ()),
         (
             "web: serve -b 127.0.0.1:8000 app\nx: serve -p 8001\n",
             taken(),
             8002,
-            ("port 8000 is web's: the one address has the next free port",),
+            ("port 8000 is web's: the one address has port 8002",),
         ),
     ],
 )
@@ -706,7 +761,7 @@ def test_further_frontends_have_a_prefix(project: Project) -> None:
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND, Role.FRONTEND]
     left_out = project.load(THREE, settings, only=["api", "admin"])
     assert proxy_of(left_out).frontends["/admin/"] is None
-    assert "no frontend at /admin/: vite is not among the processes of this run" in notes_of(left_out)
+    assert "no /admin/: vite is not among the processes of this run" in notes_of(left_out)
 
 
 @pytest.mark.parametrize(

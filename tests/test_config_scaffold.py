@@ -4,36 +4,67 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.config.procfile import parse, render
-from orchestra.config.scaffold import look
+from orchestra.config import Machine
+from orchestra.config.procfile import parse
+from orchestra.config.scaffold import look, propose
+from orchestra.config.toml import parse as parse_settings
+from orchestra.errors import ConfigError
 from tests.config_kit import completed
 
-ENV = {"PATH": "/nowhere"}
+if TYPE_CHECKING:
+    from orchestra.config.scaffold import Scaffold
+
 APP = "from fastapi import FastAPI\napp = FastAPI()\n"
+DJANGO = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'site1.settings')\n"
 
 
-def commands(root: Path) -> dict[str, str]:
-    found, _ = look(root, env=ENV)
-    entries = [each.entry for each in found]
-    if not entries:
+def seen(root: Path, *, path: str = "/nowhere") -> Scaffold:
+    return look(root, Machine(environ={"PATH": path}))
+
+
+def commands(root: Path, *, path: str = "/nowhere") -> dict[str, str]:
+    found = seen(root, path=path)
+    if not found.entries:
         return {}
-    assert [
-        (each.name, each.command)
-        for each in completed(lambda problems: parse(render(entries), Path("Procfile"), problems))
-    ] == [(each.name, each.command) for each in entries]
+    text = found.files["Procfile.dev"]
+    assert text.startswith("# ")
+    entries = completed(lambda problems: parse(text, Path("Procfile"), problems))
+    assert [(each.name, each.command) for each in entries] == [
+        (each.name, each.command) for each in found.entries
+    ]
     return {entry.name: entry.command for entry in entries}
+
+
+def backend_paths(root: Path) -> list[str]:
+    settings = seen(root).settings
+    file = completed(lambda problems: parse_settings(settings, Path("orchestra.toml"), problems))
+    assert file is not None
+    return [*file.settings.proxy.backend_paths]
+
+
+def program(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    (folder / name).chmod(0o755)
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
 
 
 VITE = json.dumps({"scripts": {"build": "vite build", "dev": "vite --host"}})
 
 
 def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
-    found, remarks = look(tmp_path, env=ENV)
-    assert found == []
-    assert "nothing was found" in remarks[0]
+    found = seen(tmp_path)
+    assert found.entries == ()
+    assert "no frontend was found" in found.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +108,9 @@ def test_the_nearest_to_the_top_is_taken_and_others_are_named(tmp_path: Path) ->
     for folder in ("b/deep", "a"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "package.json").write_text(VITE)
-    found, remarks = look(tmp_path, env=ENV)
-    assert found[0].entry.command == "cd a && npm run dev"
-    assert remarks[0] == "not taken: `npm run dev` in b/deep runs vite"
+    found = seen(tmp_path)
+    assert found.entries[0].command == "cd a && npm run dev"
+    assert found.remarks[0] == "not taken: `npm run dev` in b/deep runs vite"
 
 
 def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
@@ -95,27 +126,31 @@ def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "command"),
     [
-        ("main.py", APP, "uvicorn --reload --port $PORT main:app"),
-        ("src/pkg/api.py", APP, "cd src/pkg && uvicorn --reload --port $PORT api:app"),
+        ("main.py", APP, "uvicorn --port $PORT main:app"),
+        ("src/pkg/api.py", APP, "cd src/pkg && uvicorn --port $PORT api:app"),
         (
             "main.py",
             "import fastapi\napplication: fastapi.FastAPI = fastapi.FastAPI(title='x')\n",
-            "uvicorn --reload --port $PORT main:application",
+            "uvicorn --port $PORT main:application",
         ),
         (
             "main.py",
             "from starlette import *\ndef create_app(debug=False):\n    return Starlette()\n",
-            "uvicorn --reload --port $PORT --factory main:create_app",
+            "uvicorn --port $PORT --factory main:create_app",
         ),
         (
             "app.py",
             "from flask import Flask\ndef create_app():\n    app = Flask(__name__)\n    return app\n",
-            "flask --app app:create_app run --debug",
+            "flask --app app:create_app run --debug --no-reload",
         ),
-        ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn --reload"),
-        ("app.py", "from flask import Flask\napp = Flask(__name__)\n", "flask --app app:app run --debug"),
-        ("manage.py", "", "python manage.py runserver 127.0.0.1:$PORT"),
-        ("site/manage.py", "", "cd site && python manage.py runserver 127.0.0.1:$PORT"),
+        ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn"),
+        (
+            "app.py",
+            "from flask import Flask\napp = Flask(__name__)\n",
+            "flask --app app:app run --debug --no-reload",
+        ),
+        ("manage.py", DJANGO, "python manage.py runserver --noreload 127.0.0.1:$PORT"),
+        ("site/manage.py", DJANGO, "cd site && python manage.py runserver --noreload 127.0.0.1:$PORT"),
     ],
 )
 def test_an_application_is_found_without_being_imported(
@@ -132,7 +167,7 @@ def test_a_package_is_imported_from_the_folder_above_it(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "__init__.py").touch()
     (tmp_path / "src" / "shop" / "web" / "app.py").write_text(APP)
-    assert commands(tmp_path) == {"api": "cd src && uvicorn --reload --port $PORT shop.web.app:app"}
+    assert commands(tmp_path) == {"api": "cd src && uvicorn --port $PORT shop.web.app:app"}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +194,7 @@ def test_a_module_s_own_imports_tell_where_it_is_imported_from(
 ) -> None:
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text)
-    assert commands(tmp_path) == {"api": command.format("--reload --port $PORT")}
+    assert commands(tmp_path) == {"api": command.format("--port $PORT")}
 
 
 @pytest.mark.parametrize(
@@ -171,28 +206,315 @@ def test_a_module_s_own_imports_tell_where_it_is_imported_from(
 )
 def test_an_application_may_be_made_in_other_ways(tmp_path: Path, text: str) -> None:
     (tmp_path / "main.py").write_text(text)
-    assert commands(tmp_path) == {"api": "uvicorn --reload --port $PORT main:app"}
+    assert commands(tmp_path) == {"api": "uvicorn --port $PORT main:app"}
 
 
 def test_it_is_said_what_was_not_found(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP)
-    assert look(tmp_path, env=ENV)[1] == ["no frontend was found: add a line for it, if there is one"]
+    assert seen(tmp_path).remarks == ("no frontend was found: add a line for it, if there is one",)
 
 
 def test_the_server_that_the_project_names_is_taken(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "requirements-dev.txt").write_text("granian>=1\n")
-    assert commands(tmp_path) == {"api": "granian --interface asgi --reload --port $PORT main:app"}
+    assert commands(tmp_path) == {"api": "granian --interface asgi --port $PORT main:app"}
 
 
-def test_a_locked_project_is_run_by_its_tool(tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(APP)
-    (tmp_path / "uv.lock").touch()
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "uv").touch()
-    (tools / "uv").chmod(0o755)
-    env = {"PATH": str(tools)}
-    assert look(tmp_path, env=env)[0][0].entry.command == "uv run uvicorn --reload --port $PORT main:app"
-    (tmp_path / ".venv").mkdir()
-    assert look(tmp_path, env=env)[0][0].entry.command == "uvicorn --reload --port $PORT main:app"
+@pytest.mark.parametrize(
+    ("lock", "tool"),
+    [("uv.lock", "uv"), ("poetry.lock", "poetry"), ("pdm.lock", "pdm"), ("Pipfile", "pipenv")],
+)
+def test_a_locked_project_is_run_by_its_tool(tmp_path: Path, lock: str, tool: str) -> None:
+    write(tmp_path, {"backend/main.py": APP, f"backend/{lock}": ""})
+    program(tmp_path / "tools", tool)
+    program(tmp_path / "tools", "uvicorn")
+    path = str(tmp_path / "tools")
+    bare = "uvicorn --port $PORT main:app"
+    assert commands(tmp_path, path=path) == {"api": f"cd backend && {tool} run {bare}"}
+    for name in ("python", "uvicorn"):
+        program(tmp_path / "backend" / ".venv" / "bin", name)
+    assert commands(tmp_path, path=path) == {"api": f"cd backend && {bare}"}
+
+
+@pytest.mark.parametrize("name", [".venv", "venv"])
+def test_what_the_environment_of_a_folder_has_is_taken(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {"backend/main.py": APP})
+    program(tmp_path / "tools", "uvicorn")
+    for each in ("python", "granian"):
+        program(tmp_path / "backend" / name / "bin", each)
+    (tmp_path / "backend" / name / "pyvenv.cfg").touch()
+    granian = "cd backend && granian --interface asgi --port $PORT main:app"
+    assert commands(tmp_path) == {"api": granian}
+
+
+def test_a_server_of_orchestra_s_own_is_not_the_project_s(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": APP})
+    own = tmp_path / "own" / "bin"
+    program(own, "python")
+    program(own, "hypercorn")
+    (own / "hypercorn").write_text(f"#!{own}/python\n")
+    (own.parent / "pyvenv.cfg").touch()
+    machine = Machine(environ={"PATH": "/nowhere"}, scripts=str(own))
+    assert look(tmp_path, machine).entries[0].command.startswith("hypercorn ")
+    program(tmp_path / ".venv" / "bin", "python")
+    assert look(tmp_path, machine).entries[0].command.startswith("uvicorn ")
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        (
+            (
+                "def get_application() -> FastAPI:\n    application = FastAPI()\n    return application\n"
+                "app = get_application()\n"
+            ),
+            "main:app",
+        ),
+        ("from factory import build\n\napp = build(debug=True)\n", "main:app"),
+        (
+            "def create_app(\n  a: dict[str, int] = {},\n  *,\n  b=f(1, 2),\n):\n  return FastAPI()\n",
+            "--factory main:create_app",
+        ),
+        ("def create_app(a, b=1):\n    return FastAPI()\n", None),
+        ("app = FastAPI()\n\n\ndef run[T](x: T) -> T:\n    type Y = T\n    return (x := x)\n", "main:app"),
+        ("app = FastAPI()\nthis is ! no Python\n", "main:app"),
+        ("def main():\n    if True:\n        app = FastAPI()\n", None),
+        ('if __name__ == "__main__":\n    app = FastAPI()\n', None),
+    ],
+)
+def test_an_application_may_come_from_a_function(tmp_path: Path, text: str, target: str | None) -> None:
+    write(tmp_path, {"main.py": text, "lib/factory.py": "def build(debug):\n    return Starlette()\n"})
+    expected = {"api": f"uvicorn --port $PORT {target}"} if target else {}
+    assert commands(tmp_path) == expected
+
+
+def test_an_entrypoint_is_taken_as_it_is_set(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "main.py": APP,
+            "service/pyproject.toml": '[tool.fastapi]\nentrypoint = "shop.web:site"\n',
+            "service/shop/web.py": "from .made import site\n",
+        },
+    )
+    assert commands(tmp_path) == {"api": "cd service && uvicorn --port $PORT shop.web:site"}
+
+
+def test_not_every_manage_py_is_django_s(tmp_path: Path) -> None:
+    write(tmp_path, {"manage.py": "from flask_script import Manager\n", "web/manage.py": DJANGO})
+    assert commands(tmp_path) == {"api": "cd web && python manage.py runserver --noreload 127.0.0.1:$PORT"}
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ({"scripts": {"dev": "nuxt dev"}, "dependencies": {"nuxt": "4"}}, "frontend: npm run dev"),
+        ({"scripts": {"dev": "turbo run dev"}, "devDependencies": {"vite": "8"}}, "frontend: npm run dev"),
+        ({"scripts": {"start": "ng serve"}, "dependencies": {"@angular/core": "20"}}, None),
+        (
+            {"scripts": {"dev": "concurrently 'vite' 'uvicorn main:app'", "ui": "vite"}},
+            "vite: npm run ui",
+        ),
+    ],
+)
+def test_a_frontend_need_not_name_vite_in_its_script(
+    tmp_path: Path, package: dict[str, object], command: str | None
+) -> None:
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    name, _, text = (command or "").partition(": ")
+    assert commands(tmp_path) == ({name: text} if command else {})
+
+
+ROUTES = """
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/rest/items/{number}")
+def item(number: int): ...
+app.mount("/media", StaticFiles(directory="media"))
+app.mount("/assets", StaticFiles(directory="../ui/dist/assets"))
+"""
+FASTAPI_ALL = [
+    'app.mount("/", StaticFiles(directory="ui/dist", html=True))',
+    '@app.get("/{path:path}")\ndef page(path): ...',
+    '@app.get("/")\ndef root(): return {"hello": "world"}',
+    '@app.exception_handler(404)\ndef page(*_): return FileResponse("ui/dist/index.html")',
+]
+
+
+@pytest.mark.parametrize("answering", FASTAPI_ALL)
+def test_a_backend_that_answers_the_frontend_s_gets_its_paths(tmp_path: Path, answering: str) -> None:
+    write(tmp_path, {"ui/package.json": VITE, "ui/index.html": "", "main.py": f"{ROUTES}{answering}\n"})
+    assert backend_paths(tmp_path) == ["/rest", "/media", "/docs", "/openapi.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        (
+            {
+                "app.py": (
+                    "app = Flask(__name__, static_folder='ui/dist', static_url_path='/')\n"
+                    "app.register_blueprint(users, url_prefix='/api/users')\n"
+                    "users = Blueprint('users', __name__, url_prefix='/users')\n@users.get('/me')\n"
+                )
+            },
+            ["/api"],
+        ),
+        (
+            {
+                "manage.py": DJANGO,
+                "site1/settings.py": "ROOT_URLCONF = 'site1.urls'\n",
+                "site1/urls.py": (
+                    "urlpatterns = [path('admin/', x), path('api/v1/', include('api.urls')),\n"
+                    "re_path(r'^(?!admin).*$', page)]\n"
+                ),
+                "api/urls.py": "urlpatterns = [path('users', x)]\n",
+            },
+            ["/api", "/admin", "/static"],
+        ),
+        (
+            {
+                "main.py": "app = Litestar([hello, Mounted], static_files_config=[])\n",
+                "routes.py": '@get("/items")\ndef x(): ...\n@get("/")\ndef y(): ...\n',
+            },
+            ["/items"],
+        ),
+        (
+            {
+                "main.py": 'app = Starlette(routes=[Route("/items", items), Mount("/", StaticFiles())])\n',
+            },
+            ["/items"],
+        ),
+    ],
+)
+def test_paths_are_found_in_each_framework_s_routes(
+    tmp_path: Path, files: dict[str, str], paths: list[str]
+) -> None:
+    write(tmp_path, files | {"ui/package.json": VITE, "ui/index.html": ""})
+    assert backend_paths(tmp_path) == paths
+
+
+@pytest.mark.parametrize(
+    ("files", "own"),
+    [
+        ({"ui/package.json": VITE, "ui/index.html": "", "main.py": ROUTES}, "routes without a page"),
+        ({"ui/package.json": VITE, "main.py": ROUTES + FASTAPI_ALL[0]}, "Vite has no page"),
+        (
+            {
+                "ui/package.json": VITE,
+                "ui/index.html": "",
+                "main.py": ROUTES + '@app.get("/")\ndef home(): return render_template("home.html")\n',
+            },
+            "the page is the backend's",
+        ),
+    ],
+)
+def test_where_no_page_is_hidden_there_are_no_settings(
+    tmp_path: Path, files: dict[str, str], own: str
+) -> None:
+    write(tmp_path, files)
+    assert seen(tmp_path).settings == "", own
+
+
+def test_a_frontend_that_renders_pages_keeps_its_own_api(tmp_path: Path) -> None:
+    package = {"scripts": {"dev": "vite dev"}, "devDependencies": {"vite": "8", "@sveltejs/kit": "2"}}
+    routes = 'app = FastAPI()\n@app.get("/api/items/{n}")\ndef x(n): ...\n'
+    write(tmp_path, {"web/package.json": json.dumps(package), "main.py": routes})
+    assert backend_paths(tmp_path) == ["/api", "/docs", "/openapi.json"]
+    (tmp_path / "web" / "src" / "routes" / "api").mkdir(parents=True)
+    assert backend_paths(tmp_path) == ["/api/items", "/docs", "/openapi.json"]
+
+
+def test_a_base_that_is_vite_s_alone_is_a_frontend_path(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "package.json": VITE,
+            "vite.config.js": "export default { base: '/static/vite/' }\n",
+            "manage.py": DJANGO,
+            "site1/settings.py": "STATIC_URL = 'static/'\n",
+        },
+    )
+    assert 'frontend_paths = ["/static/vite/"]' in seen(tmp_path).settings
+    (tmp_path / "vite.config.js").write_text("export default { base: '/static/' }\n")
+    assert seen(tmp_path).settings == ""
+
+
+def test_a_frontend_without_vite_is_named(tmp_path: Path) -> None:
+    package = {"scripts": {"dev": "next dev"}, "dependencies": {"next": "16"}}
+    write(tmp_path, {"web/package.json": json.dumps(package), "main.py": ROUTES})
+    settings = seen(tmp_path).settings
+    file = completed(lambda problems: parse_settings(settings, Path("orchestra.toml"), problems))
+    assert file is not None
+    assert file.settings.proxy.frontend == "frontend"
+    assert commands(tmp_path)["frontend"] == "cd web && npm run dev"
+
+
+CELERY = 'app = Celery("tasks", broker="redis://localhost:6390/0")\n'
+
+
+def test_a_worker_and_its_redis_are_found(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": APP, "shop/__init__.py": "", "shop/jobs.py": "jobs = Celery('x')\n"})
+    assert commands(tmp_path)["worker"] == "celery -A shop.jobs:jobs worker -l info"
+    (tmp_path / "shop" / "jobs.py").write_text(CELERY)
+    assert "redis" not in commands(tmp_path)
+    program(tmp_path / "tools", "redis-server")
+    path = str(tmp_path / "tools")
+    found = commands(tmp_path, path=path)
+    assert [*found] == ["api", "redis", "worker"]
+    assert found["redis"] == 'redis-server --port 6390 --save ""'
+    assert found["worker"] == "celery -A shop.jobs worker -l info"
+    assert "[process.worker]" in seen(tmp_path).settings
+    taken = look(tmp_path, Machine(environ={"PATH": path}, is_free=lambda port: port != 6390))
+    assert [each.name for each in taken.entries] == ["api", "worker"]
+    assert "where something listens now" in taken.remarks[0]
+
+
+def proposed(root: Path) -> Scaffold:
+    return propose(root, Machine(environ={"PATH": "/nowhere"}))
+
+
+def test_a_procfile_of_production_is_completed(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "Procfile": "release: python manage.py migrate\nweb: gunicorn site1.wsgi\nmail: mailer\n",
+            "manage.py": DJANGO,
+            "ui/package.json": VITE,
+        },
+    )
+    found = proposed(tmp_path)
+    assert [(each.name, each.command) for each in found.entries] == [
+        ("vite", "cd ui && npm run dev"),
+        ("web", "gunicorn site1.wsgi"),
+        ("mail", "mailer"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"Procfile": "web: flask run\n", "app.py": "app = Flask(__name__)\n"}, "Procfile: it has all"),
+        ({"Procfile": "web: flask run\n"}, "Procfile: it has all"),
+        ({"Procfile": "web\n", "main.py": APP}, "Procfile:1: there is no colon"),
+        ({"Procfile.dev": "a: b\n", "main.py": APP}, "Procfile.dev: it is there already"),
+        ({"orchestra.toml": "[process.api]\napp = 'main:app'\n", "main.py": APP}, "it defines api"),
+        ({"orchestra.toml": "[run]\nx = 1\n", "main.py": APP}, "orchestra.toml:2: run.x"),
+        ({}, "nothing was written: no frontend was found"),
+    ],
+)
+def test_what_is_there_is_not_shadowed(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    write(tmp_path, files)
+    with pytest.raises(ConfigError) as caught:
+        proposed(tmp_path)
+    error = getattr(caught.value, "errors", [caught.value])[0]
+    assert said in str(error)
+    assert error.hint
+
+
+def test_settings_that_are_there_are_completed_by_hand(tmp_path: Path) -> None:
+    files = {"ui/package.json": VITE, "ui/index.html": "", "main.py": ROUTES + FASTAPI_ALL[0]}
+    write(tmp_path, {"orchestra.toml": "[run]\ncolor = 'never'\n", **files})
+    found = proposed(tmp_path)
+    assert [*found.files] == ["Procfile.dev"]
+    assert 'it should have [proxy] backend_paths = ["/rest"' in found.remarks[-1]

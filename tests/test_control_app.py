@@ -165,6 +165,21 @@ async def test_programs_of_this_user_give_orders(
         assert sorted(stage.orders, key=str) == sorted(done, key=str)
 
 
+async def test_an_ending_run_takes_input_and_no_other_order(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as stage:
+        stage.state(State.READY)
+        stage.ending.set()
+        for do, status in (("restart", 409), ("send", 200)):
+            body = json.dumps({"do": do, "processes": ["api"]}).encode()
+            assert (await stage.ask("order", door="local", method="POST", body=body)).status == status
+        assert stage.orders == [("send", "api", "")]
+
+
+async def test_a_run_that_nothing_shows_says_so(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as stage:
+        assert (await stage.ask("watch", door="local")).status == 404
+
+
 async def test_a_page_is_greeted_and_reloaded_once(tmp_path: Path) -> None:
     async with controlled(tmp_path) as stage:
         page = await stage.page()

@@ -70,6 +70,7 @@ def test_orders_and_environments_are_for_the_local_door_alone(name: str) -> None
     assert status(name, {}, door="local", method="POST") == 200
     for headers in (LOOPBACK, LOOPBACK | OWN, LOOPBACK | OWN_ORIGIN, LAN, TUNNEL, EVIL):
         assert status(name, headers, method="POST") == 404
+    assert (status("watch", {}, door="local"), status("watch", LOOPBACK)) == (200, 404)
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)

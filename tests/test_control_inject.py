@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from msgspec.structs import replace
 
 from orchestra.bus import Bus
+from orchestra.config.plan import Address
 from orchestra.config.schema import ReloadSettings
-from orchestra.control.document import LONGEST_TOKEN, WATCHED, Document
+from orchestra.control.document import LONGEST_TOKEN, WATCHED, Document, policies
 from orchestra.control.inject import Injector
 from orchestra.events import Notice
 from orchestra.proxy.head import ResponseHead
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.head import Headers, RequestHead
 
 TAG = b"<TAG/>"
+HOST = b"127.0.0.1:8000"
 WINDOW = (b"Sec-Fetch-Dest", b"document")
 HTML = (b"Content-Type", b"text/html; charset=utf-8")
 
@@ -33,10 +36,10 @@ HTML = (b"Content-Type", b"text/html; charset=utf-8")
 
 def passed(pieces: Iterable[bytes], *, is_xml: bool = False) -> tuple[bytes, list[str]]:
     """Feed a document; return it as it passes, and the policies that were found in it."""
-    policies: list[str] = []
-    document = Document(TAG, is_xml=is_xml, on_policy=policies.append)
+    found: list[str] = []
+    document = Document(TAG, is_xml=is_xml, on_start=lambda start: found.extend(policies(start)))
     out = b"".join([document.feed(piece, is_last=False) for piece in pieces])
-    return out + document.feed(b"", is_last=True), policies
+    return out + document.feed(b"", is_last=True), found
 
 
 # The place of the tag is marked by `|`; without one there is none.
@@ -218,7 +221,7 @@ def test_any_pieces_give_the_same_bytes(drawn: list[int], sizes: list[int], *, i
     ],
 )
 def test_what_is_decided_passes_at_once(pieces: list[bytes], expected: bytes) -> None:
-    document = Document(TAG, is_xml=False, on_policy=lambda _: None)
+    document = Document(TAG, is_xml=False, on_start=lambda _: None)
     assert b"".join([document.feed(piece, is_last=False) for piece in pieces]) == expected
 
 
@@ -273,7 +276,9 @@ class Run:
         self.notices: list[Notice] = []
         bus = Bus()
         bus.subscribe(lambda event: self.notices.append(event) if isinstance(event, Notice) else None)
-        self.injector = Injector(ReloadSettings(**settings), bus)  # type: ignore[arg-type] # each its own type
+        self.vites: list[Address] = []
+        reload = ReloadSettings(**settings)  # type: ignore[arg-type] # each its own type
+        self.injector = Injector(reload, bus, vites=lambda: self.vites)
 
     def asks(self, *fields: tuple[bytes, bytes], method: bytes = b"GET") -> RequestHead | None:
         return self.injector.asks(request_head(method, b"/x", list(fields)))
@@ -286,7 +291,7 @@ class Run:
         upstream: UpstreamName = "backend",
         asked: Headers | None = None,
     ) -> Page | None:
-        request = request_head(method, b"/x", [WINDOW, *(asked or [])])
+        request = replace(request_head(method, b"/x", [WINDOW, *(asked or [])]), host=HOST)
         return self.injector.begin(request, ResponseHead.of(status, [HTML, *fields]), upstream)
 
 
@@ -557,6 +562,39 @@ def test_a_policy_in_the_document_comes_too_late_for_the_script_but_not_for_its_
     for _ in range(2):
         assert b"<script" in body_of(run.begin(), b"<head>" + POLICY)
     assert [each.code for each in run.notices] == ["page-policy"]
+
+
+VITES = [Address("127.0.0.1", 5174), Address("::1", 5175)]
+
+
+@pytest.mark.parametrize(
+    ("named", "vites", "place"),
+    [
+        (b"http://localhost:5173", VITES, "localhost:5173"),
+        (b"//localhost:5173/static/vite", VITES, "localhost:5173"),
+        (b"http://[::1]:5173/a/b", VITES, "[::1]:5173"),
+        (b"https://dev.example", VITES, "dev.example"),
+        # It is ours, or there is none of ours that it could be taken for.
+        (b"http://127.0.0.1:8000/static", VITES, None),
+        (b"http://localhost:8000", VITES, None),
+        (b"http://localhost:5174", VITES, None),
+        (b"http://192.168.0.5:5175", VITES, None),
+        (b"/static", VITES, None),
+        (b"", VITES, None),
+        (b"http://localhost:5173", [], None),
+    ],
+)
+def test_a_vite_that_is_not_ours_gets_a_notice(named: bytes, vites: list[Address], place: str | None) -> None:
+    run = Run()
+    run.vites = vites
+    body = (
+        b"<head><title>//x.example/</title>" + b"<script type=module src='%b/@vite/client'></script>" % named
+    )
+    for _ in range(2):
+        assert body_of(run.begin(), body).endswith(body.removeprefix(b"<head>"))
+    said = f"a page loads Vite's client from {place}, but the Vite of this run is at 127.0.0.1:5174"
+    assert [each.text for each in run.notices] == ([said] if place else [])
+    assert all('"dev_server_port": os.environ.get("ORCHESTRA_PORT")' in each.hint for each in run.notices)
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd", b"GZIP"])

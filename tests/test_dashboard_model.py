@@ -9,6 +9,7 @@ from orchestra.events import (
     Notice,
     OutputLine,
     PlanChanged,
+    RequestHeld,
     RunEnded,
     State,
     StateChanged,
@@ -140,7 +141,7 @@ def test_what_pages_ask_of_orchestra_is_shown_only_if_it_fails() -> None:
     live = StreamOpened(id=5, kind="websocket", target="/__orchestra__/live", upstream="orchestra")
     model = model_of(STARTED, asked, live, refused)
     assert [each.newest for each in model.requests.groups] == [refused]
-    assert (model.requests.count, model.requests.streams, model.requests.tabs) == (1, {}, {5})
+    assert (model.requests.count, model.requests.streams, model.requests.tabs) == (1, {}, {5: live})
 
 
 def test_notices_and_changes_are_in_the_log_among_the_lines() -> None:
@@ -186,6 +187,22 @@ def test_the_time_to_readiness_is_that_of_the_first_time() -> None:
 def test_the_end_says_its_reason() -> None:
     model = model_of(STARTED, RunEnded(time=moment(20.0), exit_code=0, reason="all completed", duration=10.0))
     assert model.overall() == (State.STOPPED, "all completed")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+def test_what_a_model_tells_of_the_past_makes_another_one_like_it(size: tuple[int, int]) -> None:
+    shown, now = kit.sample()
+    waits = RequestHeld(
+        time=moment(now), id=60, method="GET", target="/a", upstream="backend", reason="api starts"
+    )
+    shown.apply(replace(waits, seq=100))
+    shown.apply(replace(kit.begun("(Pdb) ", "api"), seq=101))
+    again = model_of(*shown.past())
+    width, height = size
+    assert kit.picture(again, now=now, width=width, height=height) == kit.picture(
+        shown, now=now, width=width, height=height
+    )
+    assert any("/a  waits: api starts" in row for row in kit.picture(again, "t", now=now))
 
 
 def test_a_partial_line_is_kept_until_complete_or_taken_back() -> None:

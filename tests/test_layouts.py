@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import layouts_kit as kit
-from tests.kit import Run, ask, marked, orchestra
+from tests.kit import Run, ask, marked, orchestra, processes
 from tests.project_kit import ACTIVATED
 from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
 
@@ -48,23 +48,23 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "environment in backend": Layout(
         kit.beside,
-        "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --reload --port $PORT main:app\n",
+        "vite: cd frontend && npm run dev\napi: cd backend && uvicorn --port $PORT main:app\n",
         "frontend",
         environment="backend/.venv",
     ),
     "pnpm workspace": Layout(
         kit.workspace,
-        "vite: cd packages/web && pnpm run dev\napi: uvicorn --reload --port $PORT api:app\n",
+        "vite: cd packages/web && pnpm run dev\napi: uvicorn --port $PORT api:app\n",
         "packages/web",
     ),
     "flask factory": Layout(
         kit.flask_factory,
-        "api: flask --app notes:create_app run --debug --port $PORT\n",
+        "api: flask --app notes:create_app run --debug --no-reload --port $PORT\n",
         parts=("/static/page.js", "/static/style.css"),
     ),
     "django and htmx": Layout(
         kit.htmx,
-        "api: python manage.py runserver 127.0.0.1:$PORT\n",
+        "api: python manage.py runserver --noreload 127.0.0.1:$PORT\n",
         parts=("/static/htmx.js", "/static/style.css"),
         fragment="/rows",
     ),
@@ -90,11 +90,13 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
     layout.make(tmp_path, layout_packages)
     env = kit.environment(layout_packages)
     code, shown, errors = orchestra("init", cwd=tmp_path, env=env)
-    assert (code, shown) == (0, layout.procfile), errors
+    assert (code, processes(shown)) == (0, layout.procfile), errors
+    assert not (tmp_path / "orchestra.toml").exists()
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=env) as run:
         run.state("api", "ready")
         if layout.frontend is not None:
             run.state("vite", "ready")
+        assert not [event for event in run.events if event.get("code") == "reloads-itself"]
         with requests_logged(run, "api") as asked:
             page = visit(run.url + "/")
             hello(run)
@@ -114,6 +116,27 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
         assert marked(run_id) == []
 
 
+def test_without_a_procfile_what_init_would_write_is_run(tmp_path: Path, layout_packages: Path) -> None:
+    kit.made(tmp_path, layout_packages)
+    assert "cd web && npm run dev" in orchestra("check", cwd=tmp_path, env=ACTIVATED)[1]
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        shown = run.until(lambda event: event.get("hint") == "Keep it: orchestra init")
+        run.until(lambda event: event.get("text") == "vite: cd web && npm run dev")
+        assert shown["text"].startswith("there is no Procfile")
+        run.state("api", "ready")
+        run.state("vite", "ready")
+        works(visit(run.url + "/"))
+        hello(run)
+        (tmp_path / ".env").write_text("GREETING=hello\n")
+        run.until(lambda event: event["type"] == "plan.changed")
+        assert orchestra("init", cwd=tmp_path, env=ACTIVATED)[0] == 0
+        with (tmp_path / "Procfile.dev").open("a") as file:
+            file.write("more: sleep 1000\n")
+        changed = run.until(lambda event: "more" in event.get("started", ()))
+        assert changed["restarted"] == []
+        hello(run)
+
+
 ANSWERING_ALL = {
     "mounted, not built": (kit.FASTAPI + kit.MOUNTED, False),
     "mounted, built": (kit.FASTAPI + kit.MOUNTED, True),
@@ -123,20 +146,22 @@ ANSWERING_ALL = {
 
 
 @pytest.mark.parametrize(("app", "is_built"), ANSWERING_ALL.values(), ids=ANSWERING_ALL)
-def test_a_backend_that_answers_all_needs_the_line_that_the_notice_names(
+def test_a_backend_that_answers_all_needs_the_line_that_init_writes(
     tmp_path: Path, layout_packages: Path, app: str, *, is_built: bool
 ) -> None:
     kit.answering_all(tmp_path, layout_packages, app, is_built=is_built)
-    server = "flask --app app run" if "Flask" in app else "uvicorn app:app"
-    (tmp_path / "Procfile").write_text(f"vite: cd ui && npm run dev\napi: {server} --port $PORT\n")
+    code, shown, errors = orchestra("init", cwd=tmp_path, env=ACTIVATED)
+    assert (code, "answers every path" in errors, "backend_paths = " in shown) == (0, True, True)
+    settings = tmp_path / "orchestra.toml"
+    written = settings.read_text()
+    settings.unlink()
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         run.state("api", "ready")
         run.state("vite", "ready")
         assert visit(run.url + "/").page.upstream == "backend"
         notice = run.until(lambda event: event.get("code") == "frontend-page-hidden")
-        line = re.search(r"backend_paths = \[.*?\]", notice["hint"])
-        assert line
-        (tmp_path / "orchestra.toml").write_text(f"[proxy]\n{line[0]}\n")
+        assert re.search(r"backend_paths = \[.*?\]", notice["hint"])
+        settings.write_text(written)
         run.until(lambda event: event["type"] == "plan.changed")
         with requests_logged(run, "api") as asked:
             page = visit(run.url + "/")

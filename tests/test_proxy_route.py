@@ -168,6 +168,26 @@ def test_sockets_of_the_backend_stay_its_own_even_if_there_is_none(target: bytes
     assert (other == "frontend") is (not target.count(b"/", 1))
 
 
+@pytest.mark.parametrize(
+    ("target", "protocol", "reason", "is_guess"),
+    [
+        (b"/chat", b"", "not in backend_paths", True),
+        (b"/media/x", b"", "backend answered", False),
+        (b"/ws", b"", "backend answered", False),
+        (b"/live/x", b"", "frontend_websockets", False),
+        (b"/own/x", b"", "frontend_paths", True),
+        (b"/", b"vite-hmr", "subprotocol vite-hmr", False),
+    ],
+)
+def test_vite_is_only_trusted_with_sockets_that_it_should_have(
+    target: bytes, protocol: bytes, reason: str, *, is_guess: bool
+) -> None:
+    router = Router(replace(PLAN, backend_paths=("/media",), frontend_paths=("/own",)))
+    headers = [(b"Sec-WebSocket-Protocol", protocol)] if protocol else []
+    route = router.websocket(head(target, headers), has_backend=True, has_frontend=True)
+    assert (route.reason, route.is_guess) == (reason, is_guess)
+
+
 def test_without_a_frontend_all_sockets_are_the_backends() -> None:
     hmr = head(b"/", [(b"Sec-WebSocket-Protocol", b"vite-hmr")])
     assert websocket(hmr, has_frontend=False).side == "backend"

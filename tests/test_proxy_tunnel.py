@@ -12,7 +12,8 @@ from hypothesis import given, strategies as st
 from wsproto.frame_protocol import FrameProtocol
 from wsproto.utilities import generate_accept_token
 
-from orchestra.events import State, StreamOpened
+from orchestra.config.plan import FromProcess
+from orchestra.events import Notice, State, StreamOpened
 from orchestra.proxy import conversation
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.websocket import FrameTap, handshake_fault
@@ -256,6 +257,42 @@ async def test_an_upstream_that_never_answers_the_handshake_is_504(
         assert head.startswith(b"HTTP/1.1 504 ")
         assert (await on.finished()).duration == pytest.approx(5)
         await backend.hears_end()
+
+
+@pytest.mark.parametrize("backend_paths", [(), ("/api",)])
+async def test_a_websocket_that_nothing_claims_is_404_and_says_what_to_write(
+    backend_paths: tuple[str, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Vite never answers one that it does not know: that need not be waited for as long as a real one."""
+    backend = FromProcess(name="api") if backend_paths else None
+    async with stage(backend=backend, backend_paths=backend_paths) as on:
+        for _ in range(2):
+            client = on.client()
+            await client.says(upgrade(b"/chat"))
+            vite = await on.frontend()
+            assert (await client.hears_head()).startswith(b"HTTP/1.1 404 ")
+            await vite.hears_end()
+        assert (await on.finished()).duration == pytest.approx(1)
+        notices = [event for event in on.events if isinstance(event, Notice)]
+        assert len(notices) == len(backend_paths)
+        for each in notices:
+            assert (
+                each.text
+                == "the frontend has not accepted a WebSocket at /chat, which is not in backend_paths"
+            )
+            assert '[proxy] backend_paths = ["/api","/chat"]' in each.hint
+
+
+async def test_a_websocket_of_the_frontends_is_accepted_though_nothing_names_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with stage(backend_paths=("/api",)) as on:
+        client = on.client()
+        await client.says(upgrade(b"/chat"))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(ACCEPTED + b"\r\n")
+        assert (await client.hears_head()).startswith(b"HTTP/1.1 101 ")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.kit import Run, ask, free_port, get
 from tests.project_kit import ACTIVATED
 from tests.test_proxy_tunnel import KEY
 from tests.tls_kit import server_context, written
+from tests.visit_kit import navigation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,14 @@ async def app(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept"})
         await receive()
+"""
+PAGE = """
+async def app(scope, receive, send):
+    page = b"<html><head><script type=module src=http://localhost:5173/static/@vite/client></script>"
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/html")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": page})
 """
 UPGRADE = {
     "Connection": "Upgrade",
@@ -128,6 +137,21 @@ def test_what_listens_outside_of_its_tree_makes_it_ready(tmp_path: Path) -> None
             assert (unseen["process"], 'ready = "tcp:5432"' in unseen["hint"]) == ("unseen", True)
             late = run.until(lambda event: event.get("code") == "not-ready")
             assert late["text"].endswith(f"port {port} answers /down with 500, not below 500")
+
+
+def test_a_page_that_names_the_vite_of_another_run_gets_a_notice(tmp_path: Path) -> None:
+    """A template that has the port which Vite takes when it is alone, while another stack has that."""
+    (tmp_path / "app.py").write_text(PAGE)
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nfrontend = "front"\n')
+    (tmp_path / "Procfile").write_text(
+        "api: uvicorn --port $PORT app:app\nfront: python -m http.server --bind 127.0.0.1 $PORT\n"
+    )
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        ready = run.state("front", "ready")
+        assert get(run.url, headers=navigation()).upstream == "backend"
+        notice = run.until(lambda event: event.get("code") == "vite-elsewhere")
+        place = ready["url"].removeprefix("http://")
+        assert notice["text"].endswith(f"from localhost:5173, but the Vite of this run is at {place}")
 
 
 def test_requests_wait_while_a_debugger_restarts(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import ROOT, Run, base_port, free_port, get, marked, needed, orchestra
+from tests.kit import ROOT, Run, base_port, free_port, get, marked, needed, orchestra, processes
 from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
@@ -119,15 +119,15 @@ def litestar(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "ui", "api"),
     [
-        (fastapi, "frontend", "uvicorn --reload --port $PORT app.main:app"),
-        (flask, "ui", "flask --app app:create_app run --debug --port $PORT"),
-        (django, "", "python manage.py runserver 127.0.0.1:$PORT"),
+        (fastapi, "frontend", "uvicorn --port $PORT app.main:app"),
+        (flask, "ui", "flask --app app:create_app run --debug --no-reload --port $PORT"),
+        (django, "", "python manage.py runserver --noreload 127.0.0.1:$PORT"),
         (
             starlette,
             "web/client",
-            "cd backend && hypercorn --reload --graceful-timeout 1 --bind 127.0.0.1:$PORT server:app",
+            "cd backend && hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT server:app",
         ),
-        (litestar, "client", "uvicorn --reload --port $PORT main:app"),
+        (litestar, "client", "uvicorn --port $PORT main:app"),
     ],
     ids=["fastapi", "flask", "django", "starlette", "litestar"],
 )
@@ -138,8 +138,8 @@ def test_what_init_writes_runs_as_it_is(
     make(tmp_path)
     frontend(tmp_path / ui, packages)
     code, shown, _ = orchestra("init", cwd=tmp_path, env=ACTIVATED)
-    assert (code, shown) == (0, procfile)
-    assert (tmp_path / "Procfile.dev").read_text() == procfile
+    assert (code, processes(shown)) == (0, procfile)
+    assert (tmp_path / "Procfile.dev").read_text() == shown
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         run.state("vite", "ready")
         run.state("api", "ready")

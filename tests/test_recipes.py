@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,10 @@ def started(root: Path, env: Mapping[str, str] = ACTIVATED) -> Run:
 def test_sveltekit(tmp_path: Path, layout_packages: Path) -> None:
     kit.sveltekit(tmp_path, layout_packages)
     assert orchestra("init", cwd=tmp_path, env=ACTIVATED)[0] == 0
+    settings = tmp_path / "orchestra.toml"
+    written = settings.read_text()
+    assert 'backend_paths = ["/rest", "/docs", "/openapi.json"]' in written
+    settings.unlink()
     with started(tmp_path) as run:
         run.state("vite", "ready")
         run.state("api", "ready")
@@ -68,8 +73,9 @@ def test_sveltekit(tmp_path: Path, layout_packages: Path) -> None:
         assert (error.status, "the site has no such page" in error.text) == (404, True)
         assert get(run.url + "/api/own").status == 404
         run.until(lambda event: event.get("code") == "frontend-api-hidden")
-        cook(tmp_path, "sveltekit")
-        run.until(lambda event: event["type"] == "plan.changed")
+        for count, text in enumerate((recipe("sveltekit")["orchestra.toml"], written), 1):
+            settings.write_text(text)
+            run.until(lambda _: sum(each["type"] == "plan.changed" for each in run.events) == count)  # noqa: B023
         with requests_logged(run, "api", path="/rest/hello") as asked:
             page = visit(run.url + "/")
             own = ask(run.url + "/api/own", fetching(run.url + "/"))
@@ -99,9 +105,13 @@ def send_the_form(run: Run) -> None:
 
 
 def add_settings(root: Path) -> None:
-    """The recipe of django-vite, in the settings of Django, too."""
+    """The recipe of django-vite: what `init` writes, but for the settings of Django."""
     settings = root / "site1" / "settings.py"
-    settings.write_text(settings.read_text() + cook(root, "django-vite")["settings.py"])
+    settings.write_text(settings.read_text() + recipe("django-vite")["settings.py"])
+    assert orchestra("init", cwd=root, env=ACTIVATED)[0] == 0
+    assert tomllib.loads((root / "orchestra.toml").read_text()) == tomllib.loads(
+        recipe("django-vite")["orchestra.toml"]
+    )
 
 
 def test_django_vite_twice_at_once(tmp_path: Path, layout_packages: Path) -> None:

@@ -101,7 +101,7 @@ def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
 
 
 def test_without_a_run_that_is_said(project: Path) -> None:
-    for words in ("ps", "wait", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
+    for words in ("ps", "wait", "attach", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
         code, shown, errors = orchestra(*words.split(), cwd=project)
         assert (code, shown) == (2, ""), words
         assert errors.startswith(f"error: there is no run in {project}\n hint: ")

@@ -61,7 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             ["run"],
             (
                 "error: no Procfile in HERE: looked for Procfile.dev and Procfile\n"
-                " hint: Run `orchestra init`, or write one with lines such as `web: python app.py`.\n"
+                " hint: Nothing to run was found, either: write one, with lines such as `web: python app.py`.\n"
             ),
             id="no-procfile",
         ),

@@ -35,7 +35,6 @@ __all__ = [
     "SocketScanner",
     "another",
     "bind",
-    "has_server",
     "holder",
     "in_order_of_preference",
     "is_free",
@@ -106,19 +105,6 @@ def programs(leader: int, port: int) -> frozenset[str]:
             found.add(process.name())
             found.add(os.path.basename(process.exe()))  # noqa: PTH119 - a name, not a file to touch
     return frozenset(found)
-
-
-def has_server(reloader: int) -> bool:
-    """Whether a process that starts servers has one now; helpers of multiprocessing do not count."""
-    import psutil  # noqa: PLC0415
-
-    try:
-        for child in psutil.Process(reloader).children():
-            if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline()):
-                return True
-    except (psutil.Error, OSError):
-        return True  # it is just changing
-    return False
 
 
 def in_order_of_preference(sockets: Collection[Address], port: int | None) -> list[Address]:

@@ -26,6 +26,7 @@ from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from orchestra.config.files import Problems
     from orchestra.config.select import Draft
@@ -74,6 +75,7 @@ class Machine(Struct, frozen=True, kw_only=True):
         try_listen: Raises `ConfigError` if an address cannot be listened on now.
         kept: The ports of processes that run already, by name: they keep them.
         listens: Host and port where the proxy of such a run listens, if it was not told where.
+        last_port: The port that the proxy of the last run of a project had, if that is known.
     """
 
     environ: Mapping[str, str]
@@ -83,6 +85,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     try_listen: Callable[[str, int], None] = lambda _host, _port: None
     kept: Mapping[str, int] = field(default_factory=dict)
     listens: tuple[str, int] | None = None
+    last_port: Callable[[Path], int | None] = lambda _root: None
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -138,11 +141,16 @@ def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | N
 
 
 def settle_address(
-    asked: tuple[str, int] | None, processes: Sequence[Draft], *, machine: Machine, notes: list[Note]
+    asked: tuple[str, int] | None,
+    processes: Sequence[Draft],
+    root: Path,
+    *,
+    machine: Machine,
+    notes: list[Note],
 ) -> tuple[str, int]:
     """Check the address that the user asks for, or find one.
 
-    Without one it is the usual one, or, as `notes` is told, that with the next free port.
+    Without one it is that of the last run, the usual one, or, as `notes` is told, the next free one.
 
     Raises:
         ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
@@ -156,8 +164,8 @@ def settle_address(
         machine.try_listen(host, port)
         return asked
     host, usual = machine.listens or DEFAULT_LISTEN
-    reason = ""
-    for port in range(usual, usual + 100):
+    reason, last = "", None if machine.listens else machine.last_port(root)
+    for port in dict.fromkeys([last or usual, *range(usual, usual + 100)]):
         fixed = (each for each in processes if each.settings.port == port)
         if (process := _taker(port, processes) or next(fixed, None)) is not None:
             reason = reason or f"port {port} is {process.name}'s"
@@ -167,7 +175,11 @@ def settle_address(
         except ConfigError as exc:
             reason = reason or exc.message.partition(": cannot")[0]
         else:
-            notes += [Note(f"{reason}: the one address has the next free port")] if reason else []
+            if not reason and port != usual:
+                reason = "as in the last run of this project"
+            if reason:
+                hint = f"For another one, give --listen 127.0.0.1:{usual}, or set proxy.listen."
+                notes.append(Note(f"{reason}: the one address has port {port}", hint if port == last else ""))
             return host, port
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
 

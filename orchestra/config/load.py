@@ -50,6 +50,7 @@ from orchestra.config.plan import (
     base_name,
 )
 from orchestra.config.schema import Output, ProcessPolicy, ProxyPolicy, RunPolicy
+from orchestra.config.written import read_written
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,24 +147,15 @@ class _Reader:
         self.overrides = overrides
         self.problems = Problems()
         asked = None if overrides.root is None else Path(overrides.root)
-        beside = path.parent if path is not None else asked or Path()
-        self.file = toml.find(beside, self.problems)
+        self.written = read_written(path, asked or Path(), machine, self.problems)
+        self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
-        self.notes = self.file.notes
-        defines = bool(self.settings.process)
-        try:
-            self.path = path or procfiles.find(beside, otherwise=self.file.path if defines else None)
-        except ConfigError:
-            self.problems.raise_all()  # the settings that could not be read may define a process
-            raise
+        self.notes = [*self.written.notes]
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
             self._refuse_root()
-        entries: tuple[procfiles.Entry, ...] = ()
-        if self.path != self.file.path:
-            entries = procfiles.read(self.path, self.problems, may_be_empty=defines)
-        self.processes = select.gather(self.path, entries, self.file, root=self.root)
+        self.processes = select.gather(self.path, self.written.entries, self.file, root=self.root)
 
     def _refuse_root(self) -> None:
         text, hint = f"there is no folder {self.root}", "Create it, or name another one."
@@ -254,10 +246,8 @@ class _Reader:
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
-        frontend = upstreams.pop("frontend")
-        return roles.decide(
-            roles.Facts(processes=tuple(processes), frontend=frontend, backend=backend, frontends=upstreams)
-        )
+        main = {"frontend": upstreams.pop("frontend"), "backend": backend}
+        return roles.decide(roles.Facts(processes=tuple(processes), **main, frontends=upstreams))
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
         """Plan the proxy; without a backend and without a frontend there is none."""
@@ -271,8 +261,7 @@ class _Reader:
         named = {"backend": table.backend, "frontend": table.frontend, **table.frontends}
         for key, wanted in named.items():
             if wanted in not_run:
-                what = f"frontend at {key}" if key in table.frontends else key
-                self.notes.append(Note(f"no {what}: {wanted} is not among the processes of this run"))
+                self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
         upstreams = {decided.frontend, decided.backend, *decided.frontends.values()}
         if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
@@ -282,7 +271,9 @@ class _Reader:
             return None
         may_move = address is None
         with self.problems.caught():
-            address = addresses.settle_address(address, self.chosen, machine=self.machine, notes=self.notes)
+            address = addresses.settle_address(
+                address, self.chosen, self.root, machine=self.machine, notes=self.notes
+            )
         if len(table.allowed_hosts) > 1 and decided.frontend is not None:
             text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
             self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
@@ -353,12 +344,7 @@ class _Reader:
             procfile=self.path.absolute(),
             folder=self.root,
             files=tuple(
-                Path(normpath(each))
-                for each in (
-                    self.path.absolute(),
-                    *(self.path.absolute().parent / name for name in (toml.OWN_FILE, toml.SHARED_FILE)),
-                    *self.env_files,
-                )
+                Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
             ),
             notes=tuple(self.notes),
         )

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-__all__ = ["DEFAULT_NAMES", "Entry", "current_folder", "find", "is_name", "parse", "read", "render"]
+__all__ = [
+    "DEFAULT_NAMES",
+    "Entry",
+    "current_folder",
+    "find",
+    "is_name",
+    "parse",
+    "read",
+    "render",
+    "similar",
+]
 
 # The first one that is there is taken: a Procfile is often the one of production.
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")
@@ -61,7 +71,7 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
         return otherwise
     text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
     example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
-    raise ConfigError(text, hint=_similar(folder) or example)
+    raise ConfigError(text, hint=similar(folder) or example)
 
 
 def current_folder() -> Path:
@@ -85,7 +95,7 @@ def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple
         text = read_text(path, "a Procfile", if_folder=hint)
         if text is not None:
             return parse(text, path, problems, may_be_empty=may_be_empty)
-        hint = _similar(path.parent) or "Check the path of the Procfile."
+        hint = similar(path.parent) or "Check the path of the Procfile."
         raise ConfigError("no such file", path=path, hint=hint)
     return ()
 
@@ -173,7 +183,8 @@ def _ends_in_backslash(line: str) -> bool:
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
-def _similar(folder: Path) -> str:
+def similar(folder: Path) -> str:
+    """Name the files of a folder that are called like a Procfile; empty if there are none."""
     try:
         names = sorted(each.name for each in folder.iterdir() if each.name.lower().startswith("procfile"))
     except OSError:

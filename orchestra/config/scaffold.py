@@ -1,96 +1,186 @@
-"""``orchestra init``: a look at a folder -> the Procfile that runs what is in it, and why.
+"""``orchestra init``: a look at a folder -> the Procfile and the settings that run what is in it, and why.
 
-Frontends are folders whose `package.json` has Vite; backends are Python files that make an application, or a
-`manage.py`. Files are searched, never imported or parsed. Of several candidates the one nearest to the top is
-taken, then the one with the most usual name; the others are named.
+Frontends are folders whose `package.json` has a script that runs Vite, or names Vite or a framework that
+brings its own. Of several the one that surely runs Vite is taken, then one with pages, then the one that is
+nearest to the top; the others are named. A Procfile that is there already is that of production, most
+probably: its processes are taken over as they stand, and what it lacks is added.
 
-Not here: writing, and whether what is written works.
+The settings say which paths are the backend's, where it would else answer what is the frontend's, or the
+frontend may have an `/api` of its own. They are written only if there are none.
+
+Not here: writing; whether what is written works; Python (`applications`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+from os.path import normpath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from orchestra.config import command as commands, packages
-from orchestra.config.files import is_file, is_folder
-from orchestra.config.procfile import Entry, is_name
-from orchestra.reading import read_file
+from orchestra.config import applications, command as commands, packages, procfile, toml
+from orchestra.config.applications import Call, Sources
+from orchestra.config.files import Problems, is_file, is_folder
+from orchestra.config.procfile import DEFAULT_NAMES, Entry, current_folder, is_name, render
+from orchestra.config.roles import BACKEND_NAMES
+from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Found", "look"]
+    from orchestra.config.addresses import Machine
+
+__all__ = ["Scaffold", "look", "propose"]
 
 # How deep folders are searched: below, there are libraries and examples rather than the project.
-_MAX_DEPTH = 3
-_MAX_FILES = 2000
-_MAX_FILE_SIZE = 1_000_000
+_MAX_DEPTH = 4
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
-_USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
-_USUAL_NAMES = ("app", "application", "api")
-_MODULE = re.compile(r"(?!test_|conftest).*\.py")
-_KINDS = "FastAPI|Starlette|Litestar|Quart|Flask"
-# `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`.
-_ASSIGNED_APP = re.compile(rf"^([ \t]*)(\w+)(?:: *[\w.]+)? *= *(?:\w+\.)?({_KINDS})\(", re.MULTILINE)
-_FACTORY = re.compile(r"^def (create_app|make_app|get_app)\((?:[^()=]*=[^()]*)?\)", re.MULTILINE)
-# Where a project names its packages.
-_LISTS = re.compile(r"pyproject\.toml|Pipfile|setup\.cfg|requirements.*\.(txt|in)")
 _RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
-_LOCKS = {"uv.lock": "uv run", "poetry.lock": "poetry run", "pdm.lock": "pdm run", "Pipfile": "pipenv run"}
-_SERVE = {
-    "uvicorn": "uvicorn --reload --port $PORT {factory}{target}",
-    "hypercorn": "hypercorn --reload --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
-    "granian": "granian --interface asgi --reload --port $PORT {factory}{target}",
-    "flask": "flask --app {target} run --debug --port $PORT",
-}
+# Packages that render pages, and may have an API of their own; all but the last bring Vite.
+# fmt: off
+_RENDERERS = (
+    "@sveltejs/kit", "nuxt", "astro", "@react-router/dev", "@remix-run/dev", "@solidjs/start",
+    "@tanstack/react-start", "@qwik.dev/router", "@builder.io/qwik-city", "@analogjs/platform", "vike",
+    "next",
+)
+# fmt: on
+# Where such an API is.
+_OWN_APIS = ("src/routes/api", "server/api", "src/pages/api", "pages/api", "app/api", "src/app/api")
+# What a Procfile has that is run once, at a deployment.
+_NOT_RUN = "release"
+# Where a backend has files of its own.
+_STATIC_URL = re.compile(r"""\b(?:STATIC_URL|static_url_path) *= *["']/?([^"']*?)/?["']""")
+_RUN_IT = "Run it: orchestra run"
+_HEAD = """\
+# What `orchestra run` starts, and serves at one address. Each process is told its port by $PORT.
+# `orchestra check` shows how it is understood.
+"""
 
-_Files: TypeAlias = "Mapping[Path, Sequence[str]]"
 
-
-class Found(Struct, frozen=True):
-    """One process that a Procfile should have.
+class Scaffold(Struct, frozen=True, kw_only=True):
+    """What a Procfile should have, and the settings.
 
     Attributes:
-        why: What was seen, for people.
+        entries: The lines of the Procfile.
+        settings: The text of the settings; empty: none are needed.
+        reasons: Why, line by line.
+        remarks: What was seen and not taken.
     """
 
-    entry: Entry
-    why: str
+    entries: tuple[Entry, ...] = ()
+    settings: str = ""
+    reasons: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def settings_in_a_line(self) -> str:
+        """The settings without comments, to be shown."""
+        lines = self.settings.splitlines()
+        return " ".join(line for line in lines if line and not line.startswith("#"))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The texts of the files, by their names."""
+        files = {DEFAULT_NAMES[0]: _HEAD + render(self.entries)}
+        return files | ({toml.OWN_FILE: self.settings} if self.settings else {})
 
 
-def look(root: Path, *, env: Mapping[str, str]) -> tuple[list[Found], list[str]]:
+class _Frontend(Struct, frozen=True):
+    """A frontend that was found; `is_sure`: reading its command tells that it runs Vite."""
+
+    call: Call
+    package: str
+    is_sure: bool
+    has_pages: bool
+    renderer: str | None
+
+    @property
+    def name(self) -> str:
+        return "vite" if self.is_sure else "frontend"
+
+    @property
+    def has_own_api(self) -> bool:
+        return self.renderer is not None and any(is_folder(self.call.folder / each) for each in _OWN_APIS)
+
+
+def propose(folder: Path, machine: Machine) -> Scaffold:
+    """Look at a folder that has no `Procfile.dev`: what should be written there.
+
+    Raises:
+        ConfigError: It has a `Procfile.dev`, or what it has is enough, or nothing was found.
+        ConfigErrors: The Procfile or the settings that it has are wrong.
+    """
+    path = folder / DEFAULT_NAMES[0]
+    if os.path.lexists(path):
+        raise ConfigError("it is there already, and was not touched", path=path, hint=_RUN_IT)
+    problems = Problems()
+    settings = toml.find(folder, problems)
+    production = folder / DEFAULT_NAMES[1]
+    existing = procfile.read(production, problems) if os.path.lexists(production) else ()
+    problems.raise_all()
+    if not existing and settings.settings.process and settings.path is not None:
+        names = ", ".join(settings.settings.process)
+        raise ConfigError(f"it defines {names}: nothing was written", path=settings.path, hint=_RUN_IT)
+    found = look(Path(normpath(current_folder() / folder)), machine, existing=existing)
+    if existing and {*found.entries} <= {*existing}:
+        text = "it has all that was found, and was not touched: nothing was written"
+        raise ConfigError(text, path=production, hint=_RUN_IT)
+    if not found.entries:
+        hint = f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`."
+        raise ConfigError(f"nothing was written: {found.remarks[0]}", hint=hint)
+    if found.settings and settings.path is not None:
+        lacking = found.settings_in_a_line
+        remark = f"{settings.path} is there already, and was not touched: it should have {lacking}"
+        return replace(found, settings="", remarks=(*found.remarks, remark))
+    return found
+
+
+def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Scaffold:
     """Look at a folder.
 
     Args:
         root: The folder.
-        env: For ``PATH``: which server of several is there.
-
-    Returns:
-        The processes, the frontend first; and remarks about what was seen and not taken.
+        machine: For ``PATH``: which server of several is there; and which ports are taken.
+        existing: The entries of a Procfile that is there already.
     """
-    found: list[Found] = []
-    remarks: list[str] = []
     files = _files(root)
-    for role, candidates in (
-        ("frontend", [*_frontends(root, files)]),
-        ("backend", [*_backends(root, files, env)]),
-    ):
-        if not candidates:
+    sources = Sources(root, files)
+    frontends = sorted(_frontends(root, files), key=lambda each: (not each.is_sure, not each.has_pages))
+    backends = [*sources.applications()]
+    calls = [applications.call_of(each, sources, machine) for each in backends]
+    found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
+    workers, remarks = _workers(sources, machine)
+    remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
+    if not sources.is_whole:
+        remarks.append("there are too many Python files: only those nearest to the top were looked at")
+    if not (found or existing):
+        nothing = "no frontend was found, nor a Python file that makes an application"
+        return Scaffold(remarks=(nothing, *remarks))
+    for role, candidates in (("frontend", frontends), ("backend", backends)):
+        if not candidates and not existing:
             remarks.append(f"no {role} was found: add a line for it, if there is one")
-        found += candidates[:1]
-        remarks += [f"not taken: {other.why}" for other in candidates[1:]]
-    if not found:
-        remarks = ["nothing was found that has Vite, nor a Python file that makes an application"]
-    return found, remarks
+    kept = [each for each in existing if each.name != _NOT_RUN]
+    lacking = [
+        each for each in found + workers if not any(_is_like(each[0], kept_one, root) for kept_one in kept)
+    ]
+    names = {name: f"{name}-dev" if name in {each.name for each in kept} else name for name, _ in lacking}
+    frontend = next((each for each in frontends[:1] if each.name in names), None)
+    settings, reasons = _settings(frontend, backends[:1], sources, names)
+    return Scaffold(
+        entries=(*(Entry(names[name], _command(call, root), 0) for name, call in lacking), *kept),
+        settings=settings,
+        reasons=(*(f"{names[name]}: {call.why}" for name, call in lacking), *reasons),
+        remarks=tuple(remarks),
+    )
 
 
 def _files(root: Path) -> dict[Path, list[str]]:
@@ -107,97 +197,115 @@ def _files(root: Path) -> dict[Path, list[str]]:
     return dict(sorted(found.items(), key=lambda each: (len(each[0].parts), each[0])))
 
 
-def _found(name: str, folder: Path, root: Path, command: str, why: str) -> Found:
-    where = shlex.quote(folder.relative_to(root).as_posix())
-    return Found(Entry(name, command if folder == root else f"cd {where} && {command}", 0), why)
+def _command(call: Call, root: Path) -> str:
+    where = shlex.quote(call.folder.relative_to(root).as_posix())
+    return call.command if call.folder == root else f"cd {where} && {call.command}"
 
 
-def _frontends(root: Path, files: _Files) -> Iterator[Found]:
+def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[_Frontend]:
     for folder in (each for each, names in files.items() if "package.json" in names):
         manager = packages.manager_of(folder, root)
         package, scripts = packages.package_json(folder), packages.scripts_of(folder)
+        tables = [package.get(key) for key in ("dependencies", "devDependencies")]
+        named = {name for table in tables if isinstance(table, dict) for name in table}
         usual = [name for name in ("dev", "start", "serve") if name in scripts]
         candidates = [f"{manager} run {name}" for name in dict.fromkeys([*usual, *scripts]) if is_name(name)]
-        tables = [package.get(key) for key in ("dependencies", "devDependencies")]
-        if any(isinstance(table, dict) and "vite" in table for table in tables):
+        renderer = next((each for each in _RENDERERS if each in named), None)
+        has_pages = renderer is not None or is_file(folder / "index.html")
+        if "vite" in named and not usual:
             candidates.append(f"{_RUNNERS[manager]} vite")
-        for command in candidates:
-            if why := commands.read(command, cwd=folder, root=root).why:
-                yield _found("vite", folder, root, command, why)
+        for each in candidates:
+            reading = commands.read(each, cwd=folder, root=root)
+            # A script that starts the backend, too, would start it twice.
+            if reading.why and not reading.serves:
+                call = Call(folder, each, reading.why)
+                yield _Frontend(call, "vite", is_sure=True, has_pages=has_pages, renderer=renderer)
                 break
+        else:
+            package_named = renderer or ("vite" if "vite" in named else None)
+            if package_named is not None and usual:
+                why = f"{(folder / 'package.json').relative_to(root)} names {package_named}"
+                call = Call(folder, f"{manager} run {usual[0]}", why)
+                yield _Frontend(call, package_named, is_sure=False, has_pages=has_pages, renderer=renderer)
 
 
-def _backends(root: Path, files: _Files, env: Mapping[str, str]) -> Iterator[Found]:
-    prefix = _prefix(root, env)
-    for folder in (each for each, names in files.items() if "manage.py" in names):
-        why = f"{(folder / 'manage.py').relative_to(root)} is Django's"
-        yield _found("api", folder, root, f"{prefix}python manage.py runserver 127.0.0.1:$PORT", why)
-    python = [folder / name for folder, names in files.items() for name in names if _MODULE.fullmatch(name)]
-    for file in sorted(python[:_MAX_FILES], key=lambda file: _rank(file, root)):
-        text = _text(file)
-        if (kind := re.search(rf"\b({_KINDS})\(", text)) is None:
-            continue
-        # One that is indented is under a condition, if it is not in a function that makes one.
-        made = sorted(_ASSIGNED_APP.findall(text), key=lambda each: (each[0], each[1] not in _USUAL_NAMES))
-        factory = None if made and not made[0][0] else _FACTORY.search(text)
-        if made or factory:
-            name = factory[1] if factory else made[0][1]
-            folder, module = _module(file, text, root)
-            named = "\n".join(
-                _text(each / name)
-                for each in {root, folder}
-                for name in files[each]
-                if _LISTS.fullmatch(name)
-            )
-            server = "flask" if kind[1] == "Flask" else _server(kind[1], named, env)
-            factory_option, call = ("--factory ", "()") if factory else ("", "")
-            target = f"{module}:{name}{call if server == 'hypercorn' else ''}"
-            command = _SERVE[server].format(factory=factory_option, target=shlex.quote(target))
-            why = f"{file.relative_to(root)} makes a {kind[1]} application"
-            yield _found("api", folder, root, prefix + command, why)
-
-
-def _rank(file: Path, root: Path) -> tuple[int, int, str]:
-    usual = _USUAL_FILES.index(file.stem) if file.stem in _USUAL_FILES else len(_USUAL_FILES)
-    return len(file.relative_to(root).parts), usual, str(file)
-
-
-def _text(file: Path) -> str:
-    try:
-        is_small_file = file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE
-        return read_file(file).decode("utf-8-sig") if is_small_file else ""
-    except (OSError, ValueError):
-        return ""
-
-
-def _prefix(root: Path, env: Mapping[str, str]) -> str:
-    """How a command is run in the project's environment, if that is not there yet or elsewhere."""
-    if env.get("VIRTUAL_ENV") or is_folder(root / ".venv"):
-        return ""
-    for lock, runner in _LOCKS.items():
-        if is_file(root / lock) and shutil.which(runner.partition(" ")[0], path=env.get("PATH")):
-            return f"{runner} "
-    return ""
-
-
-def _module(file: Path, text: str, root: Path) -> tuple[Path, str]:
-    """Where a file can be imported from, and as what: as part of the packages that it is in or names."""
-    parts, folder = [file.stem], file.parent
-    while folder != root and (
-        (file.stem == "__init__" and len(parts) == 1)
-        or is_file(folder / "__init__.py")
-        or re.search(
-            rf"^\s*(from|import) ({re.escape(folder.name)}\b|\.{{{len(parts)},}}\w)", text, re.MULTILINE
+def _workers(sources: Sources, machine: Machine) -> tuple[list[tuple[str, Call]], list[str]]:
+    """A worker of Celery, and the Redis that the project expects on this machine; and remarks."""
+    found: list[tuple[str, Call]] = []
+    remarks = []
+    for folder, target, file in sources.workers():
+        text = applications.in_environment(
+            f"celery -A {shlex.quote(target)} worker -l info", folder, sources.root, machine
         )
-    ):
-        parts.insert(0, folder.name)
-        folder = folder.parent
-    return folder, ".".join(parts).removesuffix(".__init__")
+        call = Call(folder, text, f"{file.relative_to(sources.root)} makes a Celery application")
+        if found:
+            remarks.append(f"not taken: {call.why}")
+        else:
+            found.append(("worker", call))
+    if (port := applications.redis_port(sources)) is not None:
+        expected = f"the project expects Redis at port {port}"
+        if not machine.is_free(port):
+            remarks.append(f"{expected}, where something listens now: no line is needed for it")
+        elif shutil.which("redis-server", path=machine.environ.get("PATH")):
+            command = f'redis-server --port {port} --save ""'
+            found.insert(0, ("redis", Call(sources.root, command, expected)))
+        else:
+            remarks.append(f"{expected}: start it, or add a line for it")
+    return found, remarks
 
 
-def _server(kind: str, named: str, env: Mapping[str, str]) -> str:
-    """Choose what serves: what the project names, else what is installed, else the most usual one."""
-    offered = ("hypercorn", "uvicorn", "granian") if kind == "Quart" else ("uvicorn", "hypercorn", "granian")
-    known = [server for server in offered if re.search(rf"\b{server}\b", named)]
-    installed = [server for server in offered if shutil.which(server, path=env.get("PATH"))]
-    return next(iter([*(each for each in known if each in installed), *installed, *known, *offered]))
+def _is_like(name: str, entry: Entry, root: Path) -> bool:
+    """Whether an entry of a Procfile does what we would write a line for."""
+    reading = commands.read(entry.command, cwd=root, root=root)
+    match name:
+        case "vite" | "frontend":
+            return bool(reading.why) or entry.name in {"vite", "frontend"}
+        case "api":
+            return bool(reading.serves) or entry.name in BACKEND_NAMES
+        case _:
+            return entry.name == name or {"worker": "celery", "redis": "redis-server"}[name] in entry.command
+
+
+def _settings(
+    frontend: _Frontend | None,
+    backends: Sequence[applications.Application],
+    sources: Sources,
+    names: Mapping[str, str],
+) -> tuple[str, list[str]]:
+    """The text of the settings, and why."""
+    tables, reasons = [], []
+    proxy = []
+    if frontend is not None and frontend.package == "next":
+        proxy += [f'frontend = "{names[frontend.name]}"', 'frontend_paths = ["/_next/"]']
+        proxy += ['frontend_websockets = ["/_next/"]']
+        reasons.append("proxy.frontend: Next.js has no Vite that would be found")
+    if frontend is not None and frontend.has_pages and backends:
+        renders = f"{frontend.renderer} may have an API of its own" if frontend.renderer else ""
+        why = applications.hidden_pages(backends[0], sources) or renders
+        paths = applications.paths_of(backends[0], sources, has_own_api=frontend.has_own_api) if why else ()
+        if paths:
+            proxy.append(
+                "# These paths, with all below them, are the backend's; all others are the frontend's."
+            )
+            proxy.append(f"backend_paths = {json.dumps(paths)}")
+            reasons.append(f"proxy.backend_paths: {why}")
+        elif why:
+            reasons.append(f'{why}: list its paths, as in [proxy] backend_paths = ["/api"]')
+    if frontend is not None and not frontend.has_pages and (base := _own_base(frontend, sources)):
+        proxy.append(f'frontend_paths = ["{base}"]')
+        reasons.append(f"proxy.frontend_paths: {base} is the base in Vite's configuration")
+    if proxy:
+        tables.append("\n".join(["[proxy]", *proxy]))
+    if "worker" in names:
+        tables.append(f"[process.{names['worker']}]\n# Restart it when a Python file is saved.\nwatch = true")
+    text = "\n\n".join(["# Settings of `orchestra run`; the README has all of them.", *tables])
+    return (f"{text}\n" if tables else ""), reasons
+
+
+def _own_base(frontend: _Frontend, sources: Sources) -> str:
+    """The path that all files of Vite's are below, by its configuration; empty if others may be, too."""
+    folder = frontend.call.folder
+    texts = [applications.text_of(folder / f"vite.config.{each}") for each in ("ts", "js", "mts", "mjs")]
+    found = re.search(r"""\bbase: *["'](/[\w./-]+)["']""", "\n".join(texts))
+    own = {match[1] for text in sources.below(sources.root).values() for match in _STATIC_URL.finditer(text)}
+    return f"{found[1].rstrip('/')}/" if found is not None and found[1].strip("/") not in own else ""

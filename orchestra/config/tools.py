@@ -30,6 +30,7 @@ __all__ = [
     "broken_environment",
     "environment_in",
     "find_program",
+    "is_own",
     "launcher_of",
     "shown",
     "virtual_environment",
@@ -106,13 +107,13 @@ def with_tools(
     """
     new = dict(env)
     folders = (new.get("PATH") or os.defpath).split(os.pathsep)
-    if is_launched and _is_own(new.get("VIRTUAL_ENV"), scripts):
+    if is_launched and is_own(new.get("VIRTUAL_ENV"), scripts):
         del new["VIRTUAL_ENV"]
     # A package is looked for before it is installed, too.
     packages = [each for each in _searched(folder, root) if is_file(each / "package.json")]
     folders[:0] = [str(each / "node_modules" / ".bin") for each in packages]
     active, found = new.get("VIRTUAL_ENV"), virtual_environment(folder, root, env)
-    if found is not None and not is_launched and (not active or _is_own(active, scripts)):
+    if found is not None and not is_launched and (not active or is_own(active, scripts)):
         new["VIRTUAL_ENV"] = str(found)
         new.pop("PYTHONHOME", None)  # as its `activate` does: it would lead back to another Python
         folders.insert(0, str(found / "bin"))
@@ -124,7 +125,7 @@ def with_tools(
     return new
 
 
-def _is_own(environment: str | None, scripts: str | None) -> bool:
+def is_own(environment: str | None, scripts: str | None) -> bool:
     """Whether a virtual environment is the one that orchestra is installed in."""
     if not environment or scripts is None:
         return False
@@ -181,7 +182,7 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
         is_python=True,
         prefix=prefix if configured else None,
         version=version[1] if version else "",
-        is_own=_is_own(str(prefix), scripts) and not _is_own(_active(env), scripts),
+        is_own=is_own(str(prefix), scripts) and not is_own(_active(env), scripts),
     )
 
 

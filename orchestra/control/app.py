@@ -6,6 +6,7 @@
 - `live`: a WebSocket for each page, over which `tabs` tells it what to do.
 - `state`, `healthz`, `readyz`: how the run is, now.
 - `events`: all events, as server-sent events whose data is a JSON line each.
+- `watch`: all that a dashboard in another terminal needs, as JSON lines.
 - `order`: what programs of this user order the run to do (`local`); `place`: the environment of a process.
 - `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and a line that
   an error of this run has named: where it was raised, or a frame of its traceback. That the file is in the
@@ -63,6 +64,11 @@ _EVERY_ANSWER: _Headers = (
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
     (b"X-Content-Type-Options", b"nosniff"),
 )
+# The media type of a stream, and what is sent during silence, which readers leave alone.
+_STREAMS = {
+    "events": (b"text/event-stream; charset=utf-8", b":\n\n"),
+    "watch": (b"application/jsonl", b"\n"),
+}
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
@@ -79,6 +85,10 @@ class View(Commanded, Protocol):
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         """Return the newest state of every process."""
+
+    @property
+    def feed(self) -> Callable[[], AsyncGenerator[bytes, None]] | None:
+        """Give what a dashboard in another terminal needs, as JSON lines; ``None``: nothing does."""
 
     def events(self, *, limit: int) -> AsyncGenerator[Event, None]:
         """Give all events."""
@@ -140,7 +150,9 @@ class App:
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
-            await self._events(request, receive, send)
+            await self._stream(request, receive, send, partial(_send_events, self._view))
+        elif request.name == "watch" and (feed := self._view.feed) is not None:
+            await self._stream(request, receive, send, partial(_send_feed, feed))
         else:
             await _answer(request, send, await self._ask(request, receive))
 
@@ -158,6 +170,8 @@ class App:
                 return await self._obey(await _body(receive))
             case "place":
                 return self._place(await _body(receive))
+            case "watch":
+                return _said(404, "this run is not shown to other terminals")
             case _:
                 return _Answer(200, b"ok\n")
 
@@ -182,6 +196,7 @@ class App:
             pid=os.getpid(),
             processes=tuple(view.snapshot().values()),
             errors=tuple(self._tabs.errors.values()),
+            dashboard=view.plan.dashboard,
         )
         return _Answer(200, encode(state), _JSON)
 
@@ -259,18 +274,22 @@ class App:
 
     # --- Streams ---
 
-    async def _events(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, request: Request, receive: Receive, send: Send, send_all: Callable[[Send], Awaitable[None]]
+    ) -> None:
+        """Answer with what `send_all` sends."""
+        media_type, beat = _STREAMS[request.name]
         if self._readers >= MAX_READERS:
             await _answer(request, send, _said(503, f"{MAX_READERS} programs read the events already"))
             return
         self._readers += 1
         try:
             async with trio.open_nursery() as nursery:
-                await send(_start(200, b"text/event-stream; charset=utf-8", ()))
-                nursery.start_soon(_beat, send)
-                nursery.start_soon(_send_events, self._view, send, nursery.cancel_scope)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                await send(_start(200, media_type, ()))
+                nursery.start_soon(_beat, send, beat)
+                nursery.start_soon(_disconnected, receive, nursery.cancel_scope)
+                await send_all(send)
+                await send({"type": "http.response.body", "body": b""})
                 nursery.cancel_scope.cancel()
         finally:
             self._readers -= 1
@@ -283,8 +302,8 @@ class App:
             await _answer(request, send, _said(503, text))
 
 
-async def _send_events(view: View, send: Send, scope: trio.CancelScope) -> None:
-    """Send all events, as server-sent events, until the run has ended; then end the stream."""
+async def _send_events(view: View, send: Send) -> None:
+    """Send all events, as server-sent events, until the run has ended."""
     async with aclosing(view.events(limit=MAX_EVENTS)) as events:
         async for event in events:
             # As in the JSON lines: a line is told when it is whole, and without colours.
@@ -297,14 +316,23 @@ async def _send_events(view: View, send: Send, scope: trio.CancelScope) -> None:
             )
             if isinstance(event, RunEnded):
                 break
-    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_feed(feed: Callable[[], AsyncGenerator[bytes, None]], send: Send) -> None:
+    async with aclosing(feed()) as parts:
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def _disconnected(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
     scope.cancel()
 
 
-async def _beat(send: Send) -> None:
+async def _beat(send: Send, beat: bytes) -> None:
     while True:
-        # A comment, which readers leave alone.
-        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": beat, "more_body": True})
         await trio.sleep(HEARTBEAT)
 
 

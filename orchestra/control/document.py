@@ -9,8 +9,8 @@ nothing else: all that was decided passes at once. So any splitting into pieces 
 A document that is not in an encoding that has ASCII's bytes, one of XML whose root is not ``html``, and one
 without any content pass as they are.
 
-After the tag, the rest of the head is watched for a ``<meta>`` with a Content-Security-Policy. It governs
-only what follows it, so the tag is always before it.
+What follows the tag is kept as it passes, up to a limit, and shown once. `policies` finds a ``<meta>`` with a
+Content-Security-Policy in it. That governs only what follows it, so the tag is always before it.
 
 Not here: which documents get a tag, and which tag (`inject`).
 """
@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Document", "PlainDocument"]
+__all__ = ["Document", "PlainDocument", "policies"]
 
 # A licence in a comment has some hundred bytes; a longer token passes, and the document gets no tag.
 LONGEST_TOKEN = 16384
 # A token that has so many bytes is known, and lacks its `>`.
 _ENDS_BY_MARK = range(6, LONGEST_TOKEN)
-# Bytes of the head that are watched.
+# Bytes of a document that are shown.
 WATCHED = 65536
 
 _BOM = b"\xef\xbb\xbf"
@@ -110,13 +110,13 @@ class Document:
     Args:
         tag: What is put into it.
         is_xml: It is XHTML.
-        on_policy: Called with each Content-Security-Policy of its head's ``<meta>`` elements.
+        on_start: Called with what follows the tag: all of the document, or enough of it.
     """
 
-    def __init__(self, tag: bytes, *, is_xml: bool, on_policy: Callable[[str], object]) -> None:
+    def __init__(self, tag: bytes, *, is_xml: bool, on_start: Callable[[bytes], object]) -> None:
         self._tag = tag
         self._is_xml = is_xml
-        self._on_policy = on_policy
+        self._on_start = on_start
         self._at = _At.START
         self._held = b""
         self._watched: bytearray | None = None
@@ -168,15 +168,14 @@ class Document:
         return at
 
     def _watch(self, data: bytes, *, is_last: bool) -> None:
-        """Look for policies, once all of the document is here or enough of it."""
+        """Show what follows the tag, once all of the document is here or enough of it."""
         watched = self._watched
         if watched is None:
             return
         watched += data[: WATCHED - len(watched)]
         if is_last or len(watched) == WATCHED:
             self._watched = None
-            for policy in _policies(bytes(watched)):
-                self._on_policy(policy)
+            self._on_start(bytes(watched))
 
 
 def _token(data: bytes, at: int, *, is_xml: bool) -> tuple[_Token, int]:
@@ -206,8 +205,8 @@ def _after(mark: bytes, data: bytes, at: int) -> int:
     return found + len(mark) if found >= 0 else 0
 
 
-def _policies(head: bytes) -> Iterator[str]:
-    """Return the policies of the ``<meta>`` elements of a head."""
+def policies(head: bytes) -> Iterator[str]:
+    """Return the Content-Security-Policies of the ``<meta>`` elements of a head."""
     for match in _in_head(head):
         if match["end"]:
             return

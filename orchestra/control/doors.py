@@ -61,6 +61,7 @@ _ENDPOINTS = {
     "state": _Endpoint(_READING, is_for_programs=True),
     "events": _Endpoint(("GET",), is_for_programs=True),
     "open": _Endpoint(("POST",)),
+    "watch": _Endpoint(("GET",), is_local=True),
     "order": _Endpoint(("POST",), is_local=True),
     "place": _Endpoint(("POST",), is_local=True),
 }

@@ -9,6 +9,9 @@ HEAD, and 304 and 206, get the same head as the document itself; a 206 has bytes
 A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document then passes
 as it is, and one notice says why. The same is true of a document that is compressed all the same.
 
+A page that loads Vite's client from another place than our address or our Vite is passed as it is, too: most
+often a template has the port that Vite takes when it is alone. A notice says what to write there.
+
 Not here: where the script is put (`document`), what a policy allows (`csp`), what the script does.
 """
 
@@ -25,9 +28,10 @@ from orchestra.proxy.forward import times_passed
 from orchestra.proxy.request import HTML, WINDOW_DESTINATIONS, is_for_a_window, is_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.bus import Bus
+    from orchestra.config.plan import Address
     from orchestra.config.schema import ReloadSettings
     from orchestra.events import UpstreamName
     from orchestra.proxy.framing import Body
@@ -52,6 +56,10 @@ _has_ascii = re.compile(
 _UNTRUE: dict[bytes, bytes | None] = dict.fromkeys(
     (b"digest", b"content-digest", b"repr-digest", b"content-md5", b"accept-ranges", b"trailer")
 )
+# Where a page loads Vite's client from, if that is not said relative to the page.
+_vite = re.compile(
+    rb"""(?:https?:)?//((?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?)(?=/)[^\s"'<>]*/@vite/client"""
+).search
 # An application may make a policy for each page.
 _MOST_NOTICES = 20
 # Characters of a directive that a notice shows; some list a hundred hosts.
@@ -60,6 +68,10 @@ _LONGEST_FAULT = 120
 _POLICY_HINT = (
     "While you develop, let script-src and connect-src have 'self', or set [reload] enabled = false in the"
     " settings."
+)
+_VITE_HINT = (
+    "Name the one address, which is in ORCHESTRA_URL and ORCHESTRA_PORT; for django-vite:"
+    ' "dev_server_port": os.environ.get("ORCHESTRA_PORT").'
 )
 _COMPRESSED_HINT = "Turn its compression off while you develop."
 
@@ -70,10 +82,14 @@ class Injector:
     Args:
         settings: What the script is for.
         bus: Where it is reported that pages cannot have it.
+        vites: Says where the frontends are, as far as they are ready.
     """
 
-    def __init__(self, settings: ReloadSettings, bus: Bus) -> None:
+    def __init__(
+        self, settings: ReloadSettings, bus: Bus, *, vites: Callable[[], Sequence[Address]] = tuple
+    ) -> None:
         self._bus = bus
+        self._vites = vites
         self._sides: set[UpstreamName] = set()
         shows = settings.overlay or settings.console
         if shows:
@@ -131,7 +147,7 @@ class Injector:
             return None
         # With the first document: a start need not wait for their patterns to be compiled.
         from orchestra.control.csp import Origin, forbids_connection, judge  # noqa: PLC0415
-        from orchestra.control.document import Document, PlainDocument  # noqa: PLC0415
+        from orchestra.control.document import Document, PlainDocument, policies  # noqa: PLC0415
 
         origin = Origin.of(request)
         verdict = judge(values.get(b"content-security-policy", b"").decode("latin-1"), origin)
@@ -147,16 +163,30 @@ class Injector:
         if is_bare:
             return Page(head, PlainDocument(tag).feed)
 
-        def see(policy: str) -> None:
-            if fault := forbids_connection(policy, origin):
-                self._report_policy(upstream, fault)
+        def see(start: bytes) -> None:
+            for policy in policies(start):
+                if fault := forbids_connection(policy, origin):
+                    self._report_policy(upstream, fault)
+            if b"/@vite/client" in start:
+                self._look_for_vite(start, request)
 
-        return Page(head, Document(tag, is_xml=answer.media_type == _XML, on_policy=see).feed)
+        return Page(head, Document(tag, is_xml=answer.media_type == _XML, on_start=see).feed)
 
     def tag(self, request: RequestHead, status: int) -> str:
         """See `Pages.tag`."""
         is_page = "orchestra" in self._sides and self.asks(request) is not None
         return _tag(request, status, "orchestra") if is_page else ""
+
+    def _look_for_vite(self, start: bytes, request: RequestHead) -> None:
+        """Report a page that loads the client of a Vite that is not ours."""
+        named, vites = _vite(start), self._vites()
+        if named is None or not vites or named[1] == request.host:
+            return
+        own = request.host.rpartition(b":")[2]
+        if (named[2] or b"80") not in {own, *(b"%d" % each.port for each in vites)}:
+            place = named[1].decode("ascii", "replace")
+            text = f"a page loads Vite's client from {place}, but the Vite of this run is at {vites[0]}"
+            self._report("vite-elsewhere", text, _VITE_HINT)
 
     def _report_policy(self, upstream: UpstreamName, fault: str) -> None:
         fault = shorten(fault, _LONGEST_FAULT, placeholder=" ...")

@@ -8,18 +8,24 @@ Not here: which programs may ask and order (`doors`), how they do (`remote`).
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
+from orchestra.config.schema import DashboardSettings
+from orchestra.errors import OrchestraError
 from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
+    import trio
+
     from orchestra.config.plan import ProcessPlan
 
-__all__ = ["Commanded", "Order", "Place", "RunState", "carry_out"]
+__all__ = ["Commanded", "Order", "Place", "RunState", "Verb", "carry_out"]
+
+Verb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
 
 
 class RunState(Struct, frozen=True, kw_only=True):
@@ -28,6 +34,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     Attributes:
         processes: The newest state of each process, in the order of the plan.
         errors: Those that pages show.
+        dashboard: The settings of its dashboard, for one in another terminal.
     """
 
     url: str | None
@@ -36,6 +43,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     pid: int
     processes: tuple[StateChanged, ...]
     errors: tuple[ErrorShown, ...] = ()
+    dashboard: DashboardSettings = DashboardSettings()
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +55,7 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         text: What is typed, for `send`.
     """
 
-    do: Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
+    do: Verb
     processes: tuple[str, ...] = ()
     signal: int = 0
     text: str = ""
@@ -66,7 +74,13 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Commanded(Protocol):
-    """What carries out orders; a `Supervisor` does."""
+    """What carries out orders; a `Supervisor` does.
+
+    Attributes:
+        ending: Is set when the run has been asked to end.
+    """
+
+    ending: trio.Event
 
     async def read_again(self) -> Collection[str]:
         """Follow the plan that the files make now; return which processes that has restarted."""
@@ -112,6 +126,8 @@ async def carry_out(
         return 0
     if order.do == "reload":
         return run.reload()
+    if run.ending.is_set() and order.do != "send":
+        raise OrchestraError("the run is ending")
     restarted: Collection[str] = ()
     if order.do in ("restart", "start"):
         restarted = await run.read_again()  # what is started again is what the files say now

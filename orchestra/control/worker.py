@@ -44,6 +44,8 @@ REQUEST_LIMIT = 10.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
+# The media types of what has no end of its own.
+_STREAMED = b"text/event-stream", b"application/jsonl"
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
@@ -101,7 +103,7 @@ class Worker:
 def _begins_stream(message: Message) -> bool:
     return message["type"] == "websocket.accept" or (
         message["type"] == "http.response.start"
-        and any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+        and any(value.startswith(_STREAMED) for _, value in message["headers"])
     )
 
 

@@ -32,12 +32,14 @@ class Controls:
 
     Args:
         keys: Keys by action, where the settings say something else.
+        is_guest: The run is not this program's: its user leaves it, and does not end it.
 
     Raises:
         ValueError: Those are wrong.
 
     Attributes:
         model: The run.
+        is_guest: As it was given.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
     """
@@ -47,12 +49,15 @@ class Controls:
     now: float
     model: Model
 
-    def __init__(self, model: Model, keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, model: Model, keys: Mapping[str, str] | None = None, *, is_guest: bool = False
+    ) -> None:
         self.look = Look()
         self.bindings = bindings(keys or {})
         self.page = 10
         self.now = 0.0
         self.model = model
+        self.is_guest = is_guest
 
     @property
     def gives_input(self) -> bool:

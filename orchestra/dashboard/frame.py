@@ -247,5 +247,5 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("errors", "all" if look.wanted.errors else "errors", True),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
-    always = [("help", "help", True), ("quit", "quit", True)]
+    always = [("help", "help", True), ("quit", "leave" if controls.is_guest else "quit", True)]
     return [(controls.key_of(action), word) for action, word, does in (*always, *actions) if does]

@@ -189,6 +189,14 @@ class Model:
         if not isinstance(event, OutputLine):
             self.hints.see(event, self.requests)
 
+    def past(self) -> list[Event]:
+        """Give events that make another model what this one is, oldest first."""
+        events: list[Event | None] = [self.started, *self.log, *self.requests.past(), *self.paused.values()]
+        for each in self.processes.values():
+            events += [each.newest, each.error, each.prompt, each.measured]
+        known = {id(event): event for event in events if event is not None}
+        return sorted(known.values(), key=lambda event: event.seq)
+
     def asking(self) -> list[Process]:
         """Give the processes that wait at a prompt, the newest last."""
         return [

@@ -120,8 +120,9 @@ def _request_row(row: RequestRow, width: int, *, is_chosen: bool) -> Text:
     note, style = _note(row, width)
     target = _target(row)
     if note:
-        # Said behind the target, and never cut off for its sake.
-        target = fit(target, max(width - text.cell_len - len(note) - 3, 1))
+        # Said behind the target, which leaves it room, but not more than half.
+        room = width - text.cell_len
+        target = fit(target, max(room - len(note) - 3, room // 2, 1))
         target.append(f"  {note}", style)
     return fit(text.append_text(target), width)
 

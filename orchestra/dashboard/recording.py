@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from orchestra.child.logfile import LogFile
 from orchestra.dashboard.runlog import EventLog
 from orchestra.errors import ConfigError
 from orchestra.events import Event, OutputLine, RequestHeads, decode
@@ -41,14 +40,14 @@ class Recording(EventLog):
     _has_colours = True
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        file = Path(path)
         try:
-            self._path.unlink(missing_ok=True)
-            self._path.touch(mode=0o600)
+            file.unlink(missing_ok=True)
+            file.touch(mode=0o600)
         except OSError as exc:
             text = f"the recording cannot be written: {exc.strerror}"
             raise ConfigError(text, path=path, hint="Name a file in a folder that you may write to.") from exc
-        super().__init__(LogFile(self._path, max_bytes=_UNLIMITED, backups=0, mode=0o600))
+        super().__init__(file, max_bytes=_UNLIMITED, backups=0)
 
     def _complaint(self, cause: OSError) -> str:
         return f"the recording is not whole: {cause}"

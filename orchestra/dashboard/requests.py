@@ -22,7 +22,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from orchestra.events import Event
 
@@ -42,6 +42,7 @@ class UnderWay:
     """A request that is not over."""
 
     def __init__(self, event: RequestHeld | RequestPending, since: float) -> None:
+        self.newest = event
         self.id = event.id
         self.method = event.method
         self.target = event.target
@@ -83,6 +84,13 @@ class Group:
         self.slowest = max(self.slowest, other, key=_duration)
         self.is_assets &= _is_fine_asset(other)
 
+    def listed(self, *, is_by_time: bool) -> Iterable[RequestFinished]:
+        """Give what is known of them, the newest or the slowest first."""
+        if not is_by_time:
+            return reversed(self.members)
+        known = {each.id: each for each in (self.slowest, *self.members)}
+        return sorted(known.values(), key=_duration, reverse=True)
+
 
 class RequestRow(NamedTuple):
     """What one row shows.
@@ -111,7 +119,7 @@ class Requests:
         count: How many are over.
         under_way: By id, the longest first.
         streams: Open WebSockets and event streams, by id.
-        tabs: The ids of the connections that browsers' tabs have to us.
+        tabs: The connections that browsers' tabs have to us, by id.
         heads: By id, the newest 500.
     """
 
@@ -120,7 +128,7 @@ class Requests:
         self.under_way: dict[int, UnderWay] = {}
         self.groups: deque[Group] = deque(maxlen=_GROUPS)
         self.streams: dict[int, StreamOpened] = {}
-        self.tabs: set[int] = set()
+        self.tabs: dict[int, StreamOpened] = {}
         self.heads: OrderedDict[int, RequestHeads] = OrderedDict()
 
     @property
@@ -135,9 +143,11 @@ class Requests:
                 self._finish(event)
             case RequestPending():
                 waiting = self._begin(event, event.at - event.elapsed)
+                waiting.newest = event
                 waiting.upstream, waiting.status, waiting.held_for = event.upstream, event.status, ""
             case RequestHeld():
                 waiting = self._begin(event, event.at)
+                waiting.newest = event
                 waiting.upstream, waiting.held_for = event.upstream, event.reason
             case RequestReleased():
                 if event.id in self.under_way:
@@ -148,14 +158,14 @@ class Requests:
                     self.heads.popitem(last=False)
             case StreamOpened(upstream="orchestra"):
                 if event.target.startswith(_OUR_LIVE_SOCKET):
-                    self.tabs.add(event.id)
+                    self.tabs[event.id] = event
             case StreamOpened():
                 self.under_way.pop(event.id, None)
                 if len(self.streams) < _STREAMS:
                     self.streams[event.id] = event
             case StreamClosed():
                 self.streams.pop(event.id, None)
-                self.tabs.discard(event.id)
+                self.tabs.pop(event.id, None)
             case _:
                 pass
 
@@ -177,17 +187,22 @@ class Requests:
             if group.count == 1 and _has(row, text):
                 yield row
                 continue
-            kept = {each.id: each for each in (group.slowest, *group.members)}.values()
-            by_time = sorted(kept, key=_duration) if is_by_time else group.members
-            members = [
-                each for each in (RequestRow(one.id, one) for one in reversed(by_time)) if _has(each, text)
-            ]
-            if text:
-                yield from members
-                continue
-            yield row
-            if group.key in unfolded:
-                yield from (each._replace(key=-each.key, is_member=True) for each in members)
+            if not text:
+                yield row
+            if text or group.key in unfolded:
+                for each in group.listed(is_by_time=is_by_time):
+                    if not text:
+                        yield RequestRow(-each.id, each, is_member=True)
+                    elif _has(member := RequestRow(each.id, each), text):
+                        yield member
+
+    def past(self) -> Iterator[Event]:
+        """Give events that make other requests what these are, in no order."""
+        yield from (each.newest for each in self.under_way.values())
+        for group in self.groups:
+            yield from group.members
+        for known in (self.streams, self.tabs, self.heads):
+            yield from known.values()
 
     def clear(self) -> None:
         """Forget those that are over."""

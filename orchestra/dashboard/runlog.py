@@ -12,6 +12,8 @@ Not here: what an event is (`events`), how it is shown (`commands`).
 from __future__ import annotations
 
 import os
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +22,7 @@ from msgspec import structs
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
-from orchestra.events import Event, OutputLine, Stamped, encode_lines
+from orchestra.events import Event, OutputLine, Stamped, decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
@@ -39,13 +41,17 @@ _LINE_SIZE = 150
 # Seconds that lines are collected for, and bytes that are written at once.
 _INTERVAL = 0.2
 _ENOUGH = _MOST_WAITING // 4
+# As many events as a dashboard shows at most.
+_MOST_PAST = 10_000
 
 
 class EventLog:
     """A file of events that takes them at once, and writes them in batches.
 
     Args:
-        file: Where to.
+        path: The file; only its user can read it.
+        max_bytes: As for `LogFile`.
+        backups: Likewise.
         is_kept: Whether there is one at all.
 
     Attributes:
@@ -56,8 +62,9 @@ class EventLog:
     _kinds: tuple[type[Stamped], ...] = SENTENCE_KINDS
     _has_colours = False
 
-    def __init__(self, file: LogFile, *, is_kept: bool = True) -> None:
-        self._file = file
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
+        self._path = path
+        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
         self.sinks: tuple[Callable[[OutputLine], Awaitable[None]], ...] = ()
         if is_kept:
             self.sinks = (self._write_line,)
@@ -109,6 +116,18 @@ class EventLog:
     def _complaint(self, cause: OSError) -> str:
         return f"the log of this run was not kept: {cause}"
 
+    async def past(self) -> list[Event]:
+        """Give the newest events that there are, oldest first."""
+        await self._write()
+        return await trio.to_thread.run_sync(self._newest) if self.sinks else []
+
+    def _newest(self) -> list[Event]:
+        lines: deque[bytes] = deque(maxlen=_MOST_PAST)
+        for path in (self._path.with_name(f"{self._path.name}.1"), self._path):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                lines.extend(file)
+        return [decode(line) for line in lines]
+
     async def aclose(self) -> None:
         """Write what is waiting, and close the file."""
         await self._write()
@@ -142,8 +161,7 @@ class RunLog(EventLog):
         self._folder = state_folder(environ)
         self._key = project_key(plan.root)
         path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
-        file = LogFile(path, max_bytes=_MOST_BYTES, backups=1, mode=0o600)
-        super().__init__(file, is_kept=plan.keep_log)
+        super().__init__(path, max_bytes=_MOST_BYTES, backups=1, is_kept=plan.keep_log)
 
     def _begin(self) -> None:
         """Remove the files of runs that are over."""

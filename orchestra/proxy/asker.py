@@ -24,6 +24,7 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import BadResponse, ClientGone, UpstreamGone
 from orchestra.proxy.forward import forwarded_request, forwarded_response
+from orchestra.proxy.head import BadMessage
 from orchestra.proxy.route import KEPT_404, Kept
 from orchestra.proxy.websocket import handshake_fault
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
-    from orchestra.proxy.head import BadMessage, RequestHead, ResponseHead
+    from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
     from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
@@ -44,6 +45,8 @@ __all__ = ["Asker", "Reply", "Upload"]
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
+# Seconds that the frontend may take to accept a WebSocket of which nothing says that it has one.
+GUESS_TIMEOUT = 1.0
 # 1xx that may come at once: more is a mistake, and would keep everything else from its turn.
 _MAX_INFORMATIONAL = 100
 
@@ -208,19 +211,27 @@ class Asker:
         if is_suspect:
             self._victim = upstream
 
-    async def shake_hands(self, upstream: Upstream) -> Reply:
+    async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
+        Args:
+            upstream: Where to.
+            is_guess: Whether it may know nothing of such a WebSocket: Vite then never answers.
+
         Raises:
-            UpstreamError: There is no answer in time (Vite never answers what it does not know), or not a
-                valid one.
+            UpstreamError: There is no answer in time, or not a valid one.
+            BadMessage: There is no such WebSocket, it seems.
         """
         self.is_upgrade = True
         await self.ask(upstream)
         timeout = self._shared.plan.upgrade_timeout
+        if is_guess:
+            timeout = min(timeout, GUESS_TIMEOUT)
         with trio.move_on_after(timeout):
             while self.hear() is None and self.connection is not None:
                 await self.connection.wait()
+        if self.reply is None and is_guess:
+            raise BadMessage(self._shared.hints.miss(self._head.path), status=404, title="No WebSocket")
         if self.reply is None:
             text = f"the {upstream.gate.side} did not answer the WebSocket handshake within {timeout:g} s"
             raise UpstreamError(text, status_hint=504)

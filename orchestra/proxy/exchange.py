@@ -227,7 +227,7 @@ class Exchange:
         try:
             if route.is_ping and upstream.gate.availability is not Availability.READY:
                 raise upstream.gate.unavailable()
-            reply = await self.asker.shake_hands(upstream)
+            reply = await self.asker.shake_hands(upstream, is_guess=route.is_guess)
         except UpstreamError:
             if not route.is_ping:
                 raise

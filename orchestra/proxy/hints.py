@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import json
 
 from orchestra.errors import UpstreamError
 from orchestra.proxy.connection import ClientGone
@@ -53,6 +54,20 @@ class Hints:
         elif len(self._asked) < _MOST_QUESTIONS:
             self._asked.add(doubt.path)
             self._shared.start_soon(self._ask, doubt, head.host)
+
+    def miss(self, path: bytes) -> str:
+        """Take note of a WebSocket that the frontend has not accepted; return what is the matter."""
+        name, known = path.decode("ascii", "replace"), self._shared.plan.backend_paths
+        text = f"the frontend has not accepted a WebSocket at {name}"
+        if not known:
+            return text
+        text += ", which is not in backend_paths"
+        if "socket" not in self._given:
+            self._given.add("socket")
+            line = f"[proxy] backend_paths = {json.encode([*known, name]).decode()}"
+            hint = f"If it is the backend's, list it: {line}. If it is the frontend's: frontend_websockets."
+            self._shared.bus.notice("websocket-unclaimed", text, hint=hint)
+        return text
 
     async def _ask(self, doubt: Doubt, host: bytes) -> None:
         """Give the notice if the frontend has something at the path."""

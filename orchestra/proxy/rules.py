@@ -85,12 +85,14 @@ class WebSocketRoute(Struct, frozen=True):
         reason: Why, in words for the dashboard.
         kind: What the stream is called.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
+        is_guess: Nothing says that the frontend has it but that nothing else does. Vite never answers then.
     """
 
     side: Side
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
+    is_guess: bool = False
 
 
 class Router:
@@ -169,7 +171,7 @@ class Router:
             return WebSocketRoute("frontend", f"subprotocol {name}", "hmr", is_ping=name == "vite-ping")
         rule = self._rule_of_socket(path)
         if rule is not None and rule.side == "frontend":
-            return WebSocketRoute("frontend", rule.reason)
+            return WebSocketRoute("frontend", rule.reason, is_guess=rule is not _FRONTEND_SOCKETS)
         if not has_backend and rule is None:
-            return WebSocketRoute("frontend", "no backend")
+            return WebSocketRoute("frontend", "no backend", is_guess=True)
         return WebSocketRoute("backend", "backend answered")

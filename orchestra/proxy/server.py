@@ -142,6 +142,11 @@ class Proxy:
         """Whether a process is known to be behind the backend."""
         return self._shared.upstreams["backend"].gate.has(process)
 
+    def frontends(self) -> tuple[Address, ...]:
+        """Return where the frontends are that can be asked now."""
+        upstreams = (each.gate for each in self._shared.upstreams.values() if each.gate.side == "frontend")
+        return tuple(gate.endpoint.address for gate in upstreams if gate.endpoint is not None)
+
     async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
         await trio.lowlevel.checkpoint()
         return SocketTransport(connect(), self.poller)

@@ -74,7 +74,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
     State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
-    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _EXITED,
+    State.RUNNING: frozenset({State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
     # A server that reloads itself starts again.
     State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _EXITED,
     State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _EXITED,
@@ -356,7 +356,7 @@ def _while_alive(life: Life, fact: Fact, now: float) -> Life:
         case Reloading(reason) if state in (State.READY, State.UNHEALTHY):
             life = replace(life, spawned_at=now, ready_after=None, restarts=life.restarts + 1)
             return _enter(life, State.STARTING, reason=reason)
-        case Broken(reason) if state is State.STARTING and life.is_alive:
+        case Broken(reason) if state in (State.STARTING, State.RUNNING) and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason)
         case Broken(reason) if state is State.UNHEALTHY and life.ready_after is None:
             return replace(life, reason=reason)  # it was edited, and is broken in another way

@@ -56,14 +56,14 @@ class RunTimeRoles:
         asked: dict[Address, Seen] = {}
         answering: dict[Address, Address] = {}  # by what is spoken there
         newest_sockets = self._run.scanner.looking_at(leader, port)
-        while self._is_open(process):
+        while self.is_open(process):
             found = [
                 each
                 for each in in_order_of_preference(await newest_sockets(), port)
                 if each.scheme != "unix"  # frontends that render on the server have some for themselves
             ]
             for each in found:
-                if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                if self.is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
                     asked[each], answering[each] = await self._ask(each, leader)
             now = trio.current_time()
             unfit = [each for each in found if asked.get(each) is Seen.SILENT]
@@ -86,7 +86,8 @@ class RunTimeRoles:
             return Seen.SILENT, socket
         return await self._run.runtime.identify(socket)
 
-    def _is_open(self, process: str) -> bool:
+    def is_open(self, process: str) -> bool:
+        """Whether it may still turn out what a process is."""
         return self._roles.of(base_name(process)) is Role.UNDECIDED
 
     def see(self, process: str, seen: Seen) -> None:
@@ -109,7 +110,7 @@ class RunTimeRoles:
         for worker in self._run.workers.values():
             name = base_name(worker.life.plan.name)
             was_given = before.of(name) is not Role.UNDECIDED
-            if was_given and self._is_open(name) and worker.life.is_alive:
+            if was_given and self.is_open(name) and worker.life.is_alive:
                 worker.restart()
 
     def _decide(self, facts: Facts) -> None:

@@ -92,6 +92,7 @@ class Run:
         self.window = window
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
+        self.remains = runtime.remains()
         self.installer = Installer(self)
         self.phase = Phase.NEW
         self.ending = trio.Event()
@@ -322,10 +323,12 @@ class Run:
 
 
 async def measure(run: Run) -> None:
-    """Tell how much of the machine each process takes, again and again, until cancelled."""
+    """Tell how much of the machine each process takes, while an observer wants to know, until cancelled."""
     meter = Meter()
     while True:
         await trio.sleep(_MEASURE_INTERVAL)
+        if not run.bus.wants(ProcessMeasured):
+            continue
         leaders = {name: each.newest.pid for name, each in run.workers.items() if each.newest.pid is not None}
         with suppress(OSError):  # then it is not known
             found = await trio.to_thread.run_sync(meter.look, leaders, abandon_on_cancel=True)

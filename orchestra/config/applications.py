@@ -1,0 +1,389 @@
+"""Which Python applications and workers a project has, how they are run, and which paths are theirs.
+
+Files are searched, never imported or parsed: what is wrong with one, or newer than our own Python, hides
+nothing. An application is what a module assigns by calling a framework's class, or a function that makes one
+(``app = get_application()``); or such a function, if it can be called without arguments. What serves it is
+what the project names, else what its environment has.
+
+Its paths are the first parts of those in its routes. A router's own prefix may stand behind another one, so
+it counts only where no API is found. They are needed where it also answers what is the frontend's.
+
+Not here: frontends, and what is written (`scaffold`).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from orchestra.config import tools
+from orchestra.config.files import is_file, is_folder, upward
+from orchestra.reading import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from orchestra.config.addresses import Machine
+
+__all__ = ["Application", "Call", "Sources", "call_of", "hidden_pages", "paths_of", "redis_port", "text_of"]
+
+_MAX_FILES = 2000
+_MAX_FILE_SIZE = 1_000_000
+_USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
+_USUAL_NAMES = ("app", "application", "api")
+_MODULE = re.compile(r"(?!test_|conftest).*\.py")
+_KINDS = "FastAPI|Starlette|Litestar|Quart|APIFlask|Flask"
+_FLASKS = ("Flask", "APIFlask")
+_FRAMEWORKS = frozenset({"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django"})
+# `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`, `app = create_app(`.
+_ASSIGNED = re.compile(r"^([ \t]*)(\w+)(?: *:[ \w.\[\]]+)? *= *(?:\w+\.)*(\w+)\(", re.MULTILINE)
+_FUNCTION = re.compile(r"^def (\w+)\((.*?)\)(?:\s*->[^\n]*?)?:(.*?)(?=^[^\s#)]|\Z)", re.MULTILINE | re.DOTALL)
+_FACTORY = re.compile(r"(create|make|get|build)_(asgi_|wsgi_)?(app|application|api)|app_factory")
+_BLOCK_OF_ITS_OWN = re.compile(r"(async )?def |class |if __name__\b")
+_DJANGO = re.compile(r"DJANGO_SETTINGS_MODULE|django\.core\.management")
+_URLCONF = re.compile(r"""ROOT_URLCONF *= *["']([\w.]+)["']""")
+_CELERY = re.compile(
+    r"^(\w+)(?: *:[ \w.]+)? *= *(?:(?:\w+\.)?(?:Celery|make_celery|celery_init_app)\("
+    r"""|\w+\.extensions\[["']celery["']\])""",
+    re.MULTILINE,
+)
+_REDIS = re.compile(r"\bredis://(?:localhost|127\.0\.0\.1)(?::(\d+))?")
+# Where a project names its packages; extras that bring a server with them; the application itself.
+_LISTS = re.compile(r"pyproject\.toml|Pipfile|setup\.cfg|.*requirements.*\.(txt|in)")
+_BRINGS_UVICORN = re.compile(r"\b(fastapi|litestar)\[[^\]]*\b(standard|all)\b", re.IGNORECASE)
+_ENTRYPOINT = re.compile(
+    r'^\[tool\.fastapi\]\s*$[^\[]*?^entrypoint *= *["\']([\w.]+):(\w+)', re.MULTILINE | re.DOTALL
+)
+# Without a reloader: orchestra restarts what has changed.
+_SERVE = {
+    "uvicorn": "uvicorn --port $PORT {factory}{target}",
+    "granian": "granian --interface asgi --port $PORT {factory}{target}",
+    "hypercorn": "hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
+    "flask": "flask --app {target} run --debug --no-reload --port $PORT",
+}
+_PATH = r"""\(\s*(?:\w+\s*=\s*)?[rf]?["'](/[\w.-]+(?:/[\w.-]+)*)"""
+_METHODS = r"(?:get|post|put|patch|delete|head|options|route|websocket|api_route)"
+# What says a path of the whole application, or of an API; a folder that is built is the frontend's.
+_ROUTES = re.compile(
+    rf"""@(?:app|application|api)\.{_METHODS}{_PATH}
+    |^@{_METHODS}{_PATH}
+    |\b(?:Route|WebSocketRoute|Mount|\w+\.mount){_PATH}["'](?![^\n]*(?:dist|build|assets))
+    |\b(?:app|application)\.(?:include_router|register_blueprint)\([^)]*prefix\s*=\s*["'](/[\w.-]+)
+    |["'](/api\b(?:/[\w.-]+)*)""",
+    re.MULTILINE | re.VERBOSE,
+)
+# What may stand below another path.
+_ROUTERS = re.compile(rf"""\bprefix\s*=\s*["'](/[\w.-]+)|@\w+\.{_METHODS}{_PATH}""")
+_DJANGO_ROUTES = re.compile(r"""\b(?:re_)?path\(\s*r?["']\^?/?([\w.-]+(?:/[\w.-]+)*)""")
+# A path that is all paths, a build that is served at the root, the build's page in place of a 404.
+_ANSWERS_ALL = re.compile(
+    r"""["']/?(?:\{\w+:path\}|<path:\w+>)["']
+    |\bstatic_url_path\s*=\s*["']/?["']
+    |\b[Mm]ount\(\s*(?:path\s*=\s*)?["']/?["']
+    |\bre_path\(\s*r?["']\^?(?:\(\?[:!=][^"']*)?\.\*
+    |\b(?:errorhandler|exception_handler)\(\s*404[^@]*?index\.html""",
+    re.VERBOSE,
+)
+_ANSWERS_ROOT = re.compile(
+    rf"""@(?:\w+\.)?{_METHODS}\(\s*["']/["']|\bRoute\(\s*["']/["']|\bpath\(\s*["']["'](?!\s*,\s*include)"""
+)
+# Pages of its own; tags that load modules of Vite's into them.
+_PAGES = re.compile(
+    r"render_template|TemplateResponse|Jinja2Templates|HTMLResponse|\brender\(|render_to_|\bTemplate\("
+    r"|django_vite|litestar_vite|flask_vite|inertia"
+)
+
+
+class Call(Struct, frozen=True):
+    """A command, where it is run, and what was seen, for people."""
+
+    folder: Path
+    command: str
+    why: str
+
+
+class Application(Struct, frozen=True, kw_only=True):
+    """An application that was found.
+
+    Attributes:
+        kind: The framework: ``FastAPI``, ``Django``.
+        folder: Where it can be imported from; of Django, where `manage.py` is.
+        target: ``module:name``; of Django, nothing.
+        is_factory: Whether that is a function that makes it.
+        file: Where it was found.
+    """
+
+    kind: str
+    folder: Path
+    target: str = ""
+    is_factory: bool = False
+    file: Path
+
+
+class Sources:
+    """The Python files of a project, and the files that name its packages.
+
+    Args:
+        root: The project's folder.
+        files: The names of the files in its folders, those nearest to the top first.
+
+    Attributes:
+        root: The project's folder.
+        is_whole: Whether all files were read.
+    """
+
+    def __init__(self, root: Path, files: Mapping[Path, Sequence[str]]) -> None:
+        self.root = root
+        self._files = files
+        found = [
+            folder / name for folder, names in files.items() for name in names if _MODULE.fullmatch(name)
+        ]
+        self.is_whole = len(found) <= _MAX_FILES
+        self._texts = {path: text_of(path) for path in sorted(found[:_MAX_FILES], key=self._rank)}
+        self._kinds = self._factories()
+
+    def __repr__(self) -> str:
+        return f"<Sources: {len(self._texts)} files of {self.root}>"
+
+    def _rank(self, file: Path) -> tuple[int, int, str]:
+        usual = _USUAL_FILES.index(file.stem) if file.stem in _USUAL_FILES else len(_USUAL_FILES)
+        return len(file.relative_to(self.root).parts), usual, str(file)
+
+    def _factories(self) -> dict[str, str]:
+        """What functions make, by their name: one may call another one."""
+        kinds: dict[str, str] = {}
+        for _ in range(2):
+            for text in self._texts.values():
+                for name, _, body in _FUNCTION.findall(text) if re.search(f"{_KINDS}|_app", text) else ():
+                    called = re.findall(r"\b(\w+)\(", body)
+                    made = (each if re.fullmatch(_KINDS, each) else kinds.get(each) for each in called)
+                    if "return" in body and (kind := next(filter(None, made), None)):
+                        kinds.setdefault(name, kind)
+        return kinds
+
+    def below(self, folder: Path) -> dict[Path, str]:
+        """The texts of the Python files in a folder, and in those in it."""
+        return {file: text for file, text in self._texts.items() if file.is_relative_to(folder)}
+
+    def named(self, folder: Path) -> str:
+        """The texts that name the packages of a folder, from it up to the project's."""
+        return "\n".join(
+            text_of(each / name)
+            for above in upward(folder, self.root)
+            for each in (above, above / "requirements")
+            for name in self._files.get(each, ())
+            if _LISTS.fullmatch(name) or (each != above and name.endswith(".txt"))
+        )
+
+    def applications(self) -> Iterator[Application]:
+        """Give the applications: Django's, those that the settings name, then the nearest to the top."""
+        for file, text in self._texts.items():
+            if file.name == "manage.py" and _DJANGO.search(text):
+                yield Application(kind="Django", folder=file.parent, file=file)
+        for folder, names in self._files.items():
+            if "pyproject.toml" in names and (
+                named := _ENTRYPOINT.search(text_of(folder / "pyproject.toml"))
+            ):
+                module, name = named.groups()
+                file = folder / f"{module.replace('.', '/')}.py"
+                yield Application(kind="FastAPI", folder=folder, target=f"{module}:{name}", file=file)
+        for file, text in self._texts.items():
+            if (found := self._application(file, text)) is not None:
+                yield found
+
+    def _application(self, file: Path, text: str) -> Application | None:
+        made = [
+            (indent, name not in _USUAL_NAMES, name, kind)
+            for match in _ASSIGNED.finditer(text)
+            for indent, name, callee in [match.groups()]
+            if (kind := callee if re.fullmatch(_KINDS, callee) else self._kinds.get(callee))
+            and _is_global(text, match.start(), indent)
+        ]
+        is_factory = not made
+        for name, args, _ in _FUNCTION.findall(text) if is_factory else ():
+            if _FACTORY.fullmatch(name) and name in self._kinds and _needs_nothing(args):
+                made.append(("", True, name, self._kinds[name]))
+        if not made:
+            return None
+        *_, name, kind = min(made)
+        folder, module = self.module(file, text)
+        return Application(
+            kind=kind, folder=folder, target=f"{module}:{name}", is_factory=is_factory, file=file
+        )
+
+    def module(self, file: Path, text: str) -> tuple[Path, str]:
+        """Where a file can be imported from, and as what: as part of the packages that it is in or names."""
+        above = [*upward(file.parent, self.root)][:-1]
+        folder = next((each.parent for each in reversed(above) if _imports(text, each.name)), None)
+        if folder is None:
+            folder, depth = file.parent, 1
+            while folder != self.root and (
+                (file.stem == "__init__" and depth == 1)
+                or is_file(folder / "__init__.py")
+                or re.search(rf"^\s*from \.{{{depth},}}(\w| import )", text, re.MULTILINE)
+            ):
+                folder, depth = folder.parent, depth + 1
+        parts = file.relative_to(folder).with_suffix("").parts
+        return folder, ".".join(parts).removesuffix(".__init__")
+
+    def workers(self) -> Iterator[tuple[Path, str, Path]]:
+        """Give the workers of Celery: where they can be imported from, as what, and their file."""
+        for file, text in self._texts.items():
+            if found := _CELERY.search(text):
+                folder, module = self.module(file, text)
+                yield folder, module if found[1] in {"app", "celery"} else f"{module}:{found[1]}", file
+
+
+def text_of(file: Path) -> str:
+    """The text of a file; empty if there is none, or a large one."""
+    try:
+        is_small_file = file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE
+        return read_file(file).decode("utf-8-sig", "replace") if is_small_file else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_global(text: str, start: int, indent: str) -> bool:
+    """Whether a module has what is assigned there: it may be under a condition, but in no function."""
+    for line in reversed(text[:start].splitlines()) if indent else ():
+        stripped = line.lstrip()
+        if stripped and not stripped.startswith("#") and len(line) - len(stripped) < len(indent):
+            if _BLOCK_OF_ITS_OWN.match(stripped):
+                return False
+            indent = line[: len(line) - len(stripped)]
+            if not indent:
+                break
+    return True
+
+
+def _needs_nothing(args: str) -> bool:
+    """Whether a function with these parameters can be called without arguments."""
+    while (bare := re.sub(r"\[[^\[\]]*\]|\([^()]*\)|#[^\n]*", "", args)) != args:
+        args = bare
+    return all("=" in each or each.strip()[:1] in {"", "*", "/"} for each in args.split(","))
+
+
+def _imports(text: str, package: str) -> bool:
+    named = rf"^\s*(?:from|import) {re.escape(package)}\b"
+    return package not in _FRAMEWORKS and re.search(named, text, re.MULTILINE) is not None
+
+
+# --- How it is run ---
+
+
+def call_of(application: Application, sources: Sources, machine: Machine) -> Call:
+    """Say how an application is served."""
+    folder, target = application.folder, application.target
+    file = application.file.relative_to(sources.root)
+    if application.kind == "Django":
+        command = in_environment(
+            "python manage.py runserver --noreload 127.0.0.1:$PORT", folder, sources.root, machine
+        )
+        return Call(folder, command, f"{file} is Django's")
+    server = _server(application, sources, machine)
+    call = "()" if application.is_factory and server == "hypercorn" else ""
+    command = _SERVE[server].format(
+        factory="--factory " if application.is_factory else "", target=shlex.quote(f"{target}{call}")
+    )
+    command = in_environment(command, folder, sources.root, machine)
+    return Call(folder, command, f"{file} makes a {application.kind} application")
+
+
+def in_environment(command: str, folder: Path, root: Path, machine: Machine) -> str:
+    """Have the tool that keeps the folder's environment run a command, if its program is not there."""
+    launcher = tools.launcher_of(folder, root)
+    if launcher is None or not shutil.which(launcher[0], path=machine.environ.get("PATH")):
+        return command
+    is_there = _has(command.partition(" ")[0], folder, root, machine)
+    return command if is_there else f"{launcher[0]} run {command}"
+
+
+def _has(program: str, folder: Path, root: Path, machine: Machine) -> bool:
+    """Whether a program is found, and not only beside orchestra where the project has its own environment."""
+    env, scripts = machine.environ, machine.scripts
+    found = tools.find_program(
+        program, folder, tools.with_tools(env, folder=folder, root=root, scripts=scripts), scripts=scripts
+    )
+    if tools.virtual_environment(folder, root, env) is not None:
+        return found is not None and not found.is_own
+    active = env.get("CONDA_PREFIX") or env.get("VIRTUAL_ENV")
+    is_made_later = tools.launcher_of(folder, root) is not None
+    return found is not None and not (is_made_later and (not active or tools.is_own(active, scripts)))
+
+
+def _server(application: Application, sources: Sources, machine: Machine) -> str:
+    """Choose what serves: what the project names, else what its environment has, else the most usual one."""
+    if application.kind in _FLASKS:
+        return "flask"
+    offered = ["uvicorn", "granian", "hypercorn"]
+    if application.kind == "Quart":
+        offered.reverse()
+    named = sources.named(application.folder)
+    known = [server for server in offered if re.search(rf"\b{server}\b", named)]
+    if _BRINGS_UVICORN.search(named):
+        known.append("uvicorn")
+    there = (each for each in offered if _has(each, application.folder, sources.root, machine))
+    return next(iter([*known, *there, *offered]))
+
+
+# --- What it answers ---
+
+
+def paths_of(application: Application, sources: Sources, *, has_own_api: bool) -> tuple[str, ...]:
+    """Say which paths are an application's.
+
+    Args:
+        application: The application.
+        sources: The project.
+        has_own_api: Whether the frontend has an `/api`, too: then what is below it is told apart.
+    """
+    texts = sources.below(application.folder)
+    found, more = [], []
+    if application.kind == "Django":
+        urls = next((each[1] for each in map(_URLCONF.search, texts.values()) if each), "urls")
+        text = texts.get(application.folder / f"{urls.replace('.', '/')}.py", "")
+        found += [f"/{each}" for each in _DJANGO_ROUTES.findall(text)]
+        more.append("/static")
+    else:
+        found += _first_groups(_ROUTES, texts.values())
+        if not any(each.startswith("/api") for each in found):
+            found += _first_groups(_ROUTERS, texts.values())
+    if application.kind == "FastAPI":
+        more += ["/docs", "/openapi.json"]
+    if application.kind in _FLASKS and is_folder(application.file.parent / "static"):
+        more.append("/static")
+    if not found:
+        return ()
+    cut = [
+        "/".join(each.split("/")[: 3 if has_own_api and each.startswith("/api/") else 2]) for each in found
+    ]
+    return tuple(dict.fromkeys([*sorted(cut, key=lambda each: not each.startswith("/api")), *more]))
+
+
+def _first_groups(pattern: re.Pattern[str], texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for match in pattern.finditer(text):
+            yield next(filter(None, match.groups()))
+
+
+def hidden_pages(application: Application, sources: Sources) -> str:
+    """Say why an application answers what is a page of the frontend's; empty: nothing tells that it does."""
+    texts = sources.below(application.folder).values()
+    if any(_ANSWERS_ALL.search(text) for text in texts):
+        return "the backend answers every path"
+    if any(_ANSWERS_ROOT.search(text) for text in texts) and not any(map(_PAGES.search, texts)):
+        return "the backend answers /"
+    return ""
+
+
+def redis_port(sources: Sources) -> int | None:
+    """The port of the Redis that a project expects on this machine."""
+    for text in [*sources.below(sources.root).values(), text_of(sources.root / ".env")]:
+        if found := _REDIS.search(text):
+            return int(found[1] or 6379)
+    return None

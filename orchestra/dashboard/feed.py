@@ -1,0 +1,81 @@
+"""What a dashboard in another terminal needs: what has been, and then all that happens, as JSON lines.
+
+As in a recording, lines have their colours, and what was begun of one is told; the heads of requests are
+here, too. What happens meanwhile waits; an event that is both in the past and waiting is told once.
+
+Not here: how it gets there (`control/app`), showing it (`attaching`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, get_args
+
+import trio
+
+from orchestra.bus import utc_now
+from orchestra.events import Event, Notice, RunEnded, encode_lines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from orchestra.dashboard.quiet import Quiet
+
+__all__ = ["Feed"]
+
+# Events that may wait for a reader: some seconds of a loud process.
+_MOST_WAITING = 10_000
+# Seconds that events are collected for: a dashboard draws at 10 Hz.
+_INTERVAL = 0.05
+
+
+class Feed:
+    """Gives a new reader what it needs, as often as it is called.
+
+    Args:
+        subscribe: That of the run.
+        past: Gives the events that a reader has missed, oldest first.
+        quiet: Which events are shown.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[..., Callable[[], None]],
+        past: Callable[[], Awaitable[Sequence[Event]]],
+        quiet: Quiet,
+    ) -> None:
+        self._subscribe = subscribe
+        self._past = past
+        self._quiet = quiet
+
+    async def __call__(self) -> AsyncGenerator[bytes, None]:
+        """Give it in parts that end with a line, until the run has ended."""
+        waiting: deque[Event] = deque(maxlen=_MOST_WAITING)
+        news, lost = trio.lowlevel.ParkingLot(), 0
+
+        def take(event: Event) -> None:
+            nonlocal lost
+            for each in self._quiet.shown(event):
+                lost += len(waiting) == _MOST_WAITING
+                waiting.append(each)
+            news.unpark_all()
+
+        unsubscribe = self._subscribe(take, *get_args(Event))
+        try:
+            past = await self._past()
+            yield encode_lines(past)
+            seen = {event.seq for event in past}
+            while True:
+                batch = [event for event in waiting if event.seq not in seen]
+                waiting.clear()
+                if lost:
+                    text, lost = f"{lost} events were lost: they were not read in time", 0
+                    batch.insert(0, Notice(time=utc_now(), level="warning", code="events-lost", text=text))
+                yield encode_lines(batch)
+                if any(isinstance(event, RunEnded) for event in batch):
+                    return
+                await trio.sleep(_INTERVAL)
+                if not waiting:
+                    await news.park()
+        finally:
+            unsubscribe()

@@ -1,0 +1,275 @@
+"""Serves an application in production, by Hypercorn: ``orchestra serve myapp:app``.
+
+Nothing is imported that is for development. Several workers are programs of their own, which share the
+sockets; one that ends is replaced, unless it has just been started: then something is wrong with it, and all
+end. A signal (SIGTERM, SIGINT) ends a worker when its requests in flight are answered, or their time is over;
+Hypercorn alone would wait for some of them for ever. A second signal ends it at once.
+
+Not here: how the application is found (`child/application`), how files are served (`asgi/files`).
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing import connection, get_context
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+from hypercorn.config import Config
+from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
+from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
+
+from orchestra.child.application import WrongSetting, find, kind_of, never_empty, show
+from orchestra.errors import ConfigError, OrchestraError, port_taken
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
+    from multiprocessing.context import SpawnProcess
+
+    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+
+__all__ = ["Served", "WorkerClass", "serve"]
+
+WorkerClass: TypeAlias = Literal["asyncio", "uvloop", "trio"]
+
+# Seconds for the application's own end, after that of its requests.
+_LAST_MOMENT = 5.0
+# Seconds after which a worker that ends is replaced.
+_LIVED = 10.0
+# Seconds between two looks at whether a signal has come.
+_INTERVAL = 0.1
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served.
+
+    Attributes:
+        target: ``module:attribute`` or ``module:create()``.
+        static: The folder of the built assets, if there is one.
+        static_path: Where they are asked for.
+        spa: The built page, if there is one.
+        api_prefix: Where the application's 404 is never replaced by the page.
+        worker_class: What Hypercorn runs on.
+        grace: Seconds for the requests in flight at the end.
+        logs: Write a line for each request.
+    """
+
+    target: str
+    static: str | None = None
+    static_path: str = "/assets"
+    spa: str | None = None
+    api_prefix: str = "/api"
+    worker_class: WorkerClass = "asyncio"
+    grace: float = 10.0
+    logs: bool = True
+
+
+def serve(served: Served, *, listen: str, workers: int = 1) -> int:
+    """Serve until a signal ends it; return the exit status.
+
+    Args:
+        served: What.
+        listen: ``HOST:PORT``, or ``unix:PATH``.
+        workers: How many processes.
+
+    Raises:
+        ConfigError: The address cannot be had, or something is not there.
+        OrchestraError: The application has failed to start.
+    """
+    _with_files(_nothing, served)
+    if served.worker_class == "uvloop" and find_spec("uvloop") is None:
+        raise ConfigError("uvloop is not installed", hint="pip install uvloop")
+    sockets = _bound(listen, is_shared=workers > 1)
+    if workers > 1:
+        return _serve_by_workers(served, sockets, workers)
+    _work(served, sockets)
+    return 0
+
+
+def _bound(address: str, *, is_shared: bool) -> list[socket.socket]:
+    """Bind the sockets, so that what fails later is the application's fault."""
+    config = Config()
+    config.bind, config.workers = [address], 2 if is_shared else 1
+    try:
+        return config.create_sockets().insecure_sockets
+    except (OSError, ValueError, OverflowError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+            reason = port_taken(int(address.rpartition(":")[2]), "")
+        raise ConfigError(f"{address}: {reason}", hint="Give another one: --listen HOST:PORT") from exc
+
+
+# --- One worker ---
+
+
+def _work(served: Served, sockets: Sequence[socket.socket]) -> None:
+    """Serve in this process until a signal ends it."""
+    app = _with_files(_load(served), served)
+    config = Config()
+    config.bind = [f"fd://{each.fileno()}" for each in sockets]
+    config.graceful_timeout = served.grace
+    config.accesslog = "-" if served.logs else None
+    config.include_server_header = False
+    is_ending = _end_by_signal(served.grace)
+    try:
+        _run(app, config, served.worker_class, is_ending)
+    except* (LifespanFailureError, LifespanTimeoutError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise OrchestraError(f"{served.target}: {error}") from error
+
+
+def _end_by_signal(grace: float) -> threading.Event:
+    """Return what the first signal sets; a second one, or too long an end, end the process at once."""
+    is_ending = threading.Event()
+
+    def give_up() -> None:
+        sys.stderr.write(f"not everything has ended within {grace + _LAST_MOMENT:g} s\n")
+        os._exit(1)
+
+    def end(number: int, _frame: object) -> None:
+        if is_ending.is_set():
+            os._exit(128 + number)
+        is_ending.set()
+        timer = threading.Timer(grace + _LAST_MOMENT, give_up)
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+    return is_ending
+
+
+def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threading.Event) -> None:
+    async def ended(sleep: Callable[[float], Awaitable[object]]) -> None:
+        while not is_ending.is_set():
+            await sleep(_INTERVAL)
+
+    framework: Any = app  # Hypercorn's types of messages are narrower
+    if worker_class == "trio":
+        trio = import_module("trio")  # only where it is asked for
+        from hypercorn.trio import serve as serve_on_trio  # noqa: PLC0415
+
+        trio.run(partial(serve_on_trio, framework, config, shutdown_trigger=partial(ended, trio.sleep)))
+        return
+    import asyncio  # noqa: PLC0415
+
+    from hypercorn.asyncio import serve as serve_on_asyncio  # noqa: PLC0415
+
+    factory = None
+    if worker_class == "uvloop":
+        factory = import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve_on_asyncio(framework, config, shutdown_trigger=partial(ended, asyncio.sleep)))
+
+
+# --- Several workers ---
+
+
+def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: int) -> int:
+    """Keep workers running until a signal comes, or one cannot be kept; return the exit status."""
+    context = get_context("spawn")
+    workers: dict[SpawnProcess, float] = {}
+    is_ending, code = False, 0
+
+    def end(*_: object) -> None:
+        nonlocal is_ending
+        is_ending = True
+        for each in workers:
+            each.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    while workers or not is_ending:
+        if len(workers) < count and not is_ending:
+            worker = context.Process(target=_work_alone, args=(served, sockets))
+            # A terminal's Ctrl-C is for us alone: workers are told by us.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            worker.start()
+            signal.signal(signal.SIGINT, end)
+            workers[worker] = time.monotonic()
+            if is_ending:
+                worker.terminate()
+            continue
+        connection.wait([each.sentinel for each in workers])
+        for worker in [each for each in workers if each.exitcode is not None]:
+            has_lived = time.monotonic() - workers.pop(worker) > _LIVED
+            if not (is_ending or has_lived):
+                code = worker.exitcode or 1
+                end()
+    return code if code >= 0 else 128 - code
+
+
+def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
+    """Be a worker: there is no command line that would show what is wrong."""
+    try:
+        _work(served, sockets)
+    except OrchestraError as exc:
+        sys.stderr.write(f"error: {exc}\n" if exc.message else "")
+        sys.exit(exc.exit_code)
+
+
+# --- What is served ---
+
+
+def _load(served: Served) -> App:
+    """Find the application.
+
+    Raises:
+        ConfigError: There is none.
+        OrchestraError: It cannot be imported, which was shown.
+    """
+    gc.disable()  # as `child/application` does
+    try:
+        found = find(served.target)
+    except WrongSetting as exc:
+        raise ConfigError(f"{served.target}: {exc}") from exc
+    except Exception as exc:
+        trace = exc.__traceback__
+        show(exc.with_traceback(trace and trace.tb_next))
+        raise OrchestraError("") from exc
+    gc.freeze()
+    gc.enable()
+    return found if kind_of(found) == "asgi" else _as_asgi(found, served)
+
+
+def _with_files(app: App, served: Served) -> App:
+    """Return the application together with its files, if it has some."""
+    if served.static is None and served.spa is None:
+        return app
+    try:
+        from orchestra.asgi.files import SPA  # noqa: PLC0415 - needs what an application alone does not
+    except ModuleNotFoundError as exc:
+        hint = "pip install 'orchestra-dev[asgi]'"
+        raise ConfigError(f"--static and --spa need Starlette: there is no {exc.name}", hint=hint) from exc
+    return SPA(app, served.static, served.static_path, served.spa, served.api_prefix)
+
+
+def _as_asgi(app: Any, served: Served) -> App:
+    """Return a WSGI application as an ASGI one."""
+    make = TrioWSGIMiddleware if served.worker_class == "trio" else AsyncioWSGIMiddleware
+    made: Any = make(never_empty(app), Config.wsgi_max_body_size)
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await made(scope, receive, send)
+            return
+        for _ in range(2):
+            message: Message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+
+    return call
+
+
+async def _nothing(*_: object) -> None: ...

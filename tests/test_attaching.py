@@ -1,0 +1,119 @@
+"""A run on two terminals: the second one shows what the first one does, and both act."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit import COMMAND, get, orchestra
+from tests.terminal_kit import Terminal
+from tests.test_terminal import address, debugged, project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
+
+
+def attached(folder: Path, *, columns: int = 100, lines: int = 30) -> Terminal:
+    return Terminal(*COMMAND, "attach", cwd=folder, columns=columns, lines=lines)
+
+
+def row_of(text: str, name: str) -> str:
+    """A process's row of the table."""
+    return next((row for row in text.splitlines() if f" {name} " in row and "│" not in row), "")
+
+
+def log_of(text: str) -> list[str]:
+    return [row for row in text.splitlines() if "│" in row]
+
+
+def test_both_show_the_same_and_both_act(tmp_path: Path) -> None:
+    folder = project(tmp_path, worker="printf '\\033[31mred\\033[0m\\n'; printf 'Name? '; sleep 1000")
+    with Terminal(*COMMAND, "run", cwd=folder) as first:
+        text = first.until(lambda text: text.count("ready") >= 2 and "Name?" in text)
+        assert get(address(text) + "/orchestra.toml").status == 200
+        first.until(lambda text: "/orchestra.toml  backend" in text)
+        with attached(folder) as second:
+            second.until(lambda text: "q leave" in text and "/orchestra.toml  backend" in text)
+            second.until(lambda text: log_of(text) == log_of(first.until(bool)))
+            red = second.screen.buffer[next(y for y, row in enumerate(second.rows) if row.endswith("│ red"))]
+            assert "red" in {cell.fg for cell in red.values()}
+            second.send("jjr")  # of the second one's choice
+            for each in (first, second):
+                each.until(lambda text: "worker starts again" in text)
+            first.send("jjs")
+            for each in (first, second):
+                each.until(lambda text: "■ worker" in text and "worker stopped" in text)
+            assert get(address(text) + "/Procfile").status == 200
+            for each in (first, second):
+                each.until(lambda text: "/Procfile" in text)
+            first.send("q")
+            assert first.wait() == 0
+            assert second.wait() == 0
+            assert second.is_restored()
+            assert "quit" in row_of(second.text, "orchestra")
+
+
+def test_a_debugger_is_answered_from_the_second_terminal(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Terminal(*COMMAND, "run", cwd=debugged(tmp_path)) as first,
+    ):
+        text = first.until(lambda text: "ready in" in text and "http://127.0.0.1" in text)
+        answer = pool.submit(get, address(text) + "/debug")
+        first.until(lambda text: "api waits for input" in text)
+        with attached(tmp_path, columns=140, lines=40) as second:
+            second.until(lambda text: "api waits for input at '(Pdb)': press i" in text)
+            second.until(lambda text: "/debug  waits for th" in text)
+            second.send("i")
+            second.until(lambda text: "keys go to api until Ctrl-]" in text)
+            second.send("c\r")
+            second.until(lambda _: answer.done())
+            assert answer.result().body == b"answered"
+            second.send("\x1d")
+            second.until(lambda text: "q leave" in text)
+            second.send("tj\r")
+            second.until(lambda text: "first byte" in text and "User-Agent: curl/8" in text)
+            second.send("q")
+            assert second.wait() == 0
+            assert second.is_restored()
+            assert "the run goes on" in second.text
+        first.until(lambda text: "● running" in text)
+
+
+def test_a_run_in_the_background_is_shown_with_its_log(tmp_path: Path) -> None:
+    worker = "echo \\$PORT; while read line; do echo got $line; done"
+    folder = project(tmp_path, worker=worker)
+    assert orchestra("run", "--detach", cwd=folder)[0] == 0
+    try:
+        assert orchestra("wait", cwd=folder)[0] == 0
+        with attached(folder) as terminal:
+            text = terminal.until(lambda text: "worker runs" in text and "web is ready" in text)
+            assert get(address(text) + "/Procfile").status == 200
+            terminal.until(lambda text: "/Procfile" in text and " MB" in text)
+            terminal.send("jji")
+            terminal.until(lambda text: "keys go to worker" in text)
+            terminal.send("\x1b[200~hello\n\x1b[201~")
+            terminal.until(lambda text: "got hello" in text)
+            pid = int(row_of(orchestra("ps", cwd=folder)[1], "pid").split("pid ")[1].split(",")[0])
+            os.kill(pid, signal.SIGKILL)
+            assert terminal.wait() == 2
+            assert terminal.is_restored()
+            assert "error: the run has ended" in terminal.text
+    finally:
+        orchestra("down", cwd=folder)
+
+
+def test_without_a_terminal_that_is_said(tmp_path: Path) -> None:
+    with Terminal(*COMMAND, "run", cwd=project(tmp_path)) as terminal:
+        terminal.until(lambda text: text.count("ready") >= 2)
+        code, _, errors = orchestra("attach", cwd=tmp_path)
+        assert (code, errors) == (
+            2,
+            "error: a run is shown on a terminal\n hint: orchestra ps and logs need none.\n",
+        )

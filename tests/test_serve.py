@@ -1,0 +1,159 @@
+"""`orchestra serve`: an application and its built frontend in production."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.asgi_kit import served
+from tests.kit import COMMAND, PATIENCE, free_port, get, orchestra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHOP = """
+import os, sys, time
+import anyio
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+
+async def modules(request):
+    return JSONResponse([os.getpid(), *sys.modules])
+
+
+async def slow(request):
+    await anyio.sleep(1)
+    return PlainTextResponse("done")
+
+
+app = Starlette(routes=[Route("/api/modules", modules), Route("/api/slow", slow)])
+
+
+def plain(environ, start_response):
+    time.sleep(0.01)
+    status = "404 Not Found" if environ["PATH_INFO"] == "/" else "200 OK"
+    start_response(status, [("Content-Type", "text/plain")])
+    return [environ["wsgi.input"].read()]
+"""
+# What belongs to development.
+DEVELOPMENT = {"trio", "rich", "watchfiles", "psutil", "pathspec", "dotenv"}
+PARTS = {f"orchestra.{name}" for name in ("supervision", "watch", "proxy", "control", "dashboard", "config")}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "dist" / "assets").mkdir(parents=True)
+    (tmp_path / "dist" / "index.html").write_text("the page")
+    (tmp_path / "dist" / "assets" / "a.js").write_text("the script")
+    return tmp_path
+
+
+def serve(*arguments: str, port: int) -> list[str]:
+    return [*COMMAND, "serve", *arguments, "--listen", f"127.0.0.1:{port}"]
+
+
+BUILT = ("--static", "dist/assets", "--spa", "dist/index.html")
+
+
+@pytest.mark.real
+def test_it_serves_both_and_imports_nothing_for_development(shop: Path) -> None:
+    port = free_port()
+    with served(serve("shop:app", *BUILT, port=port), port, cwd=shop) as process:
+        url = f"http://127.0.0.1:{port}"
+        assert get(f"{url}/assets/a.js").text == "the script"
+        assert get(f"{url}/users/42").text == "the page"
+        assert get(f"{url}/api/none").status == 404
+        imported = set(json.loads(get(f"{url}/api/modules").body)[1:])
+        assert not imported & (DEVELOPMENT | PARTS)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.stdout is not None
+        assert "GET /users/42" in process.stdout.read()
+
+
+@pytest.mark.real
+def test_several_workers_end_when_their_requests_are_answered(shop: Path) -> None:
+    port = free_port()
+    command = serve("shop:app", "--workers", "2", "--no-access-log", port=port)
+    with served(command, port, cwd=shop) as process:
+        url = f"http://127.0.0.1:{port}"
+        pids: set[int] = set()
+        deadline = time.monotonic() + PATIENCE
+        while len(pids) < 2 and time.monotonic() < deadline:
+            pids.add(json.loads(get(f"{url}/api/modules").body)[0])
+        assert len(pids) == 2
+        assert process.pid not in pids
+        answers: list[str] = []
+        asking = threading.Thread(target=lambda: answers.append(get(f"{url}/api/slow").text))
+        asking.start()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        asking.join(PATIENCE)
+        assert answers == ["done"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("worker", ["asyncio", "trio"])
+def test_a_wsgi_application_has_its_files_too(worker: str, shop: Path) -> None:
+    port = free_port()
+    command = serve("shop:plain", *BUILT, "--worker-class", worker, port=port)
+    with served(command, port, cwd=shop):
+        assert get(f"http://127.0.0.1:{port}/").text == "the page"
+        assert get(f"http://127.0.0.1:{port}/echo", body=b"x" * 100_000).text == "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("shop:nothing",), 2, 'there is no nothing in shop.py: did you mean "shop:app"?'),
+        (("none:app",), 2, "none:app: there is no module none in"),
+        (("broken:app",), 1, 'broken.py", line 1, in <module>\n    1 / 0\n'),
+        (("shop:app", "--static", "none"), 2, "there is no folder none"),
+        (("shop:app", "--spa", "none.html"), 2, "there is no file none.html"),
+        (("shop:app", "--listen", "127.0.0.1:99999"), 2, "127.0.0.1:99999: bind(): port must be 0-65535."),
+        (("shop:app", "--listen", "nonsense"), 2, "nonsense: "),
+    ],
+)
+@pytest.mark.real
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], code: int, said: str, shop: Path) -> None:
+    (shop / "broken.py").write_text("1 / 0\n")
+    listen = () if "--listen" in arguments else ("--listen", f"127.0.0.1:{free_port()}")
+    got, _, error = orchestra("serve", *arguments, *listen, cwd=shop)
+    assert got == code, error
+    assert said in error.replace(f"{shop}/", "")
+    assert ("Traceback" in error) == (code == 1)
+
+
+@pytest.mark.real
+def test_a_port_that_is_taken_is_said(shop: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        got, _, error = orchestra("serve", "shop:app", "--listen", f"127.0.0.1:{port}", cwd=shop)
+    assert got == 2
+    assert f"port {port} is taken" in error
+
+
+@pytest.mark.real
+def test_without_starlette_an_application_alone_is_served(shop: Path) -> None:
+    """The extra is for files alone."""
+    (shop / "bare.py").write_text(
+        "import sys\nsys.modules['starlette'] = None\n"
+        "from orchestra.serve import Served, serve\nfrom orchestra.errors import ConfigError\n"
+        "try:\n    serve(Served(target='shop:plain', spa='dist/index.html'), listen='127.0.0.1:0')\n"
+        "except ConfigError as exc:\n    print(exc, exc.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "bare.py"], cwd=shop, capture_output=True, text=True, check=True)
+    assert "need Starlette" in done.stdout
+    assert "pip install 'orchestra-dev[asgi]'" in done.stdout
