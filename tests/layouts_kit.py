@@ -66,6 +66,19 @@ from fastapi.responses import FileResponse
 def page(path):
     return FileResponse("ui/dist/index.html")
 """
+FASTAPI_FACTORY = """
+from fastapi import FastAPI
+
+
+def create_app() -> FastAPI:
+    made = FastAPI()
+
+    @made.get("/api/hello")
+    def hello():
+        return {"hello": "world"}
+
+    return made
+"""
 FLASK_CATCH_ALL = """
 from flask import Flask
 
@@ -81,6 +94,16 @@ def hello():
 @app.route("/<path:path>")
 def page(path):
     return app.send_static_file("index.html")
+"""
+FLASK = """
+from flask import Flask
+
+app = Flask(__name__)
+
+
+@app.get("/api/hello")
+def hello():
+    return {"hello": "world"}
 """
 FLASK_FACTORY = """
 from flask import Flask, render_template
@@ -202,6 +225,21 @@ def workspace(root: Path, installed: Path) -> None:
     command = ["pnpm", "install", "--lockfile-only", "--prefer-offline", "--silent"]
     subprocess.run(command, cwd=root, env=os.environ | environment(installed), check=True)
     (root / "api.py").write_text(FASTAPI)
+
+
+def monorepo(root: Path, installed: Path) -> None:
+    """Applications below `apps`, and a backend that a function makes, in a package."""
+    spa(root / "apps" / "web", installed)
+    write(
+        root,
+        {"apps/api/src/shop/__init__.py": "", "apps/api/src/shop/main.py": FASTAPI_FACTORY},
+    )
+
+
+def production(root: Path, installed: Path) -> None:
+    """A Procfile as a platform wants it, which says nothing of the frontend."""
+    spa(root / "ui", installed)
+    write(root, {"app.py": FLASK, "Procfile": "release: flask db upgrade\napi: gunicorn app:app\n"})
 
 
 def made(root: Path, installed: Path) -> None:
