@@ -144,6 +144,10 @@ class Terminal:
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._terminal)
 
+    def accepts_output(self) -> bool:
+        """Whether its programs can write; what is written piles up while it is not read here."""
+        return bool(select.select([], [self._terminal], [], 0.5)[1])
+
     def foreground(self) -> int:
         """The process group that has the terminal."""
         return os.tcgetpgrp(self._controller)
