@@ -171,14 +171,6 @@ class Terminal:
             self._read(0.1)
         return self.text
 
-    def until_settings(self, is_it: Callable[[list[Any]], bool]) -> None:
-        """Read on until the terminal is in a mode that is meant."""
-        deadline = time.monotonic() + PATIENCE
-        while not is_it(self.settings()):
-            if time.monotonic() > deadline:
-                pytest.fail(f"not in that mode: {self.settings()}\n{self.text}")
-            self._read(0.1)
-
     def wait(self) -> int:
         """Read to the end; returns the exit code."""
         deadline = time.monotonic() + PATIENCE

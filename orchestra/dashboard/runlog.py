@@ -22,7 +22,7 @@ from msgspec import structs
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
-from orchestra.events import decode, encode_lines
+from orchestra.events import Event, OutputLine, Stamped, decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.plan import Plan
-    from orchestra.events import Event, OutputLine, Stamped
 
 __all__ = ["EventLog", "RunLog", "files_of", "newest"]
 

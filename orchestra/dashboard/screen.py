@@ -37,9 +37,9 @@ import trio
 from rich.console import Console, Group
 
 from orchestra.dashboard import view
-from orchestra.dashboard.frame import frame
+from orchestra.dashboard.frame import Frame, frame
 from orchestra.dashboard.keys import KeyDecoder, Pastes
-from orchestra.dashboard.look import Do
+from orchestra.dashboard.look import Do, Look, Order
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
 from orchestra.dashboard.writer import is_writable, terminal_size, write_some
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.frame import Frame
-    from orchestra.dashboard.look import Look, Order
     from orchestra.dashboard.model import Model
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
@@ -202,7 +200,6 @@ class Screen:
                 self._lock.release()
 
     async def _draw(self) -> None:
-        """Draw a frame if something that it shows may have changed."""
         now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
         drawn = _Drawn(model.version, controls.look, int(now), size)
         if self._mode is None or drawn == self._drawn:

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from orchestra.child.sockets import in_order_of_preference, likeliest
-from orchestra.config.plan import Role, base_name
-from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
+from orchestra.config.plan import Address, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.config.roles import Facts
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
