@@ -23,12 +23,12 @@ import trio
 from msgspec import structs
 from trio.lowlevel import ParkingLot
 
-from orchestra.bus import Bus
-from orchestra.changing import CurrentPlan
+from orchestra.bus import Bus, Observer
+from orchestra.changing import CurrentPlan, Replan
 from orchestra.child import sockets
-from orchestra.config.plan import Address, Note
+from orchestra.config.plan import Address, Note, Plan, ProxyPlan
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, RunEnded, RunStarted, State
+from orchestra.events import Event, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
-    from orchestra.bus import Observer
-    from orchestra.changing import Replan
     from orchestra.child.spawn import Window
-    from orchestra.config.plan import Plan, ProxyPlan
     from orchestra.development import Development
-    from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
 __all__ = ["Runtime", "Supervisor"]
@@ -347,7 +343,6 @@ class Supervisor:
             nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
-        """Emit what is known before anything is spawned."""
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
@@ -358,7 +353,6 @@ class Supervisor:
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _conclude(self) -> None:
-        """Emit how the run has ended."""
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code

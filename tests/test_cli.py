@@ -333,7 +333,7 @@ def _listens(port: int) -> bool:
 
 
 def test_there_is_no_proxy_where_nothing_can_be_served(tmp_path: Path) -> None:
-    write(tmp_path, "one: echo up; sleep 1000\n", 'process.one.ready = "log: up"')
+    write(tmp_path, "one: echo up; sleep 1000\n", orchestra_toml='process.one.ready = "log: up"')
     with Run(cwd=tmp_path) as run:
         run.line("one", "up")
         assert run.events[0]["url"] is None

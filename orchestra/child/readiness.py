@@ -20,16 +20,9 @@ import trio
 from msgspec.structs import replace
 
 from orchestra.child import probe, sockets
-from orchestra.config.checks import (
-    DelayCheck,
-    ExecCheck,
-    HttpCheck,
-    LogCheck,
-    TcpCheck,
-    parse_checks,
-)
-from orchestra.config.plan import Address, Role
-from orchestra.config.roles import FRONTENDS
+from orchestra.config.checks import Check, DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
+from orchestra.config.plan import Address, ProcessPlan, Role, Scheme
+from orchestra.config.roles import FRONTENDS, Seen
 from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
@@ -38,9 +31,6 @@ if TYPE_CHECKING:
 
     from orchestra.child.probe import Answer
     from orchestra.child.sockets import SocketScanner
-    from orchestra.config.checks import Check
-    from orchestra.config.plan import ProcessPlan, Scheme
-    from orchestra.config.roles import Seen
 
 __all__ = ["Probe", "Readiness"]
 

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from orchestra.config import environment, procfile as procfiles
 from orchestra.config.checks import FORMS, HttpCheck, parse_checks, words_of
 from orchestra.config.command import Reading
-from orchestra.config.plan import Condition, Dependency, Role
+from orchestra.config.plan import Condition, Dependency, Install, Role
 from orchestra.config.schema import ProcessSettings
 from orchestra.config.toml import SettingsFile, did_you_mean, nearest, there_are
 from orchestra.errors import ConfigError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orchestra.config.files import Problems
-    from orchestra.config.plan import Install
 
 __all__ = [
     "Draft",

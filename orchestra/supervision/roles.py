@@ -19,12 +19,10 @@ import trio
 from msgspec.structs import replace
 
 from orchestra.child.sockets import in_order_of_preference, likeliest
-from orchestra.config.plan import UNDECIDED, FromProcess, Role, base_name
-from orchestra.config.roles import FRONTENDS, NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.roles import FRONTENDS, NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.config.roles import Facts
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
@@ -36,6 +34,9 @@ _SETTLE_TIME = 0.5
 _BUSY, _BUSY_UNTIL = 0.1, 15.0
 # Seconds that a process which has shown what is looked for waits for earlier ones of the Procfile.
 _PATIENCE = 1.0
+# Seconds between two looks at a process that has not listened for half a minute: most never do, and five
+# looks a second at each of twenty workers took 6 % of a core.
+_LONGEST_PAUSE = 5.0
 
 
 class Tell(Protocol):
@@ -60,10 +61,10 @@ class RunTimeRoles:
             Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
         """
         began, first_answer = trio.current_time(), 0.0
-        looked_at, used = began, 0.0  # of CPU time
+        looked_at, used, is_settled = began, 0.0, False  # seconds of CPU time
         asked: dict[Address, Seen] = {}
         answering: dict[Address, Address] = {}  # by what is spoken there
-        newest_sockets = self._run.scanner.looking_at(leader, port)
+        newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
         while self.is_open(process):
             found = [
                 each
@@ -85,9 +86,11 @@ class RunTimeRoles:
                     continue
                 self.see(process, asked[fitting])
                 return answering[fitting]
-            if now - began >= SILENT_AFTER and not first_answer and Seen.NOTHING not in asked.values():
+            waits = first_answer or is_settled or Seen.NOTHING in asked.values()
+            if now - began >= SILENT_AFTER and not waits:
                 before, used = used, sum(each.cpu for each in await self._run.remains(leader) or ())
-                if now - began >= _BUSY_UNTIL or used - before < _BUSY * (now - looked_at):
+                is_settled = now - began >= _BUSY_UNTIL or used - before < _BUSY * (now - looked_at)
+                if is_settled:
                     self.see(process, Seen.SILENT)
             looked_at = now
         return None

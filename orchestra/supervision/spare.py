@@ -27,13 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from orchestra.child.spawn import SpawnError, Window
+from orchestra.child.spawn import Child, OnOutput, SpawnError, Window
 from orchestra.config.environment import PORT_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child, OnOutput
     from orchestra.config.plan import ProcessPlan
     from orchestra.events import Exit
     from orchestra.supervision.delivery import ProcessOutput
@@ -49,7 +48,7 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 # Seconds from the moment that an application serves until its spare is spawned: the page that is reloaded
 # goes first, and its packages may be imported by the first request only.
 _SPAWN_DELAY = 0.5
-# Seconds that a warm spare is kept: a developer who has not saved for so long has no use for its memory.
+# Seconds that a warm spare is kept: after so long without a save, its memory has a better use.
 _PATIENCE = 600.0
 # Likewise, one that is there because files are being edited.
 _SHORT_PATIENCE = 60.0

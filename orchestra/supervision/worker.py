@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 from msgspec import structs
 
-from orchestra.config.plan import Role
+from orchestra.config.plan import ProcessPlan, Role
 from orchestra.errors import OrchestraError, StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.delivery import ProcessOutput, log_settings
@@ -43,7 +43,6 @@ from orchestra.supervision.runtime import Phase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
@@ -229,13 +228,11 @@ class Worker:
         self._end_with(await self._handover.run())
 
     def _end_with(self, fact: Fact) -> None:
-        """Tell the fact that an activity has ended with."""
         if self._run.phase is not Phase.RUNNING and self.life.state is not State.STOPPING:
             self.tell(StopRequested())  # it has ended before its turn, and is not started again
         self.tell(fact)
 
     def _learn(self, fact: Fact) -> None:
-        """Take account of what the current child reports."""
         attempt, plan = self._handover.current, self.life.plan
         if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
             return
