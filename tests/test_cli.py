@@ -184,8 +184,8 @@ def test_a_run_may_end_with_one_process(tmp_path: Path) -> None:
 def test_only_the_processes_that_are_named_are_run(tmp_path: Path) -> None:
     write(tmp_path, "one: echo first\ntwo: echo second\nthree: echo third\n")
     _code, out, _err = orchestra("run", "two", cwd=tmp_path)
-    assert "second" in out
-    assert "first" not in out
+    assert "| second" in out
+    assert "| first" not in out
     _code, out, _err = orchestra("run", "-x", "two", cwd=tmp_path)
     assert "second" not in out
     assert "third" in out

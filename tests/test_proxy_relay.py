@@ -1304,6 +1304,21 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
         assert (await on.finished(2)).held == 0
 
 
+@pytest.mark.parametrize(("candidates", "status"), [(("vite",), 200), (("vite", "worker"), 502)])
+async def test_where_nothing_else_could_be_a_backend_all_is_the_frontend_s(
+    candidates: tuple[str, ...], status: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its page for data, too."""
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=candidates) as on:
+        on.proxy.decide("backend", None, reason="none has answered")
+        client = on.client()
+        await client.says(get(b"/api/x"))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(PAGE)
+        assert (await answer(client))[0].split()[1] == str(status).encode()
+
+
 @pytest.mark.parametrize(
     ("request_", "from_vite", "status", "upstream"),
     [

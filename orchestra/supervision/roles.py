@@ -144,8 +144,9 @@ class RunTimeRoles:
             role = self._roles.of(base_name(worker.life.plan.name))
             if worker.life.plan.role is Role.UNDECIDED and role is not Role.UNDECIDED:
                 worker.take_role(role)
+        wanted = "/@vite/client" if found.backend is not None else "HTTP"
         if found.frontend != before.frontend:
-            reason = found.frontend_reason or "no process has answered /@vite/client"
+            reason = found.frontend_reason or f"no process has answered {wanted}"
             self._tell("frontend", found.frontend, reason=reason)
             if facts.frontend is UNDECIDED and (found.frontend or found.backend):
                 self._announce("frontend", found.frontend, reason)
