@@ -157,7 +157,10 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or _serve(str(table.app), f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}")
+    place = (
+        f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else str(table.app)
+    )
+    return command or _serve(str(table.app), place)
 
 
 def _serve(app: str, place: str) -> str:
