@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.readiness import Readiness
-from orchestra.child.spawn import SpawnError
-from orchestra.config.plan import Role
+from orchestra.child.spawn import Child, SpawnError
+from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
 from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
@@ -44,9 +44,7 @@ from orchestra.supervision.watchers import TreeHistory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
-    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.events import Exit, StreamName
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.failures import ProcessErrors
@@ -190,7 +188,6 @@ class Attempt(Stoppable):
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
-        """Take note of what it wrote."""
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
         self.symptoms.keep(lines, now)
