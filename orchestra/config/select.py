@@ -370,9 +370,6 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Give the order of stopping: a level may be stopped when the levels before it have ended.
 
     Nothing depends on those of the first level.
-
-    Raises:
-        ValueError: There is a dependency cycle.
     """
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
