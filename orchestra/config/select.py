@@ -157,7 +157,10 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or _serve(str(table.app), f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}")
+    place = (
+        f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else str(table.app)
+    )
+    return command or _serve(str(table.app), place)
 
 
 def _serve(app: str, place: str) -> str:
@@ -367,9 +370,6 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Give the order of stopping: a level may be stopped when the levels before it have ended.
 
     Nothing depends on those of the first level.
-
-    Raises:
-        ValueError: There is a dependency cycle.
     """
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
