@@ -45,7 +45,7 @@ async def health(_request: Request) -> Response:
     return JSONResponse(workers, 200 if any(each["answers"] for each in workers.values()) else 503)
 
 
-async def not_rendered(_request: Request, exc: Exception) -> Response:
+def not_rendered(_request: Request, exc: Exception) -> Response:
     """Say why a page is missing."""
     return PlainTextResponse(f"{exc}\n", 500)
 
