@@ -350,6 +350,7 @@ class _Reader:
             files=tuple(
                 Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
             ),
+            env_files=tuple(self.env_files),
             notes=tuple(self.notes),
         )
 
