@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 from contextlib import suppress
 from functools import partial
@@ -130,7 +131,7 @@ async def _run_on_screen(
     from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
+    from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
     from orchestra.interactive import Operator  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
@@ -173,8 +174,7 @@ async def _run_on_screen(
         nursery.start_soon(follow_job_control, screen)
         await supervisor.run()
         nursery.cancel_scope.cancel()
-    with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, summary(model, environ=_environ(plan)).encode("utf-8", "replace"))
+    leave_behind(summary(model, environ=_environ(plan)))
     return supervisor
 
 
@@ -263,7 +263,9 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
     with suppress(OSError):  # the terminal has gone: SIGHUP says what follows from that
         while True:
             await trio.lowlevel.wait_readable(0)
-            typed = os.read(0, 4096) if _is_in_foreground() else b""
+            # In the foreground nothing else reads; before, the shell may have taken what woke us.
+            is_ours = _is_in_foreground() and select.select([0], [], [], 0)[0]
+            typed = os.read(0, 4096) if is_ours else b""
             if not typed:
                 await trio.sleep(_FOREGROUND_INTERVAL)
                 continue

@@ -10,8 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.kit import needed
-from tests.project_kit import ACTIVATED
+from tests.project_kit import ACTIVATED, install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,14 +141,11 @@ PAGE = """<!doctype html><html><head><title>page</title>%s</head>
 
 def packages(folder: Path) -> Path:
     """Install all packages in a folder that tests of several processes share; returns the `node_modules`."""
-    needed("node")
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": PACKAGES}))
-            command = [needed("npm"), "install", "--no-audit", "--no-fund", "--prefer-offline"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            install(folder, **PACKAGES)
             (folder / "done").touch()
     return folder / "node_modules"
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import layouts_kit as kit
-from tests.kit import Run, free_port, marked, needed, orchestra, processes
-from tests.project_kit import ACTIVATED, ask
+from tests.kit import Run, ask, free_port, marked, needed, orchestra, processes
+from tests.project_kit import ACTIVATED
 from tests.recipes_kit import ASKING_THE_WORKER, TASKS
 from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
 

@@ -199,6 +199,7 @@ class SocketScanner:
         port: int | None = None,
         *,
         is_certain: bool = False,
+        longest_pause: float = _LONGEST_PAUSE,
         until_hint: Callable[[], Awaitable[object]] = trio.sleep_forever,
     ) -> Callable[[], Awaitable[frozenset[Address]]]:
         """Give what looks for the sockets of a tree when it is awaited: often at first, then less so.
@@ -207,6 +208,7 @@ class SocketScanner:
             leader: The pid of the tree's first process.
             port: Where its server is expected: as soon as that accepts a connection, it is looked for.
             is_certain: It listens there or nowhere: no scan has to look for it elsewhere.
+            longest_pause: Seconds between two looks at something that takes its time.
             until_hint: Waits for a sign that it does.
         """
         pause = _FIRST_PAUSE
@@ -219,7 +221,9 @@ class SocketScanner:
                 interval = pause if is_awaited else pause / _TRIES
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
-            pause = min(pause * 1.2, _LONGEST_PAUSE)
+            pause = min(pause * 1.2, longest_pause)
+            if pause > _LONGEST_PAUSE:
+                port = None  # that is no hurry any more
             if expected is not None:
                 # Mostly the first process of the tree is the server; to look at one takes no scan.
                 found = await trio.to_thread.run_sync(_sockets_of, [leader])

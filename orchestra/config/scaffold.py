@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from orchestra.config.applications import Application
     from orchestra.config.frontends import Frontend
 
-__all__ = ["Scaffold", "look", "propose"]
+__all__ = ["Scaffold", "find_frontend", "look", "propose"]
 
 # How deep folders are searched: below, there are libraries and examples rather than the project.
 _MAX_DEPTH = 4
@@ -156,6 +156,12 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
         reasons=(*(f"{names[name]}: {call.why}" for name, call in lacking), *reasons),
         remarks=tuple(remarks),
     )
+
+
+def find_frontend(root: Path) -> str | None:
+    """Give the command that starts the frontend in a folder, if there is one."""
+    found = find_frontends(root, _files(root))
+    return _command(found[0].call, root) if found else None
 
 
 def _files(root: Path) -> dict[Path, list[str]]:

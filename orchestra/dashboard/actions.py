@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestra.dashboard.log import Wanted, name_of, text_of
+from orchestra.dashboard.log import Entry, Wanted, name_of, text_of
 from orchestra.dashboard.look import Do, Mode, Order
 from orchestra.dashboard.words import OURSELVES
 from orchestra.events import State
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.log import Entry
     from orchestra.dashboard.requests import RequestRow
 
 __all__ = ["PERFORM", "scroll", "type_key", "type_text"]
@@ -221,7 +220,17 @@ def _input(on: Controls) -> None:
     name = on.look.selected
     if asking and name not in [each.name for each in asking]:
         name = asking[-1].name
-    on.set(mode=Mode.INPUT, selected=name, was_moved=True, until=None)
+    on.before_input = on.look
+    # What it writes is what one looks at meanwhile, and nothing else.
+    on.set(
+        mode=Mode.INPUT,
+        selected=name,
+        was_moved=True,
+        until=None,
+        wanted=Wanted(process=name),
+        on_requests=False,
+        details=False,
+    )
 
 
 def _copy(on: Controls) -> Order | None:

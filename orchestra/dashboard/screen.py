@@ -1,10 +1,10 @@
 """The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
 
-Drawing: ten times a second we look whether the model, what the user looks at, the second or the terminal's
-size has changed; if so, a frame is taken, and a worker thread draws it: into lines, of which those that
-differ from the terminal's are sent, in one write between the marks of a synchronized update (DEC private mode
-2026; terminals that do not know it ignore it). No other frame is taken meanwhile: a terminal that was stopped
-by Ctrl-S, or is slow, costs frames and nothing else.
+Drawing: ten times a second, less often while nothing happens, we look whether the model, what the user looks
+at, the second or the terminal's size has changed; if so, a frame is taken, and a worker thread draws it: into
+lines, of which those that differ from the terminal's are sent, in one write between the marks of a
+synchronized update (DEC private mode 2026; terminals that do not know it ignore it). No other frame is taken
+meanwhile: a terminal that was stopped by Ctrl-S, or is slow, costs frames and nothing else.
 
 Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
@@ -37,9 +37,9 @@ import trio
 from rich.console import Console, Group
 
 from orchestra.dashboard import view
-from orchestra.dashboard.frame import frame
+from orchestra.dashboard.frame import Frame, frame
 from orchestra.dashboard.keys import KeyDecoder, Pastes
-from orchestra.dashboard.look import Do
+from orchestra.dashboard.look import Do, Look, Order
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
 from orchestra.dashboard.writer import is_writable, terminal_size, write_some
@@ -50,15 +50,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.frame import Frame
-    from orchestra.dashboard.look import Look, Order
     from orchestra.dashboard.model import Model
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["Renderer", "Screen", "summary"]
+__all__ = ["Renderer", "Screen", "leave_behind", "summary"]
 
 _TICK = 0.1
+# The same while nothing happens and no key is pressed: a run is left open all day.
+_IDLE_TICK = 0.25
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
 
@@ -67,8 +67,9 @@ _STALL_TIMEOUT = 0.5
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
-# Ends a synchronized update, colours, the modes that we set, and the alternate screen.
-_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+# Ends a synchronized update, colours, the modes that we set, and the alternate screen; where there is none,
+# the next line begins in the first column.
+_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\r\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 # xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
@@ -93,7 +94,7 @@ class Screen:
         model: What to draw; it may change at any time.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
-            written there; with ``None`` when it is given back.
+            written there; with ``None`` when it is given back, which is not so if it accepts nothing.
         has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
@@ -128,6 +129,7 @@ class Screen:
         self._lines: list[str] = []
         self._drawn: _Drawn | None = None
         self._missed = Missed()
+        self._typed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw and read keys until cancelled.
@@ -141,8 +143,14 @@ class Screen:
                 nursery.start_soon(self._read_keys)
                 await self._draw()
                 task_status.started()
+                before = None
                 while True:
-                    await trio.sleep(_TICK)
+                    if self._drawn is not before:
+                        await trio.sleep(_TICK)
+                    else:
+                        with trio.move_on_after(_IDLE_TICK):
+                            await self._typed.park()
+                    before = self._drawn
                     await self._draw()
         finally:
             self.restore()
@@ -161,9 +169,11 @@ class Screen:
             # Ctrl-S would hold back what follows. Linux starts by TCOON only what was stopped by TCOOFF.
             termios.tcflow(self._stdout, termios.TCOOFF)
             termios.tcflow(self._stdout, termios.TCOON)
+        is_given_back = False
         if self._lock.acquire(timeout=_STALL_TIMEOUT):
             try:
                 if is_writable(self._stdout, within=_STALL_TIMEOUT):
+                    is_given_back = True
                     with suppress(OSError):
                         os.write(self._stdout, _CLEAR + _LEAVE)
             finally:
@@ -173,7 +183,8 @@ class Screen:
             # output.
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
-        self._on_taken(None, b"")
+        if is_given_back:
+            self._on_taken(None, b"")
 
     def take(self) -> None:
         """Take the terminal; the next frame draws everything."""
@@ -199,7 +210,6 @@ class Screen:
                 self._lock.release()
 
     async def _draw(self) -> None:
-        """Draw a frame if something that it shows may have changed."""
         now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
         drawn = _Drawn(model.version, controls.look, int(now), size)
         if self._mode is None or drawn == self._drawn:
@@ -240,8 +250,9 @@ class Screen:
                     await trio.sleep(_TICK)
                     continue
                 data = os.read(self._stdin, 1024)
-                if not data:
-                    return
+                if not data:  # the shell has taken it: it had the terminal when that woke us
+                    await trio.sleep(_TICK)
+                self._typed.unpark_all()
                 for piece, is_pasted in pastes.feed(data):
                     if is_pasted:
                         self._take_paste(piece)
@@ -350,6 +361,13 @@ def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str
     width, height = terminal_size(stdout)
     lines = Renderer(environ).lines(view.summary(model, width), width, height)
     return "".join(f"{line}\n" for line in lines)
+
+
+def leave_behind(text: str, *, stdout: int = 1) -> None:
+    """Write text to the normal screen, unless the terminal has gone or accepts nothing."""
+    with suppress(OSError):
+        if is_writable(stdout, within=0):
+            os.write(stdout, text.encode("utf-8", "replace"))
 
 
 def _difference(before: list[str], after: list[str]) -> str:

@@ -25,14 +25,12 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import Condition, Restart, Role, base_name
-from orchestra.events import State
+from orchestra.config.plan import Condition, Dependency, ProcessPlan, Restart, Role, base_name
+from orchestra.events import Exit, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestra.config.plan import Dependency, ProcessPlan
-    from orchestra.events import Exit
 
 __all__ = [
     "TRANSITIONS",
@@ -267,7 +265,7 @@ class Life(Struct, frozen=True, kw_only=True):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing runs and nothing is going to, unless someone starts it."""
+        """Whether nothing runs and nothing is going to, unless it is started by hand."""
         return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
 
     @property

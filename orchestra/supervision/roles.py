@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from orchestra.child.sockets import in_order_of_preference, likeliest
-from orchestra.config.plan import Role, base_name
-from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
+from orchestra.config.plan import Address, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.config.roles import Facts
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
@@ -31,6 +29,9 @@ __all__ = ["RunTimeRoles"]
 
 # A server that has several sockets opens them within this time: Vite's may not be the first.
 _SETTLE_TIME = 0.5
+# Seconds between two looks at a process that has not listened for half a minute: most never do, and five
+# looks a second at each of twenty workers took 6 % of a core.
+_LONGEST_PAUSE = 5.0
 
 
 class Tell(Protocol):
@@ -57,7 +58,7 @@ class RunTimeRoles:
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
         answering: dict[Address, Address] = {}  # by what is spoken there
-        newest_sockets = self._run.scanner.looking_at(leader, port)
+        newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
         while self.is_open(process):
             found = [
                 each

@@ -18,9 +18,9 @@ from msgspec import Struct
 from orchestra.bus import utc_now
 from orchestra.child import probe, remains, sockets, table
 from orchestra.child.families import SharedLook
-from orchestra.child.guard import guarded
+from orchestra.child.guard import Guard, guarded
 from orchestra.child.sockets import SocketScanner
-from orchestra.child.spawn import SpawnError, run_child
+from orchestra.child.spawn import Child, OnOutput, SpawnError, run_child
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
     from orchestra.child.remains import Member
-    from orchestra.child.spawn import Child, OnOutput
     from orchestra.config.plan import Address, ProcessPlan
     from orchestra.config.roles import Seen
     from orchestra.events import Exit

@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
 from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
-from orchestra.supervision.tracebacks import TracebackReader, own_frame
+from orchestra.supervision.tracebacks import Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestra.events import StreamName
-    from orchestra.supervision.tracebacks import Failure
 
 __all__ = [
     "Clash",
