@@ -43,7 +43,7 @@ class Stage:
     async def said(self) -> str:
         """Wait until something is said."""
         with trio.fail_after(20):
-            while not self.controls.look.message:
+            while not self.controls.look.message:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
         return self.controls.look.message
 
@@ -117,7 +117,7 @@ async def test_the_browser_is_opened(
         else:
             opened = tmp_path / "opened"
             with trio.fail_after(20):
-                while not (opened.exists() and opened.read_text() == f"{url}\n"):
+                while not (opened.exists() and opened.read_text() == f"{url}\n"):  # noqa: ASYNC110 - likewise
                     await trio.sleep(0.01)
 
 

@@ -53,7 +53,7 @@ async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> N
             await supervisor.wait_ready()
             for target in ("/", "/nothing"):
                 await trio.to_thread.run_sync(get, f"{supervisor.url}{target}")
-            while not live.asking():
+            while not live.asking():  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
             await supervisor.stop()
         await recording.aclose()
