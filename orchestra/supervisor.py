@@ -94,6 +94,8 @@ class Supervisor:
     Resource handling: when `run` returns or raises, no process and no socket of the run is left (all
     processes had their `stop_timeout`, then SIGKILL). One supervisor is run once.
 
+    Error handling: all methods raise `KeyError` for the name of a process that is not in the plan.
+
     Args:
         plan: What to run.
         sinks: Awaited with every line of output, in order, before its process may go on writing.
@@ -199,9 +201,6 @@ class Supervisor:
             exit_code: What `RunEnded` is to say; by default it follows from how the processes ended. The
                 first that is given counts, unless it is 0.
             reason: Likewise.
-
-        Raises:
-            KeyError: There is no process of that name.
         """
         if name is not None:
             worker = self._run.workers[name]
@@ -217,11 +216,9 @@ class Supervisor:
         await trio.lowlevel.checkpoint()
 
     def start(self, name: str) -> None:
-        """Start a process again if it has ended, without its failures. Does not wait: `wait_ready` does.
+        """Start a process again if it has ended, without its failures; `StartError` if the run is over.
 
-        Raises:
-            KeyError: There is no process of that name.
-            StartError: The run is over.
+        Does not wait: `wait_ready` does.
         """
         self._run.workers[name].start()
 
@@ -232,7 +229,6 @@ class Supervisor:
         `restart_mode = "overlap"` a ready process goes on until the new one is ready, and this does not wait.
 
         Raises:
-            KeyError: There is no process of that name.
             StartError: The run is over.
         """
         worker = self._run.workers[name]
@@ -266,7 +262,7 @@ class Supervisor:
         return self._development.control.reload(reason, everywhere=True)
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to the group of a process, if it runs; `KeyError` if there is none of that name."""
+        """Send a signal to the group of a process, if it runs."""
         self._run.workers[name].signal(number)
 
     async def send(self, name: str, text: str) -> None:
@@ -290,7 +286,6 @@ class Supervisor:
 
         Raises:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
-            KeyError: There is no process of that name.
         """
         await self._run.wait_ready(names, timeout)
 

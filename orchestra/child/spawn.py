@@ -269,11 +269,7 @@ async def _start(
     *,
     pass_fds: Sequence[int],
 ) -> tuple[trio.Process, dict[_StreamName, FdStream]]:
-    """Start a process at the head of a session; return what it is connected to, too.
-
-    Raises:
-        SpawnError: That was refused.
-    """
+    """Start a process at the head of a session; return what it is connected to, too."""
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     if soft_nofile and isinstance(command, str):
         argv = _after(_LIMIT_FILES, str(soft_nofile), argv)

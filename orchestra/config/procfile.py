@@ -75,11 +75,7 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
 
 
 def current_folder() -> Path:
-    """Give the current folder.
-
-    Raises:
-        ConfigError: It has been deleted.
-    """
+    """Give the current folder; `ConfigError` if it has been deleted."""
     try:
         return Path.cwd()
     except OSError as exc:

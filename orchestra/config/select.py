@@ -157,15 +157,16 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or _serve(str(table.app), f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}")
+    place = (
+        f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else str(table.app)
+    )
+    return command or _serve(str(table.app), place)
 
 
 def _serve(app: str, place: str) -> str:
     """Give the command that serves an application.
 
-    Args:
-        app: The application.
-        place: Where it was written. Without a line: a line more above it would ask for a restart.
+    `place` is where it was written, without a line: a line more above it would ask for a restart.
     """
     # Not the shell looks PORT up: a spare is told another one when it serves.
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
@@ -306,13 +307,7 @@ def choose(
 ) -> None:
     """Give instances to the processes that are run: those that are named, with their dependencies.
 
-    Args:
-        processes: All that there are.
-        path: The Procfile.
-        problems: Is told of names that there are not, and if none is left.
-        only: The names of the command line; none means all.
-        left_out: Those that are not run, whatever depends on them.
-        counts: How many instances each is to have; with none it is left out, too.
+    Without names, `only`, all are chosen, but never those in `left_out` nor those with a count of 0.
     """
     by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):
@@ -367,9 +362,6 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Give the order of stopping: a level may be stopped when the levels before it have ended.
 
     Nothing depends on those of the first level.
-
-    Raises:
-        ValueError: There is a dependency cycle.
     """
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():

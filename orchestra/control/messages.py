@@ -47,12 +47,7 @@ class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
 
 
 def read_page(text: str) -> Page:
-    """Read what a page says of itself; keys that are not known are left alone.
-
-    Raises:
-        msgspec.ValidationError: It says something else.
-        msgspec.DecodeError: It is not JSON.
-    """
+    """Read what a page says of itself, or `msgspec.DecodeError`; keys that are not known are left alone."""
     return json.decode(text, type=Page)
 
 

@@ -60,9 +60,6 @@ class Run:
         is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped.
 
-    Raises:
-        ConfigError: The plan cannot work.
-
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
@@ -337,11 +334,7 @@ async def measure(run: Run) -> None:
 
 
 def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """Say which process depends on which, by name.
-
-    Raises:
-        ConfigError: The plan cannot work.
-    """
+    """Say which process depends on which, by name; `ConfigError` if the plan cannot work."""
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")

@@ -160,11 +160,7 @@ class Interpreter:
         on_spawn: Callable[[Child], object],
         on_output: OnOutput,
     ) -> Exit:
-        """Have it serve in another environment, and wait for its end.
-
-        Raises:
-            SpawnError: The system refused to start it.
-        """
+        """Have it serve in another environment, and wait for its end, as `Run.spawn` does."""
         try:
             await self._spawned.wait()
             if self._child is not None:
@@ -245,11 +241,7 @@ class Spares:
         on_output: OnOutput,
         **_as_planned: object,
     ) -> Exit:
-        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`.
-
-        Raises:
-            SpawnError: The system refused to start it.
-        """
+        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`."""
         self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
         if plan.warm_spare or self._is_edited:

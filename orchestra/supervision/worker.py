@@ -127,11 +127,7 @@ class Worker:
             attempt.child.signal(number)
 
     async def send(self, data: bytes) -> None:
-        """Write to the standard input of the current child.
-
-        Raises:
-            OrchestraError: There is none, or it does not take it.
-        """
+        """Write to the standard input of the current child; `OrchestraError` if it is not taken."""
         attempt = self._handover.current
         if attempt is None or attempt.child is None:
             await trio.lowlevel.checkpoint()
@@ -262,11 +258,7 @@ class Worker:
         return attempt is not None and attempt.symptoms.watches
 
     def is_up(self) -> bool:
-        """Whether it is as far as it gets.
-
-        Raises:
-            StartError: It is not going to be.
-        """
+        """Whether it is as far as it gets; `StartError` if it is not going to be."""
         state, reason = self.life.state, self.life.reason
         if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
