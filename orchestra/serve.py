@@ -193,7 +193,14 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
     factory = None
     if worker_class == "uvloop":
         factory = import_module("uvloop").new_event_loop
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Connections that are cut off at the end are no news.
+        if not is_ending.is_set():
+            loop.default_exception_handler(context)
+
     with asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(report)
         runner.run(serve_on_asyncio(framework, config, shutdown_trigger=partial(ended, asyncio.sleep)))
 
 

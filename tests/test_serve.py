@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -23,7 +25,7 @@ SHOP = """
 import os, sys, time
 import anyio
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 
@@ -36,7 +38,17 @@ async def slow(request):
     return PlainTextResponse("done")
 
 
-app = Starlette(routes=[Route("/api/modules", modules), Route("/api/slow", slow)])
+async def endless(request):
+    async def pieces():
+        while True:
+            yield "more\\n"
+            await anyio.sleep(0.05)
+
+    return StreamingResponse(pieces())
+
+
+routes = {"modules": modules, "slow": slow, "endless": endless}
+app = Starlette(routes=[Route(f"/api/{name}", each) for name, each in routes.items()])
 
 
 def plain(environ, start_response):
@@ -102,6 +114,28 @@ def test_several_workers_end_when_their_requests_are_answered(shop: Path) -> Non
         assert process.wait(PATIENCE) == 0
         asking.join(PATIENCE)
         assert answers == ["done"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("options", [("asyncio",), ("trio",), ("asyncio", "--workers", "2")], ids="-".join)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_answer_without_an_end_is_cut_off(
+    options: tuple[str, ...], number: signal.Signals, shop: Path
+) -> None:
+    port = free_port()
+    command = serve("shop:app", "--grace", "0.2", "--worker-class", *options, "--no-access-log", port=port)
+    with served(command, port, cwd=shop) as process:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.request("GET", "/api/endless")
+        answer = connection.getresponse()
+        assert answer.readline() == b"more\n"
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+            answer.read()
+        connection.close()
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
 
 
 @pytest.mark.real

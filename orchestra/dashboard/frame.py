@@ -228,13 +228,14 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("filter", "filter", not look.details),
             ("slowest", "newest" if look.is_by_time else "slowest", not look.details),
             ("copy", "copy", True),
-            ("full", "full", True),
+            ("full", "panes" if look.is_full else "full", True),
             ("requests", "back", True),
         ]
     else:
         selected = model.processes.get(look.selected)
         down = selected is not None and selected.state in (State.FAILED, State.STOPPED, State.COMPLETED)
         actions = [
+            ("full", "panes", look.is_full),
             ("retry", "retry", failed and not ended),
             ("restart", "restart", bool(selected) and not ended),
             ("stop", "start" if down else "stop", bool(selected) and not ended),

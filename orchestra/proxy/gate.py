@@ -65,8 +65,10 @@ LONGEST_REDIAL_PAUSE = 1.0
 # How long the report of a process's end may take to reach us before we dial again.
 REPORT_DELAY = 0.1
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# To find a member by its class takes three times as long.
+_READY = Availability.READY
 # Of several instances one that is ready is enough.
-_BEST_FIRST = (Availability.READY, Availability.HOLD, Availability.FAIL)
+_BEST_FIRST = (_READY, Availability.HOLD, Availability.FAIL)
 
 
 class Gate:
@@ -346,7 +348,7 @@ class Upstream:
 
     def take(self, now: float) -> UpstreamConnection | None:
         """Return the newest idle connection that is still good, if the upstream can be asked and has one."""
-        if self.gate.availability is not Availability.READY:
+        if self.gate.availability is not _READY:
             return None
         while self.idle:
             connection = self.idle.pop()

@@ -47,9 +47,6 @@ class _Answer(NamedTuple):
 async def identify(socket: Address) -> tuple[Seen, Address]:
     """Ask what answers at a socket.
 
-    Args:
-        socket: Where it is.
-
     Returns:
         `Seen.VITE`, `Seen.HTTP`, `Seen.SILENT` if it does not speak HTTP or is for WebSockets alone,
         `Seen.NOTHING` if it has not answered in time; and the socket with the scheme by which it answers.
