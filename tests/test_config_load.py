@@ -23,7 +23,7 @@ from orchestra.config.plan import (
     Restart,
     Role,
 )
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, ConfigErrors
 from tests.config_kit import TWO, Project
 
 if TYPE_CHECKING:
@@ -318,6 +318,19 @@ def test_without_a_procfile_what_init_would_write_is_planned(
     assert again.proxy is not None
     assert again.proxy.backend_paths == ("/rest",)
     assert [each.name for each in again.processes] == ["api"]
+
+
+def test_no_error_names_settings_that_are_not_written(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    target = "{ target: 'http://localhost:5001', rewrite: path => path.slice(4) }"
+    (project.root / "ui" / "vite.config.js").write_text(f"export default {{ proxy: {{ '/api': {target} }} }}")
+    (project.root / "main.py").write_text("app = Starlette()\n")
+    project.program("uvicorn")
+    with pytest.raises(ConfigErrors) as caught:
+        load(None, Machine(environ=project.environ, is_free=lambda port: port != 5001))
+    assert str(caught.value.errors[0]).startswith("process.api.port: port 5001 is taken")
 
 
 def test_a_file_that_is_called_like_a_procfile_is_not_shadowed(
