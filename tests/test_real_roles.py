@@ -146,6 +146,7 @@ def test_a_vite_that_moves_to_another_port_is_found_again(
     """It restarts itself when its configuration changes; the first connection that is refused tells."""
     frontend(tmp_path, vite_packages(8))
     port = free_port()
+    (tmp_path / "vite.config.js").write_text("export default {}\n")
     (tmp_path / "Procfile").write_text("vite: npm run dev\n")
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
         run.state("vite", "ready")
