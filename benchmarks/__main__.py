@@ -14,7 +14,20 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks import autobahn, files, limits, page, rates, restarts, results, runners, saves, soak, transfer
+from benchmarks import (
+    autobahn,
+    files,
+    limits,
+    page,
+    rates,
+    restarts,
+    results,
+    runners,
+    saves,
+    screens,
+    soak,
+    transfer,
+)
 from benchmarks.harness import Failed, Options
 from benchmarks.peers import PEERS
 
@@ -31,6 +44,7 @@ PARTS: Mapping[str, Callable[[Options], Report]] = {
     "streams": transfer.streams,
     "soak": soak.soak,
     "lines": runners.lines,
+    "dashboard": screens.dashboard,
     "start": runners.start,
     "memory": runners.memory,
     "stop": runners.stop,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import CACHE, HERE, Failed, checked
 from benchmarks.peers import versions
+from benchmarks.screens import WHAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +105,7 @@ _LINES = "lines of 1 process: "
 _MEMORY = "memory of the runner (PSS) and its CPU, processes asleep"
 _SAVES = "from a save to the page that shows it: ms"
 _STOP = "seconds to stop so many sleeping processes: "
+_DRAWN = f"{WHAT}: {{}}, orchestra, dashboard"
 _START = "start to the first line of a process: ms"
 
 _most = partial(Goal, is_least=False)
@@ -149,6 +151,9 @@ GOALS: Sequence[Goal] = (
         _quotient(f"{_LINES}lines/s, orchestra, dashboard", f"{_LINES}lines/s, honcho"),
     ),
     Goal("... whole", 1, _median(f"{_LINES}whole, orchestra"), unit="{:.0%}"),
+    _most(f"CPU with the dashboard, {WHAT}", 50, _median(_DRAWN.format("busy % CPU")), unit="{:.1f} %"),
+    _most("... pictures a second", 10, _median(_DRAWN.format("pictures/s")), unit="{:.1f}"),
+    _most("... with nothing going on", 2, _median(_DRAWN.format("idle % CPU")), unit="{:.1f} %"),
     _most(
         "start to the first line beside a bare `import trio`", 1.5, _ratio(_START, "python -c 'import trio'")
     ),

@@ -28,28 +28,29 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Options
 
-__all__ = ["lines", "memory", "start", "stop"]
+__all__ = ["lines", "memory", "mprocs", "running", "start", "stop", "write_procfile"]
 
 LIMIT = 120.0
 
 
-def _procfile(folder: Path, commands: Sequence[str]) -> None:
+def write_procfile(folder: Path, commands: Sequence[str]) -> None:
+    """Write a Procfile of these commands: p0, p1, ..."""
     entries = "".join(f"p{at}: {command}\n" for at, command in enumerate(commands))
     (folder / "Procfile").write_text(entries)
 
 
 def _orchestra(folder: Path, commands: Sequence[str], output: str = "plain") -> Sequence[str]:
-    _procfile(folder, commands)
+    write_procfile(folder, commands)
     return orchestra_command("--no-proxy", "--output", output)
 
 
 def _honcho(folder: Path, commands: Sequence[str]) -> Sequence[str]:
-    _procfile(folder, commands)
+    write_procfile(folder, commands)
     return [str(installed_pip() / "honcho"), "start"]
 
 
 def _foreman(folder: Path, commands: Sequence[str]) -> Sequence[str]:
-    _procfile(folder, commands)
+    write_procfile(folder, commands)
     return [program("foreman"), "start"]
 
 
@@ -58,7 +59,8 @@ def _concurrently(folder: Path, commands: Sequence[str]) -> Sequence[str]:
     return [str(installed_npm() / "node_modules/.bin/concurrently"), *commands]
 
 
-def _mprocs(folder: Path, commands: Sequence[str]) -> Sequence[str]:
+def mprocs(folder: Path, commands: Sequence[str]) -> Sequence[str]:
+    """Give the command of mprocs."""
     del folder
     return [str(installed_npm() / "node_modules/.bin/mprocs"), *commands]
 
@@ -72,27 +74,44 @@ RUNNERS: Mapping[str, Callable[[Path, Sequence[str]], Sequence[str]]] = {
 # They draw on a terminal.
 DRAWING: Mapping[str, Callable[[Path, Sequence[str]], Sequence[str]]] = {
     "orchestra, dashboard": partial(_orchestra, output="dashboard"),
-    "mprocs": _mprocs,
+    "mprocs": mprocs,
 }
 
 
 @contextlib.contextmanager
+def running(
+    make: Callable[[Path, Sequence[str]], Sequence[str]],
+    commands: Sequence[str],
+    *,
+    output: int | None = subprocess.DEVNULL,
+    terminal: int | None = None,
+) -> Iterator[tuple[Running, Path]]:
+    """Run commands in a folder of their own; what is to be done there uses `{folder}`.
+
+    Args:
+        make: Gives the command of the runner, and prepares the folder for it.
+        commands: What it runs.
+        output: As for `Running`.
+        terminal: Likewise.
+    """
+    with tempfile.TemporaryDirectory(prefix="orchestra-benchmark-") as place:
+        folder = Path(place)
+        there = [command.replace("{folder}", place) for command in commands]
+        command = make(folder, there)
+        with Running(
+            command, cwd=folder, env=ORCHESTRA_ENVIRONMENT, output=output, terminal=terminal
+        ) as started:
+            yield started, folder
+
+
 def _run(
     name: str,
     commands: Sequence[str],
     *,
     output: int | None = subprocess.DEVNULL,
     terminal: int | None = None,
-) -> Iterator[tuple[Running, Path]]:
-    """Run commands in a folder of their own; what is to be done there uses `{folder}`."""
-    with tempfile.TemporaryDirectory(prefix="orchestra-benchmark-") as place:
-        folder = Path(place)
-        there = [command.replace("{folder}", place) for command in commands]
-        command = {**RUNNERS, **DRAWING}[name](folder, there)
-        with Running(
-            command, cwd=folder, env=ORCHESTRA_ENVIRONMENT, output=output, terminal=terminal
-        ) as running:
-            yield running, folder
+) -> contextlib.AbstractContextManager[tuple[Running, Path]]:
+    return running({**RUNNERS, **DRAWING}[name], commands, output=output, terminal=terminal)
 
 
 # --- lines ---
@@ -119,7 +138,7 @@ def lines(options: Options) -> Report:
 def _piped(commands: Sequence[str], count: int, name: str) -> dict[str, float]:
     """Read everything from a pipe, and count the lines that are whole."""
     read, write = os.pipe()
-    with _run(name, commands, output=write) as (running, _), os.fdopen(read, "rb", 0) as pipe:
+    with _run(name, commands, output=write) as (started, _), os.fdopen(read, "rb", 0) as pipe:
         os.close(write)
         whole, rest, begun, ended = 0, b"", 0.0, 0.0
         while whole < count and select.select([pipe], [], [], LIMIT)[0] and (data := pipe.read(MIB)):
@@ -128,7 +147,7 @@ def _piped(commands: Sequence[str], count: int, name: str) -> dict[str, float]:
                 begun, ended = begun or time.perf_counter(), time.perf_counter()
                 whole += more
         if not whole:
-            raise Failed(f"{name} passed no line on: {rest[-300:]!r}\n{running.last_lines()}")
+            raise Failed(f"{name} passed no line on: {rest[-300:]!r}\n{started.last_lines()}")
     return {"lines/s": whole / (ended - begun), "whole": whole / count}
 
 
@@ -136,11 +155,11 @@ def _drawn(commands: Sequence[str], count: int, name: str) -> dict[str, float]:
     """Draw on a terminal, and see how long the process needs to get rid of its lines."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 120))
-    with _run(name, commands, terminal=theirs) as (running, folder), os.fdopen(ours, "rb", 0) as screen:
+    with _run(name, commands, terminal=theirs) as (started, folder), os.fdopen(ours, "rb", 0) as screen:
         os.close(theirs)
         took, deadline = folder / "took0", time.monotonic() + LIMIT
         while not (took.exists() and took.read_text()):
-            if running.process.poll() is not None or time.monotonic() > deadline:
+            if started.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"{name} did not take the lines")
             if select.select([screen], [], [], 0.1)[0]:
                 with contextlib.suppress(OSError):
@@ -186,18 +205,18 @@ def _started(name: str) -> dict[str, float]:
 _SLEEP = "exec sleep 3600"
 
 
-def _sleeping(running: Running) -> int:
+def _sleeping(started: Running) -> int:
     count = 0
-    for each in running.tree():
+    for each in started.tree():
         with contextlib.suppress(psutil.NoSuchProcess):
             count += each.name() == "sleep"
     return count
 
 
-def _own_memory(running: Running) -> float:
+def _own_memory(started: Running) -> float:
     """Return MiB of the runner and its helpers, without the processes that it runs."""
     total = 0
-    for each in running.tree():
+    for each in started.tree():
         with contextlib.suppress(psutil.NoSuchProcess):
             total += each.memory_full_info().pss if each.name() not in ("sleep", "sh") else 0
     return total / MIB
@@ -210,14 +229,14 @@ def memory(options: Options) -> Report:
     def measure(name: str) -> dict[str, float]:
         figures = {}
         for count in (2, 10):
-            with _run(name, [_SLEEP] * count) as (running, _):
-                _await_all(running, count)
+            with _run(name, [_SLEEP] * count) as (started, _):
+                _await_all(started, count)
                 time.sleep(1)
-                figures[f"MiB with {count}"] = _own_memory(running)
-                before = running.cpu()
+                figures[f"MiB with {count}"] = _own_memory(started)
+                before = started.cpu()
                 seconds = options.pick(5.0, 1.0)
                 time.sleep(seconds)
-                figures[f"% CPU with {count}"] = (running.cpu() - before) / seconds * 100
+                figures[f"% CPU with {count}"] = (started.cpu() - before) / seconds * 100
         return figures
 
     found = interleaved(RUNNERS, measure, rounds=options.round_count(3))
@@ -226,8 +245,8 @@ def memory(options: Options) -> Report:
     return report
 
 
-def _await_all(running: Running, count: int) -> None:
-    running.wait_for(lambda: _sleeping(running) == count, f"not all of {count} processes were started")
+def _await_all(started: Running, count: int) -> None:
+    started.wait_for(lambda: _sleeping(started) == count, f"not all of {count} processes were started")
 
 
 def stop(options: Options) -> Report:
@@ -238,12 +257,12 @@ def stop(options: Options) -> Report:
     def measure(name: str) -> dict[str, float]:
         figures = {}
         for count in counts:
-            with _run(name, [_SLEEP] * count) as (running, _):
-                _await_all(running, count)
+            with _run(name, [_SLEEP] * count) as (started, _):
+                _await_all(started, count)
                 # What is in the middle of starting has time to finish.
                 time.sleep(0.5)
-                figures[f"{count}"] = running.stop(signal.SIGTERM)
-                if running.process.returncode == -signal.SIGKILL:
+                figures[f"{count}"] = started.stop(signal.SIGTERM)
+                if started.process.returncode == -signal.SIGKILL:
                     raise Failed(f"{name} did not stop {count} processes")
         return figures
 

@@ -32,7 +32,7 @@ from benchmarks.harness import MIB, Failed, Running, answers, free_port
 from benchmarks.peers import own_origin
 from orchestra.bus import Bus
 from orchestra.config.plan import Address as Upstream, ProxyPlan
-from orchestra.proxy import Proxy
+from orchestra.proxy.server import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

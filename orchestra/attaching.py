@@ -17,6 +17,7 @@ from msgspec import structs
 
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
+from orchestra.dashboard.screen import leave_behind
 from orchestra.errors import ConfigError
 from orchestra.replaying import show
 
@@ -63,5 +64,5 @@ async def _attach(run: RunningRun) -> int:
 
     code = await show(controls, play, obey, has_mouse=settings.mouse)
     if model.ended is None:
-        os.write(1, b"the run goes on; `orchestra down` ends it\n")
+        leave_behind("the run goes on; `orchestra down` ends it\n")
     return code

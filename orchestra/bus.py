@@ -11,19 +11,14 @@ Not here: what events there are (`events`), input or output, tasks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from msgspec import structs
 
-from orchestra.events import ON_REQUEST, Event, Notice, Stamped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from orchestra.events import Level
+from orchestra.events import ON_REQUEST, Event, Level, Notice, Stamped
 
 __all__ = ["Bus", "Observer", "utc_now"]
 

@@ -15,9 +15,9 @@ import trio
 
 from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
 from orchestra.events import PlanChanged, StateChanged
-from orchestra.supervision.difference import difference, settled
+from orchestra.supervision.difference import Difference, difference, settled
 from orchestra.supervision.roles import RunTimeRoles
-from orchestra.supervision.run import checked_dependencies
+from orchestra.supervision.run import Run, checked_dependencies
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from orchestra.config.plan import Plan
     from orchestra.development import Development
     from orchestra.proxy.server import Proxy
-    from orchestra.supervision.difference import Difference
-    from orchestra.supervision.run import Run
 
 __all__ = ["CurrentPlan", "Replan"]
 

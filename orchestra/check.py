@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config import examine
+from orchestra.config import Overrides, examine
 from orchestra.config.checks import words_of
-from orchestra.config.plan import Address
+from orchestra.config.plan import Address, Plan, ProcessPlan
 from orchestra.errors import ConfigError
 from orchestra.planning import this_machine
 from orchestra.watch.interest import in_words
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from orchestra.config import Overrides
-    from orchestra.config.plan import Plan, ProcessPlan
 
 __all__ = ["Report", "check"]
 

@@ -209,6 +209,50 @@ def check(
     return ConfigError.exit_code if report.problems else 0
 
 
+@_commands.command("export")
+@click.argument("kind", type=click.Choice(["systemd", "supervisord", "compose", "kubernetes"]))
+@click.argument("folder", metavar="DIR")
+@_plan_options
+@click.option("-u", "--user", help="What it runs as. Default: of systemd, the current user.")
+@click.option("--name", help="What files, units and objects are called after. Default: the project's folder.")
+@click.option("--image", help="The image that containers run. Default: called like that.")
+def export_(
+    kind: str,
+    folder: str,
+    arguments: tuple[str, ...],
+    *,
+    procfile: str | None,
+    left_out: tuple[str, ...],
+    user: str | None,
+    name: str | None,
+    image: str | None,
+    **options: Any,
+) -> int:
+    """Write into DIR what another engine needs to run PROCFILE in production."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from orchestra.config import Overrides  # noqa: PLC0415
+    from orchestra.export import export  # noqa: PLC0415
+
+    procfile, names = _split(arguments, procfile)
+    files, remarks = export(
+        kind,
+        Path(folder),
+        procfile,
+        environ=os.environ,
+        only=names,
+        left_out=left_out,
+        overrides=Overrides(**options),
+        user=user,
+        name=name,
+        image=image,
+    )
+    for remark in remarks:
+        click.echo(remark, err=True)
+    _say("\n".join(map(str, files)))
+    return 0
+
+
 @_commands.command()
 def init() -> int:
     """Write a Procfile.dev for the frontend and the backend that are in the current folder."""

@@ -225,7 +225,25 @@ def attach(run: RunningRun) -> int:
     return show(run)
 
 
-# --- In production ---
+# --- Without a Procfile: in development, and in production ---
+
+
+@click.command("dev")
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--vite-command", metavar="COMMAND", help="What starts Vite. Default: found.")
+@click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000")
+@click.option("--output", type=click.Choice(["auto", "dashboard", "plain", "json"]))
+@click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
+def _dev(*, target: str, vite_command: str | None, **options: Any) -> int:
+    """Run an application and its Vite, as `run` does with a Procfile."""
+    from orchestra.config import Overrides  # noqa: PLC0415 - only here
+    from orchestra.config.written import Target  # noqa: PLC0415
+    from orchestra.dev import run_target  # noqa: PLC0415
+
+    return run_target(Overrides(target=Target(app=target, vite=vite_command), **options))
+
+
+COMMANDS["dev"] = _dev
 
 
 @click.command("serve")

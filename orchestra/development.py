@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.bus import utc_now
+from orchestra.bus import Bus, utc_now
 from orchestra.control.server import Control
 from orchestra.frontend_pages import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestra.bus import Bus
     from orchestra.config.plan import Address
     from orchestra.control.app import View
     from orchestra.proxy.server import Extras, Proxy

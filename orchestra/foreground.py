@@ -130,7 +130,7 @@ async def _run_on_screen(
     from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import Screen, summary  # noqa: PLC0415
+    from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
     from orchestra.interactive import Operator  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
@@ -173,8 +173,7 @@ async def _run_on_screen(
         nursery.start_soon(follow_job_control, screen)
         await supervisor.run()
         nursery.cancel_scope.cancel()
-    with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, summary(model, environ=_environ(plan)).encode("utf-8", "replace"))
+    leave_behind(summary(model, environ=_environ(plan)))
     return supervisor
 
 

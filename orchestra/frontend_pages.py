@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ __all__ = ["FrontendPages", "Store"]
 
 # Pages that are known at most; then the oldest is dropped.
 MOST_PAGES = 1000
-# Paths whose answer is remembered, so that not each request is hashed.
+# Paths whose hash is remembered, so that not each request is hashed.
 _MOST_PATHS = 10_000
 # Bytes of a file of ours that are read: some times what 1,000 pages take.
 _MOST_BYTES = 262_144
@@ -59,7 +60,7 @@ class FrontendPages:
         self.salt = secrets.token_bytes(16) if salt is None else salt
         self.is_changed = False
         self._pages = dict.fromkeys(pages)
-        self._paths: dict[bytes, bool] = {}
+        self._hash = lru_cache(_MOST_PATHS)(partial(_hash, self.salt))
 
     def __repr__(self) -> str:
         return f"<FrontendPages: {len(self._pages)}>"
@@ -71,11 +72,7 @@ class FrontendPages:
 
     def has(self, path: bytes) -> bool:
         """Whether the page at this path (without a query) is known to be the frontend's."""
-        known = self._paths.get(path)
-        if known is None:
-            known = self._hash(path) in self._pages
-            self._remember(path, is_known=known)
-        return known
+        return self._hash(path) in self._pages
 
     def add(self, path: bytes) -> None:
         """The frontend has answered for the backend."""
@@ -83,24 +80,17 @@ class FrontendPages:
             self._pages[self._hash(path)] = None
             if len(self._pages) > MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-                self._paths.clear()
-            self._remember(path, is_known=True)
             self.is_changed = True
 
     def drop(self, path: bytes) -> None:
         """The backend has answered for itself."""
         if self.has(path):
             del self._pages[self._hash(path)]
-            self._remember(path, is_known=False)
             self.is_changed = True
 
-    def _hash(self, path: bytes) -> str:
-        return blake2b(path, digest_size=12, salt=self.salt).hexdigest()
 
-    def _remember(self, path: bytes, *, is_known: bool) -> None:
-        if len(self._paths) >= _MOST_PATHS:
-            self._paths.clear()
-        self._paths[path] = is_known
+def _hash(salt: bytes, path: bytes) -> str:
+    return blake2b(path, digest_size=12, salt=salt).hexdigest()
 
 
 class _Stored(Struct, frozen=True):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.control.local import Order as RunOrder
-from orchestra.dashboard.look import Do
+from orchestra.dashboard.look import Do, Order
 from orchestra.errors import OrchestraError
 from orchestra.events import State
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from orchestra.control.local import Verb
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.look import Order
 
 __all__ = ["Operator", "suspend", "write_log"]
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from orchestra import config
 from orchestra.child import sockets
-from orchestra.config import Machine
+from orchestra.config import Machine, Overrides
 from orchestra.last_address import last_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from orchestra.config import Overrides
     from orchestra.config.plan import Plan
 
 __all__ = ["load", "this_machine"]

@@ -30,20 +30,18 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import trio
 
-from orchestra.events import FilesChanged, PlanChanged, State, StateChanged
+from orchestra.events import Event, FilesChanged, PlanChanged, State, StateChanged
 from orchestra.supervision.runtime import Phase, run_command
-from orchestra.watch.interest import RUN, Changes, Kind, interests, is_backend, rules
+from orchestra.watch.interest import RUN, Changed, Changes, Interest, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
     from orchestra.config.schema import BeforeRestart
-    from orchestra.events import Event
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
     from orchestra.watch.changes import Batch
-    from orchestra.watch.interest import Changed, Interest
 
 __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,7 +18,7 @@ import trio
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import events_of
-from orchestra.dashboard.screen import Screen, summary
+from orchestra.dashboard.screen import Screen, leave_behind, summary
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.foreground import follow_job_control
 from orchestra.interactive import Operator
@@ -148,8 +147,7 @@ async def show(
         await nursery.start(screen.run)
         nursery.start_soon(follow_job_control, screen)
         await play(nursery.cancel_scope.cancel)
-    with suppress(OSError):  # the terminal may be what has ended
-        os.write(1, summary(controls.model, environ=os.environ).encode("utf-8", "replace"))
+    leave_behind(summary(controls.model, environ=os.environ))
     return code
 
 

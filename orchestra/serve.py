@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from orchestra.asgi.types import App, Message, Receive, Scope, Send
 
-__all__ = ["Served", "WorkerClass", "serve"]
+__all__ = ["Served", "WorkerClass", "bound", "serve", "serve_on"]
 
 WorkerClass: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 
@@ -86,18 +86,24 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
         ConfigError: The address cannot be had, or something is not there.
         OrchestraError: The application has failed to start.
     """
+    if ":" not in served.target:
+        raise ConfigError(f"{served.target} is not an application", hint='Name one as "module:attribute".')
     _with_files(_nothing, served)
     if served.worker_class == "uvloop" and find_spec("uvloop") is None:
         raise ConfigError("uvloop is not installed", hint="pip install uvloop")
-    sockets = _bound(listen, is_shared=workers > 1)
+    sockets = bound(listen, is_shared=workers > 1)
     if workers > 1:
         return _serve_by_workers(served, sockets, workers)
     _work(served, sockets)
     return 0
 
 
-def _bound(address: str, *, is_shared: bool) -> list[socket.socket]:
-    """Bind the sockets, so that what fails later is the application's fault."""
+def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
+    """Bind the sockets of an address, so that what fails later is the application's fault.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
     config = Config()
     config.bind, config.workers = [address], 2 if is_shared else 1
     try:
@@ -115,19 +121,35 @@ def _bound(address: str, *, is_shared: bool) -> list[socket.socket]:
 def _work(served: Served, sockets: Sequence[socket.socket]) -> None:
     """Serve in this process until a signal ends it."""
     app = _with_files(_load(served), served)
+    serve_on(sockets, app, worker_class=served.worker_class, grace=served.grace, logs=served.logs)
+
+
+def serve_on(
+    sockets: Sequence[socket.socket],
+    app: App,
+    *,
+    worker_class: WorkerClass = "asyncio",
+    grace: float = 10.0,
+    logs: bool = True,
+) -> None:
+    """Serve an application on sockets that are bound, until a signal ends it.
+
+    Raises:
+        OrchestraError: It has failed to start.
+    """
     config = Config()
     config.bind = [f"fd://{each.fileno()}" for each in sockets]
-    config.graceful_timeout = served.grace
-    config.accesslog = "-" if served.logs else None
+    config.graceful_timeout = grace
+    config.accesslog = "-" if logs else None
     config.include_server_header = False
-    is_ending = _end_by_signal(served.grace)
+    is_ending = _end_by_signal(grace)
     try:
-        _run(app, config, served.worker_class, is_ending)
+        _run(app, config, worker_class, is_ending)
     except* (LifespanFailureError, LifespanTimeoutError) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        raise OrchestraError(f"{served.target}: {error}") from error
+        raise OrchestraError(f"the application did not start: {error}") from error
 
 
 def _end_by_signal(grace: float) -> threading.Event:

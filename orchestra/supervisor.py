@@ -23,12 +23,12 @@ import trio
 from msgspec import structs
 from trio.lowlevel import ParkingLot
 
-from orchestra.bus import Bus
-from orchestra.changing import CurrentPlan
+from orchestra.bus import Bus, Observer
+from orchestra.changing import CurrentPlan, Replan
 from orchestra.child import sockets
-from orchestra.config.plan import Address, Note
+from orchestra.config.plan import Address, Note, Plan, ProxyPlan
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.events import Notice, RunEnded, RunStarted, State
+from orchestra.events import Event, Notice, RunEnded, RunStarted, State, StateChanged
 from orchestra.supervision.lifecycle import run_result
 from orchestra.supervision.run import Run, measure
 from orchestra.supervision.runtime import Phase, Runtime
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
-    from orchestra.bus import Observer
-    from orchestra.changing import Replan
     from orchestra.child.spawn import Window
-    from orchestra.config.plan import Plan, ProxyPlan
     from orchestra.development import Development
-    from orchestra.events import Event, StateChanged
     from orchestra.supervision.delivery import Sink
 
 __all__ = ["Runtime", "Supervisor"]
@@ -97,6 +93,8 @@ class Supervisor:
 
     Resource handling: when `run` returns or raises, no process and no socket of the run is left (all
     processes had their `stop_timeout`, then SIGKILL). One supervisor is run once.
+
+    Error handling: all methods raise `KeyError` for the name of a process that is not in the plan.
 
     Args:
         plan: What to run.
@@ -203,9 +201,6 @@ class Supervisor:
             exit_code: What `RunEnded` is to say; by default it follows from how the processes ended. The
                 first that is given counts, unless it is 0.
             reason: Likewise.
-
-        Raises:
-            KeyError: There is no process of that name.
         """
         if name is not None:
             worker = self._run.workers[name]
@@ -221,11 +216,9 @@ class Supervisor:
         await trio.lowlevel.checkpoint()
 
     def start(self, name: str) -> None:
-        """Start a process again if it has ended, without its failures. Does not wait: `wait_ready` does.
+        """Start a process again if it has ended, without its failures; `StartError` if the run is over.
 
-        Raises:
-            KeyError: There is no process of that name.
-            StartError: The run is over.
+        Does not wait: `wait_ready` does.
         """
         self._run.workers[name].start()
 
@@ -236,7 +229,6 @@ class Supervisor:
         `restart_mode = "overlap"` a ready process goes on until the new one is ready, and this does not wait.
 
         Raises:
-            KeyError: There is no process of that name.
             StartError: The run is over.
         """
         worker = self._run.workers[name]
@@ -270,7 +262,7 @@ class Supervisor:
         return self._development.control.reload(reason, everywhere=True)
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to the group of a process, if it runs; `KeyError` if there is none of that name."""
+        """Send a signal to the group of a process, if it runs."""
         self._run.workers[name].signal(number)
 
     async def send(self, name: str, text: str) -> None:
@@ -294,7 +286,6 @@ class Supervisor:
 
         Raises:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
-            KeyError: There is no process of that name.
         """
         await self._run.wait_ready(names, timeout)
 
@@ -347,7 +338,6 @@ class Supervisor:
             nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
-        """Emit what is known before anything is spawned."""
         plan, port = self.plan, 0
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
@@ -358,7 +348,6 @@ class Supervisor:
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _conclude(self) -> None:
-        """Emit how the run has ended."""
         ended = self._run.ended
         exit_code, reason = run_result(self.plan.exit_on, ended)
         exit_code = exit_code if self._exit_code is None else self._exit_code

@@ -11,6 +11,8 @@ import urllib.error
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import anyio
+
 from tests.kit import PATIENCE, Answer, free_port, get
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ SERVERS = ("uvicorn", "hypercorn-asyncio", "hypercorn-trio")
 
 def scope_of(target: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Scope:
     path, _, query = target.partition("?")
-    fields = {"host": "localhost:8000", **(headers or {})}
+    fields = {"host": "localhost:8000", **{name.lower(): value for name, value in (headers or {}).items()}}
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -35,7 +37,7 @@ def scope_of(target: str, *, method: str = "GET", headers: Mapping[str, str] | N
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
+        "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),
     }
@@ -53,9 +55,9 @@ async def ask(
     left = list(pieces)
     sent: list[Message] = []
 
-    async def receive() -> Message:  # noqa: ASYNC124 - as ASGI has it
+    async def receive() -> Message:
         if not left:
-            return {"type": "http.disconnect"}
+            await anyio.sleep_forever()
         return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
     async def send(message: Message) -> None:  # noqa: ASYNC124 - as ASGI has it

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.frame import frame
@@ -85,6 +86,12 @@ REQUEST = RequestFinished(
 )
 
 
+VITE_SAYS = (
+    "  \x1b[32m\x1b[1mVITE\x1b[22m v8.3.0\x1b[39m  \x1b[2mready in \x1b[0m\x1b[1m312\x1b[22m\x1b[2m ms",
+    "  \x1b[32m➜\x1b[39m  \x1b[1mLocal\x1b[22m:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m",
+)
+
+
 def line(text: str, process: str = "vite", *, stream: StreamName = "stdout") -> OutputLine:
     return OutputLine(time=moment(1.0), process=process, stream=stream, text=text)
 
@@ -126,24 +133,13 @@ def sample() -> tuple[Model, float]:
     model = Model()
     at = 1000.0
     names = ("vite", "api", "worker", "mail")
-    model.apply(
-        RunStarted(
-            time=moment(at),
-            version="0.1",
-            pid=41230,
-            procfile="Procfile",
-            url="http://127.0.0.1:8000",
-            processes=names,
-        )
-    )
+    model.apply(replace(STARTED, time=moment(at), version="0.1", pid=41230, processes=names))
     for event in _sample_events(at):
         model.apply(event)
     return model, at + 187.0
 
 
-def _sample_events(
-    at: float,
-) -> Iterator[Event]:
+def _sample_events(at: float) -> Iterator[Event]:
     waiting, starting, running, ready = State.WAITING, State.STARTING, State.RUNNING, State.READY
 
     def change(after: float, name: str, state: State, previous: State, **more: Any) -> StateChanged:
@@ -155,16 +151,8 @@ def _sample_events(
     for pid, name in enumerate(("vite", "api", "worker", "mail"), 41232):
         yield change(0.0, name, starting, waiting, pid=pid)
     yield change(0.1, "mail", running, starting, pid=41235)
-    yield line(
-        0.5,
-        "vite",
-        "  \x1b[32m\x1b[1mVITE\x1b[22m v8.3.0\x1b[39m  \x1b[2mready in \x1b[0m\x1b[1m312\x1b[22m\x1b[2m ms",
-    )
-    yield line(
-        0.5,
-        "vite",
-        "  \x1b[32m➜\x1b[39m  \x1b[1mLocal\x1b[22m:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m",
-    )
+    for text in VITE_SAYS:
+        yield line(0.5, "vite", text)
     url = "http://[::1]:5173"
     yield change(0.8, "vite", ready, starting, pid=41232, port=5173, url=url, ready_after=0.8)
     yield line(0.9, "worker", "connecting to redis://127.0.0.1:6379")
@@ -172,23 +160,10 @@ def _sample_events(
     reason = "exit code 1; given up after 5 restarts"
     yield change(1.0, "worker", State.FAILED, starting, restarts=5, exit_code=1, reason=reason)
     yield line(1.8, "api", "[INFO] Running on http://127.0.0.1:5001 (CTRL + C to quit)")
-    yield change(
-        2.1,
-        "api",
-        ready,
-        starting,
-        pid=41233,
-        port=5001,
-        restarts=1,
-        url="http://127.0.0.1:5001",
-        ready_after=1.2,
-    )
-    yield Notice(
-        time=moment(at + 170),
-        level="warning",
-        code="port-moved",
-        text="port 5000 was taken, vite listens on 5173",
-    )
+    again = {"port": 5001, "restarts": 1, "url": "http://127.0.0.1:5001", "ready_after": 1.2}
+    yield change(2.1, "api", ready, starting, pid=41233, **again)
+    text = "port 5000 was taken, vite listens on 5173"
+    yield Notice(time=moment(at + 170), level="warning", code="port-moved", text=text)
     yield StreamOpened(time=moment(at + 3), id=7, kind="hmr", target="/", upstream="frontend")
     yield StreamOpened(time=moment(at + 3), id=8, kind="event-stream", target="/events", upstream="backend")
     asked: tuple[tuple[str, str, int, UpstreamName, float, float], ...] = (
@@ -205,21 +180,9 @@ def _sample_events(
     for number, (method, target, status, upstream, duration, held) in enumerate(asked, 1):
         if upstream == "backend":
             yield line(3.0 + number, "api", f'127.0.0.1 - "{method} {target} 1.1" {status}')
-        yield RequestFinished(
-            time=moment(at + 3 + number),
-            id=number,
-            method=method,
-            target=target,
-            status=status,
-            upstream=upstream,
-            reason="",
-            held=held,
-            first_byte=duration,
-            duration=duration,
-            bytes_in=0,
-            bytes_out=100,
-            outcome="complete",
-        )
+        of = {"method": method, "target": target, "status": status, "upstream": upstream}
+        took = {"held": held, "first_byte": duration, "duration": duration, "bytes_out": 100}
+        yield replace(REQUEST, time=moment(at + 3 + number), id=number, **of, **took)
     for name, cpu, memory in (("vite", 0.02, 148e6), ("api", 0.113, 61.4e6), ("mail", 0.0, 9.3e6)):
         yield ProcessMeasured(time=moment(at + 186), process=name, cpu=cpu, memory=int(memory))
     yield RequestPending(

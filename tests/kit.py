@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -13,16 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "orchestra"]
@@ -49,21 +49,28 @@ class Answer(NamedTuple):
 def get(
     url: str, *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Ask once, follow nothing, accept any status."""
-    # urllib's own headers are few: this is a plain client such as curl
-    request = urllib.request.Request(
-        url, data=body, method=method, headers={"User-Agent": "curl/8", "Accept": "*/*"} | dict(headers or {})
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return Answer(response.status, _lower(response.headers.items()), response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, _lower(error.headers.items()), error.read())
+    """Ask as a plain client does, such as curl; follow nothing."""
+    return ask(url, {"User-Agent": "curl/8", "Accept": "*/*", **(headers or {})}, method=method, body=body)
 
 
-def _lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers}
+def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", body: bytes | None = None) -> Answer:
+    """Send these headers and no others (but `Host` and the length of a body); follow nothing.
+
+    The answer to a handshake is its head alone, whatever comes after a 101.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.putrequest(method, target, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if body is not None:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, answered, response.read())
 
 
 def free_port() -> int:
@@ -87,12 +94,12 @@ def needed(program: str, *others: str) -> str:
     pytest.skip(f"{program} is missing")
 
 
-def marked(run_id: str) -> list[psutil.Process]:
-    """All living processes that carry a run's mark in their environment."""
+def marked(value: str, variable: str = "ORCHESTRA_RUN") -> list[psutil.Process]:
+    """All living processes that carry a mark in their environment, such as that of a run."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("ORCHESTRA_RUN") == run_id:
+            if process.environ().get(variable) == value and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

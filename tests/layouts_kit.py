@@ -10,8 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.kit import needed
-from tests.project_kit import ACTIVATED
+from tests.project_kit import ACTIVATED, install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +66,19 @@ from fastapi.responses import FileResponse
 def page(path):
     return FileResponse("ui/dist/index.html")
 """
+FASTAPI_FACTORY = """
+from fastapi import FastAPI
+
+
+def create_app() -> FastAPI:
+    made = FastAPI()
+
+    @made.get("/api/hello")
+    def hello():
+        return {"hello": "world"}
+
+    return made
+"""
 FLASK_CATCH_ALL = """
 from flask import Flask
 
@@ -82,6 +94,16 @@ def hello():
 @app.route("/<path:path>")
 def page(path):
     return app.send_static_file("index.html")
+"""
+FLASK = """
+from flask import Flask
+
+app = Flask(__name__)
+
+
+@app.get("/api/hello")
+def hello():
+    return {"hello": "world"}
 """
 FLASK_FACTORY = """
 from flask import Flask, render_template
@@ -119,14 +141,11 @@ PAGE = """<!doctype html><html><head><title>page</title>%s</head>
 
 def packages(folder: Path) -> Path:
     """Install all packages in a folder that tests of several processes share; returns the `node_modules`."""
-    needed("node")
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            (folder / "package.json").write_text(json.dumps({"private": True, "devDependencies": PACKAGES}))
-            command = [needed("npm"), "install", "--no-audit", "--no-fund", "--prefer-offline"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            install(folder, **PACKAGES)
             (folder / "done").touch()
     return folder / "node_modules"
 
@@ -206,6 +225,21 @@ def workspace(root: Path, installed: Path) -> None:
     command = ["pnpm", "install", "--lockfile-only", "--prefer-offline", "--silent"]
     subprocess.run(command, cwd=root, env=os.environ | environment(installed), check=True)
     (root / "api.py").write_text(FASTAPI)
+
+
+def monorepo(root: Path, installed: Path) -> None:
+    """Applications below `apps`, and a backend that a function makes, in a package."""
+    spa(root / "apps" / "web", installed)
+    write(
+        root,
+        {"apps/api/src/shop/__init__.py": "", "apps/api/src/shop/main.py": FASTAPI_FACTORY},
+    )
+
+
+def production(root: Path, installed: Path) -> None:
+    """A Procfile as a platform wants it, which says nothing of the frontend."""
+    spa(root / "ui", installed)
+    write(root, {"app.py": FLASK, "Procfile": "release: flask db upgrade\napi: gunicorn app:app\n"})
 
 
 def made(root: Path, installed: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import PATIENCE
+from tests.kit import PATIENCE, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,10 +37,9 @@ class Mark:
     def living(self) -> list[str]:
         """The command lines of all that carry the mark, zombies apart."""
         found = []
-        for process in psutil.process_iter():
+        for process in marked(self.value, _MARK):
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(_MARK) == self.value and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(f"{process.pid}: {' '.join(process.cmdline())}")
+                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
         return found
 
     def count(self, program: str) -> int:
@@ -49,10 +47,10 @@ class Mark:
 
     def kill(self) -> None:
         """Kill all of them, whatever a test has left."""
-        while left := self.living():
-            for line in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+        while left := marked(self.value, _MARK):
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def until_none_is_left(self) -> None:
         """Wait for the guardian to do its work, and to end."""

@@ -1,21 +1,19 @@
-"""Pieces of projects as people have them: a real Vite in front, a browser that looks, a client that asks."""
+"""Pieces of projects as people have them: a real Vite in front, a browser that looks."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from tests.kit import PATIENCE, Answer, needed
+from tests.kit import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from playwright.sync_api import Browser
 
@@ -83,23 +81,3 @@ def browser_without(ports: Iterable[int], *, omitted: Sequence[str] = ()) -> Ite
         ) as launched,
     ):
         yield launched
-
-
-def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", body: bytes | None = None) -> Answer:
-    """Send these headers and no others (but `Host` and the length of a body); follow nothing.
-
-    The answer to a handshake is its head alone, whatever comes after a 101.
-    """
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
-    with contextlib.closing(connection):
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.putrequest(method, target, skip_host="Host" in headers, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        response = connection.getresponse()
-        answered = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, answered, response.read())

@@ -168,9 +168,6 @@ class Torrent:
     def take_some(self, _max_bytes: int = 0) -> bytes:
         return self._pieces.pop() if self._pieces else b""
 
-    async def wait_for_input(self) -> None:
-        await trio.lowlevel.checkpoint()
-
     def has_input(self) -> bool:
         return True
 

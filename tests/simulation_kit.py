@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra import ProxyPlan
+    from orchestra.child.remains import Member
     from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StreamName
@@ -68,6 +69,7 @@ class Child:
         typed: What was written to its standard input.
         shows: What its sockets are found to be.
         program: The name of the program that holds them.
+        remains: What is seen of its processes.
     """
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
@@ -80,6 +82,7 @@ class Child:
         self.typed = b""
         self.shows = Seen.HTTP
         self.program = "python3"
+        self.remains: list[Member] = []
         self.has_ended = False
         self._on_output = on_output
         self._asked, self._killed = trio.Event(), trio.Event()
@@ -171,7 +174,8 @@ class World:
         self.taken: set[int] = set()
         self.watched: list[Mapping[str, Interest]] = []
         self._tell: Callable[[Batch], object] = lambda _: None
-        self._entries: dict[int, Child] = {}
+        self._entries: dict[int, Entry] = {}
+        self._ended_servers: set[Entry] = set()
 
     def runtime(self) -> Runtime:
         return Runtime(
@@ -180,11 +184,11 @@ class World:
             scanner=lambda: _Scanner(self),
             probe=self,
             servers=self._servers,
-            has_server=self._has_server,
+            remains=lambda: self._remains,
             holder=self._holder,
             programs=self._programs_at,
             identify=self._identify,
-            is_alive=lambda entry: not self._entries[entry.pid].has_ended,
+            is_alive=self._is_alive,
             free_port=self._free_port,
             watch=self._watch,
             random=lambda: self.random,
@@ -193,6 +197,10 @@ class World:
 
     def child(self, pid: int | None) -> Child:
         return next(child for child in self.children if child.pid == pid)
+
+    def end_server(self, child: Child) -> None:
+        """Have the process end that has accepted a child's connections, but not the child."""
+        self._ended_servers.add(self._entries[child.pid])
 
     def living(self) -> list[Child]:
         return [child for child in self.children if not child.has_ended]
@@ -269,10 +277,13 @@ class World:
 
     async def _servers(self, leader: int, _port: int) -> frozenset[Entry]:
         await trio.lowlevel.checkpoint()
-        self._entries[leader] = self.child(leader)
-        return frozenset(
-            {Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started="0")}
-        )
+        started = str(trio.current_time())
+        entry = Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started=started)
+        self._entries[leader] = entry
+        return frozenset({entry})
+
+    def _is_alive(self, entry: Entry) -> bool:
+        return not self.child(entry.pid).has_ended and entry not in self._ended_servers
 
     def _free_port(self, wanted: int, *, besides: int | None) -> int:
         taken = {besides, *self.taken, *(socket.port for child in self.living() for socket in child.sockets)}
@@ -290,9 +301,9 @@ class World:
         await trio.lowlevel.checkpoint()
         return "pid 812 (node)" if port in self.taken else ""
 
-    async def _has_server(self, _reloader: int) -> bool:
+    async def _remains(self, leader: int) -> Sequence[Member]:
         await trio.lowlevel.checkpoint()
-        return False
+        return tuple(self.child(leader).remains)
 
 
 class _Guard:

@@ -144,6 +144,10 @@ class Terminal:
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._terminal)
 
+    def accepts_output(self) -> bool:
+        """Whether its programs can write; what is written piles up while it is not read here."""
+        return bool(select.select([], [self._terminal], [], 0.5)[1])
+
     def foreground(self) -> int:
         """The process group that has the terminal."""
         return os.tcgetpgrp(self._controller)
@@ -166,14 +170,6 @@ class Terminal:
                 pytest.fail(f"not on the screen:\n{self.text}")
             self._read(0.1)
         return self.text
-
-    def until_settings(self, is_it: Callable[[list[Any]], bool]) -> None:
-        """Read on until the terminal is in a mode that is meant."""
-        deadline = time.monotonic() + PATIENCE
-        while not is_it(self.settings()):
-            if time.monotonic() > deadline:
-                pytest.fail(f"not in that mode: {self.settings()}\n{self.text}")
-            self._read(0.1)
 
     def wait(self) -> int:
         """Read to the end; returns the exit code."""

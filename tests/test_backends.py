@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import Run
-from tests.project_kit import ACTIVATED, ask, frontend
+from tests.kit import Run, ask
+from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

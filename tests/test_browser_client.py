@@ -37,8 +37,8 @@ ERROR: dict[str, Any] = {
         },
     ],
     "exit": "exit code 1",
-    "lines": ["Traceback (most recent call last):", "KeyError"],
-    "fatal": True,
+    "last_lines": ["Traceback (most recent call last):", "KeyError"],
+    "is_fatal": True,
 }
 STRICT = {
     "Content_Security_Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'none';"
@@ -406,7 +406,7 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
     page.on(
         "console", lambda message: violations.append(message.text) if "Security" in message.text else None
     )
-    site.greeting = [LOCAL, {"type": "error", **ERROR}]
+    site.greeting = [LOCAL, {"type": "error.shown", **ERROR}]
     page.goto(site.url)
     site.connected()
     page.wait_for_selector("orchestra-overlay [role=dialog]")
@@ -425,17 +425,19 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
     assert "site-packages" in overlay_text(page)
     # Its style needs no permission of the page's.
     assert page.evaluate("getComputedStyle(document.querySelector('orchestra-overlay')).position") == "fixed"
-    site.tell("error", **ERROR | {"process": "worker", "error_type": "exit code 3", "exit": "exit code 3"})
+    site.tell(
+        "error.shown", **ERROR | {"process": "worker", "error_type": "exit code 3", "exit": "exit code 3"}
+    )
     page.get_by_text("2 processes have an error").wait_for()
     assert "worker has failed\n\nexit code 3\n" in overlay_text(page)
     site.tell("cleared", process="worker")
     # A server that lives, but whose new program cannot be imported.
-    site.tell("error", **ERROR | {"exit": ""})
+    site.tell("error.shown", **ERROR | {"exit": ""})
     page.get_by_text("api has an error").wait_for()
     site.tell("cleared", process="api")
     page.wait_for_selector("orchestra-overlay", state="detached")
     # One that was mended while the connection was lost does not stay.
-    site.tell("error", **ERROR)
+    site.tell("error.shown", **ERROR)
     page.wait_for_selector("orchestra-overlay [role=dialog]")
     site.greeting = [LOCAL]
     site.drop()
@@ -446,7 +448,7 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
 
 def test_a_closed_overlay_comes_back_with_a_different_error(site: Site, page: Page) -> None:
     site.answers("/", document("<input>"))
-    site.greeting = [LOCAL, {"type": "error", **ERROR}]
+    site.greeting = [LOCAL, {"type": "error.shown", **ERROR}]
     page.goto(site.url)
     site.connected()
     page.wait_for_selector("orchestra-overlay [role=dialog]")
@@ -454,15 +456,15 @@ def test_a_closed_overlay_comes_back_with_a_different_error(site: Site, page: Pa
     page.wait_for_selector("orchestra-overlay", state="detached")
     page.reload()
     site.connected()
-    site.tell("error", **ERROR)
+    site.tell("error.shown", **ERROR)
     page.wait_for_timeout(200)
     assert page.locator("orchestra-overlay").count() == 0
-    site.tell("error", **ERROR | {"line": 129})
+    site.tell("error.shown", **ERROR | {"line": 129})
     page.wait_for_selector("orchestra-overlay [role=dialog]")
     page.get_by_label("Close").click()
     # The same once more, after it had been mended.
     site.tell("cleared", process="api")
-    site.tell("error", **ERROR | {"line": 129})
+    site.tell("error.shown", **ERROR | {"line": 129})
     page.wait_for_selector("orchestra-overlay [role=dialog]")
 
 
@@ -472,7 +474,7 @@ def test_the_overlay_is_used_by_keyboard(site: Site, page: Page) -> None:
     page.goto(site.url)
     site.connected()
     page.focus("input")
-    site.tell("error", **ERROR | {"message": "x" * 500})
+    site.tell("error.shown", **ERROR | {"message": "x" * 500})
     page.wait_for_selector("orchestra-overlay [role=dialog]")
     assert page.locator("orchestra-overlay .errors").evaluate("box => box.scrollWidth") <= 320
     active = "document.querySelector('orchestra-overlay').shadowRoot.activeElement?.textContent"
@@ -499,7 +501,7 @@ def test_vite_s_overlay_stays_in_front(site: Site, page: Page) -> None:
         " if (event.code === 'Escape') document.querySelector('vite-error-overlay')?.remove() })</script>"
     )
     site.answers("/", document(vite))
-    site.greeting = [LOCAL, {"type": "error", **ERROR}]
+    site.greeting = [LOCAL, {"type": "error.shown", **ERROR}]
     page.goto(site.url)
     site.connected()
     page.wait_for_selector("orchestra-overlay [role=dialog]")
@@ -512,7 +514,7 @@ def test_vite_s_overlay_stays_in_front(site: Site, page: Page) -> None:
 
 
 def test_a_frame_leaves_errors_to_its_page(site: Site, page: Page) -> None:
-    site.greeting = [LOCAL, {"type": "error", **ERROR}]
+    site.greeting = [LOCAL, {"type": "error.shown", **ERROR}]
     site.answers("/", document("<iframe src=/inner></iframe>"))
     site.answers("/inner", document("inner"))
     page.goto(site.url)

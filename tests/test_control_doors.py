@@ -113,7 +113,7 @@ def test_a_browser_without_sec_fetch_gets_the_script_by_its_referer() -> None:
         (b"localhost:8000", b"192.168.1.9", False),
         # What the client has written itself stands before the address that the proxy has added.
         (b"localhost:8000", b"127.0.0.1, 192.168.1.9", False),
-        # A tunnel that writes our Host, and says for whom it asks.
+        # A tunnel that writes our Host, and names its client.
         (b"localhost:8000", b"203.0.113.5, 127.0.0.1", False),
         (b"localhost:8000", b"127.0.0.1, 127.0.0.1", True),
         (b"localhost:8000", b"unknown", False),

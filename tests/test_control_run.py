@@ -206,7 +206,11 @@ async def test_an_error_is_shown_to_pages_that_come_later_until_it_is_mended(
         for each in (page, late):
             error = await each.hear()
             assert error is not None
-            assert (error["type"], error["process"], error["error_type"]) == ("error", "api", "ValueError")
+            assert (error["type"], error["process"], error["error_type"]) == (
+                "error.shown",
+                "api",
+                "ValueError",
+            )
             assert (error["file"], error["line"]) == (str(run.app), 1)
         missing = (await run.ask("readyz")).json["missing"]
         assert [each["process"] for each in missing] == ["api"]
@@ -233,7 +237,7 @@ async def test_a_page_whose_request_failed_is_told_why(
             await stream.receive_some()
         error = await page.hear()
         assert error is not None
-        assert (error["type"], error["error_type"], error["fatal"]) == ("error", "IndexError", False)
+        assert (error["type"], error["error_type"], error["is_fatal"]) == ("error.shown", "IndexError", False)
 
 
 async def test_events_are_read_from_the_one_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,25 +284,10 @@ def test_an_error_is_shown_on_this_machine_only() -> None:
     stage = Stage()
     here, elsewhere = stage.open("frontend"), stage.open(is_local=False)
     frame = Frame("/p/app.py", 3, "main", "x = (")
-    stage.tabs.observe(
-        shown(file="/p/app.py", line=3, frames=(frame,), exit="exit code 1", last_lines=("bye",)), 0.0
-    )
+    error = shown(file="/p/app.py", line=3, frames=(frame,), exit="exit code 1", last_lines=("bye",))
+    stage.tabs.observe(error, 0.0)
     stage.tabs.observe(ErrorCleared(process="api"), 1.0)
-    assert told(here) == [
-        {
-            "type": "error",
-            "process": "api",
-            "error_type": "SyntaxError",
-            "message": "invalid syntax",
-            "file": "/p/app.py",
-            "line": 3,
-            "frames": [{"file": "/p/app.py", "line": 3, "function": "main", "code": "x = ("}],
-            "exit": "exit code 1",
-            "lines": ["bye"],
-            "fatal": True,
-        },
-        {"type": "cleared", "process": "api"},
-    ]
+    assert told(here) == [json.loads(msgspec.json.encode(error)), {"type": "cleared", "process": "api"}]
     assert told(elsewhere) == []
 
 
@@ -371,7 +356,7 @@ def test_a_logged_error_is_for_the_page_whose_request_failed(*, log_first: bool)
     stage.tabs.fail("/a", 10.5, is_document=False)
     if not log_first:
         stage.tabs.observe(LOGGED, 11.0)
-    assert [kinds(tab) for tab in (page, other, elsewhere)] == [["error"], [], []]
+    assert [kinds(tab) for tab in (page, other, elsewhere)] == [["error.shown"], [], []]
     stage.tabs.observe(ErrorCleared(process="api"), 12.0)
     assert kinds(page) == ["cleared"]
 
@@ -385,7 +370,7 @@ def test_a_page_that_is_a_500_is_told_its_cause(*, log_first: bool) -> None:
     stage.tabs.fail("/a", 9.0, is_document=True)
     if not log_first:
         stage.tabs.observe(LOGGED, 9.1)
-    assert kinds(at(stage, "/a", status=500)) == ["error"]
+    assert kinds(at(stage, "/a", status=500)) == ["error.shown"]
     assert kinds(at(stage, "/a", status=200)) == kinds(at(stage, "/b", status=500)) == []
     assert kinds(at(stage, "/a", status=500, is_local=False)) == []
     stage.tabs.observe(ErrorCleared(process="api"), 12.0)
@@ -400,7 +385,7 @@ def test_the_same_error_concerns_the_same_page_again() -> None:
     tab = at(stage, "/a")
     stage.tabs.fail("/a", 900.0, is_document=False)
     stage.tabs.fail("/b", 900.0, is_document=False)
-    assert kinds(tab) == ["error"]
+    assert kinds(tab) == ["error.shown"]
 
 
 def test_an_error_long_before_is_no_cause() -> None:
@@ -420,7 +405,7 @@ def test_a_page_that_has_changed_its_address_is_told() -> None:
     stage.tabs.fail("/settings", 10.0, is_document=True)
     assert kinds(tab) == []
     stage.tabs.fail("/settings", 10.0, is_document=False)
-    assert kinds(tab) == ["error"]
+    assert kinds(tab) == ["error.shown"]
 
 
 def test_pages_that_have_failed_are_bounded() -> None:
@@ -429,7 +414,7 @@ def test_pages_that_have_failed_are_bounded() -> None:
         stage.tabs.fail(f"/{number}", 10.0, is_document=True)
     first, second = at(stage, "/0"), at(stage, "/1")
     stage.tabs.observe(LOGGED, 10.0)
-    assert (kinds(first), kinds(second)) == ([], ["error"])
+    assert (kinds(first), kinds(second)) == ([], ["error.shown"])
 
 
 # --- The log ---

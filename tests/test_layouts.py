@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from tests import layouts_kit as kit
-from tests.kit import Run, marked, orchestra, processes
-from tests.project_kit import ACTIVATED, ask
+from tests.kit import Run, ask, free_port, marked, needed, orchestra, processes
+from tests.project_kit import ACTIVATED
+from tests.recipes_kit import ASKING_THE_WORKER, TASKS
 from tests.visit_kit import all_loaded, fetching, hot_update, requests_logged, visit
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Layout(NamedTuple):
         parts: What the page loads from the backend.
         fragment: What HTMX then puts into the page.
         environment: The folder of the Python that has to run.
+        is_logged: Whether the backend logs its requests.
     """
 
     make: Callable[[Path, Path], None]
@@ -43,6 +46,7 @@ class Layout(NamedTuple):
     parts: tuple[str, ...] = ()
     fragment: str | None = None
     environment: str | None = None
+    is_logged: bool = True
 
 
 LAYOUTS = {
@@ -56,6 +60,15 @@ LAYOUTS = {
         kit.workspace,
         "vite: cd packages/web && pnpm run dev\napi: uvicorn --port $PORT api:app\n",
         "packages/web",
+    ),
+    "monorepo": Layout(
+        kit.monorepo,
+        "vite: cd apps/web && npm run dev\n"
+        "api: cd apps/api/src && uvicorn --port $PORT --factory shop.main:create_app\n",
+        "apps/web",
+    ),
+    "procfile of production": Layout(
+        kit.production, "vite: cd ui && npm run dev\napi: gunicorn app:app\n", "ui", is_logged=False
     ),
     "flask factory": Layout(
         kit.flask_factory,
@@ -97,11 +110,12 @@ def test_what_init_writes_runs(tmp_path: Path, layout_packages: Path, layout: La
         if layout.frontend is not None:
             run.state("vite", "ready")
         assert not [event for event in run.events if event.get("code") == "reloads-itself"]
-        with requests_logged(run, "api") as asked:
+        with requests_logged(run, "api") if layout.is_logged else nullcontext() as asked:
             page = visit(run.url + "/")
             hello(run)
         all_loaded(page)
-        assert asked == ["GET /", *(f"GET {path}" for path in layout.parts), "GET /api/hello"]
+        parts = [f"GET {path}" for path in layout.parts]
+        assert asked in (None, ["GET /", *parts, "GET /api/hello"])
         if layout.frontend is not None:
             works(page)
             assert hot_update(run.url, lambda: kit.change(tmp_path / str(layout.frontend))) == "update"
@@ -135,6 +149,35 @@ def test_without_a_procfile_what_init_would_write_is_run(tmp_path: Path, layout_
         changed = run.until(lambda event: "more" in event.get("started", ()))
         assert changed["restarted"] == []
         hello(run)
+
+
+def test_a_worker_and_its_redis_run_as_init_writes_them(tmp_path: Path) -> None:
+    needed("redis-server")
+    port = free_port()
+    broker = f"redis://localhost:{port}/0"
+    tasks = TASKS.replace("Celery(", f'Celery(broker="{broker}", main=').replace(
+        'os.environ["CELERY_BROKER_URL"]', f'"{broker}"'
+    )
+    kit.write(tmp_path, {"tasks.py": tasks, "app.py": ASKING_THE_WORKER})
+    code, shown, errors = orchestra("init", cwd=tmp_path, env=ACTIVATED)
+    assert code == 0, errors
+    written = f"""api: uvicorn --port $PORT app:app
+redis: redis-server --port {port} --save ""
+worker: celery -A tasks worker -l info
+"""
+    assert written in shown
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        run.state("api", "ready")
+        run.line("worker", "ready.")
+        assert json.loads(ask(run.url + "/api/hello", fetching(run.url + "/")).text) == {"hello": 42}
+        since = len(run.events)
+        (tmp_path / "tasks.py").write_text(tasks.replace("2 * number", "3 * number"))
+        run.state("api", "ready", since=since)
+        run.line("worker", "ready.", since=since)
+        assert json.loads(ask(run.url + "/api/hello", fetching(run.url + "/")).text) == {"hello": 63}
+        run_id = run.run_id
+        assert run.stop() == 130
+        assert marked(run_id) == []
 
 
 ANSWERING_ALL = {

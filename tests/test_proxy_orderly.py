@@ -17,7 +17,8 @@ import trio
 from orchestra.bus import Bus
 from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import RequestFinished
-from orchestra.proxy import Proxy, server
+from orchestra.proxy import server
+from orchestra.proxy.server import Proxy
 from orchestra.proxy.transport import accept
 from tests.test_proxy_server import HOST, until
 from tests.test_proxy_tunnel import ACCEPT, upgrade

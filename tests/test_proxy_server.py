@@ -14,8 +14,9 @@ import trio.testing
 from orchestra.bus import Bus
 from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import RequestFinished, RequestHeld, State, StreamClosed
-from orchestra.proxy import Proxy, conversation, gate, server
+from orchestra.proxy import conversation, gate, server
 from orchestra.proxy.exchange import Exchange
+from orchestra.proxy.server import Proxy
 from tests.proxy_kit import stage
 from tests.test_proxy_tunnel import ACCEPTED, close_code, upgrade
 

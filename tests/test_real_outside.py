@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import Run, free_port, get
-from tests.project_kit import ACTIVATED, ask
+from tests.kit import Run, ask, free_port, get
+from tests.project_kit import ACTIVATED
 from tests.test_proxy_tunnel import KEY
 from tests.tls_kit import server_context, written
 from tests.visit_kit import navigation

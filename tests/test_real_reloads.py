@@ -1,4 +1,7 @@
-"""Backends that reload by themselves and are broken for a while, as people start them, seen by a browser."""
+"""Backends that reload by themselves and are broken for a while, as people start them, seen by a browser.
+
+Two of them are run by a watcher that says nothing: it is alone then.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(300)]
 
 BROKEN = "def broken(:\n"
+NODE = """
+const serve = (request, response) => response.end("hello world")
+require("http").createServer(serve).listen(process.env.PORT)
+"""
 NAVIGATES = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
@@ -31,10 +38,14 @@ class Project:
         source: What is broken.
         whole: What it is when it is not.
         command: Starts the backend.
+        announces: Whether it says that it reloads.
     """
 
-    def __init__(self, folder: Path, source: Path, whole: str, command: str) -> None:
+    def __init__(
+        self, folder: Path, source: Path, whole: str, command: str, *, announces: bool = True
+    ) -> None:
         self.folder = folder
+        self._announces = announces
         self._source = source
         self._whole = whole
         source.write_text(whole)
@@ -47,13 +58,13 @@ class Project:
         self._save(BROKEN, run)
 
     def is_mended(self, run: Run) -> None:
-        self._save(self._whole + "\n# mended\n", run)
+        self._save(self._whole + "\n", run)
 
     def _save(self, text: str, run: Run | None) -> None:
         """Save the source until it is noticed: Django overlooks what is saved before it has looked once."""
         since = len(run.events) if run is not None else 0
         self._source.write_text(text)
-        if run is None:
+        if run is None or not self._announces:
             return
         is_noticed = threading.Event()
 
@@ -73,10 +84,15 @@ class Project:
         return Run("--listen", "127.0.0.1:0", cwd=self.folder, env=ACTIVATED)
 
 
-@pytest.fixture(params=["uvicorn", "django"])
+@pytest.fixture(params=["uvicorn", "django", "watchfiles", "node"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     if request.param == "uvicorn":
         return Project(tmp_path, tmp_path / "app.py", FASTAPI, "uvicorn app:app --reload --port $PORT")
+    if request.param == "watchfiles":
+        serve = 'watchfiles --filter python "uvicorn app:app --port $PORT"'
+        return Project(tmp_path, tmp_path / "app.py", FASTAPI, serve, announces=False)
+    if request.param == "node":
+        return Project(tmp_path, tmp_path / "app.js", NODE, "node --watch app.js", announces=False)
     command = [sys.executable, "-m", "django", "startproject", "site1", "."]
     subprocess.run(command, cwd=tmp_path, check=True)
     serve = "python manage.py runserver 127.0.0.1:$PORT"

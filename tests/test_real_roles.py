@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import Run, free_port, get
-from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without, frontend, install
+from tests.kit import Run, ask, free_port, get
+from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without, frontend, install
 from tests.test_real_outside import UPGRADE
 from tests.tls_kit import written
 

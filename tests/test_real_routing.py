@@ -67,7 +67,7 @@ INDEX = """<!doctype html><html><head>REFERRER<title>Vite</title>
 <body><p id="app"></p><img id="media" src="/media/a.svg"><img id="both" src="/both.svg">
 <img id="logo" src="/logo.svg"><script type="module" src="/src/main.js"></script></body></html>
 """
-# A font that need not be one: what counts is who is asked for it.
+# A font that need not be one: what counts is which side is asked for it.
 STYLE = """@font-face { font-family: Own; src: url("/src/own.woff2") }
 p { font-family: Own; color: rgb(1, 2, 3) }
 """

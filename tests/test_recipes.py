@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import recipes_kit as kit
-from tests.kit import ROOT, Run, free_port, get, needed, orchestra
+from tests.kit import ROOT, Run, ask, free_port, get, needed, orchestra
 from tests.layouts_kit import FASTAPI, change, spa, write
-from tests.project_kit import ACTIVATED, VITE_PORTS, ask, browser_without
+from tests.project_kit import ACTIVATED, VITE_PORTS, browser_without
 from tests.visit_kit import all_loaded, fetching, hot_update, navigation, requests_logged, visit
 
 if TYPE_CHECKING:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.kit import base_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +30,8 @@ def loaded(modules: str, *arguments: str, cwd: Path) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, modules, *arguments],
         cwd=cwd,
+        # Which program holds a port is asked with a module more.
+        env={**os.environ, "PORT": str(base_port())},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -10,7 +10,9 @@ import trio
 import trio.testing
 from msgspec.structs import replace
 
-from orchestra import ProcessPlan, Role, State
+from orchestra import ProcessPlan, ProxyPlan, Role, State
+from orchestra.child.remains import Member
+from orchestra.config.plan import UNDECIDED
 from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ async def test_a_broken_program_is_unhealthy_until_it_is_repaired(
             ("Watching for file changes with StatReloader", "Tracks", BROKEN[-1]), id="no traceback"
         ),
         pytest.param(("Looking around", *BROKEN), id="it would end with its program"),
-        pytest.param(("Watching for file changes", *BROKEN, "goes on"), id="it goes on"),
+        pytest.param(("Watching for file changes with StatReloader", *BROKEN, "goes on"), id="it goes on"),
     ],
 )
 async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
@@ -165,6 +167,88 @@ async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
     async with supervised(world, API) as (_, recorder):
         await recorder.until_state("api", State.READY)
         assert recorder.states("api") == [State.STARTING, State.READY]
+
+
+WATCHER = Member(1, "node", has_inotify=True)
+
+
+async def test_a_watcher_that_is_alone_is_broken_until_it_listens(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever it is: after a change that has broken its program it is not restarted, either."""
+
+    async def watches(child: Child) -> int:
+        for _ in range(2):
+            child.remains = [WATCHER]
+            await child.say("Error: no database")
+            await trio.sleep(30)
+            child.remains = [Member(1, "node", is_last=False, has_child=True), Member(2, "node")]
+            await trio.sleep(1)
+            child.listen()
+            await trio.sleep(30)
+            child.sockets.clear()
+            world.end_server(child)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = watches
+    async with supervised(world, API) as (_, recorder):
+        for restarts in range(2):
+            broken = await recorder.until_state("api", State.UNHEALTHY, restarts=restarts)
+            assert (broken.reason, broken.pid, broken.url) == ("Error: no database", 1, None)
+            assert (await recorder.until_state("api", State.READY, restarts=restarts)).pid == 1
+        assert recorder.notices() == []
+
+
+async def test_a_watcher_whose_server_has_ended_without_a_word_is_restarted(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def loses_it(child: Child) -> int:
+        child.listen()
+        await trio.sleep(60)
+        await child.say('INFO:     127.0.0.1:1 - "GET /x HTTP/1.1" 404 Not Found')
+        await trio.sleep(60)
+        child.sockets.clear()
+        child.remains = [WATCHER]
+        world.end_server(child)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = loses_it
+    async with supervised(world, API) as (_, recorder):
+        assert (await recorder.until_notice("reload-stuck")).process == "api"
+        assert (await recorder.until_state("api", State.READY, restarts=2)).pid == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("Found 0 errors. Watching for file changes.", ("backend", None)),
+        ("INFO:     Will watch for changes in these directories: ['/x']", ("backend", "dev")),
+    ],
+)
+async def test_a_watcher_without_a_role_is_a_server_only_if_it_says_so(
+    world: World, line: str, becomes: tuple[str, object], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def watches(child: Child) -> int:
+        child.remains = [WATCHER]
+        await child.say(line)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = watches
+    dev = replace(API, name="dev", command="dev", role=Role.UNDECIDED)
+    decided: list[tuple[str, object]] = []
+    proxy = ProxyPlan(backend=UNDECIDED, frontend=None)
+    async with running_processes(world, dev, proxy=proxy, decided=decided) as (_, recorder):
+        started = await recorder.until_state("dev", State.RUNNING)
+        while not decided:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.1)
+        assert decided == [becomes]
+        assert trio.current_time() - started.at < 2
+        await trio.sleep(10)
+        broken = [State.UNHEALTHY] if becomes[1] else []
+        assert recorder.states("dev") == [State.STARTING, State.RUNNING, *broken]
 
 
 async def test_an_end_before_ready_is_reported_with_last_lines(

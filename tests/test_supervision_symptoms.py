@@ -70,15 +70,11 @@ def test_a_new_server_introduces_itself() -> None:
         ("Watching for file changes with StatReloader", True),
         ("INFO:     Started server process [12]", False),
         ("Restarting the universe", False),
+        ("Found 0 errors. Watching for file changes.", False),
     ],
 )
 def test_a_server_that_watches_its_files_is_told_apart(line: str, *, expected: bool) -> None:
     assert after(line).watches is expected
-
-
-def test_the_reloader_is_read_from_its_line() -> None:
-    assert after("INFO:     Started reloader process [4711] using WatchFiles").reloader == 4711
-    assert after("INFO:     Started server process [4711]").reloader is None
 
 
 def test_a_traceback_is_read_on_its_stream_whatever_comes_over_the_other() -> None:

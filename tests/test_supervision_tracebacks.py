@@ -201,6 +201,13 @@ def test_of_two_exceptions_the_last_one_counts() -> None:
     assert seen(SYNTAX + MISSING).error == "ModuleNotFoundError: No module named 'nosuch'"
 
 
+def test_a_group_is_none_but_what_is_in_it() -> None:
+    """Else it is shown for a moment, and names no place."""
+    traceback = TracebackReader()
+    found = [traceback.see(line) for line in IN_A_GROUP.splitlines()]
+    assert [each.line for each in found if each is not None] == ["ValueError: no such note"]
+
+
 def test_what_python_says_of_its_own_tidying_is_no_exception() -> None:
     tidying = """\
 Traceback (most recent call last):

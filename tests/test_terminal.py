@@ -265,7 +265,9 @@ def test_in_the_background_it_prints_and_leaves_the_terminal_alone(tmp_path: Pat
         terminal.until(lambda text: "worker    | [bold]working[/bold]" in text)
         assert modes(terminal, tmp_path) == own
         assert b"\x1b[?1049h" not in terminal.written
-        (job,) = psutil.Process(terminal.pid).children()
+        the_shell = psutil.Process(terminal.pid)
+        until(lambda: len(the_shell.children()) == 1, the_shell.children)  # what told the modes has ended
+        (job,) = the_shell.children()
         terminal.send("fg\n")
         # That it was typed is not enough: Ctrl-C goes to the process that has the terminal.
         terminal.until(lambda _: terminal.foreground() == job.pid)
@@ -437,6 +439,20 @@ def test_ctrl_s_holds_up_the_terminal_and_nothing_else(tmp_path: Path) -> None:
         os.kill(terminal.pid, signal.SIGTERM)
         assert terminal.wait() == 143
         assert terminal.is_restored()
+
+
+def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
+    loud = "while :; do seq 1000; done"
+    with Terminal(*COMMAND, "run", cwd=project(tmp_path, worker=loud), columns=300, lines=80) as terminal:
+        terminal.until(lambda text: "worker" in text)
+        until(lambda: not terminal.accepts_output(), lambda: "it reads on")
+        os.kill(terminal.pid, signal.SIGTERM)
+        has_ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        until(lambda: os.waitid(os.P_PID, terminal.pid, has_ended) is not None, lambda: "it does not end")
+        assert not terminal.has_its_own_screen()
+        assert terminal.settings() == terminal.before
+        terminal.until(lambda _: terminal.has_its_own_screen())
+        assert terminal.wait() == 143
 
 
 def test_an_exception_of_ours_restores_the_terminal_and_can_be_read(tmp_path: Path) -> None:

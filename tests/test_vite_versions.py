@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import PATIENCE, Run
-from tests.project_kit import ACTIVATED, VITE_PORTS, ask, frontend
+from tests.kit import PATIENCE, Run, ask
+from tests.project_kit import ACTIVATED, VITE_PORTS, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

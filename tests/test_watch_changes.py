@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,13 +189,15 @@ async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
     threads = threading.active_count()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
+            begun = trio.Event()
 
             def tell(batch: Batch) -> None:
-                if not batch.expected:
+                begun.set()
+                if batch.changes:
                     send.send_nowait(names(batch))
 
             nursery.start_soon(lambda: watch(interest(root), since=time.time() + 100, tell=tell))
-            assert await receive.receive() == []
+            await begun.wait()
             (root / "a.py").write_text("2")
             assert await receive.receive() == ["a.py"]
             (root / "a.py").write_text("2")
@@ -209,6 +212,27 @@ async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
     with trio.fail_after(PATIENCE):
         while threading.active_count() > threads + 1:  # noqa: ASYNC110 - trio keeps one idle for a while
             await trio.sleep(0.05)
+
+
+async def test_it_leaves_no_thread_in_watchfiles(tmp_path: Path) -> None:
+    """Python would abort if it ended then."""
+    has_ended = threading.Event()
+
+    def notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        del folders
+        yield set()
+        stop.wait()
+        time.sleep(0.05)
+        has_ended.set()
+
+    begun = trio.Event()
+    async with trio.open_nursery() as nursery:
+        watching = partial(watch, interest(tmp_path), since=0.0, tell=lambda _: begun.set(), notify=notify)
+        nursery.start_soon(watching)
+        await begun.wait()
+        await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert has_ended.is_set()
 
 
 _LIMITED = """

@@ -11,8 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.kit import PATIENCE
-from tests.project_kit import ask
+from tests.kit import PATIENCE, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

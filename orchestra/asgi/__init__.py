@@ -11,17 +11,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestra.asgi.files import SPA
+    from orchestra.asgi.reloader import (
+        auto_refresh_middleware,
+        html_injection_middleware,
+        patch_for_auto_reloading,
+        reloader_route_middleware,
+        send_reload_signal,
+    )
+    from orchestra.asgi.vite import ViteDevProxy
 
-__all__ = ["SPA"]
+__all__ = [
+    "SPA",
+    "ViteDevProxy",
+    "auto_refresh_middleware",
+    "html_injection_middleware",
+    "patch_for_auto_reloading",
+    "reloader_route_middleware",
+    "send_reload_signal",
+]
 
 # Imported when they are used: in production nothing is that is for development.
-_HOMES = {"SPA": "files"}
+_HOMES = {"SPA": "files", "ViteDevProxy": "vite"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'reloader')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -86,11 +86,7 @@ def install() -> str:
 
 
 def find(target: str) -> Any:
-    """Import the module of ``module:attribute``, and give the application.
-
-    Raises:
-        WrongSetting: There is none.
-    """
+    """Import the module of ``module:attribute``, and give the application, or `WrongSetting`."""
     name, _, attribute = target.partition(":")
     here = os.getcwd()  # noqa: PTH109
     source = os.path.join(here, "src")  # noqa: PTH118

@@ -56,10 +56,10 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Start a guardian that ends the processes of a run if we are killed inside of the block.
+    """Have a guardian that ends the processes of a run if we are killed inside of the block.
 
     Raises:
-        OrchestraError: The guardian cannot be started.
+        OrchestraError: It cannot be started.
     """
     try:
         process = await trio.lowlevel.open_process(

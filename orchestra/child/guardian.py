@@ -8,7 +8,8 @@ input, one report a line:
 ``- PID``
     Nothing is left of it.
 ``screen BYTES PATH``, ``screen``
-    A terminal shows the dashboard, and these bytes (hexadecimal) give it back; it has been given back.
+    A terminal shows the dashboard, and these bytes (hexadecimal) give it back; it has been given back. One
+    that accepted nothing at the end of orchestra is given back when it does again.
 ``bye``
     A proper end.
 
@@ -66,11 +67,13 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     children: dict[int, Child] = {}
     screens: dict[bytes, bytes] = {}
-    if not watch(parent, children, screens):
-        for terminal, give_back in screens.items():
-            write(terminal, give_back)
+    is_proper = watch(parent, children, screens)
+    stalled = [screen for screen in screens.items() if not write(*screen, is_waited_for=False)]
+    if not is_proper:
         mark = frozenset({f"ORCHESTRA_RUN={run_id}".encode()})
         clean_up([*children.values(), Child(table.Family(0, mark), USUAL_SIGNAL, USUAL_TIMEOUT)])
+    for screen in stalled:
+        write(*screen, is_waited_for=True)
 
 
 def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) -> bool:
@@ -149,12 +152,22 @@ def is_held() -> bool:
     return True
 
 
-def write(path: bytes, data: bytes) -> None:
-    """Show a terminal's own screen and cursor again; its shell mends its modes by itself."""
+def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
+    """Show a terminal's own screen and cursor again; its shell mends its modes by itself.
+
+    Returns:
+        Whether that is done, or cannot be; else the terminal accepts nothing now.
+    """
     with suppress(OSError):
         terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        os.write(terminal, data)
-        os.close(terminal)
+        try:
+            os.set_blocking(terminal, is_waited_for)
+            os.write(terminal, data)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(terminal)
+    return True
 
 
 def clean_up(children: list[Child]) -> None:

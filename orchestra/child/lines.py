@@ -96,7 +96,6 @@ class LineSplitter:
         return [*self._continue(self._decode(b"", True)), *filter(None, self._end())]
 
     def _whole(self, text: str) -> list[str]:
-        """Give a line that has come in one piece."""
         line = text.removesuffix("\r")
         if _MOVES.search(line) or len(line) > self._longest:
             return self._continue(text) + self._end()
@@ -120,7 +119,6 @@ class LineSplitter:
         return []
 
     def _end(self) -> list[str]:
-        """End the line."""
         if self._is_drawn:
             self._is_drawn = False
             return self._row.end()

@@ -20,15 +20,8 @@ import trio
 from msgspec.structs import replace
 
 from orchestra.child import probe, sockets
-from orchestra.config.checks import (
-    DelayCheck,
-    ExecCheck,
-    HttpCheck,
-    LogCheck,
-    TcpCheck,
-    parse_checks,
-)
-from orchestra.config.plan import Address, Role
+from orchestra.config.checks import Check, DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
+from orchestra.config.plan import Address, ProcessPlan, Role, Scheme
 from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
@@ -37,8 +30,6 @@ if TYPE_CHECKING:
 
     from orchestra.child.probe import Answer
     from orchestra.child.sockets import SocketScanner
-    from orchestra.config.checks import Check
-    from orchestra.config.plan import ProcessPlan, Scheme
 
 __all__ = ["Probe", "Readiness"]
 

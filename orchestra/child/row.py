@@ -339,7 +339,6 @@ def _number(parameters: str) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _width(character: str) -> int:
-    """Give the columns of a character."""
     if category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if east_asian_width(character) in ("W", "F") else 1

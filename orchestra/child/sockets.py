@@ -35,7 +35,6 @@ __all__ = [
     "SocketScanner",
     "another",
     "bind",
-    "has_server",
     "holder",
     "in_order_of_preference",
     "is_free",
@@ -108,19 +107,6 @@ def programs(leader: int, port: int) -> frozenset[str]:
             found.add(process.name())
             found.add(os.path.basename(process.exe()))  # noqa: PTH119 - a name, not a file to touch
     return frozenset(found)
-
-
-def has_server(reloader: int) -> bool:
-    """Whether a process that starts servers has one now; helpers of multiprocessing do not count."""
-    import psutil  # noqa: PLC0415
-
-    try:
-        for child in psutil.Process(reloader).children():
-            if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline()):
-                return True
-    except (psutil.Error, OSError):
-        return True  # it is just changing
-    return False
 
 
 def in_order_of_preference(sockets: Collection[Address], port: int | None) -> list[Address]:
@@ -217,6 +203,7 @@ class SocketScanner:
         port: int | None = None,
         *,
         is_certain: bool = False,
+        longest_pause: float = _LONGEST_PAUSE,
         until_hint: Callable[[], Awaitable[object]] = trio.sleep_forever,
     ) -> Callable[[], Awaitable[frozenset[Address]]]:
         """Give what looks for the sockets of a tree when it is awaited: often at first, then less so.
@@ -225,6 +212,7 @@ class SocketScanner:
             leader: The pid of the tree's first process.
             port: Where its server is expected: as soon as that accepts a connection, it is looked for.
             is_certain: It listens there or nowhere: no scan has to look for it elsewhere.
+            longest_pause: Seconds between two looks at something that takes its time.
             until_hint: Waits for a sign that it does.
         """
         pause = _FIRST_PAUSE
@@ -237,7 +225,7 @@ class SocketScanner:
                 interval = pause if is_awaited else pause / _TRIES
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
-            pause = min(pause * 1.2, _LONGEST_PAUSE)
+            pause = min(pause * 1.2, longest_pause)
             if expected is not None:
                 # Mostly the first process of the tree is the server; to look at one takes no scan.
                 found = await trio.to_thread.run_sync(_sockets_of, [leader])

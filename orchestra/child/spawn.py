@@ -30,7 +30,7 @@ from trio.lowlevel import FdStream
 from orchestra.child.families import Families, family_of
 from orchestra.child.lines import LineSplitter
 from orchestra.errors import OrchestraError
-from orchestra.events import Exit
+from orchestra.events import Exit, StreamName
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from orchestra.child.guard import Guard
     from orchestra.child.table import Family
-    from orchestra.events import StreamName
 
 __all__ = ["Child", "OnOutput", "SpawnError", "Window", "run_child"]
 
@@ -195,7 +194,6 @@ class Child:
         waiting.cancel()
 
     async def _kill_now(self) -> None:
-        """Kill what is left."""
         if not self.is_gone:
             self.family.signal(signal.SIGKILL)
             await self._process.wait()
@@ -271,11 +269,7 @@ async def _start(
     *,
     pass_fds: Sequence[int],
 ) -> tuple[trio.Process, dict[_StreamName, FdStream]]:
-    """Start a process at the head of a session; return what it is connected to, too.
-
-    Raises:
-        SpawnError: That was refused.
-    """
+    """Start a process at the head of a session; return what it is connected to, too."""
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     if soft_nofile and isinstance(command, str):
         argv = _after(_LIMIT_FILES, str(soft_nofile), argv)

@@ -116,9 +116,6 @@ def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
     """Find the living members of families, in one pass; a family without any is not in the result.
 
     Blocks for some milliseconds. What is asked of a family is sent to each member on sight (`Family.signal`).
-
-    Raises:
-        OSError: The table cannot be read.
     """
     by_session = {family.leader: family for family in families if family.leader}
     marked = [family for family in families if family.marks]
@@ -139,11 +136,7 @@ def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
 
 
 def take() -> Iterator[Entry]:
-    """Read the whole process table, and what appears in it meanwhile: what lives at the end has been seen.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Read the whole process table, and what appears in it meanwhile: what lives at the end has been seen."""
     if sys.platform != "linux":
         yield from _ask_ps("-A")
         return
@@ -160,11 +153,7 @@ def take() -> Iterator[Entry]:
 
 
 def read(pid: int) -> Entry | None:
-    """Look one process up; ``None`` if there is none.
-
-    Raises:
-        OSError: The system does not tell.
-    """
+    """Look one process up; ``None`` if there is none."""
     if sys.platform != "linux":
         return next(_ask_ps("-p", str(pid)), None)
     try:
@@ -185,11 +174,7 @@ def read(pid: int) -> Entry | None:
 
 
 def environment(pid: int) -> frozenset[bytes]:
-    """The variables (``NAME=value``) that a process had when it was executed. Only Linux tells.
-
-    Raises:
-        OSError: The system does not tell.
-    """
+    """The variables (``NAME=value``) that a process had when it was executed. Only Linux tells."""
     if sys.platform != "linux":
         return frozenset()
     try:

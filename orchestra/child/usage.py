@@ -2,7 +2,7 @@
 
 The process table is read once for all children, in a worker thread: it takes some milliseconds.
 
-Not here: how often, and for whom.
+Not here: how often.
 """
 
 from __future__ import annotations

@@ -125,11 +125,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | None:
-    """Give the address that the user asks for: the option, else the settings; ``None``: none.
-
-    Raises:
-        ConfigError: It is not an address.
-    """
+    """Give the address that the option asks for, else the settings; `ConfigError` if it is not one."""
     if option is not None:
         return parse_listen(option)
     if (written := file.settings.proxy.listen) is None:

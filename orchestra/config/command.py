@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from orchestra.config.files import is_folder
 from orchestra.config.packages import package_folder, scripts_of, unreadable, workspace
-from orchestra.config.reloaders import Reloader, find_reloader  # noqa: TC001 - a field of a struct
+from orchestra.config.reloaders import Reloader, find_reloader
 from orchestra.config.roles import NOT_HTTP
 from orchestra.errors import ConfigError
 

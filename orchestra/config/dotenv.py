@@ -13,7 +13,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from orchestra.config.files import read_text
+from orchestra.config.files import Problems, read_text
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from dotenv.parser import Binding
 
-    from orchestra.config.files import Problems
 
 __all__ = ["merge", "parse"]
 

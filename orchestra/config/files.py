@@ -89,11 +89,7 @@ class Problems(Struct):
         return tuple(sorted(unique, key=place))
 
     def raise_all(self, *, first: Path | None = None) -> None:
-        """Raise everything together if there is an error.
-
-        Raises:
-            ConfigErrors: There is.
-        """
+        """Raise everything together, as `ConfigErrors`, if there is an error."""
         if self.errors:
             raise ConfigErrors(self.in_order(first=first))
 

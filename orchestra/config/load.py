@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from orchestra.config.addresses import Machine
     from orchestra.config.plan import UpstreamPlan
     from orchestra.config.select import Draft
+    from orchestra.config.written import Target
 
 __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
@@ -78,6 +79,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
         timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
+        target: What is run in place of a Procfile.
     """
 
     root: str | Path | None = None
@@ -93,6 +95,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     timestamps: bool | None = None
     names: bool | None = None
     requests: bool | None = None
+    target: Target | None = None
 
 
 def load(
@@ -147,7 +150,8 @@ class _Reader:
         self.overrides = overrides
         self.problems = Problems()
         asked = None if overrides.root is None else Path(overrides.root)
-        self.written = read_written(path, asked or Path(), machine, self.problems)
+        target = overrides.target
+        self.written = read_written(path, asked or Path(), machine, self.problems, target=target)
         self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
         self.notes = [*self.written.notes]
@@ -346,6 +350,7 @@ class _Reader:
             files=tuple(
                 Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
             ),
+            env_files=tuple(self.env_files),
             notes=tuple(self.notes),
         )
 

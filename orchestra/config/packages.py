@@ -136,7 +136,6 @@ def _install_folder(package: Path, root: Path) -> Path:
 
 
 def _locked(folder: Path) -> list[str]:
-    """The managers that have a lock file in a folder."""
     return [manager for lock, manager in LOCKS.items() if is_file(folder / lock)]
 
 

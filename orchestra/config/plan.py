@@ -314,6 +314,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         procfile: Where it came from; ``None`` if it was written in code.
         folder: The project's folder; ``None``: the Procfile's, else the current one.
         files: All files that it was made from, and those that would count if they were there.
+        env_files: Those of them that are env files; the later one wins.
         notes: What the user should be told at the start.
     """
 
@@ -324,6 +325,7 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     procfile: Path | None = None
     folder: Path | None = None
     files: tuple[Path, ...] = ()
+    env_files: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
 
     def named(self, name: str | None) -> ProcessPlan | None:

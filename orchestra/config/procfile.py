@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config.files import is_file, read_text
+from orchestra.config.files import Problems, is_file, read_text
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestra.config.files import Problems
 
 __all__ = [
     "DEFAULT_NAMES",
@@ -76,11 +75,7 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
 
 
 def current_folder() -> Path:
-    """Give the current folder.
-
-    Raises:
-        ConfigError: It has been deleted.
-    """
+    """Give the current folder; `ConfigError` if it has been deleted."""
     try:
         return Path.cwd()
     except OSError as exc:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 from orchestra.config import shells, tools
 from orchestra.config.files import is_file, subfolders
 from orchestra.config.plan import Note
-from orchestra.config.tools import find_program, shown
+from orchestra.config.tools import Program, find_program, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.select import Draft
-    from orchestra.config.tools import Program
     from orchestra.errors import ConfigError
 
 __all__ = ["check", "check_shell"]

@@ -41,15 +41,13 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import UNDECIDED, Address, FromProcess, Role, base_name
-from orchestra.config.toml import did_you_mean
+from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.toml import SettingsFile, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from orchestra.config.plan import Plan, UpstreamPlan
-    from orchestra.config.toml import SettingsFile
 
 __all__ = [
     "NOT_HTTP",

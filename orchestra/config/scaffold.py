@@ -33,11 +33,11 @@ from orchestra.config.roles import BACKEND_NAMES
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from orchestra.config.addresses import Machine
 
-__all__ = ["Scaffold", "look", "propose"]
+__all__ = ["Scaffold", "find_frontend", "look", "propose"]
 
 # How deep folders are searched: below, there are libraries and examples rather than the project.
 _MAX_DEPTH = 4
@@ -154,7 +154,7 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     """
     files = _files(root)
     sources = Sources(root, files)
-    frontends = sorted(_frontends(root, files), key=lambda each: (not each.is_sure, not each.has_pages))
+    frontends = _best_first(_frontends(root, files))
     backends = [*sources.applications()]
     calls = [applications.call_of(each, sources, machine) for each in backends]
     found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
@@ -181,6 +181,16 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
         reasons=(*(f"{names[name]}: {call.why}" for name, call in lacking), *reasons),
         remarks=tuple(remarks),
     )
+
+
+def find_frontend(root: Path) -> str | None:
+    """Give the command that starts the frontend in a folder, if there is one."""
+    found = _best_first(_frontends(root, _files(root)))
+    return _command(found[0].call, root) if found else None
+
+
+def _best_first(frontends: Iterable[_Frontend]) -> list[_Frontend]:
+    return sorted(frontends, key=lambda each: (not each.is_sure, not each.has_pages))
 
 
 def _files(root: Path) -> dict[Path, list[str]]:

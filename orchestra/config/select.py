@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from orchestra.config import environment, procfile as procfiles
 from orchestra.config.checks import FORMS, HttpCheck, parse_checks, words_of
 from orchestra.config.command import Reading
-from orchestra.config.plan import Condition, Dependency, Role
+from orchestra.config.plan import Condition, Dependency, Install, Role
 from orchestra.config.schema import ProcessSettings
 from orchestra.config.toml import SettingsFile, did_you_mean, nearest, there_are
 from orchestra.errors import ConfigError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orchestra.config.files import Problems
-    from orchestra.config.plan import Install
 
 __all__ = [
     "Draft",
@@ -158,7 +157,10 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    return command or _serve(str(table.app), f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}")
+    place = (
+        f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else str(table.app)
+    )
+    return command or _serve(str(table.app), place)
 
 
 def _serve(app: str, place: str) -> str:
@@ -368,9 +370,6 @@ def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Give the order of stopping: a level may be stopped when the levels before it have ended.
 
     Nothing depends on those of the first level.
-
-    Raises:
-        ValueError: There is a dependency cycle.
     """
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():

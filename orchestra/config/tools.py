@@ -191,7 +191,6 @@ def _active(env: Mapping[str, str]) -> str | None:
 
 
 def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
-    """What executes a script."""
     try:
         with path.open("rb") as file:
             begin = file.read(1024)
@@ -214,7 +213,7 @@ def _text(path: Path) -> str:
 
 
 def shown(path: Path, root: Path) -> str:
-    """Name a path as people do who are in `root`."""
+    """Name a path for people: relative to `root`, if it is in there."""
     if path == root:
         return "the project's folder"
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,6 +1,7 @@
-"""What a run is made from: a Procfile and settings, or what `orchestra init` would write in their place.
+"""What a run is made from: a Procfile and settings, or what stands in their place.
 
-The latter is taken only where there is nothing that the user has written: no file that is called like a
+For `orchestra dev` that is an application and a frontend. Else it is what `orchestra init` would write, which
+is taken only where there is nothing that the user has written: no file that is called like a
 Procfile, and no process in the settings. It is found anew each time, so a run that goes on follows the files
 when they are written.
 
@@ -14,16 +15,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestra.config import procfile as procfiles, toml
 from orchestra.config.plan import Note
+from orchestra.config.schema import ProcessSettings
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestra.config.addresses import Machine
     from orchestra.config.files import Problems
 
-__all__ = ["Written", "read_written"]
+__all__ = ["Target", "Written", "read_written"]
+
+# What its two processes are called.
+_APP, _FRONTEND = "api", "vite"
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What `orchestra dev` runs; the settings in the folder count, a Procfile does not.
+
+    Attributes:
+        app: The application, as in ``app`` of the settings; ``None``: the frontend alone.
+        vite: The command that starts the frontend; ``None``: it is looked for.
+        backend_prefixes: As in the settings; ``None``: what they say.
+    """
+
+    app: str | None
+    vite: str | None = None
+    backend_prefixes: tuple[str, ...] | None = None
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -44,8 +64,10 @@ class Written(Struct, frozen=True, kw_only=True):
     notes: tuple[Note, ...] = ()
 
 
-def read_written(path: Path | None, folder: Path, machine: Machine, problems: Problems) -> Written:
-    """Read the Procfile at `path`, by default that of `folder`, and the settings beside it.
+def read_written(
+    path: Path | None, folder: Path, machine: Machine, problems: Problems, *, target: Target | None = None
+) -> Written:
+    """Read the Procfile at `path`, by default that of `folder`, and the settings beside it; or a target.
 
     Raises:
         ConfigError: There is none, and nothing that could be run.
@@ -54,6 +76,8 @@ def read_written(path: Path | None, folder: Path, machine: Machine, problems: Pr
     file = toml.find(beside, problems)
     defines = bool(file.settings.process)
     others = tuple(beside / name for name in (toml.OWN_FILE, toml.SHARED_FILE))
+    if target is not None:
+        return _targeted(target, beside, file, others)
     try:
         path = path or procfiles.find(beside, otherwise=file.path if defines else None)
     except ConfigError as exc:
@@ -61,6 +85,29 @@ def read_written(path: Path | None, folder: Path, machine: Machine, problems: Pr
         return _proposed(beside, machine, file, others, missing=exc)
     entries = procfiles.read(path, problems, may_be_empty=defines) if path != file.path else ()
     return Written(path=path, entries=entries, file=file, others=others, notes=tuple(file.notes))
+
+
+def _targeted(target: Target, folder: Path, file: toml.SettingsFile, others: tuple[Path, ...]) -> Written:
+    """Give the processes of a target, and those of the settings."""
+    notes = [*file.notes]
+    vite = target.vite
+    if vite is None:
+        from orchestra.config.scaffold import find_frontend  # noqa: PLC0415 - as below
+
+        vite = find_frontend(Path(normpath(folder.absolute())))
+        said = "no frontend was found" if vite is None else f"{_FRONTEND}: {vite}"
+        notes.append(Note(said, hint="Say what starts it: --vite-command" if vite is None else ""))
+    processes, proxy = dict(file.settings.process), file.settings.proxy
+    for name, found in ((_FRONTEND, {"command": vite}), (_APP, {"app": target.app})):
+        if any(found.values()):
+            known = processes.get(name, ProcessSettings())
+            processes[name] = replace(known, **{"command": None, "app": None, **found})
+    proxy = replace(proxy, frontend=_FRONTEND if vite else False, backend=_APP if target.app else False)
+    if target.backend_prefixes is not None:
+        proxy = replace(proxy, backend_prefixes=target.backend_prefixes)
+    settings = replace(file.settings, process=processes, proxy=proxy)
+    path = folder / toml.OWN_FILE
+    return Written(path=path, file=replace(file, settings=settings), others=others, notes=tuple(notes))
 
 
 def _proposed(

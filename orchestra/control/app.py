@@ -34,22 +34,19 @@ import trio
 from msgspec import Struct, structs
 
 from orchestra.child.lines import without_colours
-from orchestra.control.doors import Request, admit, is_local
+from orchestra.control.doors import Door, Request, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
-from orchestra.control.live import Live
+from orchestra.control.live import Live, Message, Receive, Scope, Send
 from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
 from orchestra.errors import OrchestraError
-from orchestra.events import OutputLine, OutputPaused, RunEnded, encode
+from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
 from orchestra.proxy.rules import OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
-    from orchestra.control.doors import Door
-    from orchestra.control.live import Message, Receive, Scope, Send
     from orchestra.control.tabs import Tabs
-    from orchestra.events import Event, StateChanged
 
 __all__ = ["App", "View"]
 

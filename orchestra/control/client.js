@@ -89,7 +89,7 @@
         return reload();
       case "styles":
         return queueStyles(message.names);
-      case "error":
+      case "error.shown":
         errors.set(message.process, message);
         return scheduleOverlay();
       case "cleared":
@@ -524,8 +524,8 @@
     return backdrop;
   }
 
-  const stateOf = ({ fatal, exit, error_type }) => {
-    if (fatal === false) return "has raised an exception";
+  const stateOf = ({ is_fatal, exit, error_type }) => {
+    if (is_fatal === false) return "has raised an exception";
     // It lives: its program cannot be imported, or what has to come before its restart has failed.
     if (!exit) return "has an error";
     // Without an exception the end itself stands where its name would.
@@ -546,7 +546,7 @@
       section.append(element("div", "own", place, own?.code ? codeOf(own.code) : ""));
     }
     if (frames.length > 1) section.append(traceOf(frames, own, shorten, said));
-    if (error.lines?.length) section.append(linesOf(error.lines, frames.length === 0));
+    if (error.last_lines?.length) section.append(linesOf(error.last_lines, frames.length === 0));
     return section;
   }
 

@@ -69,7 +69,6 @@ class Live:
         return True
 
     async def _tell(self, tab: Tab) -> None:
-        """Send what the page is told, until that is to end."""
         while True:
             self._news = trio.Event()
             while (text := tab.take()) is not None:
@@ -85,7 +84,6 @@ class Live:
                 tab.tell(text_of("ping"))
 
     async def _listen(self, tab: Tab, scope: trio.CancelScope) -> None:
-        """Take what the page says, until it leaves."""
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":

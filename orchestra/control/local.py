@@ -2,7 +2,7 @@
 
 An order is begun, and not waited for: `state` shows what has become of it.
 
-Not here: who may ask and order (`doors`), how programs do (`remote`).
+Not here: which programs may ask and order (`doors`), how they do (`remote`).
 """
 
 from __future__ import annotations

@@ -8,15 +8,12 @@ Not here: which page is told what (`tabs`).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Meta, Struct, json
+from msgspec import Meta, Struct, json, to_builtins
 
 from orchestra.child.lines import without_colours
-from orchestra.events import encode
-
-if TYPE_CHECKING:
-    from orchestra.events import ErrorShown, OutputLine
+from orchestra.events import ErrorShown, OutputLine, encode
 
 __all__ = ["MAX_MESSAGE", "Page", "Source", "error_text", "log_text", "read_page", "text_of"]
 
@@ -50,12 +47,7 @@ class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
 
 
 def read_page(text: str) -> Page:
-    """Read what a page says of itself; keys that are not known are left alone.
-
-    Raises:
-        msgspec.ValidationError: It says something else.
-        msgspec.DecodeError: It is not JSON.
-    """
+    """Read what a page says of itself, or `msgspec.DecodeError`; keys that are not known are left alone."""
     return json.decode(text, type=Page)
 
 
@@ -65,37 +57,26 @@ def text_of(kind: str, **fields: object) -> str:
 
 
 def error_text(event: ErrorShown) -> str:
-    """Write the message that shows an error."""
-    text = ""
+    """Write the message that shows an error: the event, or as much of it as fits."""
+    text, whole = "", to_builtins(event)
     for count, size in _ERROR_SIZES:
-        text = _error_text(event, count, size)
+        text = encode(_cut(whole, count, size)).decode("utf-8")
         if len(text.encode("utf-8")) <= MAX_MESSAGE:
             break
     return text
 
 
-def _error_text(event: ErrorShown, count: int, size: int) -> str:
-    frames = [
-        {
-            "file": frame.file[:size],
-            "line": frame.line,
-            "function": frame.function[:size],
-            "code": frame.code[:size],
-        }
-        for frame in event.frames[-count:]
-    ]
-    return text_of(
-        "error",
-        process=event.process,
-        error_type=event.error_type[:size],
-        message=event.message[:size],
-        file=event.file and event.file[:size],
-        line=event.line,
-        frames=frames,
-        exit=event.exit,
-        lines=[line[:size] for line in event.last_lines[-count:]],
-        fatal=event.is_fatal,
-    )
+def _cut(value: Any, count: int, size: int) -> Any:
+    """Keep the beginning of each text, and the end of each list."""
+    match value:
+        case str():
+            return value[:size]
+        case list() | tuple():
+            return [_cut(each, count, size) for each in value[-count:]]
+        case dict():
+            return {name: _cut(each, count, size) for name, each in value.items()}
+        case _:
+            return value
 
 
 def log_text(event: OutputLine) -> str:

@@ -28,7 +28,7 @@ import trio
 from orchestra.control import sockets
 from orchestra.control.tabs import Tabs
 from orchestra.errors import OrchestraError
-from orchestra.events import ErrorCleared, ErrorShown, OutputLine, StateChanged
+from orchestra.events import ErrorCleared, ErrorShown, Event, OutputLine, StateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
     from orchestra.control.worker import Worker
-    from orchestra.events import Event
 
 __all__ = ["Control"]
 

@@ -23,15 +23,13 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from orchestra.control.messages import error_text, log_text, text_of
-from orchestra.events import ErrorCleared, ErrorShown, OutputLine, ReloadSent, State, StateChanged
+from orchestra.control.messages import Page, error_text, log_text, text_of
+from orchestra.events import ErrorCleared, ErrorShown, Event, OutputLine, ReloadSent, State, StateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestra.config.schema import ReloadSettings
-    from orchestra.control.messages import Page
-    from orchestra.events import Event
 
 __all__ = ["Tab", "Tabs"]
 
@@ -321,7 +319,6 @@ class Tabs:
 
 
 def _tell(tabs: Iterable[Tab], text: str) -> int:
-    """Tell several tabs the same; return how many they are."""
     count = 0
     for tab in tabs:
         tab.tell(text)

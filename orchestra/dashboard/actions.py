@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestra.dashboard.log import Wanted, name_of, text_of
+from orchestra.dashboard.log import Entry, Wanted, name_of, text_of
 from orchestra.dashboard.look import Do, Mode, Order
 from orchestra.dashboard.words import OURSELVES
 from orchestra.events import State
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.log import Entry
     from orchestra.dashboard.requests import RequestRow
 
 __all__ = ["PERFORM", "scroll", "type_key", "type_text"]

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.config.keys import bindings
 from orchestra.dashboard.actions import PERFORM, scroll, type_key, type_text
-from orchestra.dashboard.look import Look, Mode
+from orchestra.dashboard.look import Look, Mode, Order
 from orchestra.events import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestra.dashboard.look import Order
     from orchestra.dashboard.model import Model
 
 __all__ = ["Controls"]

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from orchestra.dashboard.look import Mode
+from orchestra.dashboard.look import Look, Mode
 from orchestra.dashboard.words import sentence
-from orchestra.events import State
+from orchestra.events import ErrorShown, OutputPaused, RequestHeads, State
 
 if TYPE_CHECKING:
     from orchestra.dashboard.controls import Controls
     from orchestra.dashboard.log import Entry
-    from orchestra.dashboard.look import Look
     from orchestra.dashboard.model import Model, Overall, Process
     from orchestra.dashboard.requests import RequestRow
-    from orchestra.events import ErrorShown, OutputPaused, RequestHeads
 
 __all__ = ["Details", "Frame", "Message", "frame"]
 

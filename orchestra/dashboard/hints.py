@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from orchestra.events import RequestFinished, StreamOpened
+from orchestra.events import Event, RequestFinished, StreamOpened
 
 if TYPE_CHECKING:
     from orchestra.dashboard.requests import Requests
-    from orchestra.events import Event
 
 __all__ = ["Hints"]
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestra.config.keys import ACTIONS
 from orchestra.dashboard.keys import key_label
-from orchestra.dashboard.log import Entry
+from orchestra.dashboard.log import Entry, LogEvent
 from orchestra.dashboard.styles import (
     BAD,
     BUSY,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from orchestra.dashboard.frame import Details, Frame
-    from orchestra.dashboard.log import LogEvent
     from orchestra.dashboard.requests import RequestRow
 
 __all__ = ["detail_rows", "help_rows", "log_rows", "request_rows"]

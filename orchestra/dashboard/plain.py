@@ -24,14 +24,11 @@ from orchestra.dashboard.words import (
     request_line,
     sentence,
 )
-from orchestra.dashboard.writer import terminal_size
-from orchestra.events import OutputPaused, PlanChanged, RequestFinished
+from orchestra.dashboard.writer import Output, terminal_size
+from orchestra.events import Event, OutputLine, OutputPaused, PlanChanged, RequestFinished, StreamName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from orchestra.dashboard.writer import Output
-    from orchestra.events import Event, OutputLine, StreamName
 
     _Source: TypeAlias = tuple[str, StreamName | None]
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestra.events import OutputLine, OutputPaused, StateChanged
+from orchestra.events import Event, OutputLine, OutputPaused, StateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestra.config.plan import Plan
-    from orchestra.events import Event
 
 __all__ = ["Quiet"]
 

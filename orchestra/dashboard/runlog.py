@@ -22,7 +22,7 @@ from msgspec import structs
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
-from orchestra.events import decode, encode_lines
+from orchestra.events import Event, OutputLine, Stamped, decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.plan import Plan
-    from orchestra.events import Event, OutputLine, Stamped
 
 __all__ = ["EventLog", "RunLog", "files_of", "newest"]
 
@@ -73,6 +72,7 @@ class EventLog:
         self._waiting: list[Event] = []
         self._size = 0
         self._has_room = trio.lowlevel.ParkingLot()
+        self._has_some = trio.lowlevel.ParkingLot()
         self._has_enough = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -85,6 +85,8 @@ class EventLog:
 
     def _take(self, event: Event) -> None:
         if self.sinks:
+            if not self._waiting:
+                self._has_some.unpark_all()
             self._waiting.append(event)
 
     async def _write_line(self, line: OutputLine) -> None:
@@ -107,6 +109,8 @@ class EventLog:
                 self._give_up(exc)
         while self.sinks:
             await self._write()
+            if not self._waiting:
+                await self._has_some.park()
             if self._size < _ENOUGH:
                 with trio.move_on_after(_INTERVAL):
                     await self._has_enough.park()

@@ -37,9 +37,9 @@ import trio
 from rich.console import Console, Group
 
 from orchestra.dashboard import view
-from orchestra.dashboard.frame import frame
+from orchestra.dashboard.frame import Frame, frame
 from orchestra.dashboard.keys import KeyDecoder, Pastes
-from orchestra.dashboard.look import Do
+from orchestra.dashboard.look import Do, Look, Order
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
 from orchestra.dashboard.writer import is_writable, terminal_size, write_some
@@ -50,13 +50,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.frame import Frame
-    from orchestra.dashboard.look import Look, Order
     from orchestra.dashboard.model import Model
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
 
-__all__ = ["Renderer", "Screen", "summary"]
+__all__ = ["Renderer", "Screen", "leave_behind", "summary"]
 
 _TICK = 0.1
 # How long the end waits for a terminal that takes nothing any more.
@@ -93,7 +91,7 @@ class Screen:
         model: What to draw; it may change at any time.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
-            written there; with ``None`` when it is given back.
+            written there; with ``None`` when it is given back, which is not so if it accepts nothing.
         has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
@@ -161,9 +159,11 @@ class Screen:
             # Ctrl-S would hold back what follows. Linux starts by TCOON only what was stopped by TCOOFF.
             termios.tcflow(self._stdout, termios.TCOOFF)
             termios.tcflow(self._stdout, termios.TCOON)
+        is_given_back = False
         if self._lock.acquire(timeout=_STALL_TIMEOUT):
             try:
                 if is_writable(self._stdout, within=_STALL_TIMEOUT):
+                    is_given_back = True
                     with suppress(OSError):
                         os.write(self._stdout, _CLEAR + _LEAVE)
             finally:
@@ -173,7 +173,8 @@ class Screen:
             # output.
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
-        self._on_taken(None, b"")
+        if is_given_back:
+            self._on_taken(None, b"")
 
     def take(self) -> None:
         """Take the terminal; the next frame draws everything."""
@@ -199,7 +200,6 @@ class Screen:
                 self._lock.release()
 
     async def _draw(self) -> None:
-        """Draw a frame if something that it shows may have changed."""
         now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
         drawn = _Drawn(model.version, controls.look, int(now), size)
         if self._mode is None or drawn == self._drawn:
@@ -350,6 +350,13 @@ def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str
     width, height = terminal_size(stdout)
     lines = Renderer(environ).lines(view.summary(model, width), width, height)
     return "".join(f"{line}\n" for line in lines)
+
+
+def leave_behind(text: str, *, stdout: int = 1) -> None:
+    """Write text to the normal screen, unless the terminal has gone or accepts nothing."""
+    with suppress(OSError):
+        if is_writable(stdout, within=0):
+            os.write(stdout, text.encode("utf-8", "replace"))
 
 
 def _difference(before: list[str], after: list[str]) -> str:

@@ -21,7 +21,7 @@ from orchestra.dashboard.styles import (
 )  # fmt: skip
 from orchestra.dashboard.text import QUIET, fit, one_line, sized
 from orchestra.dashboard.words import short_seconds
-from orchestra.events import State
+from orchestra.events import ErrorShown, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from orchestra.dashboard.frame import Frame
     from orchestra.dashboard.model import Process
-    from orchestra.events import ErrorShown
 
 __all__ = ["error_line", "label", "name_of_process", "process_rows"]
 
@@ -114,7 +113,6 @@ def _row(frame: Frame, process: Process, name_width: int, columns: Sequence[str]
 
 
 def _value(process: Process, column: str, now: float) -> tuple[str, Style]:
-    """Give what stands in a column, and its style."""
     newest, measured = process.newest, process.measured
     uptime = process.uptime(now)
     match column:
@@ -149,7 +147,6 @@ def _state(process: Process, now: float) -> Text:
 
 
 def _affordable(room: int) -> list[str]:
-    """Choose the columns that there is room for."""
     chosen = set()
     for name in _WORTH:
         if room < _COLUMNS[name] + _GAP:

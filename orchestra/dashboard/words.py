@@ -100,7 +100,6 @@ def _follows(names: Sequence[str], verb: str) -> str:
 
 
 def _all(names: Sequence[str]) -> str:
-    """List names: ``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from orchestra.events.base import Stamped, UpstreamName  # noqa: TC001 - msgspec reads the annotations
+from orchestra.events.base import Stamped, UpstreamName
 
 __all__ = [
     "Outcome",

@@ -1,7 +1,4 @@
-"""The one address: a reverse proxy that asks the backend first and Vite second, and streams all the way."""
+"""The one address: a reverse proxy that asks the backend first and Vite second, and streams all the way.
 
-from __future__ import annotations
-
-from orchestra.proxy.server import Proxy
-
-__all__ = ["Proxy"]
+Nothing is imported here: what decides is also used where there is no trio (`asgi`).
+"""

@@ -6,7 +6,8 @@ over (`handover`). An `Attempt` is one of them, with all that is known of it alo
 A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
 has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
-come to an end, as uvicorn's while a client is still connected, is reported as stuck.
+come to an end, as uvicorn's while a client is still connected, is reported as stuck. When nothing is left but
+a watcher that waits for a file to change (`watchers`), the program is broken until it listens again.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
 """
@@ -14,13 +15,15 @@ Not here: states and what follows from them (`lifecycle`), other children (`hand
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.child.readiness import Readiness
-from orchestra.child.spawn import SpawnError
-from orchestra.config.plan import Role
+from orchestra.child.spawn import Child, SpawnError
+from orchestra.config.plan import Address, ProcessPlan, Role
+from orchestra.config.roles import Seen
 from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
@@ -34,19 +37,18 @@ from orchestra.supervision.lifecycle import (
 )
 from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.spare import how_to_spawn
-from orchestra.supervision.symptoms import SILENT_AFTER_TRACEBACK, Symptoms, unseen_socket
+from orchestra.supervision.symptoms import Symptoms, unseen_socket
 from orchestra.supervision.tracebacks import Failure
+from orchestra.supervision.watchers import TreeHistory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child
     from orchestra.child.table import Entry
-    from orchestra.config.plan import Address, ProcessPlan
     from orchestra.events import Exit, StreamName
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.failures import ProcessErrors
-    from orchestra.supervision.lifecycle import Fact
+    from orchestra.supervision.lifecycle import Broken, Fact
     from orchestra.supervision.run import Run
 
 __all__ = ["Attempt"]
@@ -60,6 +62,9 @@ _RELOAD_TIMEOUT = 5.0
 # Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
+# Pauses between looks at what is left of a child that comes up: at first, a program may end at once.
+_FIRST_LOOK_PAUSE = 0.05
+_LONGEST_LOOK_PAUSE = 0.5
 # Seconds without a socket after which it is said what the reason may be.
 _UNSEEN_AFTER = 5.0
 # The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
@@ -110,6 +115,7 @@ class Attempt(Stoppable):
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
+        self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
         self._nursery: trio.Nursery  # there while there is a child; its tasks end with that
@@ -182,10 +188,9 @@ class Attempt(Stoppable):
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
-        """Take note of what it wrote."""
         self.readiness.see([*lines, unfinished] if unfinished else lines)
-        self.symptoms.keep(lines)
         now = trio.current_time()
+        self.symptoms.keep(lines, now)
         for line in lines:
             match self.symptoms.see(stream, line, now):
                 case Reloading(reason) if self._may_reload:
@@ -227,7 +232,7 @@ class Attempt(Stoppable):
             nursery.start_soon(self._tell_when_late)
             nursery.start_soon(self._tell_if_unseen)
             if self._may_reload:
-                nursery.start_soon(self._look_for_trouble)
+                nursery.start_soon(self._look_for_trouble, leader)
             found, roles = None, self._run.roles
             if self.plan.role is Role.UNDECIDED and roles is not None:
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
@@ -251,12 +256,12 @@ class Attempt(Stoppable):
                 nursery.start_soon(self._watch_servers, leader, self.listening.port)
             await trio.sleep_forever()
 
-    def _begin_reload(self, reason: str, *, was_announced: bool) -> None:
-        """Start again, as the child does."""
+    def _begin_reload(self, reason: str, *, was_announced: bool, since: float = inf) -> None:
+        """Start again, as the child does; what it has written after `since` is the new server's."""
         self._was_announced = was_announced
         self.listening = None
         self.readiness = self._new_readiness()
-        self.symptoms.forget()
+        self.symptoms.forget(since)
         self._on_fact(self, Reloading(reason))
         self._phase.cancel()
 
@@ -281,22 +286,27 @@ class Attempt(Stoppable):
         answer = await self._run.runtime.probe.http_answer(last, within=_STUCK_PROBE_TIMEOUT)
         return bool(answer.missing)
 
-    async def _look_for_trouble(self) -> None:
-        """Report it when no server is left that could come up, or when its output ends with an exception."""
-        began = trio.current_time()
-        symptoms = self.symptoms
-        while True:
-            await trio.sleep(SILENT_AFTER_TRACEBACK / 3)
-            if not symptoms.is_silent(began, trio.current_time()):
-                continue
-            has_server = None
-            if symptoms.reloader is not None:
-                has_server = await self._run.runtime.has_server(symptoms.reloader)
-            found = symptoms.diagnose(has_server=has_server, was_announced=self._was_announced)
-            if found is not None:
-                self._on_fact(self, found)
-            if isinstance(found, Stuck):
-                return
+    async def _look_for_trouble(self, leader: int) -> None:
+        """Report it when a watcher is left without its program, or when the output ends with an exception."""
+        began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
+        while self._may_reload and not isinstance(found, Stuck):
+            members, now = await self._run.remains(leader) or (), trio.current_time()
+            is_alone = self._tree.is_watcher_alone(members, now)
+            if self.symptoms.is_silent(began, now):
+                found = self._diagnose(is_alone=is_alone)
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE)
+
+    def _diagnose(self, *, is_alone: bool) -> Broken | Stuck | None:
+        """Report it if the child is not going to be ready; one without a role need not be a server."""
+        roles, name = self._run.roles, self.plan.name
+        found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
+        if found is not None and roles is not None and roles.is_open(name):
+            roles.see(name, Seen.HTTP if self.symptoms.watches else Seen.SILENT)
+            found = None if roles.is_open(name) else found
+        if found is not None and self._may_reload:
+            self._on_fact(self, found)
+        return found
 
     # --- While it is ready ---
 
@@ -306,10 +316,13 @@ class Attempt(Stoppable):
         servers = self._servers = await runtime.servers(leader, port)
         if not servers:
             return
-        while any(map(runtime.is_alive, servers)):  # noqa: ASYNC110 - the system sends no event
+        self._tree.note_parents(each.parent for each in servers)
+        alive_at = trio.current_time()
+        while any(map(runtime.is_alive, servers)):
+            alive_at = trio.current_time()
             await trio.sleep(_SERVERS_PAUSE)
         await trio.sleep(_LINGER)
-        self._begin_reload("its server process has ended", was_announced=False)
+        self._begin_reload("its server process has ended", was_announced=False, since=alive_at)
 
     async def _watch_health(self) -> None:
         """Ask again and again; three times without an answer are reported."""

@@ -16,7 +16,7 @@ import trio
 
 from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
-from orchestra.events import InputWanted, OutputLine, OutputPaused
+from orchestra.events import InputWanted, OutputLine, OutputPaused, StreamName
 from orchestra.supervision.symptoms import is_prompt
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from orchestra.bus import Bus
     from orchestra.config.plan import ProcessPlan
-    from orchestra.events import StreamName
 
 __all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct, json, structs
 
 from orchestra.config.environment import sibling_prefix
-from orchestra.config.plan import Address, Note, Role, base_name
-from orchestra.events import State
+from orchestra.config.plan import Address, Note, Plan, ProcessPlan, ProxyPlan, Role, base_name
+from orchestra.events import State, StateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestra.config.plan import Plan, ProcessPlan, ProxyPlan
     from orchestra.config.schema import DashboardSettings, ReloadSettings
-    from orchestra.events import StateChanged
 
 __all__ = ["Difference", "difference", "settled"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from orchestra.events import ErrorCleared, ErrorShown, State
-from orchestra.supervision.tracebacks import own_frame
+from orchestra.supervision.tracebacks import Failure, own_frame
 
 if TYPE_CHECKING:
     from orchestra.bus import Bus
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from orchestra.supervision.delivery import ProcessOutput
     from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.symptoms import Symptoms
-    from orchestra.supervision.tracebacks import Failure
 
 __all__ = ["ProcessErrors"]
 

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.child.spawn import SpawnError
+from orchestra.child.spawn import OnOutput, SpawnError
 from orchestra.config.installed import lock_content
 from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:
-    from orchestra.child.spawn import OnOutput
     from orchestra.config.plan import Install, ProcessPlan
     from orchestra.supervision.run import Run
 

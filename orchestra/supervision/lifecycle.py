@@ -25,14 +25,12 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config.plan import Condition, Restart, Role, base_name
-from orchestra.events import State
+from orchestra.config.plan import Condition, Dependency, ProcessPlan, Restart, Role, base_name
+from orchestra.events import Exit, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestra.config.plan import Dependency, ProcessPlan
-    from orchestra.events import Exit
 
 __all__ = [
     "TRANSITIONS",
@@ -76,7 +74,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.INSTALLING, State.STARTING, State.STOPPED}),
     State.INSTALLING: frozenset({State.STARTING, State.FAILED, State.STOPPING}),
     State.STARTING: frozenset({State.RUNNING, State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
-    State.RUNNING: frozenset({State.READY, State.STOPPING}) | _EXITED,
+    State.RUNNING: frozenset({State.READY, State.UNHEALTHY, State.STOPPING}) | _EXITED,
     # A server that reloads itself starts again.
     State.READY: frozenset({State.STARTING, State.UNHEALTHY, State.STOPPING}) | _EXITED,
     State.UNHEALTHY: frozenset({State.STARTING, State.READY, State.STOPPING}) | _EXITED,
@@ -267,7 +265,7 @@ class Life(Struct, frozen=True, kw_only=True):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing runs and nothing is going to, unless someone starts it."""
+        """Whether nothing runs and nothing is going to, unless it is started by hand."""
         return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
 
     @property
@@ -358,7 +356,7 @@ def _while_alive(life: Life, fact: Fact, now: float) -> Life:
         case Reloading(reason) if state in (State.READY, State.UNHEALTHY):
             life = replace(life, spawned_at=now, ready_after=None, restarts=life.restarts + 1)
             return _enter(life, State.STARTING, reason=reason)
-        case Broken(reason) if state is State.STARTING and life.is_alive:
+        case Broken(reason) if state in (State.STARTING, State.RUNNING) and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason)
         case Broken(reason) if state is State.UNHEALTHY and life.ready_after is None:
             return replace(life, reason=reason)  # it was edited, and is broken in another way

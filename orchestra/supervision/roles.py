@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from orchestra.child.sockets import in_order_of_preference, likeliest
-from orchestra.config.plan import Role, base_name
-from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Seen, decide, facts_of
+from orchestra.config.plan import Address, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.roles import NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from orchestra.config.plan import Address, Plan, UpstreamPlan
-    from orchestra.config.roles import Facts
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
@@ -31,6 +29,9 @@ __all__ = ["RunTimeRoles"]
 
 # A server that has several sockets opens them within this time: Vite's may not be the first.
 _SETTLE_TIME = 0.5
+# Seconds between two looks at a process that has not listened for half a minute: most never do, and five
+# looks a second at each of twenty workers took 6 % of a core.
+_LONGEST_PAUSE = 5.0
 
 
 class Tell(Protocol):
@@ -57,15 +58,15 @@ class RunTimeRoles:
         began, first_answer = trio.current_time(), 0.0
         asked: dict[Address, Seen] = {}
         answering: dict[Address, Address] = {}  # by what is spoken there
-        newest_sockets = self._run.scanner.looking_at(leader, port)
-        while self._is_open(process):
+        newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
+        while self.is_open(process):
             found = [
                 each
                 for each in in_order_of_preference(await newest_sockets(), port)
                 if each.scheme != "unix"  # frontends that render on the server have some for themselves
             ]
             for each in found:
-                if self._is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                if self.is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
                     asked[each], answering[each] = await self._ask(each, leader)
             now = trio.current_time()
             unfit = [each for each in found if asked.get(each) is Seen.SILENT]
@@ -88,7 +89,8 @@ class RunTimeRoles:
             return Seen.SILENT, socket
         return await self._run.runtime.identify(socket)
 
-    def _is_open(self, process: str) -> bool:
+    def is_open(self, process: str) -> bool:
+        """Whether it may still turn out what a process is."""
         return self._roles.of(base_name(process)) is Role.UNDECIDED
 
     def see(self, process: str, seen: Seen) -> None:
@@ -111,7 +113,7 @@ class RunTimeRoles:
         for worker in self._run.workers.values():
             name = base_name(worker.life.plan.name)
             was_given = before.of(name) is not Role.UNDECIDED
-            if was_given and self._is_open(name) and worker.life.is_alive:
+            if was_given and self.is_open(name) and worker.life.is_alive:
                 worker.restart()
 
     def _decide(self, facts: Facts) -> None:

@@ -25,15 +25,15 @@ from orchestra.child.families import Families
 from orchestra.child.usage import Meter
 from orchestra.config.checks import FORMS, parse_checks
 from orchestra.config.environment import PORT_VARIABLES, with_address
-from orchestra.config.plan import Condition
+from orchestra.config.plan import Condition, Plan, ProcessPlan
 from orchestra.config.roles import Seen
 from orchestra.config.select import find_cycle, stop_levels
 from orchestra.errors import ConfigError, StartError
-from orchestra.events import ProcessMeasured, State
-from orchestra.supervision.delivery import Delivery
+from orchestra.events import Exit, ProcessMeasured, State
+from orchestra.supervision.delivery import Delivery, Sink
 from orchestra.supervision.install import Installer
-from orchestra.supervision.lifecycle import culprit
-from orchestra.supervision.runtime import Phase
+from orchestra.supervision.lifecycle import Life, culprit
+from orchestra.supervision.runtime import Phase, Runtime
 from orchestra.supervision.worker import Worker
 
 if TYPE_CHECKING:
@@ -42,13 +42,8 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.child.guard import Guard
     from orchestra.child.spawn import Window
-    from orchestra.config.plan import Plan, ProcessPlan
-    from orchestra.events import Exit
-    from orchestra.supervision.delivery import Sink
     from orchestra.supervision.difference import Difference
-    from orchestra.supervision.lifecycle import Life
     from orchestra.supervision.roles import RunTimeRoles
-    from orchestra.supervision.runtime import Runtime
 
 __all__ = ["BeforeStop", "Run", "checked_dependencies", "measure"]
 
@@ -64,9 +59,6 @@ class Run:
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped.
-
-    Raises:
-        ConfigError: The plan cannot work.
 
     Attributes:
         id: The mark that all processes of the run carry in their environment.
@@ -97,6 +89,7 @@ class Run:
         self.window = window
         self.delivery = Delivery(bus, sinks)
         self.scanner = runtime.scanner()
+        self.remains = runtime.remains()
         self.installer = Installer(self)
         self.phase = Phase.NEW
         self.ending = trio.Event()
@@ -258,7 +251,6 @@ class Run:
         return self._is_kept_open and any(failed)
 
     def _end(self) -> None:
-        """Note that no process is left, and wake all that wait."""
         self.phase = Phase.OVER
         self.ending.set()
         self._changes.unpark_all()
@@ -342,11 +334,7 @@ async def measure(run: Run) -> None:
 
 
 def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """Say which process depends on which, by name.
-
-    Raises:
-        ConfigError: The plan cannot work.
-    """
+    """Say which process depends on which, by name; `ConfigError` if the plan cannot work."""
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")

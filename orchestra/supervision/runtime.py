@@ -16,10 +16,11 @@ import trio
 from msgspec import Struct
 
 from orchestra.bus import utc_now
-from orchestra.child import probe, sockets, table
-from orchestra.child.guard import guarded
+from orchestra.child import probe, remains, sockets, table
+from orchestra.child.families import SharedLook
+from orchestra.child.guard import Guard, guarded
 from orchestra.child.sockets import SocketScanner
-from orchestra.child.spawn import SpawnError, run_child
+from orchestra.child.spawn import Child, OnOutput, SpawnError, run_child
 from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from orchestra.child.guard import Guard
     from orchestra.child.readiness import Probe
-    from orchestra.child.spawn import Child, OnOutput
+    from orchestra.child.remains import Member
     from orchestra.config.plan import Address, ProcessPlan
     from orchestra.config.roles import Seen
     from orchestra.events import Exit
@@ -43,6 +43,10 @@ _T = TypeVar("_T")
 
 def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
     return lambda *args: trio.to_thread.run_sync(look, *args)
+
+
+def _look_at_remains() -> Callable[[int], Awaitable[Sequence[Member] | None]]:
+    return SharedLook(remains.look).ask
 
 
 async def _watch(interests: Mapping[str, Interest], **how: Any) -> None:
@@ -63,7 +67,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         programs: Finds the names of their programs.
         identify: Asks what answers at a socket, as `inquiry.identify` does.
         holder: Says what listens at a port; empty: nothing, or that cannot be seen.
-        has_server: Whether the process that starts servers has one now.
+        remains: Makes what looks at the processes of the tree of a leader, as `child.remains.look` does.
         is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
         watch: Tells of changed files, as `watch.changes.watch` does.
@@ -80,7 +84,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
     identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
     holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
-    has_server: Callable[[int], Awaitable[bool]] = _in_thread(sockets.has_server)
+    remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = _look_at_remains
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
     watch: Callable[..., Awaitable[None]] = _watch

@@ -27,13 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from orchestra.child.spawn import SpawnError, Window
+from orchestra.child.spawn import Child, OnOutput, SpawnError, Window
 from orchestra.config.environment import PORT_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.child.spawn import Child, OnOutput
     from orchestra.config.plan import ProcessPlan
     from orchestra.events import Exit
     from orchestra.supervision.delivery import ProcessOutput
@@ -49,7 +48,7 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 # Seconds from the moment that an application serves until its spare is spawned: the page that is reloaded
 # goes first, and its packages may be imported by the first request only.
 _SPAWN_DELAY = 0.5
-# Seconds that a warm spare is kept: a developer who has not saved for so long has no use for its memory.
+# Seconds that a warm spare is kept: after so long without a save, its memory has a better use.
 _PATIENCE = 600.0
 # Likewise, one that is there because files are being edited.
 _SHORT_PATIENCE = 60.0
@@ -161,11 +160,7 @@ class Interpreter:
         on_spawn: Callable[[Child], object],
         on_output: OnOutput,
     ) -> Exit:
-        """Have it serve in another environment, and wait for its end.
-
-        Raises:
-            SpawnError: The system refused to start it.
-        """
+        """Have it serve in another environment, and wait for its end, as `Run.spawn` does."""
         try:
             await self._spawned.wait()
             if self._child is not None:
@@ -246,11 +241,7 @@ class Spares:
         on_output: OnOutput,
         **_as_planned: object,
     ) -> Exit:
-        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`.
-
-        Raises:
-            SpawnError: The system refused to start it.
-        """
+        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`."""
         self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
         if plan.warm_spare or self._is_edited:

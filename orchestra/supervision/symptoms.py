@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
 from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
-from orchestra.supervision.tracebacks import TracebackReader, own_frame
+from orchestra.supervision.tracebacks import Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestra.events import StreamName
-    from orchestra.supervision.tracebacks import Failure
 
 __all__ = [
     "Clash",
@@ -54,12 +54,13 @@ SILENT_AFTER_TRACEBACK = 0.7
 
 # What shells write when they cannot run a command.
 _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
-# What task runners add to the failure of what they run (make, npm, pnpm, yarn, bun, just, turbo, Go), and
+# What task runners and watchers add to the failure of what they run (make, npm, pnpm, turbo, Node, air), and
 # what is left over of a stack or of an object that was printed.
 _NOISE = re.compile(
     r"make(\[\d+\])?: \*\*\*|npm (ERR!|error)|.?ELIFECYCLE|error Command failed|info Visit https://yarnpkg|"
     r"error: (script|Recipe) |Node\.js v\d|note: run with|exit status \d|\s*[\]})]+[,;]?$|"
-    r".*\bcommand .*exited \(\d+\)|Exit code \d+|ERROR: \"[^\"]+\" exited with|goroutine \d"
+    r".*\bcommand .*exited \(\d+\)|Exit code \d+|Failed running '|.*\berror: exit status \d+$|"
+    r"ERROR: \"[^\"]+\" exited with|goroutine \d"
 )
 _SAYS_WHY = re.compile(
     r"error\b|exception\b|fatal|panic|failed|failure|\bcannot\b|can't|could ?n[o']t|not found|no such|denied"
@@ -76,10 +77,11 @@ _RELOADS = re.compile(
 )
 # What only a new server logs; the old one has closed its sockets by then.
 _STARTED = re.compile(r"Started server process \[\d+\]")
-# uvicorn, Werkzeug, Django. A server that does not watch ends with its program, and needs no diagnosis.
-_WATCHES = re.compile(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes")
-# The process that starts the servers, and outlives them.
-_RELOADER = re.compile(r"Started reloader process \[(\d+)\]")
+# uvicorn, Werkzeug, Django (without "with" it is TypeScript's compiler). A server that does not watch ends
+# with its program, and needs no diagnosis.
+_WATCHES = re.compile(
+    r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
+)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
 _PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
@@ -178,7 +180,6 @@ class Symptoms:
         folders: The absolute paths of the project's folders: where a failure's place is looked for.
 
     Attributes:
-        reloader: The pid of the process that starts its servers, once that is known.
         watches: Whether its server watches its files, and so outlives a broken program.
         new_server_seen: Whether a new server has logged its start since the last reload.
         failure: The last exception that it has written since, whatever was written after it.
@@ -186,21 +187,20 @@ class Symptoms:
 
     def __init__(self, command: str, folders: Sequence[str] = ()) -> None:
         self._folders = folders
-        self.reloader: int | None = None
         self.new_server_seen = False
         self.watches = "hmr" in command
-        self._last_line_at = 0.0
+        self._last_line_at = self._failed_at = 0.0
         self.failure: Failure | None = None
         # One for each stream: what was written in between to two of them comes here in any order.
         self._readers: dict[StreamName, TracebackReader] = {}
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
 
     def __repr__(self) -> str:
         return f"<Symptoms: {self.failure!r}, watches: {self.watches}>"
 
-    def keep(self, lines: Sequence[str]) -> None:
+    def keep(self, lines: Sequence[str], now: float) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
-        self._lines.extend(line for line in lines[-_KEPT_LINES:] if line.strip())
+        self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
 
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
@@ -214,19 +214,20 @@ class Symptoms:
             self.watches = _WATCHES.search(line) is not None
         if "Started" in line:
             self.new_server_seen = self.new_server_seen or _STARTED.search(line) is not None
-            if found := _RELOADER.search(line):
-                self.reloader = int(found[1])
         if (reader := self._readers.get(stream)) is None:
             reader = self._readers[stream] = TracebackReader()
         failure = reader.see(line)
-        self.failure = failure or self.failure
+        if failure is not None:
+            self.failure, self._failed_at = failure, now
         return failure
 
-    def forget(self) -> None:
-        """Forget what the last server was like: it is replaced."""
+    def forget(self, before: float = inf) -> None:
+        """Forget what the last server was like, which has written until `before`: it is replaced."""
         self.new_server_seen = False
-        self.failure = None
-        self._readers.clear()
+        self._lines = deque((each for each in self._lines if each[0] > before), _KEPT_LINES)
+        if self._failed_at <= before:
+            self.failure = None
+            self._readers.clear()
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
@@ -237,24 +238,23 @@ class Symptoms:
         """The exception that one of its streams ends with; empty if none does."""
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
-    def diagnose(self, *, has_server: bool | None, was_announced: bool) -> Broken | Stuck | None:
+    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Stuck | None:
         """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
 
         Args:
-            has_server: Whether its reloader has a server process now; ``None`` if there is no known reloader.
+            is_alone: Whether nothing is left of it but a watcher, which waits for a file to change.
             was_announced: Whether it comes up for the first time, or after a reload that it announced.
         """
-        if not self.watches or has_server:
-            return None
-        if has_server is False and not was_announced and not self.error:
-            return Stuck()  # its reloader waits for a file to change
-        reason = self.explanation() if self.error or has_server is False else ""
-        return Broken(reason) if reason else None
+        if is_alone and not was_announced and not any(map(_SAYS_WHY.search, self.last_lines)):
+            return Stuck()  # another server may live: nothing is known against the program
+        if is_alone or (self.watches and self.error):
+            return Broken(self.explanation() or "its program has ended")
+        return None
 
     def explanation(self) -> str:
         """Say why it did not come up: by its exception and the place of that, else by a line of output."""
         if self.failure is None or self.port_is_taken:
-            return explain(self._lines)
+            return explain(self.last_lines)
         own = own_frame(self.failure.frames, self._folders)
         if own is None:
             return self.failure.line
@@ -264,13 +264,13 @@ class Symptoms:
     @property
     def last_lines(self) -> Sequence[str]:
         """Its last lines, without blank ones."""
-        return tuple(self._lines)
+        return [line for _, line in self._lines]
 
     @property
     def port_is_taken(self) -> bool:
         """Whether it says that a port is taken which it wants."""
-        return any(map(_IN_USE.search, self._lines))
+        return any(map(_IN_USE.search, self.last_lines))
 
     def shell_error(self) -> str:
         """Give the line in which the shell says that it cannot run a command; empty if there is none."""
-        return next(filter(_NOT_RUN.search, reversed(self._lines)), "")
+        return next(filter(_NOT_RUN.search, reversed(self.last_lines)), "")

@@ -2,7 +2,7 @@
 
 A Python traceback has a head, frames, and a last line at its own margin: the exception. What stands around it
 depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
-draws. Of chained exceptions, and of those in a group, the last one counts.
+draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
 
 `TracebackReader` reads one line after the other, and `own_frame` finds the place that a developer looks for.
 All that is kept is bounded: any program may write anything.
@@ -32,6 +32,7 @@ _MOST_CHARACTERS = 2000
 _HEAD = "Traceback (most recent call last)"
 # What an exception group draws beside its lines, and rich around them.
 _MARGIN = re.compile(r"^(?: *[|+│](?: |$))+")
+_GROUP = re.compile(r".* \(\d+ sub-exceptions?\)")
 _CHAINED = re.compile(r"^(?:During handling of|The above exception was) ")
 _RULE = re.compile(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│┃]*$")
 _FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
@@ -123,7 +124,8 @@ class TracebackReader:
             not rest[:1].isspace() and (found := _EXCEPTION.fullmatch(rest)) and found["type"] not in _LEVELS
         ):
             self._is_open = False
-            if self._frames and self._frames[-1].file.endswith(_TIDYING):
+            is_group = self._has_margin and _GROUP.fullmatch(rest)
+            if is_group or (self._frames and self._frames[-1].file.endswith(_TIDYING)):
                 return None
             self.error = rest[:_MOST_CHARACTERS]
             self.last = Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))

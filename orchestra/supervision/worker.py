@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 from msgspec import structs
 
-from orchestra.config.plan import Role
+from orchestra.config.plan import ProcessPlan, Role
 from orchestra.errors import OrchestraError, StartError
 from orchestra.events import State, StateChanged
 from orchestra.supervision.delivery import ProcessOutput, log_settings
@@ -43,7 +43,6 @@ from orchestra.supervision.runtime import Phase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
@@ -128,11 +127,7 @@ class Worker:
             attempt.child.signal(number)
 
     async def send(self, data: bytes) -> None:
-        """Write to the standard input of the current child.
-
-        Raises:
-            OrchestraError: There is none, or it does not take it.
-        """
+        """Write to the standard input of the current child; `OrchestraError` if it is not taken."""
         attempt = self._handover.current
         if attempt is None or attempt.child is None:
             await trio.lowlevel.checkpoint()
@@ -229,13 +224,11 @@ class Worker:
         self._end_with(await self._handover.run())
 
     def _end_with(self, fact: Fact) -> None:
-        """Tell the fact that an activity has ended with."""
         if self._run.phase is not Phase.RUNNING and self.life.state is not State.STOPPING:
             self.tell(StopRequested())  # it has ended before its turn, and is not started again
         self.tell(fact)
 
     def _learn(self, fact: Fact) -> None:
-        """Take account of what the current child reports."""
         attempt, plan = self._handover.current, self.life.plan
         if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
             return
@@ -265,11 +258,7 @@ class Worker:
         return attempt is not None and attempt.symptoms.watches
 
     def is_up(self) -> bool:
-        """Whether it is as far as it gets.
-
-        Raises:
-            StartError: It is not going to be.
-        """
+        """Whether it is as far as it gets; `StartError` if it is not going to be."""
         state, reason = self.life.state, self.life.reason
         if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")

@@ -35,6 +35,8 @@ __all__ = ["Batch", "Notify", "batches", "watch"]
 # A burst is over when nothing was touched for so long, in ms; and after so long in any case, in seconds.
 _QUIET = 50
 _LONGEST_BURST = 0.5
+# Seconds for the thread to end: a look at everything may take long, and does no harm.
+_END_LIMIT = 0.5
 # How often watchfiles looks for touches, in ms; it tells them when the next look finds no more. A look takes
 # 60 µs of CPU time.
 _STEP = 20
@@ -94,14 +96,27 @@ async def watch(
     # It waits in its thread for as long as the run lasts: others must not wait for the thread.
     limiter = trio.CapacityLimiter(1)
     found = batches(interests, since=since, stop=stop, notify=notify or _notify)
+    is_idle = threading.Event()
+
+    def look() -> Batch | None:
+        try:
+            return next(found, None)
+        finally:
+            is_idle.set()
+
     try:
         while not stop.is_set():
-            batch = await trio.to_thread.run_sync(next, found, None, abandon_on_cancel=True, limiter=limiter)
+            is_idle.clear()
+            batch = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
             if batch is None:
                 return
             tell(batch)
     finally:
         stop.set()
+        # Before 3.14, Python aborts if it ends while a thread is in watchfiles: that is not C, but Rust.
+        with trio.move_on_after(_END_LIMIT, shield=True):
+            while not is_idle.is_set():  # noqa: ASYNC110 - set in a thread that may be all that is left
+                await trio.sleep(_STEP / 1000)
 
 
 def batches(

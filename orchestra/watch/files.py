@@ -21,12 +21,11 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestra.watch.filters import GITIGNORE, Filter, Walk
-from orchestra.watch.interest import Changed, Changes
+from orchestra.watch.interest import Changed, Changes, Interest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Set as AbstractSet
 
-    from orchestra.watch.interest import Interest
 
 __all__ = ["Files", "rereads_templates"]
 

@@ -274,5 +274,4 @@ def _follow_link(path: str, walk: Walk) -> None:
 
 
 def _nearest(folder: str) -> str:
-    """The nearest folder above that there is."""
     return str(next(each for each in Path(folder).parents if each.is_dir()))

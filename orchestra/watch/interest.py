@@ -32,12 +32,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config.plan import FromProcess, Role
+from orchestra.config.plan import FromProcess, Plan, ProcessPlan, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestra.config.plan import Plan, ProcessPlan
 
 __all__ = [
     "RUN",
@@ -159,7 +158,6 @@ def _interest(
 
 
 def _served_by_vite(folder: Path, cwd: Path) -> Iterable[Path]:
-    """What is Vite's in the folder of a process."""
     return [folder / name for name in _VITES] if cwd.is_relative_to(folder) else [folder]
 
 

@@ -1,6 +1,6 @@
 import { byId } from "./dom";
 
-/** Ask the backend for JSON. Anything but a JSON success is an error that says who was asked and what came back. */
+/** Ask the backend for JSON. Anything but a JSON success is an error that says what was asked and what came back. */
 export async function request<Answer>(method: string, path: string, body?: BodyInit): Promise<Answer> {
   const asked = `${method} ${path}`;
   const response = await fetch(path, { method, body, headers: { accept: "application/json" } }).catch((cause) => {
@@ -14,7 +14,7 @@ export async function request<Answer>(method: string, path: string, body?: BodyI
   return answer;
 }
 
-/** Do what somebody asked for, and show the reason on the page if it fails. */
+/** Do what was asked for, and show the reason on the page if it fails. */
 export async function attempt(action: () => Promise<void>): Promise<void> {
   const status = byId("status");
   status.textContent = "";

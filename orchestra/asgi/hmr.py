@@ -1,0 +1,214 @@
+"""Vite's WebSocket, between a browser whose end ASGI has and Vite.
+
+The browser's is accepted after Vite has accepted ours, with the same subprotocol; a refusal of Vite's is
+passed on. Frames are decoded, since ASGI has messages; compression is left to the browser's side.
+
+Vite's client polls for a server that is gone only if its connection breaks, and ASGI can only close one in
+an orderly way. So when Vite has gone, the browser's end stays open until Vite is back, and is then told to
+reload, in the words that Vite itself has for that.
+
+Not here: which pages may open it (`vite`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Ping,
+    Pong,
+    RejectConnection,
+    RejectData,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import ProtocolError
+
+from orchestra.errors import UpstreamError
+from orchestra.proxy.forward import forwarded_request
+
+if TYPE_CHECKING:
+    from anyio.abc import SocketStream
+    from wsproto.events import Event
+
+    from orchestra.asgi.types import Receive, Scope, Send
+    from orchestra.asgi.upstream import Vite
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.head import RequestHead
+
+__all__ = ["relay"]
+
+# Seconds for Vite to accept it: it never answers what it does not know.
+_ACCEPT_LIMIT = 5.0
+# Seconds between two looks at whether Vite is back.
+_INTERVAL = 0.5
+_RELOAD = '{"type":"full-reload"}'
+_CHUNK = 65536
+_GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
+# These are ours: the handshake with Vite has its own.
+_OWN = frozenset({"host", "connection", "upgrade"})
+_NO_STATUS, _ABNORMAL = 1005, 1006
+
+
+async def relay(
+    vite: Vite, head: RequestHead, peer: Peer, *, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Pass a WebSocket on until the browser leaves.
+
+    Args:
+        vite: Where it goes.
+        head: The browser's handshake.
+        peer: The browser.
+        scope: As ASGI has it.
+        receive: Likewise.
+        send: Likewise.
+    """
+    await receive()  # websocket.connect
+    try:
+        stream = await vite.connect()
+    except UpstreamError:
+        await send({"type": "websocket.close", "code": 1013})
+        return
+    async with stream:
+        end = _ViteEnd(stream)
+        try:
+            with anyio.fail_after(_ACCEPT_LIMIT):
+                accepted = await end.shake_hands(head, peer)
+        except (TimeoutError, *_GONE):
+            await send({"type": "websocket.close", "code": 1013})
+            return
+        if not isinstance(accepted, AcceptConnection):
+            await _refuse(accepted, end.refusal, scope, send)
+            return
+        await send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
+        async with anyio.create_task_group() as group:
+            group.start_soon(_pass_up, end, receive, group.cancel_scope)
+            if not await _pass_down(end, send):
+                await _wait_for(vite)
+                await send({"type": "websocket.send", "text": _RELOAD})
+            # The browser answers a close, or leaves to load the page again.
+
+
+async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Send) -> None:
+    """Pass on that Vite has refused, as far as the server can."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    start = {"status": refused.status_code, "headers": [(b"content-type", b"text/plain")]}
+    await send({"type": "websocket.http.response.start", **start})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _pass_up(end: _ViteEnd, receive: Receive, scope: anyio.CancelScope) -> None:
+    """Pass on what the browser says; when it has left, that is the end."""
+    while (message := await receive())["type"] == "websocket.receive":
+        text = message.get("text")
+        with suppress(*_GONE):
+            await end.send(BytesMessage(message["bytes"]) if text is None else TextMessage(text))
+    with suppress(*_GONE):
+        code = message.get("code") or 1000
+        await end.send(CloseConnection(1000 if code in (_NO_STATUS, _ABNORMAL) else code))
+    scope.cancel()
+
+
+async def _pass_down(end: _ViteEnd, send: Send) -> bool:
+    """Pass on what Vite says; return whether it has closed its end in an orderly way."""
+    parts: list[str | bytes] = []
+    try:
+        while True:
+            event = await end.next()
+            match event:
+                case TextMessage() | BytesMessage():
+                    parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
+                    if event.message_finished:
+                        kind = "text" if isinstance(event, TextMessage) else "bytes"
+                        whole = parts[0][:0].join(parts)  # type: ignore[arg-type]  # all are of one type
+                        parts.clear()
+                        await send({"type": "websocket.send", kind: whole})
+                case CloseConnection(code=code, reason=reason):
+                    code = 1000 if code == _NO_STATUS else int(code)
+                    await send({"type": "websocket.close", "code": code, "reason": reason or ""})
+                    return True
+                case _:
+                    pass
+    except _GONE:
+        return False
+
+
+async def _wait_for(vite: Vite) -> None:
+    """Wait until Vite can be reached."""
+    while True:
+        with suppress(UpstreamError):
+            await (await vite.connect()).aclose()
+            return
+        await anyio.sleep(_INTERVAL)
+
+
+class _ViteEnd:
+    """Our connection to Vite.
+
+    Attributes:
+        refusal: The body of a refusal.
+    """
+
+    refusal = b""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._connection = WSConnection(ConnectionType.CLIENT)
+        self._events: list[Event] = []
+        # Two tasks send.
+        self._turn = anyio.Lock()
+
+    async def send(self, event: Event) -> None:
+        """Send something."""
+        async with self._turn:
+            await self._stream.send(self._connection.send(event))
+
+    async def next(self) -> Event:
+        """Receive what comes next; pings are answered."""
+        while not self._events:
+            self._connection.receive_data(await self._stream.receive(_CHUNK))
+            for event in self._connection.events():
+                self._events.append(event)
+                if isinstance(event, Ping):
+                    await self.send(Pong(event.payload))
+        return self._events.pop(0)
+
+    async def shake_hands(self, head: RequestHead, peer: Peer) -> AcceptConnection | RejectConnection:
+        """Pass the browser's handshake on; return what Vite has answered."""
+        lines = forwarded_request(head, peer).decode("latin-1").split("\r\n")[1:-2]
+        pairs = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        fields = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in pairs
+            if name.lower() not in _OWN and not name.lower().startswith("sec-websocket-")
+        ]
+        protocols = head.values.get(b"sec-websocket-protocol", b"").decode("latin-1")
+        names = [each.strip() for each in protocols.split(",") if each.strip()]
+        target = head.target.decode("ascii")
+        await self.send(
+            Request(host=head.host.decode("latin-1"), target=target, subprotocols=names, extra_headers=fields)
+        )
+        refused: RejectConnection | None = None
+        while True:
+            event = await self.next()
+            match event:
+                case AcceptConnection():
+                    return event
+                case RejectConnection():
+                    refused = event
+                    if not event.has_body:
+                        return event
+                case RejectData(data=data, body_finished=is_over):
+                    self.refusal += data
+                    if is_over and refused is not None:
+                        return refused
+                case _:
+                    pass

@@ -1,0 +1,153 @@
+"""``orchestra dev myapp:app``: an application and its frontend, without a Procfile.
+
+An application that is named is a process of a run, with everything that a run has: it is served by Hypercorn,
+restarted when a file is saved, and stands behind the one address beside Vite. One that is given as an object
+cannot be restarted: it is served in this process, by Hypercorn and `ViteDevProxy`, and only Vite is a process
+of a run.
+
+Not here: the processes of such a run (`config/written`), what a run is (`supervisor`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestra.config import Overrides
+from orchestra.config.addresses import DEFAULT_LISTEN, parse_listen
+from orchestra.config.plan import Address
+from orchestra.config.written import Target
+from orchestra.errors import ConfigError
+from orchestra.events import OutputLine
+from orchestra.folders import is_running
+from orchestra.planning import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestra.asgi.types import App
+    from orchestra.config.plan import Plan
+    from orchestra.events import Event
+
+__all__ = ["dev", "run_target"]
+
+_NPM = "npm run dev"
+
+
+def dev(
+    target: str | App,
+    *,
+    vite_command: str = _NPM,
+    vite_port: int = 5173,
+    host: str | None = None,
+    port: int | None = None,
+    pid_path: str | os.PathLike[str] | None = None,
+    name: str = "ORCHESTRA",
+    pre_serve: Callable[[], object] | None = None,
+    backend_prefixes: Sequence[str] | None = None,
+) -> int:
+    """Run an application and its frontend until Ctrl-C; return the exit status.
+
+    Args:
+        target: ``module:attribute``, ``module:create()``, or an ASGI application, which is not restarted when
+            a file is saved.
+        vite_command: What starts Vite. The default is looked for below the current folder if that has no
+            `package.json`.
+        vite_port: Not needed: Vite is found wherever it listens.
+        host: Where to listen; by default what ``NAME_HOST`` says, then 127.0.0.1.
+        port: Likewise, ``NAME_PORT``, then 8000 or, if that is taken, the next free one.
+        pid_path: A file that has our process's number meanwhile.
+        name: The beginning of the names of these variables.
+        pre_serve: Called before anything is started.
+        backend_prefixes: Paths whose WebSockets, and whose 404, are the application's.
+
+    Raises:
+        ConfigError: Something is wrong with the target, the address, the settings or this machine.
+    """
+    del vite_port
+    host = os.environ.get(f"{name.upper()}_HOST") if host is None else host
+    asked = os.environ.get(f"{name.upper()}_PORT") if port is None else str(port)
+    listen = None
+    if host or asked:
+        usual_host, usual_port = DEFAULT_LISTEN
+        host = f"[{host}]" if host and ":" in host else host or usual_host
+        listen = f"{host}:{asked or usual_port}"
+    vite = None if vite_command == _NPM and not Path("package.json").is_file() else vite_command
+    prefixes = None if backend_prefixes is None else tuple(backend_prefixes)
+    with _pid_file(pid_path, name):
+        if pre_serve is not None:
+            pre_serve()
+        if isinstance(target, str):
+            wanted = Target(app=target, vite=vite, backend_prefixes=prefixes)
+            return run_target(Overrides(listen=listen, target=wanted))
+        return _serve_here(target, Target(app=None, vite=vite), listen, backend_prefixes)
+
+
+def run_target(overrides: Overrides) -> int:
+    """Run the target of some options in this terminal; return the exit status."""
+    from orchestra import foreground  # noqa: PLC0415 - an application here needs none of it
+
+    target = overrides.target
+    if target is not None and target.app is not None and ":" not in target.app:
+        raise ConfigError(f"{target.app} is not an application", hint='Name one as "module:attribute".')
+
+    def plan(running: Plan | None = None) -> Plan:
+        return load(overrides=overrides, running=running, has_memory=True)
+
+    return foreground.run(plan(), replan=plan)
+
+
+def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence[str] | None) -> int:
+    """Serve an application in this process, and run the frontend beside it."""
+    from orchestra.asgi import ViteDevProxy  # noqa: PLC0415 - needs the extra
+    from orchestra.embedding import running  # noqa: PLC0415 - as above
+    from orchestra.serve import bound, serve_on  # noqa: PLC0415
+
+    plan = load(overrides=Overrides(no_proxy=True, target=target))
+    if not plan.processes:
+        raise ConfigError("no frontend was found", hint="Say what starts it: vite_command=...")
+    host, port = parse_listen(listen) if listen is not None else DEFAULT_LISTEN
+    sockets = bound(str(Address(host, port)))
+    with running(plan) as run:
+        name = plan.processes[0].name
+        for line in run.tail(name):
+            _print(name, line)
+        run.subscribe(_print_event, OutputLine)
+        url = run.snapshot()[name].url
+        vite = Address.of_url(url or "")
+        proxy = ViteDevProxy(app, vite.port, vite.host, backend_prefixes=prefixes)
+        serve_on(sockets, proxy)
+    return 0
+
+
+def _print_event(event: Event) -> None:
+    if isinstance(event, OutputLine):
+        _print(event.process, event.text)
+
+
+def _print(process: str, line: str) -> None:
+    sys.stdout.write(f"{process} | {line}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _pid_file(path: str | os.PathLike[str] | None, name: str) -> Iterator[None]:
+    """Keep our number in a file."""
+    if path is None:
+        yield
+        return
+    file = Path(path)
+    try:
+        other = int(file.read_text("ascii"))
+    except (OSError, ValueError):
+        other = None
+    if other is not None and is_running(other):
+        raise ConfigError(f"{name} is running already (pid {other})", path=file, hint="Stop it first.")
+    file.write_text(str(os.getpid()), "ascii")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
