@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import Run, orchestra
-from tests.project_kit import ACTIVATED, ask, frontend
+from tests.kit import Run, ask, orchestra
+from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
