@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 from contextlib import suppress
 from functools import partial
@@ -262,7 +263,9 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
     with suppress(OSError):  # the terminal has gone: SIGHUP says what follows from that
         while True:
             await trio.lowlevel.wait_readable(0)
-            typed = os.read(0, 4096) if _is_in_foreground() else b""
+            # In the foreground nothing else reads; before, the shell may have taken what woke us.
+            is_ours = _is_in_foreground() and select.select([0], [], [], 0)[0]
+            typed = os.read(0, 4096) if is_ours else b""
             if not typed:
                 await trio.sleep(_FOREGROUND_INTERVAL)
                 continue

@@ -187,6 +187,11 @@ def test_what_is_no_application_is_not_taken_for_one(tmp_path: Path, text: str) 
         ("backend/main.py", "import backend.x\n" + APP, "uvicorn {} backend.main:app"),
         ("a/b/main.py", "from ..x import y\n" + APP, "uvicorn {} a.b.main:app"),
         ("api/main.py", "import api_client\nimport os\n" + APP, "cd api && uvicorn {} main:app"),
+        (
+            "backend/src/backend/main.py",
+            "from backend.main import x\n" + APP,
+            "cd backend/src && uvicorn {} backend.main:app",
+        ),
     ],
 )
 def test_a_module_s_own_imports_tell_where_it_is_imported_from(
@@ -438,6 +443,51 @@ def test_a_base_that_is_vite_s_alone_is_a_frontend_path(tmp_path: Path) -> None:
     assert 'frontend_paths = ["/static/vite/"]' in seen(tmp_path).settings
     (tmp_path / "vite.config.js").write_text("export default { base: '/static/' }\n")
     assert seen(tmp_path).settings == ""
+
+
+def proxied(*entries: str) -> dict[str, str]:
+    """A frontend whose Vite passes paths on."""
+    config = "export default { server: { proxy: {\n// '/old': 'http://localhost:1',\n%s\n} } }\n"
+    return {"package.json": VITE, "index.html": "", "vite.config.ts": config % ",\n".join(entries)}
+
+
+def test_the_paths_that_vite_passes_on_are_the_backend_s(tmp_path: Path) -> None:
+    entries = [
+        "'/api': 'http://localhost:5000'",
+        "'^/media/.*': { target: 'http://x:1', headers: { a: '/b' } }",
+    ]
+    write(tmp_path, proxied(*entries) | {"main.py": ROUTES + FASTAPI_ALL[0]})
+    assert backend_paths(tmp_path) == ["/api", "/media", "/docs", "/openapi.json"]
+
+
+def test_a_path_that_vite_rewrites_is_asked_of_vite(tmp_path: Path) -> None:
+    rewritten = "'/api': { target: 'http://localhost:5001', rewrite: (path) => path.replace(/^\\/api/, '') }"
+    remote = "'/maps': { target: 'https://maps.example.com', changeOrigin: true }"
+    write(tmp_path, proxied(rewritten, remote) | {"main.py": APP})
+    settings = seen(tmp_path).settings
+    file = completed(lambda problems: parse_settings(settings, Path("orchestra.toml"), problems))
+    assert file is not None
+    assert file.settings.proxy.frontend_paths == ("/api", "/maps")
+    assert file.settings.process["api"].port == 5001
+
+
+def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "web/package.json": VITE,
+            "web/src/api.ts": "const URL = 'http://localhost:5173'\nconst API = 'http://localhost:8000'\n",
+            "api/main.py": APP,
+            "api/.env.example": "KEY=\n",
+        },
+    )
+    remarks = "\n".join(seen(tmp_path).remarks)
+    assert "web/src/api.ts names http://localhost:8000: name paths alone" in remarks
+    assert "api/.env.example has no .env beside it" in remarks
+    write(tmp_path, {"api/.env": "", "web/package.json": '{"scripts": {"start": "react-scripts start"}}'})
+    remarks = "\n".join(seen(tmp_path).remarks)
+    assert "web/package.json names no Vite" in remarks
+    assert ".env.example" not in remarks
 
 
 def test_a_frontend_without_vite_is_named(tmp_path: Path) -> None:

@@ -192,6 +192,25 @@ def test_i_gives_keys_to_the_process_that_asks() -> None:
     assert controls.look.selected == "api"
 
 
+def test_while_a_process_gets_input_its_log_is_shown_and_then_what_was() -> None:
+    controls = controls_of(line("a"), line("b", "api"), REQUEST)
+    press(controls, "down", "t", "enter")
+    before = controls.look
+    press(controls, "i")
+    assert (shown(controls), controls.look.details) == (["b"], False)
+    controls.end_input()
+    assert controls.look == before
+
+
+def test_a_module_that_vite_cannot_serve_is_hinted_at_until_it_can() -> None:
+    broken = replace(REQUEST, upstream="frontend", target="/src/main.ts?t=1", status=500)
+    controls = controls_of(broken, broken)
+    hint = " hint: Vite cannot serve /src/main.ts (500), so its page may stay blank: the log says why."
+    assert pictured(controls, width=100).count(hint) == 1
+    controls.model.apply(replace(broken, target="/src/main.ts", status=200))
+    assert not any("hint:" in row for row in pictured(controls))
+
+
 def test_d_dismisses_the_error_and_then_the_hint() -> None:
     controls = controls_of(
         ErrorShown(seq=3, process="api", error_type="E", message=""), replace(REQUEST, method="OPTIONS")

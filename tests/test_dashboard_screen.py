@@ -140,7 +140,7 @@ async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Pty) -> 
         assert b"\x1b[?1049h" in terminal.received
         assert b"\x1b[?25l" in terminal.received
         assert terminal.mode != before
-    await terminal.until_bytes(b"\x1b[?25h\x1b[?1049l")
+    await terminal.until_bytes(b"\x1b[?25h\r\x1b[?1049l")
     assert terminal.mode == before
 
 

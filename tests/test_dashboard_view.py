@@ -157,7 +157,7 @@ GOLDEN = {
  200 GET      1.3 s    1.3 s    100 B  backend   /api/notes  held 1.3 s
 
  warning: port 5000 was taken, vite listens on 5173
- R retry  r restart  s start  Enter only this  t requests  Space pause  / search  f filter  e errors  ? help  q quit
+ R retry  r restart  s start  Enter only this  t requests  e errors  / search  Space pause  f filter  ? help  q quit
 """,
     (40, 10): """
  http://127.0.0.1:8000  ✗ worker failed

@@ -226,6 +226,8 @@ class SocketScanner:
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
             pause = min(pause * 1.2, longest_pause)
+            if pause > _LONGEST_PAUSE:
+                port = None  # that is no hurry any more
             if expected is not None:
                 # Mostly the first process of the tree is the server; to look at one takes no scan.
                 found = await trio.to_thread.run_sync(_sockets_of, [leader])

@@ -185,15 +185,15 @@ class Sources:
         for file, text in self._texts.items():
             if file.name == "manage.py" and _DJANGO.search(text):
                 yield Application(kind="Django", folder=file.parent, file=file)
+        named = set()
         for folder, names in self._files.items():
-            if "pyproject.toml" in names and (
-                named := _ENTRYPOINT.search(text_of(folder / "pyproject.toml"))
-            ):
-                module, name = named.groups()
-                file = folder / f"{module.replace('.', '/')}.py"
-                yield Application(kind="FastAPI", folder=folder, target=f"{module}:{name}", file=file)
+            text = text_of(folder / "pyproject.toml") if "pyproject.toml" in names else ""
+            if entry := _ENTRYPOINT.search(text):
+                file = folder / f"{entry[1].replace('.', '/')}.py"
+                named.add(file)
+                yield Application(kind="FastAPI", folder=folder, target=f"{entry[1]}:{entry[2]}", file=file)
         for file, text in self._texts.items():
-            if (found := self._application(file, text)) is not None:
+            if file not in named and (found := self._application(file, text)) is not None:
                 yield found
 
     def _application(self, file: Path, text: str) -> Application | None:
@@ -218,8 +218,12 @@ class Sources:
 
     def module(self, file: Path, text: str) -> tuple[Path, str]:
         """Where a file can be imported from, and as what: as part of the packages that it is in or names."""
-        above = [*upward(file.parent, self.root)][:-1]
-        folder = next((each.parent for each in reversed(above) if _imports(text, each.name)), None)
+        above = [each for each in [*upward(file.parent, self.root)][:-1] if _imported(text, each.name)]
+        # Of two folders of one name it is the one that has what is imported.
+        having = [
+            each for each in above if any(_has_module(each, name) for name in _imported(text, each.name))
+        ]
+        folder = next((each.parent for each in reversed(having or above)), None)
         if folder is None:
             folder, depth = file.parent, 1
             while folder != self.root and (
@@ -268,9 +272,17 @@ def _needs_nothing(args: str) -> bool:
     return all("=" in each or each.strip()[:1] in {"", "*", "/"} for each in args.split(","))
 
 
-def _imports(text: str, package: str) -> bool:
-    named = rf"^\s*(?:from|import) {re.escape(package)}\b"
-    return package not in _FRAMEWORKS and re.search(named, text, re.MULTILINE) is not None
+def _imported(text: str, package: str) -> list[str]:
+    """What a file imports from a package: the names of its modules, most probably."""
+    if package in _FRAMEWORKS:
+        return []
+    named = re.escape(package)
+    imports = rf"^\s*(?:from {named}(?:\.(\w+)[\w.]*)? import (\w+)|import {named}\b(?:\.(\w+))?)"
+    return [next(filter(None, names), package) for names in re.findall(imports, text, re.MULTILINE)]
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    return is_folder(folder / name) or is_file(folder / f"{name}.py")
 
 
 # --- How it is run ---
@@ -334,22 +346,26 @@ def _server(application: Application, sources: Sources, machine: Machine) -> str
 # --- What it answers ---
 
 
-def paths_of(application: Application, sources: Sources, *, has_own_api: bool) -> tuple[str, ...]:
+def paths_of(
+    application: Application, sources: Sources, *, listed: Sequence[str] = (), has_own_api: bool = False
+) -> tuple[str, ...]:
     """Say which paths are an application's.
 
     Args:
         application: The application.
         sources: The project.
+        listed: Those that the project lists itself, in place of its routes.
         has_own_api: Whether the frontend has an `/api`, too: then what is below it is told apart.
     """
     texts = sources.below(application.folder)
-    found, more = [], []
+    found, more = [*listed], []
     if application.kind == "Django":
+        more.append("/static")
+    if application.kind == "Django" and not listed:
         urls = next((each[1] for each in map(_URLCONF.search, texts.values()) if each), "urls")
         text = texts.get(application.folder / f"{urls.replace('.', '/')}.py", "")
         found += [f"/{each}" for each in _DJANGO_ROUTES.findall(text)]
-        more.append("/static")
-    else:
+    elif not listed:
         found += _first_groups(_ROUTES, texts.values())
         if not any(each.startswith("/api") for each in found):
             found += _first_groups(_ROUTERS, texts.values())

@@ -1,14 +1,13 @@
 """``orchestra init``: a look at a folder -> the Procfile and the settings that run what is in it, and why.
 
-Frontends are folders whose `package.json` has a script that runs Vite, or names Vite or a framework that
-brings its own. Of several the one that surely runs Vite is taken, then one with pages, then the one that is
-nearest to the top; the others are named. A Procfile that is there already is that of production, most
-probably: its processes are taken over as they stand, and what it lacks is added.
+A Procfile that is there already is that of production, most probably: its processes are taken over as they
+stand, and what it lacks is added.
 
 The settings say which paths are the backend's, where it would else answer what is the frontend's, or the
 frontend may have an `/api` of its own. They are written only if there are none.
 
-Not here: writing; whether what is written works; Python (`applications`).
+Not here: writing; whether what is written works; finding frontends (`frontends`) and backends
+(`applications`).
 """
 
 from __future__ import annotations
@@ -27,15 +26,18 @@ from msgspec.structs import replace
 
 from orchestra.config import applications, command as commands, packages, procfile, toml
 from orchestra.config.applications import Call, Sources
-from orchestra.config.files import Problems, is_file, is_folder
-from orchestra.config.procfile import DEFAULT_NAMES, Entry, current_folder, is_name, render
+from orchestra.config.files import Problems, is_file
+from orchestra.config.frontends import find_frontends
+from orchestra.config.procfile import DEFAULT_NAMES, Entry, current_folder, render
 from orchestra.config.roles import BACKEND_NAMES
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestra.config.addresses import Machine
+    from orchestra.config.applications import Application
+    from orchestra.config.frontends import Frontend
 
 __all__ = ["Scaffold", "find_frontend", "look", "propose"]
 
@@ -44,21 +46,11 @@ _MAX_DEPTH = 4
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
-_RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
-# Packages that render pages, and may have an API of their own; all but the last bring Vite.
-# fmt: off
-_RENDERERS = (
-    "@sveltejs/kit", "nuxt", "astro", "@react-router/dev", "@remix-run/dev", "@solidjs/start",
-    "@tanstack/react-start", "@qwik.dev/router", "@builder.io/qwik-city", "@analogjs/platform", "vike",
-    "next",
-)
-# fmt: on
-# Where such an API is.
-_OWN_APIS = ("src/routes/api", "server/api", "src/pages/api", "pages/api", "app/api", "src/app/api")
 # What a Procfile has that is run once, at a deployment.
 _NOT_RUN = "release"
 # Where a backend has files of its own.
 _STATIC_URL = re.compile(r"""\b(?:STATIC_URL|static_url_path) *= *["']/?([^"']*?)/?["']""")
+_ENV_EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist", "env.example")
 _RUN_IT = "Run it: orchestra run"
 _HEAD = """\
 # What `orchestra run` starts, and serves at one address. Each process is told its port by $PORT.
@@ -92,24 +84,6 @@ class Scaffold(Struct, frozen=True, kw_only=True):
         """The texts of the files, by their names."""
         files = {DEFAULT_NAMES[0]: _HEAD + render(self.entries)}
         return files | ({toml.OWN_FILE: self.settings} if self.settings else {})
-
-
-class _Frontend(Struct, frozen=True):
-    """A frontend that was found; `is_sure`: reading its command tells that it runs Vite."""
-
-    call: Call
-    package: str
-    is_sure: bool
-    has_pages: bool
-    renderer: str | None
-
-    @property
-    def name(self) -> str:
-        return "vite" if self.is_sure else "frontend"
-
-    @property
-    def has_own_api(self) -> bool:
-        return self.renderer is not None and any(is_folder(self.call.folder / each) for each in _OWN_APIS)
 
 
 def propose(folder: Path, machine: Machine) -> Scaffold:
@@ -154,12 +128,13 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     """
     files = _files(root)
     sources = Sources(root, files)
-    frontends = _best_first(_frontends(root, files))
+    frontends = find_frontends(root, files)
     backends = [*sources.applications()]
     calls = [applications.call_of(each, sources, machine) for each in backends]
     found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
     workers, remarks = _workers(sources, machine)
     remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
+    remarks += _hints(frontends, files, root)
     if not sources.is_whole:
         remarks.append("there are too many Python files: only those nearest to the top were looked at")
     if not (found or existing):
@@ -185,12 +160,8 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
 
 def find_frontend(root: Path) -> str | None:
     """Give the command that starts the frontend in a folder, if there is one."""
-    found = _best_first(_frontends(root, _files(root)))
+    found = find_frontends(root, _files(root))
     return _command(found[0].call, root) if found else None
-
-
-def _best_first(frontends: Iterable[_Frontend]) -> list[_Frontend]:
-    return sorted(frontends, key=lambda each: (not each.is_sure, not each.has_pages))
 
 
 def _files(root: Path) -> dict[Path, list[str]]:
@@ -210,33 +181,6 @@ def _files(root: Path) -> dict[Path, list[str]]:
 def _command(call: Call, root: Path) -> str:
     where = shlex.quote(call.folder.relative_to(root).as_posix())
     return call.command if call.folder == root else f"cd {where} && {call.command}"
-
-
-def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[_Frontend]:
-    for folder in (each for each, names in files.items() if "package.json" in names):
-        manager = packages.manager_of(folder, root)
-        package, scripts = packages.package_json(folder), packages.scripts_of(folder)
-        tables = [package.get(key) for key in ("dependencies", "devDependencies")]
-        named = {name for table in tables if isinstance(table, dict) for name in table}
-        usual = [name for name in ("dev", "start", "serve") if name in scripts]
-        candidates = [f"{manager} run {name}" for name in dict.fromkeys([*usual, *scripts]) if is_name(name)]
-        renderer = next((each for each in _RENDERERS if each in named), None)
-        has_pages = renderer is not None or is_file(folder / "index.html")
-        if "vite" in named and not usual:
-            candidates.append(f"{_RUNNERS[manager]} vite")
-        for each in candidates:
-            reading = commands.read(each, cwd=folder, root=root)
-            # A script that starts the backend, too, would start it twice.
-            if reading.why and not reading.serves:
-                call = Call(folder, each, reading.why)
-                yield _Frontend(call, "vite", is_sure=True, has_pages=has_pages, renderer=renderer)
-                break
-        else:
-            package_named = renderer or ("vite" if "vite" in named else None)
-            if package_named is not None and usual:
-                why = f"{(folder / 'package.json').relative_to(root)} names {package_named}"
-                call = Call(folder, f"{manager} run {usual[0]}", why)
-                yield _Frontend(call, package_named, is_sure=False, has_pages=has_pages, renderer=renderer)
 
 
 def _workers(sources: Sources, machine: Machine) -> tuple[list[tuple[str, Call]], list[str]]:
@@ -277,45 +221,83 @@ def _is_like(name: str, entry: Entry, root: Path) -> bool:
 
 
 def _settings(
-    frontend: _Frontend | None,
-    backends: Sequence[applications.Application],
+    frontend: Frontend | None,
+    backends: Sequence[Application],
     sources: Sources,
     names: Mapping[str, str],
 ) -> tuple[str, list[str]]:
     """The text of the settings, and why."""
-    tables, reasons = [], []
-    proxy = []
-    if frontend is not None and frontend.package == "next":
-        proxy += [f'frontend = "{names[frontend.name]}"', 'frontend_paths = ["/_next/"]']
-        proxy += ['frontend_websockets = ["/_next/"]']
-        reasons.append("proxy.frontend: Next.js has no Vite that would be found")
-    if frontend is not None and frontend.has_pages and backends:
-        renders = f"{frontend.renderer} may have an API of its own" if frontend.renderer else ""
-        why = applications.hidden_pages(backends[0], sources) or renders
-        paths = applications.paths_of(backends[0], sources, has_own_api=frontend.has_own_api) if why else ()
-        if paths:
-            proxy.append(
-                "# These paths, with all below them, are the backend's; all others are the frontend's."
-            )
-            proxy.append(f"backend_paths = {json.dumps(paths)}")
-            reasons.append(f"proxy.backend_paths: {why}")
-        elif why:
-            reasons.append(f'{why}: list its paths, as in [proxy] backend_paths = ["/api"]')
-    if frontend is not None and not frontend.has_pages and (base := _own_base(frontend, sources)):
-        proxy.append(f'frontend_paths = ["{base}"]')
-        reasons.append(f"proxy.frontend_paths: {base} is the base in Vite's configuration")
-    if proxy:
-        tables.append("\n".join(["[proxy]", *proxy]))
+    reasons: list[str] = []
+    tables: list[str] = []
+    if frontend is not None:
+        proxy = _proxy_settings(frontend, backends, sources, names, reasons)
+        tables += ["\n".join(["[proxy]", *proxy])] if proxy else []
+        ports = [each.port for each in frontend.forwarded() if each.is_vite_s and each.port]
+        if ports and "api" in names:
+            tables.append(f"[process.{names['api']}]\n# Vite passes requests on to it.\nport = {ports[0]}")
     if "worker" in names:
         tables.append(f"[process.{names['worker']}]\n# Restart it when a Python file is saved.\nwatch = true")
     text = "\n\n".join(["# Settings of `orchestra run`; the README has all of them.", *tables])
     return (f"{text}\n" if tables else ""), reasons
 
 
-def _own_base(frontend: _Frontend, sources: Sources) -> str:
-    """The path that all files of Vite's are below, by its configuration; empty if others may be, too."""
-    folder = frontend.call.folder
-    texts = [applications.text_of(folder / f"vite.config.{each}") for each in ("ts", "js", "mts", "mjs")]
-    found = re.search(r"""\bbase: *["'](/[\w./-]+)["']""", "\n".join(texts))
+def _proxy_settings(
+    frontend: Frontend,
+    backends: Sequence[Application],
+    sources: Sources,
+    names: Mapping[str, str],
+    reasons: list[str],
+) -> list[str]:
+    lines = []
+    if frontend.package == "next":
+        lines += [f'frontend = "{names[frontend.name]}"', 'frontend_websockets = ["/_next/"]']
+        reasons.append("proxy.frontend: Next.js has no Vite that would be found")
+    if own := _frontend_paths(frontend, sources, reasons):
+        lines.append(f"frontend_paths = {json.dumps(own)}")
+    for backend in backends if frontend.has_pages else ():
+        renders = f"{frontend.package} may have an API of its own" if frontend.renders else ""
+        if why := applications.hidden_pages(backend, sources) or renders:
+            listed = [each.path for each in frontend.forwarded() if not each.is_vite_s]
+            paths = applications.paths_of(backend, sources, listed=listed, has_own_api=frontend.has_own_api)
+            if paths:
+                lines.append(
+                    "# These paths, and all below them, are the backend's; all others the frontend's."
+                )
+                lines.append(f"backend_paths = {json.dumps(paths)}")
+            next_step = "" if paths else ': list its paths, as in backend_paths = ["/api"]'
+            reasons.append(f"proxy.backend_paths: {why}{next_step}")
+    return lines
+
+
+def _frontend_paths(frontend: Frontend, sources: Sources, reasons: list[str]) -> list[str]:
+    """The paths that are Vite's alone; the reasons are told why."""
+    paths = ["/_next/"] if frontend.package == "next" else []
     own = {match[1] for text in sources.below(sources.root).values() for match in _STATIC_URL.finditer(text)}
-    return f"{found[1].rstrip('/')}/" if found is not None and found[1].strip("/") not in own else ""
+    if frontend.base and not frontend.has_pages and frontend.base.strip("/") not in own:
+        paths.append(frontend.base)
+        reasons.append(f"proxy.frontend_paths: {frontend.base} is the base in Vite's configuration")
+    for each in frontend.forwarded():
+        if each.is_vite_s:
+            paths.append(each.path)
+            reasons.append(f"proxy.frontend_paths: Vite rewrites {each.path}, or passes it on to elsewhere")
+    return paths
+
+
+def _hints(frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path) -> list[str]:
+    """What will not work as it is, and the next step."""
+    hints = []
+    for frontend in frontends[:1]:
+        if not frontend.forwarded() and (found := frontend.asks_elsewhere(files)) is not None:
+            where, address = found[0].relative_to(root), found[1]
+            step = "name paths alone, such as /api, so that pages ask the one address that serves them"
+            hints.append(f"{where} names {address}: {step}")
+    if not frontends:
+        step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
+        scripts = (each for each in files if {"dev", "start"} & {*packages.scripts_of(each)})
+        hints += [f"{(each / 'package.json').relative_to(root)} {step}" for each in scripts][:1]
+    for folder, names in files.items():
+        example = next((name for name in _ENV_EXAMPLES if name in names), None)
+        if example is not None and not is_file(folder / ".env"):
+            where = (folder / example).relative_to(root)
+            hints.append(f"{where} has no .env beside it: copy it, and fill it in")
+    return hints

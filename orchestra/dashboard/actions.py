@@ -220,7 +220,17 @@ def _input(on: Controls) -> None:
     name = on.look.selected
     if asking and name not in [each.name for each in asking]:
         name = asking[-1].name
-    on.set(mode=Mode.INPUT, selected=name, was_moved=True, until=None)
+    on.before_input = on.look
+    # What it writes is what one looks at meanwhile, and nothing else.
+    on.set(
+        mode=Mode.INPUT,
+        selected=name,
+        was_moved=True,
+        until=None,
+        wanted=Wanted(process=name),
+        on_requests=False,
+        details=False,
+    )
 
 
 def _copy(on: Controls) -> Order | None:

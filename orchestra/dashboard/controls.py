@@ -42,9 +42,11 @@ class Controls:
         is_guest: As it was given.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
+        before_input: What was looked at before a process got input.
     """
 
     look: Look
+    before_input: Look
     page: int
     now: float
     model: Model
@@ -52,7 +54,7 @@ class Controls:
     def __init__(
         self, model: Model, keys: Mapping[str, str] | None = None, *, is_guest: bool = False
     ) -> None:
-        self.look = Look()
+        self.look = self.before_input = Look()
         self.bindings = bindings(keys or {})
         self.page = 10
         self.now = 0.0
@@ -110,8 +112,8 @@ class Controls:
             )
 
     def end_input(self) -> None:
-        """Keys are for the dashboard again."""
-        self.set(mode=Mode.NORMAL)
+        """Keys are for the dashboard again, and what was looked at before is shown."""
+        self.look = replace(self.before_input, selected=self.look.selected, was_moved=True)
 
     def set(self, **changes: Any) -> None:
         """Change the look."""

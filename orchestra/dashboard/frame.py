@@ -158,7 +158,7 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
         below = max(model.log.count - look.until, 0)
         notes.append(f"paused, {below} newer" if below else "paused")
     if missed:
-        notes.append(f"{missed:,} lines not shown")
+        notes.append(f"{missed:,} line{'s' * (missed > 1)} not shown")
     return ", ".join(notes)
 
 
@@ -223,9 +223,10 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
     actions: list[tuple[str, str, bool]]
     if look.on_requests:
         actions = [
-            ("only", "details", True),
-            ("filter", "filter", True),
-            ("slowest", "newest" if look.is_by_time else "slowest", True),
+            ("only", "details", not look.details),
+            ("back", "close", look.details),
+            ("filter", "filter", not look.details),
+            ("slowest", "newest" if look.is_by_time else "slowest", not look.details),
             ("copy", "copy", True),
             ("full", "full", True),
             ("requests", "back", True),
@@ -240,11 +241,11 @@ def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[s
             ("input", "input", bool(model.asking())),
             ("only", "all" if look.wanted.process else "only this", True),
             ("requests", "requests", model.url is not None),
-            ("pause", "follow" if look.until is not None else "pause", True),
-            ("search", "search", True),
             ("next", "next", bool(look.search)),
-            ("filter", "filter", True),
             ("errors", "all" if look.wanted.errors else "errors", True),
+            ("search", "search", True),
+            ("pause", "follow" if look.until is not None else "pause", True),
+            ("filter", "filter", True),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
     always = [("help", "help", True), ("quit", "leave" if controls.is_guest else "quit", True)]

@@ -81,6 +81,11 @@ class Hints:
             self._say(_OUTDATED, is_so=True)
         if event.status == _VITE_REFUSES_HOST and event.target == "/@vite/client":
             self._say(_HOST, is_so=True)
+        path = event.target.partition("?")[0]
+        broken = f"Vite cannot serve {path} (500), so its page may stay blank: the log says why."
+        self.found = [each for each in self.found if each != broken]
+        if event.status == 500:
+            self.found.append(broken)
         if event.target.startswith("/@vite/client"):
             self._seen["client"] += 1
         self._seen["modules"] += 1

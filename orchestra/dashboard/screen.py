@@ -1,10 +1,10 @@
 """The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
 
-Drawing: ten times a second we look whether the model, what the user looks at, the second or the terminal's
-size has changed; if so, a frame is taken, and a worker thread draws it: into lines, of which those that
-differ from the terminal's are sent, in one write between the marks of a synchronized update (DEC private mode
-2026; terminals that do not know it ignore it). No other frame is taken meanwhile: a terminal that was stopped
-by Ctrl-S, or is slow, costs frames and nothing else.
+Drawing: ten times a second, less often while nothing happens, we look whether the model, what the user looks
+at, the second or the terminal's size has changed; if so, a frame is taken, and a worker thread draws it: into
+lines, of which those that differ from the terminal's are sent, in one write between the marks of a
+synchronized update (DEC private mode 2026; terminals that do not know it ignore it). No other frame is taken
+meanwhile: a terminal that was stopped by Ctrl-S, or is slow, costs frames and nothing else.
 
 Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["Renderer", "Screen", "leave_behind", "summary"]
 
 _TICK = 0.1
+# The same while nothing happens and no key is pressed: a run is left open all day.
+_IDLE_TICK = 0.25
 # How long the end waits for a terminal that takes nothing any more.
 _STALL_TIMEOUT = 0.5
 
@@ -65,8 +67,9 @@ _STALL_TIMEOUT = 0.5
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?7l\x1b[H\x1b[2J"
 # Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
-# Ends a synchronized update, colours, the modes that we set, and the alternate screen.
-_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+# Ends a synchronized update, colours, the modes that we set, and the alternate screen; where there is none,
+# the next line begins in the first column.
+_LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\r\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
 # xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
@@ -126,6 +129,7 @@ class Screen:
         self._lines: list[str] = []
         self._drawn: _Drawn | None = None
         self._missed = Missed()
+        self._typed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw and read keys until cancelled.
@@ -139,8 +143,14 @@ class Screen:
                 nursery.start_soon(self._read_keys)
                 await self._draw()
                 task_status.started()
+                before = None
                 while True:
-                    await trio.sleep(_TICK)
+                    if self._drawn is not before:
+                        await trio.sleep(_TICK)
+                    else:
+                        with trio.move_on_after(_IDLE_TICK):
+                            await self._typed.park()
+                    before = self._drawn
                     await self._draw()
         finally:
             self.restore()
@@ -240,8 +250,9 @@ class Screen:
                     await trio.sleep(_TICK)
                     continue
                 data = os.read(self._stdin, 1024)
-                if not data:
-                    return
+                if not data:  # the shell has taken it: it had the terminal when that woke us
+                    await trio.sleep(_TICK)
+                self._typed.unpark_all()
                 for piece, is_pasted in pastes.feed(data):
                     if is_pasted:
                         self._take_paste(piece)

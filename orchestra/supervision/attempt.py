@@ -65,6 +65,8 @@ _SERVERS_PAUSE = 0.25
 # Pauses between looks at what is left of a child that comes up: at first, a program may end at once.
 _FIRST_LOOK_PAUSE = 0.05
 _LONGEST_LOOK_PAUSE = 0.5
+# The same of one that need not be a server: twenty workers that run for hours are not looked at all the time.
+_LONGEST_IDLE_PAUSE = 5.0
 # Seconds without a socket after which it is said what the reason may be.
 _UNSEEN_AFTER = 5.0
 # The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
@@ -295,7 +297,8 @@ class Attempt(Stoppable):
             if self.symptoms.is_silent(began, now):
                 found = self._diagnose(is_alone=is_alone)
             await trio.sleep(pause)
-            pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE)
+            is_likely = self.plan.role is not Role.UNDECIDED
+            pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
 
     def _diagnose(self, *, is_alone: bool) -> Broken | Stuck | None:
         """Report it if the child is not going to be ready; one without a role need not be a server."""
