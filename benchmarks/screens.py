@@ -51,7 +51,7 @@ _RUNNERS: Mapping[str, Callable[[Path, Sequence[str]], Sequence[str]]] = {
 
 def dashboard(options: Options) -> Report:
     """Measure pictures a second and CPU, of orchestra with requests through it, of mprocs without."""
-    report, seconds = Report(), options.pick(20.0, 3.0)
+    report, seconds = Report(), options.pick(10.0, 3.0)
 
     def measure(name: str) -> dict[str, float]:
         busy = _measured(name, LINES, seconds)
@@ -79,7 +79,7 @@ def _measured(name: str, lines: int, seconds: float) -> dict[str, float]:
         if is_ours:
             started.wait_for(answers(_ADDRESS, "/api/items/0"), "the proxy does not answer")
         answered = stack.enter_context(_counted(_ask)) if is_ours and lines else [0]
-        time.sleep(30 if seconds > 10 else 3)  # until all have started, and are looked at rarely
+        time.sleep(20 if seconds > 3 else 3)  # until all have started, and are looked at rarely
         before = _own_cpu(started), pictures[0], answered[0]
         time.sleep(seconds)
         cpu, drawn, asked = _own_cpu(started) - before[0], pictures[0] - before[1], answered[0] - before[2]

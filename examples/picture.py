@@ -1,4 +1,4 @@
-"""Draws the picture in the README, ``examples/dashboard.svg``, from a real run of ``Procfile.example``.
+"""Draws the pictures in this folder, of which the README has some, from a real run of ``Procfile.example``.
 
 It also shows how a program embeds orchestra: a `Supervisor` in a nursery, a `Model` that watches it.
 
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 import time
 import urllib.request
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import trio
+from msgspec import structs
 from rich.console import Console, Group
 from rich.terminal_theme import TerminalTheme
 
-from orchestra import Supervisor, load
+from orchestra import ProcessPlan, Restart, StartError, Supervisor, load
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
@@ -51,6 +54,15 @@ BRIGHT = [
 THEME = TerminalTheme(EIGHT[0], EIGHT[-1], EIGHT, BRIGHT)
 
 
+WORKER = """
+import time
+
+print("waiting for jobs at redis://127.0.0.1:6379", flush=True)
+time.sleep(0.5)
+raise ConnectionError("127.0.0.1:6379 refused the connection")
+"""
+
+
 async def main() -> None:
     """Bring the example up, visit it, draw it, and end it."""
     plan = load(ROOT / "Procfile.example", environ={**os.environ, "FORCE_COLOR": "1"})
@@ -63,9 +75,20 @@ async def main() -> None:
         for path in VISITED:
             await trio.to_thread.run_sync(partial(visit, f"{supervisor.url}{path}"))
         await trio.sleep(5)  # until it was measured twice what they take
-        picture = drawn(model, now=time.time(), width=104, height=28)
+        draw_to("dashboard", model)
+        draw_to("details", model, "t", "down", "enter")
+        draw_to("log", model, "z")
+        draw_to("small", model, width=80, height=24)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "worker.py").write_text(WORKER, encoding="utf-8")
+            worker = ProcessPlan(name="worker", command="python worker.py", cwd=folder, restart=Restart.NEVER)
+            await supervisor.change(structs.replace(plan, processes=(*plan.processes, worker)))
+            with suppress(StartError):
+                await supervisor.wait_ready(["worker"])
+            while not model.errors():
+                await trio.sleep(0.1)
+        draw_to("failed", model)
         await supervisor.stop()
-    (ROOT / "examples" / "dashboard.svg").write_text(picture, encoding="utf-8")
 
 
 def visit(url: str) -> None:
@@ -79,8 +102,8 @@ def visit(url: str) -> None:
             error.read()
 
 
-def drawn(model: Model, *, now: float, width: int, height: int) -> str:
-    """Draw the dashboard as an SVG picture of a terminal of so many cells."""
+def draw_to(name: str, model: Model, *keys: str, width: int = 104, height: int = 28) -> None:
+    """Draw the dashboard, after some keys, as an SVG picture of a terminal of so many cells."""
     console = Console(
         record=True,
         file=io.StringIO(),
@@ -91,10 +114,14 @@ def drawn(model: Model, *, now: float, width: int, height: int) -> str:
         width=width,
         height=height,
     )
-    controls = Controls(model)
+    controls, now = Controls(model), time.time()
+    controls.see(now)
+    for key in keys:
+        controls.press(key)
     shown = frame(model, controls, now=now, width=width, height=height)
     console.print(Group(*draw(shown, controls.bindings)))
-    return console.export_svg(title="orchestra run Procfile.example", theme=THEME)
+    picture = console.export_svg(title="orchestra run Procfile.example", theme=THEME)
+    (ROOT / "examples" / f"{name}.svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -74,12 +74,9 @@ class CurrentPlan:
         return tuple(worker.output.tail) if worker is not None else ()
 
     async def replan(self, reason: str = "") -> Collection[str]:
-        """Read the files again, and follow the plan that they make now; return what that has restarted.
+        """Read the files again, of which `reason` names those that changed, and follow the plan they make.
 
         Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
-
-        Args:
-            reason: Which files have changed, for `PlanChanged`.
         """
         async with self._turn:
             if self._replan is None or self._run.phase is not Phase.RUNNING:

@@ -35,9 +35,6 @@ class Development:
     """What a run on the command line has beside others.
 
     Args:
-        view: The run.
-        bus: Its events.
-        environ: The environment of orchestra itself.
         reloads: Whether saved files and open pages take part; else only programs reach the run.
 
     Attributes:
@@ -98,12 +95,7 @@ class Development:
             self._store.save(self._pages)
 
     async def follow_files(self, run: Run, replan: OnPlanFiles) -> None:
-        """Do what follows from changed files until the run is to end.
-
-        Args:
-            run: The run.
-            replan: Has the files read again that the plan was made from; is told which have changed.
-        """
+        """Do what follows from changed files until the run is to end."""
         if not self.reloads:
             return
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now

@@ -50,7 +50,6 @@ class FrontendPages:
 
     Args:
         salt: What is hashed with a path.
-        pages: The hashes of the pages that are known, the oldest first.
 
     Attributes:
         is_changed: Whether they are others than they were at the beginning.
@@ -102,12 +101,7 @@ class _Stored(Struct, frozen=True):
 
 
 class Store:
-    """The file in which the pages of one project outlive a run. It may fail: then they do not.
-
-    Args:
-        plan: What is run.
-        environ: Says where files of programs are kept (``XDG_STATE_HOME``).
-    """
+    """The file in which the pages of one project outlive a run. It may fail: then they do not."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._path = state_folder(environ) / f"pages-{project_key(plan.root)}.json"

@@ -78,9 +78,7 @@ def is_own_origin(origin: bytes, host: bytes) -> bool:
 def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
     """Whether a request is for this machine, and from it: all that it came from are on loopback.
 
-    Args:
-        host: The ``Host``.
-        addresses: The client's, and those in ``X-Forwarded-For``: one that is not ours tells of a tunnel.
+    An address in ``X-Forwarded-For`` that is not ours tells of a tunnel.
     """
     match = match_host(host)
     return (

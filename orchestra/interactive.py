@@ -150,9 +150,9 @@ def write_log(text: str) -> Path:
         OSError: Neither can be written.
     """
     name = time.strftime("orchestra-%Y%m%d-%H%M%S.log")
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+    for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):
-            path = folder / name
+            path = folder() / name
             path.write_text(text, encoding="utf-8")
             return path
     raise OSError(0, "no folder can be written")

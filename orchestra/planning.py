@@ -60,13 +60,7 @@ def load(
 def this_machine(
     environ: Mapping[str, str] | None = None, running: Plan | None = None, *, has_memory: bool = False
 ) -> Machine:
-    """Describe the machine that we run on.
-
-    Args:
-        environ: In place of this process's environment.
-        running: The plan of a run that goes on.
-        has_memory: As of `load`.
-    """
+    """Describe the machine that we run on."""
     environ = os.environ if environ is None else environ
     kept: dict[str, int] = {}
     own: set[int] = set()

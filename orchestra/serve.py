@@ -193,7 +193,14 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
     factory = None
     if worker_class == "uvloop":
         factory = import_module("uvloop").new_event_loop
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Connections that are cut off at the end are no news.
+        if not is_ending.is_set():
+            loop.default_exception_handler(context)
+
     with asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(report)
         runner.run(serve_on_asyncio(framework, config, shutdown_trigger=partial(ended, asyncio.sleep)))
 
 
@@ -226,9 +233,10 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
             continue
         connection.wait([each.sentinel for each in workers])
         for worker in [each for each in workers if each.exitcode is not None]:
-            has_lived = time.monotonic() - workers.pop(worker) > _LIVED
-            if not (is_ending or has_lived):
+            lived = time.monotonic() - workers.pop(worker)
+            if not is_ending and lived <= _LIVED:
                 code = worker.exitcode or 1
+                sys.stderr.write(f"a worker has ended after {lived:.1f} s ({code}), so all do\n")
                 end()
     return code if code >= 0 else 128 - code
 

@@ -53,12 +53,14 @@ def screen_on(
     environ: dict[str, str] = ENVIRON,
     perform: Callable[[Order], object] = lambda _: None,
     send: Callable[[str, bytes], object] = lambda *_: None,
+    has_mouse: bool = False,
 ) -> Screen:
     return Screen(
         model,
         Controls(model),
         perform,
         send=send,
+        has_mouse=has_mouse,
         stdin=terminal.fd,
         stdout=terminal.fd,
         environ=environ,
@@ -248,6 +250,19 @@ async def test_what_is_pasted_is_text_for_a_process_and_never_keys(terminal: Pty
     assert b"".join(typed) == b"x = 1\rq\x1dy"
     assert not orders
     await terminal.until_bytes(b"\x1b[?2004l")
+
+
+@pytest.mark.parametrize("has_mouse", [True, False])
+async def test_the_wheel_scrolls_if_that_is_wanted(terminal: Pty, has_mouse: bool) -> None:  # noqa: FBT001 - a column of the table
+    model = model_of("api")
+    for number in range(1, 100):
+        model.apply(line(f"line {number}"))
+    async with running(screen_on(terminal, model, has_mouse=has_mouse)):
+        await terminal.until_text("line 99")
+        assert (b"\x1b[?1000h\x1b[?1006h" in terminal.received) is has_mouse
+        terminal.type(b"\x1b[<64;10;5M" * 3)
+        await terminal.until(lambda rows: not any("line 99" in row for row in rows))
+    await terminal.until_bytes(b"\x1b[?1000l\x1b[?1006l")
 
 
 async def test_a_line_is_copied_by_the_terminal(terminal: Pty) -> None:

@@ -83,19 +83,37 @@ def conforms(value: object, schema: dict[str, Any]) -> bool:
 @pytest.mark.real
 def test_the_json_lines_of_a_real_run_are_as_the_schema_says(tmp_path: Path) -> None:
     serve = f"exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
-    (tmp_path / "Procfile").write_text(f"web: {serve}\nfails: echo ValueError: no >&2; exit 3\n")
+    (tmp_path / "late.py").write_text("import time\nbreakpoint()\ntime.sleep(1000)\n")
+    (tmp_path / "bad.py").write_text("raise ValueError('no')\n")
+    (tmp_path / "Procfile").write_text(
+        f"web: sleep 0.3; {serve}\nfails: exec {sys.executable} bad.py\nasks: exec {sys.executable} late.py\n"
+    )
     (tmp_path / "orchestra.toml").write_text(
         '[proxy]\nlisten = "127.0.0.1:0"\nbackend = "web"\n[process.fails]\nrestart = "never"\n'
     )
     with Run(cwd=tmp_path) as stack:
+        assert get(f"{stack.url}/bad.py").status == 200  # held
         stack.state("web", "ready")
         assert get(f"{stack.url}/Procfile").status == 200
         assert get(f"{stack.url}/nothing").status == 404
         stack.state("fails", "failed")
+        stack.until(lambda event: event["type"] == "input.wanted")
+        (tmp_path / "bad.py").write_text("print('mended')\n")
         stack.stop()
         events = list(stack.events)
     kinds = {event["type"] for event in events}
-    assert {"run.started", "process.state", "process.output", "request.finished", "run.ended"} <= kinds
+    assert {
+        "run.started",
+        "process.state",
+        "process.output",
+        "input.wanted",
+        "error.shown",
+        "request.held",
+        "request.released",
+        "request.finished",
+        "notice",
+        "run.ended",
+    } <= kinds
     by_type = {
         SCHEMA["$defs"][name]["properties"]["type"]["enum"][0]: SCHEMA["$defs"][name]
         for name in (kind.__name__ for kind in get_args(Event))

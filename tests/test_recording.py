@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 import trio
 
-from orchestra import Plan, ProcessPlan, Supervisor
+from orchestra import Plan, ProcessPlan, ProxyPlan, Role, Supervisor
+from orchestra.config.plan import FromProcess
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import Recording, events_of
 from orchestra.errors import ConfigError
 from orchestra.events import Event, OutputLine, RequestHeads, encode
 from orchestra.replaying import Player
 from tests.dashboard_kit import REQUEST, STARTED, line, picture
-from tests.kit import COMMAND
+from tests.kit import COMMAND, free_port, get
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -26,14 +27,20 @@ if TYPE_CHECKING:
 async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     script = "printf '\\033[31mred\\033[0m\\n日本\\n'; printf 'Name? '; exec sleep 1000"
+    web = ProcessPlan(
+        name="web",
+        command=f"exec {sys.executable} -m http.server $PORT",
+        port=free_port(),
+        ready="http",
+        role=Role.BACKEND,
+    )
     plan = Plan(
+        proxy=ProxyPlan(port=0, backend=FromProcess(name="web"), frontend=None),
         processes=(
-            ProcessPlan(
-                name="web", command=f"exec {sys.executable} -m http.server $PORT", port=0, ready="tcp"
-            ),
+            web,
             ProcessPlan(name="asks", command=script),
             ProcessPlan(name="ends", command="exit 0"),
-        )
+        ),
     )
     live, recording = Model(), Recording(str(path))
     supervisor = Supervisor(plan, sinks=recording.sinks)
@@ -44,7 +51,9 @@ async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> N
         async with trio.open_nursery() as running:
             await running.start(supervisor.run)
             await supervisor.wait_ready()
-            while not live.asking():
+            for target in ("/", "/nothing"):
+                await trio.to_thread.run_sync(get, f"{supervisor.url}{target}")
+            while not live.asking():  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
             await supervisor.stop()
         await recording.aclose()
@@ -58,6 +67,7 @@ async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> N
         expected = picture(live, now=now, width=size[0], height=size[1])
         assert picture(again, now=now, width=size[0], height=size[1]) == expected
         assert any("asks      │ Name?" in row for row in expected)
+        assert any("404 GET" in row and "/nothing" in row for row in expected)
     (red,) = [
         event for event in events_of(str(path)) if isinstance(event, OutputLine) and "red" in event.text
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -23,7 +25,7 @@ SHOP = """
 import os, sys, time
 import anyio
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 
@@ -36,7 +38,17 @@ async def slow(request):
     return PlainTextResponse("done")
 
 
-app = Starlette(routes=[Route("/api/modules", modules), Route("/api/slow", slow)])
+async def endless(request):
+    async def pieces():
+        while True:
+            yield "more\\n"
+            await anyio.sleep(0.05)
+
+    return StreamingResponse(pieces())
+
+
+routes = {"modules": modules, "slow": slow, "endless": endless}
+app = Starlette(routes=[Route(f"/api/{name}", each) for name, each in routes.items()])
 
 
 def plain(environ, start_response):
@@ -105,6 +117,28 @@ def test_several_workers_end_when_their_requests_are_answered(shop: Path) -> Non
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("options", [("asyncio",), ("trio",), ("asyncio", "--workers", "2")], ids="-".join)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_answer_without_an_end_is_cut_off(
+    options: tuple[str, ...], number: signal.Signals, shop: Path
+) -> None:
+    port = free_port()
+    command = serve("shop:app", "--grace", "0.2", "--worker-class", *options, "--no-access-log", port=port)
+    with served(command, port, cwd=shop) as process:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.request("GET", "/api/endless")
+        answer = connection.getresponse()
+        assert answer.readline() == b"more\n"
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+            answer.read()
+        connection.close()
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("worker", ["asyncio", "trio"])
 def test_a_wsgi_application_has_its_files_too(worker: str, shop: Path) -> None:
     port = free_port()
@@ -134,6 +168,16 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], code: int, said: str,
     assert got == code, error
     assert said in error.replace(f"{shop}/", "")
     assert ("Traceback" in error) == (code == 1)
+
+
+@pytest.mark.real
+def test_a_worker_that_cannot_start_ends_all(shop: Path) -> None:
+    command = ("serve", "shop:nothing", "--workers", "2", "--listen", f"127.0.0.1:{free_port()}")
+    got, _, error = orchestra(*command, cwd=shop)
+    assert got == 2
+    assert "there is no nothing in" in error
+    assert error.count("so all do") == 1
+    assert "Traceback" not in error
 
 
 @pytest.mark.real

@@ -385,6 +385,15 @@ def test_on_plain_output_a_debugger_is_answered_from_the_terminal(tmp_path: Path
         assert terminal.wait() == 130
 
 
+def test_on_plain_output_the_only_process_gets_what_is_typed(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("reader: read line; echo got $line\n")
+    with Terminal(*COMMAND, "run", "--output", "plain", cwd=tmp_path) as terminal:
+        terminal.until(lambda text: "reader runs" in text)
+        terminal.send("hello\n")
+        terminal.until(lambda text: "reader    | got hello" in text)
+        assert terminal.wait() == 0
+
+
 def test_on_the_dashboard_a_debugger_is_answered_and_the_request_goes_on(tmp_path: Path) -> None:
     with (
         ThreadPoolExecutor(1) as pool,

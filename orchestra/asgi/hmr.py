@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["relay"]
 
-# Seconds for Vite to accept it: it never answers what it does not know.
-_ACCEPT_LIMIT = 5.0
+# Seconds for Vite to accept it, also while it starts: it never answers what it does not know.
+_ACCEPT_LIMIT = 15.0
 # Seconds between two looks at whether Vite is back.
 _INTERVAL = 0.5
 _RELOAD = '{"type":"full-reload"}'

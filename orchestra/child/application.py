@@ -240,8 +240,7 @@ def is_of_package(path: str) -> bool:
 def stand_by(number: str) -> socket.socket:
     """Import packages, and wait until it is time to serve.
 
-    Args:
-        number: The descriptor of the socket; with ``!`` behind it, it is that time already.
+    `number` is the descriptor of the socket; with ``!`` behind it, it is that time already.
     """
     control = socket.socket(fileno=int(number.rstrip("!")))
     control.set_inheritable(False)

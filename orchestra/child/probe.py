@@ -97,11 +97,7 @@ async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: fl
 async def http_get(at: Address, path: str, *, within: float, rest: float) -> Reply:
     """Ask for a path, and hang up; over TLS, too, if what answers seems to expect that.
 
-    Args:
-        at: Where to ask.
-        path: What is asked for.
-        within: Seconds until the beginning of an answer.
-        rest: Seconds for what follows it.
+    The beginning of an answer may take `within` seconds, what follows it `rest` more.
 
     Raises:
         OSError: No connection, or nothing comes by it.

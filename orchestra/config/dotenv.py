@@ -49,11 +49,7 @@ def merge(
 def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str]) -> dict[str, str]:
     """Parse the text of one ``.env`` file.
 
-    Args:
-        text: The whole file.
-        path: For messages.
-        problems: Collects lines that are not valid; values never appear there, they may be secrets.
-        over: What ``${VAR}`` sees beside the variables that stand above it in the file.
+    ``${VAR}`` sees what stands above it in the file, then `over`. Values may be secrets: no problem has one.
 
     Returns:
         The variables of the file alone.

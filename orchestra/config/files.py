@@ -77,8 +77,7 @@ class Problems(Struct):
     def in_order(self, *, first: Path | None = None) -> tuple[ConfigError, ...]:
         """Give everything, each problem once, by file and line; what has no file comes last.
 
-        Args:
-            first: The file that comes before all others: the Procfile.
+        The file `first`, the Procfile, comes before all others.
         """
         unique = list({(str(each), each.hint): each for each in (*self.errors, *self.warnings)}.values())
         files = [None if first is None else first.absolute(), *(_file_of(each) for each in unique)]
@@ -101,10 +100,7 @@ def _file_of(error: ConfigError) -> Path | None:
 def read_text(path: Path, kind: str, *, if_folder: str = "Name a file in it.") -> str | None:
     """Read a file of the user: UTF-8, with or without a byte-order mark; line ends as they are.
 
-    Args:
-        path: The file.
-        kind: What it should be: ``a Procfile``.
-        if_folder: The next step if it is a folder.
+    It should be of a `kind` such as ``a Procfile``; `if_folder` is the next step if it is a folder.
 
     Returns:
         ``None`` if there is no such file; the caller knows what that means.

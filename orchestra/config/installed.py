@@ -43,10 +43,8 @@ _RESOLVED = re.compile(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
 def is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *, manager: str) -> bool:
     """Say whether nothing has to be installed.
 
-    Args:
-        folder: Where the manager installs: that of the lock file.
-        packages: Folders of a `package.json`, each with the names of the packages that it needs.
-        manager: ``npm``, ``pnpm``, ``yarn`` or ``bun``.
+    `packages` are folders of a `package.json`, each with the names of the packages that it needs; the manager
+    installs in `folder`, where its lock file is.
     """
     if any(is_file(each / ".pnp.cjs") for each in (folder, *folder.parents)):
         return True  # yarn without node_modules

@@ -166,9 +166,7 @@ def _command_of(
 def _serve(app: str, place: str) -> str:
     """Give the command that serves an application.
 
-    Args:
-        app: The application.
-        place: Where it was written. Without a line: a line more above it would ask for a restart.
+    `place` is where it was written, without a line: a line more above it would ask for a restart.
     """
     # Not the shell looks PORT up: a spare is told another one when it serves.
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
@@ -309,13 +307,7 @@ def choose(
 ) -> None:
     """Give instances to the processes that are run: those that are named, with their dependencies.
 
-    Args:
-        processes: All that there are.
-        path: The Procfile.
-        problems: Is told of names that there are not, and if none is left.
-        only: The names of the command line; none means all.
-        left_out: Those that are not run, whatever depends on them.
-        counts: How many instances each is to have; with none it is left out, too.
+    Without names, `only`, all are chosen, but never those in `left_out` nor those with a count of 0.
     """
     by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):

@@ -8,13 +8,12 @@ Not here: how it gets there (`control/app`), showing it (`attaching`).
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, get_args
 
 import trio
 
 from orchestra.bus import utc_now
-from orchestra.events import Event, Notice, RunEnded, encode_lines
+from orchestra.events import Event, Notice, OutputLine, RunEnded, encode_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -23,10 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed"]
 
-# Events that may wait for a reader: some seconds of a loud process.
-_MOST_WAITING = 10_000
+# Events that may wait for a reader, and how many of them may be lines: some seconds of a loud process.
+# Without the others a picture would be wrong.
+_MOST_WAITING, _MOST_LINES = 100_000, 10_000
 # Seconds that events are collected for: a dashboard draws at 10 Hz.
 _INTERVAL = 0.05
+# Seconds between two notices of lines that were lost.
+_TOLD_INTERVAL = 10.0
 
 
 class Feed:
@@ -50,14 +52,17 @@ class Feed:
 
     async def __call__(self) -> AsyncGenerator[bytes, None]:
         """Give it in parts that end with a line, until the run has ended."""
-        waiting: deque[Event] = deque(maxlen=_MOST_WAITING)
-        news, lost = trio.lowlevel.ParkingLot(), 0
+        waiting: list[Event] = []
+        news, lost, next_told = trio.lowlevel.ParkingLot(), 0, 0.0
 
         def take(event: Event) -> None:
             nonlocal lost
             for each in self._quiet.shown(event):
-                lost += len(waiting) == _MOST_WAITING
-                waiting.append(each)
+                most = _MOST_LINES if isinstance(each, OutputLine) else _MOST_WAITING
+                if len(waiting) < most:
+                    waiting.append(each)
+                else:
+                    lost += 1
             news.unpark_all()
 
         unsubscribe = self._subscribe(take, *get_args(Event))
@@ -68,9 +73,10 @@ class Feed:
             while True:
                 batch = [event for event in waiting if event.seq not in seen]
                 waiting.clear()
-                if lost:
-                    text, lost = f"{lost} events were lost: they were not read in time", 0
-                    batch.insert(0, Notice(time=utc_now(), level="warning", code="events-lost", text=text))
+                if lost and trio.current_time() >= next_told:
+                    next_told = trio.current_time() + _TOLD_INTERVAL
+                    text, lost = f"{lost:,} lines were too many for this terminal", 0
+                    batch.append(Notice(time=utc_now(), level="warning", code="lines-lost", text=text))
                 yield encode_lines(batch)
                 if any(isinstance(event, RunEnded) for event in batch):
                     return

@@ -132,11 +132,7 @@ class Screen:
         self._typed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Draw and read keys until cancelled.
-
-        Args:
-            task_status: `nursery.start` goes on when the first frame has been drawn.
-        """
+        """Draw and read keys until cancelled; started when the first frame has been drawn."""
         self.take()
         try:
             async with trio.open_nursery() as nursery:

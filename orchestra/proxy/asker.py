@@ -142,7 +142,7 @@ class Asker:
         return self._head.method in _IDEMPOTENT and (self.upload is None or self.upload.can_begin)
 
     def _may_reuse(self) -> bool:
-        return not self.is_upgrade and self._client.body.is_complete and self._may_repeat()
+        return self._may_repeat() and self._client.body.is_complete and not self.is_upgrade
 
     def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
         self._upstream, self.connection = upstream, connection
@@ -252,7 +252,7 @@ class Asker:
     def release(self) -> None:
         """Part with the connection to the upstream; it may serve again if all was said on it."""
         upstream, connection = self._upstream, self.connection
-        if upstream is None or connection is None:
+        if connection is None or upstream is None:
             return
         self.connection = None
         if self.upload is not None:

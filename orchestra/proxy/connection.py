@@ -151,25 +151,26 @@ class _Connection:
 
     def _take_head(self) -> bytes | None:
         """Take the next head as soon as it is whole."""
-        buffer = self.unread
-        end = end_of_head(buffer) if buffer and not self._searched else -1
-        if end < 0 and len(buffer) <= MAX_HEAD:
-            data = self._receive(HEAD_SIZE)
+        buffer, searched = self.unread, self._searched
+        if searched or not buffer:
+            try:
+                data = self.transport.take_some(HEAD_SIZE)
+            except _BROKEN as exc:
+                raise self._gone() from exc
             if not data:
                 if data is None:
                     return None
                 raise self._gone()
-            buffer = self.unread = buffer + data if buffer else data
-            end = end_of_head(buffer, self._searched)
-            if end < 0 and len(buffer) <= MAX_HEAD:
-                self._searched = len(buffer)
-                return None
+            buffer += data
+        end = end_of_head(buffer, searched)
+        if end < 0 and len(buffer) <= MAX_HEAD:
+            self.unread, self._searched = buffer, len(buffer)
+            return None
         if not 0 <= end <= MAX_HEAD:
             fault = BadMessage(f"the {self._what} head has more than {MAX_HEAD} bytes", status=431)
             raise self._bad(fault)
-        self._searched = 0
-        self.unread = buffer[end:]
-        return buffer[:end] if self.unread else buffer
+        self.unread, self._searched = buffer[end:], 0
+        return buffer[:end]
 
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
@@ -297,10 +298,7 @@ class UpstreamConnection(_Connection):
 
     def rest(self, now: float) -> None:
         """It is idle until another request begins."""
-        self.since = now
-        self.body = _UNREAD
-        self.is_reused = True
-        self._has_begun = False
+        self.since, self.body, self.is_reused, self._has_begun = now, _UNREAD, True, False
 
     def take_head(self, request: RequestHead) -> ResponseHead | None:
         """Take the head of the next answer to `request`, be it informational or final.

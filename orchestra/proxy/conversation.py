@@ -25,7 +25,7 @@ import trio
 
 from orchestra.proxy import answers
 from orchestra.proxy.connection import ClientConnection, ClientGone
-from orchestra.proxy.exchange import Exchange, Progress
+from orchestra.proxy.exchange import OVER, WAITING, Exchange
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.head import BadMessage
 
@@ -130,18 +130,19 @@ class Conversation:
         """Go on with what has arrived, as far as that needs no waiting."""
         if self._woken.is_set():
             return
+        exchange = self.exchange
         try:
-            exchange = self.exchange or self._take_request()
-            progress = Progress.OVER if exchange is None else exchange.advance()
+            if exchange is None and (exchange := self._take_request()) is None:
+                self._client.transport.on_input(self._serve)
+                return
+            progress = exchange.advance()
         except Exception as exc:  # noqa: BLE001 - the task raises it
             self._fault = exc
             self._woken.set()
             return
-        if exchange is None:
-            self._client.transport.on_input(self._serve)
-        elif progress is Progress.WAITING and (connection := exchange.asker.connection) is not None:
+        if progress is WAITING and (connection := exchange.asker.connection) is not None:
             connection.transport.on_input(self._serve)
-        elif progress is not Progress.OVER:
+        elif progress is not OVER:
             self._woken.set()
         else:
             self._end_exchange()

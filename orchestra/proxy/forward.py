@@ -78,21 +78,20 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
     if head.version == b"1.0":
         # A 100 could not be passed on to it (RFC 9110 10.1.1).
         dropped |= {b"expect"}
-    lines = [head.start]
+    lines = _passing(head, dropped)
     host = head.host or b"localhost:%d" % peer.port
     if b"host" not in values:
-        lines.append(b"Host: " + host)
-    lines += _passing(head, dropped)
-    additions = _additions(host, peer.address)
+        lines.insert(1, b"Host: " + host)
+    client, rest = _additions(host, peer.address)
     if b"x-forwarded-for" in values:
         _add_address(lines, peer.address)
-        additions = additions[1:]
-    lines += additions
+    else:
+        lines.append(client)
     if upgrade:
         lines += _UPGRADE
     elif head.is_chunked:
         lines.append(b"Transfer-Encoding: chunked")
-    lines.append(b"\r\n")
+    lines.append(rest)
     return b"\r\n".join(lines)
 
 
@@ -103,27 +102,29 @@ def _dropped(connection: bytes | None, always: frozenset[bytes]) -> frozenset[by
 
 
 @lru_cache(maxsize=64)
-def _additions(host: bytes, address: str) -> tuple[bytes, ...]:
-    """Return the lines that a request to `host` gets, ``X-Forwarded-For`` first."""
+def _additions(host: bytes, address: str) -> tuple[bytes, bytes]:
+    """Return ``X-Forwarded-For``, and the other lines that a request to `host` gets, up to the head's end."""
     match = match_host(host)
-    return (
-        b"X-Forwarded-For: " + address.encode("ascii", "replace"),
+    others = (
         b"X-Forwarded-Host: " + host,
         b"X-Forwarded-Proto: http",
         b"X-Forwarded-Port: " + ((match and match[2]) or b"80"),
         b"Via: 1.1 " + _OWN_NAME,
+        b"\r\n",
     )
+    return b"X-Forwarded-For: " + address.encode("ascii", "replace"), b"\r\n".join(others)
 
 
 def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> list[bytes]:
-    lines, values = head.lines, head.values
+    """Return the first line, and those of the fields that pass."""
+    lines, values = [head.start, *head.lines], head.values
     found = dropped.intersection(values)
     if not found:
         return lines
-    if len(values) != len(lines):
-        return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
+    if len(values) != len(lines) - 1:
+        return lines[:1] + [line for line in head.lines if line.partition(b":")[0].lower() not in dropped]
     # It is one or two, as a rule; a loop over all fields would take twice as long.
-    lines, names = lines.copy(), list(values)
+    names = [b"", *values]
     for name in found:
         index = names.index(name)
         del lines[index], names[index]
@@ -156,7 +157,7 @@ def forwarded_response(
     is_informational = head.status < 200
     always = _DROPPED_FROM_INFORMATIONAL if is_informational else _DROPPED_FROM_ANSWERS
     dropped = _dropped(head.values.get(b"connection"), always)
-    lines = [head.start, *_passing(head, dropped)]
+    lines = _passing(head, dropped)
     if not is_informational or upgrade:
         lines.append(_UPSTREAM[upstream])
     if upgrade:

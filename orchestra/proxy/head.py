@@ -197,7 +197,7 @@ def end_of_head(buffer: bytes, searched: int = 0) -> int:
     Bare line feeds end a head here, too, so that the judge sees and refuses them; the peer does not wait for
     an end that it believes to have sent. The first `searched` bytes are known to contain none.
     """
-    end = buffer.find(_END, max(0, searched - 3))
+    end = buffer.find(_END, searched - 3 if searched > 3 else 0)
     if end >= 0:
         return end + 4
     match = _BLANK_LINE.search(buffer, max(0, searched - 2))
@@ -239,13 +239,7 @@ class HeadReader:
         except KeyError:
             values = {}
         host = values.get(b"host")
-        if (
-            match is not None
-            and host is not None
-            and len(values) == len(lines)
-            and raw.endswith(_END)
-            and match_host(host)
-        ):
+        if match is not None and host is not None and len(values) == len(lines) and raw.endswith(_END):
             length, is_chunked = _framing(values, b"1.1")
             return RequestHead(start, lines, values, length, is_chunked, b"1.1", match[1], match[2], host)
         self.long += 1
@@ -284,7 +278,9 @@ class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
         match = _ordinary_line(line)
         if match is None:
             raise KeyError(line)
-        field = name, _ = match[1].lower(), match[2]
+        field = name, value = match[1].lower(), match[2]
+        if name == b"host" and not match_host(value):
+            raise KeyError(line)
         if len(line) <= _KNOWN_LENGTH and name not in _NEVER_KNOWN and self._limit:
             if len(self) >= self._limit:
                 # What is still sent is judged and remembered again; an order of use would cost each request.

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -66,6 +66,8 @@ from orchestra.proxy.request import (
 from orchestra.proxy.rules import API, OWN_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestra.events import StateChanged
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.rules import Router, Side
@@ -95,7 +97,7 @@ class Availability(Enum):
     ABSENT = "absent"
 
 
-# To find a member by its class would take as long as all the rest of `Route.begin`.
+# To find a member by its class takes three times as long.
 _READY, _HOLD, _FAIL, _ABSENT = Availability
 
 
@@ -198,17 +200,6 @@ class Doubt(Struct, frozen=True):
     status: int
 
 
-class _At(Enum):
-    """The state of a route: which answer is awaited, and what for."""
-
-    BACKEND = auto()
-    SETTLED = auto()  # the backend's, by the settings
-    FALLBACK = auto()
-    FRONTEND = auto()
-    ASSET = auto()
-    OWN = auto()
-
-
 class Route:
     """The state machine of one request: which step comes next.
 
@@ -217,7 +208,6 @@ class Route:
     """
 
     doubt: Doubt | None = None
-    _at = _At.BACKEND
     _is_ping = False
     _is_part = False
     _had_no_asset = False
@@ -226,9 +216,11 @@ class Route:
     _no_backend: Unavailable | None = None
 
     def __init__(self, head: RequestHead, router: Router) -> None:
-        self._head = head
+        self._head, self._path = head, head.path
         self._router = router
         self._unknown = router.memo.unknown
+        # The state: what judges the answer that is awaited.
+        self._after: Callable[[Route, Outcome], Step] = Route._after_backend
 
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
         """Decide what to do first; without `may_wait` its time for waiting is over."""
@@ -238,14 +230,14 @@ class Route:
             return Fail(BadMessage(refused, status=403, title="Host not allowed"))
         if b"via" in head.values and is_looping(head):
             return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
-        path = head.path
+        path = self._path
         is_own = path.startswith(_OWN)
         if is_own and not (router.has_own and path.startswith(OWN_PREFIX)):
             return Signal.SAY_OWN
         if b"upgrade" in head.values and is_websocket(head):
             return Signal.UPGRADE
         if is_own:
-            self._at = _At.OWN
+            self._after = Route._after_own
             return _ASK_OWN
         if frontend is _ABSENT:
             return _ASK_BACKEND
@@ -259,7 +251,7 @@ class Route:
         if rule is not None and rule.side == "frontend":
             return self._ask_frontend(rule.reason)
         if rule is not None:
-            self._at = _At.SETTLED
+            self._after = Route._after_settled
             return _ASK_BACKEND
         return self._begin_by_memo(path, backend, frontend, may_wait=may_wait)
 
@@ -271,16 +263,16 @@ class Route:
         if not is_question(head):
             return _ASK_BACKEND
         if frontend is _READY and path in self._unknown:
-            return self._ask_frontend(_REMEMBERED, _At.ASSET)
+            return self._ask_frontend(_REMEMBERED, Route._after_asset)
         reason = self._why_part_of_frontends_page(path)
         if reason is not None:
-            return self._ask_frontend(reason, _At.ASSET)
+            return self._ask_frontend(reason, Route._after_asset)
         if backend is _HOLD or backend is _FAIL:
             is_part = self._is_part
             is_page = is_navigation(head) and self._router.memo.pages.has(path)
             # It waits for whichever of the two is ready first.
             if frontend is _READY and is_part:
-                return self._ask_frontend("asset, backend not ready", _At.ASSET)
+                return self._ask_frontend("asset, backend not ready", Route._after_asset)
             if frontend is _READY and is_page:
                 return self._ask_frontend("frontend's page, backend not ready")
             if frontend is _HOLD and may_wait and (is_part or is_page):
@@ -317,50 +309,50 @@ class Route:
         path = referring_path(self._head)
         return None if path is None else self._router.side_of(path)
 
-    def _ask_frontend(self, reason: str, at: _At = _At.FRONTEND) -> Ask:
-        self._at, self._reason = at, reason
+    def _ask_frontend(self, reason: str, after: Callable[[Route, Outcome], Step] | None = None) -> Ask:
+        self._after, self._reason = after or Route._after_frontend, reason
         return _ASK_FRONTEND
 
     def next(self, outcome: Outcome) -> Step:
         """Decide what follows from what came of the step before."""
-        match self._at:
-            case _At.BACKEND | _At.SETTLED:
-                return self._after_backend(outcome)
-            case _At.FALLBACK:
-                return self._after_fallback(outcome)
-            case _At.FRONTEND:
-                return self._after_frontend(outcome)
-            case _At.ASSET:
-                return self._after_asset(outcome)
-            case _At.OWN:
-                return _OWN_ANSWERED if isinstance(outcome, ResponseHead) else Fail(outcome)
-            case _:
-                assert_never(self._at)
+        return self._after(self, outcome)
+
+    def _after_own(self, outcome: Outcome) -> Step:
+        return _OWN_ANSWERED if isinstance(outcome, ResponseHead) else Fail(outcome)
 
     # --- The backend has answered ---
+
+    def _after_settled(self, outcome: Outcome) -> Step:
+        """The settings say that the backend's answer counts."""
+        if not isinstance(outcome, ResponseHead):
+            return self._without_backend(outcome)
+        if outcome.status != 404:
+            return _BACKEND_ANSWERED
+        if self._router.rule_of(self._path) is API:
+            self.doubt = Doubt("api", self._path, 404)
+        return Answer("backend 404, never falls back")
 
     def _after_backend(self, outcome: Outcome) -> Step:
         """The backend's answer counts, or the frontend is asked."""
         if not isinstance(outcome, ResponseHead):
-            if isinstance(outcome, Unavailable) and outcome.availability is Availability.ABSENT:
-                self._no_backend = outcome
-                return self._ask_frontend("no backend")
-            return Fail(outcome)
+            return self._without_backend(outcome)
         if outcome.status != 404:
-            return _BACKEND_ANSWERED if self._at is _At.SETTLED else self._after_other_answer(outcome)
-        head, router = self._head, self._router
-        if self._at is _At.SETTLED:
-            if router.rule_of(head.path) is API:
-                self.doubt = Doubt("api", head.path, 404)
-            return Answer("backend 404, never falls back")
-        if not router.may_fall_back(head):
+            return self._after_other_answer(outcome)
+        if not self._router.may_fall_back(self._head):
             return Answer("backend 404, never falls back")
         return self._fall_back(outcome)
+
+    def _without_backend(self, error: UpstreamError) -> Step:
+        """There is no answer of the backend; if there is no backend at all, the frontend is asked."""
+        if isinstance(error, Unavailable) and error.availability is Availability.ABSENT:
+            self._no_backend = error
+            return self._ask_frontend("no backend")
+        return Fail(error)
 
     def _after_other_answer(self, answer: ResponseHead) -> Step:
         """The backend has not said 404: that counts, unless nothing can be done with it where it is for."""
         head, memo, status = self._head, self._router.memo, answer.status
-        path = head.path
+        path = self._path
         memo.pages.drop(path)
         if self._had_no_asset:
             if _is_for_a_page(answer):
@@ -390,7 +382,7 @@ class Route:
             return Answer(Kept.TOO_LARGE.value)
         if (self._head.length or 0) > self._router.plan.replay_bytes:
             return Answer(Kept.BODY_TOO_LONG.value)
-        self._at, self._kept, self._reason = _At.FALLBACK, answer, said
+        self._after, self._kept, self._reason = Route._after_fallback, answer, said
         return _FALL_BACK
 
     def _after_fallback(self, outcome: Outcome) -> Step:
@@ -423,7 +415,7 @@ class Route:
     def _learn(self, answer: ResponseHead, kept: ResponseHead) -> None:
         """Remember that the frontend has a better answer: an asset, or a page."""
         head, memo = self._head, self._router.memo
-        path = head.path
+        path = self._path
         self._see_window(answer)
         if is_navigation(head) and kept.status == 404 and answer.status < 400:
             memo.pages.add(path)
@@ -440,11 +432,11 @@ class Route:
         """Remember whose page a window has got; a redirect is none yet."""
         head = self._head
         if (is_navigation(head) or is_for_a_window(head)) and not _is_redirect(answer):
-            self._router.memo.saw_window(head.path, "frontend")
+            self._router.memo.saw_window(self._path, "frontend")
 
     def _after_asset(self, outcome: Outcome) -> Step:
         """What the frontend says counts unless it has no asset; then the backend is asked."""
-        memo, path = self._router.memo, self._head.path
+        memo, path = self._router.memo, self._path
         if isinstance(outcome, ResponseHead):
             if _is_for_a_page(outcome):
                 if self._is_part:
@@ -456,7 +448,7 @@ class Route:
             memo.assets.forget(path)
             self._unknown.forget(path)
             self._had_no_asset = self._is_part
-        self._at = _At.BACKEND
+        self._after = Route._after_backend
         return _ASK_BACKEND
 
     def _after_frontend(self, outcome: Outcome) -> Step:
@@ -465,7 +457,7 @@ class Route:
         if not isinstance(outcome, ResponseHead):
             return Signal.RESET if self._is_ping else Fail(outcome)
         if self._no_backend is not None and outcome.media_type in HTML:
-            rule = self._router.rule_of(head.path)
+            rule = self._router.rule_of(self._path)
             if not is_navigation(head) or (rule is not None and rule.side == "backend"):
                 return Fail(self._no_backend)
         self._see_window(outcome)

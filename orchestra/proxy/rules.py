@@ -134,7 +134,7 @@ class Router:
 
     def frontend_of(self, path: bytes) -> str:
         """Return which frontend answers a path if one does: the prefix of a further one, or ``frontend``."""
-        rule = self.rule_of(path) if self.plan.frontends else None
+        rule = self.rule_of(path)
         return (rule and rule.further) or "frontend"
 
     def side_of(self, path: bytes) -> Literal["backend", "frontend"] | None:

@@ -163,9 +163,9 @@ class Shared:
             remembers=remembers,
         )
 
-    def frontend_of(self, path: bytes) -> Upstream:
-        """Return the frontend that answers a path if one does."""
-        return self.upstreams[self.router.frontend_of(path)]
+    def frontend_of(self, head: RequestHead) -> Upstream:
+        """Return the frontend that answers a request if one does."""
+        return self.upstreams[self.router.frontend_of(head.path) if self.plan.frontends else "frontend"]
 
     def report_origin(self, origin: bytes | None, refused: str) -> None:
         """Say that a page of another origin was refused, once for each."""

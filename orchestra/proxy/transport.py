@@ -130,7 +130,9 @@ class SocketTransport:
                 on_hangup, self._on_hangup = self._on_hangup, None
                 on_hangup(bool(news & _ERROR))
                 return
-        self._call_back()
+        if (on_input := self._on_input) is not None:
+            self._on_input = None
+            on_input()
 
     def _call_back(self) -> None:
         on_input, self._on_input = self._on_input, None
@@ -185,7 +187,7 @@ class SocketTransport:
     def on_input(self, callback: OnInput | None) -> None:
         """See `Transport.on_input`."""
         self._on_input = callback
-        if callback is not None and self.has_input():
+        if (self._is_readable or self._fd < 0) and callback is not None:
             # Not at once: a source that always has more would never let others have their turn.
             trio.lowlevel.current_trio_token().run_sync_soon(self._call_back)
 

@@ -64,7 +64,7 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
     fault = request_fault(head)
     if fault is not None:
         raise fault
-    backend, frontend = shared.upstreams["backend"], shared.frontend_of(head.path)
+    backend, frontend = shared.upstreams["backend"], shared.frontend_of(head)
     route = shared.router.websocket(
         head,
         has_backend=backend.gate.availability is not Availability.ABSENT,
