@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestra.config import Machine
-from orchestra.config.procfile import parse
+from orchestra.config.procfile import Entry, parse
 from orchestra.config.scaffold import look, propose
 from orchestra.config.toml import parse as parse_settings
 from orchestra.errors import ConfigError
@@ -469,6 +469,9 @@ def test_a_path_that_vite_rewrites_is_asked_of_vite(tmp_path: Path) -> None:
     assert file is not None
     assert file.settings.proxy.frontend_paths == ("/api", "/maps")
     assert file.settings.process["api"].port == 5001
+    machine = Machine(environ={"PATH": "/nowhere"})
+    existing = look(tmp_path, machine, existing=[Entry("web", "gunicorn main:app", 1)])
+    assert "[process.web]" in existing.settings
 
 
 def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:

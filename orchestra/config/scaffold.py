@@ -149,6 +149,9 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     ]
     names = {name: f"{name}-dev" if name in {each.name for each in kept} else name for name, _ in lacking}
     frontend = next((each for each in frontends[:1] if each.name in names), None)
+    backend = next((each.name for each in kept if _is_like("api", each, root)), None)
+    if backend is not None:
+        names["api"] = backend
     settings, reasons = _settings(frontend, backends[:1], sources, names)
     return Scaffold(
         entries=(*(Entry(names[name], _command(call, root), 0) for name, call in lacking), *kept),

@@ -138,19 +138,11 @@ class Gate:
             upstream: What it is; ``None``: there is no such upstream.
             reason: Why, for people.
         """
-        if not self._was_undecided or self._members:
-            return
-        hint = f"If one of the processes is the {self.side}, set [proxy] {self.side} to its name."
-        if upstream is None:
-            self._absence = f"no {self.side}: {reason}" if reason else self._absence
-            text = self._absence[0].upper() + self._absence[1:]
-            self._bus.notice(f"no-{self.side}", text, level="info", hint=hint)
-        elif isinstance(upstream, FromProcess):
-            hint = f"If that is wrong, set [proxy] {self.side}."
-            text = f"the {self.side} is {upstream.name}: {reason}"
-            self._bus.notice(f"{self.side}-found", text, level="info", hint=hint)
-        self._upstream = upstream
-        self._look()
+        if self._was_undecided and not self._members:
+            if upstream is None and reason:
+                self._absence = f"no {self.side}: {reason}"
+            self._upstream = upstream
+            self._look()
 
     def has(self, process: str) -> bool:
         """Whether it is known to stand for this process."""

@@ -24,6 +24,7 @@ from orchestra.proxy import tls
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.route import Availability
 from orchestra.proxy.shared import Extras, Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
@@ -127,7 +128,12 @@ class Proxy:
             upstream: What it is; ``None``: there is none, so that everything goes to the other one.
             reason: Why, for people.
         """
-        self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+        shared = self._shared
+        shared.upstreams[side].gate.decide(upstream, reason=reason)
+        if shared.upstreams["backend"].gate.availability is Availability.ABSENT:
+            # It need not be looked for where nothing but the frontend could be one.
+            gate = shared.upstreams["frontend"].gate
+            shared.router.is_frontend_alone = all(map(gate.has, shared.plan.candidates))
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Serve by another plan, but at the same address; requests that are on their way are not touched.

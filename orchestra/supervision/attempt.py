@@ -217,6 +217,7 @@ class Attempt(Stoppable):
             needs_address=is_upstream,
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
+            identify=self._run.runtime.identify,
         )
 
     # --- From the spawn to readiness, and through reloads ---
