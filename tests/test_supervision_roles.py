@@ -215,6 +215,26 @@ async def test_a_plan_without_an_open_role_asks_nothing(
     assert world.asked == []
 
 
+async def test_of_several_frontends_the_first_of_the_procfile_counts(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Although another one is up a moment earlier; one that takes longer is not waited for."""
+
+    async def up_after(seconds: float, child: Child) -> int:
+        await trio.sleep(seconds)
+        return await shows(Seen.VITE, child)
+
+    world.programs |= {"late": partial(up_after, 4), "first": partial(up_after, 0.7)}
+    late, first = open_process("late", 5300), open_process("first", 5200)
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, late, first, FE, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await recorder.until_state("fe", State.READY)
+        while not decided:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.1)
+        assert decided == [("frontend", "first")]
+        assert trio.current_time() < 3
+
+
 # --- What answers at a socket ---
 
 JAVASCRIPT = b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\n\r\nexport {}"
@@ -237,6 +257,7 @@ PAGE = HTML + b'<script type=module src="%s"></script>'
         pytest.param(
             {"/": PAGE % b"/ui/@vite/client", "/ui/@vite/client": JAVASCRIPT}, Seen.VITE, 4, id="a page of it"
         ),
+        pytest.param({"/": PAGE % b"/_next/static/chunks/main.js"}, Seen.NEXT, 3, id="next"),
         pytest.param({}, Seen.HTTP, 2, id="an API"),
         pytest.param({"/@vite/client": HTML, "/": HTML}, Seen.HTTP, 3, id="a page for everything"),
         pytest.param(

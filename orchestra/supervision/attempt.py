@@ -86,6 +86,7 @@ class Attempt(Stoppable):
     Attributes:
         listening: Where it listens, while it is ready.
         readiness: What it lacks to be ready, or lacked since its last reload.
+        refused: Is set when a connection to where it listens is refused.
         end: How it ended, once it has.
     """
 
@@ -117,6 +118,7 @@ class Attempt(Stoppable):
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
+        self.refused = trio.Event()
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -140,11 +142,7 @@ class Attempt(Stoppable):
 
     def kill_after(self, seconds: float) -> None:
         """Kill the child if it has not ended by then. Does not wait."""
-        self._nursery.start_soon(self._kill_after, seconds)
-
-    async def _kill_after(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        self.kill()
+        self._nursery.start_soon(_later, seconds, self.kill)
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
@@ -217,6 +215,7 @@ class Attempt(Stoppable):
             needs_address=is_upstream,
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
+            identify=self._run.runtime.identify,
         )
 
     # --- From the spawn to readiness, and through reloads ---
@@ -256,6 +255,8 @@ class Attempt(Stoppable):
                 nursery.start_soon(self._watch_health)
             if self._may_reload and self.listening is not None:
                 nursery.start_soon(self._watch_servers, leader, self.listening.port)
+            if self.listening is not None:
+                nursery.start_soon(self._watch_address, leader, self.listening)
             await trio.sleep_forever()
 
     def _begin_reload(self, reason: str, *, was_announced: bool, since: float = inf) -> None:
@@ -327,6 +328,20 @@ class Attempt(Stoppable):
         await trio.sleep(_LINGER)
         self._begin_reload("its server process has ended", was_announced=False, since=alive_at)
 
+    async def _watch_address(self, leader: int, at: Address) -> None:
+        """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
+        while True:
+            self.refused = trio.Event()
+            await self.refused.wait()
+            await trio.sleep(_LINGER)
+            found = await self._run.scanner.looking_at(leader)()
+            if self.listening is at and not any(
+                (each.host, each.port) == (at.host, at.port) for each in found
+            ):
+                break
+        self._servers = frozenset()  # whichever process it was
+        self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
+
     async def _watch_health(self) -> None:
         """Ask again and again; three times without an answer are reported."""
         failures = 0
@@ -357,3 +372,8 @@ class Attempt(Stoppable):
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+async def _later(seconds: float, act: Callable[[], object]) -> None:
+    await trio.sleep(seconds)
+    act()
