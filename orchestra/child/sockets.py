@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import sys
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -221,7 +221,10 @@ class SocketScanner:
             nonlocal pause, port
             expected = None
             is_awaited = is_certain and port is not None
-            with trio.move_on_after(inf if is_awaited else pause):
+            until = trio.current_time() + pause
+            if pause > _LONGEST_PAUSE:
+                until = ceil(until / longest_pause) * longest_pause  # all at once: one scan answers them
+            with trio.move_on_at(inf if is_awaited else until):
                 interval = pause if is_awaited else pause / _TRIES
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
