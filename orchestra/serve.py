@@ -233,9 +233,10 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
             continue
         connection.wait([each.sentinel for each in workers])
         for worker in [each for each in workers if each.exitcode is not None]:
-            has_lived = time.monotonic() - workers.pop(worker) > _LIVED
-            if not (is_ending or has_lived):
+            lived = time.monotonic() - workers.pop(worker)
+            if not is_ending and lived <= _LIVED:
                 code = worker.exitcode or 1
+                sys.stderr.write(f"a worker has ended after {lived:.1f} s ({code}), so all do\n")
                 end()
     return code if code >= 0 else 128 - code
 

@@ -105,6 +105,16 @@ app = Flask(__name__)
 def hello():
     return {"hello": "world"}
 """
+# Vite takes the first part off a path before it asks the backend.
+REWRITING = """
+export default {
+  server: {
+    proxy: {
+      '/api': { target: 'http://localhost:%s', rewrite: path => path.replace(/^\\/api/, '') },
+    },
+  },
+}
+"""
 FLASK_FACTORY = """
 from flask import Flask, render_template
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -382,3 +384,22 @@ async def test_which_websocket_is_vites(path: str, protocols: list[str], *, is_a
         scope.update(path=path, raw_path=path.encode(), subprotocols=protocols, headers=fields)
         await _opened(ViteDevProxy(app, port, "127.0.0.1"), scope)
     assert called == [path] * is_application
+
+
+def test_nothing_of_a_run_is_imported() -> None:
+    """Under uvicorn there is no trio, and in production nothing that is for development."""
+    program = (
+        "import sys; from orchestra.asgi import SPA; print(*sys.modules); "
+        "from orchestra.asgi import ViteDevProxy, auto_refresh_middleware; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    production, development = (set(line.split()) for line in done.stdout.splitlines())
+    assert not development & {
+        "trio",
+        "rich",
+        "watchfiles",
+        "psutil",
+        "orchestra.watch",
+        "orchestra.supervision",
+    }
+    assert not production & {"orchestra.proxy", "orchestra.control", "orchestra.config", "wsproto"}

@@ -13,6 +13,7 @@ from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.child.probe import Answer
 from orchestra.child.readiness import Readiness
 from orchestra.config.plan import Address, Role
+from orchestra.config.roles import Seen
 from orchestra.events import Notice
 from tests.events_kit import Recorder
 from tests.kit import free_port
@@ -203,6 +204,11 @@ class Slow:
         return Answer("HTTP times out" if is_late else "", at)
 
     until = 0.0
+    vite: Address | None = None
+
+    async def identify(self, at: Address) -> tuple[Seen, Address]:
+        await trio.sleep(0.01)
+        return Seen.VITE if at == self.vite else Seen.HTTP, at
 
 
 async def programs(_leader: int, _port: int) -> frozenset[str]:
@@ -222,9 +228,29 @@ async def test_its_own_port_is_waited_for(
     server: Any = Slow(found)
     server.until = trio.current_time() + 20
     plan = ProcessPlan(name="a", command="serve", port=5000, ready="http", role=Role.FRONTEND)
-    readiness = Readiness(plan, env={}, port=5000, probe=server, programs=programs)
+    readiness = Readiness(plan, env={}, port=5000, probe=server, programs=programs, identify=server.identify)
     await readiness.wait(1, server)
     assert readiness.listening == expected
+
+
+@pytest.mark.parametrize(("vite", "after"), [(DEBUG, 3), (None, 10)], ids=["late", "not there"])
+async def test_of_the_servers_of_one_command_vite_s_is_the_frontend(
+    vite: Address | None, after: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """``concurrently "vite" "uvicorn app:app"``; what is not known to be Vite will do after a while."""
+    server: Any = Slow({HMR, OWN})
+    server.vite = vite
+    plan = ProcessPlan(name="a", command="both", ready="http", role=Role.FRONTEND)
+    readiness = Readiness(
+        plan, env={}, needs_vite=True, probe=server, programs=programs, identify=server.identify
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.wait, 1, server)
+        await trio.sleep(3)
+        assert readiness.listening is None
+        server.found |= {DEBUG}
+    assert readiness.listening == (vite or OWN)
+    assert trio.current_time() == pytest.approx(after, abs=2)
 
 
 async def test_what_is_not_asked_by_http_is_not_called_http(autojump_clock: trio.testing.MockClock) -> None:
@@ -236,7 +262,7 @@ async def test_what_is_not_asked_by_http_is_not_called_http(autojump_clock: trio
     server: Any = Probe({OWN})
     for role, url in ((Role.OTHER, f"tcp://{OWN}"), (Role.BACKEND, f"http://{OWN}")):
         plan = ProcessPlan(name="a", command="serve", ready="tcp", role=role)
-        readiness = Readiness(plan, env={}, probe=server, programs=programs)
+        readiness = Readiness(plan, env={}, probe=server, programs=programs, identify=server.identify)
         await readiness.wait(1, server)
         assert readiness.listening is not None
         assert readiness.listening.url == url

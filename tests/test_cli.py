@@ -184,8 +184,8 @@ def test_a_run_may_end_with_one_process(tmp_path: Path) -> None:
 def test_only_the_processes_that_are_named_are_run(tmp_path: Path) -> None:
     write(tmp_path, "one: echo first\ntwo: echo second\nthree: echo third\n")
     _code, out, _err = orchestra("run", "two", cwd=tmp_path)
-    assert "second" in out
-    assert "first" not in out
+    assert "| second" in out
+    assert "| first" not in out
     _code, out, _err = orchestra("run", "-x", "two", cwd=tmp_path)
     assert "second" not in out
     assert "third" in out
@@ -332,8 +332,8 @@ def _listens(port: int) -> bool:
         return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_without_a_backend_and_a_frontend_there_is_no_proxy(tmp_path: Path) -> None:
-    write(tmp_path, "one: echo up; sleep 1000\n")
+def test_there_is_no_proxy_where_nothing_can_be_served(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo up; sleep 1000\n", orchestra_toml='process.one.ready = "log: up"')
     with Run(cwd=tmp_path) as run:
         run.line("one", "up")
         assert run.events[0]["url"] is None

@@ -23,7 +23,7 @@ from orchestra.config.plan import (
     Restart,
     Role,
 )
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, ConfigErrors
 from tests.config_kit import TWO, Project
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_the_main_job_needs_no_settings(project: Project) -> None:
 
 
 def test_a_plan_in_code_has_the_defaults_of_one_that_is_loaded(project: Project) -> None:
-    (found,) = project.load("one: run\n").processes
+    (found,) = project.load("one: run\n", overrides=Overrides(no_proxy=True)).processes
     written = ProcessPlan(
         name="one",
         command="run",
@@ -318,6 +318,19 @@ def test_without_a_procfile_what_init_would_write_is_planned(
     assert again.proxy is not None
     assert again.proxy.backend_paths == ("/rest",)
     assert [each.name for each in again.processes] == ["api"]
+
+
+def test_no_error_names_settings_that_are_not_written(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    target = "{ target: 'http://localhost:5001', rewrite: path => path.slice(4) }"
+    (project.root / "ui" / "vite.config.js").write_text(f"export default {{ proxy: {{ '/api': {target} }} }}")
+    (project.root / "main.py").write_text("app = Starlette()\n")
+    project.program("uvicorn")
+    with pytest.raises(ConfigErrors) as caught:
+        load(None, Machine(environ=project.environ, is_free=lambda port: port != 5001))
+    assert str(caught.value.errors[0]).startswith("process.api.port: port 5001 is taken")
 
 
 def test_a_file_that_is_called_like_a_procfile_is_not_shadowed(
@@ -633,7 +646,7 @@ REFUSED = f"{NONE} (proxy.backend and proxy.frontend = false)"
 @pytest.mark.parametrize(
     ("procfile", "settings", "listen", "notes"),
     [
-        ("x: run\ny: run\n", "", None, (NONE,)),
+        ("x: run\n", 'process.x.ready = "log: up"', None, (NONE,)),
         (TWO, "proxy = { backend = false, frontend = false }", None, (REFUSED,)),
         (TWO, "proxy = { backend = false, frontend = false }", ":9000", (REFUSED,)),
         ("x: run\n", 'process.x.ready = "tcp"', ":9000", (NONE,)),
@@ -647,17 +660,37 @@ def test_without_either_there_is_none_which_is_said(
     assert (plan.proxy, notes_of(plan)) == (None, notes)
 
 
-def test_a_proxy_that_is_asked_for_waits_for_what_turns_out(project: Project) -> None:
-    plan = project.load("x: run\n", overrides=Overrides(listen=":9000"))
-    assert (proxy_of(plan).frontend, proxy_of(plan).backend) == (UNDECIDED, UNDECIDED)
-    assert proxy_of(plan).candidates == ("x",)
+@pytest.mark.parametrize(
+    ("command", "listen", "port"),
+    [
+        ("run", None, 8800),  # it may take port 8000, as servers for Python do
+        ("run", ":8000", 8000),
+        ("run --port $PORT", None, 8000),
+        ("run --port 3000", None, 8000),
+        ("npm start", None, 8000),
+    ],
+)
+def test_a_proxy_waits_for_what_turns_out(
+    project: Project, command: str, listen: str | None, port: int
+) -> None:
+    """Nothing tells what a process is that has no name either: what it answers does."""
+    plan = project.load(f"x: {command}\n", overrides=Overrides(listen=listen))
+    proxy = proxy_of(plan)
+    assert (proxy.frontend, proxy.backend, proxy.candidates) == (UNDECIDED, UNDECIDED, ("x",))
+    assert proxy.port == port
+    note = "port 8000 may be wanted by a process: the one address has port 8800"
+    assert notes_of(plan) == ((note,) if port == 8800 else ())
+    assert [each.is_awaited for each in plan.processes] == [False]
 
 
 def test_a_name_alone_makes_no_process_wait_for_http(project: Project) -> None:
+    """It may be that of Vite, behind a command that does not tell."""
     plan = project.load("web: run\nworker: run\n")
-    assert proxy_of(plan).backend == FromProcess(name="web")
+    assert proxy_of(plan).backend is UNDECIDED
     assert [each.is_awaited for each in plan.processes] == [False, False]
-    assert project.load("web: run $PORT\n").processes[0].is_awaited
+    plan = project.load("web: run $PORT\n")
+    assert proxy_of(plan).backend == FromProcess(name="web")
+    assert plan.processes[0].is_awaited
 
 
 def taken(*ports: int) -> dict[str, Any]:
@@ -788,7 +821,8 @@ def test_a_side_that_is_not_run_is_missed(project: Project) -> None:
 
 
 def test_without_its_proxy_a_frontend_is_still_one(project: Project) -> None:
-    assert {each.ready for each in project.load("x: run\ny: run\n").processes} == {None}
+    plan = project.load("x: run\ny: run\n", overrides=Overrides(no_proxy=True))
+    assert {each.ready for each in plan.processes} == {None}
     plan = project.load(TWO, overrides=Overrides(no_proxy=True))
     assert [each.role for each in plan.processes] == [Role.FRONTEND, Role.BACKEND]
 
@@ -1088,7 +1122,7 @@ def test_processes_that_run_keep_their_ports(project: Project) -> None:
     """Whatever comes before them, and although they hold them themselves."""
     kept = {"api": 5000, "worker": 5101}
     running = {"kept": kept, "is_free": lambda port: port != 5100}
-    plan = project.load("new: run $PORT\napi: serve\nworker: work\nlast: run\n", machine=running)
+    plan = project.load("new: run $PORT\napi: serve $PORT\nworker: work\nlast: run\n", machine=running)
     assert ports_of(plan) == {"new": 5001, "api": 5000, "worker": 5101, "last": 5300}
     assert notes_of(plan) == ("new: port 5000 is api's; it gets 5001",)
 

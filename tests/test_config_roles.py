@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
 
 ELSEWHERE = Address(host="h", port=9)
-NOTHING, HTTP, VITE, SILENT = Seen.NOTHING, Seen.HTTP, Seen.VITE, Seen.SILENT
+NOTHING, HTTP, VITE, NEXT, SILENT = Seen.NOTHING, Seen.HTTP, Seen.VITE, Seen.NEXT, Seen.SILENT
 
 
 def process(name: str, seen: Seen = NOTHING, **more: Any) -> ProcessFacts:
@@ -51,13 +51,27 @@ def upstream(name: str | None) -> UpstreamPlan:
         ([process("fe", VITE), process("x", HTTP)], "fe", "x"),
         ([process("fe", VITE), process("x")], "fe", "?"),
         ([process("x", HTTP), process("fe")], "?", "x"),
-        ([process("x", SILENT), process("api")], None, "api"),
+        ([process("x", SILENT), process("api", SILENT)], None, "api"),
+        # a name alone: what runs may still be Vite
+        ([process("api")], "?", "?"),
+        ([process("api", HTTP)], None, "api"),
+        ([process("api", names_port=True)], None, "api"),
+        ([process("api", may_be_asked=False)], None, "api"),
+        ([process("web", VITE), process("server", serves="uvicorn")], "web", "server"),
+        ([process("web"), process("x", HTTP)], "?", "?"),
+        ([process("web", VITE), process("x", HTTP)], "web", "x"),
+        ([process("web", HTTP), process("x", HTTP)], None, "web"),
         ([process("x", SILENT), process("y")], "?", "?"),
         ([process("x", SILENT), process("y", SILENT)], None, None),
         ([process("x", SILENT), process("y", HTTP)], None, "y"),
         # the first, in the order of the Procfile
         ([process("a", VITE), process("b", VITE)], "a", None),
         ([process("a", HTTP), process("b", HTTP)], None, "a"),
+        ([process("site", NEXT), process("api", serves="uvicorn")], "site", "api"),
+        ([process("web", NEXT)], "web", None),
+        ([process("a"), process("b", VITE)], "?", "?"),
+        ([process("a", SILENT), process("b", VITE)], "b", None),
+        ([vite("v"), process("a"), process("b", HTTP)], "v", "?"),
         # a role by name or command stays: litestar with its own Vite; Storybook beside Vite
         ([process("site", VITE, serves="litestar run")], None, "site"),
         ([vite("v"), process("storybook", VITE), process("api")], "v", "api"),
@@ -96,7 +110,8 @@ def test_an_upstream_may_run_elsewhere() -> None:
 
 
 def test_only_processes_without_a_role_are_asked() -> None:
-    facts = Facts(processes=(process("api"), process("fe"), process("db", may_be_asked=False)))
+    api = process("api", serves="uvicorn")
+    facts = Facts(processes=(api, process("fe"), process("db", may_be_asked=False)))
     roles = decide(facts)
     assert roles.to_ask == ("fe",)
     assert [roles.of(name) for name in ("api", "fe", "db")] == [Role.BACKEND, Role.UNDECIDED, Role.OTHER]
@@ -105,7 +120,7 @@ def test_only_processes_without_a_role_are_asked() -> None:
 
 
 def test_what_was_found_stays() -> None:
-    facts = Facts(processes=(process("a"), process("b", VITE)))
+    facts = Facts(processes=(process("a"), process("b", VITE)), waits=False)
     roles = decide(facts)
     assert roles.frontend == FromProcess(name="b")
     later = decide(facts.settled(roles).with_seen("a", VITE))

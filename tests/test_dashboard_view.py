@@ -35,7 +35,7 @@ from orchestra.events import (
     StreamOpened,
 )
 from tests import dashboard_kit as kit
-from tests.dashboard_kit import REQUEST, STARTED, begun, line, picture, sample
+from tests.dashboard_kit import REQUEST, STARTED, begun, line, picture, pictured, sample
 from tests.events_kit import moment
 
 if TYPE_CHECKING:
@@ -427,6 +427,22 @@ def test_a_request_that_waits_shows_its_heads() -> None:
         " request:",
         "   Host: localhost",
     ]
+
+
+def test_the_details_stay_with_the_request_when_it_joins_others() -> None:
+    first = replace(REQUEST, target="/debug")
+    waits = RequestPending(
+        time=moment(1.0), id=2, method="GET", target="/debug", upstream="backend", status=None, elapsed=0.5
+    )
+    controls = Controls(model_of(first, waits))
+    controls.see(0.0)
+    for key in ("t", "enter"):
+        controls.press(key)
+    assert any("no answer yet" in row for row in pictured(controls))
+    controls.model.apply(replace(first, id=2, duration=7.0))
+    assert any("total 7.0 s" in row for row in pictured(controls))
+    controls.press("enter")
+    assert not any("total 7.0 s" in row for row in pictured(controls))
 
 
 def test_the_slowest_requests_come_first_if_that_is_wanted() -> None:

@@ -180,6 +180,23 @@ worker: celery -A tasks worker -l info
         assert marked(run_id) == []
 
 
+def test_a_path_that_vite_rewrites_comes_up_as_init_writes_it(tmp_path: Path, layout_packages: Path) -> None:
+    port = free_port()
+    kit.spa(tmp_path / "web", layout_packages)
+    kit.write(
+        tmp_path,
+        {"web/vite.config.js": kit.REWRITING % port, "app.py": kit.FASTAPI.replace('"/api/', '"/')},
+    )
+    code, shown, errors = orchestra("init", cwd=tmp_path, env=ACTIVATED)
+    assert (code, f"port = {port}" in shown) == (0, True), errors
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        run.state("api", "ready")
+        run.state("vite", "ready")
+        works(visit(run.url + "/"))
+        answer = ask(run.url + "/api/hello", fetching(run.url + "/"))
+        assert (answer.upstream, json.loads(answer.text)) == ("frontend", {"hello": "world"})
+
+
 ANSWERING_ALL = {
     "mounted, not built": (kit.FASTAPI + kit.MOUNTED, False),
     "mounted, built": (kit.FASTAPI + kit.MOUNTED, True),

@@ -1302,7 +1302,21 @@ async def test_without_any_backend_everything_goes_to_vite(autojump_clock: trio.
             assert (await answer(client))[1] == b"page"
         assert (await on.finished(1)).held == pytest.approx(5)
         assert (await on.finished(2)).held == 0
-        assert [event.code for event in on.events if isinstance(event, Notice)] == ["no-backend"]
+
+
+@pytest.mark.parametrize(("candidates", "status"), [(("vite",), 200), (("vite", "worker"), 502)])
+async def test_where_nothing_else_could_be_a_backend_all_is_the_frontend_s(
+    candidates: tuple[str, ...], status: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its page for data, too."""
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=candidates) as on:
+        on.proxy.decide("backend", None, reason="none has answered")
+        client = on.client()
+        await client.says(get(b"/api/x"))
+        vite = await on.frontend()
+        await vite.hears_head()
+        await vite.says(PAGE)
+        assert (await answer(client))[0].split()[1] == str(status).encode()
 
 
 @pytest.mark.parametrize(

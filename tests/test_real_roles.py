@@ -91,20 +91,28 @@ def notice(run: Run, code: str) -> str:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("base", ["/", "/app/"])
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [
+        ("/", ("fe", "api")),
+        ("/app/", ("fe", "api")),
+        pytest.param("/", ("web", "x"), id="a name does not count"),
+    ],
+)
 def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
-    tmp_path: Path, vite_packages: Callable[[int], Path], browser: Browser, base: str
+    tmp_path: Path, vite_packages: Callable[[int], Path], browser: Browser, base: str, names: tuple[str, str]
 ) -> None:
+    fe, api = names
     frontend(tmp_path / "web", vite_packages(8), script=f"vite --base {base}")
     (tmp_path / "web/src/main.js").write_text(MAIN)
     (tmp_path / "web/src/greeting.js").write_text("export const greeting = 'hello'\n")
     (tmp_path / "Makefile").write_text("dev:\n\t@cd web && npm run dev\n")
     (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "Procfile").write_text("fe: make dev\napi: uvicorn app:app --port $PORT\n")
+    (tmp_path / "Procfile").write_text(f"{fe}: make dev\n{api}: uvicorn app:app --port $PORT\n")
     with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
-        assert notice(run, "frontend-found") == "the frontend is fe: it answers /@vite/client"
-        run.state("fe", "ready")
-        run.state("api", "ready")
+        assert notice(run, "frontend-found") == f"the frontend is {fe}: it answers /@vite/client"
+        run.state(fe, "ready")
+        run.state(api, "ready")
         assert get(run.url + "/api/x").upstream == "backend"
         page = browser.new_page()
         page.goto(run.url + base)
@@ -114,6 +122,41 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
         page.get_by_text("changed").wait_for()
         assert page.evaluate("window.stays")
         page.close()
+
+
+def test_a_command_that_tells_nothing_is_served_at_an_address_of_its_own(
+    tmp_path: Path, vite_packages: Callable[[int], Path]
+) -> None:
+    """Not at 8000: it might be what the command takes. All is its own: the page for data, too."""
+    frontend(tmp_path, vite_packages(8))
+    (tmp_path / "dev.sh").write_text("npm run dev\n")
+    (tmp_path / "Procfile").write_text("site: sh dev.sh\n")
+    with Run(cwd=tmp_path, env=ACTIVATED) as run:
+        assert notice(run, "frontend-found") == "the frontend is site: it answers /@vite/client"
+        assert not run.url.endswith(":8000")
+        run.state("site", "ready")
+        for path in ("/", "/api/x"):
+            answer = get(run.url + path)
+            assert (answer.status, answer.upstream) == (200, "frontend")
+
+
+def test_a_vite_that_moves_to_another_port_is_found_again(
+    tmp_path: Path, vite_packages: Callable[[int], Path]
+) -> None:
+    """It restarts itself when its configuration changes; the first connection that is refused tells."""
+    frontend(tmp_path, vite_packages(8))
+    port = free_port()
+    (tmp_path / "vite.config.js").write_text("export default {}\n")
+    (tmp_path / "Procfile").write_text("vite: npm run dev\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        run.state("vite", "ready")
+        assert get(run.url + "/src/main.js").status == 200
+        since = len(run.events)
+        (tmp_path / "vite.config.js").write_text(f"export default {{ server: {{ port: {port} }} }}\n")
+        run.line("vite", "server restarted", since=since)
+        answer = get(run.url + "/src/main.js")
+        assert (answer.status, answer.upstream) == (200, "frontend")
+        assert run.state("vite", "ready", since=since)["port"] == port
 
 
 def test_a_vite_with_tls_is_found(tmp_path: Path, vite_packages: Callable[[int], Path]) -> None:
@@ -146,6 +189,16 @@ def test_without_a_frontend_an_honest_404_does_not_wait(tmp_path: Path) -> None:
         answer = get(run.url + "/nowhere", headers=NAVIGATES)
         assert (answer.status, answer.upstream) == (404, "backend")
         assert time.monotonic() - began < 2
+
+
+def test_where_nothing_is_served_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("worker: sleep 1000\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        assert notice(run, "no-backend") == "no backend: no process has answered HTTP"
+        assert [event for event in run.events if event.get("code") == "no-frontend"] == []
+        answer = get(run.url + "/", headers=NAVIGATES)
+        assert (answer.status, answer.upstream) == (502, "orchestra")
+        assert "no process has answered HTTP" in answer.text
 
 
 def test_a_backend_that_is_found_late_gets_its_requests(tmp_path: Path) -> None:

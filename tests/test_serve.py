@@ -171,6 +171,16 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], code: int, said: str,
 
 
 @pytest.mark.real
+def test_a_worker_that_cannot_start_ends_all(shop: Path) -> None:
+    command = ("serve", "shop:nothing", "--workers", "2", "--listen", f"127.0.0.1:{free_port()}")
+    got, _, error = orchestra(*command, cwd=shop)
+    assert got == 2
+    assert "there is no nothing in" in error
+    assert error.count("so all do") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.real
 def test_a_port_that_is_taken_is_said(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -197,6 +197,26 @@ async def test_of_several_sockets_vite_s_counts(world: World, autojump_clock: tr
     assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
 
 
+async def test_a_frontend_that_was_found_is_known_by_vite_when_it_is_restarted(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its command starts another server, too, which answers first and at a lower port."""
+
+    async def both(child: Child) -> int:
+        child.listen(4000)
+        await trio.sleep(0.2)
+        child.vite.add(5173)
+        child.listen(5173)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["fe"] = both
+    async with running_processes(world, FE, proxy=BOTH_OPEN) as (run, recorder):
+        assert (await recorder.until_state("fe", State.READY)).port == 5173
+        run.workers["fe"].restart()
+        assert (await recorder.until_state("fe", State.READY, restarts=1)).port == 5173
+
+
 async def test_a_second_vite_is_not_the_backend(world: World, autojump_clock: trio.testing.MockClock) -> None:
     """Storybook beside Vite."""
     decided: list[tuple[str, object]] = []
@@ -213,6 +233,26 @@ async def test_a_plan_without_an_open_role_asks_nothing(
     async with running_processes(world, plan, proxy=ProxyPlan(backend=None, frontend=FromProcess(name="ui"))):
         await trio.sleep(100)
     assert world.asked == []
+
+
+async def test_of_several_frontends_the_first_of_the_procfile_counts(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Although another one is up a moment earlier; one that takes longer is not waited for."""
+
+    async def up_after(seconds: float, child: Child) -> int:
+        await trio.sleep(seconds)
+        return await shows(Seen.VITE, child)
+
+    world.programs |= {"late": partial(up_after, 4), "first": partial(up_after, 0.7)}
+    late, first = open_process("late", 5300), open_process("first", 5200)
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, late, first, FE, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await recorder.until_state("fe", State.READY)
+        while not decided:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.1)
+        assert decided == [("frontend", "first")]
+        assert trio.current_time() < 3
 
 
 # --- What answers at a socket ---
@@ -237,6 +277,7 @@ PAGE = HTML + b'<script type=module src="%s"></script>'
         pytest.param(
             {"/": PAGE % b"/ui/@vite/client", "/ui/@vite/client": JAVASCRIPT}, Seen.VITE, 4, id="a page of it"
         ),
+        pytest.param({"/": PAGE % b"/_next/static/chunks/main.js"}, Seen.NEXT, 3, id="next"),
         pytest.param({}, Seen.HTTP, 2, id="an API"),
         pytest.param({"/@vite/client": HTML, "/": HTML}, Seen.HTTP, 3, id="a page for everything"),
         pytest.param(

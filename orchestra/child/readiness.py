@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from orchestra.child import probe, sockets
 from orchestra.config.checks import Check, DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
 from orchestra.config.plan import Address, ProcessPlan, Role, Scheme
+from orchestra.config.roles import FRONTENDS, Seen
 from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["Probe", "Readiness"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+# Seconds that Vite has to be up after another server of its process, as of `concurrently`, has answered.
+_VITE_TIMEOUT = 10.0
 # What Vite runs in.
 _JAVASCRIPT = frozenset({"bun", "deno", "node"})
 # What frontends and backends are asked by default.
@@ -62,7 +65,9 @@ class Readiness:
 
     Args:
         needs_address: Where it listens has to be known, whatever its checks are.
+        needs_vite: It is known to run Vite, or another server of a frontend.
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
+        identify: Finds out what answers at a socket.
 
     Attributes:
         listening: Where it listens, once that has been found, and what is spoken there.
@@ -77,12 +82,17 @@ class Readiness:
         env: Mapping[str, str],
         port: int | None = None,
         needs_address: bool = False,
+        needs_vite: bool = False,
         probe: Probe = probe,
         programs: Callable[[int, int], Awaitable[frozenset[str]]],
+        identify: Callable[[Address], Awaitable[tuple[Seen, Address]]],
     ) -> None:
         self._plan = plan
         self._probe = probe
         self._programs = programs
+        self._identify = identify
+        self._needs_vite = needs_vite
+        self._answered_at: float | None = None  # by another server than Vite
         self._env = env
         self._port = port
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
@@ -172,7 +182,7 @@ class Readiness:
                 if not answer.missing and await self._is_own(socket, leader):
                     self.listening = answer.at
                     return
-                self.missing[check] = answer.missing or "only the frontend that it has started answers"
+                self.missing[check] = answer.missing or "only another server that it has started answers"
             # A container's socket is not seen, nor another user's: they are asked at its own port, and at
             # those that its command names. Only for a check that was written down, because another
             # program's server may answer there.
@@ -189,7 +199,17 @@ class Readiness:
     async def _is_own(self, socket: Address, leader: int) -> bool:
         if self._listens_as_told and socket.port == self._port:
             return True
+        if self._needs_vite:
+            return await self._is_vite(socket)
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
+
+    async def _is_vite(self, socket: Address) -> bool:
+        """Whether the socket is Vite's, or Vite has had its time; the command may start other servers."""
+        if (await self._identify(socket))[0] in FRONTENDS:
+            return True
+        now = trio.current_time()
+        self._answered_at = self._answered_at or now
+        return now - self._answered_at >= _VITE_TIMEOUT
 
     async def _repeat(self, check: Check, ask: Callable[[], Awaitable[str]]) -> None:
         """Ask, less and less often, until nothing is missing."""

@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 DEFAULT_LISTEN = ("127.0.0.1", 8000)
+# Where it listens if no command tells what it serves: one may be a server that takes the usual port.
+_OTHER_PORT = 8800
 # The convention of foreman and its successors: 5000, 5100, 5200.
 DEFAULT_BASE_PORT = 5000
 PORTS_A_PROCESS = 100
@@ -141,12 +143,14 @@ def settle_address(
     processes: Sequence[Draft],
     root: Path,
     *,
+    knows_ports: bool,
     machine: Machine,
     notes: list[Note],
 ) -> tuple[str, int]:
     """Check the address that the user asks for, or find one.
 
-    Without one it is that of the last run, the usual one, or, as `notes` is told, the next free one.
+    Without one it is that of the last run, the usual one, or, as `notes` is told, the next free one. If it is
+    not known which ports the processes take (`knows_ports`), the usual one is left to them.
 
     Raises:
         ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
@@ -161,6 +165,9 @@ def settle_address(
         return asked
     host, usual = machine.listens or DEFAULT_LISTEN
     reason, last = "", None if machine.listens else machine.last_port(root)
+    if not knows_ports and not machine.listens:
+        reason, last = f"port {usual} may be wanted by a process", None if last == usual else last
+        usual = _OTHER_PORT
     for port in dict.fromkeys([last or usual, *range(usual, usual + 100)]):
         fixed = (each for each in processes if each.settings.port == port)
         if (process := _taker(port, processes) or next(fixed, None)) is not None:
@@ -174,8 +181,9 @@ def settle_address(
             if not reason and port != usual:
                 reason = "as in the last run of this project"
             if reason:
-                hint = f"For another one, give --listen 127.0.0.1:{usual}, or set proxy.listen."
-                notes.append(Note(f"{reason}: the one address has port {port}", hint if port == last else ""))
+                hint = f"For another one, give --listen 127.0.0.1:{DEFAULT_LISTEN[1]}, or set proxy.listen."
+                is_open = port == last or not knows_ports
+                notes.append(Note(f"{reason}: the one address has port {port}", hint if is_open else ""))
             return host, port
     raise ConfigError(f"{reason}, and so are the next ones", hint="Choose another address: --listen.")
 

@@ -240,6 +240,7 @@ class _Reader:
                 instances=tuple(each.instances) if len(each.instances) > 1 else (),
                 runs_vite=each.reading.why,
                 serves=each.reading.serves,
+                names_port=environment.mentions_port(each.command),
                 checks_http=each.checks_http and each.name not in completing,
                 may_be_asked=(
                     each.autostart
@@ -250,11 +251,14 @@ class _Reader:
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
-        main = {"frontend": upstreams.pop("frontend"), "backend": backend}
-        return roles.decide(roles.Facts(processes=tuple(processes), **main, frontends=upstreams))
+        frontend = upstreams.pop("frontend")
+        facts = roles.Facts(
+            processes=tuple(processes), frontend=frontend, backend=backend, frontends=upstreams
+        )
+        return roles.decide(facts)
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
-        """Plan the proxy; without a backend and without a frontend there is none."""
+        """Plan the proxy; there is none if nothing can turn out to be a backend or a frontend."""
         address: tuple[str, int] | None = None
         with self.problems.caught():
             address = addresses.asked_address(self.file, self.overrides.listen)
@@ -267,22 +271,27 @@ class _Reader:
             if wanted in not_run:
                 self.notes.append(Note(f"no {key}: {wanted} is not among the processes of this run"))
         upstreams = {decided.frontend, decided.backend, *decided.frontends.values()}
-        if upstreams <= {None, UNDECIDED} and (address is None or UNDECIDED not in upstreams):
+        if upstreams == {None}:
             refused = [key for key in ("backend", "frontend") if getattr(table, key) is False]
             why = f" (proxy.{' and proxy.'.join(refused)} = false)" if refused else ""
             hint = "" if refused else "Set proxy.backend or proxy.frontend to a process or a URL."
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
+        candidates = [each for each in self.chosen if each.name in decided.to_ask]
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(
-                address, self.chosen, self.root, machine=self.machine, notes=self.notes
+                address,
+                self.chosen,
+                self.root,
+                knows_ports=not upstreams <= {None, UNDECIDED} or all(map(_tells_port, candidates)),
+                machine=self.machine,
+                notes=self.notes,
             )
         if len(table.allowed_hosts) > 1 and decided.frontend is not None:
             text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"
             self.notes.append(Note(text, "Name the others in server.allowedHosts of Vite's configuration."))
         host, port = address or addresses.DEFAULT_LISTEN
-        candidates = [name for each in self.chosen if each.name in decided.to_ask for name in each.instances]
         return ProxyPlan(
             **{
                 **_shared(table, ProxyPolicy),
@@ -296,7 +305,7 @@ class _Reader:
             frontend=decided.frontend,
             frontend_reason=decided.frontend_reason,
             frontends=decided.frontends,
-            candidates=tuple(candidates),
+            candidates=tuple(name for each in candidates for name in each.instances),
         )
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
@@ -305,15 +314,6 @@ class _Reader:
         unready = set()
         for each in self.chosen:
             each.role = decided.of(each.name)
-            # Without a frontend, a name alone does not make a process wait for HTTP: it may be a plain one.
-            is_sure = (
-                each.reading.serves
-                or environment.mentions_port(each.command)
-                or self.settings.proxy.backend
-                or has_frontend
-            )
-            if each.role is Role.BACKEND and not is_sure:
-                each.role = Role.UNDECIDED
             if each.role is Role.UNDECIDED and not has_proxy:
                 each.role = Role.OTHER
             if each.ready is None:
@@ -429,6 +429,12 @@ class _Reader:
             else:
                 self.problems.add(ConfigError(f"--exit-on {wanted}: no such process is run", hint=hint))
         return wanted
+
+
+def _tells_port(process: Draft) -> bool:
+    """Whether a command tells its port; what a manager of packages runs takes no usual port of Python's."""
+    reading = process.reading
+    return bool(reading.ports or reading.manager) or environment.mentions_port(process.command)
 
 
 def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:

@@ -8,22 +8,26 @@ fits decides:
 |----------|-----------------------------------------------------------------------|----------------|
 | frontend | what ``proxy.frontend`` says: a process, a URL, or none               | by settings    |
 |          | the first process whose command runs Vite, and that is not the backend | by command    |
-|          | the first process without a role that answers ``/@vite/client``        | at run time    |
+|          | the first process without a role that answers ``/@vite/client``, or   | at run time    |
+|          | has pages of Next.js                                                  |                |
 |          | `UNDECIDED`, while a process without a role has not shown what it is   |                |
 |          | none                                                                  |                |
 | backend  | what ``proxy.backend`` says                                           | by settings    |
-|          | a process called backend, api, web, server, app (in this order)       | by name        |
+|          | a process called backend, api, web, server, app (in this order), if   | by name        |
+|          | it is sure to be no frontend, or has shown that it is none            | (at run time)  |
 |          | the first process whose command is a known server                     | by command     |
 |          | the first process whose ``ready`` is an HTTP check                    | by settings    |
-|          | the first process without a role that answers HTTP, and is not Vite   | at run time    |
+|          | the first process without a role that answers HTTP, and is neither    | at run time    |
 |          | `UNDECIDED`, as above                                                 |                |
 |          | none                                                                  |                |
 
 A process of ``proxy.frontends`` is a further frontend, and none of these two.
 
-What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. "First" is the order of
-the Procfile. What was found at run time stays (`Facts.settled`), whatever shows up later. A process that was
-`Seen.SILENT` may still answer: then it is found late.
+What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. A process is sure to be
+no frontend if there is another one, or if its command is a known server or names ``$PORT``. "First" is the
+order of the Procfile: while an earlier process has shown nothing, a later one has to wait, but not for long
+(`Facts.waits`). What was found at run time stays (`Facts.settled`), whatever shows up later. A process that
+was `Seen.SILENT` may still answer: then it is found late.
 
 Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
 the plan). It is the socket that answers: one process may hold Vite's and others, and is `Seen.VITE` then.
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "FRONTENDS",
     "NOT_HTTP",
     "SILENT_AFTER",
     "Facts",
@@ -78,9 +83,15 @@ class Seen(Enum):
     """What the sockets of a process have shown so far."""
 
     NOTHING = "nothing"  # it is not started, starts, or has not answered yet
-    HTTP = "http"  # a socket has answered HTTP, and it is not Vite
+    HTTP = "http"  # a socket has answered HTTP, and it is neither of those below
     VITE = "vite"  # a socket has answered /@vite/client (below its base) with JavaScript
+    NEXT = "next"  # a socket has answered with a page of Next.js's
     SILENT = "silent"  # it has ended, has run `SILENT_AFTER` without a listening socket, or speaks no HTTP
+
+
+# What the server of a frontend is known by.
+FRONTENDS = (Seen.VITE, Seen.NEXT)
+_WORDS = {Seen.VITE: "answers /@vite/client", Seen.NEXT: "has a page of Next.js", Seen.HTTP: "answers HTTP"}
 
 
 class ProcessFacts(Struct, frozen=True, kw_only=True):
@@ -91,6 +102,7 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
         instances: What its instances are called, if there are several.
         runs_vite: How its command runs Vite, for people; empty: it does not, as far as reading it tells.
         serves: What of its command is a known server; empty: nothing.
+        names_port: Whether its command names ``$PORT``.
         checks_http: Whether its ``ready`` is an HTTP check.
         may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
             to complete, and does not run a program of `NOT_HTTP`.
@@ -101,6 +113,7 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
     instances: tuple[str, ...] = ()
     runs_vite: str = ""
     serves: str = ""
+    names_port: bool = False
     checks_http: bool = False
     may_be_asked: bool = True
     seen: Seen = Seen.NOTHING
@@ -119,12 +132,14 @@ class Facts(Struct, frozen=True, kw_only=True):
         frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
         frontends: Further frontends, by prefix.
+        waits: Whether a process has to wait for earlier ones that have shown nothing yet.
     """
 
     processes: tuple[ProcessFacts, ...]
     frontends: Mapping[str, UpstreamPlan] = {}
     frontend: UpstreamPlan = UNDECIDED
     backend: UpstreamPlan = UNDECIDED
+    waits: bool = True
 
     def with_seen(self, process: str, seen: Seen) -> Facts:
         """Give the facts in which `process` (or the instance of that name) has shown `seen`."""
@@ -194,13 +209,14 @@ def decide(facts: Facts) -> Roles:
             frontend_reason = _and_others(by_command[0].runs_vite, by_command)
     others = [each for each in processes if each.upstream != frontend and not each.runs_vite]
     if backend is UNDECIDED:
-        backend, backend_reason = _backend_before_start(others)
+        backend, backend_reason = _backend_before_start(others, may_be_vite=frontend is UNDECIDED)
+    is_open, waits = backend is UNDECIDED and not backend_reason, facts.waits
     left = [each for each in others if each.upstream != backend and each.may_be_asked]
     to_decide = UNDECIDED in (frontend, backend)
     if frontend is UNDECIDED:
-        frontend, frontend_reason = _at_run_time(left, Seen.VITE, "answers /@vite/client")
-    if backend is UNDECIDED:
-        backend, backend_reason = _at_run_time(left, Seen.HTTP, "answers HTTP")
+        frontend, frontend_reason = _at_run_time(left, FRONTENDS, waits=waits)
+    if is_open:
+        backend, backend_reason = _at_run_time(left, (Seen.HTTP,), waits=waits)
     still_to_ask = [each.name for each in left if to_decide and each.upstream not in (frontend, backend)]
     return Roles(
         frontend=frontend,
@@ -281,11 +297,16 @@ def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
     return next((each.upstream for each in facts.processes if each.name == upstream.name), None)
 
 
-def _backend_before_start(others: Sequence[ProcessFacts]) -> tuple[UpstreamPlan, str]:
+def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) -> tuple[UpstreamPlan, str]:
+    """The backend by what can be read, or asked of a process that has its name."""
     for wanted in BACKEND_NAMES:
         for each in others:
-            if each.name.lower() == wanted:
-                return each.upstream, f"it is called {each.name}"
+            if each.name.lower() != wanted or each.seen in FRONTENDS:
+                continue
+            is_sure = not (may_be_vite and each.may_be_asked) or each.serves or each.names_port
+            if not is_sure and each.seen is Seen.NOTHING:
+                return UNDECIDED, f"{each.name}, unless it is a frontend"
+            return each.upstream, f"it is called {each.name}"
     for each in others:
         if each.serves:
             return each.upstream, f"`{each.serves}` is a server"
@@ -295,13 +316,15 @@ def _backend_before_start(others: Sequence[ProcessFacts]) -> tuple[UpstreamPlan,
     return UNDECIDED, ""
 
 
-def _at_run_time(left: Sequence[ProcessFacts], wanted: Seen, answers: str) -> tuple[UpstreamPlan, str]:
+def _at_run_time(
+    left: Sequence[ProcessFacts], wanted: Sequence[Seen], *, waits: bool
+) -> tuple[UpstreamPlan, str]:
     """The first process of `left` that has shown what is `wanted`; undecided while one has shown nothing."""
-    if found := [each for each in left if each.seen is wanted]:
-        return found[0].upstream, _and_others(f"it {answers}", found)
-    if any(each.seen is Seen.NOTHING for each in left):
-        return UNDECIDED, f"the first that {answers}"
-    return None, ""
+    shown = [each for each in left if each.seen is Seen.NOTHING or each.seen in wanted]
+    found = [each for each in shown if each.seen in wanted]
+    if found and (not waits or found[0] is shown[0]):
+        return found[0].upstream, _and_others(f"it {_WORDS[found[0].seen]}", found)
+    return (UNDECIDED, f"the first that {_WORDS[wanted[0]]}") if shown else (None, "")
 
 
 def _and_others(reason: str, found: Sequence[ProcessFacts]) -> str:

@@ -47,7 +47,11 @@ CONSTANTS: Mapping[str, str] = {
 # What is the backend's unless the settings say what is.
 API_PREFIX = "/api"
 # Vite's own names: no backend is asked for them. A name that ends in "/" stands for all below it.
-VITE_PATHS = ("/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor")
+# fmt: off
+VITE_PATHS = (
+    "/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor", "/_next/",
+)
+# fmt: on
 
 
 class Restart(Enum):

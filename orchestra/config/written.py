@@ -129,7 +129,9 @@ def _proposed(
     if found.settings:
         notes.append(Note(f"{toml.OWN_FILE}: {found.settings_in_a_line}"))
         if file.path is None:
-            file = toml.parse(found.settings, folder / toml.OWN_FILE, file.problems) or file
+            settings = toml.parse(found.settings, folder / toml.OWN_FILE, file.problems)
+            # No message names a file that is not there.
+            file = replace(settings or file, path=None, text="")
     return Written(
         path=path,
         entries=procfiles.parse(found.files[path.name], path, file.problems),

@@ -60,12 +60,12 @@ def _only(on: Controls) -> None:
         on.set(wanted=replace(look.wanted, process=name), until=None)
         return
     row = next((row for row in _rows(on) if row.key == look.chosen), None)
-    if row is None:
-        return
-    if row.folded > 1 and not row.is_member and not look.details:
+    if look.details:
+        on.set(details=False)
+    elif row is not None and row.folded > 1 and not row.is_member:
         on.set(unfolded=look.unfolded ^ {row.key})
-    else:
-        on.set(details=not look.details)
+    elif row is not None:
+        on.set(details=True)
 
 
 def _back(on: Controls) -> None:

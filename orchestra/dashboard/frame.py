@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from orchestra.dashboard.look import Look, Mode
+from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
 from orchestra.events import ErrorShown, OutputPaused, RequestHeads, State
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from orchestra.dashboard.controls import Controls
     from orchestra.dashboard.log import Entry
     from orchestra.dashboard.model import Model, Overall, Process
-    from orchestra.dashboard.requests import RequestRow
 
 __all__ = ["Details", "Frame", "Message", "frame"]
 
@@ -179,10 +179,13 @@ def _request_note(model: Model, look: Look) -> str:
 
 
 def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None:
-    row = next((row for row in rows if row.key == look.chosen), None)
-    if not look.details or row is None:
+    if not look.details or look.chosen is None:
         return None
-    return Details(row, model.requests.heads.get(row.of.id))
+    # The one that was chosen, also when it is over by now and shown as one of many.
+    found = model.requests.find(abs(look.chosen))
+    row = next((row for row in rows if row.key == look.chosen), None)
+    row = row if found is None else RequestRow(found.id, found)
+    return None if row is None else Details(row, model.requests.heads.get(row.of.id))
 
 
 def _message(model: Model, look: Look, now: float) -> Message | None:

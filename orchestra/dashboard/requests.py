@@ -204,6 +204,11 @@ class Requests:
         for known in (self.streams, self.tabs, self.heads):
             yield from known.values()
 
+    def find(self, number: int) -> RequestFinished | None:
+        """Give a request that is over by its id, if it is still known."""
+        members = (member for group in self.groups for member in group.members)
+        return next((each for each in members if each.id == number), None)
+
     def clear(self) -> None:
         """Forget those that are over."""
         self.groups.clear()

@@ -24,6 +24,7 @@ from orchestra.proxy import tls
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
+from orchestra.proxy.route import Availability
 from orchestra.proxy.shared import Extras, Shared
 from orchestra.proxy.transport import Poller, SocketTransport, accept
 from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
@@ -62,6 +63,7 @@ class Proxy:
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
+        refused: Told of each process that is ready and refuses a connection.
         dial: How to connect to an upstream, if not by a socket.
         extras: What is there for development only.
 
@@ -76,6 +78,7 @@ class Proxy:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
+        refused: Callable[[str], object] = lambda _process: None,
         dial: Dial | None = None,
         extras: Extras | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class Proxy:
             dial=dial or partial(tls.connect, poller=self.poller),
             dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
             idle=idle,
+            refused=refused,
             extras=extras,
         )
         self._conversations: set[Conversation] = set()
@@ -127,7 +131,12 @@ class Proxy:
             upstream: What it is; ``None``: there is none, so that everything goes to the other one.
             reason: Why, for people.
         """
-        self._shared.upstreams[side].gate.decide(upstream, reason=reason)
+        shared = self._shared
+        shared.upstreams[side].gate.decide(upstream, reason=reason)
+        if shared.upstreams["backend"].gate.availability is Availability.ABSENT:
+            # It need not be looked for where nothing but the frontend could be one.
+            gate = shared.upstreams["frontend"].gate
+            shared.router.is_frontend_alone = all(map(gate.has, shared.plan.candidates))
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Serve by another plan, but at the same address; requests that are on their way are not touched.

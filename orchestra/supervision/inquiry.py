@@ -1,8 +1,8 @@
 """What answers at a socket of a child without a role: Vite, another HTTP server, or neither.
 
 ``/@vite/client`` answered with JavaScript is Vite, whatever started it. Below a base (``/app/``, Nuxt's
-``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. Any other HTTP answer is that of
-another server.
+``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. A page that loads files below
+``/_next/`` is Next.js's. Any other HTTP answer is that of another server.
 
 Not here: which sockets are asked, and when (`roles`).
 """
@@ -29,6 +29,7 @@ _TIMEOUT = 60.0
 # How long the rest of an answer is waited for, when its beginning is there.
 _REST_TIMEOUT = 2.0
 _CLIENT = "/@vite/client"
+_NEXT = b'"/_next/'
 _REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
 
 
@@ -48,8 +49,8 @@ async def identify(socket: Address) -> tuple[Seen, Address]:
     """Ask what answers at a socket.
 
     Returns:
-        `Seen.VITE`, `Seen.HTTP`, `Seen.SILENT` if it does not speak HTTP or is for WebSockets alone,
-        `Seen.NOTHING` if it has not answered in time; and the socket with the scheme by which it answers.
+        What it is (`Seen.SILENT` if it does not speak HTTP or is for WebSockets alone, `Seen.NOTHING` if it
+        has not answered in time); and the socket with the scheme by which it answers.
     """
     try:
         client = await _get(socket, _CLIENT)
@@ -64,7 +65,8 @@ async def identify(socket: Address) -> tuple[Seen, Address]:
                 return Seen.VITE, client.at
     except trio.TooSlowError:
         return Seen.NOTHING, socket
-    return Seen.HTTP, client.at
+    is_next = page is not None and _NEXT in page.body
+    return Seen.NEXT if is_next else Seen.HTTP, client.at
 
 
 def _bases(page: _Answer) -> list[str]:
