@@ -293,6 +293,13 @@ def test_an_application_may_come_from_a_function(tmp_path: Path, text: str, targ
     assert commands(tmp_path) == expected
 
 
+def test_a_file_that_is_odd_does_not_hold_it_up(tmp_path: Path) -> None:
+    """Each of these lines begins what never ends: that took minutes once."""
+    odd = "# FastAPI( and create_app(\n" + "def broken(\n" * 20_000
+    write(tmp_path, {"main.py": odd, "site.py": APP, "errors.py": "errorhandler(404)\n" * 15_000})
+    assert commands(tmp_path) == {"api": "uvicorn --port $PORT site:app"}
+
+
 def test_an_entrypoint_is_taken_as_it_is_set(tmp_path: Path) -> None:
     write(
         tmp_path,

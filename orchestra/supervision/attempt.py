@@ -205,14 +205,16 @@ class Attempt(Stoppable):
         return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.UNDECIDED)
 
     def _new_readiness(self) -> Readiness:
-        is_upstream = self.plan.role in (Role.FRONTEND, Role.BACKEND)
+        plan, roles = self.plan, self._run.roles
+        has_shown = roles is not None and roles.has_shown_frontend(plan.name)
         # A command that asks is not of the child's family: it is not waited for when the child has ended.
         env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
         return Readiness(
             self.plan,
             env=env,
             port=self.port,
-            needs_address=is_upstream,
+            needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
+            needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
             identify=self._run.runtime.identify,
@@ -293,9 +295,8 @@ class Attempt(Stoppable):
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
         while self._may_reload and not isinstance(found, Stuck):
-            members, now = await self._run.remains(leader) or (), trio.current_time()
-            is_alone = self._tree.is_watcher_alone(members, now)
-            if self.symptoms.is_silent(began, now):
+            is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
+            if self.symptoms.is_silent(began, trio.current_time()):
                 found = self._diagnose(is_alone=is_alone)
             await trio.sleep(pause)
             is_likely = self.plan.role is not Role.UNDECIDED
