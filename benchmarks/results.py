@@ -1,7 +1,7 @@
 """What was found, kept between runs, and `RESULTS.md` with the goals beside what was reached.
 
-Each part's figures are kept in the user's cache, with the date and the commit that they are of: they are of
-this machine, and never mixed with another's.
+Each part's figures are kept in the user's cache, with the date and the commit that they are of. What was not
+measured on this machine stays in `RESULTS.md` as it was written.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def keep(part: str, report: Report) -> None:
 
 def write(order: Sequence[str]) -> None:
     """Write `RESULTS.md` from everything that is kept."""
-    kept = _kept()
+    kept, before = _kept(), _written()
     figures: Figures = {}
     for part in kept.values():
         figures.update(part["figures"])
@@ -196,6 +196,7 @@ def write(order: Sequence[str]) -> None:
     lines += [
         "Median (least to greatest) of interleaved rounds; ratios are medians of the rounds' ratios.",
         "The load, the proxy and the servers behind it share the machine's cores.",
+        "Parts that were not measured on this machine stay as they were measured on another.",
         "",
         "## Goals",
         "",
@@ -203,15 +204,33 @@ def write(order: Sequence[str]) -> None:
         "",
         "| goal | bound | reached | |",
         "|---|---|---|---|",
-        *("| " + " | ".join(goal.row(figures)) + " |" for goal in GOALS),
+        *(_goal_row(goal, figures, before.get("Goals", "")) for goal in GOALS),
         "",
     ]
-    for part in sorted(kept, key=lambda name: order.index(name) if name in order else len(order)):
+    for part in order:
+        if part not in kept:
+            lines += [f"## {part}", "", before[part], ""] if part in before else []
+            continue
         found = kept[part]
         lines += [f"## {part}", "", f"{found['date']}, commit {found['commit']}.", ""]
         lines += [line for table in found["tables"] for line in (table, "")]
         lines += [f"- Not kept: {failure}" for failure in found["failures"]]
     (HERE / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _written() -> dict[str, str]:
+    """Return the sections of `RESULTS.md` by their titles."""
+    sections = re.split(r"^## (.*)$", (HERE / "RESULTS.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {title: text.strip() for title, text in zip(sections[1::2], sections[2::2], strict=True)}
+
+
+def _goal_row(goal: Goal, figures: Figures, before: str) -> str:
+    """Return a goal's row; one that was not measured here stays as it was."""
+    row = "| " + " | ".join(goal.row(figures)) + " |"
+    if "| not measured |" not in row:
+        return row
+    bound = row.partition("| not measured |")[0]
+    return next((line for line in before.splitlines() if line.startswith(bound)), row)
 
 
 def _kept() -> dict[str, Any]:

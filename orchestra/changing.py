@@ -61,13 +61,20 @@ class CurrentPlan:
         plan, run, bus = self.plan.proxy, self._run, self._bus
         assert plan is not None  # noqa: S101 - else there are no listeners
         extras = development.extras() if development is not None else Extras()
-        proxy = self._proxy = Proxy(plan, listeners, bus=bus, tail=self._tail, extras=extras)
+        proxy = self._proxy = Proxy(
+            plan, listeners, bus=bus, tail=self._tail, refused=self._look_again, extras=extras
+        )
         if development is not None:
             development.proxy = proxy
         bus.subscribe(proxy.observe, StateChanged)
         run.before_stop = proxy.before_stop
         run.roles = RunTimeRoles(self.plan, run, proxy.decide)
         return proxy
+
+    def _look_again(self, process: str) -> None:
+        worker = self._run.workers.get(process)
+        if worker is not None and worker.attempt is not None:
+            worker.attempt.refused.set()
 
     def _tail(self, process: str) -> Sequence[str]:
         worker = self._run.workers.get(process)  # a new upstream may not be one of them yet

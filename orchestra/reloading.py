@@ -213,7 +213,8 @@ class Reloading:
 
     def _effect(self, worker: Worker, changes: Changes) -> Effect:
         plan = worker.life.plan
-        reloads_itself = plan.watch is None and (plan.reloader is not None or worker.reloads_itself)
+        watches = worker.attempt is not None and worker.attempt.symptoms.watches
+        reloads_itself = plan.watch is None and (plan.reloader is not None or watches)
         return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
 
     async def _act(self, worker: Worker, changes: Changes) -> bool:

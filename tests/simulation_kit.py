@@ -67,7 +67,7 @@ class Child:
         sockets: Where it listens.
         signals: What it was sent, beside being stopped and killed.
         typed: What was written to its standard input.
-        shows: What its sockets are found to be.
+        shows: What its sockets are found to be; but at the ports of `vite` they are Vite's.
         program: The name of the program that holds them.
         remains: What is seen of its processes.
     """
@@ -81,6 +81,7 @@ class Child:
         self.signals: list[int] = []
         self.typed = b""
         self.shows = Seen.HTTP
+        self.vite: set[int] = set()
         self.program = "python3"
         self.remains: list[Member] = []
         self.has_ended = False
@@ -295,7 +296,8 @@ class World:
 
     async def _identify(self, socket: Address) -> tuple[Seen, Address]:
         await self._ask()
-        return next(child.shows for child in self.living() if socket in child.sockets), socket
+        child = next(each for each in self.living() if socket in each.sockets)
+        return (Seen.VITE if socket.port in child.vite else child.shows), socket
 
     async def _holder(self, port: int) -> str:
         await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
     from websockets.sync.client import ClientConnection
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
@@ -162,8 +163,7 @@ def test_a_page_of_vites_and_its_hmr(server: str, site: Site) -> None:
             page.goto(url)
             page.wait_for_function("document.querySelector('#app')?.textContent === 'one'")
             page.evaluate("window.isSame = true")
-            while "[vite] connected." not in said:
-                page.wait_for_timeout(50)
+            _wait_connected(page, said, times=1)
             text.write_text("export const text = 'two'\n")
             page.wait_for_function("document.querySelector('#app')?.textContent === 'two'")
             assert page.evaluate("window.isSame")
@@ -174,11 +174,19 @@ def test_a_page_of_vites_and_its_hmr(server: str, site: Site) -> None:
         with served(site.vite(), site.port, cwd=site.folder):
             # Vite's page reloads by itself.
             page.wait_for_function("document.querySelector('#app')?.textContent === 'three'")
+            _wait_connected(page, said, times=2)
         page.close()
     assert len(sockets) >= 2
     ours = url.replace("http", "ws")
-    assert not [each for each in sockets if not each.startswith(ours)], said
+    assert not [each for each in sockets if not each.startswith(ours)], "\n".join([*sockets, *said])
     assert not [each for each in said if "fallback" in each], said
+
+
+def _wait_connected(page: Page, said: list[str], *, times: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while said.count("[vite] connected.") < times:
+        assert time.monotonic() < deadline, "\n".join(said)
+        page.wait_for_timeout(50)
 
 
 @pytest.mark.parametrize("server", SERVERS)

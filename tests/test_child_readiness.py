@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +21,7 @@ from tests.process_kit import SERVE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.real
 
@@ -240,8 +240,10 @@ async def test_of_the_servers_of_one_command_vite_s_is_the_frontend(
     """``concurrently "vite" "uvicorn app:app"``; what is not known to be Vite will do after a while."""
     server: Any = Slow({HMR, OWN})
     server.vite = vite
-    plan = ProcessPlan(name="a", command="both", ready="http", role=Role.FRONTEND, vite_folder=Path())
-    readiness = Readiness(plan, env={}, probe=server, programs=programs, identify=server.identify)
+    plan = ProcessPlan(name="a", command="both", ready="http", role=Role.FRONTEND)
+    readiness = Readiness(
+        plan, env={}, needs_vite=True, probe=server, programs=programs, identify=server.identify
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.wait, 1, server)
         await trio.sleep(3)

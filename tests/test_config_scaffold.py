@@ -293,6 +293,13 @@ def test_an_application_may_come_from_a_function(tmp_path: Path, text: str, targ
     assert commands(tmp_path) == expected
 
 
+def test_a_file_that_is_odd_does_not_hold_it_up(tmp_path: Path) -> None:
+    """Each of these lines begins what never ends: that took minutes once."""
+    odd = "# FastAPI( and create_app(\n" + "def broken(\n" * 20_000
+    write(tmp_path, {"main.py": odd, "site.py": APP, "errors.py": "errorhandler(404)\n" * 15_000})
+    assert commands(tmp_path) == {"api": "uvicorn --port $PORT site:app"}
+
+
 def test_an_entrypoint_is_taken_as_it_is_set(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -474,6 +481,17 @@ def test_a_path_that_vite_rewrites_is_asked_of_vite(tmp_path: Path) -> None:
     assert "[process.web]" in existing.settings
 
 
+def test_a_backend_listens_where_the_frontend_expects_it(tmp_path: Path) -> None:
+    asking = "export const API_URL = import.meta.env.API ?? 'http://127.0.0.1:5002/api'\n"
+    write(tmp_path, {"web/package.json": VITE, "web/src/api.ts": asking, "main.py": APP})
+    assert "[process.api]\n# Where the frontend expects it.\nport = 5002\n" in seen(tmp_path).settings
+    base = "export default { use: { baseURL: 'http://localhost:5009' } }\n"
+    write(tmp_path, {"web/playwright.config.ts": base, "web/src/a.ts": "fetch('http://localhost:3000/me')\n"})
+    assert "port = 5002\n" in seen(tmp_path).settings
+    busy = look(tmp_path, Machine(environ={"PATH": "/nowhere"}, is_free=lambda port: port != 5002))
+    assert busy.settings == ""
+
+
 def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -485,22 +503,30 @@ def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:
         },
     )
     remarks = "\n".join(seen(tmp_path).remarks)
-    assert "web/src/api.ts names http://localhost:8000: name paths alone" in remarks
+    assert "web/src/api.ts names http://localhost:8000: paths alone" in remarks
+    assert seen(tmp_path).settings == ""
     assert "api/.env.example has no .env beside it" in remarks
-    write(tmp_path, {"api/.env": "", "web/package.json": '{"scripts": {"start": "react-scripts start"}}'})
+    write(tmp_path, {"api/.env": "", "web/package.json": '{"scripts": {"start": "gulp"}}'})
     remarks = "\n".join(seen(tmp_path).remarks)
     assert "web/package.json names no Vite" in remarks
     assert ".env.example" not in remarks
 
 
-def test_a_frontend_without_vite_is_named(tmp_path: Path) -> None:
-    package = {"scripts": {"dev": "next dev"}, "dependencies": {"next": "16"}}
-    write(tmp_path, {"web/package.json": json.dumps(package), "main.py": ROUTES})
+@pytest.mark.parametrize(
+    ("package", "script", "sockets"),
+    [("next", "dev", ["/_next/"]), ("react-scripts", "start", ["/ws", "/sockjs-node"])],
+)
+def test_a_frontend_without_vite_is_named(
+    tmp_path: Path, package: str, script: str, sockets: list[str]
+) -> None:
+    described = {"scripts": {script: "run"}, "dependencies": {package: "1"}}
+    write(tmp_path, {"web/package.json": json.dumps(described), "main.py": ROUTES})
     settings = seen(tmp_path).settings
     file = completed(lambda problems: parse_settings(settings, Path("orchestra.toml"), problems))
     assert file is not None
     assert file.settings.proxy.frontend == "frontend"
-    assert commands(tmp_path)["frontend"] == "cd web && npm run dev"
+    assert [*file.settings.proxy.frontend_websockets] == sockets
+    assert commands(tmp_path)["frontend"] == f"cd web && npm run {script}"
 
 
 CELERY = 'app = Celery("tasks", broker="redis://localhost:6390/0")\n'

@@ -145,6 +145,7 @@ def test_a_folder_that_cannot_be_written_is_named(project: Path) -> None:
         ("cd api && A=1 uvicorn app:app", "cd api && A=1 exec uvicorn app:app"),
         ("echo 'a && b'; sleep 1", "echo 'a && b'; exec sleep 1"),
         ("test -d data || initdb; postgres", "test -d data || initdb; postgres"),
+        ("serve --format '%(m)s | x'", "exec serve --format '%(m)s | x'"),
         ("exec sleep 1", "exec sleep 1"),
         ("sleep 1 & wait", "sleep 1 & wait"),
         ("while true; do sleep 1; done", "while true; do sleep 1; done"),

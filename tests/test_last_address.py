@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orchestra import load
 from orchestra.last_address import keep_port, last_port
-from tests.kit import Run, orchestra
+from tests.kit import Run, free_port, orchestra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,32 +56,39 @@ def port_of(run: Run) -> int:
     return int(run.url.rpartition(":")[2])
 
 
+def noticed(run: Run) -> dict[str, Any]:
+    """What a run says of its port."""
+    text = f"the one address has port {port_of(run)}"
+    return run.until(lambda event: event["type"] == "notice" and text in event["text"])
+
+
 @pytest.mark.real
 @pytest.mark.ceiling(120)
-def test_the_second_of_two_stacks_has_its_port_again(tmp_path: Path) -> None:
-    """Also when it is started first; what is asked for wins; code has nothing of it."""
-    env = {"XDG_STATE_HOME": str(tmp_path / "state")}
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "Procfile").write_text("api: sleep 1000\n")
-        (tmp_path / name / "orchestra.toml").write_text('[proxy]\nbackend = "http://127.0.0.1:9"\n')
-    with Run(cwd=tmp_path / "one", env=env) as one:
-        first = port_of(one)
-        with Run(cwd=tmp_path / "two", env=env) as two:
-            second = port_of(two)
-            assert second > first
-            said = two.until(lambda event: event["type"] == "notice" and str(second) in event["text"])
-            assert f"the one address has port {second}" in said["text"]
-            with Run(cwd=tmp_path / "two", env=env) as again:
-                assert port_of(again) > second
-    with Run(cwd=tmp_path / "two", env=env) as two:
-        assert port_of(two) == second
-        said = two.until(lambda event: event["type"] == "notice" and str(second) in event["text"])
-        assert said["text"] == f"as in the last run of this project: the one address has port {second}"
-        assert "--listen 127.0.0.1:8000" in said["hint"]
-    assert f"127.0.0.1:{second} asks" in orchestra("check", cwd=tmp_path / "two", env=env)[1]
-    with Run("--listen", "127.0.0.1:0", cwd=tmp_path / "two", env=env) as two:
-        assert port_of(two) not in (first, second)
-    proxy = load(tmp_path / "two" / "Procfile", environ={**os.environ, **env}).proxy
+def test_a_project_has_its_port_again(tmp_path: Path, environ: dict[str, str]) -> None:
+    """That of the last run which could have it; what is asked for wins, and code has nothing of it."""
+    (tmp_path / "Procfile").write_text("api: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text('[proxy]\nbackend = "http://127.0.0.1:9"\n')
+    with Run(cwd=tmp_path, env=environ) as first:
+        assert port_of(first) == last_port(tmp_path, environ)
+    # As if it had moved.
+    port = free_port()
+    (file,) = (tmp_path / "state" / "orchestra").glob("address-*")
+    file.write_text(file.read_text().replace(f":{port_of(first)},", f":{port},"))
+    said = f"as in the last run of this project: the one address has port {port}"
+    for _ in range(2):
+        with Run(cwd=tmp_path, env=environ) as run:
+            assert port_of(run) == port
+            notice = noticed(run)
+            assert notice["text"] == said
+            assert "--listen 127.0.0.1:8000" in notice["hint"]
+            with Run(cwd=tmp_path, env=environ) as beside:
+                assert port_of(beside) != port
+                assert noticed(beside)["text"].startswith(f"port {port} is taken")
+            assert last_port(tmp_path, environ) == port
+    assert said in orchestra("check", cwd=tmp_path, env=environ)[1]
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=environ) as asked:
+        assert port_of(asked) != port
+    assert last_port(tmp_path, environ) == port
+    proxy = load(tmp_path / "Procfile", environ={**os.environ, **environ}).proxy
     assert proxy is not None
-    assert proxy.port != second
+    assert proxy.port != port

@@ -54,7 +54,8 @@ def head(
 
 def part(dest: bytes, page: bytes | None, *, site: bytes = b"same-origin") -> Headers:
     """The headers of a part of a page, as Chromium sends them to localhost."""
-    sent = [(b"Accept", b"*/*"), (b"Sec-Fetch-Site", site), (b"Sec-Fetch-Mode", b"no-cors")]
+    mode = b"cors" if dest == b"empty" else b"no-cors"
+    sent = [(b"Accept", b"*/*"), (b"Sec-Fetch-Site", site), (b"Sec-Fetch-Mode", mode)]
     named = [] if page is None else [(b"Referer", (ORIGIN if page.startswith(b"/") else b"") + page)]
     return [*sent, (b"Sec-Fetch-Dest", dest), *named]
 
@@ -239,6 +240,27 @@ def test_a_file_that_both_have_is_of_the_side_of_the_page() -> None:
     assert asked_first(router, b"/a.css", part(b"empty", b"/app")) == "frontend"
     assert asked_first(router, b"/a.css", part(b"empty", b"/admin")) == "backend"
     assert asked_first(router, b"/b.css", part(b"empty", b"/app")) == "backend"
+
+
+@pytest.mark.parametrize("catch_all", [PAGE, *(ResponseHead.of(status, JSON) for status in (307, 401, 405))])
+def test_what_a_service_worker_passes_on_is_told_by_its_mode_or_its_name(catch_all: ResponseHead) -> None:
+    """It hides what a request is for, which matters to a backend that answers every path."""
+    router = looked_at()
+    image = [(b"Sec-Fetch-Mode", b"no-cors"), *part(b"empty", b"/")[:2], *part(b"empty", b"/")[3:]]
+    assert asked_first(router, b"/both.png", image) == "frontend"
+    assert asked_first(router, b"/api/both.png", image) == "backend"
+    module = head(b"/src/main.ts", part(b"empty", b"/"))
+    assert sees(router, module, catch_all, MODULE)[:2] == [BACKEND, FALLS_BACK]
+    assert begin(router, module)[1] == FRONTEND
+    # What may be data stays the backend's, whatever it answers; so does a file that only looks like a module.
+    data = head(b"/locales/en.json", part(b"empty", b"/"))
+    assert sees(router, data, catch_all) == [BACKEND, Answer("backend answered")]
+    last = sees(router, head(b"/report.css", part(b"empty", b"/")), catch_all, PAGE)[-1]
+    assert isinstance(last, Answer)
+    assert last.is_kept
+    # A page of the backend's has no such modules.
+    elsewhere = head(b"/src/late.ts", part(b"empty", b"/other"))
+    assert sees(router, elsewhere, catch_all) == [BACKEND, Answer("backend answered")]
 
 
 def test_a_page_that_sends_no_referrer_is_the_newest_one() -> None:

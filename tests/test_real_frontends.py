@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import Run, orchestra
+from tests.kit import Run, ask, orchestra
 from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vite_packages: Callable[[in
     (made / "Procfile").write_text(
         "vite: cd ui && npm run dev\nadmin: cd admin && npm run dev\napi: uvicorn app:app --port $PORT\n"
     )
-    (made / "orchestra.toml").write_text('[proxy.frontends]\n"/admin/" = "admin"\n')
+    (made / "orchestra.toml").write_text(
+        '[proxy]\nallowed_hosts = [".ngrok-free.app"]\nfrontends."/admin/" = "admin"\n'
+    )
     return made
 
 
@@ -117,6 +119,14 @@ def test_one_that_dies_takes_nothing_else_down(folder: Path, run: Run, pages: di
     # Vite's client has asked its own Vite whether it is back, and loads the page again.
     greets(folder, "admin", "back")
     shows(pages["admin"], "back backend")
+
+
+def test_both_let_in_a_host_that_the_settings_allow(run: Run) -> None:
+    """Vite has a list of its own, and is told: of each frontend."""
+    for path in ("/", "/admin/"):
+        headers = {"Host": "abc.ngrok-free.app", "Accept": "text/html"}
+        answer = ask(run.url + path, headers)
+        assert (answer.status, answer.upstream) == (200, "frontend"), answer
 
 
 def test_check_shows_both(folder: Path) -> None:

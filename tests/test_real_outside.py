@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -154,10 +155,19 @@ def test_a_page_that_names_the_vite_of_another_run_gets_a_notice(tmp_path: Path)
         assert notice["text"].endswith(f"from localhost:5173, but the Vite of this run is at {place}")
 
 
-def test_requests_wait_while_a_debugger_restarts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "path", "side"),
+    [
+        ('[proxy]\nbackend = "URL"\n', "/", "backend"),
+        # A frontend that is started in another terminal, or in a container.
+        ('[proxy.frontends]\n"/docs/" = "URL"\n', "/docs/", "frontend"),
+    ],
+)
+def test_requests_wait_while_a_debugger_restarts(tmp_path: Path, settings: str, path: str, side: str) -> None:
     """A backend by URL is dialled until it is there: at the start, and when it has gone."""
     port = free_port()
-    (tmp_path / "orchestra.toml").write_text(f'[proxy]\nbackend = "http://127.0.0.1:{port}"\n')
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "orchestra.toml").write_text(settings.replace("URL", f"http://127.0.0.1:{port}"))
     (tmp_path / "Procfile").write_text("worker: sleep 1000\n")
     serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
     import subprocess
@@ -166,11 +176,25 @@ def test_requests_wait_while_a_debugger_restarts(tmp_path: Path) -> None:
         for count in (1, 2):
             since = len(run.events)
             answers: list[int] = []
-            url = run.url
+            url = run.url + path
             asking = threading.Thread(target=lambda url=url, to=answers: to.append(get(url).status))
             asking.start()
-            run.until(lambda event: event.get("code") == "backend-away", since=since)
+            run.until(lambda event: event.get("code") == f"{side}-away", since=since)
             with subprocess.Popen(serve, stderr=subprocess.DEVNULL, cwd=tmp_path) as server:
                 asking.join()
                 assert (answers, count) == ([200], count)
                 server.terminate()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_a_phone_reaches_what_the_start_says(tmp_path: Path, host: str) -> None:
+    """The address of all addresses is none that can be opened; processes are told one that can."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "Procfile").write_text('api: echo "at $ORCHESTRA_URL"; uvicorn --port $PORT app:app\n')
+    with Run("--listen", f"{host}:0", cwd=tmp_path, env=ACTIVATED) as run:
+        notice = run.until(lambda event: event.get("code") == "not-loopback")
+        found = re.search(r"http://[0-9.]+:[0-9]+", notice["text"])
+        if found is None:
+            pytest.skip("this machine has no address but loopback")
+        assert get(found[0]).upstream == "backend"
+        assert get(run.line("api", "at http")["text"].removeprefix("at ")).upstream == "backend"

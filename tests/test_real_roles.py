@@ -140,6 +140,25 @@ def test_a_command_that_tells_nothing_is_served_at_an_address_of_its_own(
             assert (answer.status, answer.upstream) == (200, "frontend")
 
 
+def test_a_vite_that_moves_to_another_port_is_found_again(
+    tmp_path: Path, vite_packages: Callable[[int], Path]
+) -> None:
+    """It restarts itself when its configuration changes; the first connection that is refused tells."""
+    frontend(tmp_path, vite_packages(8))
+    port = free_port()
+    (tmp_path / "vite.config.js").write_text("export default {}\n")
+    (tmp_path / "Procfile").write_text("vite: npm run dev\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        run.state("vite", "ready")
+        assert get(run.url + "/src/main.js").status == 200
+        since = len(run.events)
+        (tmp_path / "vite.config.js").write_text(f"export default {{ server: {{ port: {port} }} }}\n")
+        run.line("vite", "server restarted", since=since)
+        answer = get(run.url + "/src/main.js")
+        assert (answer.status, answer.upstream) == (200, "frontend")
+        assert run.state("vite", "ready", since=since)["port"] == port
+
+
 def test_a_vite_with_tls_is_found(tmp_path: Path, vite_packages: Callable[[int], Path]) -> None:
     frontend(tmp_path, vite_packages(8))
     written(tmp_path)

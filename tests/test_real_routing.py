@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from tests.kit import Run
+from tests.kit import Run, free_port
 from tests.project_kit import ACTIVATED, frontend
 
 if TYPE_CHECKING:
@@ -106,6 +108,18 @@ MEANT = {*PAGES, "/favicon.ico", "/media/a.svg", "/both.svg", "/api/x", "/admin"
 RULE = '[proxy]\nbackend_paths = ["/api", "/media", "/admin"]\n'
 
 
+def write(folder: Path, packages: Path, *, has_rule: bool) -> None:
+    frontend(folder / "ui", packages)
+    for name, text in FILES.items():
+        (folder / "ui" / name).parent.mkdir(exist_ok=True)
+        (folder / "ui" / name).write_text(text)
+    # With the rule, the backend answers the pages, too.
+    (folder / "app.py").write_text(APP.replace("__PAGES__", repr([] if has_rule else PAGES)))
+    lines = "api: hypercorn app:app --bind 127.0.0.1:$PORT\nvite: cd ui && npm run dev\n"
+    (folder / "Procfile").write_text(lines)
+    (folder / "orchestra.toml").write_text(RULE if has_rule else "")
+
+
 class Project:
     """A running project."""
 
@@ -122,15 +136,7 @@ def project(
 ) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("routing")
     has_rule = request.param == "backend_paths"
-    frontend(folder / "ui", vite_packages(8))
-    for name, text in FILES.items():
-        (folder / "ui" / name).parent.mkdir(exist_ok=True)
-        (folder / "ui" / name).write_text(text)
-    # With the rule, the backend answers the pages, too.
-    (folder / "app.py").write_text(APP.replace("__PAGES__", repr([] if has_rule else PAGES)))
-    lines = "api: hypercorn app:app --bind 127.0.0.1:$PORT\nvite: cd ui && npm run dev\n"
-    (folder / "Procfile").write_text(lines)
-    (folder / "orchestra.toml").write_text(RULE if has_rule else "")
+    write(folder, vite_packages(8), has_rule=has_rule)
     with Run("--listen", "0.0.0.0:0", cwd=folder, env=ACTIVATED) as run:
         run.state("api", "ready")
         run.state("vite", "ready")
@@ -192,8 +198,7 @@ def test_a_page_of_the_backends_gets_its_own_file(context: BrowserContext, proje
     assert width(page, "both") == (11 if project.has_rule else 22)
 
 
-def test_a_page_behind_a_service_worker_is_whole(context: BrowserContext) -> None:
-    page = context.new_page()
+def reload_behind_a_service_worker(page: Page) -> None:
     page.goto("/")
     page.evaluate(
         "async () => { await navigator.serviceWorker.register('/sw.js');"
@@ -202,6 +207,31 @@ def test_a_page_behind_a_service_worker_is_whole(context: BrowserContext) -> Non
     page.reload()
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     is_whole(page)
+
+
+def test_a_page_behind_a_service_worker_is_whole(context: BrowserContext) -> None:
+    reload_behind_a_service_worker(context.new_page())
+
+
+def test_it_is_whole_when_orchestra_knows_nothing_yet(
+    tmp_path: Path, vite_packages: Callable[[int], Path], chromium: Browser
+) -> None:
+    """The worker hides what modules and styles are for, and no run before has told whose they are."""
+    write(tmp_path, vite_packages(8), has_rule=False)
+    listen = f"127.0.0.1:{free_port()}"
+    with chromium.new_context(base_url=f"http://{listen}") as context:
+        context.set_default_timeout(60_000)
+        page = context.new_page()
+        for _ in range(2):
+            with Run("--listen", listen, cwd=tmp_path, env=ACTIVATED) as run:
+                run.state("api", "ready")
+                run.state("vite", "ready")
+                if page.url == "about:blank":
+                    reload_behind_a_service_worker(page)
+                else:
+                    page.reload()
+                    is_whole(page)
+            shutil.rmtree(os.environ["XDG_STATE_HOME"] + "/orchestra")
 
 
 def test_a_phone_gets_the_same(context: BrowserContext, project: Project) -> None:

@@ -6,19 +6,21 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, orchestra
+from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, needed, orchestra
+from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
 
@@ -82,6 +84,23 @@ def test_orders_are_carried_out_when_the_command_is_over(run: Run, project: Path
     assert orchestra("reload", cwd=project) == (0, "0 pages\n", "")
 
 
+def test_a_table_that_is_watched_on_a_terminal_changes(run: Run, project: Path) -> None:
+    with Terminal(*COMMAND, "ps", "--watch", cwd=project) as second:
+        second.until(lambda text: text.count("running") == 1)
+        assert orchestra("stop", "worker", cwd=project)[0] == 0
+        second.until(lambda text: "stopped" in text)
+        second.send("\x03")
+        assert second.wait() == 130
+
+
+def test_the_one_address_is_opened_in_the_browser(run: Run, project: Path) -> None:
+    browser = project / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o755)
+    assert orchestra("open", cwd=project, env={"BROWSER": f"{browser} %s"})[:2] == (0, f"{run.url}\n")
+    assert (project / "opened").read_text() == f"{run.url}\n"
+
+
 def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("late: sleep 1000\n")
     (tmp_path / "orchestra.toml").write_text('[process.late]\nready = "tcp"\n')
@@ -100,11 +119,62 @@ def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
     assert run.events[-1]["reason"] == "asked to"
 
 
-def test_without_a_run_that_is_said(project: Path) -> None:
-    for words in ("ps", "wait", "attach", "restart api", "logs", "reload", "down", "open", "signal HUP api"):
-        code, shown, errors = orchestra(*words.split(), cwd=project)
-        assert (code, shown) == (2, ""), words
-        assert errors.startswith(f"error: there is no run in {project}\n hint: ")
+# Every command that needs a run, but `attach`, which needs a terminal first.
+ALL = (
+    "ps", "ps --json", "logs", "logs -f", "wait", "restart api", "stop api", "start api", "kill api",
+    "signal HUP api", "send api yes", "reload", "open", "down",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_without_a_run_that_is_said(words: str, tmp_path: Path) -> None:
+    code, shown, errors = orchestra(*words.split(), cwd=tmp_path)
+    assert (code, shown) == (2, "")
+    assert errors.startswith(f"error: there is no run in {tmp_path}\n hint: ")
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Run]]]:
+    """A project that runs twice."""
+    folder = tmp_path_factory.mktemp("twice")
+    (folder / "Procfile").write_text("api: exec sleep 1000\n")
+    with Run("--no-proxy", cwd=folder) as first, Run("--no-proxy", cwd=folder) as second:
+        for each in (first, second):
+            each.state("api", "running")
+        yield folder, [first, second]
+
+
+@pytest.mark.parametrize("words", [*ALL, "exec -- true"])
+def test_of_several_runs_none_is_guessed(words: str, twice: tuple[Path, list[Run]]) -> None:
+    folder, runs = twice
+    code, shown, errors = orchestra(*words.split(), cwd=folder)
+    assert (code, shown) == (2, "")
+    assert f"there are 2 runs in {folder}" in errors
+    assert all(f"pid {each.process.pid} (" in errors for each in runs)
+    assert [each.process.poll() for each in runs] == [None, None]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_another_users_run_is_none(run: Run, project: Path, tmp_path: Path) -> None:
+    """A socket is not believed because of where it is; `test_control_app` shows the other direction."""
+    folder = Path(os.environ["XDG_RUNTIME_DIR"], "orchestra")
+    path = folder / f"{run.process.pid}.sock"
+    run.state("worker", "running")
+    path.rename(tmp_path / "ours.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        # What the system tells of the other end is which user has called `listen`.
+        os.seteuid(65534)
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        code, _, errors = orchestra("ps", cwd=project)
+        with listener.accept()[0] as connection:
+            assert connection.recv(1) == b""  # it was told nothing
+    assert (code, errors.startswith("error: there is no run in ")) == (2, True)
+    (tmp_path / "ours.sock").rename(path)
+    assert orchestra("ps", cwd=project)[0] == 0
 
 
 def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> None:
@@ -181,6 +251,9 @@ def test_a_killed_run_is_none(run: Run, project: Path) -> None:
     os.kill(run.process.pid, signal.SIGKILL)
     run.wait()
     assert orchestra("ps", cwd=project)[0] == 2
+    with Run("--no-proxy", cwd=project) as again:
+        again.state("api", "ready")
+        assert states(project)["api"]["pid"] == again.state("api", "ready")["pid"]
 
 
 def test_the_log_is_there_during_a_run_and_after_it(run: Run, project: Path) -> None:
@@ -256,9 +329,11 @@ def test_exec_needs_no_run(project: Path) -> None:
 
 
 def test_a_detached_run_in_a_script(project: Path) -> None:
+    needed("curl")
     script = """set -e
 orchestra run --detach --listen 127.0.0.1:0
 orchestra wait --timeout 30
+curl -fsS -o page.html "$(orchestra open)"
 orchestra exec api -- sh -c 'echo on $PORT'
 orchestra ps --json
 orchestra down
@@ -271,7 +346,12 @@ orchestra down
     done = subprocess.run(
         [shutil.which("sh") or "sh", "-c", script],
         cwd=project,
-        env={**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}", "PORT": str(base_port())},
+        env={
+            **os.environ,
+            "BROWSER": "true",
+            "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
+            "PORT": str(base_port()),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -281,6 +361,7 @@ orchestra down
     first, on, shown = done.stdout.splitlines()
     assert " is run by pid " in first
     assert on.startswith("on ")
+    assert "Directory listing" in (project / "page.html").read_text()
     pids = [each["pid"] for each in json.loads(shown)["processes"]] + [json.loads(shown)["pid"]]
     left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     # Process 1 of a container may not take note of it.

@@ -169,6 +169,36 @@ async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
         assert recorder.states("api") == [State.STARTING, State.READY]
 
 
+@pytest.mark.parametrize("role", [Role.FRONTEND, Role.BACKEND])
+async def test_where_it_listens_is_looked_for_again_when_a_connection_was_refused(
+    world: World, role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Vite has moved because its configuration says another port; nothing is asked for without a reason."""
+
+    async def moves(child: Child) -> int:
+        child.listen()
+        await trio.sleep(30)
+        child.sockets.clear()
+        child.listen(5001)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = moves
+    async with running_processes(world, replace(API, role=role)) as (run, recorder):
+        await recorder.until_state("api", State.READY)
+        for refused_at in (10, 40):
+            await trio.sleep_until(refused_at)
+            asked = len(world.asked)
+            attempt = run.workers["api"].attempt
+            assert attempt is not None
+            attempt.refused.set()
+            await trio.sleep(5)
+            assert (len(world.asked) > asked) == (refused_at == 40)
+        moved = recorder.changes("api")[-1]
+        assert (moved.state, moved.url, moved.pid) == (State.READY, "http://127.0.0.1:5001", 1)
+        assert recorder.changes("api")[-2].reason == "nothing listens at port 5000 any more"
+
+
 WATCHER = Member(1, "node", has_inotify=True)
 
 

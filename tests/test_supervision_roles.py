@@ -197,6 +197,26 @@ async def test_of_several_sockets_vite_s_counts(world: World, autojump_clock: tr
     assert sorted(decided) == [("backend", "dev"), ("frontend", "fe")]
 
 
+async def test_a_frontend_that_was_found_is_known_by_vite_when_it_is_restarted(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its command starts another server, too, which answers first and at a lower port."""
+
+    async def both(child: Child) -> int:
+        child.listen(4000)
+        await trio.sleep(0.2)
+        child.vite.add(5173)
+        child.listen(5173)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["fe"] = both
+    async with running_processes(world, FE, proxy=BOTH_OPEN) as (run, recorder):
+        assert (await recorder.until_state("fe", State.READY)).port == 5173
+        run.workers["fe"].restart()
+        assert (await recorder.until_state("fe", State.READY, restarts=1)).port == 5173
+
+
 async def test_a_second_vite_is_not_the_backend(world: World, autojump_clock: trio.testing.MockClock) -> None:
     """Storybook beside Vite."""
     decided: list[tuple[str, object]] = []

@@ -163,11 +163,16 @@ class _Files(StaticFiles):
         parts = path.split("/")
         if any(not part or part.startswith(".") for part in (parts[1:] if parts[0] == also else parts)):
             return None
+        full_path = self._folder
         try:
-            full_path = os.path.join(self._folder, *parts)  # noqa: PTH118 - as text, it is quick
+            for part in parts[:-1]:
+                full_path = f"{full_path}/{part}"
+                if not stat.S_ISDIR(os.lstat(full_path).st_mode):
+                    return None
+            full_path = f"{full_path}/{parts[-1]}"
             status = _look(full_path)
             return None if status is None else self._answer(full_path, status, scope)
-        except (OSError, ValueError):  # too long, unreadable, a NUL, no UTF-8
+        except (OSError, ValueError):  # not there, too long, unreadable, a NUL, no UTF-8
             return None
 
     def _answer(self, full_path: str, status: os.stat_result, scope: Scope) -> Response:
@@ -192,27 +197,37 @@ class _Files(StaticFiles):
         if self.is_not_modified(answer.headers, headers):
             return NotModifiedResponse(answer.headers)
         if status.st_size <= _SMALL and scope["method"] == "GET" and "range" not in headers:
-            content = Path(path).read_bytes()
-            if len(content) == status.st_size:
-                whole = Response(content)
-                whole.raw_headers = answer.raw_headers
-                return whole
+            with open(path, "rb") as file:  # noqa: PTH123 - as text, it is quick
+                content = file.read()
+            answer.content = content if len(content) == status.st_size else None
         return answer
 
 
 class _File(FileResponse):
-    """A file in few pieces: each costs a thread's turn and a server's."""
+    """A file in few pieces: each costs a thread's turn and a server's.
+
+    Attributes:
+        content: All of it, if it was read.
+    """
 
     chunk_size = _SMALL
+    content: bytes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.content is None:
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.content})
 
 
 def _look(path: str) -> os.stat_result | None:
-    """Return what is known of a regular file that is reached without a link; ``None``: there is none."""
+    """Return what is known of a regular file that is no link; ``None``: there is none."""
     try:
         status = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
-    return status if stat.S_ISREG(status.st_mode) and os.path.realpath(path) == path else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _accepted(codings: str) -> set[str]:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec import structs
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -48,6 +49,8 @@ __all__ = ["relay"]
 _ACCEPT_LIMIT = 15.0
 # Seconds between two looks at whether Vite is back.
 _INTERVAL = 0.5
+# Seconds for it to answer a ping.
+_PING_LIMIT = 2.0
 _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
@@ -90,7 +93,7 @@ async def relay(
         async with anyio.create_task_group() as group:
             group.start_soon(_pass_up, end, receive, group.cancel_scope)
             if not await _pass_down(end, send):
-                await _wait_for(vite)
+                await _wait_for(vite, head, peer)
                 await send({"type": "websocket.send", "text": _RELOAD})
             # The browser answers a close, or leaves to load the page again.
 
@@ -141,13 +144,19 @@ async def _pass_down(end: _ViteEnd, send: Send) -> bool:
         return False
 
 
-async def _wait_for(vite: Vite) -> None:
-    """Wait until Vite can be reached."""
+async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
+    """Wait until Vite is back: it answers its own ping, or an old one that has none leaves it open.
+
+    One that is about to end may still be connected to.
+    """
+    ping = structs.replace(head, values={**head.values, b"sec-websocket-protocol": b"vite-ping"})
     while True:
-        with suppress(UpstreamError):
-            await (await vite.connect()).aclose()
-            return
         await anyio.sleep(_INTERVAL)
+        with suppress(UpstreamError, *_GONE):
+            async with await vite.connect() as stream:
+                with anyio.move_on_after(_PING_LIMIT):
+                    await _ViteEnd(stream).shake_hands(ping, peer)
+                return
 
 
 class _ViteEnd:

@@ -65,6 +65,7 @@ class Readiness:
 
     Args:
         needs_address: Where it listens has to be known, whatever its checks are.
+        needs_vite: It is known to run Vite, or another server of a frontend.
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
         identify: Finds out what answers at a socket.
 
@@ -81,6 +82,7 @@ class Readiness:
         env: Mapping[str, str],
         port: int | None = None,
         needs_address: bool = False,
+        needs_vite: bool = False,
         probe: Probe = probe,
         programs: Callable[[int, int], Awaitable[frozenset[str]]],
         identify: Callable[[Address], Awaitable[tuple[Seen, Address]]],
@@ -89,6 +91,7 @@ class Readiness:
         self._probe = probe
         self._programs = programs
         self._identify = identify
+        self._needs_vite = needs_vite
         self._answered_at: float | None = None  # by another server than Vite
         self._env = env
         self._port = port
@@ -196,7 +199,7 @@ class Readiness:
     async def _is_own(self, socket: Address, leader: int) -> bool:
         if self._listens_as_told and socket.port == self._port:
             return True
-        if self._plan.role is Role.FRONTEND and self._plan.vite_folder is not None:
+        if self._needs_vite:
             return await self._is_vite(socket)
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 

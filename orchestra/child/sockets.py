@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import sys
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -56,6 +56,8 @@ _DEBUGGER_PORTS = frozenset({9229})
 _BACKLOG = 1024
 # The machine does not have the address, or not even its family.
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# Addresses that are listened on together.
+_TOGETHER = {LOOPBACK[0]: LOOPBACK, "::": ("::", "0.0.0.0")}  # noqa: S104 - if the user asks for it
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
@@ -167,13 +169,15 @@ def lan_address() -> str | None:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on `host` and `port`; with ``127.0.0.1``, on the same port of ``::1`` too, where that exists.
+    """Listen on `host` and `port`, and on the same port of what belongs to it, where that exists.
+
+    With ``127.0.0.1`` that is ``::1``; with ``::``, which is all addresses, those of IPv4.
 
     Raises:
         ConfigError: The port is taken (it says by what), not allowed, or the address is not ours.
     """
     listeners: list[socket.socket] = []
-    for each in LOOPBACK if host == LOOPBACK[0] else (host,):
+    for each in _TOGETHER.get(host, (host,)):
         try:
             listeners.append(_bound(each, port))
             listeners[-1].listen(_BACKLOG)
@@ -217,7 +221,10 @@ class SocketScanner:
             nonlocal pause, port
             expected = None
             is_awaited = is_certain and port is not None
-            with trio.move_on_after(inf if is_awaited else pause):
+            until = trio.current_time() + pause
+            if pause > _LONGEST_PAUSE:
+                until = ceil(until / longest_pause) * longest_pause  # all at once: one scan answers them
+            with trio.move_on_at(inf if is_awaited else until):
                 interval = pause if is_awaited else pause / _TRIES
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once

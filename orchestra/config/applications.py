@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Application", "Call", "Sources", "call_of", "hidden_pages", "paths_of", "redis_port", "text_of"]
 
 _MAX_FILES = 2000
-_MAX_FILE_SIZE = 1_000_000
+# Longer ones are generated. The patterns look ahead for a bounded number of characters, for the same reason.
+_MAX_FILE_SIZE = 300_000
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
 _USUAL_NAMES = ("app", "application", "api")
 _MODULE = re.compile(r"(?!test_|conftest).*\.py")
@@ -42,7 +43,9 @@ _FLASKS = ("Flask", "APIFlask")
 _FRAMEWORKS = frozenset({"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django"})
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`, `app = create_app(`.
 _ASSIGNED = re.compile(r"^([ \t]*)(\w+)(?: *:[ \w.\[\]]+)? *= *(?:\w+\.)*(\w+)\(", re.MULTILINE)
-_FUNCTION = re.compile(r"^def (\w+)\((.*?)\)(?:\s*->[^\n]*?)?:(.*?)(?=^[^\s#)]|\Z)", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(
+    r"^def (\w+)\((.{0,1000}?)\)(?:\s*->[^\n]{0,200}?)?:(.*?)(?=^[^\s#)]|\Z)", re.MULTILINE | re.DOTALL
+)
 _FACTORY = re.compile(r"(create|make|get|build)_(asgi_|wsgi_)?(app|application|api)|app_factory")
 _BLOCK_OF_ITS_OWN = re.compile(r"(async )?def |class |if __name__\b")
 _DJANGO = re.compile(r"DJANGO_SETTINGS_MODULE|django\.core\.management")
@@ -73,7 +76,7 @@ _ROUTES = re.compile(
     rf"""@(?:app|application|api)\.{_METHODS}{_PATH}
     |^@{_METHODS}{_PATH}
     |\b(?:Route|WebSocketRoute|Mount|\w+\.mount){_PATH}["'](?![^\n]*(?:dist|build|assets))
-    |\b(?:app|application)\.(?:include_router|register_blueprint)\([^)]*prefix\s*=\s*["'](/[\w.-]+)
+    |\b(?:app|application)\.(?:include_router|register_blueprint)\([^)]{0, 400}prefix\s*=\s*["'](/[\w.-]+)
     |["'](/api\b(?:/[\w.-]+)*)""",
     re.MULTILINE | re.VERBOSE,
 )
@@ -86,7 +89,7 @@ _ANSWERS_ALL = re.compile(
     |\bstatic_url_path\s*=\s*["']/?["']
     |\b[Mm]ount\(\s*(?:path\s*=\s*)?["']/?["']
     |\bre_path\(\s*r?["']\^?(?:\(\?[:!=][^"']*)?\.\*
-    |\b(?:errorhandler|exception_handler)\(\s*404[^@]*?index\.html""",
+    |\b(?:errorhandler|exception_handler)\(\s*404[^@]{0,400}?index\.html""",
     re.VERBOSE,
 )
 _ANSWERS_ROOT = re.compile(

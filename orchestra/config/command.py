@@ -99,6 +99,9 @@ _FILE_SERVERS = frozenset({"http.server", "mkdocs"})
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
 _PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
 _POSITIONAL_PORT = frozenset({"django-admin", "http.server", "manage.py"})
+# A container's: where it is published on this machine, and, behind that, its own.
+_CONTAINERS = frozenset({"docker", "docker-compose", "nerdctl", "podman", "podman-compose"})
+_PUBLISHED = re.compile(r"(?<!\S)(?:-p|--publish)[= ]?(?:\S*:)?([0-9]{2,5}):[0-9]+(?:/tcp)?(?!\S)")
 _PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 
@@ -273,6 +276,8 @@ class _Walk:
             self.set(reloader=reloader)
         if serves and program not in _FILE_SERVERS:
             self.set(serves=shlex.join([words[0].rpartition("/")[2], *words[1:]]))
+        if program in _CONTAINERS:
+            told, args = [int(port) for port in _PUBLISHED.findall(" ".join(args))], []
         is_positional = serves and program in _POSITIONAL_PORT
         self.ports += told or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Forwarded", "Frontend", "find_frontends"]
 
 _RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
-# Packages that render pages, and may have an API of their own; all but the last bring Vite.
+# Packages that render pages, and may have an API of their own; all but Next.js bring Vite.
 # fmt: off
 _RENDERERS = (
     "@sveltejs/kit", "nuxt", "astro", "@react-router/dev", "@remix-run/dev", "@solidjs/start",
@@ -36,6 +36,10 @@ _RENDERERS = (
     "next",
 )
 # fmt: on
+# Servers that are not Vite, with the paths of their WebSockets.
+_OTHERS = {"next": ("/_next/",)} | dict.fromkeys(
+    ("react-scripts", "@vue/cli-service"), ("/ws", "/sockjs-node")
+)
 # Where such an API is.
 _OWN_APIS = ("src/routes/api", "server/api", "src/pages/api", "pages/api", "app/api", "src/app/api")
 _CONFIGURATIONS = tuple(f"vite.config.{suffix}" for suffix in ("ts", "js", "mts", "mjs"))
@@ -46,7 +50,9 @@ _LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\]):(\
 _ELSEWHERE = re.compile(r"""["'`](?:https?:)?//(?:[\w-]+\.)+[a-z]{2,}\b""")
 # Where a frontend may name an address as that of its backend.
 _ASKING = re.compile(r"^[^\n]*(?:api|backend|base_?url|fetch|axios)[^\n]*", re.IGNORECASE | re.MULTILINE)
-_MAY_ASK = re.compile(r"\.env(\.local|\.dev\w*)?|.*\.(ts|tsx|js|jsx|vue|svelte)")
+_MAY_ASK = re.compile(r"\.env(\.local|\.dev\w*)?|(?!.*(config|test|spec)\b).*\.(ts|tsx|js|jsx|vue|svelte)")
+# Ports of frontends, which may name themselves.
+_OWN_PORTS = frozenset({3000, 4173, 4321, 5173, 5174})
 _MOST_SOURCES = 300
 
 
@@ -70,7 +76,7 @@ class Frontend(Struct, frozen=True, kw_only=True):
     Attributes:
         call: How it is run.
         folder: Where its pages are.
-        package: The package that runs it: ``vite``, ``next``, ``nuxt``.
+        package: The package that runs it: ``vite``, ``next``, ``nuxt``, ``react-scripts``.
         is_sure: Whether reading its command tells that it runs Vite.
         renders: Whether it renders its pages, and may have an API of its own.
     """
@@ -89,7 +95,12 @@ class Frontend(Struct, frozen=True, kw_only=True):
     @property
     def has_pages(self) -> bool:
         """Whether it has pages, and not only what those of the backend load."""
-        return self.renders or is_file(self.folder / "index.html")
+        return self.renders or self.package in _OTHERS or is_file(self.folder / "index.html")
+
+    @property
+    def sockets(self) -> tuple[str, ...]:
+        """The paths of its WebSockets, if it is not Vite."""
+        return _OTHERS.get(self.package, ())
 
     @property
     def has_own_api(self) -> bool:
@@ -119,15 +130,15 @@ class Frontend(Struct, frozen=True, kw_only=True):
             result.append(Forwarded(entry[1], port, is_vite_s=is_elsewhere or "rewrite" in value))
         return result
 
-    def asks_elsewhere(self, files: Mapping[Path, Sequence[str]]) -> tuple[Path, str] | None:
-        """Find an address of this machine that it names as its backend's: the file, and the address."""
+    def asks_elsewhere(self, files: Mapping[Path, Sequence[str]]) -> tuple[Path, int] | None:
+        """Find a port of this machine that it names as its backend's: the file, and the port."""
         folders = [each for each in files if each.is_relative_to(self.folder)]
         paths = [each / name for each in folders for name in files[each] if _MAY_ASK.fullmatch(name)]
+        own = _OWN_PORTS | {int(each) for each in re.findall(r"\bport: *(\d+)", self._configuration())}
         for path in paths[:_MOST_SOURCES]:
-            if path.name not in _CONFIGURATIONS:
-                for line in _ASKING.findall(text_of(path)):
-                    if found := _LOCAL.search(line):
-                        return path, found[0]
+            for line in _ASKING.findall(text_of(path)):
+                if (found := _LOCAL.search(line)) and int(found[1]) not in own:
+                    return path, int(found[1])
         return None
 
     def _configuration(self) -> str:
@@ -165,7 +176,8 @@ def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[Fron
         renderer = next((each for each in _RENDERERS if each in named), None)
         if "vite" in named and not usual:
             candidates.append(f"{_RUNNERS[manager]} vite")
-        runs, renders = renderer or "vite", renderer is not None
+        other = next((each for each in _OTHERS if each in named and "vite" not in named), "vite")
+        runs, renders = renderer or other, renderer is not None
         for each in candidates:
             reading = commands.read(each, cwd=folder, root=root)
             # A script that starts the backend, too, would start it twice.

@@ -55,7 +55,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "write": (("w",), "write the log, as shown, to a file"),
     "dismiss": (("d",), "dismiss the error, or the hint"),
     "help": (("?",), "this help"),
-    "quit": (("q",), "stop everything"),
+    "quit": (("q",), "stop everything; leave what another terminal has started"),
     "suspend": (("ctrl-z",), "suspend"),
     "redraw": (("ctrl-l",), "draw everything again"),
 }

@@ -233,7 +233,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     """The one address and what stands behind it; further fields are settings, see `ProxyPolicy`.
 
     Attributes:
-        host: The literal address to listen on; with ``127.0.0.1`` the same port of ``::1`` is added.
+        host: The literal address to listen on; with ``127.0.0.1`` and ``::`` go ``::1`` and ``0.0.0.0``.
         port: 0 is any that is free.
         may_move: Whether the next free port will do, too, if that is taken: the user did not ask for it.
         backend: The upstream that is asked first; ``None``: there is none.

@@ -25,6 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestra.config import applications, command as commands, packages, procfile, toml
+from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.config.applications import Call, Sources
 from orchestra.config.files import Problems, is_file
 from orchestra.config.frontends import find_frontends
@@ -135,6 +136,8 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     workers, remarks = _workers(sources, machine)
     remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
     remarks += _hints(frontends, files, root)
+    port, more = _asked_port(frontends, files, root, machine)
+    remarks += more
     if not sources.is_whole:
         remarks.append("there are too many Python files: only those nearest to the top were looked at")
     if not (found or existing):
@@ -152,7 +155,7 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     backend = next((each.name for each in kept if _is_like("api", each, root)), None)
     if backend is not None:
         names["api"] = backend
-    settings, reasons = _settings(frontend, backends[:1], sources, names)
+    settings, reasons = _settings(frontend, backends[:1], sources, names, port)
     return Scaffold(
         entries=(*(Entry(names[name], _command(call, root), 0) for name, call in lacking), *kept),
         settings=settings,
@@ -228,16 +231,16 @@ def _settings(
     backends: Sequence[Application],
     sources: Sources,
     names: Mapping[str, str],
+    port: int | None,
 ) -> tuple[str, list[str]]:
-    """The text of the settings, and why."""
+    """The text of the settings, and why; `port` is the one at which the frontend expects the backend."""
     reasons: list[str] = []
     tables: list[str] = []
     if frontend is not None:
         proxy = _proxy_settings(frontend, backends, sources, names, reasons)
         tables += ["\n".join(["[proxy]", *proxy])] if proxy else []
-        ports = [each.port for each in frontend.forwarded() if each.is_vite_s and each.port]
-        if ports and "api" in names:
-            tables.append(f"[process.{names['api']}]\n# Vite passes requests on to it.\nport = {ports[0]}")
+    if port is not None and "api" in names:
+        tables.append(f"[process.{names['api']}]\n# Where the frontend expects it.\nport = {port}")
     if "worker" in names:
         tables.append(f"[process.{names['worker']}]\n# Restart it when a Python file is saved.\nwatch = true")
     text = "\n\n".join(["# Settings of `orchestra run`; the README has all of them.", *tables])
@@ -252,9 +255,10 @@ def _proxy_settings(
     reasons: list[str],
 ) -> list[str]:
     lines = []
-    if frontend.package == "next":
-        lines += [f'frontend = "{names[frontend.name]}"', 'frontend_websockets = ["/_next/"]']
-        reasons.append("proxy.frontend: Next.js has no Vite that would be found")
+    if frontend.sockets:
+        lines.append(f'frontend = "{names[frontend.name]}"')
+        lines.append(f"frontend_websockets = {json.dumps(frontend.sockets)}")
+        reasons.append(f"proxy.frontend: {frontend.package} has no Vite that would be found")
     if own := _frontend_paths(frontend, sources, reasons):
         lines.append(f"frontend_paths = {json.dumps(own)}")
     for backend in backends if frontend.has_pages else ():
@@ -286,17 +290,27 @@ def _frontend_paths(frontend: Frontend, sources: Sources, reasons: list[str]) ->
     return paths
 
 
+def _asked_port(
+    frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path, machine: Machine
+) -> tuple[int | None, list[str]]:
+    """The port at which the frontend expects the backend, if that is not the one address; and remarks."""
+    for frontend in frontends[:1]:
+        if forwarded := frontend.forwarded():
+            return next((each.port for each in forwarded if each.is_vite_s and each.port), None), []
+        if (found := frontend.asks_elsewhere(files)) is not None:
+            where, port = found[0].relative_to(root), found[1]
+            better = "paths alone, such as /api, would be asked at the one address, without CORS"
+            is_other = port != DEFAULT_LISTEN[1] and machine.is_free(port)
+            return port if is_other else None, [f"{where} names http://localhost:{port}: {better}"]
+    return None, []
+
+
 def _hints(frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path) -> list[str]:
     """What will not work as it is, and the next step."""
     hints = []
-    for frontend in frontends[:1]:
-        if not frontend.forwarded() and (found := frontend.asks_elsewhere(files)) is not None:
-            where, address = found[0].relative_to(root), found[1]
-            step = "name paths alone, such as /api, so that pages ask the one address that serves them"
-            hints.append(f"{where} names {address}: {step}")
     if not frontends:
         step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
-        scripts = (each for each in files if {"dev", "start"} & {*packages.scripts_of(each)})
+        scripts = (each for each in files if {"dev", "start", "serve"} & {*packages.scripts_of(each)})
         hints += [f"{(each / 'package.json').relative_to(root)} {step}" for each in scripts][:1]
     for folder, names in files.items():
         example = next((name for name in _ENV_EXAMPLES if name in names), None)

@@ -34,7 +34,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
-from rich.console import Console, Group
+from rich.console import Console
 
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import Frame, frame
@@ -79,6 +79,8 @@ _END_INPUT = b"\x1d"
 # Terminals limit what they take for the clipboard; xterm's is about 100 kB as base64.
 _LONGEST_COPY = 64 * 1024
 _MISSED_SECONDS = 5.0
+# Lines that were rendered and may come again.
+_MOST_KNOWN = 2000
 _LINK_NUMBER = re.compile(r"\x1b]8;id=\d+;")
 
 
@@ -226,7 +228,7 @@ class Screen:
 
     def _paint(self, picture: Frame, *, is_new: bool) -> None:
         """Draw a frame and write it; in a worker thread."""
-        lines = self._renderer.lines(draw(picture, self._controls.bindings), picture.width, picture.height)
+        lines = self._renderer.lines(draw(picture, self._controls.bindings), picture.width)
         with self._lock:
             if self._mode is None:
                 return
@@ -333,29 +335,44 @@ class Renderer:
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
         # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
         self._is_unicode = "utf" in locale.lower()
+        self._width = 0
+        self._console = self._new_console(0)
+        self._known: dict[tuple[object, ...], str] = {}
 
-    def lines(self, lines: Iterable[Text], width: int, height: int) -> list[str]:
+    def lines(self, lines: Iterable[Text], width: int) -> list[str]:
         """Render lines, without their ends."""
-        console = Console(
+        if width != self._width or len(self._known) > _MOST_KNOWN:
+            self._width, self._known, self._console = width, {}, self._new_console(width)
+        return [self._line(line) for line in lines]
+
+    def _line(self, line: Text) -> str:
+        # Most of a picture is as it was in the last one.
+        key = line.plain, tuple(line.spans), line.style
+        found = self._known.get(key)
+        if found is None:
+            with self._console.capture() as capture:
+                self._console.print(line)
+            # Rich gives a link another number in each picture, and all lines with one would be sent again.
+            text = _LINK_NUMBER.sub("\x1b]8;;", capture.get()).rstrip("\n")
+            found = self._known[key] = text if self._is_unicode else to_ascii(text)
+        return found
+
+    def _new_console(self, width: int) -> Console:
+        return Console(
             file=io.StringIO(),
             force_terminal=True,
             legacy_windows=False,
             width=width,
-            height=height,
+            height=1,
             no_color=bool(self._environ.get("NO_COLOR")),
             _environ=self._environ,
         )
-        with console.capture() as capture:
-            console.print(Group(*lines))
-        # Rich gives a link another number in each picture, and all lines with one would be sent again.
-        text = _LINK_NUMBER.sub("\x1b]8;;", capture.get())
-        return (text if self._is_unicode else to_ascii(text)).split("\n")[:-1]
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
-    width, height = terminal_size(stdout)
-    lines = Renderer(environ).lines(view.summary(model, width), width, height)
+    width, _ = terminal_size(stdout)
+    lines = Renderer(environ).lines(view.summary(model, width), width)
     return "".join(f"{line}\n" for line in lines)
 
 

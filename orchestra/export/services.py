@@ -31,6 +31,7 @@ __all__ = ["Service", "address_variables", "ordered", "program_of", "question_of
 
 # The last command of a list, if nothing in it is more than words: then the shell can become that command.
 _LAST = re.compile(r"""((?:[^'"]|'[^']*'|"[^"]*")*(?:&&|;))?\s*((?:\w+=\S*\s+)*)(\S.*)""")
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _COMPOUND = re.compile(r"[|(){}`\n]|(?<!&)&(?!&)")
 # Keywords, and builtins that are no programs.
 _NOT_PROGRAMS = frozenset(
@@ -180,7 +181,8 @@ def program_of(process: ProcessPlan, *, host: str) -> str:
         return f"exec hypercorn --bind {host}:$PORT {grace} {shlex.quote(process.app)}"
     if process.shell is not None:
         return process.in_shell(process.command)
-    found = None if _COMPOUND.search(process.command) else _LAST.fullmatch(process.command)
+    is_compound = _COMPOUND.search(_QUOTED.sub("", process.command))
+    found = None if is_compound else _LAST.fullmatch(process.command)
     if found is None or found[3].split()[0] in _NOT_PROGRAMS:
         return process.command
     return f"{found[1] or ''} {found[2]}exec {found[3]}".strip()

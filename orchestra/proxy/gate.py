@@ -13,11 +13,12 @@ idle connection, else dial. Three reasons to drop an idle one: it is too old (Vi
 after 4), something can be read from it (its end, or bytes that were not asked for), or its endpoint is not
 asked any more.
 
-If a process that is reported as ready refuses a dial, the report of its end is on its way. Nothing of the
-request has reached it, so any request may go on waiting. No event reports the start of a server outside of
-this run, in the IDE's debugger say: it counts as ready until it refuses a dial. Then it is dialled again and
-again until it accepts. Meanwhile requests wait as for one that restarts; when it has been away for longer
-than a request may wait, they fail at once, whether it had been there before or not.
+If a process that is reported as ready refuses a dial, the report of its end is on its way, or it has moved:
+the supervisor is told (`refused`). Nothing of the request has reached it, so any request may go on waiting.
+No event reports the start of a server outside of this run, in the IDE's debugger say: it counts as ready
+until it refuses a dial. Then it is dialled again and again until it accepts. Meanwhile requests wait as for
+one that restarts; when it has been away for longer than a request may wait, they fail at once, whether it had
+been there before or not.
 
 Not here: what is sent over a connection, and whether it may be sent again (`asker`), what is answered to a
 request whose wait has failed (`answers`), which process an upstream is (`decide` is told).
@@ -299,6 +300,7 @@ class Upstream:
         dial: How to connect; raises `OSError`.
         reader: Reads the heads of its answers.
         start_soon: Starts a task that ends by itself, or with the proxy.
+        refused: Told of a process that is ready and refuses a connection.
         limit: How many idle connections are kept at most.
 
     Attributes:
@@ -312,6 +314,7 @@ class Upstream:
         dial: Dial,
         reader: HeadReader,
         start_soon: Callable[..., object],
+        refused: Callable[[str], object] = lambda _process: None,
         limit: int = IDLE_CONNECTIONS,
     ) -> None:
         self.gate = gate
@@ -319,6 +322,7 @@ class Upstream:
         self._dial = dial
         self._reader = reader
         self._start_soon = start_soon
+        self._refused = refused
         self._limit = limit
 
     def __repr__(self) -> str:
@@ -390,6 +394,8 @@ class Upstream:
                     continue
                 if request.held >= gate.hold or not (is_ours or gate.is_supervised):
                     raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
+                if endpoint.process is not None and not is_ours:
+                    self._refused(endpoint.process)
                 with trio.move_on_after(REPORT_DELAY):
                     await gate.wait_change(request)
                 continue

@@ -37,6 +37,7 @@ WINDOW_DESTINATIONS = (b"document", b"iframe", b"frame")
 _CODE_DESTINATIONS = frozenset(
     b"script style worker sharedworker serviceworker audioworklet paintworklet".split()
 )
+_MAY_BE_CODE = _CODE_DESTINATIONS | {b"empty"}
 # What a page loads as a part of itself. `empty` is none of it: that is `fetch`, data as well as files.
 _ASSET_DESTINATIONS = _CODE_DESTINATIONS | frozenset(b"font image audio video track manifest json".split())
 # Modules, styles, fonts and images.
@@ -84,13 +85,20 @@ def is_question(head: RequestHead) -> bool:
 
 
 def is_asset(head: RequestHead) -> bool:
-    """Whether a browser says that a page loads this as a part of itself."""
-    return is_question(head) and head.values.get(b"sec-fetch-dest") in _ASSET_DESTINATIONS
+    """Whether a browser says that a page loads this as a part of itself.
+
+    A service worker that passes it on says ``empty``, but keeps the mode: ``no-cors`` is none of data.
+    """
+    dest = head.values.get(b"sec-fetch-dest")
+    is_part = dest in _ASSET_DESTINATIONS or (
+        dest == b"empty" and head.values.get(b"sec-fetch-mode") == b"no-cors"
+    )
+    return is_part and is_question(head)
 
 
 def is_code(head: RequestHead) -> bool:
-    """Whether a browser is going to run the answer, or to apply it as a style."""
-    return head.values.get(b"sec-fetch-dest") in _CODE_DESTINATIONS
+    """Whether a browser is going to run the answer, or to apply it as a style, or hides what it is for."""
+    return head.values.get(b"sec-fetch-dest", b"empty") in _MAY_BE_CODE
 
 
 def is_named_like_an_asset(head: RequestHead) -> bool:

@@ -22,8 +22,9 @@ those that match the longest counts, for WebSockets with those of `frontend_webs
 
 *Part of a page* is what a browser says to be (`request.is_asset`), or, without Fetch Metadata, what is named
 like one. It is of the frontend's page if its ``Referer``, which may be a page, a module, a style or a worker,
-was answered by the frontend (`memo`); where the page has forbidden that header, the newest page counts. An
-answer is *no asset* if it is HTML, or says that there is none.
+was answered by the frontend (`memo`); where the page has forbidden that header, the newest page counts. A
+service worker hides what a module is for: the backend is asked first, as for data. An answer is *no asset* if
+it is HTML, or says that there is none.
 
 What may fall back: a 404 to one of `fallback_methods` and to the form of a page of the frontend's; a 405 to a
 navigation; and to a part of a page what a browser cannot use, as HTML for a script. Vite answers nearly every
@@ -267,7 +268,7 @@ class Route:
         if reason is not None:
             return self._ask_frontend(reason, Route._after_asset)
         if backend is _HOLD or backend is _FAIL:
-            is_part = is_asset(head)
+            is_part = self._is_part
             is_page = is_navigation(head) and self._router.memo.pages.has(path)
             # It waits for whichever of the two is ready first.
             if frontend is _READY and is_part:
@@ -285,9 +286,11 @@ class Route:
         self._is_part = is_asset(head) if has_metadata else is_named_like_an_asset(head)
         known = memo.assets.get(path)
         if not self._is_part:
-            # A service worker that passes on what a page loads hides what it is for.
-            is_known = known == "frontend" and has_metadata and self._side_of_page() == "frontend"
-            return _REMEMBERED if is_known else None
+            if not has_metadata or self._side_of_page() != "frontend":
+                return None
+            # Data, or a service worker hides what it is for: then its name tells what no answer to it can be.
+            self._is_part = is_named_like_an_asset(head)
+            return _REMEMBERED if known == "frontend" else None
         page = self._side_of_page()
         # What only looks like a part of a page may be anything if it comes from elsewhere.
         self._is_part = has_metadata or page == "frontend"

@@ -63,6 +63,7 @@ class Proxy:
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
         tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
+        refused: Told of each process that is ready and refuses a connection.
         dial: How to connect to an upstream, if not by a socket.
         extras: What is there for development only.
 
@@ -77,6 +78,7 @@ class Proxy:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]] = lambda _process: (),
+        refused: Callable[[str], object] = lambda _process: None,
         dial: Dial | None = None,
         extras: Extras | None = None,
     ) -> None:
@@ -91,6 +93,7 @@ class Proxy:
             dial=dial or partial(tls.connect, poller=self.poller),
             dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
             idle=idle,
+            refused=refused,
             extras=extras,
         )
         self._conversations: set[Conversation] = set()

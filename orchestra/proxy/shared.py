@@ -99,6 +99,7 @@ class Shared:
         dial: Dial,
         dial_own: Dial | None,
         idle: int,
+        refused: Callable[[str], object],
         extras: Extras,
     ) -> None:
         self.plan = plan
@@ -114,7 +115,8 @@ class Shared:
             hold = self.plan.hold
             gate = Gate(side, planned, newest=newest, changed=changed, hold=hold, bus=bus, tail=tail)
             start_soon = self._start_soon
-            return Upstream(gate, dial=dial, reader=self.reader, start_soon=start_soon, limit=idle)
+            how = {"start_soon": start_soon, "refused": refused}
+            return Upstream(gate, dial=dial, reader=self.reader, limit=idle, **how)
 
         self._upstream = upstream
         self.upstreams = {

@@ -86,6 +86,7 @@ class Attempt(Stoppable):
     Attributes:
         listening: Where it listens, while it is ready.
         readiness: What it lacks to be ready, or lacked since its last reload.
+        refused: Is set when a connection to where it listens is refused.
         end: How it ended, once it has.
     """
 
@@ -117,6 +118,7 @@ class Attempt(Stoppable):
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
+        self.refused = trio.Event()
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -140,11 +142,7 @@ class Attempt(Stoppable):
 
     def kill_after(self, seconds: float) -> None:
         """Kill the child if it has not ended by then. Does not wait."""
-        self._nursery.start_soon(self._kill_after, seconds)
-
-    async def _kill_after(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        self.kill()
+        self._nursery.start_soon(_later, seconds, self.kill)
 
     async def run(self) -> None:
         """Run it to its end; `end` says how that was."""
@@ -207,14 +205,16 @@ class Attempt(Stoppable):
         return self.plan.ready is not None and self.plan.role in (Role.BACKEND, Role.UNDECIDED)
 
     def _new_readiness(self) -> Readiness:
-        is_upstream = self.plan.role in (Role.FRONTEND, Role.BACKEND)
+        plan, roles = self.plan, self._run.roles
+        has_shown = roles is not None and roles.has_shown_frontend(plan.name)
         # A command that asks is not of the child's family: it is not waited for when the child has ended.
         env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
         return Readiness(
             self.plan,
             env=env,
             port=self.port,
-            needs_address=is_upstream,
+            needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
+            needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
             identify=self._run.runtime.identify,
@@ -257,6 +257,8 @@ class Attempt(Stoppable):
                 nursery.start_soon(self._watch_health)
             if self._may_reload and self.listening is not None:
                 nursery.start_soon(self._watch_servers, leader, self.listening.port)
+            if self.listening is not None:
+                nursery.start_soon(self._watch_address, leader, self.listening)
             await trio.sleep_forever()
 
     def _begin_reload(self, reason: str, *, was_announced: bool, since: float = inf) -> None:
@@ -293,9 +295,8 @@ class Attempt(Stoppable):
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
         while self._may_reload and not isinstance(found, Stuck):
-            members, now = await self._run.remains(leader) or (), trio.current_time()
-            is_alone = self._tree.is_watcher_alone(members, now)
-            if self.symptoms.is_silent(began, now):
+            is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
+            if self.symptoms.is_silent(began, trio.current_time()):
                 found = self._diagnose(is_alone=is_alone)
             await trio.sleep(pause)
             is_likely = self.plan.role is not Role.UNDECIDED
@@ -328,6 +329,20 @@ class Attempt(Stoppable):
         await trio.sleep(_LINGER)
         self._begin_reload("its server process has ended", was_announced=False, since=alive_at)
 
+    async def _watch_address(self, leader: int, at: Address) -> None:
+        """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
+        while True:
+            self.refused = trio.Event()
+            await self.refused.wait()
+            await trio.sleep(_LINGER)
+            found = await self._run.scanner.looking_at(leader)()
+            if self.listening is at and not any(
+                (each.host, each.port) == (at.host, at.port) for each in found
+            ):
+                break
+        self._servers = frozenset()  # whichever process it was
+        self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
+
     async def _watch_health(self) -> None:
         """Ask again and again; three times without an answer are reported."""
         failures = 0
@@ -358,3 +373,8 @@ class Attempt(Stoppable):
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+async def _later(seconds: float, act: Callable[[], object]) -> None:
+    await trio.sleep(seconds)
+    act()

@@ -104,6 +104,11 @@ class RunTimeRoles:
         """Whether it may still turn out what a process is."""
         return self._roles.of(base_name(process)) is Role.UNDECIDED
 
+    def has_shown_frontend(self, process: str) -> bool:
+        """Whether a socket of a process, maybe of an earlier child, was found to be a frontend's."""
+        shown = {each.name for each in self._facts.processes if each.seen in FRONTENDS}
+        return base_name(process) in shown
+
     def see(self, process: str, seen: Seen) -> None:
         """Take account of what the sockets of a process have shown."""
         name = base_name(process)

@@ -43,6 +43,7 @@ from orchestra.supervision.runtime import Phase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.install import Installation
     from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
@@ -252,10 +253,9 @@ class Worker:
         return self.life.state.is_ended
 
     @property
-    def reloads_itself(self) -> bool:
-        """Whether its output has shown that it watches its files itself."""
-        attempt = self._handover.current
-        return attempt is not None and attempt.symptoms.watches
+    def attempt(self) -> Attempt | None:
+        """Its current child, with what is known of that alone."""
+        return self._handover.current
 
     def is_up(self) -> bool:
         """Whether it is as far as it gets; `StartError` if it is not going to be."""
