@@ -446,6 +446,23 @@ def test_an_error_is_shown_until_it_is_cleared(site: Site, page: Page) -> None:
     assert not violations
 
 
+def test_an_error_of_another_address_is_not_shown(site: Site, page: Page) -> None:
+    """A single-page application has other addresses than the one that it was loaded from."""
+    site.answers("/", document("<p>page</p>"))
+    page.goto(site.url)
+    site.connected()
+    page.evaluate("history.pushState(null, '', '/settings')")
+    site.tell("error.shown", **ERROR, at="/settings")
+    page.wait_for_selector("orchestra-overlay [role=dialog]")
+    site.tell("cleared", process=ERROR["process"])
+    page.wait_for_selector("orchestra-overlay", state="detached")
+    site.tell("error.shown", **ERROR, at="/")
+    site.tell("error.shown", **ERROR | {"process": "worker"})
+    page.wait_for_selector("orchestra-overlay [role=dialog]")
+    assert "worker has failed" in overlay_text(page)
+    assert "2 processes" not in overlay_text(page)
+
+
 def test_a_closed_overlay_comes_back_with_a_different_error(site: Site, page: Page) -> None:
     site.answers("/", document("<input>"))
     site.greeting = [LOCAL, {"type": "error.shown", **ERROR}]

@@ -405,7 +405,20 @@ def test_a_page_that_has_changed_its_address_is_told() -> None:
     stage.tabs.fail("/settings", 10.0, is_document=True)
     assert kinds(tab) == []
     stage.tabs.fail("/settings", 10.0, is_document=False)
-    assert kinds(tab) == ["error.shown"]
+    (message,) = told(tab)
+    # Only the page itself knows whether that is its address now.
+    assert (message["type"], message["at"]) == ("error.shown", "/settings")
+
+
+def test_a_page_whose_request_failed_before_it_connected_is_told() -> None:
+    """It sends requests while it loads; one that was loaded after that is another page."""
+    stage = Stage()
+    stage.tabs.observe(LOGGED, 9.0)
+    stage.tabs.fail("/a", 9.0, is_document=False)
+    for age, expected in ((1500.0, ["error.shown"]), (500.0, [])):
+        tab = stage.open(None)
+        stage.tabs.show(tab, Page(source="frontend", age=age, path="/a"), 10.0)
+        assert kinds(tab) == expected
 
 
 def test_pages_that_have_failed_are_bounded() -> None:

@@ -215,6 +215,14 @@ def test_it_begins_again_if_its_packages_have_changed(project: Path, change: str
     assert spare.end() == ["good is imported", again, "told False"]
 
 
+def test_it_begins_again_if_a_package_has_changed_while_it_imported(project: Path) -> None:
+    (project / "site-packages" / "slow.py").write_text("import good, os\nos.utime(good.__file__, (1, 1))\n")
+    spare = Spare(project, "good", "slow")
+    spare.receive()
+    spare.send({"PORT": "1"})
+    assert spare.end() == ["good is imported", "good is imported", "told False"]
+
+
 def test_it_ends_when_orchestra_has_ended(project: Path) -> None:
     spare = Spare(project, "good")
     spare.receive()

@@ -150,6 +150,19 @@ async def test_an_exception_that_a_server_logs_is_not_its_end(autojump_clock: ob
         await recorder.until(ErrorCleared)
 
 
+async def test_an_exception_that_is_an_answer_is_no_error(autojump_clock: object) -> None:
+    """Litestar logs those, too, while it debugs: the page has asked for an icon that is not there."""
+    world = World()
+    Server(world)
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        (child,) = world.living()
+        answer = broken("NotFoundException")
+        answer[-1] = "NotFoundException: 404: Not Found"
+        await child.say(*answer, *broken("KeyError"))
+        assert (await recorder.until(ErrorShown)).error_type == "KeyError"
+
+
 async def test_a_process_that_completes_has_no_error(autojump_clock: object) -> None:
     world = World()
 

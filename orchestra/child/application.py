@@ -212,7 +212,13 @@ class Installed:
 
     It comes before all other finders while packages are imported beforehand: a package may import modules of
     the project (Django its settings), by a path of ``PYTHONPATH`` or of an editable installation.
+
+    Attributes:
+        times: When each file that was found had been changed: afterwards it may be another one.
     """
+
+    def __init__(self) -> None:
+        self.times: dict[str, int] = {}
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Find a module as the other finders do; `ImportError` if it is the project's."""
@@ -223,6 +229,7 @@ class Installed:
                 places = [spec.origin] if spec.has_location else spec.submodule_search_locations or ()
                 if not all(map(is_installed, places)):
                     raise ModuleNotFoundError(f"{name} is the project's", name=name)
+                self.times.update(times_of(filter(None, places)))
                 return spec
         return None
 
@@ -247,9 +254,9 @@ def stand_by(number: str) -> socket.socket:
     if number.endswith("!"):
         return control
     names = json.loads(receive(control))
-    before = stamps()
-    preload(names)
-    before = {**stamps(), **before}
+    seen = stamps()
+    seen = {**preload(names), **seen}
+    before = {path: seen.get(path, time) for path, time in stamps().items()}
     if names:
         send(control, memory())
     os.environ.update(json.loads(receive(control)))
@@ -260,14 +267,15 @@ def stand_by(number: str) -> socket.socket:
     return control
 
 
-def preload(names: Iterable[str]) -> None:
-    """Import what can be imported of installed modules."""
+def preload(names: Iterable[str]) -> dict[str, int]:
+    """Import what can be imported of installed modules; say when their files were changed before that."""
     finder = Installed()
     sys.meta_path.insert(0, finder)
     for name in names:
         with suppress(Exception, SystemExit):  # whatever a package does when it is imported too early
             importlib.import_module(name)
     sys.meta_path.remove(finder)
+    return finder.times
 
 
 def packages() -> dict[str, str]:
@@ -281,10 +289,15 @@ def packages() -> dict[str, str]:
 
 
 def stamps() -> dict[str, int]:
-    """Say when each file and folder was changed that a spare depends on; what is gone has no time."""
+    """Say when each file and folder was changed that a spare depends on."""
     folders = [each for each in sys.path if os.path.basename(each) in PACKAGE_FOLDERS]  # noqa: PTH119
+    return times_of((sys.executable, *folders, *packages().values()))
+
+
+def times_of(paths: Iterable[str]) -> dict[str, int]:
+    """Say when each file or folder was changed; what is gone has no time."""
     times = {}
-    for path in (sys.executable, *folders, *packages().values()):
+    for path in paths:
         with suppress(OSError):
             times[path] = os.stat(path).st_mtime_ns  # noqa: PTH116
     return times

@@ -90,6 +90,7 @@
       case "styles":
         return queueStyles(message.names);
       case "error.shown":
+        if (message.at && message.at !== location.pathname) return;
         errors.set(message.process, message);
         return scheduleOverlay();
       case "cleared":

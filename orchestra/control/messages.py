@@ -56,9 +56,14 @@ def text_of(kind: str, **fields: object) -> str:
     return encode({"type": kind, **fields}).decode("utf-8")
 
 
-def error_text(event: ErrorShown) -> str:
-    """Write the message that shows an error: the event, or as much of it as fits."""
+def error_text(event: ErrorShown, *, at: str = "") -> str:
+    """Write the message that shows an error: the event, or as much of it as fits.
+
+    With `at`, the path of the page that it concerns, a page at another address does not show it.
+    """
     text, whole = "", to_builtins(event)
+    if at:
+        whole["at"] = at
     for count, size in _ERROR_SIZES:
         text = encode(_cut(whole, count, size)).decode("utf-8")
         if len(text.encode("utf-8")) <= MAX_MESSAGE:

@@ -159,9 +159,11 @@ class Tabs:
         newest = max(due, default=(-inf, ""))
         if born < newest[0]:
             self._tell_reload([tab], newest[1])
-        elif page.status >= 500 and tab.is_local and self._policy.overlay:
+        elif tab.is_local and self._policy.overlay:
+            # A request of the page may have failed before the page has connected.
+            has_failed = page.status >= 500 or self._failed.get(page.path, (-inf, False))[0] >= born
             for name, (_, paths) in self._logged.items():
-                if page.path in paths:
+                if has_failed and page.path in paths:
                     tab.tell(error_text(self.errors[name]))
 
     # --- What happens in the run ---
@@ -247,10 +249,11 @@ class Tabs:
         if self._policy.overlay:
             local = [tab for tab in self._tabs if tab.is_local]
             concerned = [tab for tab in local if tab.page is not None and tab.page.path == path]
-            if not concerned and not is_document:
-                # A page that changes its address itself is known here by its first one.
-                concerned = local
-            _tell(concerned, error_text(self.errors[process]))
+            if concerned:
+                _tell(concerned, error_text(self.errors[process]))
+            elif not is_document:
+                # A page that changes its address itself is known here by its first one: it knows better.
+                _tell(local, error_text(self.errors[process], at=path))
 
     def is_named(self, file: str, line: int) -> bool:
         """Whether an error of this run has named this place: its own, or a frame's of its traceback."""

@@ -9,6 +9,7 @@ Not here: reading tracebacks (`tracebacks`), what follows for the process (`life
 
 from __future__ import annotations
 
+import re
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ __all__ = ["ProcessErrors"]
 
 # Seconds between two errors that a process may log: one that fails at each request has hundreds.
 _LOGGED_INTERVAL = 1.0
+# What says that it is the client's fault (`NotFoundException: 404: Not Found`): an answer, not an error.
+_is_answer = re.compile(r"4\d\d\b").match
 
 
 class ProcessErrors:
@@ -90,7 +93,7 @@ class ProcessErrors:
 
     def log(self, failure: Failure, now: float) -> None:
         """Show an exception that a child has logged, and goes on."""
-        if now - self._logged_at >= _LOGGED_INTERVAL:
+        if now - self._logged_at >= _LOGGED_INTERVAL and not _is_answer(failure.message):
             self._logged_at = now
             self._show(failure, "", is_fatal=False)
 
