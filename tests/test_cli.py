@@ -55,6 +55,7 @@ def test_wrong_input_is_said_in_one_line_and_exits_with_2(
         (["run", "--no-such-option"], r"^error: .*no-such-option.* hint: orchestra run --help"),
         (["run", "-p", "70000"], r"^error: .*base-port.*70000"),
         (["run", "--output", "loud"], r"^error: .*output.*loud.*json"),
+        (["replay", "--speed", "nan", "x"], r"^error: .*--speed.*nan.* hint: orchestra replay --help"),
     ],
 )
 def test_wrong_use_is_said_in_one_line(

@@ -128,6 +128,15 @@ def test_reading_goes_on_after_an_error() -> None:
     assert [each.line for each in problems.errors] == [2, 3]
 
 
+def test_of_very_many_problems_the_first_are_listed() -> None:
+    """A file that is no Procfile has one in every line."""
+    problems = Problems()
+    procfile.parse("{}\n" * 1000, Path("Procfile"), problems)
+    *listed, last = problems.in_order()
+    assert [each.line for each in listed] == [*range(1, 51)]
+    assert str(last) == "950 more problems are not listed"
+
+
 def attempt(text: str) -> tuple[Entry, ...] | ConfigError:
     try:
         return parse(text)

@@ -67,6 +67,15 @@ def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
     assert "no frontend was found" in found.remarks[0]
 
 
+def test_the_home_folder_is_not_searched_for_a_project(tmp_path: Path) -> None:
+    """`orchestra run` there would start any program that lies somewhere below."""
+    write(tmp_path, {"Downloads/demo/app.py": APP, "old/package.json": VITE})
+    machine = Machine(environ={"PATH": "/nowhere", "HOME": str(tmp_path)})
+    assert look(tmp_path, machine).entries == ()
+    (tmp_path / ".git").mkdir()
+    assert len(look(tmp_path, machine).entries) == 2
+
+
 @pytest.mark.parametrize(
     ("lock", "command"),
     [

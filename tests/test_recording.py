@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, get_args
 
@@ -116,6 +117,25 @@ def test_later_events_and_a_line_that_was_cut_off_are_left_out(tmp_path: Path) -
 def test_a_recording_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the recording cannot be written"):
         Recording(str(tmp_path / "no" / "where"))
+
+
+def test_only_a_recording_is_replaced(tmp_path: Path) -> None:
+    """A wrong name, such as that of the Procfile, costs no file; a device is not removed."""
+    path = tmp_path / "x"
+    for text in ("web: python app.py\n", "{}"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="x: this is no recording, and was not touched"):
+            Recording(str(path))
+        assert path.read_text() == text
+    for data in (b"", encode(STARTED) + b"\n"):
+        path.write_bytes(data)
+        Recording(str(path))
+        assert path.read_bytes() == b""
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="not touched"):
+        Recording(str(path))
+    assert path.is_fifo()
 
 
 @pytest.mark.real

@@ -43,6 +43,8 @@ def subfolders(folder: Path) -> list[Path]:
         return []
 
 
+# Problems that are listed: a file that is none of ours has one in every line.
+_MOST_PROBLEMS = 50
 # Seconds for a password manager to write the pipe that it has in place of a file.
 _PIPE_TIMEOUT = 10.0
 
@@ -75,7 +77,7 @@ class Problems(Struct):
             self.errors.append(exc)
 
     def in_order(self, *, first: Path | None = None) -> tuple[ConfigError, ...]:
-        """Give everything, each problem once, by file and line; what has no file comes last.
+        """Give the first 50 problems, each once, by file and line; what has no file comes last.
 
         The file `first`, the Procfile, comes before all others.
         """
@@ -85,7 +87,11 @@ class Problems(Struct):
         def place(error: ConfigError) -> tuple[bool, int, int]:
             return error.path is None, files.index(_file_of(error)), error.line or 0
 
-        return tuple(sorted(unique, key=place))
+        found = sorted(unique, key=place)
+        if len(found) > _MOST_PROBLEMS:
+            more = f"{len(found) - _MOST_PROBLEMS} more problems are not listed"
+            found[_MOST_PROBLEMS:] = [ConfigError(more, hint="Is this the file that was meant?")]
+        return tuple(found)
 
     def raise_all(self, *, first: Path | None = None) -> None:
         """Raise everything together, as `ConfigErrors`, if there is an error."""

@@ -47,6 +47,8 @@ _MAX_DEPTH = 4
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
+# What tells a project from a folder in which projects are.
+_PROJECT_MARKS = frozenset({".git", "manage.py", "package.json", "pyproject.toml", "requirements.txt"})
 # What a Procfile has that is run once, at a deployment.
 _NOT_RUN = "release"
 # Where a backend has files of its own.
@@ -127,7 +129,7 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
         machine: For ``PATH``: which server of several is there; and which ports are taken.
         existing: The entries of a Procfile that is there already.
     """
-    files = _files(root)
+    files = _files(root, home=machine.environ.get("HOME"))
     sources = Sources(root, files)
     frontends = find_frontends(root, files)
     backends = [*sources.applications()]
@@ -170,13 +172,20 @@ def find_frontend(root: Path) -> str | None:
     return _command(found[0].call, root) if found else None
 
 
-def _files(root: Path) -> dict[Path, list[str]]:
-    """The names of the files in the folder and in those in it; those nearest to the top come first."""
+def _files(root: Path, *, home: str | None = None) -> dict[Path, list[str]]:
+    """The names of the files in the folder and in those in it; those nearest to the top come first.
+
+    Below the user's home and the root of the system there are many projects, and not those that are meant:
+    these are looked into only if they are one themselves.
+    """
     found = {}
+    is_shared = str(root) in {home, root.anchor}
     for path, folders, names in os.walk(root):
         folder = Path(path)
         is_environment = folder != root and "pyvenv.cfg" in names
         if is_environment or len(folder.relative_to(root).parts) == _MAX_DEPTH:
+            folders.clear()
+        if is_shared and folder == root and not _PROJECT_MARKS & {*names, *folders}:
             folders.clear()
         folders[:] = [each for each in folders if each not in _SKIPPED and not each.startswith((".", "_"))]
         if not is_environment:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "events_of"]
 
 _UNLIMITED = 2**62
+# What every line of a recording begins with.
+_BEGINNING = b'{"type":"'
 _RECORD_HINT = "Record a run: orchestra run --record FILE."
 
 
@@ -30,10 +32,10 @@ class Recording(EventLog):
     """Records a run.
 
     Args:
-        path: The file; one that is there is replaced.
+        path: The file; a recording that is there is replaced.
 
     Raises:
-        ConfigError: It cannot be written to.
+        ConfigError: It cannot be written to, or is something else.
     """
 
     _kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
@@ -42,6 +44,9 @@ class Recording(EventLog):
     def __init__(self, path: str) -> None:
         file = Path(path)
         try:
+            if file.exists() and not _is_recording(file):
+                text = "this is no recording, and was not touched"
+                raise ConfigError(text, path=path, hint="Name another file for the recording.")
             file.unlink(missing_ok=True)
             file.touch(mode=0o600)
         except OSError as exc:
@@ -51,6 +56,14 @@ class Recording(EventLog):
 
     def _complaint(self, cause: OSError) -> str:
         return f"the recording is not whole: {cause}"
+
+
+def _is_recording(file: Path) -> bool:
+    """Whether a file may be replaced; an empty one is of a run that was killed at once."""
+    if not file.is_file():
+        return file.is_dir()  # the system says better what is wrong with that
+    with file.open("rb") as opened:
+        return opened.read(len(_BEGINNING)) in {b"", _BEGINNING}
 
 
 def events_of(path: str) -> Iterator[Event]:
