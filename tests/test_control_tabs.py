@@ -388,6 +388,21 @@ def test_the_same_error_concerns_the_same_page_again() -> None:
     assert kinds(tab) == ["error.shown"]
 
 
+@pytest.mark.parametrize("log_first", [True, False])
+def test_of_several_errors_the_closest_is_the_cause(*, log_first: bool) -> None:
+    """Two tabs are loaded again after a save, and each fails for a reason of its own."""
+    stage = Stage()
+    a, b = at(stage, "/a"), at(stage, "/b")
+    for path, now in (("/a", 10.0), ("/b", 11.0)):
+        if not log_first:
+            stage.tabs.fail(path, now, is_document=True)
+        stage.tabs.observe(shown(is_fatal=False, exit=path), now + 0.1)
+        if log_first:
+            stage.tabs.fail(path, now + 0.2, is_document=True)
+    assert [told(tab)[-1]["exit"] for tab in (a, b)] == ["/a", "/b"]
+    assert [told(at(stage, path, status=500))[-1]["exit"] for path in ("/a", "/b")] == ["/a", "/b"]
+
+
 def test_an_error_long_before_is_no_cause() -> None:
     stage = Stage()
     tab = at(stage, "/a")

@@ -150,6 +150,20 @@ async def test_an_exception_that_a_server_logs_is_not_its_end(autojump_clock: ob
         await recorder.until(ErrorCleared)
 
 
+async def test_only_so_many_exceptions_that_a_server_logs_are_shown(autojump_clock: object) -> None:
+    world = World()
+    Server(world)
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        (child,) = world.living()
+        for number in range(10):
+            await child.say(*broken(f"Error{number}"))
+        await trio.sleep(5)
+        await child.say(*broken("KeyError"))
+        await recorder.until(ErrorShown, lambda event: event.error_type == "KeyError")
+        assert [kind for kind, _ in shown(recorder)] == [*(f"Error{n}" for n in range(5)), "KeyError"]
+
+
 async def test_an_exception_that_is_an_answer_is_no_error(autojump_clock: object) -> None:
     """Litestar logs those, too, while it debugs: the page has asked for an icon that is not there."""
     world = World()

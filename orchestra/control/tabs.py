@@ -8,7 +8,8 @@ and the page that it becomes never is.
 
 Errors, and the log, are for tabs on this machine alone; a tab that comes later is told the errors that still
 stand. One that a process has logged and survived is for the pages concerned: those for which the backend has
-answered with a 500 at that time. The two are told apart in either order, as servers log before or after.
+answered with a 500 at that time. Of several the closest in time is its cause, in either order: servers log
+before they answer, or after.
 
 Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
 connects again, and is then told what counts.
@@ -116,8 +117,10 @@ class Tabs:
         self._ordered: dict[bool, tuple[float, str]] = {}
         # By path, when a page has failed; and whether it was the page itself, not a request that it has sent.
         self._failed: dict[str, tuple[float, bool]] = {}
-        # By process: when it has logged an error that it has survived, and the pages concerned.
-        self._logged: dict[str, tuple[float, set[str]]] = {}
+        # By process: when it has logged an error that it has survived, the newest one.
+        self._logged: dict[str, tuple[float, ErrorShown]] = {}
+        # By path: how far the error is in time from the failure that it has caused, and the error.
+        self._causes: dict[str, tuple[float, ErrorShown]] = {}
         self._log_credit, self._logged_at, self._left_out = LOG_BURST, -inf, 0
 
     def __repr__(self) -> str:
@@ -162,9 +165,8 @@ class Tabs:
         elif tab.is_local and self._policy.overlay:
             # A request of the page may have failed before the page has connected.
             has_failed = page.status >= 500 or self._failed.get(page.path, (-inf, False))[0] >= born
-            for name, (_, paths) in self._logged.items():
-                if has_failed and page.path in paths:
-                    tab.tell(error_text(self.errors[name]))
+            if has_failed and page.path in self._causes:
+                tab.tell(error_text(self._causes[page.path][1]))
 
     # --- What happens in the run ---
 
@@ -178,7 +180,7 @@ class Tabs:
                 self._remember(event)
                 self._show_error(event, now)
             case ErrorCleared():
-                self._logged.pop(event.process, None)
+                self._forget_logged(event.process)
                 if self.errors.pop(event.process, None) is not None and self._policy.overlay:
                     self._tell_local(text_of("cleared", process=event.process))
             case OutputLine():
@@ -221,14 +223,18 @@ class Tabs:
 
     def _show_error(self, event: ErrorShown, now: float) -> None:
         if not event.is_fatal:
-            self._logged[event.process] = now, set()
-            for path, (at, is_document) in tuple(self._failed.items()):
+            self._logged[event.process] = now, event
+            for path, (at, _) in tuple(self._failed.items()):
                 if now - at <= CAUSE_WINDOW:
-                    self._show_cause(event.process, path, is_document=is_document)
+                    self._explain(path, event, now - at)
             return
-        self._logged.pop(event.process, None)
+        self._forget_logged(event.process)
         if self._policy.overlay:
             self._tell_local(error_text(event))
+
+    def _forget_logged(self, process: str) -> None:
+        self._logged.pop(process, None)
+        self._causes = {path: each for path, each in self._causes.items() if each[1].process != process}
 
     def fail(self, path: str, now: float, *, is_document: bool) -> None:
         """Take note that the backend has failed to answer the page at `path` itself, or a request of it."""
@@ -236,24 +242,29 @@ class Tabs:
             return
         self._failed.pop(path, None)
         self._failed[path] = now, is_document
+        _, cause = self._causes.pop(path, (inf, None))
         if len(self._failed) > MAX_FAILED:
-            del self._failed[next(iter(self._failed))]
-        for process, (at, paths) in self._logged.items():
+            oldest = next(iter(self._failed))
+            del self._failed[oldest]
+            self._causes.pop(oldest, None)
+        for at, error in self._logged.values():
             # The same error is not logged as another one: what it has concerned, it concerns again.
-            if now - at <= CAUSE_WINDOW or path in paths:
-                self._show_cause(process, path, is_document=is_document)
+            if now - at <= CAUSE_WINDOW or error == cause:
+                self._explain(path, error, now - at)
 
-    def _show_cause(self, process: str, path: str, *, is_document: bool) -> None:
-        """Show what a process has logged in the page concerned."""
-        self._logged[process][1].add(path)
+    def _explain(self, path: str, error: ErrorShown, distance: float) -> None:
+        """Show what a process has logged in the page concerned, unless its cause is known better."""
+        if path in self._causes and self._causes[path][0] <= distance:
+            return
+        self._causes[path] = distance, error
         if self._policy.overlay:
             local = [tab for tab in self._tabs if tab.is_local]
             concerned = [tab for tab in local if tab.page is not None and tab.page.path == path]
             if concerned:
-                _tell(concerned, error_text(self.errors[process]))
-            elif not is_document:
+                _tell(concerned, error_text(error))
+            elif not self._failed[path][1]:
                 # A page that changes its address itself is known here by its first one: it knows better.
-                _tell(local, error_text(self.errors[process], at=path))
+                _tell(local, error_text(error, at=path))
 
     def is_named(self, file: str, line: int) -> bool:
         """Whether an error of this run has named this place: its own, or a frame's of its traceback."""

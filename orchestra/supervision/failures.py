@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessErrors"]
 
-# Seconds between two errors that a process may log: one that fails at each request has hundreds.
-_LOGGED_INTERVAL = 1.0
+# Errors that a process may log at once, and then one a second: one that fails at each request has hundreds.
+_MOST_LOGGED = 5.0
 # What says that it is the client's fault (`NotFoundException: 404: Not Found`): an answer, not an error.
 _is_answer = re.compile(r"4\d\d\b").match
 
@@ -48,7 +48,7 @@ class ProcessErrors:
         self.shown: ErrorShown | None = None
         self._last: ErrorShown | None = None  # the same, before the last lines were added
         self._restarts = 0
-        self._logged_at = -inf
+        self._credit, self._logged_at = _MOST_LOGGED, -inf
 
     def follow(self, life: Life, before: State, symptoms: Symptoms | None) -> None:
         """Take note of a change from the state `before`; `symptoms` are those of its newest child."""
@@ -93,8 +93,12 @@ class ProcessErrors:
 
     def log(self, failure: Failure, now: float) -> None:
         """Show an exception that a child has logged, and goes on."""
-        if now - self._logged_at >= _LOGGED_INTERVAL and not _is_answer(failure.message):
-            self._logged_at = now
+        if _is_answer(failure.message):
+            return
+        self._credit = min(_MOST_LOGGED, self._credit + (now - self._logged_at))
+        self._logged_at = now
+        if self._credit >= 1:
+            self._credit -= 1
             self._show(failure, "", is_fatal=False)
 
     def _show(self, failure: Failure, exit_: str, *, is_fatal: bool) -> None:
