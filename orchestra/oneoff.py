@@ -66,6 +66,7 @@ def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
         os.chdir(place.cwd)
         os.execvpe(command[0], list(command), env)  # noqa: S606 - the user's own
     except OSError as exc:
-        error = ConfigError(f"{command[0]} cannot be run in {place.cwd}: {exc.strerror}")
+        text = f"{command[0]} cannot be run in {place.cwd}: {exc.strerror}"
+        error = ConfigError(text, hint="For that of a process: orchestra exec NAME -- COMMAND")
         error.exit_code = _NOT_FOUND if isinstance(exc, FileNotFoundError) else _NOT_EXECUTABLE
         raise error from exc

@@ -108,6 +108,12 @@ def test_vites_development_server_is_left_out_unless_it_is_named(project: Path) 
     assert set(named) == {"orchestra.target", "orchestra-vite.service"}
 
 
+@pytest.mark.parametrize(("name", "called"), [("../x", "x"), ("a b/", "a-b"), ("ÄÖ", "app")])
+def test_a_name_is_that_of_a_visible_file_and_an_image(project: Path, name: str, called: str) -> None:
+    assert f"{called}.target" in exported("systemd", project, name=name)
+    assert f"image: {called}\n" in exported("compose", project, name=name)["compose.yaml"]
+
+
 def test_ours_is_replaced_and_what_is_not_ours_is_kept(project: Path) -> None:
     first = exported("systemd", project)
     (project / "systemd" / "notes.txt").write_text("mine\n")

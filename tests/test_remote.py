@@ -195,7 +195,7 @@ def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> 
         ("signal NOPE api", "there is no signal 'NOPE'"),
         ("logs --since yesterday", "'yesterday' is no time"),
         ("exec", "there is no command"),
-        ("exec api", "api cannot be run"),
+        ("exec api true", "hint: For that of a process: orchestra exec NAME -- COMMAND"),
     ],
 )
 def test_wrong_use_is_explained(words: str, said: str, run: Run, project: Path) -> None:

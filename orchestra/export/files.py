@@ -123,7 +123,7 @@ def export(
     services, gone = services_of(plan, asked=only, system=system, env_file=env_file)
     if not services:
         raise ConfigError("there is nothing to export: Vite's development server is not for production")
-    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or plan.root.name) or "app"
+    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or plan.root.name).strip("-._") or "app"
     target = Target(
         name=called,
         folder=folder.absolute(),
