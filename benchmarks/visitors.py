@@ -338,9 +338,9 @@ def _rest() -> Rest:
 
 def _has_life(kind: type) -> bool:
     """Return whether objects of a class are the proxy's, and more than values."""
-    if not kind.__module__.startswith("orchestra.proxy.") or issubclass(
-        kind, (Enum, msgspec.Struct, Exception)
-    ):
+    # A class may have a descriptor of that name.
+    is_ours = str(kind.__module__).startswith("orchestra.proxy.")
+    if not is_ours or issubclass(kind, (Enum, msgspec.Struct, Exception)):
         return False
     return not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]  # typeshed leaves it out
 

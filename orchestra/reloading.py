@@ -50,6 +50,8 @@ OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 # Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
 # run imports nothing for it. No change is missed by that.
 _BEGIN_DELAY = 1.0
+# Seconds after which a touch is known at the latest.
+_NOTICED_AFTER = 0.05
 # Paths of one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
@@ -116,11 +118,14 @@ class Reloading:
         self._busy: set[str] = set()
         self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
+        # In Unix time: from when on the next watching has to look; when a burst began that is not over.
+        self._since = 0.0
+        self._burst_began: float | None = None
         self._nursery: trio.Nursery  # there while `run` runs
 
     async def run(self, since: float) -> None:
         """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
-        run = self._run
+        run, self._since = self._run, since
         async with trio.open_nursery() as self._nursery:
             await run.until(self._has_spawned_all)
             await trio.sleep(_BEGIN_DELAY)
@@ -131,10 +136,10 @@ class Reloading:
                     self._explain()
                     with trio.CancelScope() as self._watching:
                         if self._watched:
-                            await run.runtime.watch(self._watched, since=since, tell=self._take)
+                            await run.runtime.watch(self._watched, since=self._since, tell=self._take)
                         await trio.sleep_forever()
+                    self._burst_began = None
                     self._settle()
-                    since = run.runtime.now().timestamp()
             finally:
                 unsubscribe()
 
@@ -151,8 +156,14 @@ class Reloading:
 
     def _see(self, _event: Event) -> None:
         """Watch other files when a process has got its role, or the plan is another one."""
-        if self._interests() != self._watched:
+        if self._interests() != self._watched and not self._watching.cancel_called:
+            if self._watched:
+                # What was touched last is lost with this watching: the next one has to find it.
+                self._since = self._now() if self._burst_began is None else self._burst_began
             self._watching.cancel()
+
+    def _now(self) -> float:
+        return self._run.runtime.now().timestamp() - _NOTICED_AFTER
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
@@ -172,6 +183,8 @@ class Reloading:
         text, hint = batch.warning
         if text:
             self._run.bus.notice("watching", text, hint=hint)
+        if batch.expected and self._burst_began is None:
+            self._burst_began = self._now()
         for name, changes in batch.expected.items():
             worker = self._run.workers.get(name)
             if worker is not None and self._effect(worker, changes) is Effect.RESTART:
@@ -187,6 +200,7 @@ class Reloading:
                 self._busy.add(name)
                 self._nursery.start_soon(self._follow, name)
         if not batch.expected:
+            self._burst_began = None
             self._settle()
 
     def _settle(self) -> None:

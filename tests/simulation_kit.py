@@ -163,6 +163,7 @@ class World:
         missing: What is wrong, when a process is asked over HTTP or by a command.
         taken: The ports that other programs hold.
         watched: The files that are watched: each list of them that was asked for.
+        watched_since: From when on, in Unix time: of each list.
     """
 
     def __init__(self) -> None:
@@ -174,6 +175,7 @@ class World:
         self.random = 0.0
         self.taken: set[int] = set()
         self.watched: list[Mapping[str, Interest]] = []
+        self.watched_since: list[float] = []
         self._tell: Callable[[Batch], object] = lambda _: None
         self._entries: dict[int, Entry] = {}
         self._ended_servers: set[Entry] = set()
@@ -227,8 +229,8 @@ class World:
     async def _watch(
         self, interests: Mapping[str, Interest], *, since: float, tell: Callable[[Batch], object]
     ) -> None:
-        del since
         self.watched.append(interests)
+        self.watched_since.append(since)
         self._tell = tell
         await trio.sleep_forever()
 

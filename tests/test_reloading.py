@@ -337,6 +337,23 @@ async def test_another_plan_has_other_files_watched(autojump_clock: object, worl
         assert [list(each) for each in world.watched] == [["api"], [RUN, "api"]]
 
 
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_what_is_touched_when_other_files_are_watched_is_found(
+    autojump_clock: object, world: World, *, is_told: bool
+) -> None:
+    """The watching that has seen it is over before the burst is."""
+    async with reloading(world, backend()) as on:
+        touched = on.run.runtime.now().timestamp()
+        world.touch("api", "app.py")
+        if is_told:
+            world.change_nothing()
+        await trio.sleep(1)
+        on.plan = Plan(processes=on.plan.processes, files=(Path.cwd() / "Procfile",))
+        on.run.bus.emit(PlanChanged(reason="", processes=("api",), started=(), stopped=(), restarted=()))
+        await trio.sleep(1)
+        assert (world.watched_since[-1] > touched) is is_told
+
+
 # --- Commands before a restart ---
 
 

@@ -147,22 +147,25 @@ def batches(
 
 def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[Batch, None, str]:
     """Give batches for as long as the system tells of changes; return why it does not."""
-    attempts = 0
+    attempts, expected = 0, False
     while not stop.is_set():
         watched = files.folders
         try:
             for touched, is_over in _bursts(notify(watched, stop)):
                 attempts = 0
                 if not is_over:
-                    yield Batch(expected=files.expect(touched))
+                    if more := files.expect(touched):
+                        yield Batch(expected=more)
+                    expected = bool(more)
                     continue
                 changes = files.look_at(touched)
                 # A folder that has come back is not the one that is watched.
                 is_outdated = changes is None
                 if changes is None or not touched:
                     changes = files.look_again()
-                if changes or touched:
+                if changes or expected:
                     yield Batch(changes=changes)
+                expected = False
                 if is_outdated or files.folders != watched:
                     break
         except FileNotFoundError:
