@@ -28,7 +28,7 @@ from hypercorn.config import Config
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from orchestra.child.application import WrongSetting, find, kind_of, never_empty, show
+from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
 from orchestra.errors import ConfigError, OrchestraError, port_taken
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
         ConfigError: The address cannot be had, or something is not there.
         OrchestraError: The application has failed to start.
     """
-    if ":" not in served.target:
-        raise ConfigError(f"{served.target} is not an application", hint='Name one as "module:attribute".')
+    if not is_target(served.target):
+        raise ConfigError(f"{served.target!r} is not an application", hint='Name one as "module:attribute".')
     _with_files(_nothing, served)
     if served.worker_class == "uvloop" and find_spec("uvloop") is None:
         raise ConfigError("uvloop is not installed", hint="pip install uvloop")
