@@ -163,7 +163,7 @@ class App:
             case "state":
                 return self._state()
             case "readyz":
-                return self._readiness()
+                return self._readiness(is_told_all=is_local(request))
             case "open":
                 return await self._open(request, receive)
             case "order":
@@ -200,10 +200,10 @@ class App:
         )
         return _Answer(200, encode(state), _JSON)
 
-    def _readiness(self) -> _Answer:
+    def _readiness(self, *, is_told_all: bool) -> _Answer:
         plans = {plan.name: plan for plan in self._view.plan.processes}
         missing = [
-            {"process": name, "state": state.state.value, "reason": state.reason}
+            {"process": name, "state": state.state.value, "reason": state.reason if is_told_all else ""}
             for name, state in self._view.snapshot().items()
             if not plans[name].is_up(state.state)
         ]

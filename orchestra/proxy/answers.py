@@ -60,7 +60,8 @@ def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> 
 
     Args:
         error: The cause.
-        is_told_all: The client is on this machine: it is also told what a process has written.
+        is_told_all: The client is on this machine: it is also told what a process has written, of which the
+            cause is a part.
     """
     text = f"{error}."
     if isinstance(error, BadMessage):
@@ -71,6 +72,8 @@ def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> 
         return Message(status=status, title=title, text=text, hint=hint, reason="no valid answer")
     state = "ready" if error.availability is Availability.HOLD else "there"
     is_waited_for = error.process is not None and error.availability is not Availability.READY
+    if error.process is not None and not is_told_all:
+        text, hint = f"{error.process} is not {state}.", "The machine that it runs on is told why."
     return Message(
         status=status,
         title=f"The {error.side} is not {state}",
