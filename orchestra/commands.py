@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestra.errors import OrchestraError
-from orchestra.folders import is_running
+from orchestra.folders import current_folder, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +44,7 @@ def _choose(pid: int | None = None) -> RunningRun:
     # `--help` needs none of it.
     from orchestra.remote import choose  # noqa: PLC0415
 
-    return choose(os.environ, Path.cwd(), pid=pid)
+    return choose(os.environ, current_folder(), pid=pid)
 
 
 def _complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
@@ -188,7 +187,7 @@ def _logs(
     except ValueError as exc:
         raise click.UsageError(str(exc)) from None
     run = None if last else _choose(pid)
-    log = find_log(os.environ, Path.cwd(), run.state if run is not None else None)
+    log = find_log(os.environ, current_folder(), run.state if run is not None else None)
     events = read_log(log)
     if follow and run is not None:
         events = follow_log(log, run.state.pid)
@@ -211,7 +210,7 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     name, command = (words[0], words[2:]) if words[1:2] == ("--",) else (None, words)
     if not command:
         raise click.UsageError("there is no command; give one: orchestra exec NAME -- COMMAND")
-    replace_us(place_of(name, os.environ, Path.cwd(), pid=pid), command)
+    replace_us(place_of(name, os.environ, current_folder(), pid=pid), command)
 
 
 COMMANDS["exec"] = _exec

@@ -89,10 +89,11 @@ def dev(
 def run_target(overrides: Overrides) -> int:
     """Run the target of some options in this terminal; return the exit status."""
     from orchestra import foreground  # noqa: PLC0415 - an application here needs none of it
+    from orchestra.child.application import is_target  # noqa: PLC0415 - likewise
 
     target = overrides.target
-    if target is not None and target.app is not None and ":" not in target.app:
-        raise ConfigError(f"{target.app} is not an application", hint='Name one as "module:attribute".')
+    if target is not None and target.app is not None and not is_target(target.app):
+        raise ConfigError(f"{target.app!r} is not an application", hint='Name one as "module:attribute".')
 
     def plan(running: Plan | None = None) -> Plan:
         return load(overrides=overrides, running=running, has_memory=True)

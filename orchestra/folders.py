@@ -1,4 +1,7 @@
-"""Where files of ours are kept between runs: folders that other users neither read nor put in their place."""
+"""Folders: the current one, and where files of ours are kept between runs.
+
+Those other users neither read nor put in their place.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,21 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestra.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_running", "make_private", "project_key", "state_folder", "write_private"]
+__all__ = ["current_folder", "is_running", "make_private", "project_key", "state_folder", "write_private"]
+
+
+def current_folder() -> Path:
+    """Give the current folder; `ConfigError` if it has been deleted."""
+    try:
+        return Path.cwd()
+    except OSError as exc:
+        hint = "Change to a folder that does: `cd`."
+        raise ConfigError("the current folder does not exist any more", hint=hint) from exc
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

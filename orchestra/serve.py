@@ -28,8 +28,9 @@ from hypercorn.config import Config
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from orchestra.child.application import WrongSetting, find, kind_of, never_empty, show
+from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
 from orchestra.errors import ConfigError, OrchestraError, port_taken
+from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     import socket
@@ -86,8 +87,9 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
         ConfigError: The address cannot be had, or something is not there.
         OrchestraError: The application has failed to start.
     """
-    if ":" not in served.target:
-        raise ConfigError(f"{served.target} is not an application", hint='Name one as "module:attribute".')
+    if not is_target(served.target):
+        raise ConfigError(f"{served.target!r} is not an application", hint='Name one as "module:attribute".')
+    current_folder()  # modules are looked for in it
     _with_files(_nothing, served)
     if served.worker_class == "uvloop" and find_spec("uvloop") is None:
         raise ConfigError("uvloop is not installed", hint="pip install uvloop")
@@ -110,7 +112,7 @@ def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
         return config.create_sockets().insecure_sockets
     except (OSError, ValueError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or exc
-        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+        if getattr(exc, "errno", None) == errno.EADDRINUSE and not address.startswith("unix:"):
             reason = port_taken(int(address.rpartition(":")[2]), "")
         raise ConfigError(f"{address}: {reason}", hint="Give another one: --listen HOST:PORT") from exc
 

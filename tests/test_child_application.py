@@ -108,6 +108,7 @@ def test_an_empty_answer_has_a_chunk_and_is_closed() -> None:
     ("target", "message"),
     [
         ("note:app", "there is no module note in here or src: correct it, or set cwd"),
+        ("notes.py:app", 'there is no module notes.py in here or src: write "notes:app"'),
         ("notes.app:app", "there is no module notes.app in here or src: correct it, or set cwd"),
         ("notes:app", 'there is no app in src/notes.py: did you mean "notes:application"?'),
         ("notes:application.app", "there is no app in src/notes.py: correct it"),

@@ -72,10 +72,11 @@ def test_wrong_use_is_said_in_one_line(
     assert re.search(said, err.replace("\n", " "), re.IGNORECASE), err
 
 
-def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "ps", "exec -- true", "serve app:app"])
+def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path, name: str) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    command = f"rmdir {gone} && exec {sys.executable} -P -m orchestra run"
+    command = f"rmdir {gone} && exec {sys.executable} -P -m orchestra {name}"
     done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=gone, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

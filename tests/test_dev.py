@@ -205,9 +205,12 @@ def test_an_application_alone_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("dev", "myapp"), 'myapp is not an application\n hint: Name one as "module:attribute".'),
+        (("dev", "myapp"), "'myapp' is not an application\n hint: Name one as \"module:attribute\"."),
         (("dev", "myapp:app", "--listen", "nonsense"), "cannot listen on 'nonsense'"),
-        (("serve", "myapp"), "myapp is not an application"),
+        (("dev", "../myapp:app"), "'../myapp:app' is not an application"),
+        (("dev", ":app"), "':app' is not an application"),
+        (("serve", "myapp"), "'myapp' is not an application"),
+        (("serve", "myapp:"), "'myapp:' is not an application"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

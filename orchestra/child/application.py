@@ -85,6 +85,12 @@ def install() -> str:
 # --- Finding the application ---
 
 
+def is_target(text: str) -> bool:
+    """Whether a text may name an application: ``module:attribute``."""
+    module, _, attribute = text.partition(":")
+    return "/" not in module and all([*module.split("."), *attribute.removesuffix("()").split(".")])
+
+
 def find(target: str) -> Any:
     """Import the module of ``module:attribute``, and give the application, or `WrongSetting`."""
     name, _, attribute = target.partition(":")
@@ -98,7 +104,8 @@ def find(target: str) -> Any:
         if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
             raise  # the module is there, and lacks another one
         where = " or ".join(sys.path[: 2 if os.path.isdir(source) else 1])  # noqa: PTH112
-        raise WrongSetting(f"there is no module {exc.name} in {where}: correct it, or set cwd") from exc
+        hint = f'write "{name[:-3]}:{attribute}"' if name.endswith(".py") else "correct it, or set cwd"
+        raise WrongSetting(f"there is no module {exc.name} in {where}: {hint}") from exc
     found: Any = module
     for part in attribute.rstrip("()").split("."):
         if not hasattr(found, part):

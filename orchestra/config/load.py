@@ -27,7 +27,6 @@ from orchestra.config import (
     dotenv,
     environment,
     packages,
-    procfile as procfiles,
     programs,
     roles,
     select,
@@ -52,6 +51,7 @@ from orchestra.config.plan import (
 from orchestra.config.schema import Output, ProcessPolicy, ProxyPolicy, RunPolicy
 from orchestra.config.written import read_written
 from orchestra.errors import ConfigError
+from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +134,7 @@ def examine(
     Raises:
         ConfigError: There is no Procfile to look at.
     """
-    procfiles.current_folder()  # everything is relative to it
+    current_folder()  # everything is relative to it
     reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
     reader.choose(only, left_out)
     reader.read_environments()

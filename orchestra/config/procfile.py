@@ -10,22 +10,22 @@ Not here: what a command means, whether it can be run.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from orchestra.config.files import Problems, is_file, read_text
 from orchestra.errors import ConfigError
+from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 __all__ = [
     "DEFAULT_NAMES",
     "Entry",
-    "current_folder",
     "find",
     "is_name",
     "parse",
@@ -72,15 +72,6 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
     text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
     example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
     raise ConfigError(text, hint=similar(folder) or example)
-
-
-def current_folder() -> Path:
-    """Give the current folder; `ConfigError` if it has been deleted."""
-    try:
-        return Path.cwd()
-    except OSError as exc:
-        hint = "Change to a folder that does: `cd`."
-        raise ConfigError("the current folder does not exist any more", hint=hint) from exc
 
 
 def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple[Entry, ...]:

@@ -29,9 +29,10 @@ from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.config.applications import Call, Sources
 from orchestra.config.files import Problems, is_file
 from orchestra.config.frontends import find_frontends
-from orchestra.config.procfile import DEFAULT_NAMES, Entry, current_folder, render
+from orchestra.config.procfile import DEFAULT_NAMES, Entry, render
 from orchestra.config.roles import BACKEND_NAMES
 from orchestra.errors import ConfigError
+from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
