@@ -45,8 +45,10 @@ WorkerClass: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 
 # Seconds for the application's own end, after that of its requests.
 _LAST_MOMENT = 5.0
-# Seconds after which a worker that ends is replaced.
+# Seconds after which a worker that ends is replaced, whatever its exit status; and how many in a row are that
+# were killed before: the system does so if memory is short.
 _LIVED = 10.0
+_MOST_KILLED = 5
 # Seconds between two looks at whether a signal has come.
 _INTERVAL = 0.1
 
@@ -213,7 +215,7 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
     """Keep workers running until a signal comes, or one cannot be kept; return the exit status."""
     context = get_context("spawn")
     workers: dict[SpawnProcess, float] = {}
-    is_ending, code = False, 0
+    is_ending, code, killed = False, 0, 0
 
     def end(*_: object) -> None:
         nonlocal is_ending
@@ -236,8 +238,10 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
         connection.wait([each.sentinel for each in workers])
         for worker in [each for each in workers if each.exitcode is not None]:
             lived = time.monotonic() - workers.pop(worker)
-            if not is_ending and lived <= _LIVED:
-                code = worker.exitcode or 1
+            status = worker.exitcode or 1
+            killed = killed + 1 if status < 0 and lived <= _LIVED else 0
+            if not is_ending and lived <= _LIVED and (status > 0 or killed > _MOST_KILLED):
+                code = status
                 sys.stderr.write(f"a worker has ended after {lived:.1f} s ({code}), so all do\n")
                 end()
     return code if code >= 0 else 128 - code
