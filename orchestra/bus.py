@@ -54,8 +54,8 @@ class Bus:
         self._clock = clock
         self._seq = 0
         self._observers: list[_Entry] = []
-        # Answers of `wants`, which is asked for each request.
-        self._wanted: dict[type[Stamped], bool] = {}
+        # By kind: asked for each request and each line.
+        self._observers_of: dict[type[Stamped], tuple[_Entry, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<Bus with {len(self._observers)} observers>"
@@ -72,7 +72,7 @@ class Bus:
         """
         entry = observer, kinds
         self._observers.append(entry)
-        self._wanted.clear()
+        self._observers_of.clear()
         for event in self._snapshot():
             if _is_for(kinds, type(event)):
                 self._hand(entry, event)
@@ -81,11 +81,7 @@ class Bus:
 
     def wants(self, kind: type[Stamped]) -> bool:
         """Whether an event of this kind has an observer; one without need not be built."""
-        found = self._wanted.get(kind)
-        if found is None:
-            found = any(_is_for(kinds, kind) for _, kinds in self._observers)
-            self._wanted[kind] = found
-        return found
+        return bool(self._entries(kind))
 
     def emit(self, event: _E) -> _E:
         """Stamp an event, publish it, and return the stamped one."""
@@ -100,10 +96,8 @@ class Bus:
 
     def publish(self, event: Stamped) -> None:
         """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
-        kind = type(event)
-        for entry in tuple(self._observers):
-            if _is_for(entry[1], kind):
-                self._hand(entry, event)
+        for entry in self._entries(type(event)):
+            self._hand(entry, event)
 
     def notice(
         self, code: str, text: str, *, level: Level = "warning", hint: str = "", process: str | None = None
@@ -111,10 +105,17 @@ class Bus:
         """Emit a `Notice`."""
         self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
 
+    def _entries(self, kind: type[Stamped]) -> tuple[_Entry, ...]:
+        found = self._observers_of.get(kind)
+        if found is None:
+            found = tuple(entry for entry in self._observers if _is_for(entry[1], kind))
+            self._observers_of[kind] = found
+        return found
+
     def _remove(self, entry: _Entry) -> None:
         if entry in self._observers:
             self._observers.remove(entry)
-            self._wanted.clear()
+            self._observers_of.clear()
 
     def _hand(self, entry: _Entry, event: Stamped) -> None:
         try:
