@@ -197,7 +197,7 @@ async def _run_printing(
     quiet = Quiet(plan)
 
     async def write_line(line: OutputLine) -> None:
-        if isinstance(printer, JsonPrinter) or any(quiet.shown(line)):
+        if isinstance(printer, JsonPrinter) or line.process not in quiet.names:
             await printer.write_line(line)
 
     def observe(event: Event) -> None:

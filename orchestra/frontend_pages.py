@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
 
+from orchestra.config.installed import LOCKS
 from orchestra.folders import project_key, state_folder, write_private
 from orchestra.reading import read_file
 
@@ -39,10 +40,7 @@ _MOST_PATHS = 10_000
 # Bytes of a file of ours that are read: some times what 1,000 pages take.
 _MOST_BYTES = 262_144
 _SETTINGS = ("orchestra.toml", "pyproject.toml")
-_LOCK_FILES = (
-    *("package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb"),
-    *("uv.lock", "poetry.lock", "pdm.lock", "requirements.txt"),
-)
+_LOCK_FILES = (*LOCKS, "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
 
 
 class FrontendPages:

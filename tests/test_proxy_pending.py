@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 import trio.testing
 
 from orchestra.events import RequestFinished, RequestHeads, RequestPending
 from tests.proxy_kit import stage
 from tests.test_proxy_relay import PAGE, get
+
+if TYPE_CHECKING:
+    from tests.proxy_kit import Stage, Talker
+
+
+async def heads_of_a_request(on: Stage) -> tuple[list[RequestHeads], Talker]:
+    """Ask the backend; give the heads that are told from now on, and the backend, which has heard it."""
+    heads: list[RequestHeads] = []
+    on.bus.subscribe(heads.append, RequestHeads)  # type: ignore[arg-type]
+    client = on.client()
+    await client.says(get(b"/", b"Cookie: a=1\r\n"))
+    backend = await on.backend()
+    await backend.hears_head()
+    return heads, backend
 
 
 async def test_a_request_that_waits_for_its_upstream_is_told_once(autojump_clock: object) -> None:
@@ -43,12 +59,7 @@ async def test_a_request_that_is_over_soon_is_only_told_at_its_end(autojump_cloc
 
 async def test_the_heads_of_a_request_that_waits_are_told_as_far_as_they_are(autojump_clock: object) -> None:
     async with stage() as on:
-        heads: list[RequestHeads] = []
-        on.bus.subscribe(heads.append, RequestHeads)  # type: ignore[arg-type]
-        client = on.client()
-        await client.says(get(b"/", b"Cookie: a=1\r\n"))
-        backend = await on.backend()
-        await backend.hears_head()
+        heads, backend = await heads_of_a_request(on)
         await on.told(RequestPending)
         await backend.says(PAGE[:-1])
         await on.told(RequestPending, 2)
@@ -60,12 +71,7 @@ async def test_the_heads_of_a_request_that_waits_are_told_as_far_as_they_are(aut
 
 async def test_heads_are_told_to_an_observer_that_names_them(autojump_clock: object) -> None:
     async with stage() as on:
-        heads: list[RequestHeads] = []
-        on.bus.subscribe(heads.append, RequestHeads)  # type: ignore[arg-type]
-        client = on.client()
-        await client.says(get(b"/", b"Cookie: a=1\r\n"))
-        backend = await on.backend()
-        await backend.hears_head()
+        heads, backend = await heads_of_a_request(on)
         await backend.says(PAGE)
         await on.finished()
         (told,) = heads

@@ -18,21 +18,22 @@ __all__ = ["Quiet"]
 
 
 class Quiet:
-    """Decides which events people are shown."""
+    """Decides which events people are shown.
+
+    Attributes:
+        names: The processes whose lines are not shown.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
         """Go by another plan from now on."""
-        self._names = frozenset(each.name for each in plan.processes if each.quiet)
+        self.names = frozenset(each.name for each in plan.processes if each.quiet)
 
     def shown(self, event: Event) -> Iterator[Event]:
         """Give what is shown of an event: nothing, itself, or itself after the lines that explain it."""
-        if (
-            not isinstance(event, OutputLine | OutputPaused | StateChanged)
-            or event.process not in self._names
-        ):
+        if not isinstance(event, OutputLine | OutputPaused | StateChanged) or event.process not in self.names:
             yield event
         elif isinstance(event, StateChanged):
             for text in event.last_lines if event.state is not event.previous else ():

@@ -35,7 +35,7 @@ class Sides(dict[bytes, "Side"]):
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
-        self._left = self._most_bytes = most_bytes
+        self._left = most_bytes
 
     def learn(self, path: bytes, side: Side) -> None:
         """The side has answered."""
