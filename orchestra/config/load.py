@@ -248,6 +248,7 @@ class _Reader:
                     and not each.ready
                     and each.name not in completing
                 ),
+                also=roles.Seen.NOTHING if each.reading.why and each.reading.runs_others else None,
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]

@@ -44,6 +44,7 @@ __all__ = [
     "Installed",
     "Late",
     "Life",
+    "Moved",
     "NoAnswer",
     "Order",
     "Ready",
@@ -129,6 +130,10 @@ class Late(Struct, frozen=True):
     text: str
 
 
+class Moved(Struct, frozen=True):
+    """The child's second server has come up or gone: nothing follows for the process itself."""
+
+
 class NoAnswer(Struct, frozen=True):
     """A ready child does not answer any more; with what is missing, in words."""
 
@@ -202,6 +207,7 @@ Fact: TypeAlias = (
     | SpawnFailed
     | Ready
     | Late
+    | Moved
     | NoAnswer
     | Reloading
     | Broken
@@ -283,6 +289,8 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
             return _before_spawn(life, fact)
         case Spawned() | Ready() | Late() | NoAnswer() | Reloading() | Broken() | TakenOver() | Gone():
             return _while_alive(life, fact, now), None
+        case Moved():
+            return life, None
         case Ended():
             return _ended(life, fact, now)
         case _:

@@ -279,6 +279,7 @@ class Worker:
         life, attempt = self.life, self._handover.current
         child = attempt.child if attempt is not None else None
         found = attempt.listening if attempt is not None and life.state in _LISTENS else None
+        second = attempt.second.address if attempt is not None and life.state is not State.STOPPING else None
         has_failed = life.ended_before_ready or life.state in _FAILURES
         return StateChanged(
             process=life.plan.name,
@@ -287,6 +288,7 @@ class Worker:
             pid=child.pid if child is not None else None,
             port=(found.port or None) if found is not None else None,
             url=found.url if found is not None else None,
+            second_url=second.url if second is not None else None,
             restarts=life.restarts,
             exit_code=life.exit.code if life.exit is not None else None,
             signal=life.exit.signal_name if life.exit is not None else None,
