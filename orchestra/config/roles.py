@@ -49,10 +49,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.schema import OWN_PATH
 from orchestra.config.toml import SettingsFile, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -292,8 +293,8 @@ def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root:
     hint = "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
-    if len(keys) == 3 and not re.fullmatch(r"/[^/\s?#][^\s?#]*", prefix):
-        raise file.error(keys, f"{prefix!r} is not a path below /", hint='Write "/admin/" = "admin".')
+    if len(keys) == 3:
+        _check_prefix(prefix, table.frontends, keys, file)
     if (path := value.removeprefix("unix:")) != value:
         if not path.strip("/"):
             raise file.error(keys, f"{value!r} has no path", hint=hint)
@@ -313,6 +314,20 @@ def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root:
     if not url.hostname or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
         raise file.error(keys, f"{value!r} is more, or less, than a host and a port", hint=hint)
     return Address.of_url(value)
+
+
+def _check_prefix(
+    prefix: str, all_prefixes: Iterable[str], keys: tuple[str, ...], file: SettingsFile
+) -> None:
+    hint = 'Write "/admin/" = "admin".'
+    bare = prefix.rstrip("/")
+    if not re.fullmatch(r"/[^/\s?#][^\s?#]*", prefix) or {"", ".", ".."} & {*bare[1:].split("/")}:
+        raise file.error(keys, f"{prefix!r} is not a path below /", hint=hint)
+    if bare == OWN_PATH or bare.startswith(f"{OWN_PATH}/"):
+        raise file.error(keys, f"{OWN_PATH}/ is orchestra's own", hint=hint)
+    first = next(each for each in all_prefixes if each.rstrip("/") == bare)
+    if first != prefix:
+        raise file.error(keys, f"it is there as {first!r}, too", hint="Delete one of the two.")
 
 
 def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
