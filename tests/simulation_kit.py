@@ -166,6 +166,7 @@ class World:
         taken: The ports that other programs hold.
         watched: The files that are watched: each list of them that was asked for.
         watched_since: From when on, in Unix time: of each list.
+        watched_earlier: From when on of some processes, likewise.
     """
 
     def __init__(self) -> None:
@@ -178,6 +179,7 @@ class World:
         self.taken: set[int] = set()
         self.watched: list[Mapping[str, Interest]] = []
         self.watched_since: list[float] = []
+        self.watched_earlier: list[Mapping[str, float]] = []
         self._tell: Callable[[Batch], object] = lambda _: None
         self._entries: dict[int, Entry] = {}
         self._ended_servers: set[Entry] = set()
@@ -230,8 +232,14 @@ class World:
         self._tell(Batch(warning=(text, hint)))
 
     async def _watch(
-        self, interests: Mapping[str, Interest], *, since: float, tell: Callable[[Batch], object]
+        self,
+        interests: Mapping[str, Interest],
+        *,
+        since: float,
+        earlier: Mapping[str, float],
+        tell: Callable[[Batch], object],
     ) -> None:
+        self.watched_earlier.append(earlier)
         self.watched.append(interests)
         self.watched_since.append(since)
         self._tell = tell
