@@ -148,6 +148,8 @@ class Worker:
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
             needed, workers = self.life.plan.depends_on, self._run.workers
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
+        elif self.life.is_at_rest and not self.newest.seq:
+            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it is there, too
 
     def take_role(self, role: Role) -> None:
         """Give the process the role that it was found to have.
