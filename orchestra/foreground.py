@@ -196,18 +196,18 @@ async def _run_printing(
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     quiet = Quiet(plan)
 
-    async def write_line(line: OutputLine) -> None:
-        if isinstance(printer, JsonPrinter) or line.process not in quiet.names:
-            await printer.write_line(line)
+    async def write_lines(lines: Sequence[OutputLine]) -> None:
+        if isinstance(printer, JsonPrinter) or lines[0].process not in quiet.names:
+            await printer.write_lines(lines)
 
     def observe(event: Event) -> None:
         for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
             if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
-                printer.print_line(each)
+                printer.print_lines([each])
             else:
                 printer.observe(each)
 
-    supervisor = make(sinks=[write_line, *(sink for log in logs for sink in log.sinks)], window=window)
+    supervisor = make(sinks=[write_lines, *(sink for log in logs for sink in log.sinks)], window=window)
     supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
     for log in logs:
         log.follow(supervisor.subscribe)

@@ -185,7 +185,7 @@ def show(
 
 def _print(printer: PlainPrinter, event: Event) -> None:
     if isinstance(event, OutputLine):
-        printer.print_line(event)
+        printer.print_lines([event])
     else:
         printer.observe(event)
 

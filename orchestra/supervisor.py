@@ -98,7 +98,8 @@ class Supervisor:
 
     Args:
         plan: What to run.
-        sinks: Awaited with every line of output, in order, before its process may go on writing.
+        sinks: Awaited with all lines of output, in order, before their process may go on writing; with some
+            of one stream at a time.
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.

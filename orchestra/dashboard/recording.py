@@ -39,7 +39,6 @@ class Recording(EventLog):
     """
 
     _kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
-    _has_colours = True
 
     def __init__(self, path: str) -> None:
         file = Path(path)
