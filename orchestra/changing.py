@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
     from orchestra.development import Development
+    from orchestra.events import RequestFinished, RequestHeads
     from orchestra.proxy.server import Proxy
 
 __all__ = ["CurrentPlan", "Replan"]
@@ -70,6 +71,10 @@ class CurrentPlan:
         run.before_stop = proxy.before_stop
         run.roles = RunTimeRoles(self.plan, run, proxy.decide)
         return proxy
+
+    def recent_requests(self) -> list[RequestHeads | RequestFinished]:
+        """Tell again of the requests that have ended last; see `Proxy.recent`."""
+        return list(self._proxy.recent()) if self._proxy is not None else []
 
     def _look_again(self, process: str) -> None:
         worker = self._run.workers.get(process)

@@ -302,6 +302,12 @@ class Supervisor:
         """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
 
+    def recent_requests(self) -> list[Event]:
+        """Tell again of the requests that have ended last, and of their heads, oldest first."""
+        events = self._current.recent_requests()
+        first, _ = self._bus.number(len(events))
+        return [structs.replace(event, seq=seq) for seq, event in enumerate(events, first)]
+
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
 
