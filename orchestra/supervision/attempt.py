@@ -249,7 +249,6 @@ class Attempt(Stoppable):
         self._on_fact(self, Ready())
 
     async def _stay_up(self, leader: int) -> None:
-        """Do what is done while it is ready, until it ends or reloads."""
         async with trio.open_nursery() as nursery:
             if self.plan.on_ready is not None:
                 nursery.start_soon(self._run_on_ready, self.plan.on_ready)
@@ -344,7 +343,6 @@ class Attempt(Stoppable):
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
     async def _watch_health(self) -> None:
-        """Ask again and again; three times without an answer are reported."""
         failures = 0
         while True:
             await trio.sleep(_HEALTH_PAUSE)
@@ -361,7 +359,6 @@ class Attempt(Stoppable):
         self._on_fact(self, Late(text))
 
     async def _tell_if_unseen(self) -> None:
-        """Say why no socket is found, if it can be known."""
         await trio.sleep(_UNSEEN_AFTER)
         if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
             self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)

@@ -28,13 +28,7 @@ _PAUSE = 0.3
 
 
 async def find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:
-    """Say which port a process could not have, also in a notice; ``None`` if it may have it next time.
-
-    Args:
-        run: Its run.
-        plan: Its plan.
-        lines: Its last lines.
-    """
+    """Say which port a process with these last lines could not have; ``None`` if it may have it next time."""
     if (named := named_ports(lines)) is None:
         return None
     await trio.sleep(_PAUSE)  # what it has replaced may still be ending

@@ -89,11 +89,7 @@ _PERCENTAGE = re.compile(r"\d ?%")
 
 
 def is_prompt(text: str) -> bool:
-    """Whether the beginning of a line, after which its writer has paused, looks like a question.
-
-    Args:
-        text: Without colours.
-    """
+    """Whether the beginning of a line, without colours, looks like a question if its writer has paused."""
     return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
 
 
