@@ -123,12 +123,12 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
 def decode(value: object, file: SettingsFile) -> SettingsFile:
     """Give `file` with the settings of `value`, the table that all others are in."""
     tables = _table((), value, dict, file)
+    found = {name: _table((name,), tables.pop(name, {}), kind, file) for name, kind in _TABLES.items()}
     processes = {}
     for name, each in _table(("process",), tables.pop("process", {}), dict, file).items():
         table = _table(("process", name), each, ProcessSettings, file)
         if isinstance(each, dict):
             processes[name] = table
-    found = {name: _table((name,), tables.pop(name, {}), kind, file) for name, kind in _TABLES.items()}
     _table((), tables, Settings, file)  # what is left of the tables is unknown
     settings = Settings(**found, process=processes)
     try:
