@@ -42,7 +42,7 @@ _ENDED, _HINT = "the run has ended", "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
-    """There is no run to be reached, or no such process in it.
+    """There is no run to be reached, no such process in it, or it refuses an order.
 
     Attributes:
         is_unclear: There are several, and none was chosen.
@@ -83,6 +83,15 @@ class RunningRun:
     def __repr__(self) -> str:
         return f"<RunningRun {self.state.pid} in {self.state.root}>"
 
+    def __str__(self) -> str:
+        state = self.state
+        return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return Path(self.state.root).resolve()
+
     def refresh(self) -> RunState:
         """Ask how it is now.
 
@@ -101,8 +110,7 @@ class RunningRun:
         """Give an `Order` of these fields; return how many processes or pages it is about.
 
         Raises:
-            OrchestraError: It was refused.
-            NoRun: The run has ended meanwhile.
+            NoRun: It was refused, or the run has ended meanwhile.
         """
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
@@ -111,14 +119,14 @@ class RunningRun:
         """Give what has been and then what happens, as it comes, until the run has ended.
 
         Raises:
-            NoRun: It has ended without saying so: it was killed.
-            OrchestraError: It sends no more, since it was not listened to: this job was suspended.
+            NoRun: It has ended without saying so: it was killed. Or it sends no more, since it was not
+                listened to: this job was suspended.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
             answer = connection.getresponse()
             if answer.status != OK:
-                raise OrchestraError(answer.read().decode("utf-8", "replace").strip())
+                raise NoRun(answer.read().decode("utf-8", "replace").strip())
             connection.sock.settimeout(_SILENCE)
             rest, events = b"", list[Event]()
             while not any(isinstance(event, RunEnded) for event in events):
@@ -127,7 +135,7 @@ class RunningRun:
                     data = answer.read1(_PIECE)
                 if not data:
                     self.refresh()
-                    raise OrchestraError("the run goes on, but was not listened to", hint="Attach again.")
+                    raise NoRun("the run goes on, but was not listened to", hint="Attach again.")
                 *lines, rest = (rest + data).split(b"\n")
                 events = list(_known(lines))
                 yield events
@@ -145,7 +153,7 @@ class RunningRun:
     def _post(self, what: str, content: object) -> bytes:
         status, body = _ask(self.path, "POST", what, msgspec.json.encode(content))
         if status != OK:
-            raise OrchestraError(body.decode("utf-8", "replace").strip())
+            raise NoRun(body.decode("utf-8", "replace").strip())
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
@@ -189,26 +197,21 @@ def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) 
         meant = [run for run in runs if run.state.pid == pid]
         where = f"with pid {pid}"
     else:
-        inside = [run for run in runs if folder.is_relative_to(Path(run.state.root).resolve())]
-        deepest = max((len(Path(run.state.root).resolve().parts) for run in inside), default=0)
-        meant = [run for run in inside if len(Path(run.state.root).resolve().parts) == deepest]
+        inside = [run for run in runs if folder.is_relative_to(run.root)]
+        deepest = max((len(run.root.parts) for run in inside), default=0)
+        meant = [run for run in inside if len(run.root.parts) == deepest]
         where = f"in {folder}"
     if len(meant) == 1:
         return meant[0]
     if meant:
-        listed = "; ".join(_described(run) for run in meant)
+        listed = "; ".join(map(str, meant))
         error = NoRun(f"there are {len(meant)} runs {where}: {listed}", hint="Choose one: --run PID.")
         error.is_unclear = True
         raise error
     hint = "Start one: orchestra run."
     if runs:
-        hint = f"Choose one with --run PID: {'; '.join(_described(run) for run in runs)}."
+        hint = f"Choose one with --run PID: {'; '.join(map(str, runs))}."
     raise NoRun(f"there is no run {where}", hint=hint)
-
-
-def _described(run: RunningRun) -> str:
-    state = run.state
-    return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
 
 
 def _answering(paths: Iterable[Path]) -> Iterator[RunningRun]:

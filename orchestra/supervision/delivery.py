@@ -43,11 +43,7 @@ _TAIL_LINES = 20
 
 
 class Delivery:
-    """Gives lines to the sinks, then to the bus.
-
-    Args:
-        sinks: Awaited with lines before they are published.
-    """
+    """Gives lines to the sinks, which are awaited, then to the bus."""
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
         self._bus = bus

@@ -4,7 +4,6 @@ A Python traceback has a head, frames, and a last line at its own margin: the ex
 depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
 draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
 
-`TracebackReader` reads one line after the other, and `own_frame` finds the place that a developer looks for.
 All that is kept is bounded: any program may write anything.
 
 Not here: input or output, what an exception means for the process.
@@ -159,11 +158,9 @@ class TracebackReader:
 
 
 def own_frame(frames: Iterable[Frame], folders: Iterable[str]) -> Frame | None:
-    """Find the last frame in a file of the project, not of a package; its file is absolute then.
+    """Find the last of the frames, oldest first, in a file of the project, not of a package.
 
-    Args:
-        frames: The oldest first.
-        folders: The absolute paths of the project's folders; relative names are relative to the first one.
+    Its file is absolute then, like `folders`; relative names are relative to the first of these.
     """
     roots = [posixpath.join(folder, "") for folder in folders]
     own = None
