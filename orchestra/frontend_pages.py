@@ -59,9 +59,6 @@ class FrontendPages:
         self._pages = dict.fromkeys(pages)
         self._hash = lru_cache(_MOST_PATHS)(partial(_hash, self.salt))
 
-    def __repr__(self) -> str:
-        return f"<FrontendPages: {len(self._pages)}>"
-
     @property
     def hashes(self) -> tuple[str, ...]:
         """The hashes of the pages, the oldest first."""
@@ -104,9 +101,6 @@ class Store:
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._path = state_folder(environ) / f"pages-{project_key(plan.root)}.json"
         self._project = _fingerprint(plan.root, plan)
-
-    def __repr__(self) -> str:
-        return f"<Store {self._path}>"
 
     def load(self) -> FrontendPages:
         """Read what earlier runs have learned, if the project is still the same."""

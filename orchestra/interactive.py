@@ -54,9 +54,6 @@ class Operator:
         self._nursery: trio.Nursery | None = None
         self._typed, self._to_send = trio.open_memory_channel[tuple[str, bytes]](_WAITING_INPUT)
 
-    def __repr__(self) -> str:
-        return f"<Operator of {self._controls!r}>"
-
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry orders out until cancelled."""
         decoder = getincrementaldecoder("utf-8")("replace")
@@ -80,7 +77,6 @@ class Operator:
 
     def perform(self, order: Order) -> None:
         """Do what a key asks for. Does not wait."""
-        name = order.process
         match order.do:
             case Do.QUIT:
                 self._leave()
@@ -94,14 +90,8 @@ class Operator:
                 processes = self._controls.model.processes.values()
                 failed = [each.name for each in processes if each.state is State.FAILED]
                 self._give("start", *failed)
-            case Do.START:
-                self._give("start", name)
-            case Do.RESTART:
-                self._give("restart", name)
-            case Do.STOP:
-                self._give("stop", name)
-            case Do.KILL:
-                self._give("kill", name)
+            case Do.START | Do.RESTART | Do.STOP | Do.KILL:
+                self._give(order.do.value, order.process)
             case Do.COPY | Do.REDRAW:
                 pass  # the screen's
 

@@ -164,7 +164,7 @@ def show(
     """
     output = _Output()
     printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
-    kept: deque[OutputLine | Event] = deque(maxlen=lines)
+    kept: deque[Event] = deque(maxlen=lines)
     is_live = False
     for event in events:
         if isinstance(event, RunStarted):
@@ -172,22 +172,15 @@ def show(
         if event is None:
             is_live = True
             for each in kept:
-                _print(printer, each)
+                printer.observe(each)
         elif _is_wanted(event, names, since):
             if is_live:
-                _print(printer, event)
+                printer.observe(event)
             else:
                 kept.append(event)
         if is_live:
             output.flush()
     return 0
-
-
-def _print(printer: PlainPrinter, event: Event) -> None:
-    if isinstance(event, OutputLine):
-        printer.print_line(event)
-    else:
-        printer.observe(event)
 
 
 def _is_wanted(event: Event, names: Sequence[str], since: datetime | None) -> bool:
@@ -205,14 +198,12 @@ class _Output:
     fd = 1
 
     def put(self, data: bytes) -> None:
-        """Write bytes."""
         with standard_output():
             sys.stdout.buffer.write(data)
 
     async def wait_for_room(self) -> None:
-        """Wait for nothing: `put` does."""
+        pass  # `put` has waited
 
     def flush(self) -> None:
-        """Have everything written."""
         with standard_output():
             sys.stdout.buffer.flush()

@@ -38,7 +38,7 @@ _PATIENCE = 10.0
 # Seconds without an event, and without the sign of life that comes in their place.
 _SILENCE = 60.0
 _PIECE = 65536
-_ENDED, _HINT = "the run has ended", "Start one: orchestra run."
+_HOW_TO_START = "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
@@ -79,9 +79,6 @@ class RunningRun:
     def __init__(self, path: Path, state: RunState) -> None:
         self.path = path
         self.state = state
-
-    def __repr__(self) -> str:
-        return f"<RunningRun {self.state.pid} in {self.state.root}>"
 
     def refresh(self) -> RunState:
         """Ask how it is now.
@@ -170,7 +167,11 @@ class RunningRun:
 
 def find(environ: Mapping[str, str]) -> list[RunningRun]:
     """Find all runs of this user."""
-    return list(_answering(sockets.find(environ)))
+    found = []
+    for path in sockets.find(environ):
+        with suppress(NoRun):
+            found.append(RunningRun(path, _state(path)))
+    return found
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
@@ -189,34 +190,26 @@ def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) 
         meant = [run for run in runs if run.state.pid == pid]
         where = f"with pid {pid}"
     else:
-        inside = [run for run in runs if folder.is_relative_to(Path(run.state.root).resolve())]
-        deepest = max((len(Path(run.state.root).resolve().parts) for run in inside), default=0)
-        meant = [run for run in inside if len(Path(run.state.root).resolve().parts) == deepest]
+        inside = {run: root for run in runs if folder.is_relative_to(root := Path(run.state.root).resolve())}
+        deepest = max((len(root.parts) for root in inside.values()), default=0)
+        meant = [run for run, root in inside.items() if len(root.parts) == deepest]
         where = f"in {folder}"
     if len(meant) == 1:
         return meant[0]
     if meant:
-        listed = "; ".join(_described(run) for run in meant)
+        listed = "; ".join(map(_described, meant))
         error = NoRun(f"there are {len(meant)} runs {where}: {listed}", hint="Choose one: --run PID.")
         error.is_unclear = True
         raise error
-    hint = "Start one: orchestra run."
+    hint = _HOW_TO_START
     if runs:
-        hint = f"Choose one with --run PID: {'; '.join(_described(run) for run in runs)}."
+        hint = f"Choose one with --run PID: {'; '.join(map(_described, runs))}."
     raise NoRun(f"there is no run {where}", hint=hint)
 
 
 def _described(run: RunningRun) -> str:
     state = run.state
     return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
-
-
-def _answering(paths: Iterable[Path]) -> Iterator[RunningRun]:
-    for path in paths:
-        try:
-            yield RunningRun(path, _state(path))
-        except NoRun:
-            continue
 
 
 def _state(path: Path) -> RunState:
@@ -242,7 +235,7 @@ def _as_no_run() -> Iterator[None]:
     except TimeoutError as exc:
         raise NoRun("the run does not answer", hint="It may be suspended: `fg` continues it.") from exc
     except (OSError, HTTPException) as exc:
-        raise NoRun(_ENDED, hint=_HINT) from exc
+        raise NoRun("the run has ended", hint=_HOW_TO_START) from exc
 
 
 def _known(lines: Iterable[bytes]) -> Iterator[Event]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -49,9 +50,6 @@ class Player:
         self._begun_at = 0.0
         self._first = 0.0
         self._last: float | None = None
-
-    def __repr__(self) -> str:
-        return f"<Player at {self.now():g}>"
 
     def now(self) -> float:
         """Give the time in the recording, in seconds since the epoch; at its end, it stands still."""
@@ -99,7 +97,7 @@ async def _replay(path: str, speed: float) -> int:
         raise OrchestraError("this is a recording: nothing runs")
 
     async def play(_leave: Callable[[], None]) -> None:
-        await player.play(_from(first, events))
+        await player.play(chain([first], events))
         controls.say("the recording ends here")
 
     return await show(controls, play, obey, clock=player.now)
@@ -149,8 +147,3 @@ async def show(
         await play(nursery.cancel_scope.cancel)
     leave_behind(summary(controls.model, environ=os.environ))
     return code
-
-
-def _from(first: Event, others: Iterable[Event]) -> Iterable[Event]:
-    yield first
-    yield from others

@@ -246,7 +246,7 @@ class _Routed:
         if scope["type"] not in ("http", "websocket") or path not in (f"{own}client.js", f"{own}live"):
             await self._app(scope, receive, send)
             return
-        refusal = admit(_door_request(scope, path.removeprefix(own)))
+        refusal = admit(Request.of("browser", path.removeprefix(own), _without_tls(scope)))
         if scope["type"] == "http":
             await _answer(refusal, scope, send)
         elif refusal is None:
@@ -256,18 +256,16 @@ class _Routed:
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
 
 
-def _door_request(scope: Scope, name: str) -> Request:
-    headers: dict[bytes, bytes] = {}
-    is_tls = scope["scheme"] in ("https", "wss")
-    for key, value in scope["headers"]:
-        # The doors know no TLS.
-        known = (
-            value.replace(b"https://", b"http://", 1) if is_tls and key in (b"origin", b"referer") else value
-        )
-        headers[key] = b", ".join([headers[key], known]) if key in headers else known
-    is_websocket = scope["type"] == "websocket"
-    method = scope.get("method", "GET")
-    return Request(door="browser", name=name, method=method, is_websocket=is_websocket, headers=headers)
+def _without_tls(scope: Scope) -> Scope:
+    """Return a scope as the doors know it, which know no TLS."""
+    if scope["scheme"] not in ("https", "wss"):
+        return scope
+    plain = {
+        name: value.replace(b"https://", b"http://", 1)
+        for name, value in scope["headers"]
+        if name in (b"origin", b"referer")
+    }
+    return {**scope, "headers": [(name, plain.get(name, value)) for name, value in scope["headers"]]}
 
 
 async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     import socket
 
     from orchestra.control.app import App
-    from orchestra.control.doors import Door
-    from orchestra.control.live import Message, Receive, Scope, Send
+    from orchestra.control.doors import Door, Message, Receive, Scope, Send
 
 __all__ = ["Worker"]
 

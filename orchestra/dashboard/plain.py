@@ -89,10 +89,12 @@ class PlainPrinter:
         self._marked: set[_Source] = set()
 
     def observe(self, event: Event) -> None:
-        """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
+        """Take an event; what is worth a sentence is printed, and so are lines and their beginnings."""
         if isinstance(event, PlanChanged):
             self.widen(event.processes)
-        if isinstance(event, OutputPaused):
+        if isinstance(event, OutputLine):
+            self._print(event)
+        elif isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
             else:
@@ -114,10 +116,9 @@ class PlainPrinter:
     async def write_line(self, line: OutputLine) -> None:
         """Take a line of child output; wait while the buffer is full."""
         await self._writer.wait_for_room()
-        self.print_line(line)
+        self._print(line)
 
-    def print_line(self, line: OutputLine) -> None:
-        """Print a line of child output."""
+    def _print(self, line: OutputLine) -> None:
         source = (line.process, line.stream)
         data = self._format(line.at, source, line.text)
         if self._is_terminal:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from msgspec import structs
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.plan import Plan
+
+    _Sink: TypeAlias = Callable[[OutputLine], Awaitable[None]]
 
 __all__ = ["EventLog", "RunLog", "files_of", "newest"]
 
@@ -65,18 +67,13 @@ class EventLog:
     def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
         self._path = path
         self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
-        self.sinks: tuple[Callable[[OutputLine], Awaitable[None]], ...] = ()
-        if is_kept:
-            self.sinks = (self._write_line,)
+        self.sinks: tuple[_Sink, ...] = (self._write_line,) if is_kept else ()
         self.failure = ""
         self._waiting: list[Event] = []
         self._size = 0
         self._has_room = trio.lowlevel.ParkingLot()
         self._has_some = trio.lowlevel.ParkingLot()
         self._has_enough = trio.lowlevel.ParkingLot()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._file!r}>"
 
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
