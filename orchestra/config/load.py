@@ -106,7 +106,7 @@ def load(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
 ) -> Plan:
-    """Read everything and decide what a run is going to do; the arguments are those of `examine`.
+    """Read everything, as `examine` does, and decide what a run is going to do.
 
     Raises:
         ConfigError: There is no Procfile to look at.
@@ -129,10 +129,7 @@ def examine(
     """Read everything, and give the plan of what could be understood, beside all that is wrong.
 
     Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
-    current folder, or, if that has neither, the settings in it, if they define a process.
-
-    Raises:
-        ConfigError: There is no Procfile to look at.
+    current folder, or, if that has neither, the settings in it, if they define a process; else `ConfigError`.
     """
     current_folder()  # everything is relative to it
     reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
@@ -414,11 +411,9 @@ class _Reader:
         )
 
     def shell_of(self, process: Draft) -> str | None:
-        """Give what runs a process's command."""
         return process.settings.shell or self.settings.run.shell
 
     def exit_on(self, names: Sequence[str]) -> str:
-        """Give what ends the run."""
         option = self.overrides.exit_on
         wanted = self.settings.run.exit_on if option is None else option
         known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]

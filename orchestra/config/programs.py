@@ -1,6 +1,4 @@
-"""What a command needs on this machine and does not find, or finds elsewhere than the user expects.
-
-A folder, a program, a closed quote, the Python of the project.
+"""What a command needs and does not find, or finds elsewhere: a folder, a program, the project's Python.
 
 Not here: reading commands (`command`), starting them.
 """
@@ -41,8 +39,7 @@ _NEXT_STEPS = {
 def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
     """Refuse what cannot start; warn of what fails unless something puts a program there in time.
 
-    Returns:
-        What may be another program, or another Python, than the user expects.
+    The notes name what may be another program, or another Python, than the user expects.
     """
     reading, problems = process.reading, process.file.problems
     needs = reading.needs

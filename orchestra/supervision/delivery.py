@@ -40,11 +40,7 @@ _TAIL_LINES = 20
 
 
 class Delivery:
-    """Gives lines to the sinks, then to the bus.
-
-    Args:
-        sinks: Awaited with every line before it is published.
-    """
+    """Gives each line to the sinks, which are awaited, then to the bus."""
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
         self._bus = bus

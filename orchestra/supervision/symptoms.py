@@ -5,10 +5,6 @@ and only its output says at once that it is about to change: requests that arriv
 streams that it would wait for can be ended. A program that cannot be imported does not end such a server
 either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
 
-`Symptoms` reads the lines of one child as they are written, `diagnose` puts them together with what its
-sockets and processes have told, `explanation` chooses the line that says why it did not come up, and
-`port_clash` says which port it could not have.
-
 This is the only place that reads output for its meaning; tracebacks are read by `tracebacks`. Not here: input
 or output, a clock, what follows from a diagnosis.
 """
@@ -18,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
@@ -30,15 +26,7 @@ if TYPE_CHECKING:
 
     from orchestra.events import StreamName
 
-__all__ = [
-    "Clash",
-    "Symptoms",
-    "explain",
-    "is_prompt",
-    "named_ports",
-    "port_clash",
-    "unseen_socket",
-]
+__all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "unseen_socket"]
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
@@ -46,6 +34,8 @@ _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection)
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # Servers that do not name it take this one: Hypercorn, Python's http.server.
 _USUAL_PORT = DEFAULT_LISTEN[1]
+_OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
 _CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
@@ -89,24 +79,8 @@ _PERCENTAGE = re.compile(r"\d ?%")
 
 
 def is_prompt(text: str) -> bool:
-    """Whether the beginning of a line, after which its writer has paused, looks like a question.
-
-    Args:
-        text: Without colours.
-    """
+    """Whether the beginning of a line, without colours, looks like a question if its writer has paused."""
     return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
-
-
-class Clash(NamedTuple):
-    """A port that a process wants, and that is taken.
-
-    Attributes:
-        text: Which one, and by what, in words.
-        is_own: Whether it is the one address's, most probably.
-    """
-
-    text: str
-    is_own: bool
 
 
 def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
@@ -118,8 +92,8 @@ def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
 
 def port_clash(
     lines: Sequence[str], *, own: int | None, planned: int | None, holders: Mapping[int, str]
-) -> Clash | None:
-    """Explain a process that has ended because a port is taken that is not its ``PORT``.
+) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
 
     Args:
         lines: Its last lines.
@@ -131,12 +105,12 @@ def port_clash(
     if named is None or planned in named:
         return None
     if own is not None and own in named:
-        return Clash(f"it wants port {own}, which is orchestra's own", is_own=True)
+        return f"it wants port {own}, which is orchestra's own", _OWN_PORT_HINT
     for port in sorted(named & holders.keys()):
-        return Clash(f"it wants a port that it cannot have: {port_taken(port, holders[port])}", is_own=False)
+        return f"it wants a port that it cannot have: {port_taken(port, holders[port])}", _OTHER_PORT_HINT
     is_named = any(_NAMED_PORT.search(line) for line in lines if _IN_USE.search(line))
     if not is_named and own == _USUAL_PORT:
-        return Clash(f"it wants a port that is taken, most probably {own}, which is orchestra's", is_own=True)
+        return f"it wants a port that is taken, most probably {own}, which is orchestra's", _OWN_PORT_HINT
     return None
 
 
@@ -194,9 +168,6 @@ class Symptoms:
         # One for each stream: what was written in between to two of them comes here in any order.
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
-
-    def __repr__(self) -> str:
-        return f"<Symptoms: {self.failure!r}, watches: {self.watches}>"
 
     def keep(self, lines: Sequence[str], now: float) -> None:
         """Keep the last lines, which have no colours, for an explanation."""

@@ -152,11 +152,9 @@ class TracebackReader:
 
 
 def own_frame(frames: Iterable[Frame], folders: Iterable[str]) -> Frame | None:
-    """Find the last frame in a file of the project, not of a package; its file is absolute then.
+    """Find the last of the frames, oldest first, in a file of the project, not of a package.
 
-    Args:
-        frames: The oldest first.
-        folders: The absolute paths of the project's folders; relative names are relative to the first one.
+    Its file is absolute then, like `folders`; relative names are relative to the first of these.
     """
     roots = [posixpath.join(folder, "") for folder in folders]
     own = None

@@ -97,10 +97,7 @@ class Worker:
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
-        """Start the process again if it has ended; `StartError` if the run is over. Does not wait.
-
-        So is what it depends on, if that is started by hand alone.
-        """
+        """Start the process if it has ended, and what it needs that only starts by hand; or `StartError`."""
         self._request(StartRequested())
         for each in self.life.plan.depends_on:
             if (other := self._run.workers[each.name]).life.is_at_rest:
@@ -150,20 +147,14 @@ class Worker:
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that it was found to have.
-
-        Without one, its readiness is asked for only if others wait for it.
-        """
+        """Give the process the role that was found; without one, it is asked only if others wait for it."""
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.follow(plan, dependents=self.dependents)
 
     def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
-        """Follow another plan of the process; a child that runs goes on as it is.
-
-        The plan counts from now on, for the next child and for what is decided about this one.
-        """
+        """Follow another plan from now on; a child that runs goes on as it is."""
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
         self._handover.change_plan(plan)
