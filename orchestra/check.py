@@ -27,12 +27,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """The result of a check.
-
-    Attributes:
-        problems: All that is wrong, in the order of the files.
-        understood: What a run would do, line by line.
-    """
+    """All that is wrong, in the order of the files, and line by line what a run would do."""
 
     problems: tuple[ConfigError, ...]
     understood: tuple[str, ...]

@@ -313,7 +313,6 @@ def _write_report(exc: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    """Print to standard output, now."""
     from orchestra.dashboard.writer import standard_output  # noqa: PLC0415
 
     with standard_output():

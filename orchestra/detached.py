@@ -30,12 +30,8 @@ _PATIENCE = 30.0
 def run_detached(arguments: Sequence[str]) -> tuple[int, str, str]:
     """Start ``orchestra`` with these arguments, wait until it can be reached, and leave it.
 
-    Returns:
-        0, or the exit status of a run that has ended at once; and what is to be said on standard output and
-        on standard error.
-
-    Raises:
-        OrchestraError: It cannot be reached.
+    Returns 0, or the exit status of a run that has ended at once; and what is to be said on standard output
+    and on standard error. `OrchestraError` if it cannot be reached.
     """
     with tempfile.TemporaryFile() as complaints:
         run = subprocess.Popen(

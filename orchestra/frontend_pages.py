@@ -44,14 +44,7 @@ _LOCK_FILES = (*LOCKS, "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
 
 
 class FrontendPages:
-    """The pages that are known to be the frontend's.
-
-    Args:
-        salt: What is hashed with a path.
-
-    Attributes:
-        is_changed: Whether they are others than they were at the beginning.
-    """
+    """The pages that are known to be the frontend's; a hash of `salt` and a path stands for each."""
 
     def __init__(self, salt: bytes | None = None, pages: Iterable[str] = ()) -> None:
         self.salt = secrets.token_bytes(16) if salt is None else salt

@@ -37,13 +37,7 @@ _WAITING_INPUT = 1000
 
 
 class Operator:
-    """Does what keys ask for.
-
-    Args:
-        controls: Where it is said what came of it.
-        obey: Gives an order to the run.
-        leave: Does what `q` is for. Does not wait.
-    """
+    """Does what keys ask for: `obey` gives an order to the run, `leave` does what `q` is for, at once."""
 
     def __init__(
         self, controls: Controls, obey: Callable[[RunOrder], Awaitable[object]], leave: Callable[[], object]
@@ -134,11 +128,7 @@ def suspend() -> None:
 
 
 def write_log(text: str) -> Path:
-    """Write text to a new file in the current folder, or where temporary files are; return its path.
-
-    Raises:
-        OSError: Neither can be written.
-    """
+    """Write a new file in the current folder, or the one for temporary files; return its path."""
     name = time.strftime("orchestra-%Y%m%d-%H%M%S.log")
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):

@@ -42,11 +42,7 @@ _HOW_TO_START = "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
-    """There is no run to be reached, or no such process in it.
-
-    Attributes:
-        is_unclear: There are several, and none was chosen.
-    """
+    """There is no run to be reached, or there are several (`is_unclear`), or no such process in it."""
 
     exit_code = 2
     is_unclear = False
@@ -69,23 +65,14 @@ class _Connection(HTTPConnection):
 
 
 class RunningRun:
-    """A run of this user, in any process.
-
-    Attributes:
-        path: Its socket.
-        state: How it was when it was last asked.
-    """
+    """A run of this user, in any process: its socket, and its state when it was last asked."""
 
     def __init__(self, path: Path, state: RunState) -> None:
         self.path = path
         self.state = state
 
     def refresh(self) -> RunState:
-        """Ask how it is now.
-
-        Raises:
-            NoRun: It has ended meanwhile.
-        """
+        """Ask how it is now; `NoRun` if it has ended meanwhile."""
         self.state = _state(self.path)
         return self.state
 
@@ -95,21 +82,15 @@ class RunningRun:
         return [each["process"] for each in msgspec.json.decode(body)["missing"]]
 
     def order(self, **fields: Any) -> int:
-        """Give an `Order` of these fields; return how many processes or pages it is about.
-
-        Raises:
-            OrchestraError: It was refused.
-            NoRun: The run has ended meanwhile.
-        """
+        """Give an `Order`, or `OrchestraError`; return how many processes or pages it is about."""
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
 
     def watch(self) -> Iterator[list[Event]]:
         """Give what has been and then what happens, as it comes, until the run has ended.
 
-        Raises:
-            NoRun: It has ended without saying so: it was killed.
-            OrchestraError: It sends no more, since it was not listened to: this job was suspended.
+        `NoRun` if it has ended without saying so: it was killed. `OrchestraError` if it sends no more, since
+        it was not listened to: this job was suspended.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
@@ -130,11 +111,7 @@ class RunningRun:
                 yield events
 
     def place(self, name: str | None) -> Place:
-        """Ask for the folder and the environment of a process, by default the backend.
-
-        Raises:
-            NoRun: There is no such process.
-        """
+        """Ask for the folder and the environment of a process, by default the backend, or `NoRun`."""
         if name is not None:
             self.named([name])
         return msgspec.json.decode(self._post("place", name), type=Place)
@@ -146,11 +123,7 @@ class RunningRun:
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """Give the processes that are meant: ``web`` means ``web.1`` and ``web.2``, too.
-
-        Raises:
-            NoRun: There is none of such a name.
-        """
+        """Give the processes that are meant, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
         known = [each.process for each in self.state.processes]
         found: list[str] = []
         for name in names:

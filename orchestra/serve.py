@@ -103,11 +103,7 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
 
 
 def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
-    """Bind the sockets of an address, so that what fails later is the application's fault.
-
-    Raises:
-        ConfigError: It cannot be had.
-    """
+    """Bind the sockets of an address, or `ConfigError`: what fails later is the application's fault."""
     config = Config()
     config.bind, config.workers = [address], 2 if is_shared else 1
     try:
@@ -136,11 +132,7 @@ def serve_on(
     grace: float = 10.0,
     logs: bool = True,
 ) -> None:
-    """Serve an application on sockets that are bound, until a signal ends it.
-
-    Raises:
-        OrchestraError: It has failed to start.
-    """
+    """Serve an application on bound sockets until a signal ends it; `OrchestraError` if it fails to start."""
     config = Config()
     config.bind = [f"fd://{each.fileno()}" for each in sockets]
     config.graceful_timeout = grace
@@ -260,12 +252,7 @@ def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
 
 
 def _load(served: Served) -> App:
-    """Find the application.
-
-    Raises:
-        ConfigError: There is none.
-        OrchestraError: It cannot be imported, which was shown.
-    """
+    """Find the application, or `ConfigError`; `OrchestraError` if it cannot be imported, which was shown."""
     gc.disable()  # as `child/application` does
     try:
         found = find(served.target)

@@ -86,8 +86,6 @@ class _Middleware:
 
 
 class _Injecting:
-    """An application whose documents have the script."""
-
     def __init__(self, app: App) -> None:
         self._app = app
 
@@ -97,11 +95,7 @@ class _Injecting:
 
 
 class _Exchange:
-    """One request, whose answer may be a document.
-
-    Attributes:
-        is_for_a_page: It is one.
-    """
+    """One request, whose answer may be a document."""
 
     is_for_a_page = False
     _page: Page | None = None
@@ -168,11 +162,7 @@ def _injector() -> Injector:
 
 
 class _Pages:
-    """The open pages of this process.
-
-    Attributes:
-        due: When older ones became out of date.
-    """
+    """The open pages of this process; `due` is when older ones became out of date."""
 
     def __init__(self) -> None:
         self.due = time.monotonic()
@@ -183,8 +173,6 @@ _pages = _Pages()
 
 
 class _Live:
-    """The connection of one page."""
-
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
@@ -203,7 +191,6 @@ class _Live:
             self._soon(self._ended.set)
 
     async def run(self) -> None:
-        """Serve it to its end."""
         await self._receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
         _pages.lives.add(self)
@@ -235,8 +222,6 @@ class _Live:
 
 
 class _Routed:
-    """An application, and what the script needs beside it."""
-
     def __init__(self, app: App) -> None:
         self._app = app
 

@@ -103,20 +103,13 @@ class _Answer(Struct, frozen=True):
 
 
 class _Place(Struct, frozen=True):
-    """What `open` takes."""
-
     file: str
     line: int
     token: str = ""
 
 
 class App:
-    """Answers what is asked under ``/__orchestra__/``.
-
-    Args:
-        token: What `open` needs at the browser's door.
-        launch: Starts a program, and does not wait for its end; raises `OSError`.
-    """
+    """Answers what is under ``/__orchestra__/``; `launch` starts a program without waiting, or `OSError`."""
 
     def __init__(
         self,

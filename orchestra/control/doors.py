@@ -97,11 +97,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True):
-    """Why a request is not admitted.
-
-    Attributes:
-        headers: That the answer has beside those of every answer.
-    """
+    """Why a request is not admitted; the headers are beside those of every answer."""
 
     status: int
     text: str

@@ -56,11 +56,7 @@ class LocalSocket:
 
 
 def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
-    """Listen on a unix socket of the run of process `pid`, which is called after it.
-
-    Raises:
-        OSError: That is not possible; the message names the path and the cause.
-    """
+    """Listen on a unix socket of the run of process `pid`, or `OSError` with the path and the cause."""
     failure: OSError | None = None
     for folder in _folders(environ):
         try:

@@ -152,12 +152,7 @@ class EventLog:
 
 
 class RunLog(EventLog):
-    """The log of a run.
-
-    Args:
-        plan: The run's.
-        environ: Says where files are kept.
-    """
+    """The log of a run."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._folder = state_folder(environ)

@@ -151,7 +151,6 @@ def _header(frame: Frame) -> Text:
 
 
 def _error(frame: Frame) -> Text:
-    """Draw the error that stands still until it is mended or dismissed."""
     error = frame.error
     assert error is not None  # noqa: S101 - the caller has looked
     others = f" (and {frame.other_errors} more)" if frame.other_errors else ""
