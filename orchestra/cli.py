@@ -13,13 +13,13 @@ import errno
 import gc
 import os
 import sys
-from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
+from orchestra.complaints import complain, show_error
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record:
     if detach:
         from orchestra.detached import run_detached  # noqa: PLC0415
 
-        code, said, complaint = run_detached([each for each in sys.argv[1:] if each != "--detach"])
+        words = [each for each in sys.argv[1:] if each != "--detach"]
+        code, said, complaint = run_detached(words, found.root)
         click.echo(complaint, err=True, nl=False)
         if said:
             _say(said.rstrip("\n"))
@@ -196,7 +197,7 @@ def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
     if report.understood:
         _say("\n".join(report.understood))
     for problem in report.problems:
-        _complain(str(problem), problem.hint)
+        complain(str(problem), problem.hint)
     return ConfigError.exit_code if report.problems else 0
 
 
@@ -272,29 +273,23 @@ def _show(exc: BaseException) -> int:
             return _EXIT_INTERRUPTED
         case click.UsageError():
             command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
-            _complain(exc.format_message(), f"{command} --help shows what there is.")
-            return exc.exit_code
-        case ConfigErrors():
-            for each in exc.errors:
-                _complain(str(each), each.hint)
+            complain(exc.format_message(), f"{command} --help shows what there is.")
             return exc.exit_code
         case OrchestraError():
-            if exc.message:
-                _complain(str(exc), exc.hint)
-            return exc.exit_code
+            return show_error(exc)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
             _silence_standard_output()
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
-            _complain("the system allows no more threads", "Allow more before the run: ulimit -u")
+            complain("the system allows no more threads", "Allow more before the run: ulimit -u")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
+            complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
         case _:
             path = _write_report(exc)
             hint = f"Please report it with {path}." if path else "No file could be written that says where."
-            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
+            complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
     return _EXIT_BUG
 
 
@@ -323,12 +318,3 @@ def _say(text: str) -> None:
 def _silence_standard_output() -> None:
     """Drop what is still in the buffer: it would fail once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _complain(message: str, hint: str) -> None:
-    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    lines = [click.style("error: ", fg="red", bold=True) + message]
-    if hint:
-        lines.append(click.style(" hint: ", fg="cyan") + hint)
-    with suppress(OSError):
-        click.echo("\n".join(lines), err=True, color=is_coloured)

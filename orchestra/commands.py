@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.folders import current_folder, is_running
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _EXIT_LATE = 3
 _INTERVAL = 0.1
 _LAST_MOMENT = 0.5
 _WATCH_INTERVAL = 1.0
+_A_DAY = 86_400
 _ENDED = ("completed", "failed", "stopped")
 
 _commands = click.Group()
@@ -59,6 +60,16 @@ def _complete_names(_context: click.Context, _parameter: click.Parameter, begun:
 
 
 _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds; NaN is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if seconds != seconds:  # noqa: PLR0124 - NaN alone
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
 
 
 def _command(function: Callable[..., int]) -> click.Command:
@@ -129,7 +140,7 @@ def _as_table(run: RunningRun) -> str:
 
 @_command
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
-@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=_Seconds(0), default=60.0, show_default=True, help="Seconds.")
 def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
     """Wait until processes, by default all, are as far as they get: ready, or running without a check."""
     meant = run.named(names) if names else [each.process for each in run.state.processes]
@@ -161,7 +172,7 @@ def _open(run: RunningRun) -> int:
     import webbrowser  # noqa: PLC0415 - only here
 
     if run.state.url is None:
-        raise OrchestraError("this run has no address: it was started with --no-proxy")
+        raise ConfigError("this run has no address", hint="It has no process to serve, or --no-proxy.")
     click.echo(run.state.url)
     webbrowser.open(run.state.url)
     return 0
@@ -255,7 +266,7 @@ def _dev(*, target: str, vite_command: str | None, **options: Any) -> int:
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=_Seconds(0, _A_DAY),
     default=10.0,
     show_default=True,
     help="Seconds for requests at the end.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 from contextlib import suppress
 from hashlib import blake2b
@@ -31,9 +32,19 @@ def current_folder() -> Path:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there."""
-    home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
-    return Path(home, "orchestra")
+    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there.
+
+    Paths that are relative are ignored, as the XDG Base Directory Specification says.
+    """
+    given, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if given.startswith("/"):
+        return Path(given, "orchestra")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a user without a name has no home
+            home = "/"
+    return Path(home, ".local", "state", "orchestra")
 
 
 def project_key(root: Path) -> str:

@@ -43,13 +43,13 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
 def moment(text: str) -> datetime:
     """Read how long ago (``5m``), a time of today (``14:30``), or one of ISO 8601; or `ValueError`."""
     now = datetime.now(UTC)
-    if ago := _AGO.match(text):
-        return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
     try:
-        if re.match(r"\d\d?:\d\d", text):
-            text = f"{now.astimezone():%Y-%m-%d}T{text:0>5}"
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+        if ago := _AGO.match(text):
+            return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
+        is_of_today = re.match(r"\d\d?:\d\d", text)
+        date = f"{now.astimezone():%Y-%m-%d}T{text:0>5}" if is_of_today else text
+        return datetime.fromisoformat(date).astimezone()
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time: 30s, 5m, 2h, 14:30 or 2026-01-31T14:30 are some") from None
 
 

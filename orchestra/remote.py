@@ -42,7 +42,7 @@ _HOW_TO_START = "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
-    """There is no run to be reached, or there are several (`is_unclear`), or no such process in it."""
+    """There is no run, or several (`is_unclear`), or no such process in it, or it refuses an order."""
 
     exit_code = 2
     is_unclear = False
@@ -71,6 +71,15 @@ class RunningRun:
         self.path = path
         self.state = state
 
+    def __str__(self) -> str:
+        state = self.state
+        return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return Path(self.state.root).resolve()
+
     def refresh(self) -> RunState:
         """Ask how it is now; `NoRun` if it has ended meanwhile."""
         self.state = _state(self.path)
@@ -82,21 +91,21 @@ class RunningRun:
         return [each["process"] for each in msgspec.json.decode(body)["missing"]]
 
     def order(self, **fields: Any) -> int:
-        """Give an `Order`, or `OrchestraError`; return how many processes or pages it is about."""
+        """Give an `Order`, or `NoRun` if it is refused; return how many processes or pages it is about."""
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
 
     def watch(self) -> Iterator[list[Event]]:
         """Give what has been and then what happens, as it comes, until the run has ended.
 
-        `NoRun` if it has ended without saying so: it was killed. `OrchestraError` if it sends no more, since
-        it was not listened to: this job was suspended.
+        `NoRun` if it has ended without saying so: it was killed. Or it sends no more, since it was not
+        listened to: this job was suspended.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
             answer = connection.getresponse()
             if answer.status != OK:
-                raise OrchestraError(answer.read().decode("utf-8", "replace").strip())
+                raise NoRun(answer.read().decode("utf-8", "replace").strip())
             connection.sock.settimeout(_SILENCE)
             rest, events = b"", list[Event]()
             while not any(isinstance(event, RunEnded) for event in events):
@@ -105,7 +114,7 @@ class RunningRun:
                     data = answer.read1(_PIECE)
                 if not data:
                     self.refresh()
-                    raise OrchestraError("the run goes on, but was not listened to", hint="Attach again.")
+                    raise NoRun("the run goes on, but was not listened to", hint="Attach again.")
                 *lines, rest = (rest + data).split(b"\n")
                 events = list(_known(lines))
                 yield events
@@ -119,7 +128,7 @@ class RunningRun:
     def _post(self, what: str, content: object) -> bytes:
         status, body = _ask(self.path, "POST", what, msgspec.json.encode(content))
         if status != OK:
-            raise OrchestraError(body.decode("utf-8", "replace").strip())
+            raise NoRun(body.decode("utf-8", "replace").strip())
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
@@ -163,26 +172,21 @@ def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) 
         meant = [run for run in runs if run.state.pid == pid]
         where = f"with pid {pid}"
     else:
-        inside = {run: root for run in runs if folder.is_relative_to(root := Path(run.state.root).resolve())}
-        deepest = max((len(root.parts) for root in inside.values()), default=0)
-        meant = [run for run, root in inside.items() if len(root.parts) == deepest]
+        inside = [run for run in runs if folder.is_relative_to(run.root)]
+        deepest = max((len(run.root.parts) for run in inside), default=0)
+        meant = [run for run in inside if len(run.root.parts) == deepest]
         where = f"in {folder}"
     if len(meant) == 1:
         return meant[0]
     if meant:
-        listed = "; ".join(map(_described, meant))
+        listed = "; ".join(map(str, meant))
         error = NoRun(f"there are {len(meant)} runs {where}: {listed}", hint="Choose one: --run PID.")
         error.is_unclear = True
         raise error
     hint = _HOW_TO_START
     if runs:
-        hint = f"Choose one with --run PID: {'; '.join(map(_described, runs))}."
+        hint = f"Choose one with --run PID: {'; '.join(map(str, runs))}."
     raise NoRun(f"there is no run {where}", hint=hint)
-
-
-def _described(run: RunningRun) -> str:
-    state = run.state
-    return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
 
 
 def _state(path: Path) -> RunState:

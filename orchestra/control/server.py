@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
     from orchestra.control.worker import Worker
+    from orchestra.unix_sockets import UnixSocket
 
 __all__ = ["Control"]
 
@@ -129,7 +130,7 @@ class Control:
             if self._app is not None:
                 await self._app.wait_for_readers()
 
-    def _bind(self) -> sockets.LocalSocket | None:
+    def _bind(self) -> UnixSocket | None:
         try:
             local = sockets.bind(self._environ, pid=os.getpid())
         except OSError as exc:
