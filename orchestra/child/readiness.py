@@ -6,8 +6,6 @@ question. A line that names the port is a sign that something listens there. Com
 pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
 ready when all have passed.
 
-`in_words` tells at any time what is still missing, for the user that waits.
-
 Not here: what follows from it (`supervision.lifecycle`).
 """
 

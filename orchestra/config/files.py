@@ -1,7 +1,4 @@
-"""Reading the user's files, and collecting all problems that are found in them.
-
-`Problems` collects errors until everything has been read; then they are raised together, in the order of
-files and lines. A step whose failure must not end the reading runs inside of `caught`.
+"""Reading the user's files, and collecting all problems that are found in them, to be raised together.
 
 Not here: what any file means.
 """

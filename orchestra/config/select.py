@@ -56,7 +56,6 @@ class Draft(Struct, kw_only=True):
         instances: What they are called: a single one like the process; with none it is not run.
         env: The environment that its command is run in, but for ports.
         program: What its command runs first, and in which Python, for people.
-        role: What it is to the proxy.
     """
 
     name: str

@@ -135,7 +135,6 @@ class Program(Struct, frozen=True, kw_only=True):
     """A program that was found, and the Python that executes it.
 
     Attributes:
-        path: Where it is.
         interpreter: What executes it, if it is a script that names it, or a Python.
         is_python: Whether that is a Python.
         prefix: The virtual environment of that; ``None``: it has none.

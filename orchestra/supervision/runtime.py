@@ -160,7 +160,8 @@ class Stoppable:
         finally:
             child, self.child = self.child, None
             # SIGKILL has not helped: the system forbids it, or the process is stuck in the kernel.
-            if child is not None and not child.is_gone:
+            # What another one of us has spawned is told by that.
+            if child is not None and not child.is_gone and self._spawn == self._run.spawn:
                 text = f"pid {child.pid}, or what it has started, could not be ended and is still running"
                 hint = f"It may belong to another user: sudo kill -9 -- -{child.pid}"
                 self._run.bus.notice("not-ended", text, hint=hint)
