@@ -37,14 +37,7 @@ Replan: TypeAlias = "Callable[[Plan], Plan]"
 
 
 class CurrentPlan:
-    """The plan that a run follows.
-
-    Args:
-        replan: Reads the files again; ``None``: they are not read again.
-
-    Attributes:
-        plan: The present one.
-    """
+    """The plan that a run follows; `replan` reads its files again, ``None``: they are not."""
 
     def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
         self.plan = plan

@@ -203,10 +203,7 @@ async def _run_printing(
 
     def observe(event: Event) -> None:
         for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
-            if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
-                printer.print_lines([each])
-            else:
-                printer.observe(each)
+            printer.observe(each)
 
     supervisor = make(sinks=[write_lines, *(sink for log in logs for sink in log.sinks)], window=window)
     supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
@@ -224,7 +221,7 @@ async def _run_printing(
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)
-        nursery.start_soon(_expect_end, writer, supervisor)
+        nursery.start_soon(_expect_end, writer, supervisor.ending)
         nursery.start_soon(partial(_obey, signals, supervisor, window, writer=writer, signalled=signalled))
         if isinstance(printer, PlainPrinter) and os.isatty(0):
             nursery.start_soon(_pass_on_input, supervisor, printer)
@@ -287,9 +284,8 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
                 printer.say(exc.message)
 
 
-async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
-    """When the run is to end, do not wait for a reader that has stopped reading."""
-    await supervisor.ending.wait()
+async def _expect_end(writer: Writer, ending: trio.Event) -> None:
+    await ending.wait()
     writer.expect_end()
 
 

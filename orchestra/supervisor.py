@@ -138,7 +138,11 @@ class Supervisor:
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
         self.read_again = self._current.replan
-        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
+        self._development: Development | None = None
+        if reloads or is_reachable:
+            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -341,7 +345,7 @@ class Supervisor:
             await self._run.stop()
             self._conclude()
             if self._development is not None:
-                await self._development.finish()
+                await self._development.control.finish()
             nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
@@ -369,12 +373,6 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
-
-
-def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
-    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

@@ -79,13 +79,7 @@ class Standing:
 
 
 class Feed:
-    """Gives a new reader what it needs, as often as it is called.
-
-    Args:
-        subscribe: That of the run.
-        past: Gives the events that a reader has missed, oldest first.
-        quiet: Which events are shown.
-    """
+    """Gives each new reader the `past` events of the run, and those from then on."""
 
     def __init__(
         self,

@@ -89,10 +89,12 @@ class PlainPrinter:
         self._marked: set[_Source] = set()
 
     def observe(self, event: Event) -> None:
-        """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
+        """Take an event; what is worth a sentence is printed, and so are lines and their beginnings."""
         if isinstance(event, PlanChanged):
             self.widen(event.processes)
-        if isinstance(event, OutputPaused):
+        if isinstance(event, OutputLine):
+            self._print([event])
+        elif isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
             else:
@@ -114,10 +116,9 @@ class PlainPrinter:
     async def write_lines(self, lines: Sequence[OutputLine]) -> None:
         """Take lines of one stream; wait while the buffer is full."""
         await self._writer.wait_for_room()
-        self.print_lines(lines)
+        self._print(lines)
 
-    def print_lines(self, lines: Sequence[OutputLine]) -> None:
-        """Print lines of one stream that were read at once."""
+    def _print(self, lines: Sequence[OutputLine]) -> None:
         source = (lines[0].process, lines[0].stream)
         texts = [line.text for line in lines]
         if self._is_terminal:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.config.plan import Plan
+
+    _Sink: TypeAlias = Callable[[Sequence[OutputLine]], Awaitable[None]]
 
 __all__ = ["EventLog", "RunLog", "files_of", "newest"]
 
@@ -62,18 +64,13 @@ class EventLog:
     def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
         self._path = path
         self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
-        self.sinks: tuple[Callable[[Sequence[OutputLine]], Awaitable[None]], ...] = ()
-        if is_kept:
-            self.sinks = (self._write_lines,)
+        self.sinks: tuple[_Sink, ...] = (self._write_lines,) if is_kept else ()
         self.failure = ""
         self._waiting: list[Event] = []
         self._size = 0
         self._has_room = trio.lowlevel.ParkingLot()
         self._has_some = trio.lowlevel.ParkingLot()
         self._has_enough = trio.lowlevel.ParkingLot()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._file!r}>"
 
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
@@ -150,12 +147,7 @@ class EventLog:
 
 
 class RunLog(EventLog):
-    """The log of a run.
-
-    Args:
-        plan: The run's.
-        environ: Says where files are kept.
-    """
+    """The log of a run."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._folder = state_folder(environ)
