@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
+from msgspec import structs
 
 from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
 from orchestra.events import PlanChanged, StateChanged
@@ -66,8 +67,10 @@ class CurrentPlan:
         return proxy
 
     def recent_requests(self) -> list[RequestHeads | RequestFinished]:
-        """Tell again of the requests that have ended last; see `Proxy.recent`."""
-        return list(self._proxy.recent()) if self._proxy is not None else []
+        """Tell again of the requests that have ended last, and of their heads, oldest first."""
+        events = list(self._proxy.recent()) if self._proxy is not None else []
+        first, _ = self._bus.number(len(events))
+        return [structs.replace(event, seq=seq) for seq, event in enumerate(events, first)]
 
     def _look_again(self, process: str) -> None:
         worker = self._run.workers.get(process)

@@ -115,6 +115,7 @@ class Supervisor:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
         read_again: Has the plan followed that the files make now, if `replan` reads them.
+        recent_requests: Tells again of the requests that have ended last; see `CurrentPlan`.
         feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
@@ -137,7 +138,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self.read_again = self._current.replan
+        self.read_again, self.recent_requests = self._current.replan, self._current.recent_requests
         self._development: Development | None = None
         if reloads or is_reachable:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
@@ -305,12 +306,6 @@ class Supervisor:
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
         """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
         return self._bus.subscribe(observer, *kinds)
-
-    def recent_requests(self) -> list[Event]:
-        """Tell again of the requests that have ended last, and of their heads, oldest first."""
-        events = self._current.recent_requests()
-        first, _ = self._bus.number(len(events))
-        return [structs.replace(event, seq=seq) for seq, event in enumerate(events, first)]
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
         """Give all events from now on, after a snapshot: ``async for event in supervisor.events()``.
