@@ -194,6 +194,10 @@ def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> 
         ("restart", "`orchestra ps` shows their names"),
         ("signal NOPE api", "there is no signal 'NOPE'"),
         ("logs --since yesterday", "'yesterday' is no time"),
+        ("logs --since 99:99", "'99:99' is no time"),
+        ("logs --since 99999999999d", "'99999999999d' is no time"),
+        ("wait --timeout nan", "nan is not a number"),
+        ("wait --timeout -1", "-1.0 is not in the range x>=0"),
         ("exec", "there is no command"),
         ("exec api true", "hint: For that of a process: orchestra exec NAME -- COMMAND"),
     ],
@@ -232,7 +236,9 @@ def test_a_run_without_reloads_and_proxy_is_reached_too(project: Path) -> None:
         run.state("api", "ready")
         assert states(project)["api"]["state"] == "ready"
         code, _, errors = orchestra("reload", cwd=project)
-        assert (code, errors.startswith("error: this run has no connection to the pages")) == (1, True)
+        assert (code, errors.startswith("error: this run has no connection to the pages")) == (2, True)
+        code, _, errors = orchestra("open", cwd=project)
+        assert (code, errors.startswith("error: this run has no address")) == (2, True)
         assert orchestra("down", cwd=project)[0] == 0
 
 
@@ -244,7 +250,7 @@ def test_what_a_process_reads_can_be_sent(tmp_path: Path) -> None:
         assert orchestra("send", "asks", "yes please", cwd=tmp_path)[0] == 0
         run.line("asks", "got yes please")
         code, _, errors = orchestra("send", "over", "hello", cwd=tmp_path)
-        assert (code, errors.startswith("error: over")) == (1, True)
+        assert (code, errors.startswith("error: over does not run: ")) == (2, True)
 
 
 def test_a_killed_run_is_none(run: Run, project: Path) -> None:
@@ -366,6 +372,16 @@ orchestra down
     left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     # Process 1 of a container may not take note of it.
     assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_second_run_in_the_background_is_refused(run: Run, project: Path) -> None:
+    """A script finds the one in the background by its folder."""
+    run.state("worker", "running")
+    code, _, errors = orchestra("run", "worker", "--detach", "--no-proxy", cwd=project)
+    pid = run.process.pid
+    described = f"pid {pid} ({project / 'Procfile'}, {run.url})"
+    hint = f"End it: orchestra down --run {pid}. Without --detach, another one may run."
+    assert (code, errors) == (2, f"error: the project runs already: {described}\n hint: {hint}\n")
 
 
 def test_a_detached_run_that_cannot_begin_says_why(tmp_path: Path) -> None:

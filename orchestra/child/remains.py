@@ -56,10 +56,7 @@ class Member(NamedTuple):
 
 
 def look(leaders: Collection[int]) -> Mapping[int, Sequence[Member]]:
-    """Look at the processes of the tree of each of `leaders`, as far as they can be seen.
-
-    Blocks for some milliseconds.
-    """
+    """Look at the processes of the trees of `leaders`, as far as they can be seen; blocks for some ms."""
     if sys.platform != "linux":
         return {}
     found: dict[int, Sequence[Member]] = {}

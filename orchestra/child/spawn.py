@@ -149,11 +149,7 @@ class Child:
                 os.killpg(self.pid, number)
 
     async def send(self, data: bytes) -> None:
-        """Write to its standard input; as a terminal it takes Ctrl-C and Ctrl-D for what they are there.
-
-        Raises:
-            OrchestraError: It has closed its standard input, or does not read what it was sent.
-        """
+        """Write to its standard input; `OrchestraError` if it has closed that, or does not read."""
         try:
             with trio.fail_after(_SEND_TIMEOUT):
                 async with self._sending:
@@ -218,8 +214,9 @@ async def run_child(
 ) -> Exit:
     """Run a child to its end, and leave nothing of it behind.
 
-    Resource handling: cancelled or not, when this returns or raises, its family is gone (or was sent SIGKILL
-    and does not react), and all pipes are closed. To cancel is to kill; `Child.stop` asks first.
+    Cancelled or not, when this returns or raises (`SpawnError`: the system refused to start it), its family
+    is gone, or was sent SIGKILL and does not react, and all pipes are closed. To cancel is to kill;
+    `Child.stop` asks first.
 
     Args:
         command: Text for ``/bin/sh -c``, or the words of a program to be executed as they are.
@@ -234,9 +231,6 @@ async def run_child(
         guard: Is told of it for as long as anything of it is left.
         soft_nofile: How many files a command (not a program) may have open, if not as many as we.
         pass_fds: Descriptors that it gets beside its input and output, by the same numbers.
-
-    Raises:
-        SpawnError: The system refused to start it.
     """
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
     family, stdin = family_of(process.pid, env), streams["stdin" if window is None else "pty"]

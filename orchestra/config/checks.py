@@ -93,11 +93,7 @@ Check: TypeAlias = TcpCheck | HttpCheck | LogCheck | ExecCheck | DelayCheck
 
 
 def parse_checks(ready: str | tuple[str, ...] | None) -> tuple[Check, ...]:
-    """Read all checks of a process; none means that it has no readiness.
-
-    Raises:
-        ValueError: One of them has no form that there is; the text says which and why.
-    """
+    """Read all checks of a process, perhaps none; `ValueError` says which is not a valid one, and why."""
     return tuple(_parse(each) for each in words_of(ready))
 
 

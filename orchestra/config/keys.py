@@ -65,8 +65,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
 def bindings(changed: Mapping[str, str]) -> dict[str, str]:
     """Give the action of each key; `changed` has keys by action, separated by blanks.
 
-    Raises:
-        ValueError: There is no such action or key, or a key would have two actions.
+    `ValueError`: there is no such action or key, or a key would have two actions.
     """
     found: dict[str, str] = {}
     for action, given in changed.items():

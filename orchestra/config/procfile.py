@@ -60,8 +60,7 @@ class Entry(Struct, frozen=True):
 def find(folder: Path, *, otherwise: Path | None = None) -> Path:
     """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``, else `otherwise`.
 
-    Raises:
-        ConfigError: It has neither; the hint names similar files that it does have.
+    Without one, the hint of the `ConfigError` names similar files that it does have.
     """
     for name in DEFAULT_NAMES:
         path = folder / name

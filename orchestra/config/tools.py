@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config.files import is_file, upward
-from orchestra.reading import read_file
+from orchestra.config.files import is_file, text_if_any, upward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +135,6 @@ class Program(Struct, frozen=True, kw_only=True):
     """A program that was found, and the Python that executes it.
 
     Attributes:
-        path: Where it is.
         interpreter: What executes it, if it is a script that names it, or a Python.
         is_python: Whether that is a Python.
         prefix: The virtual environment of that; ``None``: it has none.
@@ -172,7 +170,7 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
     if interpreter is None or not _PYTHON.fullmatch(interpreter.name):
         return Program(path=path, interpreter=interpreter)
     prefix = interpreter.parent.parent
-    configured = _text(prefix / "pyvenv.cfg")
+    configured = text_if_any(prefix / "pyvenv.cfg")
     version = _VERSION.search(configured) or re.search(
         r"(\d+\.\d+)$", Path(os.path.realpath(interpreter)).name
     )
@@ -203,13 +201,6 @@ def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
     # `env` looks it up.
     found = named if "/" in named else shutil.which(named, path=env.get("PATH"))
     return Path(found) if found else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_file(path).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def shown(path: Path, root: Path) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 from trio.lowlevel import ParkingLot
@@ -25,7 +26,6 @@ from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
-from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
@@ -40,7 +40,7 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.second import SecondServer, until_gone
 from orchestra.supervision.spare import how_to_spawn
-from orchestra.supervision.symptoms import Symptoms, unseen_socket
+from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
 from orchestra.supervision.watchers import TreeHistory
 
@@ -72,7 +72,8 @@ _LONGEST_LOOK_PAUSE = 0.5
 _LONGEST_IDLE_PAUSE = 5.0
 # Seconds without a socket after which it is said what the reason may be.
 _UNSEEN_AFTER = 5.0
-# The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
+# The wait after a server has ended, or has found its port taken: its parent, or what it has replaced, may be
+# ending, too, and then there is nothing to report.
 _LINGER = 0.3
 # How long the question may take that tells a stuck server from one that only announced a reload.
 _STUCK_PROBE_TIMEOUT = 1.0
@@ -181,7 +182,7 @@ class Attempt(Stoppable):
             return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
-        clash = await find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
+        clash = await _find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
         return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
 
     def _spawned(self, child: Child) -> None:
@@ -201,8 +202,8 @@ class Attempt(Stoppable):
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
         self.symptoms.keep(lines, now)
-        for line in lines:
-            match self.symptoms.see(stream, line, now):
+        for found in self.symptoms.read(stream, lines, now):
+            match found:
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
@@ -261,7 +262,6 @@ class Attempt(Stoppable):
         self._nursery.start_soon(self.second.follow, leader)
 
     async def _stay_up(self, leader: int) -> None:
-        """Do what is done while it is ready, until it ends or reloads."""
         async with trio.open_nursery() as nursery:
             if self.plan.on_ready is not None:
                 nursery.start_soon(self._run_on_ready, self.plan.on_ready)
@@ -348,7 +348,6 @@ class Attempt(Stoppable):
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
     async def _watch_health(self) -> None:
-        """Ask again and again; three times without an answer are reported."""
         failures = 0
         while True:
             await trio.sleep(_HEALTH_PAUSE)
@@ -365,7 +364,6 @@ class Attempt(Stoppable):
         self._on_fact(self, Late(text))
 
     async def _tell_if_unseen(self) -> None:
-        """Say why no socket is found, if it can be known."""
         await trio.sleep(_UNSEEN_AFTER)
         if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
             self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)
@@ -377,6 +375,20 @@ class Attempt(Stoppable):
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+async def _find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:
+    """Say which port a process with these last lines could not have; ``None`` if it may have it next time."""
+    if (named := named_ports(lines)) is None:
+        return None
+    await trio.sleep(_LINGER)  # what it has replaced may still be ending
+    ours = {each.newest.port: name for name, each in run.workers.items()}
+    holders = {port: held for port in named if (held := ours.get(port) or await run.runtime.holder(port))}
+    own = urlsplit(run.url or "").port
+    if (clash := port_clash(lines, own=own, planned=plan.port, holders=holders)) is None:
+        return None
+    run.bus.notice("port-clash", clash[0], hint=clash[1], process=plan.name)
+    return clash[0]
 
 
 async def _later(seconds: float, act: Callable[[], object]) -> None:
