@@ -52,13 +52,13 @@ class LineSplitter:
         longest: The characters after which a line becomes several.
     """
 
-    def __init__(self, columns: int = 80, *, longest: int = LONGEST_LINE) -> None:
+    def __init__(self, *, longest: int = LONGEST_LINE) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         # The line that has no end yet: text and colours, then perhaps half a sequence; or drawn in a row.
         self._begun: list[str] = []
         self._size = 0
         self._unfinished = ""
-        self._row = Row(columns, longest=longest)
+        self._row = Row(longest=longest)
         self._longest = longest
         self._is_drawn = False
 
