@@ -55,9 +55,6 @@ class Development:
         self._following = trio.CancelScope()
         self._began = 0.0  # Unix time
 
-    def __repr__(self) -> str:
-        return f"<Development with {self._pages!r}>"
-
     def extras(self) -> Extras:
         """Give the proxy what it has of it."""
         # A run without a proxy does without.
@@ -103,10 +100,6 @@ class Development:
         with self._following:
             reloading = Reloading(lambda: self._view.plan, run, pages=self.control, replan=replan)
             await reloading.run(self._began)
-
-    async def finish(self) -> None:
-        """Let readers of events hear how the run has ended; takes a moment at most."""
-        await self.control.finish()
 
     async def close(self) -> None:
         """Follow no more files, and tell open pages that the run ends; takes a moment at most."""

@@ -56,11 +56,7 @@ def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid:
 
 
 def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
-    """Become the command.
-
-    Raises:
-        ConfigError: It cannot be run.
-    """
+    """Become the command; `ConfigError` if it cannot be run."""
     env = {name: value for name, value in place.env.items() if name not in _MARKS}
     try:
         os.chdir(place.cwd)

@@ -18,6 +18,7 @@ from tests.events_kit import Recorder
 from tests.simulation_kit import World, supervised, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from orchestra import ProcessPlan
@@ -154,7 +155,7 @@ async def test_a_process_that_is_killed_by_hand_stays_stopped(world: World, auto
         await supervisor.wait_ready(["a"])
 
 
-async def test_sinks_are_awaited_with_every_line_in_order(world: World, autojump_clock: object) -> None:
+async def test_sinks_are_awaited_with_all_lines_in_order(world: World, autojump_clock: object) -> None:
     lines: list[str] = []
 
     async def counts(child: Child) -> int:
@@ -162,9 +163,9 @@ async def test_sinks_are_awaited_with_every_line_in_order(world: World, autojump
             await child.say(*map(str, range(first, first + 100)))
         return 0
 
-    async def sink(line: OutputLine) -> None:
+    async def sink(some: Sequence[OutputLine]) -> None:
         await trio.sleep(0.01)
-        lines.append(line.text)
+        lines.extend(line.text for line in some)
 
     world.programs["counts"] = counts
     plan = Plan(processes=(waiting("a", command="counts"),))

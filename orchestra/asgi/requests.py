@@ -32,11 +32,7 @@ _reader = HeadReader()
 
 
 def request_head(scope: Scope) -> RequestHead:
-    """Return the head of a request, or of a WebSocket's handshake.
-
-    Raises:
-        BadMessage: It is nothing that may be passed on.
-    """
+    """Return the head of a request or a handshake; `BadMessage` if it may not be passed on."""
     target: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     if scope["query_string"]:
         target += b"?" + scope["query_string"]

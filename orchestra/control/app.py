@@ -34,9 +34,9 @@ import trio
 from msgspec import Struct, structs
 
 from orchestra.child.lines import without_colours
-from orchestra.control.doors import Door, Request, admit, is_local
+from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
-from orchestra.control.live import Live, Message, Receive, Scope, Send
+from orchestra.control.live import Live
 from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
+    from orchestra.control.doors import Message
     from orchestra.control.tabs import Tabs
 
 __all__ = ["App", "View"]
@@ -102,20 +103,13 @@ class _Answer(Struct, frozen=True):
 
 
 class _Place(Struct, frozen=True):
-    """What `open` takes."""
-
     file: str
     line: int
     token: str = ""
 
 
 class App:
-    """Answers what is asked under ``/__orchestra__/``.
-
-    Args:
-        token: What `open` needs at the browser's door.
-        launch: Starts a program, and does not wait for its end; raises `OSError`.
-    """
+    """Answers what is under ``/__orchestra__/``; `launch` starts a program without waiting, or `OSError`."""
 
     def __init__(
         self,
@@ -143,16 +137,18 @@ class App:
 
     async def __call__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it, that came in by `door`."""
-        request = _request(door, scope)
+        path: bytes = scope["raw_path"]
+        name = path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else ""
+        request = Request.of(door, name, scope)
         refusal = admit(request)
         if refusal is not None:
             await _answer(request, send, _said(refusal.status, refusal.text, refusal.headers))
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
-            await self._stream(request, receive, send, partial(_send_events, self._view))
+            await self._stream(request, receive, send, _server_sent(self._view))
         elif request.name == "watch" and (feed := self._view.feed) is not None:
-            await self._stream(request, receive, send, partial(_send_feed, feed))
+            await self._stream(request, receive, send, feed())
         else:
             await _answer(request, send, await self._ask(request, receive))
 
@@ -275,20 +271,20 @@ class App:
     # --- Streams ---
 
     async def _stream(
-        self, request: Request, receive: Receive, send: Send, send_all: Callable[[Send], Awaitable[None]]
+        self, request: Request, receive: Receive, send: Send, parts: AsyncGenerator[bytes, None]
     ) -> None:
-        """Answer with what `send_all` sends."""
         media_type, beat = _STREAMS[request.name]
         if self._readers >= MAX_READERS:
             await _answer(request, send, _said(503, f"{MAX_READERS} programs read the events already"))
             return
         self._readers += 1
         try:
-            async with trio.open_nursery() as nursery:
+            async with aclosing(parts), trio.open_nursery() as nursery:
                 await send(_start(200, media_type, ()))
                 nursery.start_soon(_beat, send, beat)
                 nursery.start_soon(_disconnected, receive, nursery.cancel_scope)
-                await send_all(send)
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
                 nursery.cancel_scope.cancel()
         finally:
@@ -302,8 +298,7 @@ class App:
             await _answer(request, send, _said(503, text))
 
 
-async def _send_events(view: View, send: Send) -> None:
-    """Send all events, as server-sent events, until the run has ended."""
+async def _server_sent(view: View) -> AsyncGenerator[bytes, None]:
     async with aclosing(view.events(limit=MAX_EVENTS)) as events:
         async for event in events:
             # As in the JSON lines: a line is told when it is whole, and without colours.
@@ -311,17 +306,9 @@ async def _send_events(view: View, send: Send) -> None:
                 continue
             if isinstance(event, OutputLine):
                 event = structs.replace(event, text=without_colours(event.text))  # noqa: PLW2901
-            await send(
-                {"type": "http.response.body", "body": b"data: %s\n\n" % encode(event), "more_body": True}
-            )
+            yield b"data: %s\n\n" % encode(event)  # noqa: ASYNC119 - `_stream` closes it
             if isinstance(event, RunEnded):
                 break
-
-
-async def _send_feed(feed: Callable[[], AsyncGenerator[bytes, None]], send: Send) -> None:
-    async with aclosing(feed()) as parts:
-        async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _disconnected(receive: Receive, scope: trio.CancelScope) -> None:
@@ -337,20 +324,6 @@ async def _beat(send: Send, beat: bytes) -> None:
 
 
 # --- ASGI ---
-
-
-def _request(door: Door, scope: Scope) -> Request:
-    headers: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        headers[name.lower()] = headers[name.lower()] + b", " + value if name.lower() in headers else value
-    path: bytes = scope["raw_path"]
-    return Request(
-        door=door,
-        name=path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else "",
-        method=scope.get("method", "GET"),
-        is_websocket=scope["type"] == "websocket",
-        headers=headers,
-    )
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -138,7 +138,6 @@ def _bottom(on: Controls) -> None:
 
 
 def _find(on: Controls, *, up: bool) -> None:
-    """Go to the next entry with the text that is searched for."""
     look, log = on.look, on.model.log
     if not look.search:
         on.say("nothing is searched for: press / first")

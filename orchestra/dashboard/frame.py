@@ -33,11 +33,7 @@ _PROMPT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Message:
-    """A line above the keys.
-
-    Attributes:
-        level: ``info``, ``warning`` or ``error``.
-    """
+    """A line above the keys; its level is ``info``, ``warning`` or ``error``."""
 
     text: str
     level: str = "info"
@@ -213,7 +209,6 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
 
 
 def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
-    """Give the actions that do something now, with a word for each."""
     look = controls.look
     if look.mode is Mode.INPUT:
         return [("ctrl-]", "keys for the dashboard again")]

@@ -42,11 +42,7 @@ _HOST = "Vite refuses this host (403): add it to [proxy] allowed_hosts, or to se
 
 
 class Hints:
-    """Collects hints.
-
-    Attributes:
-        found: Those that there are, oldest first; one that was dismissed does not come again.
-    """
+    """Collects hints, oldest first; one that was dismissed does not come again."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
