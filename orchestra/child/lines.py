@@ -46,10 +46,7 @@ def without_colours(line: str) -> str:
 class LineSplitter:
     """Collects the bytes of one stream and gives back whole lines.
 
-    Memory holds one line of at most `LONGEST_LINE`, and work is linear in the bytes.
-
-    Args:
-        longest: The characters after which a line becomes several.
+    Work is linear in the bytes, and memory holds one line: after `longest` characters it becomes several.
     """
 
     def __init__(self, *, longest: int = LONGEST_LINE) -> None:

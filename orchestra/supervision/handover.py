@@ -34,13 +34,9 @@ _DRAIN_TIMEOUT = 30.0
 
 
 class Handover:
-    """Runs the children of a worker's process.
+    """Runs the children of a worker's process; `current` is the one that counts, or the last that did.
 
-    Args:
-        on_fact: Called with each fact about the current child, but its end.
-
-    Attributes:
-        current: The child that counts; the last one, once that has ended.
+    `on_fact` is called with each fact about that, but its end.
     """
 
     def __init__(self, worker: Worker, run: Run, on_fact: Callable[[Fact], object]) -> None:
