@@ -272,7 +272,8 @@ def test_in_the_background_it_prints_and_leaves_the_terminal_alone(tmp_path: Pat
         # That it was typed is not enough: Ctrl-C goes to the process that has the terminal.
         terminal.until(lambda _: terminal.foreground() == job.pid)
         terminal.send("\x03")
-        terminal.until(lambda text: "SIGINT" in text)
+        # Until it has ended, what is typed is its own.
+        terminal.until(lambda text: "prompt>" in text.partition("SIGINT")[2])
         terminal.send("echo code $?\n")
         terminal.until(lambda text: "code 130" in text)
         assert [line for line in mark.living() if "bash" not in line] == []
