@@ -98,7 +98,8 @@ class Supervisor:
 
     Args:
         plan: What to run.
-        sinks: Awaited with every line of output, in order, before its process may go on writing.
+        sinks: Awaited with all lines of output, in order, before their process may go on writing; with some
+            of one stream at a time.
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
@@ -114,6 +115,7 @@ class Supervisor:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
         read_again: Has the plan followed that the files make now, if `replan` reads them.
+        recent_requests: Tells again of the requests that have ended last; see `CurrentPlan`.
         feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
@@ -136,7 +138,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self.read_again = self._current.replan
+        self.read_again, self.recent_requests = self._current.replan, self._current.recent_requests
         self._development: Development | None = None
         if reloads or is_reachable:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without

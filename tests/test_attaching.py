@@ -113,6 +113,46 @@ def test_a_run_in_the_background_is_shown_with_its_log(tmp_path: Path) -> None:
         orchestra("down", cwd=folder)
 
 
+def test_what_was_before_a_run_in_the_background_is_watched_is_shown(tmp_path: Path) -> None:
+    worker = "printf '\\033[31mred\\033[0m\\n'; printf 'Name? '; read name; echo hello $name; sleep 1000"
+    folder = project(tmp_path, worker=worker)
+    assert orchestra("run", "--detach", cwd=folder)[0] == 0
+    try:
+        assert orchestra("wait", cwd=folder)[0] == 0
+        url = orchestra("ps", "--json", cwd=folder)[1].partition('"url":"')[2].partition('"')[0]
+        get(url + "/nothing-here")
+        get(url + "/orchestra.toml")
+        for _ in range(2):
+            with attached(folder, columns=140, lines=40) as terminal:
+                terminal.until(lambda text: "waits for input at 'Name?'" in text and "2 so far" in text)
+                assert all(each in terminal.text for each in (" 404 GET", " 200 GET"))
+                red = terminal.screen.buffer[
+                    next(y for y, row in enumerate(terminal.rows) if row.endswith("│ red"))
+                ]
+                assert "red" in {cell.fg for cell in red.values()}
+                terminal.send("tj\r")
+                terminal.until(lambda text: "first byte" in text and "User-Agent: curl/8" in text)
+                terminal.send("q")
+                assert terminal.wait() == 0
+        assert orchestra("send", "worker", "Ada", cwd=folder)[0] == 0
+        with attached(folder) as terminal:
+            terminal.until(lambda text: "hello Ada" in text)
+            assert "waits for input" not in terminal.text
+    finally:
+        orchestra("down", cwd=folder)
+
+
+def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
+    folder = project(tmp_path, worker="while :; do seq 100; sleep 0.05; done")
+    assert orchestra("run", "--detach", cwd=folder)[0] == 0
+    try:
+        with attached(folder, columns=300, lines=80) as terminal:
+            terminal.until(lambda text: "worker" in text)
+            terminal.end_while_it_accepts_nothing()
+    finally:
+        orchestra("down", cwd=folder)
+
+
 def test_without_a_terminal_that_is_said(tmp_path: Path) -> None:
     with Terminal(*COMMAND, "run", cwd=project(tmp_path)) as terminal:
         terminal.until(lambda text: text.count("ready") >= 2)

@@ -577,7 +577,7 @@ KEYS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     events=st.lists(EVENTS, max_size=30),
     keys=KEYS,

@@ -15,6 +15,8 @@ from tests.events_kit import moment
 from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.events import OutputLine
     from tests.simulation_kit import Child
 
@@ -217,12 +219,13 @@ async def test_a_sink_that_takes_its_time_is_not_given_up(
     async def speaks(child: Child) -> int:
         child.heeds = False
         await trio.sleep(4.9)
-        await child.say("one", "two")
+        await child.say("one")
+        await child.say("two")
         return 0
 
-    async def sink(line: OutputLine) -> None:
+    async def sink(lines: Sequence[OutputLine]) -> None:
         await trio.sleep(4)
-        taken.append(line.text)
+        taken.extend(line.text for line in lines)
 
     world.programs["a"] = speaks
     async with supervised(world, replace(A, stop_timeout=60), sinks=[sink]) as (supervisor, _):
@@ -239,7 +242,7 @@ async def test_a_sink_that_stalls_does_not_keep_the_end(
         await trio.sleep_forever()
         return 0
 
-    async def sink(_line: OutputLine) -> None:
+    async def sink(_lines: Sequence[OutputLine]) -> None:
         await trio.sleep_forever()
 
     world.programs["a"] = speaks

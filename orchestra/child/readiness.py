@@ -112,7 +112,7 @@ class Readiness:
 
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
-        if self._port is not None and any(f":{self._port}" in line for line in lines):
+        if self._port is not None and f":{self._port}" in "\n".join(lines):
             self._port_named.set()
             self._port_named = trio.Event()
         for check, event in self._seen.items():

@@ -32,7 +32,6 @@ class Recording(EventLog):
     """Records a run in place of an older recording; `ConfigError` if the file is something else."""
 
     _kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
-    _has_colours = True
 
     def __init__(self, path: str) -> None:
         file = Path(path)

@@ -192,8 +192,8 @@ class Attempt(Stoppable):
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
         self.symptoms.keep(lines, now)
-        for line in lines:
-            match self.symptoms.see(stream, line, now):
+        for found in self.symptoms.read(stream, lines, now):
+            match found:
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
