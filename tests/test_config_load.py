@@ -1077,7 +1077,7 @@ def some_of(lines: list[str]) -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(lines), max_size=4, unique=True).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(some_of(LINES), some_of(SETTINGS), st.sampled_from([(), ("web",), ("vite", "api"), ("?",)]))
 def test_whatever_is_written_gives_a_plan_or_our_error(
     project: Project, procfile: str, table: str, only: tuple[str, ...]
