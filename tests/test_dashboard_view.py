@@ -482,7 +482,7 @@ def test_a_warning_stays_above_the_keys_for_a_while() -> None:
 
 def test_the_help_has_every_key_even_on_the_smallest_screen() -> None:
     text = "\n".join(picture(model_of(), "?", width=80, height=24))
-    assert all(words[:24] in text for _, words in ACTIONS.values())
+    assert all(words in text for _, words in ACTIONS.values())
 
 
 def test_on_a_terminal_without_unicode_everything_is_ascii() -> None:
