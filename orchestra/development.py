@@ -34,12 +34,9 @@ _STORE_INTERVAL = 10.0
 class Development:
     """What a run on the command line has beside others.
 
-    Args:
-        reloads: Whether saved files and open pages take part; else only programs reach the run.
-
     Attributes:
         control: Serves our own paths, and tells open pages what to do.
-        reloads: As it was given.
+        reloads: Whether saved files and open pages take part; else only programs reach the run.
         proxy: The run's, once there is one.
     """
 

@@ -63,10 +63,7 @@ _WANTED_FILES = (65_536, 10_240)
 def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) -> int:
     """Run a plan to its end, and return the exit status.
 
-    Args:
-        plan: What to run.
-        replan: Reads again what the plan was made of, when that has changed; see `Supervisor`.
-        record: The file in which all that happens is kept, for `replaying`.
+    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.

@@ -137,17 +137,9 @@ def show(
     lines: int | None,
     timestamps: bool,
 ) -> int:
-    """Print events as plain lines.
+    """Print events as plain lines: those that are there, after ``None`` what is still coming; return 0.
 
-    Args:
-        events: Those that are there, ``None``, and what is still coming.
-        names: Only these processes, instances with their numbers; all if there are none.
-        since: Not what is older.
-        lines: Only that many, the last ones of those that are there.
-        timestamps: Whether lines begin with the time of day.
-
-    Returns:
-        The exit status.
+    Only of these processes, if some are named; none older than `since`, and the last `lines` of those there.
     """
     output = _Output()
     printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)

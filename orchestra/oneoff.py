@@ -29,16 +29,9 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid: int | None) -> Place:
-    """Find out what a process has.
+    """Find out what a process has, by default the backend, or the first one; or `OrchestraError`.
 
-    Args:
-        name: The process; ``None`` for the backend, or the first one.
-        environ: The environment of this process.
-        folder: The current folder.
-        pid: Of the run that is meant; ``None``: the one of the project that the folder is in, if it runs.
-
-    Raises:
-        OrchestraError: There is no such run or process; or the project's files are wrong.
+    It is one of the run with this `pid`, else of the project that the folder is in, whether that runs or not.
     """
     try:
         run = choose(environ, folder, pid=pid)

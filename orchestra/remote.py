@@ -157,16 +157,7 @@ def find(environ: Mapping[str, str]) -> list[RunningRun]:
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
-    """Find the run that is meant: the one with this pid, else the one of the project that a folder is in.
-
-    Args:
-        environ: Says where sockets are.
-        folder: The current folder.
-        pid: Of orchestra, if the user gives one.
-
-    Raises:
-        NoRun: There is none, or there are several.
-    """
+    """Find the run with this pid, else that of the project that a folder is in; `NoRun` if it is unclear."""
     runs = find(environ)
     if pid is not None:
         meant = [run for run in runs if run.state.pid == pid]

@@ -9,6 +9,7 @@ Not here: the file (`dashboard/recording`), the screen.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.guard import guarded
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import events_of
@@ -107,7 +109,8 @@ async def show(
     `play` feeds the model, and is given what ends the showing; `obey` gives an order to the run.
     """
     code = 0
-    async with trio.open_nursery() as nursery:
+    # It gives the terminal back if that accepts nothing at the end, or if we are killed.
+    async with guarded(secrets.token_hex()) as guard, trio.open_nursery() as nursery:
 
         async def end_at_signal() -> None:
             nonlocal code
@@ -122,6 +125,7 @@ async def show(
             controls,
             operator.perform,
             send=operator.send,
+            on_taken=guard.on_screen,
             has_mouse=has_mouse,
             environ=os.environ,
             clock=clock,

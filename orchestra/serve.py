@@ -82,12 +82,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve(served: Served, *, listen: str, workers: int = 1) -> int:
-    """Serve until a signal ends it; return the exit status.
-
-    Args:
-        served: What.
-        listen: ``HOST:PORT``, or ``unix:PATH``.
-        workers: How many processes.
+    """Serve at ``HOST:PORT`` or ``unix:PATH`` until a signal ends it; return the exit status.
 
     Raises:
         ConfigError: The address cannot be had, or something is not there.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import trio
 import trio.testing
+from hypothesis import HealthCheck, settings
 
 from tests.layouts_kit import packages
 from tests.project_kit import VITE_PORTS, browser_without, install
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CEILING = 30.0
+
+# How long an example takes is no promise of ours: the machine may have other work to do.
+settings.register_profile("orchestra", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("orchestra")
 
 
 def pytest_configure(config: pytest.Config) -> None:

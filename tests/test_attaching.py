@@ -142,6 +142,17 @@ def test_what_was_before_a_run_in_the_background_is_watched_is_shown(tmp_path: P
         orchestra("down", cwd=folder)
 
 
+def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
+    folder = project(tmp_path, worker="while :; do seq 100; sleep 0.05; done")
+    assert orchestra("run", "--detach", cwd=folder)[0] == 0
+    try:
+        with attached(folder, columns=300, lines=80) as terminal:
+            terminal.until(lambda text: "worker" in text)
+            terminal.end_while_it_accepts_nothing()
+    finally:
+        orchestra("down", cwd=folder)
+
+
 def test_without_a_terminal_that_is_said(tmp_path: Path) -> None:
     with Terminal(*COMMAND, "run", cwd=project(tmp_path)) as terminal:
         terminal.until(lambda text: text.count("ready") >= 2)

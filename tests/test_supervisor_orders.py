@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from orchestra import Plan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Install, Role
@@ -446,7 +446,7 @@ async def test_a_command_can_be_run_whenever_it_is_up(world: World, autojump_clo
     assert recorder.states("plain") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     orders=ORDERS,
     restart_mode=st.sampled_from(["replace", "overlap"]),

@@ -31,6 +31,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import ProtocolError
 
+from orchestra.asgi.requests import fields_of
 from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import forwarded_request
 
@@ -55,7 +56,7 @@ _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
 # These are ours: the handshake with Vite has its own.
-_OWN = frozenset({"host", "connection", "upgrade"})
+_OWN = frozenset({b"host", b"connection", b"upgrade"})
 _NO_STATUS, _ABNORMAL = 1005, 1006
 
 
@@ -177,12 +178,10 @@ class _ViteEnd:
         return self._events.pop(0)
 
     async def shake_hands(self, head: RequestHead, peer: Peer) -> AcceptConnection | RejectConnection:
-        lines = forwarded_request(head, peer).decode("latin-1").split("\r\n")[1:-2]
-        pairs = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         fields = [
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in pairs
-            if name.lower() not in _OWN and not name.lower().startswith("sec-websocket-")
+            (name, value)
+            for name, value in fields_of(forwarded_request(head, peer))
+            if name.lower() not in _OWN and not name.lower().startswith(b"sec-websocket-")
         ]
         protocols = head.values.get(b"sec-websocket-protocol", b"").decode("latin-1")
         names = [each.strip() for each in protocols.split(",") if each.strip()]

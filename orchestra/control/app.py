@@ -27,7 +27,7 @@ import shutil
 from contextlib import aclosing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import trio
@@ -59,6 +59,7 @@ MAX_EVENTS = 10_000
 # Seconds of silence after which a stream shows that it is alive, or finds out that its reader is not.
 HEARTBEAT = 20.0
 
+_T = TypeVar("_T")
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 _EVERY_ANSWER: _Headers = (
@@ -163,9 +164,9 @@ class App:
             case "open":
                 return await self._open(request, receive)
             case "order":
-                return await self._obey(await _body(receive))
+                return await self._obey(receive)
             case "place":
-                return self._place(await _body(receive))
+                return await self._place(receive)
             case "watch":
                 return _said(404, "this run is not shown to other terminals")
             case _:
@@ -206,13 +207,10 @@ class App:
         body = encode({"ready": not missing, "missing": missing})
         return _Answer(503 if missing else 200, body, _JSON)
 
-    async def _obey(self, body: bytes | None) -> _Answer:
-        if body is None:
-            return _said(413, f"an order has at most {MAX_BODY} bytes")
-        try:
-            order = msgspec.json.decode(body, type=Order)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            return _said(400, f"that is no order: {exc}")
+    async def _obey(self, receive: Receive) -> _Answer:
+        order = await _read(receive, Order, "that is no order")
+        if isinstance(order, _Answer):
+            return order
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
             return _said(404, f"there is no process called {', '.join(unknown)}")
         try:
@@ -221,11 +219,11 @@ class App:
             return _said(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)
 
-    def _place(self, body: bytes | None) -> _Answer:
-        try:
-            name = msgspec.json.decode(body or b"", type=str | None)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            return _said(400, f"that is no name of a process: {exc}")
+    async def _place(self, receive: Receive) -> _Answer:
+        kind: Any = str | None
+        name = await _read(receive, kind, "that is no name of a process")
+        if isinstance(name, _Answer):
+            return name
         process = self._view.plan.named(name)
         if process is None:
             return _said(404, f"there is no process called {name}")
@@ -234,13 +232,9 @@ class App:
     # --- Opening a file ---
 
     async def _open(self, request: Request, receive: Receive) -> _Answer:
-        body = await _body(receive)
-        if body is None:
-            return _said(413, f"an order has at most {MAX_BODY} bytes")
-        try:
-            order = msgspec.json.decode(body, type=_Place)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
-            return _said(400, f'it takes {{"file": ..., "line": ..., "token": ...}}: {exc}')
+        order = await _read(receive, _Place, 'it takes {"file": ..., "line": ..., "token": ...}')
+        if isinstance(order, _Answer):
+            return order
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
         if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):
             return _said(403, "the token is not this run's: load the page again")
@@ -326,14 +320,19 @@ async def _beat(send: Send, beat: bytes) -> None:
 # --- ASGI ---
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """Receive a request's body; ``None`` if it is too long."""
+async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
+    """Receive a request's body, as JSON of a kind; or give the answer that says what is wrong with it."""
     body, has_more = b"", True
     while has_more and len(body) <= MAX_BODY:
         message = await receive()
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
-    return body if len(body) <= MAX_BODY else None
+    if len(body) > MAX_BODY:
+        return _said(413, f"an order has at most {MAX_BODY} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
+        return _said(400, f"{wanted}: {exc}")
 
 
 def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:

@@ -48,15 +48,8 @@ class PlainPrinter:
     """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
 
     Requests are printed only if asked for: backend and frontend have access logs of their own. Where there
-    are colours, the bar before what was written to standard error is red.
-
-    Args:
-        writer: Where to write.
-        names: The processes, in the order of the Procfile: it decides their colours, the longest the margin.
-        environ: For ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM``.
-        has_timestamps: Whether lines begin with the time of day.
-        has_names: Whether lines of output begin with the name of their process.
-        has_requests: Whether requests are printed.
+    are colours, the bar before what was written to standard error is red. The order of the names, which is
+    that of the Procfile, decides their colours, and the longest one the margin.
 
     Attributes:
         kinds: The types of event that `observe` is for.

@@ -46,13 +46,7 @@ _MOST_PAST = 10_000
 
 
 class EventLog:
-    """A file of events that takes them at once, and writes them in batches.
-
-    Args:
-        path: The file; only its user can read it.
-        max_bytes: As for `LogFile`.
-        backups: Likewise.
-        is_kept: Whether there is one at all.
+    """A file of events, which only its user can read; takes them at once, and writes them in batches.
 
     Attributes:
         sinks: Take lines of output; none if no log is kept.

@@ -44,11 +44,9 @@ class Service(Struct, frozen=True, kw_only=True):
     """One process of the Procfile.
 
     Attributes:
-        name: As in the Procfile.
         members: Its instances; a single one has its name.
         variables: Their environments without what the system and the env files give, in the same order.
         port: Where the first one listens; ``None``: nothing is known to ask it for anything.
-        checks: When it is ready.
         depends_on: What it waits for, instances taken together.
         is_task: Whether others wait until it has completed.
         notes: What has no counterpart in any engine, or is not for production.

@@ -13,7 +13,7 @@ Not here: the rule (`config/roles`), the question that a socket is asked (`inqui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 from msgspec.structs import replace
@@ -41,12 +41,6 @@ _PATIENCE = 1.0
 _LONGEST_PAUSE = 5.0
 
 
-class Tell(Protocol):
-    """Is told of an upstream that was left open, once it is decided; as `Proxy.decide`."""
-
-    def __call__(self, side: Side, upstream: UpstreamPlan, *, reason: str) -> object: ...
-
-
 class _Patience:
     """Tells when a child has shown nothing for long enough: later, if it compiles."""
 
@@ -59,10 +53,8 @@ class _Patience:
     async def is_over(self) -> bool:
         now = trio.current_time()
         if not self._is_over and now - self._began >= SILENT_AFTER:
-            before, self._used = (
-                self._used,
-                sum(each.cpu for each in await self._run.remains(self._leader) or ()),
-            )
+            before, members = self._used, await self._run.remains(self._leader) or ()
+            self._used = sum(each.cpu for each in members)
             is_busy = self._used - before >= _BUSY * (now - self._looked_at)
             self._is_over = not is_busy or now - self._began >= _BUSY_UNTIL
         self._looked_at = now
@@ -102,9 +94,9 @@ class _Questions:
 
 
 class RunTimeRoles:
-    """Decides the roles that the plan has left open."""
+    """Decides the roles that the plan has left open; `tell` is told of each, as `Proxy.decide` is."""
 
-    def __init__(self, plan: Plan, run: Run, tell: Tell) -> None:
+    def __init__(self, plan: Plan, run: Run, tell: Callable[..., object]) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
         self._run = run

@@ -50,9 +50,6 @@ class SecondServer:
         self._first, self._refused, self._on_move = first, refused, on_move
         self._is_followed = False
 
-    def __repr__(self) -> str:
-        return f"<SecondServer of {self._process}, at {self.address}>"
-
     async def follow(self, leader: int) -> None:
         """Find it, if there is or may be one, and again when it has moved."""
         roles = self._run.roles
