@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from orchestra.dashboard.log import Wanted
 from orchestra.dashboard.look import Look, Mode
 from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
@@ -151,7 +152,7 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
     if look.search:
         notes.append(f"search: {look.search}")
     if look.until is not None:
-        below = max(model.log.count - look.until, 0)
+        below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
         notes.append(f"paused, {below} newer" if below else "paused")
     if missed:
         notes.append(f"{missed:,} line{'s' * (missed > 1)} not shown")
