@@ -211,6 +211,7 @@ def test_a_wrong_name_is_answered_by_the_right_ones(looked_at: Run) -> None:
         ("wait --timeout nan", "nan is not a number"),
         ("wait --timeout -1", "-1.0 is not in the range x>=0"),
         ("exec", "there is no command"),
+        ("attach", "error: a run is shown on a terminal\n hint: orchestra ps and logs need none.\n"),
         ("exec api true", "hint: For that of a process: orchestra exec NAME -- COMMAND"),
     ],
 )
