@@ -47,15 +47,12 @@ class Probe(Protocol):
 
     async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
         """Ask over HTTP."""
-        ...
 
     async def tcp_answer(self, at: Address) -> str:
         """Connect."""
-        ...
 
     async def exec_answer(self, command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
         """Run a command."""
-        ...
 
 
 class Readiness:

@@ -266,21 +266,17 @@ def _bound(host: str, port: int) -> socket.socket:
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = Address(host, port)
     if exc.errno in _NO_SUCH_ADDRESS:
-        return ConfigError(
-            f"cannot listen on {host}: it is not an address of this machine",
-            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
-        )
-    if exc.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"{port_taken(port, holder(port))}: cannot listen on {where}",
-            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
-        )
-    if exc.errno == errno.EACCES:
-        return ConfigError(
-            f"not allowed to listen on {where}: ports below 1024 are the system's",
-            hint=f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}",
-        )
-    return ConfigError(f"cannot listen on {where}: {exc.strerror}", hint="Choose another address: --listen.")
+        text = f"cannot listen on {host}: it is not an address of this machine"
+        hint = "Give an address of this machine: --listen 127.0.0.1:8000."
+    elif exc.errno == errno.EADDRINUSE:
+        text = f"{port_taken(port, holder(port))}: cannot listen on {where}"
+        hint = f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}"
+    elif exc.errno == errno.EACCES:
+        text = f"not allowed to listen on {where}: ports below 1024 are the system's"
+        hint = f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}"
+    else:
+        text, hint = f"cannot listen on {where}: {exc.strerror}", "Choose another address: --listen."
+    return ConfigError(text, hint=hint)
 
 
 def _next_free(port: int) -> int:

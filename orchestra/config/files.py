@@ -47,12 +47,7 @@ _PIPE_TIMEOUT = 10.0
 
 
 class Problems(Struct):
-    """Collects errors and warnings.
-
-    Attributes:
-        errors: Problems with which a run cannot start.
-        warnings: Problems with which it can start, but may fail later: a program that is not there yet.
-    """
+    """Collects errors, with which no run can start, and warnings: it may fail by what is not there yet."""
 
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)

@@ -67,11 +67,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
         listen: The proxy's address, see `parse_listen`.
-        no_proxy: Run the processes alone.
-        base_port: The first process's port.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
-        output: How the run is shown.
-        exit_on: What ends it.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.

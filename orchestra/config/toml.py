@@ -62,7 +62,6 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The file; ``None`` if there is none, or it says nothing about orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
-        text: The file's text, to find lines in.
         notes: Keys that have no effect any more.
     """
 

@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 
     from orchestra.child.table import Entry
     from orchestra.events import Exit, StreamName
-    from orchestra.supervision.delivery import ProcessOutput
-    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Broken, Fact
     from orchestra.supervision.run import Run
+    from orchestra.supervision.worker import Worker
 
 __all__ = ["Attempt"]
 
@@ -93,29 +92,25 @@ class Attempt(Stoppable):
 
     def __init__(
         self,
-        plan: ProcessPlan,
+        worker: Worker,
         run: Run,
         *,
         env: Mapping[str, str],
         port: int | None,
-        output: ProcessOutput,
-        errors: ProcessErrors,
         on_fact: Callable[[Attempt, Fact], object],
-        spawn: Callable[..., Awaitable[Exit]] | None = None,
+        spawn: Callable[..., Awaitable[Exit]] | None,
     ) -> None:
         super().__init__(run, spawn)
-        self.plan = plan
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._env = env
-        self._output = output
-        self._errors = errors
+        self._worker = worker
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
-        self.symptoms = Symptoms(plan.command, (str(plan.cwd), run.root))
+        self.symptoms = Symptoms(self.plan.command, (str(self.plan.cwd), run.root))
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
@@ -127,6 +122,11 @@ class Attempt(Stoppable):
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
+
+    @property
+    def plan(self) -> ProcessPlan:
+        """The plan of its process, as it is now."""
+        return self._worker.life.plan
 
     def retire(self, limit: float) -> None:
         """Stop the child when no client is served by it any more, after `limit` seconds at most."""
@@ -155,7 +155,7 @@ class Attempt(Stoppable):
                 how = await self.run_child(
                     plan.in_shell(plan.command),
                     on_spawn=self._spawned,
-                    on_output=partial(self._output.write, see=self._see),
+                    on_output=partial(self._worker.output.write, see=self._see),
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
@@ -179,7 +179,7 @@ class Attempt(Stoppable):
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
-        self._output.begin_child()
+        self._worker.output.begin_child()
         self._on_fact(self, Spawned())
         if self.is_ending:
             return
@@ -197,7 +197,7 @@ class Attempt(Stoppable):
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
-                    self._errors.log(failure, now)
+                    self._worker.errors.log(failure, now)
                 case _:
                     pass
 
@@ -279,17 +279,12 @@ class Attempt(Stoppable):
             if self.symptoms.error and self.symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
-                if await self._is_silent():
+                ask, last = self._run.runtime.probe.http_answer, self._served_at
+                if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
-
-    async def _is_silent(self) -> bool:
-        if (last := self._served_at) is None:
-            return True
-        answer = await self._run.runtime.probe.http_answer(last, within=_STUCK_PROBE_TIMEOUT)
-        return bool(answer.missing)
 
     async def _look_for_trouble(self, leader: int) -> None:
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
@@ -367,8 +362,8 @@ class Attempt(Stoppable):
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
-        output, env = self._output.write, {**self._env, **url}
-        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
+        write, env = self._worker.output.write, {**self._env, **url}
+        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
 

@@ -90,8 +90,7 @@ class Delivery:
 class ProcessOutput:
     """The output of one process of the plan, whichever child of it writes.
 
-    Attributes:
-        tail: The last lines of its newest child that has written one, oldest first, without colours.
+    Its `tail` are the last lines, without colours, of the newest child that has written one.
     """
 
     def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:

@@ -76,7 +76,7 @@ class Worker:
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
-        self._handover = Handover(plan, run, output=self.output, errors=self.errors, on_fact=self._learn)
+        self._handover = Handover(self, run, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
@@ -154,7 +154,8 @@ class Worker:
         """Follow another plan from now on; a child that runs goes on as it is."""
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
-        self._handover.change_plan(plan)
+        if not plan.warm_spare:
+            self._handover.spares.discard()
         if log_settings(before) != log_settings(plan):
             self._run.nursery.start_soon(self.output.follow, plan)
 
