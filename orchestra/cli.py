@@ -13,6 +13,7 @@ import errno
 import gc
 import os
 import sys
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -22,7 +23,7 @@ from orchestra.errors import ConfigError, OrchestraError
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from orchestra.config.plan import Plan
 
@@ -110,10 +111,22 @@ _PLAN_OPTIONS = (
 
 
 def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that decide what is run, and where."""
+    """Add the options that decide what is run, and where; the command gets them as `load` takes them."""
+
+    @wraps(command)
+    def call(
+        arguments: tuple[str, ...], *, procfile: str | None, left_out: tuple[str, ...], **options: Any
+    ) -> int:
+        from orchestra.config import Overrides, split_arguments  # noqa: PLC0415 - as the module says
+
+        procfile, names = (procfile, arguments) if procfile is not None else split_arguments(arguments)
+        set_here = {name: options.pop(name) for name in Overrides.__struct_fields__ if name in options}
+        asked = {"only": names, "left_out": left_out, "overrides": Overrides(**set_here)}
+        return command(procfile, asked, **options)
+
     for option in reversed(_PLAN_OPTIONS):
-        command = option(command)
-    return command
+        call = option(call)
+    return call
 
 
 @_commands.command()
@@ -135,26 +148,13 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--record", metavar="FILE", help="Keep all that happens; `replay FILE` shows it again.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
-def run(
-    arguments: tuple[str, ...],
-    *,
-    procfile: str | None,
-    left_out: tuple[str, ...],
-    detach: bool,
-    record: str | None,
-    **options: Any,
-) -> int:
+def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record: str | None) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
-    from orchestra.config import Overrides  # noqa: PLC0415
     from orchestra.planning import load  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    overrides = Overrides(**options)
-
     def plan(running: Plan | None = None) -> Plan:
-        how: dict[str, Any] = {"overrides": overrides, "running": running, "has_memory": True}
-        return load(procfile, only=names, left_out=left_out, **how)
+        return load(procfile, running=running, has_memory=True, **asked)
 
     found = plan()
     if detach:
@@ -187,24 +187,13 @@ def replay(file: str, *, speed: float) -> int:
     return show(file, speed=speed)
 
 
-def _split(arguments: tuple[str, ...], procfile: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Tell the Procfile from the processes."""
-    from orchestra.config import split_arguments  # noqa: PLC0415
-
-    return (procfile, arguments) if procfile is not None else split_arguments(arguments)
-
-
 @_commands.command()
 @_plan_options
-def check(
-    arguments: tuple[str, ...], *, procfile: str | None, left_out: tuple[str, ...], **options: Any
-) -> int:
+def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
     """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
     from orchestra.check import check as look  # noqa: PLC0415
-    from orchestra.config import Overrides  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
+    report = look(procfile, environ=os.environ, **asked)
     if report.understood:
         _say("\n".join(report.understood))
     for problem in report.problems:
@@ -219,37 +208,13 @@ def check(
 @click.option("-u", "--user", help="What it runs as. Default: of systemd, the current user.")
 @click.option("--name", help="What files, units and objects are called after. Default: the project's folder.")
 @click.option("--image", help="The image that containers run. Default: called like that.")
-def export_(
-    kind: str,
-    folder: str,
-    arguments: tuple[str, ...],
-    *,
-    procfile: str | None,
-    left_out: tuple[str, ...],
-    user: str | None,
-    name: str | None,
-    image: str | None,
-    **options: Any,
-) -> int:
+def export_(procfile: str | None, asked: Mapping[str, Any], *, kind: str, folder: str, **named: Any) -> int:
     """Write into DIR what another engine needs to run PROCFILE in production."""
     from pathlib import Path  # noqa: PLC0415
 
-    from orchestra.config import Overrides  # noqa: PLC0415
     from orchestra.export import export  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    files, remarks = export(
-        kind,
-        Path(folder),
-        procfile,
-        environ=os.environ,
-        only=names,
-        left_out=left_out,
-        overrides=Overrides(**options),
-        user=user,
-        name=name,
-        image=image,
-    )
+    files, remarks = export(kind, Path(folder), procfile, environ=os.environ, **asked, **named)
     for remark in remarks:
         click.echo(remark, err=True)
     _say("\n".join(map(str, files)))
@@ -269,11 +234,15 @@ def init() -> int:
         click.echo(remark, err=True)
     files = found.files
     _say("\n".join(files.values()).rstrip("\n"))
+    written: list[Path] = []
     for name, text in files.items():
         try:
             with Path(name).open("x", encoding="utf-8") as file:
+                written.append(Path(name))
                 file.write(text)
         except OSError as exc:
+            for path in written:
+                path.unlink()  # half of it would be taken for all
             hint = "Check the folder."
             raise ConfigError(f"cannot be written: {exc.strerror}", path=Path(name), hint=hint) from exc
     for reason in found.reasons:
@@ -343,7 +312,6 @@ def _write_report(exc: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    """Print to standard output, now."""
     from orchestra.dashboard.writer import standard_output  # noqa: PLC0415
 
     with standard_output():

@@ -33,17 +33,9 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
 
     A project has one such run: it is found by its folder, and a script may well say this twice.
 
-    Args:
-        arguments: Those of the command line.
-        root: The project's folder.
-
-    Returns:
-        0, or the exit status of a run that has ended at once; and what is to be said on standard output and
-        on standard error.
-
-    Raises:
-        ConfigError: The project runs already.
-        OrchestraError: It cannot be reached.
+    Returns 0, or the exit status of a run that has ended at once; and what is to be said on standard output
+    and on standard error. `ConfigError` if the project, whose folder is `root`, runs already;
+    `OrchestraError` if the run cannot be reached.
     """
     for each in find(os.environ):
         if each.root == root.resolve():

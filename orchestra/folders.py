@@ -53,11 +53,7 @@ def project_key(root: Path) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user gets into, or see to it that it is one.
-
-    Raises:
-        OSError: It is something else, another user's, or cannot be made.
-    """
+    """Make a folder that only this user gets into, or see to it that it is one; `OSError` if it cannot be."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -70,11 +66,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file in such a folder: all of it, or nothing.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write a file in such a folder: all of it, or nothing; `OSError` if it cannot be written."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     make_private(path.parent)
     new = path.with_suffix(f".{os.getpid()}")

@@ -82,12 +82,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve(served: Served, *, listen: str, workers: int = 1) -> int:
-    """Serve until a signal ends it; return the exit status.
-
-    Args:
-        served: What.
-        listen: ``HOST:PORT``, or ``unix:PATH``.
-        workers: How many processes.
+    """Serve at ``HOST:PORT`` or ``unix:PATH`` until a signal ends it; return the exit status.
 
     Raises:
         ConfigError: The address cannot be had, or something is not there.
@@ -123,11 +118,7 @@ def _listening(address: str, *, is_shared: bool) -> Iterator[Sequence[socket.soc
 
 
 def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
-    """Bind the sockets of ``HOST:PORT``, so that what fails later is the application's fault.
-
-    Raises:
-        ConfigError: It cannot be had.
-    """
+    """Bind the sockets of ``HOST:PORT``, or `ConfigError`: what fails later is the application's fault."""
     config = Config()
     config.bind, config.workers = [address], 2 if is_shared else 1
     try:
@@ -156,11 +147,7 @@ def serve_on(
     grace: float = 10.0,
     logs: bool = True,
 ) -> None:
-    """Serve an application on sockets that are bound, until a signal ends it.
-
-    Raises:
-        OrchestraError: It has failed to start.
-    """
+    """Serve an application on bound sockets until a signal ends it; `OrchestraError` if it fails to start."""
     config = Config()
     config.bind = [f"fd://{os.dup(each.fileno())}" for each in sockets]  # it closes them
     config.graceful_timeout = grace
@@ -283,12 +270,7 @@ def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
 
 
 def _load(served: Served) -> App:
-    """Find the application.
-
-    Raises:
-        ConfigError: There is none.
-        OrchestraError: It cannot be imported, which was shown.
-    """
+    """Find the application, or `ConfigError`; `OrchestraError` if it cannot be imported, which was shown."""
     gc.disable()  # as `child/application` does
     try:
         found = find(served.target)

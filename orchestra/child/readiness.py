@@ -6,8 +6,6 @@ question. A line that names the port is a sign that something listens there. Com
 pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
 ready when all have passed.
 
-`in_words` tells at any time what is still missing, for the user that waits.
-
 Not here: what follows from it (`supervision.lifecycle`).
 """
 
@@ -49,15 +47,12 @@ class Probe(Protocol):
 
     async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
         """Ask over HTTP."""
-        ...
 
     async def tcp_answer(self, at: Address) -> str:
         """Connect."""
-        ...
 
     async def exec_answer(self, command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
         """Run a command."""
-        ...
 
 
 class Readiness:
@@ -66,6 +61,7 @@ class Readiness:
     Args:
         needs_address: Where it listens has to be known, whatever its checks are.
         needs_vite: It is known to run Vite, or another server of a frontend.
+        avoids_vite: It is known to run Vite beside the server that is meant.
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
         identify: Finds out what answers at a socket.
 
@@ -83,6 +79,7 @@ class Readiness:
         port: int | None = None,
         needs_address: bool = False,
         needs_vite: bool = False,
+        avoids_vite: bool = False,
         probe: Probe = probe,
         programs: Callable[[int, int], Awaitable[frozenset[str]]],
         identify: Callable[[Address], Awaitable[tuple[Seen, Address]]],
@@ -92,6 +89,7 @@ class Readiness:
         self._programs = programs
         self._identify = identify
         self._needs_vite = needs_vite
+        self._avoids_vite = avoids_vite
         self._answered_at: float | None = None  # by another server than Vite
         self._env = env
         self._port = port
@@ -114,7 +112,7 @@ class Readiness:
 
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
-        if self._port is not None and any(f":{self._port}" in line for line in lines):
+        if self._port is not None and f":{self._port}" in "\n".join(lines):
             self._port_named.set()
             self._port_named = trio.Event()
         for check, event in self._seen.items():
@@ -197,6 +195,8 @@ class Readiness:
             return True
         if self._needs_vite:
             return await self._is_vite(socket)
+        if self._avoids_vite:
+            return (await self._identify(socket))[0] not in FRONTENDS
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 
     async def _is_vite(self, socket: Address) -> bool:

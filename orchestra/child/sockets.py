@@ -34,6 +34,7 @@ __all__ = [
     "LOOPBACK",
     "SocketScanner",
     "another",
+    "beside",
     "bind",
     "holder",
     "in_order_of_preference",
@@ -86,6 +87,23 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
+
+
+def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
+    """Find the sockets of the tree of `leader` beside the server at `port` and all that this has started.
+
+    Whether any other process is there, too, besides those that the server descends from. Blocks.
+    """
+    entries = _entries()
+    tree = table.tree(entries, leader)
+    holders = {pid for pid in tree if any(found.port == port for found in _sockets_of([pid]))}
+    others = tree - holders.union(*(table.tree(entries, pid) for pid in holders))
+    parents = {each.pid: each.parent for each in entries}
+    above = set()
+    for pid in holders:
+        while (pid := parents.get(pid, 0)) and pid not in above:
+            above.add(pid)
+    return _sockets_of(others), bool(others - above)
 
 
 def programs(leader: int, port: int) -> frozenset[str]:
@@ -266,21 +284,17 @@ def _bound(host: str, port: int) -> socket.socket:
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = Address(host, port)
     if exc.errno in _NO_SUCH_ADDRESS:
-        return ConfigError(
-            f"cannot listen on {host}: it is not an address of this machine",
-            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
-        )
-    if exc.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"{port_taken(port, holder(port))}: cannot listen on {where}",
-            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
-        )
-    if exc.errno == errno.EACCES:
-        return ConfigError(
-            f"not allowed to listen on {where}: ports below 1024 are the system's",
-            hint=f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}",
-        )
-    return ConfigError(f"cannot listen on {where}: {exc.strerror}", hint="Choose another address: --listen.")
+        text = f"cannot listen on {host}: it is not an address of this machine"
+        hint = "Give an address of this machine: --listen 127.0.0.1:8000."
+    elif exc.errno == errno.EADDRINUSE:
+        text = f"{port_taken(port, holder(port))}: cannot listen on {where}"
+        hint = f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}"
+    elif exc.errno == errno.EACCES:
+        text = f"not allowed to listen on {where}: ports below 1024 are the system's"
+        hint = f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}"
+    else:
+        text, hint = f"cannot listen on {where}: {exc.strerror}", "Choose another address: --listen."
+    return ConfigError(text, hint=hint)
 
 
 def _next_free(port: int) -> int:

@@ -189,13 +189,6 @@ class Child:
         await trio.sleep(_AFTER_KILL)
         waiting.cancel()
 
-    async def _kill_now(self) -> None:
-        if not self.is_gone:
-            self.family.signal(signal.SIGKILL)
-            await self._process.wait()
-            await self._families.until_gone(self.family)
-            self.is_gone = True
-
 
 async def run_child(
     command: str | Sequence[str],
@@ -247,7 +240,9 @@ async def run_child(
             nursery.cancel_scope.cancel()
     finally:
         with trio.move_on_after(_AFTER_KILL, shield=True):
-            await child._kill_now()  # noqa: SLF001
+            if not child.is_gone:
+                child.kill()
+                await child._until_gone()  # noqa: SLF001
         output.close()
         if guard is not None and child.is_gone:
             guard.emptied(child.family)

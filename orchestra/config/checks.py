@@ -41,11 +41,7 @@ UPGRADE_REQUIRED = 426
 
 
 class TcpCheck(Struct, frozen=True):
-    """A socket of its process tree listens, or a port of its own is answered (by a container, say).
-
-    Attributes:
-        at: Where something listens, whatever that is.
-    """
+    """A socket of its process tree listens, or something does `at` an address (a container, say)."""
 
     at: Address | None = None
 

@@ -1,7 +1,4 @@
-"""Reading the user's files, and collecting all problems that are found in them.
-
-`Problems` collects errors until everything has been read; then they are raised together, in the order of
-files and lines. A step whose failure must not end the reading runs inside of `caught`.
+"""Reading the user's files, and collecting all problems that are found in them, to be raised together.
 
 Not here: what any file means.
 """
@@ -50,12 +47,7 @@ _PIPE_TIMEOUT = 10.0
 
 
 class Problems(Struct):
-    """Collects errors and warnings.
-
-    Attributes:
-        errors: Problems with which a run cannot start.
-        warnings: Problems with which it can start, but may fail later: a program that is not there yet.
-    """
+    """Collects errors, with which no run can start, and warnings: it may fail by what is not there yet."""
 
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)

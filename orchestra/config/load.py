@@ -5,11 +5,8 @@ The order is that of the reader: first the Procfile and the settings are read, t
 last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
 process has the same one whichever others run.
 
-What is wrong is collected from beginning to end: `examine` gives all of it beside the plan of what is left,
-for ``orchestra check``; `load` raises all of it together.
-
-What only the machine knows comes in as arguments: the environment, whether a port is free and what holds it.
-Looking at files is all that happens here. Not here: starting, binding, printing, `os.environ`.
+What is wrong is collected from beginning to end. What only the machine knows comes in as an argument
+(`Machine`). Not here: starting, binding, printing, `os.environ`.
 """
 
 from __future__ import annotations
@@ -70,11 +67,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
         listen: The proxy's address, see `parse_listen`.
-        no_proxy: Run the processes alone.
-        base_port: The first process's port.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
-        output: How the run is shown.
-        exit_on: What ends it.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
@@ -126,7 +119,7 @@ def examine(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
 ) -> tuple[Plan, Problems]:
-    """Read everything, and give the plan of what could be understood, beside all that is wrong.
+    """Read everything, and give the plan of what could be understood, beside all that is wrong with the rest.
 
     Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
     current folder, or, if that has neither, the settings in it, if they define a process; else `ConfigError`.
@@ -245,6 +238,7 @@ class _Reader:
                     and not each.ready
                     and each.name not in completing
                 ),
+                also=roles.Seen.NOTHING if each.reading.why and each.reading.runs_others else None,
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
@@ -275,13 +269,14 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         candidates = [each for each in self.chosen if each.name in decided.to_ask]
+        servers = candidates if decided.backend is UNDECIDED else self.found_backend(decided)
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(
                 address,
                 self.chosen,
                 self.root,
-                knows_ports=not upstreams <= {None, UNDECIDED} or all(map(_tells_port, candidates)),
+                knows_ports=all(map(_tells_port, servers)),
                 machine=self.machine,
                 notes=self.notes,
             )
@@ -304,6 +299,12 @@ class _Reader:
             frontends=decided.frontends,
             candidates=tuple(name for each in candidates for name in each.instances),
         )
+
+    def found_backend(self, decided: roles.Roles) -> list[Draft]:
+        """The process that was found to be the backend, if one was, and is not set."""
+        if self.settings.proxy.backend is not None:
+            return []
+        return [each for each in self.chosen if decided.of(each.name) is Role.BACKEND]
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""
@@ -429,7 +430,8 @@ class _Reader:
 def _tells_port(process: Draft) -> bool:
     """Whether a command tells its port; what a manager of packages runs takes no usual port of Python's."""
     reading = process.reading
-    return bool(reading.ports or reading.manager) or environment.mentions_port(process.command)
+    is_known = reading.ports or reading.manager or reading.serves
+    return bool(is_known) or environment.mentions_port(process.command)
 
 
 def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:

@@ -45,12 +45,7 @@ _NAME_RULE = "Names are made of letters, digits, _ and -"
 
 
 class Entry(Struct, frozen=True):
-    """One entry of a Procfile.
-
-    Attributes:
-        name: ``[A-Za-z0-9_-]+``.
-        command: Without blanks around it; never empty, always one line.
-    """
+    """One entry of a Procfile: a name, ``[A-Za-z0-9_-]+``, and a command, never empty, always one line."""
 
     name: str
     command: str

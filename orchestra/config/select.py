@@ -56,7 +56,6 @@ class Draft(Struct, kw_only=True):
         instances: What they are called: a single one like the process; with none it is not run.
         env: The environment that its command is run in, but for ports.
         program: What its command runs first, and in which Python, for people.
-        role: What it is to the proxy.
     """
 
     name: str
@@ -150,7 +149,7 @@ def _command_of(
     keys, command = ("process", name), (table.command or "").strip()
     if command and table.app is not None:
         raise file.error((*keys, "app"), f"{name} has a command, too", hint="Delete one of the two.")
-    if not command and table.app is None:
+    if not command and table.app is None and not {(*keys, "app"), (*keys, "command")} & file.refused:
         near = nearest(name, [each.name for each in others])
         hint = f"Did you mean {near}?" if near else f"Add it to {path.name}, or set command or app."
         raise file.error(keys, f"there is no process {name} in {path.name}, and no command here", hint=hint)
@@ -311,27 +310,28 @@ def choose(
         elif name in only and name in left_out:
             problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
     asked = [name for name in only if name in by_name] if only else [*by_name]
-    chosen: set[str] = set()
-    unseen = [*asked]
-    while unseen:
-        name = unseen.pop()
-        if name not in chosen and name not in left_out and counts[name]:
-            chosen.add(name)
-            unseen += [each.name for each in by_name[name].waits_for]
+    chosen = _with_needed(asked, by_name, {name for name in counts if counts[name]}.difference(left_out))
     # What is named is asked for, and so is what is needed by it, or by what is started anyway.
-    needed = [name for name in chosen if name in only or by_name[name].settings.autostart]
-    started: set[str] = set()
-    while needed:
-        name = needed.pop()
-        if name not in started:
-            started.add(name)
-            needed += [each.name for each in by_name[name].waits_for if each.name in chosen]
+    wanted = [name for name in chosen if name in only or by_name[name].settings.autostart]
+    started = _with_needed(wanted, by_name, chosen)
     for name in chosen:
         by_name[name].autostart = name in started
         numbered = [f"{name}.{number}" for number in range(1, counts[name] + 1)]
         by_name[name].instances = numbered if len(numbered) > 1 else [name]
     if not chosen and processes and (not only or asked):
         problems.add(ConfigError("no process is left to run", path=path, hint=there_are([*by_name])))
+
+
+def _with_needed(names: Iterable[str], by_name: Mapping[str, Draft], possible: Collection[str]) -> set[str]:
+    """Add what processes depend on, as far as that is possible."""
+    found: set[str] = set()
+    unseen = [*names]
+    while unseen:
+        name = unseen.pop()
+        if name in possible and name not in found:
+            found.add(name)
+            unseen += [each.name for each in by_name[name].waits_for]
+    return found
 
 
 # --- In which order they are started and stopped ---

@@ -91,18 +91,11 @@ def with_tools(
     is_app: bool = False,
     is_launched: bool = False,
 ) -> dict[str, str]:
-    """Give an environment in which the tools of a folder are found.
+    """Give an environment in which the tools of a folder are found, in which a first program is called.
 
-    The scripts that were installed beside orchestra are found last of all; but where there is no virtual
-    environment, an application runs in the one that orchestra is installed in.
-
-    Args:
-        env: The environment so far.
-        folder: Where the first program is called.
-        root: The project's folder.
-        scripts: ``sysconfig.get_path("scripts")`` of the Python that runs orchestra; ``None`` adds nothing.
-        is_app: Whether it is for an application, which runs in the Python that is found.
-        is_launched: Whether its first program finds the environment itself.
+    The `scripts` that were installed beside orchestra (``None``: none) are found last of all; but where there
+    is no virtual environment, an application (`is_app`) runs in the one that orchestra is installed in.
+    `is_launched`: the first program finds its environment itself.
     """
     new = dict(env)
     folders = (new.get("PATH") or os.defpath).split(os.pathsep)
@@ -135,7 +128,6 @@ class Program(Struct, frozen=True, kw_only=True):
     """A program that was found, and the Python that executes it.
 
     Attributes:
-        path: Where it is.
         interpreter: What executes it, if it is a script that names it, or a Python.
         is_python: Whether that is a Python.
         prefix: The virtual environment of that; ``None``: it has none.

@@ -47,14 +47,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Written(Struct, frozen=True, kw_only=True):
-    """A Procfile and settings.
+    """A Procfile with its entries, and the settings.
 
     Attributes:
         path: The Procfile, or the settings in place of one; it may have to be written yet.
-        entries: Its processes.
-        file: The settings.
         others: The other files that it is made from, or will be when they are there.
-        notes: What the user should know about them.
     """
 
     path: Path
@@ -121,7 +118,7 @@ def _proposed(
     found = look(Path(normpath(folder.absolute())), machine)
     if not found.entries:
         hint = "Nothing to run was found, either: write one, with lines such as `web: python app.py`."
-        raise ConfigError(str(missing), hint=hint)
+        raise ConfigError("; ".join([str(missing), *found.remarks[1:]]), hint=hint)
     path, production = (folder / name for name in procfiles.DEFAULT_NAMES)
     text = "there is no Procfile: this is run, as `orchestra init` would write it"
     notes = [*file.notes, Note(text, hint="Keep it: orchestra init")]

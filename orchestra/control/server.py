@@ -53,14 +53,7 @@ ACCEPT_PAUSE = 0.1
 
 
 class Control:
-    """Serves the control app, and tells pages what to do.
-
-    Args:
-        environ: The environment: where sockets are put, and which editor there is.
-
-    Attributes:
-        path: The unix socket; ``None`` if there is none.
-    """
+    """Serves the control app at `path`, a unix socket, if there is one, and tells pages what to do."""
 
     def __init__(
         self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
@@ -109,12 +102,7 @@ class Control:
                 local.close()
 
     def connect(self) -> socket.socket:
-        """Connect to the browser's door; return our end.
-
-        Raises:
-            ConnectionRefusedError: `run` does not run.
-            OSError: No descriptors are left.
-        """
+        """Connect to the browser's door; return our end, or `OSError`, as when `run` does not run."""
         if self._nursery is None:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()

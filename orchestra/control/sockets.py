@@ -40,11 +40,7 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"),
 
 
 def bind(environ: Mapping[str, str], *, pid: int) -> UnixSocket:
-    """Listen on a unix socket of the run of process `pid`, which is called after it.
-
-    Raises:
-        OSError: That is not possible; the message names the path and the cause.
-    """
+    """Listen on a unix socket of the run of process `pid`, or `OSError` with the path and the cause."""
     failure: OSError | None = None
     for folder in _folders(environ):
         try:

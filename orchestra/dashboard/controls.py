@@ -30,16 +30,9 @@ _WHEEL_LINES = 3
 class Controls:
     """The state of a dashboard that is the user's.
 
-    Args:
-        keys: Keys by action, where the settings say something else.
-        is_guest: The run is not this program's: its user leaves it, and does not end it.
-
-    Raises:
-        ValueError: Those are wrong.
-
     Attributes:
-        model: The run.
-        is_guest: As it was given.
+        bindings: Actions by key; some of `keys`, which has keys by action, may be wrong: `ValueError`.
+        is_guest: The run is not this program's: its user leaves it, and does not end it.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
         before_input: What was looked at before a process got input.
@@ -113,8 +106,10 @@ class Controls:
 
     def end_input(self) -> None:
         """Keys are for the dashboard again, and what was looked at before is shown."""
-        self.look = replace(self.before_input, selected=self.look.selected, was_moved=True)
+        selected, self.look = self.look.selected, self.before_input
+        self.set(selected=selected, was_moved=True)
 
     def set(self, **changes: Any) -> None:
-        """Change the look."""
+        """Change the look. What is looked at while the log is not followed stays, however much comes."""
         self.look = replace(self.look, **changes)
+        self.model.log.hold(is_held=self.look.until is not None)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
+from trio.lowlevel import ParkingLot
 
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import Child, SpawnError
@@ -28,6 +29,7 @@ from orchestra.config.roles import Seen
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
+    Moved,
     NoAnswer,
     Ready,
     Reloading,
@@ -36,6 +38,7 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable, run_command
+from orchestra.supervision.second import SecondServer, until_gone
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
@@ -46,10 +49,9 @@ if TYPE_CHECKING:
 
     from orchestra.child.table import Entry
     from orchestra.events import Exit, StreamName
-    from orchestra.supervision.delivery import ProcessOutput
-    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Broken, Fact
     from orchestra.supervision.run import Run
+    from orchestra.supervision.worker import Worker
 
 __all__ = ["Attempt"]
 
@@ -86,40 +88,41 @@ class Attempt(Stoppable):
 
     Attributes:
         listening: Where it listens, while it is ready.
+        second: Its second server, if it is both upstreams.
         readiness: What it lacks to be ready, or lacked since its last reload.
-        refused: Is set when a connection to where it listens is refused.
+        refused: Tasks that wait until a connection to where it listens is refused.
         end: How it ended, once it has.
     """
 
     def __init__(
         self,
-        plan: ProcessPlan,
+        worker: Worker,
         run: Run,
         *,
         env: Mapping[str, str],
         port: int | None,
-        output: ProcessOutput,
-        errors: ProcessErrors,
         on_fact: Callable[[Attempt, Fact], object],
-        spawn: Callable[..., Awaitable[Exit]] | None = None,
+        spawn: Callable[..., Awaitable[Exit]] | None,
     ) -> None:
         super().__init__(run, spawn)
-        self.plan = plan
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._env = env
-        self._output = output
-        self._errors = errors
+        self._worker = worker
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
-        self.symptoms = Symptoms(plan.command, (str(plan.cwd), run.root))
+        self.symptoms = Symptoms(self.plan.command, (str(self.plan.cwd), run.root))
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
-        self.refused = trio.Event()
+        self.refused = ParkingLot()
+        on_move = partial(on_fact, self, Moved())
+        self.second = SecondServer(
+            self.plan.name, run, first=lambda: self.listening, refused=self.refused, on_move=on_move
+        )
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -127,6 +130,11 @@ class Attempt(Stoppable):
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
+
+    @property
+    def plan(self) -> ProcessPlan:
+        """The plan of its process, as it is now."""
+        return self._worker.life.plan
 
     def retire(self, limit: float) -> None:
         """Stop the child when no client is served by it any more, after `limit` seconds at most."""
@@ -155,7 +163,7 @@ class Attempt(Stoppable):
                 how = await self.run_child(
                     plan.in_shell(plan.command),
                     on_spawn=self._spawned,
-                    on_output=partial(self._output.write, see=self._see),
+                    on_output=partial(self._worker.output.write, see=self._see),
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
@@ -163,7 +171,7 @@ class Attempt(Stoppable):
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
-                self.listening = None
+                self.listening = self.second.address = None
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
@@ -179,12 +187,14 @@ class Attempt(Stoppable):
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
-        self._output.begin_child()
+        self._worker.output.begin_child()
         self._on_fact(self, Spawned())
         if self.is_ending:
             return
         if self.plan.ready is not None:
             self._nursery.start_soon(self._attend, child.pid)
+            if self._run.roles is not None and self._run.roles.is_both(self.plan.name):
+                self._nursery.start_soon(self.second.follow, child.pid)
         elif self.plan.on_ready is not None:
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
@@ -192,12 +202,12 @@ class Attempt(Stoppable):
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
         self.symptoms.keep(lines, now)
-        for line in lines:
-            match self.symptoms.see(stream, line, now):
+        for found in self.symptoms.read(stream, lines, now):
+            match found:
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
-                    self._errors.log(failure, now)
+                    self._worker.errors.log(failure, now)
                 case _:
                     pass
 
@@ -216,6 +226,7 @@ class Attempt(Stoppable):
             port=self.port,
             needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
+            avoids_vite=plan.role is Role.BACKEND and roles is not None and roles.is_both(plan.name),
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
             identify=self._run.runtime.identify,
@@ -248,6 +259,7 @@ class Attempt(Stoppable):
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
         self._on_fact(self, Ready())
+        self._nursery.start_soon(self.second.follow, leader)
 
     async def _stay_up(self, leader: int) -> None:
         async with trio.open_nursery() as nursery:
@@ -279,17 +291,12 @@ class Attempt(Stoppable):
             if self.symptoms.error and self.symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
-                if await self._is_silent():
+                ask, last = self._run.runtime.probe.http_answer, self._served_at
+                if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
-
-    async def _is_silent(self) -> bool:
-        if (last := self._served_at) is None:
-            return True
-        answer = await self._run.runtime.probe.http_answer(last, within=_STUCK_PROBE_TIMEOUT)
-        return bool(answer.missing)
 
     async def _look_for_trouble(self, leader: int) -> None:
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
@@ -331,15 +338,7 @@ class Attempt(Stoppable):
 
     async def _watch_address(self, leader: int, at: Address) -> None:
         """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
-        while True:
-            self.refused = trio.Event()
-            await self.refused.wait()
-            await trio.sleep(_LINGER)
-            found = await self._run.scanner.looking_at(leader)()
-            if self.listening is at and not any(
-                (each.host, each.port) == (at.host, at.port) for each in found
-            ):
-                break
+        await until_gone(self._run, leader, at, self.refused)
         self._servers = frozenset()  # whichever process it was
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
@@ -367,8 +366,8 @@ class Attempt(Stoppable):
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
-        output, env = self._output.write, {**self._env, **url}
-        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
+        write, env = self._worker.output.write, {**self._env, **url}
+        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
 

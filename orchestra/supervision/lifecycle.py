@@ -44,6 +44,7 @@ __all__ = [
     "Installed",
     "Late",
     "Life",
+    "Moved",
     "NoAnswer",
     "Order",
     "Ready",
@@ -94,12 +95,7 @@ class DependenciesMet(Struct, frozen=True):
 
 
 class Blocked(Struct, frozen=True):
-    """A dependency is not as far as it has to be.
-
-    Attributes:
-        reason: Which one, in words.
-        for_good: Whether it is not going to be, unless it is started again.
-    """
+    """A dependency, which the reason names, is not as far as it has to be, perhaps for good."""
 
     reason: str
     for_good: bool = False
@@ -129,6 +125,10 @@ class Late(Struct, frozen=True):
     """It is not ready after its `ready_timeout`; a sentence that says so, and what is missing."""
 
     text: str
+
+
+class Moved(Struct, frozen=True):
+    """The child's second server has come up or gone: nothing follows for the process itself."""
 
 
 class NoAnswer(Struct, frozen=True):
@@ -198,7 +198,7 @@ class RestartRequested(Struct, frozen=True):
 
 Request: TypeAlias = StopRequested | StartRequested | RestartRequested | Stuck
 BeforeSpawn: TypeAlias = DependenciesMet | Blocked | Installed | SpawnFailed | BackOffEnded
-WhileAlive: TypeAlias = Spawned | Ready | Late | NoAnswer | Reloading | Broken | TakenOver | Gone
+WhileAlive: TypeAlias = Spawned | Ready | Late | Moved | NoAnswer | Reloading | Broken | TakenOver | Gone
 Fact: TypeAlias = Request | BeforeSpawn | WhileAlive | Ended
 
 
@@ -216,13 +216,11 @@ class Life(Struct, frozen=True, kw_only=True):
     """Everything that is known about the life of a process so far.
 
     Attributes:
-        is_alive: Whether there is a child now.
         ready_after: Seconds that it took to be ready.
         was_ready: Whether any child ever was.
         ended_before_ready: Whether the last child failed before it was ready; until one is.
         failures: In a row, each within `STABLE_AFTER` of its start.
         is_blocked: Whether it waits for a dependency that is not going to be met.
-        starts_after_stop: Whether it is to be started again when it has stopped.
         exit: How the newest child that ended did so.
         is_broken: Whether that was a server that has raised an exception, and never was ready.
         reason: Why it is in this state, in words.

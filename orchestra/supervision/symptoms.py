@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
 from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
-from orchestra.supervision.tracebacks import Failure, TracebackReader, own_frame
+from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestra.events import StreamName
 
@@ -72,6 +72,8 @@ _STARTED = re.compile(r"Started server process \[\d+\]")
 _WATCHES = re.compile(
     r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
 )
+# Without a word of these, a line tells nothing, unless it belongs to a traceback.
+_TELLING = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
 _PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
@@ -173,10 +175,19 @@ class Symptoms:
         """Keep the last lines, which have no colours, for an explanation."""
         self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
 
+    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
+        """Read lines, without colours; give what they tell, in between."""
+        self._last_line_at = now
+        # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
+        text = "\n".join(lines)
+        if any(word in text for word in _TELLING) or (
+            stream in self._readers and not self._readers[stream].is_idle
+        ):
+            yield from filter(None, (self.see(stream, line, now) for line in lines))
+
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
         self._last_line_at = now
-        # A plain word first: most lines match nothing, and some servers write thousands.
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()
