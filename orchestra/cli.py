@@ -234,11 +234,15 @@ def init() -> int:
         click.echo(remark, err=True)
     files = found.files
     _say("\n".join(files.values()).rstrip("\n"))
+    written: list[Path] = []
     for name, text in files.items():
         try:
             with Path(name).open("x", encoding="utf-8") as file:
+                written.append(Path(name))
                 file.write(text)
         except OSError as exc:
+            for path in written:
+                path.unlink()  # half of it would be taken for all
             hint = "Check the folder."
             raise ConfigError(f"cannot be written: {exc.strerror}", path=Path(name), hint=hint) from exc
     for reason in found.reasons:

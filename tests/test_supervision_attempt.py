@@ -191,7 +191,7 @@ async def test_where_it_listens_is_looked_for_again_when_a_connection_was_refuse
             asked = len(world.asked)
             attempt = run.workers["api"].attempt
             assert attempt is not None
-            attempt.refused.set()
+            attempt.refused.unpark_all()
             await trio.sleep(5)
             assert (len(world.asked) > asked) == (refused_at == 40)
         moved = recorder.changes("api")[-1]
