@@ -153,8 +153,8 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
         notes.append(f"search: {look.search}")
     if look.until is not None:
         below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
-        notes.append(f"paused, {below} newer" if below else "paused")
-    if missed:
+        notes.append(f"paused, {below:,} newer" if below else "paused")
+    elif missed:
         notes.append(f"{missed:,} line{'s' * (missed > 1)} not shown")
     return ", ".join(notes)
 
