@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, needed, orchestra
+from tests.kit import COMMAND, PATIENCE, Run, base_port, called, get, marked, needed, orchestra
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -326,20 +325,9 @@ orchestra down
     command = project / "bin" / "orchestra"
     command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     command.chmod(0o755)
-    done = subprocess.run(
-        [shutil.which("sh") or "sh", "-c", script],
-        cwd=project,
-        env={
-            **os.environ,
-            "BROWSER": "true",
-            "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
-            "PORT": str(base_port()),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    env = {"BROWSER": "true", "PATH": path, "PORT": str(base_port())}
+    done = called("sh", "-c", script, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     first, on, shown = done.stdout.splitlines()
     assert " is run by pid " in first

@@ -85,7 +85,8 @@ class Conversation:
             if head.has_body:
                 async for piece in body.pieces():
                     if piece:
-                        await self._stream.send(_chunk(piece) if head.is_chunked else piece)
+                        framed = b"%x\r\n%b\r\n" % (len(piece), piece) if head.is_chunked else piece
+                        await self._stream.send(framed)
                 if head.is_chunked and body.is_complete:
                     await self._stream.send(b"0\r\n\r\n")
         await body.wait_gone()
@@ -132,7 +133,3 @@ class Conversation:
             except (anyio.EndOfStream, *_GONE) as exc:
                 if body.close() is None:
                     raise UpstreamError("Vite closed the connection in the middle of its answer") from exc
-
-
-def _chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
