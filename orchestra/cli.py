@@ -284,7 +284,8 @@ def _show(exc: BaseException) -> int:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
-            _silence_standard_output()
+            # What is still in the buffer would fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
             complain("the system allows no more threads", "Allow more before the run: ulimit -u")
@@ -317,8 +318,3 @@ def _say(text: str) -> None:
     with standard_output():
         click.echo(text)
         sys.stdout.flush()
-
-
-def _silence_standard_output() -> None:
-    """Drop what is still in the buffer: it would fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -122,7 +122,7 @@ def pictured(
     controls: Controls, *, now: float = 0.0, width: int = 80, height: int = 24, environ: Any = None
 ) -> list[str]:
     """Draw what controls look at."""
-    shown = frame(controls.model, controls, now=now, width=width, height=height)
+    shown = frame(controls, now=now, width=width, height=height)
     lines = draw(shown, controls.bindings)
     rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines, width)
     return [line.rstrip() for line in rendered]
