@@ -206,7 +206,7 @@ def test_compose_takes_it(project: Path) -> None:
     web = found["services"]["web"]
     assert web["environment"]["MODE"].replace("$$", "$") == MODE
     assert web["environment"]["PORT"] == "5100"
-    assert web["deploy"] == {"replicas": 2}
+    assert web["deploy"] == {"mode": "replicated", "replicas": 2}
     assert web["depends_on"]["db"]["condition"] == "service_healthy"
     assert web["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert (web["stop_signal"], web["stop_grace_period"], web["env_file"]) == ("SIGINT", "5s", ["../.env"])

@@ -118,7 +118,7 @@ def _compose_service(
     found["restart"] = restart[service.restart]
     found |= {"stop_signal": f"SIG{process.stop_signal}", "stop_grace_period": f"{process.stop_timeout:g}s"}
     if len(service.members) > 1:
-        found["deploy"] = {"replicas": len(service.members)}
+        found["deploy"] = {"mode": "replicated", "replicas": len(service.members)}
     if not process.autostart:
         found["profiles"] = [service.name]
     return found
