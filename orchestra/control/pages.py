@@ -53,6 +53,7 @@ class PageBody(Body):
     """
 
     def __init__(self, source: Body, feed: Feed, *, has_chunks: bool) -> None:
+        super().__init__()
         source.has_chunks = False
         self._source = source
         self._feed = feed
