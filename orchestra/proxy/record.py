@@ -56,22 +56,21 @@ class Record:
         is_due: Its end is still to be told, to an observer that wants to know.
     """
 
-    upstream: UpstreamName = "orchestra"
-    status: int | None = None
-    reason = ""
-    outcome: Outcome = "complete"
-    held = 0.0
-    bytes_out = 0
-    kind: StreamKind | None = None
-    _first_byte: float | None = None
-    _answer: ResponseHead | None = None
-    _told: tuple[Side, int | None] | None = None  # of a request that takes its time
-
     def __init__(self, bus: Bus, number: int, head: RequestHead, body: Body) -> None:
         self._bus = bus
         self._number = number
         self._head = head
         self._body = body
+        self.upstream: UpstreamName = "orchestra"
+        self.status: int | None = None
+        self.reason = ""
+        self.outcome: Outcome = "complete"
+        self.held = 0.0
+        self.bytes_out = 0
+        self.kind: StreamKind | None = None
+        self._first_byte: float | None = None
+        self._answer: ResponseHead | None = None
+        self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
         self.is_due = bus.wants(RequestFinished)
         self._begun = trio.current_time()
 

@@ -113,7 +113,8 @@ class SocketTransport:
         # For trio a number is cheaper than a socket; -1 once it is closed.
         self._fd = sock.fileno()
         self._size = HEAD_SIZE
-        # The poller tells of news only, so what it has told is remembered until it was received.
+        # The poller tells of news only, so what it has told is remembered until it was received; our own end is
+        # remembered for good.
         self._is_readable = False
         self._end_news = 0
         self._on_input: OnInput | None = None
@@ -177,12 +178,12 @@ class SocketTransport:
 
     def has_input(self) -> bool:
         """See `Transport.has_input`."""
-        return self._is_readable or self._fd < 0
+        return self._is_readable
 
     def on_input(self, callback: OnInput | None) -> None:
         """See `Transport.on_input`."""
         self._on_input = callback
-        if callback is not None and self.has_input():
+        if callback is not None and self._is_readable:
             # Not at once: a source that always has more would never let others have their turn.
             self._poller.tell_again(self._fd, self._look)
 
