@@ -32,12 +32,7 @@ __all__ = ["attach"]
 
 
 def attach(run: RunningRun) -> int:
-    """Show a run on this terminal until it ends or the user leaves; return the exit status.
-
-    Raises:
-        ConfigError: This is no terminal.
-        NoRun: The run has ended without saying so.
-    """
+    """Show a run on this terminal until it ends or the user leaves, or `NoRun`; return the exit status."""
     if not (os.isatty(0) and os.isatty(1)):
         raise ConfigError("a run is shown on a terminal", hint="orchestra ps and logs need none.")
     return trio.run(_attach, run)

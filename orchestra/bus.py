@@ -91,8 +91,14 @@ class Bus:
 
     def stamp(self, event: _E) -> _E:
         """Return an event with its number and time; `publish` it afterwards."""
-        self._seq += 1
-        return structs.replace(event, seq=self._seq, time=self._clock())
+        seq, time = self.number(1)
+        return structs.replace(event, seq=seq, time=time)
+
+    def number(self, count: int) -> tuple[int, datetime]:
+        """Give the time, and the first of so many numbers in a row, for events that are stamped together."""
+        first = self._seq + 1
+        self._seq += count
+        return first, self._clock()
 
     def publish(self, event: Stamped) -> None:
         """Hand a stamped event to its observers. One that raises is removed, and the log says so."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
+from msgspec import structs
 
 from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
 from orchestra.events import PlanChanged, StateChanged
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
     from orchestra.development import Development
+    from orchestra.events import RequestFinished, RequestHeads
     from orchestra.proxy.server import Proxy
 
 __all__ = ["CurrentPlan", "Replan"]
@@ -36,14 +38,7 @@ Replan: TypeAlias = "Callable[[Plan], Plan]"
 
 
 class CurrentPlan:
-    """The plan that a run follows.
-
-    Args:
-        replan: Reads the files again; ``None``: they are not read again.
-
-    Attributes:
-        plan: The present one.
-    """
+    """The plan that a run follows; `replan` reads its files again, ``None``: they are not."""
 
     def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
         self.plan = plan
@@ -70,6 +65,12 @@ class CurrentPlan:
         run.before_stop = proxy.before_stop
         run.roles = RunTimeRoles(self.plan, run, proxy.decide)
         return proxy
+
+    def recent_requests(self) -> list[RequestHeads | RequestFinished]:
+        """Tell again of the requests that have ended last, and of their heads, oldest first."""
+        events = list(self._proxy.recent()) if self._proxy is not None else []
+        first, _ = self._bus.number(len(events))
+        return [structs.replace(event, seq=seq) for seq, event in enumerate(events, first)]
 
     def _look_again(self, process: str) -> None:
         worker = self._run.workers.get(process)

@@ -27,12 +27,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """The result of a check.
-
-    Attributes:
-        problems: All that is wrong, in the order of the files.
-        understood: What a run would do, line by line.
-    """
+    """All that is wrong, in the order of the files, and line by line what a run would do."""
 
     problems: tuple[ConfigError, ...]
     understood: tuple[str, ...]
@@ -68,7 +63,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     if (proxy := plan.proxy) is not None:
         yield f"{Address(proxy.host, proxy.port).url} asks"
         for key, upstream in proxy.upstreams.items():
-            yield f"  {key:<8}  {proxy.named(upstream)}{_why(proxy.why(key))}"
+            yield f"  {key:<8}  {': '.join(filter(None, (proxy.named(upstream), proxy.why(key))))}"
     else:
         yield "no proxy: the processes only"
     for note in plan.notes:
@@ -102,10 +97,6 @@ def _details(process: ProcessPlan, plan: Plan) -> Iterator[str]:
         yield f"ready: {', '.join(words_of(process.ready))}"
     if plan.reload.enabled and (watched := in_words(process, plan)):
         yield watched
-
-
-def _why(reason: str) -> str:
-    return f": {reason}" if reason else ""
 
 
 def _tree(process: ProcessPlan, processes: Mapping[str, ProcessPlan], margin: str) -> Iterator[str]:

@@ -13,16 +13,17 @@ import errno
 import gc
 import os
 import sys
-from contextlib import suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.errors import ConfigError, ConfigErrors, OrchestraError
+from orchestra.complaints import complain, show_error
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from orchestra.config.plan import Plan
 
@@ -110,10 +111,22 @@ _PLAN_OPTIONS = (
 
 
 def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that decide what is run, and where."""
+    """Add the options that decide what is run, and where; the command gets them as `load` takes them."""
+
+    @wraps(command)
+    def call(
+        arguments: tuple[str, ...], *, procfile: str | None, left_out: tuple[str, ...], **options: Any
+    ) -> int:
+        from orchestra.config import Overrides, split_arguments  # noqa: PLC0415 - as the module says
+
+        procfile, names = (procfile, arguments) if procfile is not None else split_arguments(arguments)
+        set_here = {name: options.pop(name) for name in Overrides.__struct_fields__ if name in options}
+        asked = {"only": names, "left_out": left_out, "overrides": Overrides(**set_here)}
+        return command(procfile, asked, **options)
+
     for option in reversed(_PLAN_OPTIONS):
-        command = option(command)
-    return command
+        call = option(call)
+    return call
 
 
 @_commands.command()
@@ -135,32 +148,20 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--record", metavar="FILE", help="Keep all that happens; `replay FILE` shows it again.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
-def run(
-    arguments: tuple[str, ...],
-    *,
-    procfile: str | None,
-    left_out: tuple[str, ...],
-    detach: bool,
-    record: str | None,
-    **options: Any,
-) -> int:
+def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record: str | None) -> int:
     """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
-    from orchestra.config import Overrides  # noqa: PLC0415
     from orchestra.planning import load  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    overrides = Overrides(**options)
-
     def plan(running: Plan | None = None) -> Plan:
-        how: dict[str, Any] = {"overrides": overrides, "running": running, "has_memory": True}
-        return load(procfile, only=names, left_out=left_out, **how)
+        return load(procfile, running=running, has_memory=True, **asked)
 
     found = plan()
     if detach:
         from orchestra.detached import run_detached  # noqa: PLC0415
 
-        code, said, complaint = run_detached([each for each in sys.argv[1:] if each != "--detach"])
+        words = [each for each in sys.argv[1:] if each != "--detach"]
+        code, said, complaint = run_detached(words, found.root)
         click.echo(complaint, err=True, nl=False)
         if said:
             _say(said.rstrip("\n"))
@@ -186,28 +187,17 @@ def replay(file: str, *, speed: float) -> int:
     return show(file, speed=speed)
 
 
-def _split(arguments: tuple[str, ...], procfile: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Tell the Procfile from the processes."""
-    from orchestra.config import split_arguments  # noqa: PLC0415
-
-    return (procfile, arguments) if procfile is not None else split_arguments(arguments)
-
-
 @_commands.command()
 @_plan_options
-def check(
-    arguments: tuple[str, ...], *, procfile: str | None, left_out: tuple[str, ...], **options: Any
-) -> int:
+def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
     """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
     from orchestra.check import check as look  # noqa: PLC0415
-    from orchestra.config import Overrides  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    report = look(procfile, environ=os.environ, only=names, left_out=left_out, overrides=Overrides(**options))
+    report = look(procfile, environ=os.environ, **asked)
     if report.understood:
         _say("\n".join(report.understood))
     for problem in report.problems:
-        _complain(str(problem), problem.hint)
+        complain(str(problem), problem.hint)
     return ConfigError.exit_code if report.problems else 0
 
 
@@ -218,37 +208,13 @@ def check(
 @click.option("-u", "--user", help="What it runs as. Default: of systemd, the current user.")
 @click.option("--name", help="What files, units and objects are called after. Default: the project's folder.")
 @click.option("--image", help="The image that containers run. Default: called like that.")
-def export_(
-    kind: str,
-    folder: str,
-    arguments: tuple[str, ...],
-    *,
-    procfile: str | None,
-    left_out: tuple[str, ...],
-    user: str | None,
-    name: str | None,
-    image: str | None,
-    **options: Any,
-) -> int:
+def export_(procfile: str | None, asked: Mapping[str, Any], *, kind: str, folder: str, **named: Any) -> int:
     """Write into DIR what another engine needs to run PROCFILE in production."""
     from pathlib import Path  # noqa: PLC0415
 
-    from orchestra.config import Overrides  # noqa: PLC0415
     from orchestra.export import export  # noqa: PLC0415
 
-    procfile, names = _split(arguments, procfile)
-    files, remarks = export(
-        kind,
-        Path(folder),
-        procfile,
-        environ=os.environ,
-        only=names,
-        left_out=left_out,
-        overrides=Overrides(**options),
-        user=user,
-        name=name,
-        image=image,
-    )
+    files, remarks = export(kind, Path(folder), procfile, environ=os.environ, **asked, **named)
     for remark in remarks:
         click.echo(remark, err=True)
     _say("\n".join(map(str, files)))
@@ -307,29 +273,23 @@ def _show(exc: BaseException) -> int:
             return _EXIT_INTERRUPTED
         case click.UsageError():
             command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
-            _complain(exc.format_message(), f"{command} --help shows what there is.")
-            return exc.exit_code
-        case ConfigErrors():
-            for each in exc.errors:
-                _complain(str(each), each.hint)
+            complain(exc.format_message(), f"{command} --help shows what there is.")
             return exc.exit_code
         case OrchestraError():
-            if exc.message:
-                _complain(str(exc), exc.hint)
-            return exc.exit_code
+            return show_error(exc)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
             _silence_standard_output()
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
-            _complain("the system allows no more threads", "Allow more before the run: ulimit -u")
+            complain("the system allows no more threads", "Allow more before the run: ulimit -u")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            _complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
+            complain(f"out of file descriptors: {exc.strerror}", "Allow more before the run: ulimit -n 4096")
         case _:
             path = _write_report(exc)
             hint = f"Please report it with {path}." if path else "No file could be written that says where."
-            _complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
+            complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
     return _EXIT_BUG
 
 
@@ -348,7 +308,6 @@ def _write_report(exc: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    """Print to standard output, now."""
     from orchestra.dashboard.writer import standard_output  # noqa: PLC0415
 
     with standard_output():
@@ -359,12 +318,3 @@ def _say(text: str) -> None:
 def _silence_standard_output() -> None:
     """Drop what is still in the buffer: it would fail once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _complain(message: str, hint: str) -> None:
-    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    lines = [click.style("error: ", fg="red", bold=True) + message]
-    if hint:
-        lines.append(click.style(" hint: ", fg="cyan") + hint)
-    with suppress(OSError):
-        click.echo("\n".join(lines), err=True, color=is_coloured)

@@ -13,16 +13,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.folders import current_folder, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestra.control.local import Verb
     from orchestra.events import StateChanged
     from orchestra.remote import RunningRun
 
@@ -34,9 +36,11 @@ _EXIT_LATE = 3
 _INTERVAL = 0.1
 _LAST_MOMENT = 0.5
 _WATCH_INTERVAL = 1.0
+_A_DAY = 86_400
 _ENDED = ("completed", "failed", "stopped")
 
-COMMANDS: dict[str, click.Command] = {}
+_commands = click.Group()
+COMMANDS = _commands.commands
 """All commands of this module, by name."""
 
 
@@ -58,17 +62,26 @@ def _complete_names(_context: click.Context, _parameter: click.Parameter, begun:
 _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
 
 
+class _Seconds(click.FloatRange):
+    """A number of seconds; NaN is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if seconds != seconds:  # noqa: PLR0124 - NaN alone
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
+
+
 def _command(function: Callable[..., int]) -> click.Command:
     """Make a command of a function that takes the chosen run first; it returns the exit status."""
 
+    @_commands.command(function.__name__.strip("_"))
+    @_RUN
+    @wraps(function)
     def call(pid: int | None, **arguments: Any) -> int:
         return function(_choose(pid), **arguments)
 
-    call.__doc__ = function.__doc__
-    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    name = function.__name__.strip("_")
-    COMMANDS[name] = click.command(name)(_RUN(call))
-    return COMMANDS[name]
+    return call
 
 
 def _some(context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,7 +140,7 @@ def _as_table(run: RunningRun) -> str:
 
 @_command
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
-@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=_Seconds(0), default=60.0, show_default=True, help="Seconds.")
 def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
     """Wait until processes, by default all, are as far as they get: ready, or running without a check."""
     meant = run.named(names) if names else [each.process for each in run.state.processes]
@@ -159,7 +172,7 @@ def _open(run: RunningRun) -> int:
     import webbrowser  # noqa: PLC0415 - only here
 
     if run.state.url is None:
-        raise OrchestraError("this run has no address: it was started with --no-proxy")
+        raise ConfigError("this run has no address", hint="It has no process to serve, or --no-proxy.")
     click.echo(run.state.url)
     webbrowser.open(run.state.url)
     return 0
@@ -168,7 +181,7 @@ def _open(run: RunningRun) -> int:
 # --- Its log, and its environment ---
 
 
-@click.command("logs")
+@_commands.command("logs")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until the run ends.")
 @click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
@@ -194,10 +207,9 @@ def _logs(
     return show(events, run.named(names) if run is not None else names, since=begin, **shown)
 
 
-COMMANDS["logs"] = _logs
-
-
-@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_commands.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @_RUN
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] -- COMMAND...")
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
@@ -213,9 +225,6 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     replace_us(place_of(name, os.environ, current_folder(), pid=pid), command)
 
 
-COMMANDS["exec"] = _exec
-
-
 @_command
 def attach(run: RunningRun) -> int:
     """Show the dashboard of a run that another terminal has started; `q` leaves it, and the run goes on."""
@@ -227,7 +236,7 @@ def attach(run: RunningRun) -> int:
 # --- Without a Procfile: in development, and in production ---
 
 
-@click.command("dev")
+@_commands.command("dev")
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--vite-command", metavar="COMMAND", help="What starts Vite. Default: found.")
 @click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000")
@@ -242,10 +251,7 @@ def _dev(*, target: str, vite_command: str | None, **options: Any) -> int:
     return run_target(Overrides(target=Target(app=target, vite=vite_command), **options))
 
 
-COMMANDS["dev"] = _dev
-
-
-@click.command("serve")
+@_commands.command("serve")
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--static", metavar="DIR", help="The built assets, such as dist/assets.")
 @click.option("--static-path", default="/assets", show_default=True, metavar="PATH", help="Where they are.")
@@ -260,7 +266,7 @@ COMMANDS["dev"] = _dev
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=_Seconds(0, _A_DAY),
     default=10.0,
     show_default=True,
     help="Seconds for requests at the end.",
@@ -273,38 +279,22 @@ def _serve(*, listen: str, workers: int, no_access_log: bool, **served: Any) -> 
     return serve(Served(**served, logs=not no_access_log), listen=listen, workers=workers)
 
 
-COMMANDS["serve"] = _serve
-
-
 # --- Orders ---
 
 
-@_command
-@_NAMES
-def restart(run: RunningRun, *, names: tuple[str, ...]) -> int:
-    """Stop processes if they run, and start them again; `wait` waits until they are ready."""
-    return _order(run, names, do="restart")
+def _add_order(verb: Verb, words: str) -> None:
+    @_NAMES
+    def give(run: RunningRun, *, names: tuple[str, ...]) -> int:
+        return _order(run, names, do=verb)
+
+    give.__name__, give.__doc__ = verb, words
+    _command(give)
 
 
-@_command
-@_NAMES
-def stop(run: RunningRun, *, names: tuple[str, ...]) -> int:
-    """Stop processes, and leave them stopped; `down` ends the whole run."""
-    return _order(run, names, do="stop")
-
-
-@_command
-@_NAMES
-def start(run: RunningRun, *, names: tuple[str, ...]) -> int:
-    """Start processes that have ended; `run` starts a project."""
-    return _order(run, names, do="start")
-
-
-@_command
-@_NAMES
-def kill(run: RunningRun, *, names: tuple[str, ...]) -> int:
-    """Stop processes at once, by SIGKILL."""
-    return _order(run, names, do="kill")
+_add_order("restart", "Stop processes if they run, and start them again; `wait` waits until they are ready.")
+_add_order("stop", "Stop processes, and leave them stopped; `down` ends the whole run.")
+_add_order("start", "Start processes that have ended; `run` starts a project.")
+_add_order("kill", "Stop processes at once, by SIGKILL.")
 
 
 @_command

@@ -14,11 +14,12 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.remote import find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["run_detached"]
 
@@ -27,16 +28,19 @@ _INTERVAL = 0.05
 _PATIENCE = 30.0
 
 
-def run_detached(arguments: Sequence[str]) -> tuple[int, str, str]:
+def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
     """Start ``orchestra`` with these arguments, wait until it can be reached, and leave it.
 
-    Returns:
-        0, or the exit status of a run that has ended at once; and what is to be said on standard output and
-        on standard error.
+    A project has one such run: it is found by its folder, and a script may well say this twice.
 
-    Raises:
-        OrchestraError: It cannot be reached.
+    Returns 0, or the exit status of a run that has ended at once; and what is to be said on standard output
+    and on standard error. `ConfigError` if the project, whose folder is `root`, runs already;
+    `OrchestraError` if the run cannot be reached.
     """
+    for each in find(os.environ):
+        if each.root == root.resolve():
+            hint = f"End it: orchestra down --run {each.state.pid}. Without --detach, another one may run."
+            raise ConfigError(f"the project runs already: {each}", hint=hint)
     with tempfile.TemporaryFile() as complaints:
         run = subprocess.Popen(
             [sys.executable, "-m", "orchestra", *arguments, "--output", "plain"],

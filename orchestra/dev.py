@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestra.complaints import show_error
 from orchestra.config import Overrides
 from orchestra.config.addresses import DEFAULT_LISTEN, parse_listen
 from orchestra.config.plan import Address
 from orchestra.config.written import Target
-from orchestra.errors import ConfigError
+from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import OutputLine
 from orchestra.folders import is_running
 from orchestra.planning import load
@@ -64,8 +65,8 @@ def dev(
         pre_serve: Called before anything is started.
         backend_prefixes: Paths whose WebSockets, and whose 404, are the application's.
 
-    Raises:
-        ConfigError: Something is wrong with the target, the address, the settings or this machine.
+    What is wrong with the target, the address, the settings or this machine is said on standard error, and
+    ends the program (`SystemExit`) as it ends the command: with 2.
     """
     del vite_port
     host = os.environ.get(f"{name.upper()}_HOST") if host is None else host
@@ -77,13 +78,16 @@ def dev(
         listen = f"{host}:{asked or usual_port}"
     vite = None if vite_command == _NPM and not Path("package.json").is_file() else vite_command
     prefixes = None if backend_prefixes is None else tuple(backend_prefixes)
-    with _pid_file(pid_path, name):
-        if pre_serve is not None:
-            pre_serve()
-        if isinstance(target, str):
-            wanted = Target(app=target, vite=vite, backend_prefixes=prefixes)
-            return run_target(Overrides(listen=listen, target=wanted))
-        return _serve_here(target, Target(app=None, vite=vite), listen, backend_prefixes)
+    try:
+        with _pid_file(pid_path, name):
+            if pre_serve is not None:
+                pre_serve()
+            if isinstance(target, str):
+                wanted = Target(app=target, vite=vite, backend_prefixes=prefixes)
+                return run_target(Overrides(listen=listen, target=wanted))
+            return _serve_here(target, Target(app=None, vite=vite), listen, backend_prefixes)
+    except OrchestraError as exc:
+        sys.exit(show_error(exc))
 
 
 def run_target(overrides: Overrides) -> int:
@@ -104,9 +108,13 @@ def run_target(overrides: Overrides) -> int:
 def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence[str] | None) -> int:
     """Serve an application in this process, and run the frontend beside it."""
     from orchestra.asgi import ViteDevProxy  # noqa: PLC0415 - needs the extra
-    from orchestra.embedding import running  # noqa: PLC0415 - as above
-    from orchestra.serve import bound, serve_on  # noqa: PLC0415
+    from orchestra.child.application import kind_of  # noqa: PLC0415 - as above
+    from orchestra.embedding import running  # noqa: PLC0415
+    from orchestra.serve import as_asgi, bound, serve_on  # noqa: PLC0415
 
+    if kind_of(app) is None:
+        hint = 'Give an ASGI application, or name it: "module:attribute".'
+        raise ConfigError(f"{type(app).__name__} is not an application", hint=hint)
     plan = load(overrides=Overrides(no_proxy=True, target=target))
     if not plan.processes:
         raise ConfigError("no frontend was found", hint="Say what starts it: vite_command=...")
@@ -119,7 +127,7 @@ def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence
         run.subscribe(_print_event, OutputLine)
         url = run.snapshot()[name].url
         vite = Address.of_url(url or "")
-        proxy = ViteDevProxy(app, vite.port, vite.host, backend_prefixes=prefixes)
+        proxy = ViteDevProxy(as_asgi(app), vite.port, vite.host, backend_prefixes=prefixes)
         serve_on(sockets, proxy)
     return 0
 
@@ -147,7 +155,11 @@ def _pid_file(path: str | os.PathLike[str] | None, name: str) -> Iterator[None]:
         other = None
     if other is not None and is_running(other):
         raise ConfigError(f"{name} is running already (pid {other})", path=file, hint="Stop it first.")
-    file.write_text(str(os.getpid()), "ascii")
+    try:
+        file.write_text(str(os.getpid()), "ascii")
+    except OSError as exc:
+        hint = "Name another file: pid_path=..."
+        raise ConfigError(f"cannot be written: {exc.strerror}", path=file, hint=hint) from exc
     try:
         yield
     finally:

@@ -34,12 +34,9 @@ _STORE_INTERVAL = 10.0
 class Development:
     """What a run on the command line has beside others.
 
-    Args:
-        reloads: Whether saved files and open pages take part; else only programs reach the run.
-
     Attributes:
         control: Serves our own paths, and tells open pages what to do.
-        reloads: As it was given.
+        reloads: Whether saved files and open pages take part; else only programs reach the run.
         proxy: The run's, once there is one.
     """
 
@@ -54,9 +51,6 @@ class Development:
         self._pages = self._store.load()
         self._following = trio.CancelScope()
         self._began = 0.0  # Unix time
-
-    def __repr__(self) -> str:
-        return f"<Development with {self._pages!r}>"
 
     def extras(self) -> Extras:
         """Give the proxy what it has of it."""
@@ -103,10 +97,6 @@ class Development:
         with self._following:
             reloading = Reloading(lambda: self._view.plan, run, pages=self.control, replan=replan)
             await reloading.run(self._began)
-
-    async def finish(self) -> None:
-        """Let readers of events hear how the run has ended; takes a moment at most."""
-        await self.control.finish()
 
     async def close(self) -> None:
         """Follow no more files, and tell open pages that the run ends; takes a moment at most."""

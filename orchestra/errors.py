@@ -84,11 +84,7 @@ class StartError(OrchestraError):
 
 
 class UpstreamError(OrchestraError):
-    """An upstream could not be reached, or did not speak HTTP to the end.
-
-    Attributes:
-        status_hint: The HTTP status that tells the client best: 502 or 504.
-    """
+    """An upstream was not reached, or spoke no HTTP; `status_hint` tells the client best: 502 or 504."""
 
     def __init__(self, message: str, *, status_hint: int = 502, hint: str = "") -> None:
         super().__init__(message, hint=hint)

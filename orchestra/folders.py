@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 from contextlib import suppress
 from hashlib import blake2b
@@ -31,9 +32,19 @@ def current_folder() -> Path:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there."""
-    home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
-    return Path(home, "orchestra")
+    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there.
+
+    Paths that are relative are ignored, as the XDG Base Directory Specification says.
+    """
+    given, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if given.startswith("/"):
+        return Path(given, "orchestra")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a user without a name has no home
+            home = "/"
+    return Path(home, ".local", "state", "orchestra")
 
 
 def project_key(root: Path) -> str:
@@ -42,11 +53,7 @@ def project_key(root: Path) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user gets into, or see to it that it is one.
-
-    Raises:
-        OSError: It is something else, another user's, or cannot be made.
-    """
+    """Make a folder that only this user gets into, or see to it that it is one; `OSError` if it cannot be."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -59,11 +66,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file in such a folder: all of it, or nothing.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write a file in such a folder: all of it, or nothing; `OSError` if it cannot be written."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     make_private(path.parent)
     new = path.with_suffix(f".{os.getpid()}")

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
-from orchestra.dashboard.feed import Feed
+from orchestra.dashboard.feed import Feed, Standing
 from orchestra.dashboard.jsonl import JsonPrinter
 from orchestra.dashboard.plain import PlainPrinter, wants_colours
 from orchestra.dashboard.quiet import Quiet
@@ -63,10 +63,7 @@ _WANTED_FILES = (65_536, 10_240)
 def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) -> int:
     """Run a plan to its end, and return the exit status.
 
-    Args:
-        plan: What to run.
-        replan: Reads again what the plan was made of, when that has changed; see `Supervisor`.
-        record: The file in which all that happens is kept, for `replaying`.
+    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -194,29 +191,34 @@ async def _run_printing(
             has_requests=plan.requests,
         )
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    quiet = Quiet(plan)
+    quiet, standing = Quiet(plan), Standing()
 
-    async def write_line(line: OutputLine) -> None:
-        if isinstance(printer, JsonPrinter) or line.process not in quiet.names:
-            await printer.write_line(line)
+    async def write_lines(lines: Sequence[OutputLine]) -> None:
+        standing.completed(lines[0])
+        if isinstance(printer, JsonPrinter) or lines[0].process not in quiet.names:
+            await printer.write_lines(lines)
 
     def observe(event: Event) -> None:
         for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
-            if isinstance(each, OutputLine) and isinstance(printer, PlainPrinter):
-                printer.print_line(each)
-            else:
-                printer.observe(each)
+            printer.observe(each)
 
-    supervisor = make(sinks=[write_line, *(sink for log in logs for sink in log.sinks)], window=window)
+    supervisor = make(sinks=[write_lines, *(sink for log in logs for sink in log.sinks)], window=window)
     supervisor.subscribe(lambda _: quiet.follow(supervisor.plan), PlanChanged)
     for log in logs:
         log.follow(supervisor.subscribe)
     supervisor.subscribe(observe, *printer.kinds)
-    supervisor.feed = Feed(supervisor.subscribe, logs[0].past, quiet)
+    supervisor.subscribe(standing.observe, *standing.kinds)
+
+    async def past() -> Sequence[Event]:
+        told = [*supervisor.recent_requests(), *standing.past()]  # now: later ones are told to the reader
+        told += [each for event in await logs[0].past() for each in quiet.shown(event)]
+        return sorted(told, key=lambda event: event.seq)
+
+    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)
-        nursery.start_soon(_expect_end, writer, supervisor)
+        nursery.start_soon(_expect_end, writer, supervisor.ending)
         nursery.start_soon(partial(_obey, signals, supervisor, window, writer=writer, signalled=signalled))
         if isinstance(printer, PlainPrinter) and os.isatty(0):
             nursery.start_soon(_pass_on_input, supervisor, printer)
@@ -279,9 +281,8 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
                 printer.say(exc.message)
 
 
-async def _expect_end(writer: Writer, supervisor: Supervisor) -> None:
-    """When the run is to end, do not wait for a reader that has stopped reading."""
-    await supervisor.ending.wait()
+async def _expect_end(writer: Writer, ending: trio.Event) -> None:
+    await ending.wait()
     writer.expect_end()
 
 

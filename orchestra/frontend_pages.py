@@ -44,23 +44,13 @@ _LOCK_FILES = (*LOCKS, "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
 
 
 class FrontendPages:
-    """The pages that are known to be the frontend's.
-
-    Args:
-        salt: What is hashed with a path.
-
-    Attributes:
-        is_changed: Whether they are others than they were at the beginning.
-    """
+    """The pages that are known to be the frontend's; a hash of `salt` and a path stands for each."""
 
     def __init__(self, salt: bytes | None = None, pages: Iterable[str] = ()) -> None:
         self.salt = secrets.token_bytes(16) if salt is None else salt
         self.is_changed = False
         self._pages = dict.fromkeys(pages)
         self._hash = lru_cache(_MOST_PATHS)(partial(_hash, self.salt))
-
-    def __repr__(self) -> str:
-        return f"<FrontendPages: {len(self._pages)}>"
 
     @property
     def hashes(self) -> tuple[str, ...]:
@@ -104,9 +94,6 @@ class Store:
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._path = state_folder(environ) / f"pages-{project_key(plan.root)}.json"
         self._project = _fingerprint(plan.root, plan)
-
-    def __repr__(self) -> str:
-        return f"<Store {self._path}>"
 
     def load(self) -> FrontendPages:
         """Read what earlier runs have learned, if the project is still the same."""

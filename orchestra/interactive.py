@@ -37,13 +37,7 @@ _WAITING_INPUT = 1000
 
 
 class Operator:
-    """Does what keys ask for.
-
-    Args:
-        controls: Where it is said what came of it.
-        obey: Gives an order to the run.
-        leave: Does what `q` is for. Does not wait.
-    """
+    """Does what keys ask for: `obey` gives an order to the run, `leave` does what `q` is for, at once."""
 
     def __init__(
         self, controls: Controls, obey: Callable[[RunOrder], Awaitable[object]], leave: Callable[[], object]
@@ -53,9 +47,6 @@ class Operator:
         self._leave = leave
         self._nursery: trio.Nursery | None = None
         self._typed, self._to_send = trio.open_memory_channel[tuple[str, bytes]](_WAITING_INPUT)
-
-    def __repr__(self) -> str:
-        return f"<Operator of {self._controls!r}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry orders out until cancelled."""
@@ -80,7 +71,6 @@ class Operator:
 
     def perform(self, order: Order) -> None:
         """Do what a key asks for. Does not wait."""
-        name = order.process
         match order.do:
             case Do.QUIT:
                 self._leave()
@@ -94,14 +84,8 @@ class Operator:
                 processes = self._controls.model.processes.values()
                 failed = [each.name for each in processes if each.state is State.FAILED]
                 self._give("start", *failed)
-            case Do.START:
-                self._give("start", name)
-            case Do.RESTART:
-                self._give("restart", name)
-            case Do.STOP:
-                self._give("stop", name)
-            case Do.KILL:
-                self._give("kill", name)
+            case Do.START | Do.RESTART | Do.STOP | Do.KILL:
+                self._give(order.do.value, order.process)
             case Do.COPY | Do.REDRAW:
                 pass  # the screen's
 
@@ -144,11 +128,7 @@ def suspend() -> None:
 
 
 def write_log(text: str) -> Path:
-    """Write text to a new file in the current folder, or where temporary files are; return its path.
-
-    Raises:
-        OSError: Neither can be written.
-    """
+    """Write a new file in the current folder, or the one for temporary files; return its path."""
     name = time.strftime("orchestra-%Y%m%d-%H%M%S.log")
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):

@@ -41,28 +41,20 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
 
 
 def moment(text: str) -> datetime:
-    """Read a moment: how long ago (``5m``), a time of today (``14:30``), or a date and time of ISO 8601.
-
-    Raises:
-        ValueError: It is none of them; the message says so.
-    """
+    """Read how long ago (``5m``), a time of today (``14:30``), or one of ISO 8601; or `ValueError`."""
     now = datetime.now(UTC)
-    if ago := _AGO.match(text):
-        return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
     try:
-        if re.match(r"\d\d?:\d\d", text):
-            text = f"{now.astimezone():%Y-%m-%d}T{text:0>5}"
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+        if ago := _AGO.match(text):
+            return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
+        is_of_today = re.match(r"\d\d?:\d\d", text)
+        date = f"{now.astimezone():%Y-%m-%d}T{text:0>5}" if is_of_today else text
+        return datetime.fromisoformat(date).astimezone()
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time: 30s, 5m, 2h, 14:30 or 2026-01-31T14:30 are some") from None
 
 
 def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -> Path:
-    """Find the log of a run, or without one that of the last run of the project that a folder is in.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Find the log of a run, or of the last run of the project that a folder is in; else `ConfigError`."""
     if state is not None:
         log = newest(Path(state.root), environ, pid=state.pid)
         hint = "It has [run] keep_log = false, or its log cannot be written."
@@ -83,12 +75,7 @@ def read_log(log: Path) -> Iterator[Event | None]:
 
 
 def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
-    """Give the events of a log, ``None`` after those that are there, and what comes until a run has ended.
-
-    Args:
-        log: The log.
-        pid: Of the process that the run is in.
-    """
+    """Give the events of a log, ``None`` after those that are there, and what comes until a run has ended."""
     yield from _whole(_older(log))
     file = log.open("rb")
     yield from _events(file)
@@ -150,21 +137,13 @@ def show(
     lines: int | None,
     timestamps: bool,
 ) -> int:
-    """Print events as plain lines.
+    """Print events as plain lines: those that are there, after ``None`` what is still coming; return 0.
 
-    Args:
-        events: Those that are there, ``None``, and what is still coming.
-        names: Only these processes, instances with their numbers; all if there are none.
-        since: Not what is older.
-        lines: Only that many, the last ones of those that are there.
-        timestamps: Whether lines begin with the time of day.
-
-    Returns:
-        The exit status.
+    Only of these processes, if some are named; none older than `since`, and the last `lines` of those there.
     """
     output = _Output()
     printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
-    kept: deque[OutputLine | Event] = deque(maxlen=lines)
+    kept: deque[Event] = deque(maxlen=lines)
     is_live = False
     for event in events:
         if isinstance(event, RunStarted):
@@ -172,22 +151,15 @@ def show(
         if event is None:
             is_live = True
             for each in kept:
-                _print(printer, each)
+                printer.observe(each)
         elif _is_wanted(event, names, since):
             if is_live:
-                _print(printer, event)
+                printer.observe(event)
             else:
                 kept.append(event)
         if is_live:
             output.flush()
     return 0
-
-
-def _print(printer: PlainPrinter, event: Event) -> None:
-    if isinstance(event, OutputLine):
-        printer.print_line(event)
-    else:
-        printer.observe(event)
 
 
 def _is_wanted(event: Event, names: Sequence[str], since: datetime | None) -> bool:
@@ -205,14 +177,12 @@ class _Output:
     fd = 1
 
     def put(self, data: bytes) -> None:
-        """Write bytes."""
         with standard_output():
             sys.stdout.buffer.write(data)
 
     async def wait_for_room(self) -> None:
-        """Wait for nothing: `put` does."""
+        pass  # `put` has waited
 
     def flush(self) -> None:
-        """Have everything written."""
         with standard_output():
             sys.stdout.buffer.flush()

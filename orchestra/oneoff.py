@@ -29,16 +29,9 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid: int | None) -> Place:
-    """Find out what a process has.
+    """Find out what a process has, by default the backend, or the first one; or `OrchestraError`.
 
-    Args:
-        name: The process; ``None`` for the backend, or the first one.
-        environ: The environment of this process.
-        folder: The current folder.
-        pid: Of the run that is meant; ``None``: the one of the project that the folder is in, if it runs.
-
-    Raises:
-        OrchestraError: There is no such run or process; or the project's files are wrong.
+    It is one of the run with this `pid`, else of the project that the folder is in, whether that runs or not.
     """
     try:
         run = choose(environ, folder, pid=pid)
@@ -56,11 +49,7 @@ def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid:
 
 
 def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
-    """Become the command.
-
-    Raises:
-        ConfigError: It cannot be run.
-    """
+    """Become the command; `ConfigError` if it cannot be run."""
     env = {name: value for name, value in place.env.items() if name not in _MARKS}
     try:
         os.chdir(place.cwd)

@@ -25,17 +25,10 @@ _CHUNK = 65536
 
 
 def read_file(path: Path | str, *, within: float = 0.0, most: int = _MOST_BYTES, flags: int = 0) -> bytes:
-    """Read a file.
+    """Read a file of `most` bytes, a pipe only if its writer writes it `within` some seconds.
 
-    Args:
-        path: The file.
-        within: Seconds for the writer of a pipe to write it; 0: a pipe is not read.
-        most: Bytes that it may have.
-        flags: What it is opened with beside `O_RDONLY`.
-
-    Raises:
-        OSError: It cannot be read: also a pipe that was not written in time, and a file that is too large.
-        ValueError: The path has a NUL in it.
+    `flags` are those that it is opened with beside `O_RDONLY`. `OSError` if it cannot be read: also a pipe
+    that was not written in time, and a file that is too large; `ValueError` if the path has a NUL in it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | flags)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor

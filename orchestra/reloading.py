@@ -99,11 +99,7 @@ def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effe
 
 
 class Reloading:
-    """Watches the files of a run, and does what follows from their changes.
-
-    Args:
-        replan: Has the files read again that the plan was made from; is told which have changed.
-    """
+    """Watches the files of a run, and does what follows; `replan` is told which files of the plan changed."""
 
     def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
         self._plan = plan

@@ -38,15 +38,11 @@ _PATIENCE = 10.0
 # Seconds without an event, and without the sign of life that comes in their place.
 _SILENCE = 60.0
 _PIECE = 65536
-_ENDED, _HINT = "the run has ended", "Start one: orchestra run."
+_HOW_TO_START = "Start one: orchestra run."
 
 
 class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
-    """There is no run to be reached, or no such process in it.
-
-    Attributes:
-        is_unclear: There are several, and none was chosen.
-    """
+    """There is no run, or several (`is_unclear`), or no such process in it, or it refuses an order."""
 
     exit_code = 2
     is_unclear = False
@@ -69,26 +65,23 @@ class _Connection(HTTPConnection):
 
 
 class RunningRun:
-    """A run of this user, in any process.
-
-    Attributes:
-        path: Its socket.
-        state: How it was when it was last asked.
-    """
+    """A run of this user, in any process: its socket, and its state when it was last asked."""
 
     def __init__(self, path: Path, state: RunState) -> None:
         self.path = path
         self.state = state
 
-    def __repr__(self) -> str:
-        return f"<RunningRun {self.state.pid} in {self.state.root}>"
+    def __str__(self) -> str:
+        state = self.state
+        return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return Path(self.state.root).resolve()
 
     def refresh(self) -> RunState:
-        """Ask how it is now.
-
-        Raises:
-            NoRun: It has ended meanwhile.
-        """
+        """Ask how it is now; `NoRun` if it has ended meanwhile."""
         self.state = _state(self.path)
         return self.state
 
@@ -98,27 +91,21 @@ class RunningRun:
         return [each["process"] for each in msgspec.json.decode(body)["missing"]]
 
     def order(self, **fields: Any) -> int:
-        """Give an `Order` of these fields; return how many processes or pages it is about.
-
-        Raises:
-            OrchestraError: It was refused.
-            NoRun: The run has ended meanwhile.
-        """
+        """Give an `Order`, or `NoRun` if it is refused; return how many processes or pages it is about."""
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
 
     def watch(self) -> Iterator[list[Event]]:
         """Give what has been and then what happens, as it comes, until the run has ended.
 
-        Raises:
-            NoRun: It has ended without saying so: it was killed.
-            OrchestraError: It sends no more, since it was not listened to: this job was suspended.
+        `NoRun` if it has ended without saying so: it was killed. Or it sends no more, since it was not
+        listened to: this job was suspended.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
             answer = connection.getresponse()
             if answer.status != OK:
-                raise OrchestraError(answer.read().decode("utf-8", "replace").strip())
+                raise NoRun(answer.read().decode("utf-8", "replace").strip())
             connection.sock.settimeout(_SILENCE)
             rest, events = b"", list[Event]()
             while not any(isinstance(event, RunEnded) for event in events):
@@ -127,17 +114,13 @@ class RunningRun:
                     data = answer.read1(_PIECE)
                 if not data:
                     self.refresh()
-                    raise OrchestraError("the run goes on, but was not listened to", hint="Attach again.")
+                    raise NoRun("the run goes on, but was not listened to", hint="Attach again.")
                 *lines, rest = (rest + data).split(b"\n")
                 events = list(_known(lines))
                 yield events
 
     def place(self, name: str | None) -> Place:
-        """Ask for the folder and the environment of a process, by default the backend.
-
-        Raises:
-            NoRun: There is no such process.
-        """
+        """Ask for the folder and the environment of a process, by default the backend, or `NoRun`."""
         if name is not None:
             self.named([name])
         return msgspec.json.decode(self._post("place", name), type=Place)
@@ -145,15 +128,11 @@ class RunningRun:
     def _post(self, what: str, content: object) -> bytes:
         status, body = _ask(self.path, "POST", what, msgspec.json.encode(content))
         if status != OK:
-            raise OrchestraError(body.decode("utf-8", "replace").strip())
+            raise NoRun(body.decode("utf-8", "replace").strip())
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """Give the processes that are meant: ``web`` means ``web.1`` and ``web.2``, too.
-
-        Raises:
-            NoRun: There is none of such a name.
-        """
+        """Give the processes that are meant, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
         known = [each.process for each in self.state.processes]
         found: list[str] = []
         for name in names:
@@ -170,53 +149,35 @@ class RunningRun:
 
 def find(environ: Mapping[str, str]) -> list[RunningRun]:
     """Find all runs of this user."""
-    return list(_answering(sockets.find(environ)))
+    found = []
+    for path in sockets.find(environ):
+        with suppress(NoRun):
+            found.append(RunningRun(path, _state(path)))
+    return found
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
-    """Find the run that is meant: the one with this pid, else the one of the project that a folder is in.
-
-    Args:
-        environ: Says where sockets are.
-        folder: The current folder.
-        pid: Of orchestra, if the user gives one.
-
-    Raises:
-        NoRun: There is none, or there are several.
-    """
+    """Find the run with this pid, else that of the project that a folder is in; `NoRun` if it is unclear."""
     runs = find(environ)
     if pid is not None:
         meant = [run for run in runs if run.state.pid == pid]
         where = f"with pid {pid}"
     else:
-        inside = [run for run in runs if folder.is_relative_to(Path(run.state.root).resolve())]
-        deepest = max((len(Path(run.state.root).resolve().parts) for run in inside), default=0)
-        meant = [run for run in inside if len(Path(run.state.root).resolve().parts) == deepest]
+        inside = [run for run in runs if folder.is_relative_to(run.root)]
+        deepest = max((len(run.root.parts) for run in inside), default=0)
+        meant = [run for run in inside if len(run.root.parts) == deepest]
         where = f"in {folder}"
     if len(meant) == 1:
         return meant[0]
     if meant:
-        listed = "; ".join(_described(run) for run in meant)
+        listed = "; ".join(map(str, meant))
         error = NoRun(f"there are {len(meant)} runs {where}: {listed}", hint="Choose one: --run PID.")
         error.is_unclear = True
         raise error
-    hint = "Start one: orchestra run."
+    hint = _HOW_TO_START
     if runs:
-        hint = f"Choose one with --run PID: {'; '.join(_described(run) for run in runs)}."
+        hint = f"Choose one with --run PID: {'; '.join(map(str, runs))}."
     raise NoRun(f"there is no run {where}", hint=hint)
-
-
-def _described(run: RunningRun) -> str:
-    state = run.state
-    return f"pid {state.pid} ({', '.join(filter(None, (state.procfile or state.root, state.url)))})"
-
-
-def _answering(paths: Iterable[Path]) -> Iterator[RunningRun]:
-    for path in paths:
-        try:
-            yield RunningRun(path, _state(path))
-        except NoRun:
-            continue
 
 
 def _state(path: Path) -> RunState:
@@ -242,7 +203,7 @@ def _as_no_run() -> Iterator[None]:
     except TimeoutError as exc:
         raise NoRun("the run does not answer", hint="It may be suspended: `fg` continues it.") from exc
     except (OSError, HTTPException) as exc:
-        raise NoRun(_ENDED, hint=_HINT) from exc
+        raise NoRun("the run has ended", hint=_HOW_TO_START) from exc
 
 
 def _known(lines: Iterable[bytes]) -> Iterator[Event]:

@@ -9,12 +9,15 @@ Not here: the file (`dashboard/recording`), the screen.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.guard import guarded
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import events_of
@@ -36,12 +39,7 @@ _AT_A_TIME = 200
 
 
 class Player:
-    """Feeds a model with events when their time has come.
-
-    Args:
-        model: The model.
-        speed: How many seconds of the recording pass in one.
-    """
+    """Feeds a model with events when their time has come; `speed` seconds of them pass in one."""
 
     def __init__(self, model: Model, *, speed: float = 1.0) -> None:
         self._model = model
@@ -49,9 +47,6 @@ class Player:
         self._begun_at = 0.0
         self._first = 0.0
         self._last: float | None = None
-
-    def __repr__(self) -> str:
-        return f"<Player at {self.now():g}>"
 
     def now(self) -> float:
         """Give the time in the recording, in seconds since the epoch; at its end, it stands still."""
@@ -75,11 +70,7 @@ class Player:
 
 
 def replay(path: str, *, speed: float = 1.0) -> int:
-    """Show a recording on this terminal, until the user leaves; return the exit status.
-
-    Raises:
-        ConfigError: It cannot be read, or this is no terminal.
-    """
+    """Show a recording on this terminal, or `ConfigError`, until the user leaves; return the exit status."""
     if not (os.isatty(0) and os.isatty(1)):
         raise ConfigError("a recording is shown on a terminal", hint="It has JSON lines: look at it with jq.")
     return trio.run(_replay, path, speed)
@@ -99,7 +90,7 @@ async def _replay(path: str, speed: float) -> int:
         raise OrchestraError("this is a recording: nothing runs")
 
     async def play(_leave: Callable[[], None]) -> None:
-        await player.play(_from(first, events))
+        await player.play(chain([first], events))
         controls.say("the recording ends here")
 
     return await show(controls, play, obey, clock=player.now)
@@ -115,15 +106,11 @@ async def show(
 ) -> int:
     """Show a run that is not this program's on this terminal, until the user leaves; return the exit status.
 
-    Args:
-        controls: What the user looks at.
-        play: Feeds the model; is given what ends the showing.
-        obey: Gives an order to the run.
-        has_mouse: As for `Screen`.
-        clock: Likewise.
+    `play` feeds the model, and is given what ends the showing; `obey` gives an order to the run.
     """
     code = 0
-    async with trio.open_nursery() as nursery:
+    # It gives the terminal back if that accepts nothing at the end, or if we are killed.
+    async with guarded(secrets.token_hex()) as guard, trio.open_nursery() as nursery:
 
         async def end_at_signal() -> None:
             nonlocal code
@@ -138,6 +125,7 @@ async def show(
             controls,
             operator.perform,
             send=operator.send,
+            on_taken=guard.on_screen,
             has_mouse=has_mouse,
             environ=os.environ,
             clock=clock,
@@ -149,8 +137,3 @@ async def show(
         await play(nursery.cancel_scope.cancel)
     leave_behind(summary(controls.model, environ=os.environ))
     return code
-
-
-def _from(first: Event, others: Iterable[Event]) -> Iterable[Event]:
-    yield first
-    yield from others

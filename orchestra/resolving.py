@@ -22,11 +22,7 @@ _BUSY_PAUSE = 0.01
 
 
 async def places(address: Address) -> list[tuple[int, int, Any]]:
-    """Give family, kind and place of a socket for each place that an address means.
-
-    Raises:
-        OSError: There is no such host.
-    """
+    """Give family, kind and place of a socket for each place of an address; `OSError` without such a host."""
     if address.scheme == "unix":
         return [(socket.AF_UNIX, socket.SOCK_STREAM, address.host)]
     found: list[tuple[int, int, Any]] = []
@@ -38,11 +34,7 @@ async def places(address: Address) -> list[tuple[int, int, Any]]:
 
 
 async def connected(address: Address) -> trio.socket.SocketType:
-    """Connect to the first of its places that accepts; at a unix socket that is busy, as soon as it does.
-
-    Raises:
-        OSError: Nothing listens there; of several attempts, the last one's.
-    """
+    """Connect to the first of its places that accepts, or `OSError`; a busy unix socket is waited for."""
     failure = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     for family, kind, place in await places(address):
         sock = trio.socket.socket(family, kind)

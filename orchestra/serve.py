@@ -17,10 +17,12 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -28,18 +30,20 @@ from hypercorn.config import Config
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
+from orchestra import unix_sockets
 from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
+from orchestra.complaints import show_error
 from orchestra.errors import ConfigError, OrchestraError, port_taken
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from multiprocessing.context import SpawnProcess
 
     from orchestra.asgi.types import App, Message, Receive, Scope, Send
 
-__all__ = ["Served", "WorkerClass", "bound", "serve", "serve_on"]
+__all__ = ["Served", "WorkerClass", "as_asgi", "bound", "serve", "serve_on"]
 
 WorkerClass: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 
@@ -78,12 +82,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve(served: Served, *, listen: str, workers: int = 1) -> int:
-    """Serve until a signal ends it; return the exit status.
-
-    Args:
-        served: What.
-        listen: ``HOST:PORT``, or ``unix:PATH``.
-        workers: How many processes.
+    """Serve at ``HOST:PORT`` or ``unix:PATH`` until a signal ends it; return the exit status.
 
     Raises:
         ConfigError: The address cannot be had, or something is not there.
@@ -95,26 +94,38 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
     _with_files(_nothing, served)
     if served.worker_class == "uvloop" and find_spec("uvloop") is None:
         raise ConfigError("uvloop is not installed", hint="pip install uvloop")
-    sockets = bound(listen, is_shared=workers > 1)
-    if workers > 1:
-        return _serve_by_workers(served, sockets, workers)
-    _work(served, sockets)
+    with _listening(listen, is_shared=workers > 1) as sockets:
+        if workers > 1:
+            return _serve_by_workers(served, sockets, workers)
+        _work(served, sockets)
     return 0
 
 
-def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
-    """Bind the sockets of an address, so that what fails later is the application's fault.
+@contextmanager
+def _listening(address: str, *, is_shared: bool) -> Iterator[Sequence[socket.socket]]:
+    """Listen at an address; a unix socket is removed at the end."""
+    if not address.startswith("unix:"):
+        yield bound(address, is_shared=is_shared)
+        return
+    try:
+        local = unix_sockets.listen(Path(address.removeprefix("unix:")))
+    except OSError as exc:
+        raise ConfigError(f"{address}: {exc.strerror or exc}", hint="Give another one: --listen.") from exc
+    try:
+        yield [local.listener]
+    finally:
+        local.close()
 
-    Raises:
-        ConfigError: It cannot be had.
-    """
+
+def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
+    """Bind the sockets of ``HOST:PORT``, or `ConfigError`: what fails later is the application's fault."""
     config = Config()
     config.bind, config.workers = [address], 2 if is_shared else 1
     try:
         return config.create_sockets().insecure_sockets
     except (OSError, ValueError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or exc
-        if getattr(exc, "errno", None) == errno.EADDRINUSE and not address.startswith("unix:"):
+        if getattr(exc, "errno", None) == errno.EADDRINUSE:
             reason = port_taken(int(address.rpartition(":")[2]), "")
         raise ConfigError(f"{address}: {reason}", hint="Give another one: --listen HOST:PORT") from exc
 
@@ -136,13 +147,9 @@ def serve_on(
     grace: float = 10.0,
     logs: bool = True,
 ) -> None:
-    """Serve an application on sockets that are bound, until a signal ends it.
-
-    Raises:
-        OrchestraError: It has failed to start.
-    """
+    """Serve an application on bound sockets until a signal ends it; `OrchestraError` if it fails to start."""
     config = Config()
-    config.bind = [f"fd://{each.fileno()}" for each in sockets]
+    config.bind = [f"fd://{os.dup(each.fileno())}" for each in sockets]  # it closes them
     config.graceful_timeout = grace
     config.accesslog = "-" if logs else None
     config.include_server_header = False
@@ -179,8 +186,12 @@ def _end_by_signal(grace: float) -> threading.Event:
 
 
 def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threading.Event) -> None:
+    parent = parent_process()
+
     async def ended(sleep: Callable[[float], Awaitable[object]]) -> None:
         while not is_ending.is_set():
+            if parent is not None and not parent.is_alive():
+                signal.raise_signal(signal.SIGTERM)  # it was killed
             await sleep(_INTERVAL)
 
     framework: Any = app  # Hypercorn's types of messages are narrower
@@ -252,20 +263,14 @@ def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
     try:
         _work(served, sockets)
     except OrchestraError as exc:
-        sys.stderr.write(f"error: {exc}\n" if exc.message else "")
-        sys.exit(exc.exit_code)
+        sys.exit(show_error(exc))
 
 
 # --- What is served ---
 
 
 def _load(served: Served) -> App:
-    """Find the application.
-
-    Raises:
-        ConfigError: There is none.
-        OrchestraError: It cannot be imported, which was shown.
-    """
+    """Find the application, or `ConfigError`; `OrchestraError` if it cannot be imported, which was shown."""
     gc.disable()  # as `child/application` does
     try:
         found = find(served.target)
@@ -277,7 +282,7 @@ def _load(served: Served) -> App:
         raise OrchestraError("") from exc
     gc.freeze()
     gc.enable()
-    return found if kind_of(found) == "asgi" else _as_asgi(found, served)
+    return as_asgi(found, served.worker_class)
 
 
 def _with_files(app: App, served: Served) -> App:
@@ -292,9 +297,12 @@ def _with_files(app: App, served: Served) -> App:
     return SPA(app, served.static, served.static_path, served.spa, served.api_prefix)
 
 
-def _as_asgi(app: Any, served: Served) -> App:
-    """Return a WSGI application as an ASGI one."""
-    make = TrioWSGIMiddleware if served.worker_class == "trio" else AsyncioWSGIMiddleware
+def as_asgi(app: Any, worker_class: WorkerClass = "asyncio") -> App:
+    """Return an application as an ASGI one, if it is a WSGI one."""
+    if kind_of(app) == "asgi":
+        asgi: App = app
+        return asgi
+    make = TrioWSGIMiddleware if worker_class == "trio" else AsyncioWSGIMiddleware
     made: Any = make(never_empty(app), Config.wsgi_max_body_size)
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:

@@ -98,7 +98,8 @@ class Supervisor:
 
     Args:
         plan: What to run.
-        sinks: Awaited with every line of output, in order, before its process may go on writing.
+        sinks: Awaited with all lines of output, in order, before their process may go on writing; with some
+            of one stream at a time.
         window: The size of the terminals of the processes; without it they have pipes.
         is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
             it can be started again; ``"always"``: until it is stopped, whatever happens.
@@ -114,6 +115,7 @@ class Supervisor:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
         read_again: Has the plan followed that the files make now, if `replan` reads them.
+        recent_requests: Tells again of the requests that have ended last; see `CurrentPlan`.
         feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
@@ -136,8 +138,12 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self.read_again = self._current.replan
-        self._development = _development(self, self._bus, reloads) if reloads or is_reachable else None
+        self.read_again, self.recent_requests = self._current.replan, self._current.recent_requests
+        self._development: Development | None = None
+        if reloads or is_reachable:
+            from orchestra.development import Development  # noqa: PLC0415 - embedders do without
+
+            self._development = Development(self, self._bus, environ=os.environ, reloads=reloads)
         self.ending, self.on_screen = self._run.ending, self._run.on_screen
         self._started: RunStarted | None = None
         self._started_at = 0.0
@@ -334,7 +340,7 @@ class Supervisor:
             await self._run.stop()
             self._conclude()
             if self._development is not None:
-                await self._development.finish()
+                await self._development.control.finish()
             nursery.cancel_scope.cancel()
 
     def _announce(self, listeners: Sequence[socket.socket]) -> None:
@@ -362,12 +368,6 @@ class Supervisor:
             yield structs.replace(self._started, processes=tuple(self._run.workers))
             yield from self.snapshot().values()
             yield from filter(None, (worker.errors.shown for worker in self._run.workers.values()))
-
-
-def _development(view: Supervisor, bus: Bus, reloads: bool) -> Development:  # noqa: FBT001 - it has one caller
-    from orchestra.development import Development  # noqa: PLC0415 - embedders do without
-
-    return Development(view, bus, environ=os.environ, reloads=reloads)
 
 
 async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -> AsyncGenerator[Event, None]:

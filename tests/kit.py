@@ -121,6 +121,7 @@ class Run:
         env: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
     ) -> None:
+        self.folder = cwd
         self.events: list[dict[str, Any]] = []
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._stderr: list[str] = []

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from tests.kit import PATIENCE
+from tests.process_kit import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,9 +145,19 @@ class Terminal:
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._terminal)
 
-    def accepts_output(self) -> bool:
-        """Whether its programs can write; what is written piles up while it is not read here."""
-        return bool(select.select([], [self._terminal], [], 0.5)[1])
+    def end_while_it_accepts_nothing(self) -> None:
+        """Do not read until nothing can be written any more, and end its program, which fills it.
+
+        Its modes are as they were then, and its screen is when it accepts output again.
+        """
+        until(lambda: not select.select([], [self._terminal], [], 0.5)[1], lambda: "it accepts everything")
+        os.kill(self.pid, signal.SIGTERM)
+        has_ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        until(lambda: os.waitid(os.P_PID, self.pid, has_ended) is not None, lambda: "it does not end")
+        assert not self.has_its_own_screen()
+        assert self.settings() == self.before
+        self.until(lambda _: self.has_its_own_screen())
+        assert self.wait() == 143
 
     def foreground(self) -> int:
         """The process group that has the terminal."""

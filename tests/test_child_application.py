@@ -107,9 +107,12 @@ def test_an_empty_answer_has_a_chunk_and_is_closed() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("note:app", "there is no module note in here or src: correct it, or set cwd"),
+        ("note:app", "there is no module note in here or src: correct it, or start elsewhere"),
         ("notes.py:app", 'there is no module notes.py in here or src: write "notes:app"'),
-        ("notes.app:app", "there is no module notes.app in here or src: correct it, or set cwd"),
+        (
+            "notes.app:app",
+            "there is no module notes.app in here or src: correct it, or start elsewhere",
+        ),
         ("notes:app", 'there is no app in src/notes.py: did you mean "notes:application"?'),
         ("notes:application.app", "there is no app in src/notes.py: correct it"),
         (
@@ -119,6 +122,14 @@ def test_an_empty_answer_has_a_chunk_and_is_closed() -> None:
         (
             "notes:create",
             'notes:create (function) is neither an ASGI nor a WSGI application: write "notes:create()"',
+        ),
+        (
+            "notes:application()",
+            'notes:application (App) does not make an application: write "notes:application"',
+        ),
+        (
+            "notes:number()",
+            "notes:number (int) does not make an application: name a function without arguments",
         ),
     ],
 )

@@ -191,7 +191,8 @@ def test_a_row_is_what_a_terminal_shows(pieces: list[str]) -> None:
     written = "".join(pieces)
     screen = pyte.Screen(400, 1)
     pyte.Stream(screen).feed(written)
-    splitter = LineSplitter(columns=400)
+    splitter = LineSplitter()
+    splitter.resize(400)
     (line,) = splitter.feed(written.encode() + b"\n")
     assert without_colours(line).rstrip() == screen.display[0].rstrip()
 

@@ -344,7 +344,7 @@ WORDS = [
 # fmt: on
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(WORDS), max_size=10))
 @example(["corepack"] * 50)
 def test_any_command_can_be_read(words: list[str]) -> None:

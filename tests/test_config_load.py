@@ -419,13 +419,6 @@ def test_a_port_that_is_fixed_is_that_of_the_first_instance(project: Project) ->
     assert message == "orchestra.toml:5: process.b.port: web.2 has port 7001, too"
 
 
-def test_a_known_server_is_the_backend_before_all_that_might_be(project: Project) -> None:
-    text = "vite: cd ui && npm run dev\nflower: run\nsite: python manage.py runserver $PORT\n"
-    plan = project.load(text)
-    assert proxy_of(plan).backend == FromProcess(name="site")
-    assert proxy_of(plan).backend_reason == "`python manage.py runserver '$PORT'` is a server"
-
-
 def test_what_completes_or_is_ready_otherwise_is_not_the_backend(project: Project) -> None:
     procfile = "vite: cd ui && npm run dev\ndb: run\nmigrate: run\nnotes: run\n"
     settings = (
@@ -562,12 +555,6 @@ def test_the_backend_is_found_by_name_else_by_its_answer(
     assert roles == {Role.BACKEND if isinstance(backend, FromProcess) else Role.UNDECIDED}
 
 
-def test_a_frontend_that_is_called_like_a_backend_is_the_frontend(project: Project) -> None:
-    plan = project.load("web: cd ui && npm run dev\nserve: run\n")
-    assert proxy_of(plan).frontend == FromProcess(name="web")
-    assert (proxy_of(plan).backend, proxy_of(plan).candidates) == (UNDECIDED, ("serve",))
-
-
 def test_it_is_known_where_vite_runs_and_what_reloads_itself(project: Project) -> None:
     plan = project.load("web: cd ui && npm run dev\napi: uvicorn app:app --reload\n")
     web, api = plan.processes
@@ -581,13 +568,6 @@ def test_the_files_of_a_plan_are_those_that_count_if_they_are_there(project: Pro
     (project.root / "a.env").touch()
     files = project.load(settings='[run]\nenv_files = ["a.env"]\n').files
     assert files[-1] == project.root / "a.env"
-
-
-def test_of_two_that_run_vite_the_first_is_the_frontend(project: Project) -> None:
-    plan = project.load("one: cd ui && npm run dev\nweb: cd ui && npm run dev\nother: run\n")
-    proxy = proxy_of(plan)
-    assert (proxy.frontend, proxy.backend) == (FromProcess(name="one"), UNDECIDED)
-    assert proxy.frontend_reason == "`npm run dev` in ui runs vite (so does web)"
 
 
 @pytest.mark.parametrize(
@@ -1097,7 +1077,7 @@ def some_of(lines: list[str]) -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(lines), max_size=4, unique=True).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(some_of(LINES), some_of(SETTINGS), st.sampled_from([(), ("web",), ("vite", "api"), ("?",)]))
 def test_whatever_is_written_gives_a_plan_or_our_error(
     project: Project, procfile: str, table: str, only: tuple[str, ...]

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from msgspec.structs import replace
 
 from orchestra.bus import Bus
@@ -189,7 +189,6 @@ FRAGMENTS = [
 
 
 # Indices, because Hypothesis writes down what it draws.
-@settings(deadline=None)
 @given(
     drawn=st.lists(st.integers(0, len(FRAGMENTS) - 1), max_size=30),
     sizes=st.lists(st.integers(1, 12) | st.just(LONGEST_TOKEN), min_size=1),

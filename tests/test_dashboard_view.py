@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -14,24 +15,21 @@ from orchestra.config.keys import ACTIONS
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.view import draw, summary
+from orchestra.dashboard.view import draw, layout, summary
 from orchestra.events import (
     ErrorCleared,
     ErrorShown,
+    Event,
     InputWanted,
     Notice,
-    OutputLine,
-    OutputPaused,
     ProcessMeasured,
     RequestFinished,
     RequestHeads,
     RequestHeld,
     RequestPending,
     RunEnded,
-    RunStarted,
     State,
     StateChanged,
-    StreamClosed,
     StreamOpened,
 )
 from tests import dashboard_kit as kit
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.text import Text
-
-    from orchestra.events import Event
 
 
 def plain(lines: Iterable[Text]) -> list[str]:
@@ -482,7 +478,7 @@ def test_a_warning_stays_above_the_keys_for_a_while() -> None:
 
 def test_the_help_has_every_key_even_on_the_smallest_screen() -> None:
     text = "\n".join(picture(model_of(), "?", width=80, height=24))
-    assert all(words[:24] in text for _, words in ACTIONS.values())
+    assert all(words in text for _, words in ACTIONS.values())
 
 
 def test_on_a_terminal_without_unicode_everything_is_ascii() -> None:
@@ -547,108 +543,32 @@ TEXTS = st.text(max_size=300) | st.lists(
     )
 ).map("".join)
 SECONDS = st.floats(-1e3, 1e9)
-MOMENTS = SECONDS.map(moment)
-EVENTS = st.one_of(
-    st.builds(OutputLine, time=MOMENTS, process=NAMES, stream=st.just("pty"), text=TEXTS),
-    st.builds(
-        StateChanged,
-        time=MOMENTS,
-        process=NAMES,
-        state=st.sampled_from(State),
-        previous=st.sampled_from(State),
-        pid=st.none() | st.integers(1, 2**22),
-        port=st.none() | st.integers(1, 65535),
-        url=st.none() | TEXTS,
-        restarts=st.integers(0, 10**6),
-        exit_code=st.none() | st.integers(0, 255),
-        signal=st.none() | st.just("SIGKILL"),
-        reason=TEXTS,
-        ready_after=st.none() | SECONDS,
-    ),
-    st.builds(
-        RequestFinished,
-        time=MOMENTS,
-        id=st.integers(1),
-        method=TEXTS,
-        target=TEXTS,
-        status=st.none() | st.integers(100, 999),
-        upstream=st.sampled_from(["backend", "frontend", "orchestra"]),
-        reason=TEXTS,
-        held=SECONDS,
-        first_byte=st.none() | SECONDS,
-        duration=SECONDS,
-        bytes_in=st.integers(0),
-        bytes_out=st.integers(0),
-        outcome=st.sampled_from(["complete", "client-gone", "upstream-died"]),
-    ),
-    st.builds(
-        StreamOpened,
-        time=MOMENTS,
-        id=st.integers(1, 9),
-        kind=st.just("hmr"),
-        target=TEXTS,
-        upstream=st.just("frontend"),
-    ),
-    st.builds(
-        StreamClosed,
-        time=MOMENTS,
-        id=st.integers(1, 9),
-        kind=st.just("hmr"),
-        target=TEXTS,
-        upstream=st.just("frontend"),
-        code=st.none(),
-        duration=SECONDS,
-        bytes_in=st.integers(0),
-        bytes_out=st.integers(0),
-    ),
-    st.builds(
-        Notice,
-        time=MOMENTS,
-        level=st.sampled_from(["info", "warning", "error"]),
-        code=st.just("c"),
-        text=TEXTS,
-        hint=TEXTS,
-        process=st.none() | NAMES,
-    ),
-    st.builds(OutputPaused, time=MOMENTS, process=NAMES, stream=st.just("pty"), text=TEXTS),
-    st.builds(InputWanted, time=MOMENTS, process=NAMES, prompt=TEXTS),
-    st.builds(ProcessMeasured, time=MOMENTS, process=NAMES, cpu=SECONDS, memory=st.integers(0)),
-    st.builds(
-        ErrorShown,
-        seq=st.integers(0, 9),
-        process=NAMES,
-        error_type=TEXTS,
-        message=TEXTS,
-        file=st.none() | TEXTS,
-        line=st.integers(1),
-    ),
-    st.builds(
-        RequestHeld,
-        time=MOMENTS,
-        id=st.integers(1, 9),
-        method=TEXTS,
-        target=TEXTS,
-        upstream=st.just("backend"),
-        reason=TEXTS,
-    ),
-    st.builds(
-        RequestHeads,
-        id=st.integers(1, 9),
-        request=st.lists(TEXTS).map(tuple),
-        answer=st.lists(TEXTS).map(tuple),
-    ),
-    st.builds(RunEnded, time=MOMENTS, exit_code=st.integers(0, 255), reason=TEXTS, duration=SECONDS),
-    st.builds(
-        RunStarted,
-        time=MOMENTS,
-        version=st.just("1"),
-        pid=st.just(1),
-        procfile=TEXTS,
-        url=st.none() | TEXTS,
-        processes=st.lists(NAMES, unique=True).map(tuple),
-    ),
-)
+NAMED = {
+    "time": SECONDS.map(moment),
+    "process": NAMES,
+    "id": st.integers(1, 9),
+    "seq": st.integers(0, 9),
+    "processes": st.lists(NAMES, unique=True).map(tuple),
+}
 
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """All values of a type that a field of an event has."""
+    if kind in (str, float, int):
+        return {str: TEXTS, float: SECONDS, int: st.integers(0, 2**40)}[kind]
+    if get_origin(kind) in (Union, UnionType):
+        return st.one_of([values(each) for each in get_args(kind)])
+    if get_origin(kind) is tuple:
+        return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
+    return st.from_type(kind)
+
+
+def events_of(kind: type[Event]) -> st.SearchStrategy[Event]:
+    fields = get_type_hints(kind).items()
+    return st.builds(kind, **{name: NAMED[name] if name in NAMED else values(of) for name, of in fields})
+
+
+EVENTS: st.SearchStrategy[Event] = st.one_of([events_of(kind) for kind in get_args(Event)])
 
 KEYS = st.lists(
     st.sampled_from(["up", "down", "enter", "escape", "space", "pageup", "pagedown", "home", "end"])
@@ -657,7 +577,7 @@ KEYS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     events=st.lists(EVENTS, max_size=30),
     keys=KEYS,
@@ -675,3 +595,15 @@ def test_whatever_happens_fits_on_a_screen_of_any_size(
     assert len(rows) == height
     assert all(cell_len(row) <= width for row in rows)
     assert all(cell_len(row) <= width for row in plain(summary(model, width)))
+
+
+@given(st.integers(16, 50), st.integers(40, 200), st.integers(0, 60))
+def test_what_was_found_is_on_the_screen_among_long_lines(height: int, width: int, place: int) -> None:
+    lines = [line("x" * 1000) for _ in range(60)]
+    lines.insert(place, line("needle"))
+    controls = Controls(model_of(STARTED, *lines))
+    shown = frame(controls.model, controls, now=0.0, width=width, height=height)
+    controls.page = max(layout(shown).middle - 1, 1)
+    for key in ("/", *"needle", "enter"):
+        controls.press(key)
+    assert any("needle" in row and "\u25b8" in row for row in pictured(controls, width=width, height=height))

@@ -19,8 +19,6 @@ import pytest
 from orchestra.config import Overrides
 from orchestra.config.plan import FromProcess
 from orchestra.config.written import Target
-from orchestra.dev import dev
-from orchestra.errors import ConfigError
 from orchestra.planning import load
 from tests.asgi_kit import served
 from tests.kit import COMMAND, PATIENCE, ROOT, free_port, get, orchestra
@@ -141,8 +139,8 @@ def test_an_application_that_is_given_runs_here(project: Path, fastware: Path) -
     with served([sys.executable, "dev.py"], port, cwd=project, env=env) as process:
         _use(f"http://127.0.0.1:{port}")
         assert (project / "dev.pid").read_text() == str(process.pid)
-        with pytest.raises(ConfigError, match=f"SHOP is running already \\(pid {process.pid}\\)"):
-            dev("myapp:app", pid_path=project / "dev.pid", name="SHOP")
+        code, lines = refused(project, "'myapp:app', pid_path='dev.pid', name='SHOP'", env=env)
+        assert (code, lines[0]) == (2, f"error: dev.pid: SHOP is running already (pid {process.pid})")
         ours = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
         assert ours
         process.send_signal(signal.SIGINT)
@@ -219,10 +217,33 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str, tmp_path: 
     assert said in error
 
 
-def test_an_object_without_a_frontend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def refused(folder: Path, arguments: str, *, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
+    """Call `dev` as a script does; give its exit status, and the lines of standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from orchestra.dev import dev; dev({arguments})"],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()
 
-    async def app(*_: object) -> None: ...
 
-    with pytest.raises(ConfigError, match="no frontend was found"):
-        dev(app, port=free_port())
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("'myapp:app', port=99999", "cannot listen on '127.0.0.1:99999': the highest port is 65535"),
+        ("'myapp:app', host='nowhere'", "cannot listen on 'nowhere:8000': the host is not an address"),
+        ("'myapp', port=0", "'myapp' is not an application"),
+        ("'myapp:app', pid_path='none/pid'", "none/pid: cannot be written: No such file or directory"),
+        ("print, port=0", "no frontend was found"),
+        ("object(), port=0", "object is not an application"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_one_line(arguments: str, said: str, tmp_path: Path) -> None:
+    code, (error, hint) = refused(tmp_path, arguments, env={"PYTHONPATH": str(ROOT)})
+    assert (code, error) == (2, f"error: {said}")
+    assert hint.startswith(" hint: ")

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestra import load
+from orchestra.folders import state_folder
 from orchestra.last_address import keep_port, last_port
 from tests.kit import Run, free_port, orchestra
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+@pytest.mark.parametrize("given", ["", "relative", "."])
+def test_relative_folders_are_ignored(given: str) -> None:
+    """XDG Base Directory Specification: "If an implementation encounters a relative path [...] it should
+    consider the path invalid and ignore it."
+    """
+    expected = Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/state/orchestra")
+    assert state_folder({"XDG_STATE_HOME": given, "HOME": given}) == expected
+    assert state_folder({"XDG_STATE_HOME": given, "HOME": "/home/me"}) == Path(
+        "/home/me/.local/state/orchestra"
+    )
 
 
 def test_each_project_has_its_own(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from orchestra.events import RequestFinished
 from tests.proxy_kit import stage
@@ -67,7 +67,7 @@ edits = st.lists(
     max_size=4,
 )
 cuts = st.lists(st.integers(0, 500), max_size=5)
-fuzzing = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzzing = settings(max_examples=200)
 
 
 def mutated(whole: bytes, changes: Sequence[tuple[int, int, bytes]]) -> bytes:

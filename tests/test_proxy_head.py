@@ -385,7 +385,7 @@ def response_verdict(head: ResponseHead) -> object:
     ),
     limit=st.sampled_from([0, 1, 5, 4096]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_short_way_comes_to_the_verdict_of_the_long_one(
     messages: list[tuple[bool, int, list[tuple[int, int, bytes]], int]], limit: int
 ) -> None:

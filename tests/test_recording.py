@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from orchestra import Plan, ProcessPlan, ProxyPlan, Role, Supervisor
 from orchestra.config.plan import FromProcess
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.recording import Recording, events_of
 from orchestra.errors import ConfigError
-from orchestra.events import Event, OutputLine, RequestHeads, encode
+from orchestra.events import Event, OutputLine, RequestHeads, encode, encode_lines
 from orchestra.replaying import Player
 from tests.dashboard_kit import REQUEST, STARTED, line, picture
+from tests.events_kit import moment
 from tests.kit import COMMAND, free_port, get
 from tests.terminal_kit import Terminal
 
@@ -136,6 +138,15 @@ def test_only_a_recording_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not touched"):
         Recording(str(path))
     assert path.is_fifo()
+
+
+@pytest.mark.real
+def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
+    lines = (replace(line(f"{number} " * 500), time=moment(number / 100)) for number in range(10_000))
+    (tmp_path / "run.jsonl").write_bytes(encode_lines([STARTED, *lines]))
+    with Terminal(*COMMAND, "replay", "run.jsonl", cwd=tmp_path, columns=300, lines=80) as terminal:
+        terminal.until(lambda text: "vite" in text)
+        terminal.end_while_it_accepts_nothing()
 
 
 @pytest.mark.real

@@ -44,13 +44,25 @@ def run(project: Path) -> Iterator[Run]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run that tests only look at, or ask for what it refuses."""
+    folder = tmp_path_factory.mktemp("looked-at")
+    (folder / "Procfile").write_text(PROCFILE)
+    with Run("--listen", "127.0.0.1:0", cwd=folder) as started:
+        started.state("api", "ready")
+        started.state("worker", "running")
+        yield started
+
+
 def states(project: Path) -> dict[str, dict[str, object]]:
     code, shown, errors = orchestra("ps", "--json", cwd=project)
     assert code == 0, errors
     return {each["process"]: each for each in json.loads(shown)["processes"]}
 
 
-def test_ps_shows_the_run_of_the_project_that_one_is_in(run: Run, project: Path) -> None:
+def test_ps_shows_the_run_of_the_project_that_one_is_in(looked_at: Run) -> None:
+    run, project = looked_at, looked_at.folder
     (project / "deep" / "down").mkdir(parents=True)
     code, shown, _ = orchestra("ps", cwd=project / "deep" / "down")
     assert code == 0
@@ -93,12 +105,13 @@ def test_a_table_that_is_watched_on_a_terminal_changes(run: Run, project: Path) 
         assert second.wait() == 130
 
 
-def test_the_one_address_is_opened_in_the_browser(run: Run, project: Path) -> None:
-    browser = project / "browser"
+def test_the_one_address_is_opened_in_the_browser(looked_at: Run, tmp_path: Path) -> None:
+    browser, project = tmp_path / "browser", looked_at.folder
     browser.write_text('#!/bin/sh\necho "$1" > opened\n')
     browser.chmod(0o755)
-    assert orchestra("open", cwd=project, env={"BROWSER": f"{browser} %s"})[:2] == (0, f"{run.url}\n")
-    assert (project / "opened").read_text() == f"{run.url}\n"
+    env = {"BROWSER": f"{browser} %s"}
+    assert orchestra("open", cwd=project, env=env)[:2] == (0, f"{looked_at.url}\n")
+    assert (project / "opened").read_text() == f"{looked_at.url}\n"
 
 
 def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
@@ -177,9 +190,8 @@ def test_another_users_run_is_none(run: Run, project: Path, tmp_path: Path) -> N
     assert orchestra("ps", cwd=project)[0] == 0
 
 
-def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> None:
-    assert run.process.poll() is None
-    code, _, errors = orchestra("restart", "wroker", cwd=project)
+def test_a_wrong_name_is_answered_by_the_right_ones(looked_at: Run) -> None:
+    code, _, errors = orchestra("restart", "wroker", cwd=looked_at.folder)
     assert (code, errors) == (
         2,
         "error: there is no process called wroker\n hint: There are api, worker.\n",
@@ -194,13 +206,17 @@ def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> 
         ("restart", "`orchestra ps` shows their names"),
         ("signal NOPE api", "there is no signal 'NOPE'"),
         ("logs --since yesterday", "'yesterday' is no time"),
+        ("logs --since 99:99", "'99:99' is no time"),
+        ("logs --since 99999999999d", "'99999999999d' is no time"),
+        ("wait --timeout nan", "nan is not a number"),
+        ("wait --timeout -1", "-1.0 is not in the range x>=0"),
         ("exec", "there is no command"),
+        ("attach", "error: a run is shown on a terminal\n hint: orchestra ps and logs need none.\n"),
         ("exec api true", "hint: For that of a process: orchestra exec NAME -- COMMAND"),
     ],
 )
-def test_wrong_use_is_explained(words: str, said: str, run: Run, project: Path) -> None:
-    assert run.process.poll() is None
-    code, shown, errors = orchestra(*words.split(), cwd=project)
+def test_wrong_use_is_explained(words: str, said: str, looked_at: Run) -> None:
+    code, shown, errors = orchestra(*words.split(), cwd=looked_at.folder)
     assert code in (2, 127)
     assert shown == ""
     assert said in errors
@@ -232,7 +248,9 @@ def test_a_run_without_reloads_and_proxy_is_reached_too(project: Path) -> None:
         run.state("api", "ready")
         assert states(project)["api"]["state"] == "ready"
         code, _, errors = orchestra("reload", cwd=project)
-        assert (code, errors.startswith("error: this run has no connection to the pages")) == (1, True)
+        assert (code, errors.startswith("error: this run has no connection to the pages")) == (2, True)
+        code, _, errors = orchestra("open", cwd=project)
+        assert (code, errors.startswith("error: this run has no address")) == (2, True)
         assert orchestra("down", cwd=project)[0] == 0
 
 
@@ -244,7 +262,7 @@ def test_what_a_process_reads_can_be_sent(tmp_path: Path) -> None:
         assert orchestra("send", "asks", "yes please", cwd=tmp_path)[0] == 0
         run.line("asks", "got yes please")
         code, _, errors = orchestra("send", "over", "hello", cwd=tmp_path)
-        assert (code, errors.startswith("error: over")) == (1, True)
+        assert (code, errors.startswith("error: over does not run: ")) == (2, True)
 
 
 def test_a_killed_run_is_none(run: Run, project: Path) -> None:
@@ -366,6 +384,16 @@ orchestra down
     left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     # Process 1 of a container may not take note of it.
     assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_second_run_in_the_background_is_refused(looked_at: Run) -> None:
+    """A script finds the one in the background by its folder."""
+    run, project = looked_at, looked_at.folder
+    code, _, errors = orchestra("run", "worker", "--detach", "--no-proxy", cwd=project)
+    pid = run.process.pid
+    described = f"pid {pid} ({project / 'Procfile'}, {run.url})"
+    hint = f"End it: orchestra down --run {pid}. Without --detach, another one may run."
+    assert (code, errors) == (2, f"error: the project runs already: {described}\n hint: {hint}\n")
 
 
 def test_a_detached_run_that_cannot_begin_says_why(tmp_path: Path) -> None:

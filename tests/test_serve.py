@@ -14,12 +14,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.asgi_kit import served
 from tests.kit import COMMAND, PATIENCE, free_port, get, orchestra
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SHOP = """
@@ -165,6 +167,8 @@ def test_a_wsgi_application_has_its_files_too(worker: str, shop: Path) -> None:
         (("shop:app", "--listen", "127.0.0.1:99999"), 2, "127.0.0.1:99999: bind(): port must be 0-65535."),
         (("shop:app", "--listen", "nonsense"), 2, "nonsense: "),
         (("shop:app", "--listen", "unix:shop.py"), 2, "unix:shop.py: Address already in use"),
+        (("shop:app", "--grace", "nan"), 2, "nan is not a number"),
+        (("shop:app()",), 2, 'shop:app (Starlette) does not make an application: write "shop:app"'),
     ],
 )
 @pytest.mark.real
@@ -194,6 +198,48 @@ def test_a_port_that_is_taken_is_said(shop: Path) -> None:
         got, _, error = orchestra("serve", "shop:app", "--listen", f"127.0.0.1:{port}", cwd=shop)
     assert got == 2
     assert f"port {port} is taken" in error
+
+
+@contextlib.contextmanager
+def killed_at_the_end(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask_at(path: Path) -> bytes:
+    """Ask a server at a unix socket, as soon as it answers."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(path))
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return sock.recv(65536).partition(b"\r\n")[0]
+            except OSError:
+                assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.real
+def test_a_unix_socket_is_replaced_if_it_is_left_over_and_removed_at_the_end(shop: Path) -> None:
+    """The workers of one that was killed end, too."""
+    path = shop / "shop.sock"
+    command = [*COMMAND, "serve", "shop:plain", "--no-access-log", "--listen", "unix:shop.sock"]
+    with killed_at_the_end([*command, "--workers", "2"], shop) as first:
+        assert ask_at(path).startswith(b"HTTP/1.1 404")
+        code, _, error = orchestra(*command[len(COMMAND) :], cwd=shop)
+        assert (code, "unix:shop.sock: Address already in use" in error) == (2, True)
+        workers = psutil.Process(first.pid).children()
+    assert psutil.wait_procs(workers, PATIENCE)[1] == []
+    assert path.exists()
+    with killed_at_the_end(command, shop) as second:
+        assert ask_at(path).startswith(b"HTTP/1.1 404")
+        second.terminate()
+        assert second.wait(PATIENCE) == 0
+    assert not path.exists()
 
 
 @pytest.mark.real

@@ -119,21 +119,10 @@ def test_after_five_restarts_with_back_off_a_process_has_failed() -> None:
     assert (life.state, life.restarts) == (State.FAILED, 5)
 
 
-def test_back_off_is_at_most_ten_seconds() -> None:
-    life = Life(plan=replace(PLAIN, max_quick_failures=20), state=State.RUNNING, spawned_at=0.0, failures=9)
-    assert step(life, FAILURE, 1.0)[0].back_off == 10
-
-
 def test_a_stable_run_wipes_the_slate_clean() -> None:
     life = Life(plan=PLAIN, state=State.RUNNING, spawned_at=0.0, failures=5)
     life, order = step(life, FAILURE, STABLE_AFTER)
     assert (life.failures, life.back_off, order) == (1, 0.5, Order.BACK_OFF)
-
-
-@pytest.mark.parametrize("code", [126, 127])
-def test_a_command_that_does_not_exist_fails_at_once(code: int) -> None:
-    life, order = lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=code)))
-    assert (life.state, order) == (State.FAILED, None)
 
 
 def test_restart_policies() -> None:
@@ -372,9 +361,10 @@ def test_a_process_that_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) ->
 
 
 @pytest.mark.parametrize(("code", "words"), [(127, "not found"), (126, "not executable")])
-def test_a_command_that_cannot_be_run_is_named(code: int, words: str) -> None:
-    life, _ = lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=code), "sh: 1: nosuch: not here"))
-    assert life.state is State.FAILED
+def test_a_command_that_cannot_be_run_fails_at_once_and_is_named(code: int, words: str) -> None:
+    how = Ended(Exit(code=code), "sh: 1: nosuch: not here")
+    life, order = lived(PLAIN, DependenciesMet(), Spawned(), how)
+    assert (life.state, order) == (State.FAILED, None)
     assert (
         life.reason
         == f"command {'is ' if code == 126 else ''}{words} (exit code {code}): sh: 1: nosuch: not here"

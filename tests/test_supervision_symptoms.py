@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, strategies as st
 
-from orchestra.supervision.symptoms import Clash, Symptoms, explain, is_prompt, port_clash
+from orchestra.supervision.symptoms import Symptoms, explain, is_prompt, port_clash
 
 RELOADS = {
     "uvicorn, StatReload": "WARNING:  StatReload detected changes in 'app.py'. Reloading...",
@@ -14,6 +15,22 @@ RELOADS = {
     "Django": "/x/views.py changed, reloading.",
     "gunicorn": "[2026-11-21 16:44:52 +0000] [4711] [INFO] Worker reloading: /x/app.py modified",
 }
+
+# What tells something, alone or with what comes before it.
+TELLING = (
+    *RELOADS.values(),
+    "INFO:     Started server process [4711]",
+    " * Restarting with stat",
+    "INFO:     Will watch for changes in these directories: ['/x']",
+    "Traceback (most recent call last):",
+    '  File "/x/app.py", line 3, in f',
+    '  File "/x/app.py", line 1',
+    "    def broken(:",
+    "SyntaxError: invalid syntax",
+    "During handling of the above exception, another exception occurred:",
+    "",
+    "it goes on",
+)
 
 
 @pytest.mark.parametrize("line", RELOADS.values(), ids=RELOADS)
@@ -41,6 +58,16 @@ def test_a_server_that_reloads_says_so(line: str) -> None:
 )
 def test_other_words_are_not_taken_for_a_reload(line: str) -> None:
     assert not Symptoms("serve").see("stdout", line, 0.0)
+
+
+@given(st.lists(st.sampled_from(TELLING) | st.text(max_size=30), max_size=60), st.integers(1, 60))
+def test_lines_tell_the_same_at_once_as_one_by_one(lines: list[str], at_once: int) -> None:
+    single, several = Symptoms("serve"), Symptoms("serve")
+    found = [told for line in lines if (told := single.see("stderr", line, 0.0))]
+    starts = range(0, len(lines), at_once)
+    assert found == [told for at in starts for told in several.read("stderr", lines[at : at + at_once], 0.0)]
+    for name in ("error", "failure", "watches", "new_server_seen"):
+        assert getattr(single, name) == getattr(several, name)
 
 
 def after(line: str) -> Symptoms:
@@ -171,7 +198,8 @@ CLASHES = {
 @pytest.mark.parametrize(("words", "text"), CLASHES.values(), ids=CLASHES)
 def test_a_port_that_is_taken_is_named_with_what_has_it(words: str, text: str | None) -> None:
     found = port_clash(words.split("\n"), own=8000, planned=5100, holders={8000: "us", 3000: "web"})
-    assert found == (None if text is None else Clash(text, is_own=text in (OWN, GUESSED)))
+    assert (found or (None,))[0] == text
+    assert found is None or ("another address: --listen" in found[1]) == (text in (OWN, GUESSED))
 
 
 def test_a_port_that_is_not_named_is_not_guessed_where_the_address_is_another_one() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import trio.testing
 import orchestra.supervisor
 from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.config.plan import FromProcess, Install, ProxyPlan
-from orchestra.events import Notice, OutputLine, StateChanged
+from orchestra.events import OutputLine
 from tests.events_kit import Recorder
 from tests.process_kit import SERVE
 from tests.simulation_kit import waiting
@@ -78,46 +76,6 @@ async def test_a_server_is_ready_when_it_answers_wherever_it_listens() -> None:
         assert f"port {ready.port} " in recorder.output("web")[0]
         await supervisor.stop()
     assert recorder.states("web") == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
-
-
-async def test_a_server_that_accepts_but_does_not_answer_is_not_ready() -> None:
-    mute = (
-        f'exec {sys.executable} -u -c \'import socket,time; s=socket.create_server(("127.0.0.1",0));'
-        'print("up"); time.sleep(1000)\''
-    )
-    supervisor = Supervisor(
-        Plan(processes=(ProcessPlan(name="web", command=mute, ready="http", ready_timeout=0.01),))
-    )
-    recorder = Recorder(supervisor)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
-        notice = await recorder.until(Notice)
-        assert notice.text.startswith("not ready after 0.01 s: ")
-        assert supervisor.snapshot()["web"].state is State.STARTING
-        await supervisor.stop()
-
-
-async def test_a_killed_server_comes_back_by_itself() -> None:
-    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="web", command=SERVE + " 0", ready="http"),)))
-    recorder = Recorder(supervisor)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
-        first = await recorder.until_state("web", State.READY)
-        assert first.pid is not None
-        os.kill(first.pid, 9)
-        again = await recorder.until_state("web", State.READY, restarts=1)
-        assert again.pid not in (None, first.pid)
-        await supervisor.stop()
-    died = next(event for event in recorder.events if isinstance(event, StateChanged) and event.signal)
-    assert (died.state, died.signal) == (State.BACKING_OFF, "SIGKILL")
-
-
-async def test_a_command_that_does_not_exist_fails_at_once() -> None:
-    supervisor = Supervisor(Plan(processes=(ProcessPlan(name="web", command="no-such-command-here"),)))
-    recorder = Recorder(supervisor)
-    await supervisor.run()
-    assert recorder.states("web") == [State.STARTING, State.RUNNING, State.FAILED]
-    assert supervisor.snapshot()["web"].restarts == 0
 
 
 async def test_a_folder_that_does_not_exist_is_a_failure_not_a_crash() -> None:
@@ -207,43 +165,6 @@ async def test_a_signal_reaches_the_group() -> None:
         await recorder.until_state("b", State.COMPLETED)
         supervisor.signal("b", 10)
         await supervisor.stop()
-
-
-async def test_a_chain_as_projects_have_it(tmp_path: Path) -> None:
-    listen = (
-        f"sleep 0.2; exec {sys.executable} -u -c 'import socket, time;"
-        ' s = socket.create_server(("127.0.0.1", 0)); time.sleep(1000)\''
-    )
-    log = tmp_path / "log"
-    supervisor = Supervisor(
-        Plan(
-            processes=(
-                waiting(
-                    "worker",
-                    "api",
-                    command=f"echo worker >> {log}; echo working; sleep 1000",
-                    ready="log:^work",
-                ),
-                waiting(
-                    "api", "db", "migrate:completed", command=f"echo api >> {log}; {SERVE} 0", ready="http:/"
-                ),
-                waiting("migrate", "db", command=f"echo migrate >> {log}; sleep 0.1"),
-                waiting("db", command=f"echo db >> {log}; {listen}", ready="tcp"),
-            )
-        )
-    )
-    recorder = Recorder(supervisor)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
-        await supervisor.wait_ready(timeout=20)
-        await supervisor.stop()
-    assert log.read_text().split() == ["db", "migrate", "api", "worker"]
-    gone = [
-        event.process
-        for event in recorder.events
-        if isinstance(event, StateChanged) and event.state is State.STOPPED
-    ]
-    assert gone == ["worker", "api", "db"]
 
 
 async def test_a_stubborn_command_that_asks_does_not_keep_the_end() -> None:

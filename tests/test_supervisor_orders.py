@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from orchestra import Plan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Install, Role
@@ -18,6 +18,7 @@ from tests.events_kit import Recorder
 from tests.simulation_kit import World, supervised, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from orchestra import ProcessPlan
@@ -154,7 +155,7 @@ async def test_a_process_that_is_killed_by_hand_stays_stopped(world: World, auto
         await supervisor.wait_ready(["a"])
 
 
-async def test_sinks_are_awaited_with_every_line_in_order(world: World, autojump_clock: object) -> None:
+async def test_sinks_are_awaited_with_all_lines_in_order(world: World, autojump_clock: object) -> None:
     lines: list[str] = []
 
     async def counts(child: Child) -> int:
@@ -162,9 +163,9 @@ async def test_sinks_are_awaited_with_every_line_in_order(world: World, autojump
             await child.say(*map(str, range(first, first + 100)))
         return 0
 
-    async def sink(line: OutputLine) -> None:
+    async def sink(some: Sequence[OutputLine]) -> None:
         await trio.sleep(0.01)
-        lines.append(line.text)
+        lines.extend(line.text for line in some)
 
     world.programs["counts"] = counts
     plan = Plan(processes=(waiting("a", command="counts"),))
@@ -445,7 +446,7 @@ async def test_a_command_can_be_run_whenever_it_is_up(world: World, autojump_clo
     assert recorder.states("plain") == [State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     orders=ORDERS,
     restart_mode=st.sampled_from(["replace", "overlap"]),

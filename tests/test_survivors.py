@@ -273,7 +273,7 @@ def test_ten_stubborn_children_are_waited_for_together(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("".join(f"{name}: {STUBBORN}\n" for name in names))
     # The first one has the longest time: it would end first if the others waited for it, and the others would
     # end after it if they waited for each other.
-    timeouts = dict.fromkeys(names, 1.0) | {"p0": 5.0}
+    timeouts = dict.fromkeys(names, 0.5) | {"p0": 2.5}
     (tmp_path / "orchestra.toml").write_text(
         "".join(f"[process.{name}]\nstop_timeout = {timeout}\n" for name, timeout in timeouts.items())
     )

@@ -90,19 +90,6 @@ def test_a_failed_process_is_shown_and_the_dashboard_stays(tmp_path: Path) -> No
         assert terminal.is_restored()
 
 
-def test_x_kills_a_process_which_stays_stopped(tmp_path: Path) -> None:
-    def is_worker(text: str, state: str) -> bool:
-        return any("worker" in row and state in row for row in text.splitlines())
-
-    with Terminal(*COMMAND, "run", cwd=project(tmp_path, worker="trap '' TERM; sleep 1000")) as terminal:
-        terminal.until(lambda text: text.count("ready") >= 2 and is_worker(text, "running"))
-        terminal.send("jjx")
-        terminal.until(lambda text: is_worker(text, "stopped"))
-        terminal.send("s")
-        terminal.until(lambda text: is_worker(text, "running"))
-        terminal.send("q")
-
-
 def test_a_wrong_procfile_does_not_touch_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("nonsense\n")
     with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
@@ -149,19 +136,6 @@ def continue_it(terminal: Terminal) -> None:
 def is_at_prompt_after_stop(text: str) -> bool:
     # The emulator knows no alternate screen: what was drawn there still stands around it.
     return "prompt>" in text.partition("Stopped")[2]
-
-
-def test_what_has_failed_can_be_started_again(tmp_path: Path) -> None:
-    project(tmp_path, worker="test -e mended && echo [bold]working[/bold] && sleep 1000")
-    settings = tmp_path / "orchestra.toml"
-    settings.write_text(settings.read_text() + '[process.worker]\nrestart = "never"\n')
-    with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
-        terminal.until(lambda text: "worker failed" in text and "R retry" in text)
-        (tmp_path / "mended").touch()
-        terminal.send("R")
-        terminal.until(lambda text: "[bold]working[/bold]" in text and "R retry" not in text)
-        terminal.send("q")
-        assert terminal.wait() == 0
 
 
 def test_ctrl_c_after_q_is_in_a_hurry(tmp_path: Path) -> None:
@@ -272,7 +246,8 @@ def test_in_the_background_it_prints_and_leaves_the_terminal_alone(tmp_path: Pat
         # That it was typed is not enough: Ctrl-C goes to the process that has the terminal.
         terminal.until(lambda _: terminal.foreground() == job.pid)
         terminal.send("\x03")
-        terminal.until(lambda text: "SIGINT" in text)
+        # Until it has ended, what is typed is its own.
+        terminal.until(lambda text: "prompt>" in text.partition("SIGINT")[2])
         terminal.send("echo code $?\n")
         terminal.until(lambda text: "code 130" in text)
         assert [line for line in mark.living() if "bash" not in line] == []
@@ -454,14 +429,7 @@ def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Pa
     loud = "while :; do seq 1000; done"
     with Terminal(*COMMAND, "run", cwd=project(tmp_path, worker=loud), columns=300, lines=80) as terminal:
         terminal.until(lambda text: "worker" in text)
-        until(lambda: not terminal.accepts_output(), lambda: "it reads on")
-        os.kill(terminal.pid, signal.SIGTERM)
-        has_ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        until(lambda: os.waitid(os.P_PID, terminal.pid, has_ended) is not None, lambda: "it does not end")
-        assert not terminal.has_its_own_screen()
-        assert terminal.settings() == terminal.before
-        terminal.until(lambda _: terminal.has_its_own_screen())
-        assert terminal.wait() == 143
+        terminal.end_while_it_accepts_nothing()
 
 
 def test_an_exception_of_ours_restores_the_terminal_and_can_be_read(tmp_path: Path) -> None:

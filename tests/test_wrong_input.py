@@ -1,4 +1,7 @@
-"""Every kind of wrong input, through the command line: what is said, and that nothing begins."""
+"""Wrong input of every source, through the command line: what is said, and that nothing begins.
+
+What is said of each mistake in a file is a test of what reads the file (`test_config_*`).
+"""
 
 from __future__ import annotations
 
@@ -81,15 +84,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="a-folder",
         ),
         pytest.param(
-            {"Procfile": "# nothing\n\n"},
-            ["run"],
-            (
-                "error: Procfile: no entries: nothing to run\n"
-                " hint: Add a line such as `web: python app.py`.\n"
-            ),
-            id="empty",
-        ),
-        pytest.param(
             {"Procfile": b"web: a\nworker: \xff\n"},
             ["run"],
             (
@@ -99,84 +93,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="not-utf-8",
         ),
         pytest.param(
-            {"Procfile": WEB + "my worker: x\n"},
-            ["run"],
-            (
-                "error: Procfile:2: 'my worker' is not allowed as a name: a blank in column 3\n"
-                " hint: Names are made of letters, digits, _ and -, such as my-worker.\n"
-            ),
-            id="a-blank-in-a-name",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "worker : x\n"},
-            ["run"],
-            ("error: Procfile:2: a blank before the colon (column 7)\n hint: Write `worker: x`.\n"),
-            id="a-blank-before-the-colon",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "  worker: x\n"},
-            ["run"],
-            (
-                "error: Procfile:2: the entry 'worker' is indented (column 3)\n"
-                " hint: Begin it in column 1; if it continues the line above, make the two one line.\n"
-            ),
-            id="an-indented-name",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "web.1: x\n"},
-            ["run"],
-            (
-                "error: Procfile:2: 'web.1' is not allowed as a name: '.' in column 4\n"
-                " hint: Names are made of letters, digits, _ and -, such as web-1.\n"
-            ),
-            id="a-name-with-a-dot",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "worker:\n"},
-            ["run"],
-            (
-                "error: Procfile:2: worker has no command (column 8)\n"
-                " hint: Write one after the colon, or delete line 2.\n"
-            ),
-            id="no-command",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "worker: a \\\n  b\n"},
-            ["run"],
-            (
-                "error: Procfile:2: worker: a backslash at the end of the line (column 11), but an entry is one line\n"
-                " hint: Write the command on one line, or put it into a script.\n"
-            ),
-            id="a-backslash",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "worker python x.py\n"},
-            ["run"],
-            (
-                "error: Procfile:2: there is no colon after the name (column 7): 'worker python x.py'\n"
-                " hint: Write `worker: python x.py`.\n"
-            ),
-            id="no-colon",
-        ),
-        pytest.param(
-            {"Procfile": WEB + ": x\n"},
-            ["run"],
-            (
-                "error: Procfile:2: no name before the colon (column 1)\n"
-                " hint: Names are made of letters, digits, _ and -: `web: x`.\n"
-            ),
-            id="no-name",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "worker: x\nweb: y\n"},
-            ["run"],
-            (
-                "error: Procfile:3: web is already defined on line 1\n"
-                " hint: Give one of the two another name, or delete line 1 or 3.\n"
-            ),
-            id="a-duplicate",
-        ),
-        pytest.param(
             {"Procfile": "SECRET=abc\nweb: touch started; sleep 1000\n"},
             ["run"],
             (
@@ -184,15 +100,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 " hint: Put it into a file .env beside this.\n"
             ),
             id="a-variable",
-        ),
-        pytest.param(
-            {"Procfile": "a-b: x\na_b: y\n"},
-            ["run"],
-            (
-                "error: Procfile:2: a_b and a-b (Procfile:1) would both be ORCHESTRA_A_B_PORT\n"
-                " hint: Give one of them another name.\n"
-            ),
-            id="names-that-collide",
         ),
         pytest.param(
             {"Procfile": WEB},
@@ -222,24 +129,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 " hint: Do one of the two.\n"
             ),
             id="named-and-left-out",
-        ),
-        pytest.param(
-            {"Procfile": WEB},
-            ["run", "-m", "web=two"],
-            (
-                "error: --formation web=two: web=two is not NAME=NUMBER\n"
-                " hint: Write web=2,worker=0 or all=1.\n"
-            ),
-            id="a-formation-without-a-number",
-        ),
-        pytest.param(
-            {"Procfile": WEB},
-            ["run", "-m", "wbe=2"],
-            (
-                "error: --formation wbe=2: there is no process wbe\n"
-                " hint: Did you mean web? There are web, all.\n"
-            ),
-            id="a-formation-of-an-unknown-process",
         ),
         pytest.param(
             {"Procfile": WEB},
@@ -329,27 +218,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="both-settings",
         ),
         pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[run\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:1: invalid TOML: Expected ']' at the end of a table declaration (column 5)\n"
-                " hint: Correct it: https://toml.io says how.\n"
-            ),
-            id="no-toml",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[prxy]\nhold = 1\n"},
-            ["run"],
-            ("error: orchestra.toml:1: prxy: no such setting\n hint: Did you mean proxy?\n"),
-            id="an-unknown-table",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[proxy]\nlisten_on = 'x'\n"},
-            ["run"],
-            ("error: orchestra.toml:2: proxy.listen_on: no such setting\n hint: Did you mean listen?\n"),
-            id="an-unknown-key",
-        ),
-        pytest.param(
             {"Procfile": WEB, "pyproject.toml": "[tool.orchestra.process.web]\nportt = 1\n"},
             ["run"],
             (
@@ -368,72 +236,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="a-value-of-the-wrong-type",
         ),
         pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[process.wbe]\nport = 5001\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:1: process.wbe: there is no process wbe in Procfile, and no command here\n"
-                " hint: Did you mean web?\n"
-            ),
-            id="a-table-of-an-unknown-process",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[process.web]\ncommand = 'x'\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: process.web.command: web has a command in Procfile:1, too\n"
-                " hint: Delete one of the two.\n"
-            ),
-            id="two-commands",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[process.web]\ncwd = 'nowhere'\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: process.web.cwd: there is no folder HERE/nowhere\n"
-                " hint: Create it, or correct cwd.\n"
-            ),
-            id="a-folder-that-is-missing",
-        ),
-        pytest.param(
-            {"Procfile": "web: cd nowhere && touch started\n"},
-            ["run"],
-            (
-                "error: Procfile:1: web: cd to HERE/nowhere: there is no such folder\n"
-                " hint: Create it, or correct the command.\n"
-            ),
-            id="a-cd-to-nowhere",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[process.web]\ndepends_on = ['db']\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: process.web.depends_on: there is no process db\n"
-                " hint: There is only web.\n"
-            ),
-            id="an-unknown-dependency",
-        ),
-        pytest.param(
-            {
-                "Procfile": WEB + "b: x\n",
-                "orchestra.toml": "[process.web]\ndepends_on = ['b:started']\n[process.b]\ndepends_on = ['web:started']\n",
-            },
-            ["run"],
-            (
-                "error: orchestra.toml:2: process.web.depends_on: dependency cycle: web -> b -> web\n"
-                " hint: Take one of them out.\n"
-            ),
-            id="a-cycle",
-        ),
-        pytest.param(
-            {"Procfile": WEB + "b: x\n", "orchestra.toml": "[process.web]\ndepends_on = ['b']\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: process.web.depends_on: b has no readiness check\n"
-                ' hint: Set process.b.ready, such as "tcp", or depend on "b:started".\n'
-            ),
-            id="a-dependency-without-readiness",
-        ),
-        pytest.param(
             {"Procfile": WEB, "orchestra.toml": "[process.web]\nready = 'udp'\n"},
             ["run"],
             (
@@ -441,33 +243,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
                 ' hint: It can be "tcp", "tcp:PORT", "tcp:HOST:PORT", "http", "http:/path", "http:/path=204", "http://HOST:PORT/path", "log:REGEX", "exec:COMMAND" or "delay:2".\n'
             ),
             id="a-check-that-is-none",
-        ),
-        pytest.param(
-            {
-                "Procfile": WEB + "b: x\n",
-                "orchestra.toml": "[process.web]\nport = 5999\n[process.b]\nport = 5999\n",
-            },
-            ["run"],
-            ("error: orchestra.toml:4: process.b.port: web has port 5999, too\n hint: Choose another one.\n"),
-            id="two-fixed-ports",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'wbe'\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: proxy.backend: there is no process wbe\n"
-                " hint: Did you mean web? There is only web.\n"
-            ),
-            id="an-unknown-upstream",
-        ),
-        pytest.param(
-            {"Procfile": WEB, "orchestra.toml": "[proxy]\nbackend = 'ftp://x'\n"},
-            ["run"],
-            (
-                "error: orchestra.toml:2: proxy.backend: an upstream cannot be asked by ftp, only by http and https\n"
-                " hint: Write http://HOST:PORT, https://HOST:PORT, or unix:PATH.\n"
-            ),
-            id="an-upstream-with-ftp",
         ),
         pytest.param(
             {"Procfile": WEB + "ui: npm run dev\n", "package.json": "{,}"},

@@ -30,6 +30,8 @@ from orchestra.config.plan import Address, FromProcess
 from orchestra.events import StateChanged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import trio
 
     from orchestra.events import Event, OutputLine
@@ -55,8 +57,8 @@ def a_loaded_plan() -> Plan:
     return load("Procfile.dev", only=["api"], overrides=Overrides(listen="127.0.0.1:0", formation="api=2"))
 
 
-async def sink(line: OutputLine) -> None:  # noqa: ASYNC124 - as it has to be
-    assert_type(line.text, str)
+async def sink(lines: Sequence[OutputLine]) -> None:  # noqa: ASYNC124 - as it has to be
+    assert_type(lines[0].text, str)
 
 
 def observe(event: Event) -> None:

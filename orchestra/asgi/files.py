@@ -144,8 +144,6 @@ def _root_of(page: Path) -> _Files:
 
 
 class _Files(StaticFiles):
-    """Starlette's static files, stricter."""
-
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         if not Path(folder).is_dir():
             raise ConfigError(f"there is no folder {folder}", hint="Build the frontend, or name another one.")
@@ -153,13 +151,7 @@ class _Files(StaticFiles):
         self._folder = os.path.realpath(folder)
 
     def find(self, path: str, scope: Scope, *, also: str = "") -> Response | None:
-        """Return the answer with the file at a path.
-
-        Args:
-            path: Relative to the folder.
-            scope: The request.
-            also: A first part that may begin with a dot.
-        """
+        """Return the answer with the file at a path; `also` is a first part that may begin with a dot."""
         parts = path.split("/")
         if any(not part or part.startswith(".") for part in (parts[1:] if parts[0] == also else parts)):
             return None
@@ -204,11 +196,7 @@ class _Files(StaticFiles):
 
 
 class _File(FileResponse):
-    """A file in few pieces: each costs a thread's turn and a server's.
-
-    Attributes:
-        content: All of it, if it was read.
-    """
+    """A file in few pieces, as each costs a thread's turn and a server's; `content` if all was read."""
 
     chunk_size = _SMALL
     content: bytes | None = None
@@ -231,6 +219,5 @@ def _look(path: str) -> os.stat_result | None:
 
 
 def _accepted(codings: str) -> set[str]:
-    """Return the codings that a client accepts by name."""
     pairs = (each.partition(";") for each in codings.lower().split(","))
     return {name.strip() for name, _, weight in pairs if not _is_refused(weight)}

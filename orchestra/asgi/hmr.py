@@ -31,6 +31,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import ProtocolError
 
+from orchestra.asgi.requests import fields_of
 from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import forwarded_request
 
@@ -55,23 +56,14 @@ _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
 # These are ours: the handshake with Vite has its own.
-_OWN = frozenset({"host", "connection", "upgrade"})
+_OWN = frozenset({b"host", b"connection", b"upgrade"})
 _NO_STATUS, _ABNORMAL = 1005, 1006
 
 
 async def relay(
     vite: Vite, head: RequestHead, peer: Peer, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Pass a WebSocket on until the browser leaves.
-
-    Args:
-        vite: Where it goes.
-        head: The browser's handshake.
-        peer: The browser.
-        scope: As ASGI has it.
-        receive: Likewise.
-        send: Likewise.
-    """
+    """Pass a WebSocket on until the browser, which is `peer` and has sent `head`, leaves."""
     await receive()  # websocket.connect
     try:
         stream = await vite.connect()
@@ -160,11 +152,7 @@ async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
 
 
 class _ViteEnd:
-    """Our connection to Vite.
-
-    Attributes:
-        refusal: The body of a refusal.
-    """
+    """Our connection to Vite; `refusal` is the body of one."""
 
     refusal = b""
 
@@ -176,7 +164,6 @@ class _ViteEnd:
         self._turn = anyio.Lock()
 
     async def send(self, event: Event) -> None:
-        """Send something."""
         async with self._turn:
             await self._stream.send(self._connection.send(event))
 
@@ -191,13 +178,10 @@ class _ViteEnd:
         return self._events.pop(0)
 
     async def shake_hands(self, head: RequestHead, peer: Peer) -> AcceptConnection | RejectConnection:
-        """Pass the browser's handshake on; return what Vite has answered."""
-        lines = forwarded_request(head, peer).decode("latin-1").split("\r\n")[1:-2]
-        pairs = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         fields = [
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in pairs
-            if name.lower() not in _OWN and not name.lower().startswith("sec-websocket-")
+            (name, value)
+            for name, value in fields_of(forwarded_request(head, peer))
+            if name.lower() not in _OWN and not name.lower().startswith(b"sec-websocket-")
         ]
         protocols = head.values.get(b"sec-websocket-protocol", b"").decode("latin-1")
         names = [each.strip() for each in protocols.split(",") if each.strip()]

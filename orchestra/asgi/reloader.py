@@ -86,8 +86,6 @@ class _Middleware:
 
 
 class _Injecting:
-    """An application whose documents have the script."""
-
     def __init__(self, app: App) -> None:
         self._app = app
 
@@ -97,11 +95,7 @@ class _Injecting:
 
 
 class _Exchange:
-    """One request, whose answer may be a document.
-
-    Attributes:
-        is_for_a_page: It is one.
-    """
+    """One request, whose answer may be a document."""
 
     is_for_a_page = False
     _page: Page | None = None
@@ -168,11 +162,7 @@ def _injector() -> Injector:
 
 
 class _Pages:
-    """The open pages of this process.
-
-    Attributes:
-        due: When older ones became out of date.
-    """
+    """The open pages of this process; `due` is when older ones became out of date."""
 
     def __init__(self) -> None:
         self.due = time.monotonic()
@@ -183,8 +173,6 @@ _pages = _Pages()
 
 
 class _Live:
-    """The connection of one page."""
-
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
@@ -203,7 +191,6 @@ class _Live:
             self._soon(self._ended.set)
 
     async def run(self) -> None:
-        """Serve it to its end."""
         await self._receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
         _pages.lives.add(self)
@@ -235,8 +222,6 @@ class _Live:
 
 
 class _Routed:
-    """An application, and what the script needs beside it."""
-
     def __init__(self, app: App) -> None:
         self._app = app
 
@@ -246,7 +231,7 @@ class _Routed:
         if scope["type"] not in ("http", "websocket") or path not in (f"{own}client.js", f"{own}live"):
             await self._app(scope, receive, send)
             return
-        refusal = admit(_door_request(scope, path.removeprefix(own)))
+        refusal = admit(Request.of("browser", path.removeprefix(own), _without_tls(scope)))
         if scope["type"] == "http":
             await _answer(refusal, scope, send)
         elif refusal is None:
@@ -256,18 +241,16 @@ class _Routed:
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
 
 
-def _door_request(scope: Scope, name: str) -> Request:
-    headers: dict[bytes, bytes] = {}
-    is_tls = scope["scheme"] in ("https", "wss")
-    for key, value in scope["headers"]:
-        # The doors know no TLS.
-        known = (
-            value.replace(b"https://", b"http://", 1) if is_tls and key in (b"origin", b"referer") else value
-        )
-        headers[key] = b", ".join([headers[key], known]) if key in headers else known
-    is_websocket = scope["type"] == "websocket"
-    method = scope.get("method", "GET")
-    return Request(door="browser", name=name, method=method, is_websocket=is_websocket, headers=headers)
+def _without_tls(scope: Scope) -> Scope:
+    """Return a scope as the doors know it, which know no TLS."""
+    if scope["scheme"] not in ("https", "wss"):
+        return scope
+    plain = {
+        name: value.replace(b"https://", b"http://", 1)
+        for name, value in scope["headers"]
+        if name in (b"origin", b"referer")
+    }
+    return {**scope, "headers": [(name, plain.get(name, value)) for name, value in scope["headers"]]}
 
 
 async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:

@@ -15,12 +15,12 @@ from orchestra.proxy.forward import Peer, forwarded_response
 from orchestra.proxy.head import HeadReader, ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from orchestra.asgi.types import Message, Receive, Scope
     from orchestra.proxy.head import Headers, RequestHead
 
-__all__ = ["RequestBody", "answer_head", "message_of", "peer_of", "request_head"]
+__all__ = ["RequestBody", "answer_head", "fields_of", "message_of", "peer_of", "request_head"]
 
 # The server has dealt with these.
 _DEALT_WITH = frozenset({b"expect", b"upgrade"})
@@ -32,11 +32,7 @@ _reader = HeadReader()
 
 
 def request_head(scope: Scope) -> RequestHead:
-    """Return the head of a request, or of a WebSocket's handshake.
-
-    Raises:
-        BadMessage: It is nothing that may be passed on.
-    """
+    """Return the head of a request or a handshake; `BadMessage` if it may not be passed on."""
     target: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
@@ -65,22 +61,23 @@ def answer_head(message: Message) -> ResponseHead:
     return ResponseHead.of(message["status"], fields)
 
 
+def fields_of(head: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give the fields of a head that is on its way."""
+    for line in head.split(b"\r\n")[1:-2]:
+        name, _, value = line.partition(b":")
+        yield name, value.strip()
+
+
 def message_of(head: ResponseHead, upstream: str) -> Message:
     """Return the message that begins an answer of which this is the head."""
-    lines = forwarded_response(head, upstream).split(b"\r\n")[1:-2]
-    pairs = (line.partition(b":")[::2] for line in lines)
-    fields = [(name.lower(), value.strip()) for name, value in pairs]
+    fields = fields_of(forwarded_response(head, upstream))
     # The server adds a date of its own.
-    headers = [field for field in fields if field[0] != b"date"]
+    headers = [(name.lower(), value) for name, value in fields if name.lower() != b"date"]
     return {"type": "http.response.start", "status": head.status, "headers": headers}
 
 
 class RequestBody:
-    """The body of one request, which may be asked for twice.
-
-    Args:
-        receive: As ASGI has it.
-        limit: Bytes that are kept; of a longer body nothing is.
+    """The body of one request, which may be asked for twice: up to a limit of bytes it is kept.
 
     Attributes:
         is_complete: All of it has come.

@@ -39,12 +39,7 @@ _GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Vite:
-    """Where Vite is.
-
-    Args:
-        host: A name or an address.
-        port: Its port.
-    """
+    """Where Vite is: a name or an address, and a port."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -56,11 +51,7 @@ class Vite:
         return f"{self._host}:{self._port}"
 
     async def connect(self) -> SocketStream:
-        """Connect to it.
-
-        Raises:
-            Unavailable: It cannot be reached.
-        """
+        """Connect to it, or `Unavailable`."""
         for address in dict.fromkeys((self._address, self._host)):
             with suppress(OSError):
                 stream = await anyio.connect_tcp(address, self._port)
@@ -72,13 +63,7 @@ class Vite:
 
 
 class Conversation:
-    """One request to Vite, and its answer.
-
-    Args:
-        stream: A connection to Vite, for this alone.
-        head: The request.
-        peer: Its sender.
-    """
+    """One request to Vite, sent by `peer`, and its answer, over a connection for this alone."""
 
     def __init__(self, stream: SocketStream, head: RequestHead, peer: Peer) -> None:
         self._stream = stream
@@ -104,17 +89,16 @@ class Conversation:
         await body.wait_gone()
 
     async def head(self) -> ResponseHead:
-        """Receive the head of the final answer.
-
-        Raises:
-            UpstreamError: There is none, or not one that may be passed on.
-        """
+        """Receive the head of the final answer; `UpstreamError` if there is none that may be passed on."""
         while True:
             end = end_of_head(self._unread)
             if end > MAX_HEAD or (end < 0 and len(self._unread) > MAX_HEAD):
                 raise UpstreamError("Vite: the answer's head is too long")
             if end < 0:
-                self._unread += await self._receive("without an answer")
+                try:
+                    self._unread += await self._stream.receive(_CHUNK)
+                except (anyio.EndOfStream, *_GONE) as exc:
+                    raise UpstreamError("Vite closed the connection without an answer") from exc
                 continue
             raw, self._unread = self._unread[:end], self._unread[end:]
             try:
@@ -128,11 +112,7 @@ class Conversation:
                 return head
 
     async def body(self, head: ResponseHead) -> AsyncGenerator[bytes]:
-        """Receive the body of that answer, without framing.
-
-        Raises:
-            UpstreamError: It has no end.
-        """
+        """Receive the body of that answer, without framing; `UpstreamError` if it has no end."""
         # A body for HTTP/1.0 has no chunks.
         body = answer_body(head, structs.replace(self._head, version=b"1.0"))
         data = self._unread
@@ -150,12 +130,6 @@ class Conversation:
             except (anyio.EndOfStream, *_GONE) as exc:
                 if body.close() is None:
                     raise UpstreamError("Vite closed the connection in the middle of its answer") from exc
-
-    async def _receive(self, when: str) -> bytes:
-        try:
-            return await self._stream.receive(_CHUNK)
-        except (anyio.EndOfStream, *_GONE) as exc:
-            raise UpstreamError(f"Vite closed the connection {when}") from exc
 
 
 def _chunk(piece: bytes) -> bytes:

@@ -73,7 +73,7 @@ class ViteDevProxy:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
     ) -> None:
-        self._app = app
+        self.app = app
         self.vite = Vite(vite_host, vite_port)
         given = ["/events", "/ws"] if backend_prefixes is None else backend_prefixes
         prefixes = [each.rstrip("/") for each in (api_prefix, *given)]
@@ -95,7 +95,7 @@ class ViteDevProxy:
         """Serve a connection, as ASGI has it."""
         head = self._head_for_vite(scope)
         if head is None:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._open(head, scope, receive, send)
         else:
@@ -117,15 +117,10 @@ class ViteDevProxy:
             return None
         return head
 
-    async def ask_app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application."""
-        await self._app(scope, receive, send)
-
     async def _open(self, head: RequestHead, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open a WebSocket."""
         route = self.router.websocket(head, has_backend=True, has_frontend=True)
         if route.side != "frontend":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         peer, origin = peer_of(scope), head.values.get(b"origin")
         allowed = list(self._plan.allowed_origins)
@@ -140,15 +135,12 @@ class ViteDevProxy:
         await relay(self.vite, head, peer, scope=scope, receive=receive, send=send)
 
     def _warn(self, refused: str, setting: str) -> None:
-        """Say why Vite was not asked; once."""
         if refused not in self._refused and len(self._refused) < 20:
             self._refused.add(refused)
             _log.warning("ViteDevProxy: %s", refused.replace(f"[proxy] {setting} = ", f"{setting}="))
 
 
 class _Exchange:
-    """One request, and what becomes of it."""
-
     def __init__(
         self, proxy: ViteDevProxy, head: RequestHead, scope: Scope, body: RequestBody, send: Send
     ) -> None:
@@ -179,7 +171,7 @@ class _Exchange:
                     return
                 case Signal():
                     # `OPTIONS *`, which is about the server.
-                    await self._proxy.ask_app(self._scope, self._body.receive, self._send)
+                    await self._proxy.app(self._scope, self._body.receive, self._send)
                     return
 
     # --- The application ---
@@ -199,7 +191,7 @@ class _Exchange:
                 step = Answer("too large to fall back")
                 await self._give_kept()
 
-        await self._proxy.ask_app(self._scope, self._body.receive, judge)
+        await self._proxy.app(self._scope, self._body.receive, judge)
         if isinstance(step, Answer):
             return None
         if not self._body.can_begin:
@@ -258,7 +250,6 @@ class _Exchange:
         return None
 
     async def _say(self, error: UpstreamError | BadMessage) -> None:
-        """Give an answer of our own."""
         head, content = answers.render(answers.explain(error), self._head)
         await self._send(message_of(head, "orchestra"))
         await self._send({"type": "http.response.body", "body": content})

@@ -104,7 +104,8 @@ def find(target: str) -> Any:
         if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
             raise  # the module is there, and lacks another one
         where = " or ".join(sys.path[: 2 if os.path.isdir(source) else 1])  # noqa: PTH112
-        hint = f'write "{name[:-3]}:{attribute}"' if name.endswith(".py") else "correct it, or set cwd"
+        is_file = name.endswith(".py")
+        hint = f'write "{name[:-3]}:{attribute}"' if is_file else "correct it, or start elsewhere"
         raise WrongSetting(f"there is no module {exc.name} in {where}: {hint}") from exc
     found: Any = module
     for part in attribute.rstrip("()").split("."):
@@ -114,13 +115,21 @@ def find(target: str) -> Any:
             raise WrongSetting(f"there is no {part} in {module.__file__ or name}: {hint}")
         found = getattr(found, part)
     if attribute.endswith("()"):
-        found = found()
+        found = made_by(found, target.removesuffix("()"))
     if kind_of(found) is None:
         is_factory = "()" not in attribute and inspect.isroutine(found)
         hint = f'write "{target}()"' if is_factory else "name the application itself"
         what = f"{target} ({type(found).__name__}) is neither an ASGI nor a WSGI application"
         raise WrongSetting(f"{what}: {hint}")
     return found
+
+
+def made_by(factory: Any, name: str) -> Any:
+    """Call a factory, or `WrongSetting` if it cannot be called without arguments."""
+    if not callable(factory) or not takes(factory, 0):
+        hint = f'write "{name}"' if is_application(factory) else "name a function without arguments"
+        raise WrongSetting(f"{name} ({type(factory).__name__}) does not make an application: {hint}")
+    return factory()
 
 
 def kind_of(application: Any) -> Literal["asgi", "wsgi"] | None:

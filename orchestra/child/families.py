@@ -80,16 +80,13 @@ class _Batch(Generic[_Key, _Found]):
 
 
 class Families:
-    """Looks for living members of families; all children of a run share it, and so its scans."""
+    """Looks for living members of families; the children of a run share it, and so its scans."""
 
     def __init__(self) -> None:
         self._scan = SharedLook(_find)
 
     async def is_alive(self, family: Family) -> bool:
-        """Whether anything of a family lives; yes if it cannot be known.
-
-        Each member is sent what the family was asked for (`Family.signal`).
-        """
+        """Whether anything of a family lives, or it cannot be known; its members hear `Family.signal`."""
         return await self._scan.ask(family) is not None
 
     async def until_gone(self, family: Family) -> None:

@@ -56,11 +56,7 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Have a guardian that ends the processes of a run if we are killed inside of the block.
-
-    Raises:
-        OrchestraError: It cannot be started.
-    """
+    """Have a guardian that ends the processes of a run if we are killed; `OrchestraError` without one."""
     try:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],

@@ -51,13 +51,8 @@ AFTER_KILL = 2.0
 PAUSE = 0.05
 
 
-class Child:
-    """A family, and how it ends."""
-
-    def __init__(self, family: table.Family, stop_signal: int, stop_timeout: float) -> None:
-        self.family = family
-        self.stop_signal = stop_signal
-        self.stop_timeout = stop_timeout
+# A family, its stop signal and its stop timeout.
+Child = tuple[table.Family, int, float]
 
 
 def main() -> None:
@@ -71,16 +66,13 @@ def main() -> None:
     stalled = [screen for screen in screens.items() if not write(*screen, is_waited_for=False)]
     if not is_proper:
         mark = frozenset({f"ORCHESTRA_RUN={run_id}".encode()})
-        clean_up([*children.values(), Child(table.Family(0, mark), USUAL_SIGNAL, USUAL_TIMEOUT)])
+        clean_up([*children.values(), (table.Family(0, mark), USUAL_SIGNAL, USUAL_TIMEOUT)])
     for screen in stalled:
         write(*screen, is_waited_for=True)
 
 
 def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) -> bool:
-    """Follow the reports until orchestra is gone; return whether that was a proper end.
-
-    Meanwhile `children`, by their leaders, and `screens`, what gives terminals back by their paths, are kept.
-    """
+    """Keep `children`, by leader, and `screens`, by path, until orchestra is gone; was that a proper end?"""
     unread = b""
     is_gone = wait_for(parent)
     while True:
@@ -94,7 +86,7 @@ def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) 
                 match report.split():
                     case [b"+", pid, stop_signal, stop_timeout, *marks]:
                         family = made_of(int(pid), *marks)
-                        children[family.leader] = Child(family, int(stop_signal), float(stop_timeout))
+                        children[family.leader] = family, int(stop_signal), float(stop_timeout)
                     case [b"-", pid]:
                         children.pop(int(pid), None)
                     case [b"screen", *shown]:
@@ -142,10 +134,7 @@ def has_input() -> bool:
 
 
 def is_held() -> bool:
-    """Whether a process still holds the other end of the pipe.
-
-    After orchestra's end that is a child between fork and exec: it has no mark yet, and was not reported.
-    """
+    """Whether a process still holds the pipe's other end: a child between fork and exec, not marked yet."""
     while has_input():
         if not os.read(0, 65536):
             return False
@@ -153,11 +142,7 @@ def is_held() -> bool:
 
 
 def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
-    """Show a terminal's own screen and cursor again; its shell mends its modes by itself.
-
-    Returns:
-        Whether that is done, or cannot be; else the terminal accepts nothing now.
-    """
+    """Show a terminal's own screen and cursor again (not its modes); false: it accepts nothing now."""
     with suppress(OSError):
         terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
@@ -173,8 +158,8 @@ def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
 def clean_up(children: list[Child]) -> None:
     """End all that is left: its stop signal first, SIGKILL after its stop timeout."""
     begun = time.monotonic()
-    families = {child.family: child for child in children}
-    last = begun + max(child.stop_timeout for child in children) + AFTER_KILL
+    families = {family: (stop_signal, stop_timeout) for family, stop_signal, stop_timeout in children}
+    last = begun + max(stop_timeout for _, _, stop_timeout in children) + AFTER_KILL
     is_last = False
     while time.monotonic() < last:
         try:
@@ -187,9 +172,8 @@ def clean_up(children: list[Child]) -> None:
         # A process that has just closed the pipe (at exec) has its mark a moment later: one more round.
         is_last = not left and not is_held()
         for family in left:
-            child = families[family]
-            is_late = time.monotonic() >= begun + child.stop_timeout
-            number = signal.SIGKILL if is_late else child.stop_signal
+            stop_signal, stop_timeout = families[family]
+            number = signal.SIGKILL if time.monotonic() >= begun + stop_timeout else stop_signal
             if family.signalled != number:
                 family.signal(number)
                 is_last = False

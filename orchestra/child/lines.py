@@ -46,19 +46,16 @@ def without_colours(line: str) -> str:
 class LineSplitter:
     """Collects the bytes of one stream and gives back whole lines.
 
-    Memory holds one line of at most `LONGEST_LINE`, and work is linear in the bytes.
-
-    Args:
-        longest: The characters after which a line becomes several.
+    Work is linear in the bytes, and memory holds one line: after `longest` characters it becomes several.
     """
 
-    def __init__(self, columns: int = 80, *, longest: int = LONGEST_LINE) -> None:
+    def __init__(self, *, longest: int = LONGEST_LINE) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         # The line that has no end yet: text and colours, then perhaps half a sequence; or drawn in a row.
         self._begun: list[str] = []
         self._size = 0
         self._unfinished = ""
-        self._row = Row(columns, longest=longest)
+        self._row = Row(longest=longest)
         self._longest = longest
         self._is_drawn = False
 

@@ -1,11 +1,9 @@
 """A process's output in a file: every whole line, rotated by size.
 
 ``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
-that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits for that, so
-that nothing piles up. Each batch is in the file (though not on the disk) when it has been written.
-
-Error handling: a file that cannot be written to any more (a full disk) raises OSError once, and then takes
-nothing: the run matters more than its log.
+that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits until they are in
+the file (though not on the disk), so that nothing piles up. A file that cannot be written to any more (a full
+disk) raises OSError once, and then takes nothing: the run matters more than its log.
 """
 
 from __future__ import annotations
@@ -44,15 +42,8 @@ class LogFile:
         self._is_broken = False
         self._lock = trio.Lock()
 
-    def __repr__(self) -> str:
-        return f"<LogFile {self._path}>"
-
     async def write(self, lines: Sequence[str]) -> None:
-        """Append lines.
-
-        Raises:
-            OSError: It cannot be written to; the first time only. It names the file.
-        """
+        """Append lines; `OSError`, which names the file, the first time that it cannot be written to."""
         await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
 
     async def append(self, lines: Sequence[bytes]) -> None:
@@ -109,11 +100,7 @@ class LogFile:
 
 
 def _opened(path: Path, mode: int) -> int:
-    """Open a file to append to it.
-
-    Raises:
-        OSError: That failed, or it is a pipe: that would wait for its reader, and so would the run.
-    """
+    """Open a file to append to it; `OSError` for a pipe, too: the run would wait for its reader."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, mode)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind) or stat.S_ISCHR(kind):

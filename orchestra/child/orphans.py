@@ -1,11 +1,9 @@
 """Reaping orphans: what orchestra has to do when it is process 1, as it can be in a container.
 
 A process whose parent has ended becomes a child of process 1, and stays a zombie until process 1 waits for
-it. Each orphan is waited for by its pid: to wait for any child would take exit statuses away from trio. trio
-reaps its own children within a moment; a zombie that is still there after that is an orphan.
+it. Each orphan is waited for by its pid: to wait for any child would take exit statuses away from trio.
 
-Only the command line does this: in an embedder's process there may be other children, which are not ours to
-reap.
+Only the command line does this: an embedder may have other children, which are not ours to reap.
 """
 
 from __future__ import annotations

@@ -97,11 +97,8 @@ async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: fl
 async def http_get(at: Address, path: str, *, within: float, rest: float) -> Reply:
     """Ask for a path, and hang up; over TLS, too, if what answers seems to expect that.
 
-    The beginning of an answer may take `within` seconds, what follows it `rest` more.
-
-    Raises:
-        OSError: No connection, or nothing comes by it.
-        trio.TooSlowError: Nothing comes in time.
+    The beginning of an answer may take `within` seconds (else `trio.TooSlowError`), what follows it `rest`
+    more; `OSError`: no connection, or nothing comes by it.
     """
     until = trio.current_time() + within
     failure: OSError | None = None
@@ -169,10 +166,7 @@ async def tcp_answer(at: Address) -> str:
 
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
-    """Run a command for ``/bin/sh -c`` to its end; return what was wrong, in words, with its last line.
-
-    Whatever it has started is ended with it.
-    """
+    """Run a command, and end what it has started; return what was wrong, in words, with its last line."""
     # Of several at once, one must not be taken for what another one has left behind.
     env = {**env, "ORCHESTRA_CHILD": secrets.token_hex(4)}
     last = ""

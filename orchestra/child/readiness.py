@@ -6,8 +6,6 @@ question. A line that names the port is a sign that something listens there. Com
 pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
 ready when all have passed.
 
-`in_words` tells at any time what is still missing, for the user that waits.
-
 Not here: what follows from it (`supervision.lifecycle`).
 """
 
@@ -49,15 +47,12 @@ class Probe(Protocol):
 
     async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
         """Ask over HTTP."""
-        ...
 
     async def tcp_answer(self, at: Address) -> str:
         """Connect."""
-        ...
 
     async def exec_answer(self, command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
         """Run a command."""
-        ...
 
 
 class Readiness:
@@ -98,6 +93,7 @@ class Readiness:
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
         if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
+        self._listens_as_told = plan.app is not None  # our own server does
         self.listening: Address | None = None
         self.sees_no_socket = False
         self.missing: dict[Check, str] = {}
@@ -113,7 +109,7 @@ class Readiness:
 
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
-        if self._port is not None and any(f":{self._port}" in line for line in lines):
+        if self._port is not None and f":{self._port}" in "\n".join(lines):
             self._port_named.set()
             self._port_named = trio.Event()
         for check, event in self._seen.items():
@@ -183,18 +179,13 @@ class Readiness:
                     self.listening = answer.at
                     return
                 self.missing[check] = answer.missing or "only another server that it has started answers"
-            # A container's socket is not seen, nor another user's: they are asked at its own port, and at
-            # those that its command names. Only for a check that was written down, because another
-            # program's server may answer there.
+            # A container's socket is not seen, nor another user's: its own port is asked, and those that its
+            # command names; only for a check that was written down: another program may answer there.
             ports = (self._port, *self._plan.named_ports) if not found and check != _IMPLIED else ()
             for at in (Address(host, port) for port in ports if port for host in LOOPBACK):
                 if not (unseen := await self._ask(check, at)).missing:
                     self.listening = unseen.at
                     return
-
-    @property
-    def _listens_as_told(self) -> bool:
-        return self._plan.app is not None  # our own server does
 
     async def _is_own(self, socket: Address, leader: int) -> bool:
         if self._listens_as_told and socket.port == self._port:

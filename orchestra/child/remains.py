@@ -32,7 +32,6 @@ class Member(NamedTuple):
     """One process of a tree.
 
     Attributes:
-        pid: Its number.
         program: The file that it executes; a shell that becomes another program keeps its number.
         is_last: Whether nothing that it has started lives.
         has_child: Whether it has a child, be it one that has ended and that it has not waited for.
@@ -40,7 +39,6 @@ class Member(NamedTuple):
         cpu: Seconds of CPU time that it has used.
         has_inotify: Whether it waits for files to change, by inotify. This and what follows is looked at only
             if no other process is the last one, too.
-        listens: Whether it has a listening socket.
         is_connected: Whether it has a connection, or makes one: it may be waiting for an answer.
     """
 
@@ -56,10 +54,7 @@ class Member(NamedTuple):
 
 
 def look(leaders: Collection[int]) -> Mapping[int, Sequence[Member]]:
-    """Look at the processes of the tree of each of `leaders`, as far as they can be seen.
-
-    Blocks for some milliseconds.
-    """
+    """Look at the processes of the trees of `leaders`, as far as they can be seen; blocks for some ms."""
     if sys.platform != "linux":
         return {}
     found: dict[int, Sequence[Member]] = {}

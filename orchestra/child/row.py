@@ -61,24 +61,13 @@ _VERTICAL_CONTROLS = frozenset("\n\x0b\x0c\x84\x85\x8d")
 _OTHER_SCREEN = frozenset({"?47", "?1047", "?1049"})
 
 # What ends attributes, and the last code that there is.
+# fmt: off
 _ENDS = {
-    22: (1, 2),
-    23: (3, 20),
-    24: (4,),
-    25: (5, 6),
-    39: (30,),
-    49: (40,),
-    50: (26,),
-    54: (51, 52),
-    59: (58,),
-    65: (60, 61, 62, 63, 64),
+    22: (1, 2), 23: (3, 20), 24: (4,), 25: (5, 6), 27: (7,), 28: (8,), 29: (9,), 10: (11,),
+    39: (30,), 49: (40,), 50: (26,), 54: (51, 52), 55: (53,), 59: (58,), 65: (60, 61, 62, 63, 64),
     75: (73, 74),
-    27: (7,),
-    28: (8,),
-    29: (9,),
-    10: (11,),
-    55: (53,),
 }
+# fmt: on
 _LAST_CODE = 107
 
 
@@ -174,13 +163,11 @@ class Row:
 
     def _put(self, glyphs: Iterable[str], size: int) -> None:
         """Replace so many cells from the cursor on, and move it behind them."""
-        begin, end = self._column, self._column + size
-        self._pad(begin)
-        self._part(begin)
-        self._part(end)
-        self._cells[begin:end] = glyphs
-        self._pens[begin:end] = [self._pen] * size
-        self._column = end
+        begin = self._column
+        if (missing := begin - len(self._cells)) > 0:
+            self._replace(begin, begin, " " * missing, missing)
+        self._column += size
+        self._replace(begin, self._column, glyphs, size, self._pen)
 
     def _combine(self, mark: str) -> None:
         """Add a mark that has no cell of its own to the character before the cursor."""
@@ -190,11 +177,12 @@ class Row:
         if place >= 0 and len(self._cells[place]) < _LONGEST_CELL:
             self._cells[place] += mark
 
-    def _pad(self, size: int) -> None:
-        missing = size - len(self._cells)
-        if missing > 0:
-            self._cells += " " * missing
-            self._pens += [""] * missing
+    def _replace(self, begin: int, end: int, glyphs: Iterable[str], size: int, pen: str = "") -> None:
+        """Put so many cells in the place of others; what they cut in two becomes blanks."""
+        self._part(begin)
+        self._part(end)
+        self._cells[begin:end] = glyphs
+        self._pens[begin:end] = [pen] * size
 
     def _part(self, at: int) -> None:
         """Make blanks of a wide character that this column is in the middle of."""
@@ -224,9 +212,8 @@ class Row:
     def _break(self) -> None:
         """End the line because of a vertical move, if anything can be seen of it."""
         text, pen = self.text(), self._pen
-        ended = (
-            [*self._ended, text] if any(cell.strip() for cell in self._cells) or self._head else self._ended
-        )
+        is_seen = any(cell.strip() for cell in self._cells) or self._head
+        ended = [*self._ended, *([text] if is_seen else [])]
         self._clear(is_entered=True)
         self._ended, self._pen = ended, pen
 
@@ -286,7 +273,7 @@ class Row:
             case "X":  # 8.3.38 ECH
                 self._blank(self._column, self._column + many)
             case "P":  # 8.3.26 DCH
-                self._delete(many)
+                self._replace(self._column, self._column + many, "", 0)
             case "@":  # 8.3.64 ICH
                 self._insert(many)
             case "s" if not parameters:
@@ -302,33 +289,21 @@ class Row:
 
     def _erase(self, what: int | None) -> None:
         if not what:
-            self._part(self._column)
-            del self._cells[self._column :], self._pens[self._column :]
+            self._replace(self._column, len(self._cells), "", 0)
         elif what == 1:
             self._blank(0, self._column + 1)
         elif what == 2:
             self._cells, self._pens = [], []
 
     def _blank(self, begin: int, end: int) -> None:
-        self._part(begin)
-        self._part(end)
         size = max(min(end, len(self._cells)) - begin, 0)
-        self._cells[begin : begin + size] = " " * size
-        self._pens[begin : begin + size] = [""] * size
-
-    def _delete(self, count: int) -> None:
-        begin, end = self._column, self._column + count
-        self._part(begin)
-        self._part(end)
-        del self._cells[begin:end], self._pens[begin:end]
+        self._replace(begin, begin + size, " " * size, size)
 
     def _insert(self, count: int) -> None:
         at = self._column
         count = min(count, max(self.columns - len(self._cells), 0))
         if at < len(self._cells):
-            self._part(at)
-            self._cells[at:at] = " " * count
-            self._pens[at:at] = [""] * count
+            self._replace(at, at, " " * count, count)
 
 
 def _number(parameters: str) -> int | None:

@@ -61,11 +61,9 @@ _TOGETHER = {LOOPBACK[0]: LOOPBACK, "::": ("::", "0.0.0.0")}  # noqa: S104 - if 
 
 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
-    """Find the listening sockets of the process tree of each of `leaders`, by addresses that reach them.
+    """Find the listening sockets of the trees of `leaders`, by addresses that reach them; blocks for some ms.
 
     Of a tree without any of TCP, they are its unix sockets (some programs have those for themselves alone).
-
-    Blocks for some milliseconds.
     """
     entries = _entries()
     trees = {leader: table.tree(entries, leader) for leader in leaders}
@@ -73,12 +71,10 @@ def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
 
 
 def servers(leader: int, port: int) -> frozenset[table.Entry]:
-    """Find what accepts connections at `port`: processes of a tree that hold it, without their parents.
+    """Find what accepts connections at `port` (0: a unix socket), in a tree; blocks for some milliseconds.
 
-    Port 0 is a unix socket.
-
-    The parents of such a server often hold its socket, too, to hand it to the next one. Blocks for some
-    milliseconds; nothing is found if the process table cannot be read.
+    The parents of such a server often hold its socket, too, to hand it to the next one, and are left out.
+    Nothing is found if the process table cannot be read.
     """
     entries = _entries()
     tree = table.tree(entries, leader)
@@ -95,8 +91,7 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
 def programs(leader: int, port: int) -> frozenset[str]:
     """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks.
 
-    A program is known by what it calls itself, too: Redis is a link to another file on Debian, and newer
-    Nodes call themselves MainThread.
+    They have two: Redis is a link to another file on Debian, and newer Nodes call themselves MainThread.
     """
     import psutil  # noqa: PLC0415
 
@@ -118,10 +113,7 @@ def in_order_of_preference(sockets: Collection[Address], port: int | None) -> li
 def likeliest(
     sockets: Collection[Address], port: int | None, *, besides: Collection[Address]
 ) -> list[Address]:
-    """Choose the sockets to ask: those at its own `port` alone, if it has any, else all.
-
-    Those in `besides`, which were no HTTP servers, only if there is nothing else.
-    """
+    """Choose the sockets to ask: those at its own `port`, else all, else those `besides`, no HTTP servers."""
     wanted = in_order_of_preference(sockets, port)
     left = [each for each in wanted if each not in besides]
     return [each for each in left if each.port == port] or left or wanted
@@ -169,12 +161,9 @@ def lan_address() -> str | None:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on `host` and `port`, and on the same port of what belongs to it, where that exists.
+    """Listen on `host` and `port`, and, if there is one, on ``::1`` beside ``127.0.0.1``, IPv4 beside ``::``.
 
-    With ``127.0.0.1`` that is ``::1``; with ``::``, which is all addresses, those of IPv4.
-
-    Raises:
-        ConfigError: The port is taken (it says by what), not allowed, or the address is not ours.
+    `ConfigError`: the port is taken (it says by what), not allowed, or the address is not ours.
     """
     listeners: list[socket.socket] = []
     for each in _TOGETHER.get(host, (host,)):
@@ -277,21 +266,17 @@ def _bound(host: str, port: int) -> socket.socket:
 def _cannot_listen(host: str, port: int, exc: OSError) -> ConfigError:
     where = Address(host, port)
     if exc.errno in _NO_SUCH_ADDRESS:
-        return ConfigError(
-            f"cannot listen on {host}: it is not an address of this machine",
-            hint="Give an address of this machine: --listen 127.0.0.1:8000.",
-        )
-    if exc.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"{port_taken(port, holder(port))}: cannot listen on {where}",
-            hint=f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}",
-        )
-    if exc.errno == errno.EACCES:
-        return ConfigError(
-            f"not allowed to listen on {where}: ports below 1024 are the system's",
-            hint=f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}",
-        )
-    return ConfigError(f"cannot listen on {where}: {exc.strerror}", hint="Choose another address: --listen.")
+        text = f"cannot listen on {host}: it is not an address of this machine"
+        hint = "Give an address of this machine: --listen 127.0.0.1:8000."
+    elif exc.errno == errno.EADDRINUSE:
+        text = f"{port_taken(port, holder(port))}: cannot listen on {where}"
+        hint = f"Stop it, or choose another address: --listen 127.0.0.1:{_next_free(port + 1)}"
+    elif exc.errno == errno.EACCES:
+        text = f"not allowed to listen on {where}: ports below 1024 are the system's"
+        hint = f"Choose another address: --listen 127.0.0.1:{_next_free(8000)}"
+    else:
+        text, hint = f"cannot listen on {where}: {exc.strerror}", "Choose another address: --listen."
+    return ConfigError(text, hint=hint)
 
 
 def _next_free(port: int) -> int:

@@ -149,11 +149,7 @@ class Child:
                 os.killpg(self.pid, number)
 
     async def send(self, data: bytes) -> None:
-        """Write to its standard input; as a terminal it takes Ctrl-C and Ctrl-D for what they are there.
-
-        Raises:
-            OrchestraError: It has closed its standard input, or does not read what it was sent.
-        """
+        """Write to its standard input; `OrchestraError` if it has closed that, or does not read."""
         try:
             with trio.fail_after(_SEND_TIMEOUT):
                 async with self._sending:
@@ -193,13 +189,6 @@ class Child:
         await trio.sleep(_AFTER_KILL)
         waiting.cancel()
 
-    async def _kill_now(self) -> None:
-        if not self.is_gone:
-            self.family.signal(signal.SIGKILL)
-            await self._process.wait()
-            await self._families.until_gone(self.family)
-            self.is_gone = True
-
 
 async def run_child(
     command: str | Sequence[str],
@@ -218,8 +207,9 @@ async def run_child(
 ) -> Exit:
     """Run a child to its end, and leave nothing of it behind.
 
-    Resource handling: cancelled or not, when this returns or raises, its family is gone (or was sent SIGKILL
-    and does not react), and all pipes are closed. To cancel is to kill; `Child.stop` asks first.
+    Cancelled or not, when this returns or raises (`SpawnError`: the system refused to start it), its family
+    is gone, or was sent SIGKILL and does not react, and all pipes are closed. To cancel is to kill;
+    `Child.stop` asks first.
 
     Args:
         command: Text for ``/bin/sh -c``, or the words of a program to be executed as they are.
@@ -234,9 +224,6 @@ async def run_child(
         guard: Is told of it for as long as anything of it is left.
         soft_nofile: How many files a command (not a program) may have open, if not as many as we.
         pass_fds: Descriptors that it gets beside its input and output, by the same numbers.
-
-    Raises:
-        SpawnError: The system refused to start it.
     """
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
     family, stdin = family_of(process.pid, env), streams["stdin" if window is None else "pty"]
@@ -253,7 +240,9 @@ async def run_child(
             nursery.cancel_scope.cancel()
     finally:
         with trio.move_on_after(_AFTER_KILL, shield=True):
-            await child._kill_now()  # noqa: SLF001
+            if not child.is_gone:
+                child.kill()
+                await child._until_gone()  # noqa: SLF001
         output.close()
         if guard is not None and child.is_gone:
             guard.emptied(child.family)

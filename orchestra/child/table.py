@@ -79,10 +79,7 @@ class Family:
         self._heard: set[Entry] = set()
 
     def signal(self, number: int) -> None:
-        """Signal the leader's group now, and other members as soon as `find` sees them.
-
-        With SIGKILL, `find` goes on to kill whatever it sees; any other signal each is sent once.
-        """
+        """Signal the leader's group now, and others once `find` sees them; SIGKILL again and again."""
         self.signalled = number
         self._heard.clear()
         if self.leader:
@@ -113,10 +110,7 @@ class Family:
 
 
 def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
-    """Find the living members of families, in one pass; a family without any is not in the result.
-
-    Blocks for some milliseconds. What is asked of a family is sent to each member on sight (`Family.signal`).
-    """
+    """Find the living members of families, of those that have any, and send them what was asked; blocks."""
     by_session = {family.leader: family for family in families if family.leader}
     marked = [family for family in families if family.marks]
     shared = frozenset.intersection(*(family.marks for family in marked)) if marked else frozenset()
@@ -207,10 +201,7 @@ def send(entry: Entry, number: int) -> None:
 
 
 def tree(entries: Iterable[Entry], leader: int) -> set[int]:
-    """The living processes of the session that `leader` began, and all that descend from them.
-
-    The session finds those whose parents are gone, descent finds those that began a session of their own.
-    """
+    """The living processes of the session of `leader`, whose parents may be gone, and their descendants."""
     children: dict[int, list[int]] = {}
     found: set[int] = set()
     for entry in entries:

@@ -91,15 +91,10 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """Parse the address to listen on.
+    """Parse the address to listen on: a literal address, and a port, where 0 is any free one.
 
     It is written as ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:8000``, ``:8000`` or ``8000``.
-
-    Returns:
-        A literal address, and a port; port 0 is any free one.
-
-    Raises:
-        ConfigError: It has another form, or a port that browsers refuse to open.
+    `ConfigError`: it has another form, or a port that browsers refuse to open.
     """
 
     def wrong(why: str, hint: str = _LISTEN_FORM) -> ConfigError:
@@ -150,10 +145,8 @@ def settle_address(
     """Check the address that the user asks for, or find one.
 
     Without one it is that of the last run, the usual one, or, as `notes` is told, the next free one. If it is
-    not known which ports the processes take (`knows_ports`), the usual one is left to them.
-
-    Raises:
-        ConfigError: A process takes the port that is asked for, it cannot be listened on, or none can be had.
+    not known which ports the processes take (`knows_ports`), the usual one is left to them. `ConfigError`: a
+    process takes the port that is asked for, it cannot be listened on, or none can be had.
     """
     if asked is not None:
         host, port = asked
@@ -213,10 +206,7 @@ def base_port(
 ) -> int:
     """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's.
 
-    `env` is the environment of the system, `environ`, with the env files over it.
-
-    Raises:
-        ConfigError: It is not a port.
+    `env` is `environ`, the system's, with the env files over it. `ConfigError`: it is not a port.
     """
     if option is not None:
         if not 1 <= option <= HIGHEST_PORT:
@@ -265,10 +255,7 @@ class Ports(Struct, kw_only=True):
                     self.by_instance[name] = port
 
     def assign(self, base: int, problems: Problems) -> list[Note]:
-        """Give all others theirs, beginning with `base`; say which of them cannot have the usual one.
-
-        The usual one of a process that runs already is what it has.
-        """
+        """Give all others theirs, from `base` on; say which cannot have the usual one (or what it has)."""
         fixed, notes = set(self.by_instance), []
         # Each has the usual one until its turn comes: none is moved to that of another.
         for index, each in enumerate(self.processes):

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.config import tools
-from orchestra.config.files import is_file, is_folder, upward
-from orchestra.reading import read_file
+from orchestra.config.files import is_file, is_folder, text_if_any, upward
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -248,11 +247,7 @@ class Sources:
 
 def text_of(file: Path) -> str:
     """The text of a file; empty if there is none, or a large one."""
-    try:
-        is_small_file = file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE
-        return read_file(file).decode("utf-8-sig", "replace") if is_small_file else ""
-    except (OSError, ValueError):
-        return ""
+    return text_if_any(file, most=_MAX_FILE_SIZE)
 
 
 def _is_global(text: str, start: int, indent: str) -> bool:

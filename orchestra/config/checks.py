@@ -41,11 +41,7 @@ UPGRADE_REQUIRED = 426
 
 
 class TcpCheck(Struct, frozen=True):
-    """A socket of its process tree listens, or a port of its own is answered (by a container, say).
-
-    Attributes:
-        at: Where something listens, whatever that is.
-    """
+    """A socket of its process tree listens, or something does `at` an address (a container, say)."""
 
     at: Address | None = None
 
@@ -93,11 +89,7 @@ Check: TypeAlias = TcpCheck | HttpCheck | LogCheck | ExecCheck | DelayCheck
 
 
 def parse_checks(ready: str | tuple[str, ...] | None) -> tuple[Check, ...]:
-    """Read all checks of a process; none means that it has no readiness.
-
-    Raises:
-        ValueError: One of them has no form that there is; the text says which and why.
-    """
+    """Read all checks of a process, perhaps none; `ValueError` says which is not a valid one, and why."""
     return tuple(_parse(each) for each in words_of(ready))
 
 

@@ -5,10 +5,7 @@ program (``exec``, ``env``, ``corepack``, ``uv run``, ``concurrently``), package
 ``package.json``, to a bounded depth. This is reading, not running: what depends on a variable, on a
 substitution or on what a command answers is not known, and what is not known is not claimed. What starts Vite
 in any other way (``make dev``) is found by its sockets (`roles`); what is read here decides before the start
-what is installed, and which requests are held.
-
-Only the first program after ``cd`` is sure to be executed as it stands: only of that is it said that it is
-missing.
+what is installed, and which requests are held. Only the first program after ``cd`` is sure to be executed.
 
 Not here: starting anything, the network, `os.environ`; packages (`packages`).
 """

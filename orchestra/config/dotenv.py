@@ -47,12 +47,9 @@ def merge(
 
 
 def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str]) -> dict[str, str]:
-    """Parse the text of one ``.env`` file.
+    """Parse the text of one ``.env`` file, and give its variables alone.
 
     ``${VAR}`` sees what stands above it in the file, then `over`. Values may be secrets: no problem has one.
-
-    Returns:
-        The variables of the file alone.
     """
     from dotenv.parser import parse_stream  # noqa: PLC0415 - not every project has such a file
     from dotenv.variables import parse_variables  # noqa: PLC0415

@@ -31,12 +31,8 @@ def for_child(
 ) -> dict[str, str]:
     """Give the environment of one child, all but what the supervisor adds.
 
-    Args:
-        env: From the operating system, env files and settings, with the tools of its folder.
-        port: What ``PORT`` says.
-        hosts: The names that requests may be for: Vite is told, which takes one entry (``.example`` is all
-            below it), so that is the first.
-        siblings: The ports of other processes, by name: ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell them.
+    ``PORT`` says `port`, ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell the ports of `siblings`, by name. Of the
+    `hosts` that requests may be for, Vite is told the first: it takes one entry (``.x`` is all below it).
     """
     new = {"PYTHONUNBUFFERED": "1", **({VITE_HOSTS: hosts[0]} if hosts else {}), **env}
     for name, sibling in siblings.items():

@@ -1,7 +1,4 @@
-"""Reading the user's files, and collecting all problems that are found in them.
-
-`Problems` collects errors until everything has been read; then they are raised together, in the order of
-files and lines. A step whose failure must not end the reading runs inside of `caught`.
+"""Reading the user's files, and collecting all problems that are found in them, to be raised together.
 
 Not here: what any file means.
 """
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Problems", "is_file", "is_folder", "read_text", "subfolders", "upward"]
+__all__ = ["Problems", "is_file", "is_folder", "read_text", "subfolders", "text_if_any", "upward"]
 
 # As far as we may look, and false for a path that cannot exist: the methods of `Path` raise there.
 is_file, is_folder = os.path.isfile, os.path.isdir
@@ -50,12 +47,7 @@ _PIPE_TIMEOUT = 10.0
 
 
 class Problems(Struct):
-    """Collects errors and warnings.
-
-    Attributes:
-        errors: Problems with which a run cannot start.
-        warnings: Problems with which it can start, but may fail later: a program that is not there yet.
-    """
+    """Collects errors, with which no run can start, and warnings: it may fail by what is not there yet."""
 
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)
@@ -97,6 +89,14 @@ class Problems(Struct):
         """Raise everything together, as `ConfigErrors`, if there is an error."""
         if self.errors:
             raise ConfigErrors(self.in_order(first=first))
+
+
+def text_if_any(path: Path, *, most: int = 1 << 26) -> str:
+    """Read a file that may be missing: empty if it is, cannot be read, or has more than `most` bytes."""
+    try:
+        return read_file(path, most=most).decode("utf-8-sig", "replace")
+    except (OSError, ValueError):
+        return ""
 
 
 def _file_of(error: ConfigError) -> Path | None:

@@ -16,7 +16,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from orchestra.config.files import is_file, is_folder
+from orchestra.config.files import is_file, is_folder, text_if_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,13 +52,10 @@ def is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *
         return False
     modules = folder / "node_modules"
     # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
-    if (
-        manager == "npm"
-        and is_folder(modules)
-        and not any(is_file(modules / mark) for mark in _INSTALL_MARKS)
-    ):
-        return False
+    is_whole = any(is_file(modules / mark) for mark in _INSTALL_MARKS)
     match manager:
+        case "npm" if is_folder(modules) and not is_whole:
+            return False
         case "npm":
             locks = (folder / name for name in ("npm-shrinkwrap.json", "package-lock.json"))
             lock = next((each for each in locks if is_file(each)), None)
@@ -70,7 +67,7 @@ def is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *
             return not noted or not wanted or noted == wanted
         case "yarn":
             entries = _json(modules / ".yarn-integrity").get("lockfileEntries")
-            came_from = set(_RESOLVED.findall(_text(folder / "yarn.lock")))
+            came_from = set(_RESOLVED.findall(text_if_any(folder / "yarn.lock")))
             return not isinstance(entries, dict) or came_from <= {*entries.values()}
         case _:
             return True
@@ -103,19 +100,15 @@ def _is_as_npm_noted(lock: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
 
 def _importers(lock: Path) -> str:
     """The part of pnpm's lock file that names what each `package.json` gets."""
-    return _text(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
+    return text_if_any(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(_text(path) or "{}")
+        found = json.loads(text_if_any(path) or "{}")
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _text(path: Path) -> str:
-    return (_bytes(path) or b"").decode("utf-8", "replace")
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -25,48 +25,47 @@ NAMED = frozenset({
 _CONTROL = re.compile(r"ctrl-[a-z]")
 
 ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "up": (("up", "k"), "choose the process, or request, above"),
-    "down": (("down", "j"), "choose the one below"),
-    "only": (("enter",), "show the log of this process only; of a request, its details"),
-    "back": (("escape",), "back: end a search, a filter, a detail"),
+    "up": (("up", "k"), "choose what stands above"),
+    "down": (("down", "j"), "choose what stands below"),
+    "only": (("enter",), "only its log, or its details"),
+    "back": (("escape",), "end a search, a filter, ..."),
     "restart": (("r",), "restart the process"),
     "retry": (("R",), "start all that have failed"),
     "stop": (("s",), "stop the process, or start it"),
     "kill": (("x",), "kill the process"),
-    "input": (("i",), "send keys to the process's terminal, until Ctrl-]"),
+    "input": (("i",), "send it keys, until Ctrl-]"),
     "search": (("/",), "search the log"),
     "next": (("n",), "the next match, upwards"),
     "previous": (("N",), "the one before that"),
-    "filter": (("f",), "show only what has a text in it: of the log, or of the requests"),
+    "filter": (("f",), "show only what has a text"),
     "errors": (("e",), "show only errors in the log"),
-    "pause": (("space",), "stop following the log, or follow it again"),
+    "pause": (("space",), "stop following, or follow"),
     "pageup": (("pageup", "b"), "a page up"),
     "pagedown": (("pagedown",), "a page down"),
     "top": (("home", "g"), "to the oldest line"),
-    "bottom": (("end", "G"), "to the newest line, and follow"),
+    "bottom": (("end", "G"), "to the newest, and follow"),
     "requests": (("t",), "go to the requests, or back"),
-    "slowest": (("T",), "the slowest requests first, or the newest"),
-    "full": (("z",), "the log, or the requests, on the full screen"),
-    "hide-processes": (("1",), "hide the processes, or show them"),
-    "hide-requests": (("2",), "hide the requests, or show them"),
+    "slowest": (("T",), "the slowest requests first"),
+    "full": (("z",), "this pane on the full screen"),
+    "hide-processes": (("1",), "hide or show the processes"),
+    "hide-requests": (("2",), "hide or show the requests"),
     "open": (("o",), "open the browser"),
-    "clear": (("c",), "clear the log, or the requests"),
-    "copy": (("y",), "copy the line: the one found, else the newest; of a request, its address"),
-    "write": (("w",), "write the log, as shown, to a file"),
-    "dismiss": (("d",), "dismiss the error, or the hint"),
+    "clear": (("c",), "clear the log, or requests"),
+    "copy": (("y",), "copy the line, or address"),
+    "write": (("w",), "write the log to a file"),
+    "dismiss": (("d",), "dismiss the error, or hint"),
     "help": (("?",), "this help"),
-    "quit": (("q",), "stop everything; leave what another terminal has started"),
+    "quit": (("q",), "stop all; attached: leave"),
     "suspend": (("ctrl-z",), "suspend"),
     "redraw": (("ctrl-l",), "draw everything again"),
 }
-"""What can be done by a key: the usual keys, and what it does, by the action's name."""
+"""What can be done by a key: the usual keys, and what it does, in words that fit half of 80 columns."""
 
 
 def bindings(changed: Mapping[str, str]) -> dict[str, str]:
     """Give the action of each key; `changed` has keys by action, separated by blanks.
 
-    Raises:
-        ValueError: There is no such action or key, or a key would have two actions.
+    `ValueError`: there is no such action or key, or a key would have two actions.
     """
     found: dict[str, str] = {}
     for action, given in changed.items():

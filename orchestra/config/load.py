@@ -5,11 +5,8 @@ The order is that of the reader: first the Procfile and the settings are read, t
 last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
 process has the same one whichever others run.
 
-What is wrong is collected from beginning to end: `examine` gives all of it beside the plan of what is left,
-for ``orchestra check``; `load` raises all of it together.
-
-What only the machine knows comes in as arguments: the environment, whether a port is free and what holds it.
-Looking at files is all that happens here. Not here: starting, binding, printing, `os.environ`.
+What is wrong is collected from beginning to end. What only the machine knows comes in as an argument
+(`Machine`). Not here: starting, binding, printing, `os.environ`.
 """
 
 from __future__ import annotations
@@ -70,11 +67,7 @@ class Overrides(Struct, frozen=True, kw_only=True):
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
         listen: The proxy's address, see `parse_listen`.
-        no_proxy: Run the processes alone.
-        base_port: The first process's port.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
-        output: How the run is shown.
-        exit_on: What ends it.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
@@ -106,7 +99,7 @@ def load(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
 ) -> Plan:
-    """Read everything and decide what a run is going to do; the arguments are those of `examine`.
+    """Read everything, as `examine` does, and decide what a run is going to do.
 
     Raises:
         ConfigError: There is no Procfile to look at.
@@ -126,13 +119,10 @@ def examine(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
 ) -> tuple[Plan, Problems]:
-    """Read everything, and give the plan of what could be understood, beside all that is wrong.
+    """Read everything, and give the plan of what could be understood, beside all that is wrong with the rest.
 
     Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
-    current folder, or, if that has neither, the settings in it, if they define a process.
-
-    Raises:
-        ConfigError: There is no Procfile to look at.
+    current folder, or, if that has neither, the settings in it, if they define a process; else `ConfigError`.
     """
     current_folder()  # everything is relative to it
     reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
@@ -414,11 +404,9 @@ class _Reader:
         )
 
     def shell_of(self, process: Draft) -> str | None:
-        """Give what runs a process's command."""
         return process.settings.shell or self.settings.run.shell
 
     def exit_on(self, names: Sequence[str]) -> str:
-        """Give what ends the run."""
         option = self.overrides.exit_on
         wanted = self.settings.run.exit_on if option is None else option
         known = ["all", "any", "failure", *dict.fromkeys([*map(base_name, names), *names])]

@@ -39,10 +39,8 @@ _Json: TypeAlias = "Mapping[str, object]"
 def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     """Decide whether packages have to be installed before a command can run, and how.
 
-    No folder above `root` is looked at.
-
-    The folder is that of the nearest `package.json`, or the root of the workspace that it belongs to; the
-    manager is that of its lock file, else the one that `package.json` names, else the one that is used.
+    The folder is that of the nearest `package.json` up to `root`, or the root of its workspace; the manager
+    is that of its lock file, else the one that `package.json` names, else the one that is used.
     """
     package = package_folder(folder, root)
     if package is None:

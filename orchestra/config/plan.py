@@ -67,12 +67,7 @@ class Condition(Enum):
 
 
 class Dependency(Struct, frozen=True):
-    """That a process waits for another one.
-
-    Attributes:
-        name: The other process.
-        condition: What it has to be, or to have been, once.
-    """
+    """That a process waits until another one, of this `name`, has met a condition once."""
 
     name: str
     condition: Condition = Condition.READY
@@ -107,7 +102,6 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         named_ports: Those that its command names: a container's are not seen among its sockets.
         may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
             user's choice.
-        role: What it is to the proxy.
         vite_folder: Where it runs Vite's development server, if it does.
         reloader: What makes it reload itself when a file changes, if anything is known to.
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a

@@ -45,12 +45,7 @@ _NAME_RULE = "Names are made of letters, digits, _ and -"
 
 
 class Entry(Struct, frozen=True):
-    """One entry of a Procfile.
-
-    Attributes:
-        name: ``[A-Za-z0-9_-]+``.
-        command: Without blanks around it; never empty, always one line.
-    """
+    """One entry of a Procfile: a name, ``[A-Za-z0-9_-]+``, and a command, never empty, always one line."""
 
     name: str
     command: str
@@ -60,8 +55,7 @@ class Entry(Struct, frozen=True):
 def find(folder: Path, *, otherwise: Path | None = None) -> Path:
     """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``, else `otherwise`.
 
-    Raises:
-        ConfigError: It has neither; the hint names similar files that it does have.
+    Without one, the hint of the `ConfigError` names similar files that it does have.
     """
     for name in DEFAULT_NAMES:
         path = folder / name

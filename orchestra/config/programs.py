@@ -1,6 +1,4 @@
-"""What a command needs on this machine and does not find, or finds elsewhere than the user expects.
-
-A folder, a program, a closed quote, the Python of the project.
+"""What a command needs and does not find, or finds elsewhere: a folder, a program, the project's Python.
 
 Not here: reading commands (`command`), starting them.
 """
@@ -10,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestra.config import shells, tools
@@ -41,48 +40,48 @@ _NEXT_STEPS = {
 def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
     """Refuse what cannot start; warn of what fails unless something puts a program there in time.
 
-    Returns:
-        What may be another program, or another Python, than the user expects.
+    The notes name what may be another program, or another Python, than the user expects.
     """
-    reading, problems = process.reading, process.file.problems
-    needs = reading.needs
+    reading, needs = process.reading, process.reading.needs
     if needs and process.install is not None:
         # What is not sure of the command is not sure of its installation: PATH may change before it.
         needs = (*(each for each in needs if each != "vite"), process.install.argv[0])
     lacking = next((program for program in needs if not _is_on_path(program, process)), None)
+    refuse, warn = process.file.problems.add, partial(_warn, process)
     if reading.missing is not None:
-        problems.add(
-            _message(process, f"cd to {reading.missing}: there is no such folder", "Create it, {or}")
-        )
+        text = f"cd to {reading.missing}: there is no such folder"
+        refuse(_message(process, text, "Create it, {or}"))
     elif lacking is not None:
         text = f"it needs {' and '.join(dict.fromkeys(needs))}, but {lacking} is not found on PATH"
-        problems.add(_message(process, text, f"{_NEXT_STEPS.get(lacking, _NODE)}."))
+        refuse(_message(process, text, f"{_NEXT_STEPS.get(lacking, _NODE)}."))
     try:
         shlex.split(process.command, comments=True)
     except ValueError:
-        problems.warn(_message(process, "a quote is opened and not closed", "Close it."))
+        warn("a quote is opened and not closed", "Close it.")
     if not reading.program:
         return []
     found = find_program(reading.program, process.tools_folder, process.env, scripts=scripts)
     if found is not None:
         process.program = found.in_words(root)
         if not os.access(found.path, os.X_OK):
-            hint = f"Make it so: chmod +x {found.path}"
-            problems.warn(_message(process, f"{found.path} is not executable", hint))
+            warn(f"{found.path} is not executable", f"Make it so: chmod +x {found.path}")
     elif reading.program not in reading.needs:
         _warn_of_missing(process, root)
     if found is not None and reading.script is not None and not reading.script.exists():
-        problems.warn(_message(process, f"there is no {reading.script}", "Create it, {or}"))
+        warn(f"there is no {reading.script}", "Create it, {or}")
     notes = [_broken(process, root)]
     if found is not None and found.is_python:
-        _warn_of_interpreter(process, found)
+        if found.interpreter is not None and not is_file(found.interpreter):
+            # Its folder was moved, or Python removed.
+            text = f"{found.path} is a script for {found.interpreter}, which is not there"
+            warn(text, "Make its virtual environment again.")
         notes.append(_unexpected(process, found, root))
     return [each for each in notes if each is not None]
 
 
 def check_shell(process: Draft, asked: str | None) -> None:
     """Refuse a shell that there is not; warn of words in the command that it does not have."""
-    problems, shell = process.file.problems, asked or "/bin/sh"
+    shell = asked or "/bin/sh"
     try:
         (program, *_), is_valid = shlex.split(shell), True
     except ValueError:
@@ -96,11 +95,15 @@ def check_shell(process: Draft, asked: str | None) -> None:
         text = f"`{word}` is bash's, and {shell} runs the command"
         setting = f'set shell = "bash" in [run] or [process.{process.name}]'
         hint = f"Write `{instead}`, or {setting}." if instead else f"{setting[0].upper()}{setting[1:]}."
-        problems.warn(_message(process, text, hint))
+        _warn(process, text, hint)
 
 
 def _message(process: Draft, text: str, hint: str) -> ConfigError:
     return process.error(f"{process.name}: {text}", hint=hint.replace("{or}", "or correct the command."))
+
+
+def _warn(process: Draft, text: str, hint: str) -> None:
+    process.file.problems.warn(_message(process, text, hint))
 
 
 def _is_on_path(program: str, process: Draft) -> bool:
@@ -108,14 +111,13 @@ def _is_on_path(program: str, process: Draft) -> bool:
 
 
 def _warn_of_missing(process: Draft, root: Path) -> None:
-    problems, program, cwd = process.file.problems, process.reading.program, process.reading.program_cwd
+    program, cwd = process.reading.program, process.reading.program_cwd
     if "node_modules/" in program and process.install:
         return
     if "/" not in program:
-        hint = _how_to_get(process, root)
-        problems.warn(_message(process, f"{program} is not found on PATH", hint))
+        _warn(process, f"{program} is not found on PATH", _how_to_get(process, root))
     elif cwd is not None and not (cwd / program).exists():
-        problems.warn(_message(process, f"there is no {cwd / program}", "Create it, {or}"))
+        _warn(process, f"there is no {cwd / program}", "Create it, {or}")
 
 
 def _how_to_get(process: Draft, root: Path) -> str:
@@ -140,13 +142,6 @@ def _run_by(launcher: tuple[str, Path], process: Draft, root: Path) -> str:
     tool, where = launcher
     make = "uv sync" if tool == "uv" else f"{tool} install"
     return f"Write `{tool} run {process.reading.program}`, run `{make}` in {shown(where, root)}"
-
-
-def _warn_of_interpreter(process: Draft, found: Program) -> None:
-    """Warn of a script whose Python is not there any more: its folder was moved, or Python removed."""
-    if found.interpreter is not None and not is_file(found.interpreter):
-        text = f"{found.path} is a script for {found.interpreter}, which is not there"
-        process.file.problems.warn(_message(process, text, "Make its virtual environment again."))
 
 
 def _unexpected(process: Draft, found: Program, root: Path) -> Note | None:

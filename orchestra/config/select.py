@@ -56,7 +56,6 @@ class Draft(Struct, kw_only=True):
         instances: What they are called: a single one like the process; with none it is not run.
         env: The environment that its command is run in, but for ports.
         program: What its command runs first, and in which Python, for people.
-        role: What it is to the proxy.
     """
 
     name: str
@@ -164,11 +163,9 @@ def _command_of(
 
 
 def _serve(app: str, place: str) -> str:
-    """Give the command that serves an application.
-
-    `place` is where it was written, without a line: a line more above it would ask for a restart.
-    """
-    # Not the shell looks PORT up: a spare is told another one when it serves.
+    """Give the command that serves an application, which was set at `place`."""
+    # No line is in the place: one more above it would ask for a restart. And not the shell looks PORT up: a
+    # spare is told another one when it serves.
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
 
 
@@ -265,14 +262,10 @@ def refuse_unready(processes: Iterable[Draft], unready: Collection[str]) -> None
 
 
 def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
-    """Say how many instances each process is to have.
+    """Say how many instances each process is to have: by the command line, else by its settings.
 
-    Args:
-        text: As on the command line: ``web=2,worker=0,all=1``; ``all`` is for those that are not named.
-        processes: Their settings say it where the command line does not.
-
-    Raises:
-        ConfigError: It has another form, or names a process that there is not.
+    `text` is ``web=2,worker=0,all=1``, with ``all`` for those that are not named; `ConfigError` if it has
+    another form, or names a process that there is not.
     """
     names = [each.name for each in processes]
     asked: dict[str, int] = {}
@@ -317,21 +310,10 @@ def choose(
         elif name in only and name in left_out:
             problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
     asked = [name for name in only if name in by_name] if only else [*by_name]
-    chosen: set[str] = set()
-    unseen = [*asked]
-    while unseen:
-        name = unseen.pop()
-        if name not in chosen and name not in left_out and counts[name]:
-            chosen.add(name)
-            unseen += [each.name for each in by_name[name].waits_for]
+    chosen = _with_needed(asked, by_name, {name for name in counts if counts[name]}.difference(left_out))
     # What is named is asked for, and so is what is needed by it, or by what is started anyway.
-    needed = [name for name in chosen if name in only or by_name[name].settings.autostart]
-    started: set[str] = set()
-    while needed:
-        name = needed.pop()
-        if name not in started:
-            started.add(name)
-            needed += [each.name for each in by_name[name].waits_for if each.name in chosen]
+    wanted = [name for name in chosen if name in only or by_name[name].settings.autostart]
+    started = _with_needed(wanted, by_name, chosen)
     for name in chosen:
         by_name[name].autostart = name in started
         numbered = [f"{name}.{number}" for number in range(1, counts[name] + 1)]
@@ -340,14 +322,23 @@ def choose(
         problems.add(ConfigError("no process is left to run", path=path, hint=there_are([*by_name])))
 
 
+def _with_needed(names: Iterable[str], by_name: Mapping[str, Draft], possible: Collection[str]) -> set[str]:
+    """Add what processes depend on, as far as that is possible."""
+    found: set[str] = set()
+    unseen = [*names]
+    while unseen:
+        name = unseen.pop()
+        if name in possible and name not in found:
+            found.add(name)
+            unseen += [each.name for each in by_name[name].waits_for]
+    return found
+
+
 # --- In which order they are started and stopped ---
 
 
 def find_cycle(waits_for: Mapping[str, Sequence[str]]) -> list[str]:
-    """Find a dependency cycle: ``[a, b, a]``, where a depends on b; empty if there is none.
-
-    It begins with that of its processes which stands first in `waits_for`.
-    """
+    """Find a dependency cycle, from its first process on: ``[a, b, a]``, where a needs b; empty if none."""
     try:
         TopologicalSorter(waits_for).prepare()
     except CycleError as exc:
@@ -359,10 +350,7 @@ def find_cycle(waits_for: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Give the order of stopping: a level may be stopped when the levels before it have ended.
-
-    Nothing depends on those of the first level.
-    """
+    """Give the order of stopping: nothing depends on the first level, only those before on the next ones."""
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
         for other in others:

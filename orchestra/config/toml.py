@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -37,13 +37,19 @@ from orchestra.config.schema import (
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["SettingsFile", "decode", "did_you_mean", "find", "nearest", "parse", "there_are"]
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
+_TABLES: Mapping[str, Any] = {
+    "run": RunSettings,
+    "proxy": ProxySettings,
+    "reload": ReloadSettings,
+    "dashboard": DashboardSettings,
+}
 _HEADER = re.compile(r"\s*\[+([^\[\]]+)\]")
 _KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
 
@@ -56,7 +62,6 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The file; ``None`` if there is none, or it says nothing about orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
-        text: The file's text, to find lines in.
         notes: Keys that have no effect any more.
     """
 
@@ -72,10 +77,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
         return _lines(self.text).get((*self.above, *keys))
 
     def error(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> ConfigError:
-        """Make an error about the key at `keys`: file, line, key path, then `message`.
-
-        `place` says which part of the value it is: ``[1]``.
-        """
+        """Make an error about the key at `keys`, or about a part of its value (at the `place` ``[1]``)."""
         where = ".".join(
             key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in (*self.above, *keys)
         )
@@ -102,11 +104,7 @@ def find(root: Path, problems: Problems) -> SettingsFile:
 def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
     """Parse the text of a settings file; `problems` is told what does not fit.
 
-    Returns:
-        ``None`` if the tables that ours are in, `above`, are not there.
-
-    Raises:
-        ConfigError: It is not TOML.
+    ``None``: the tables that ours are in, `above`, are not there. `ConfigError`: it is not TOML.
     """
     import tomllib  # noqa: PLC0415 - most projects have no settings
 
@@ -124,21 +122,18 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
 def decode(value: object, file: SettingsFile) -> SettingsFile:
     """Give `file` with the settings of `value`, the table that all others are in."""
     tables = _table((), value, dict, file)
-    run = _table(("run",), tables.pop("run", {}), RunSettings, file)
-    proxy = _table(("proxy",), tables.pop("proxy", {}), ProxySettings, file)
+    found = {name: _table((name,), tables.pop(name, {}), kind, file) for name, kind in _TABLES.items()}
     processes = {}
     for name, each in _table(("process",), tables.pop("process", {}), dict, file).items():
         table = _table(("process", name), each, ProcessSettings, file)
         if isinstance(each, dict):
             processes[name] = table
-    reload = _table(("reload",), tables.pop("reload", {}), ReloadSettings, file)
-    dashboard = _table(("dashboard",), tables.pop("dashboard", {}), DashboardSettings, file)
+    _table((), tables, Settings, file)  # what is left of the tables is unknown
+    settings = Settings(**found, process=processes)
     try:
-        bindings(dashboard.keys)
+        bindings(settings.dashboard.keys)
     except ValueError as exc:
         file.problems.add(ConfigError(f"[dashboard] keys: {exc}", path=file.path))
-    _table((), tables, Settings, file)  # what is left of the tables is unknown
-    settings = Settings(run=run, proxy=proxy, reload=reload, dashboard=dashboard, process=processes)
     return replace(file, settings=settings)
 
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from orchestra.config.files import is_file, upward
-from orchestra.reading import read_file
+from orchestra.config.files import is_file, text_if_any, upward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,18 +91,11 @@ def with_tools(
     is_app: bool = False,
     is_launched: bool = False,
 ) -> dict[str, str]:
-    """Give an environment in which the tools of a folder are found.
+    """Give an environment in which the tools of a folder are found, in which a first program is called.
 
-    The scripts that were installed beside orchestra are found last of all; but where there is no virtual
-    environment, an application runs in the one that orchestra is installed in.
-
-    Args:
-        env: The environment so far.
-        folder: Where the first program is called.
-        root: The project's folder.
-        scripts: ``sysconfig.get_path("scripts")`` of the Python that runs orchestra; ``None`` adds nothing.
-        is_app: Whether it is for an application, which runs in the Python that is found.
-        is_launched: Whether its first program finds the environment itself.
+    The `scripts` that were installed beside orchestra (``None``: none) are found last of all; but where there
+    is no virtual environment, an application (`is_app`) runs in the one that orchestra is installed in.
+    `is_launched`: the first program finds its environment itself.
     """
     new = dict(env)
     folders = (new.get("PATH") or os.defpath).split(os.pathsep)
@@ -136,7 +128,6 @@ class Program(Struct, frozen=True, kw_only=True):
     """A program that was found, and the Python that executes it.
 
     Attributes:
-        path: Where it is.
         interpreter: What executes it, if it is a script that names it, or a Python.
         is_python: Whether that is a Python.
         prefix: The virtual environment of that; ``None``: it has none.
@@ -172,7 +163,7 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
     if interpreter is None or not _PYTHON.fullmatch(interpreter.name):
         return Program(path=path, interpreter=interpreter)
     prefix = interpreter.parent.parent
-    configured = _text(prefix / "pyvenv.cfg")
+    configured = text_if_any(prefix / "pyvenv.cfg")
     version = _VERSION.search(configured) or re.search(
         r"(\d+\.\d+)$", Path(os.path.realpath(interpreter)).name
     )
@@ -203,13 +194,6 @@ def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
     # `env` looks it up.
     found = named if "/" in named else shutil.which(named, path=env.get("PATH"))
     return Path(found) if found else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_file(path).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def shown(path: Path, root: Path) -> str:

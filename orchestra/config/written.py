@@ -47,14 +47,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Written(Struct, frozen=True, kw_only=True):
-    """A Procfile and settings.
+    """A Procfile with its entries, and the settings.
 
     Attributes:
         path: The Procfile, or the settings in place of one; it may have to be written yet.
-        entries: Its processes.
-        file: The settings.
         others: The other files that it is made from, or will be when they are there.
-        notes: What the user should know about them.
     """
 
     path: Path

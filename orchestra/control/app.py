@@ -27,16 +27,16 @@ import shutil
 from contextlib import aclosing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import trio
 from msgspec import Struct, structs
 
 from orchestra.child.lines import without_colours
-from orchestra.control.doors import Door, Request, admit, is_local
+from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
-from orchestra.control.live import Live, Message, Receive, Scope, Send
+from orchestra.control.live import Live
 from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
+    from orchestra.control.doors import Message
     from orchestra.control.tabs import Tabs
 
 __all__ = ["App", "View"]
@@ -58,6 +59,7 @@ MAX_EVENTS = 10_000
 # Seconds of silence after which a stream shows that it is alive, or finds out that its reader is not.
 HEARTBEAT = 20.0
 
+_T = TypeVar("_T")
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 _EVERY_ANSWER: _Headers = (
@@ -102,20 +104,13 @@ class _Answer(Struct, frozen=True):
 
 
 class _Place(Struct, frozen=True):
-    """What `open` takes."""
-
     file: str
     line: int
     token: str = ""
 
 
 class App:
-    """Answers what is asked under ``/__orchestra__/``.
-
-    Args:
-        token: What `open` needs at the browser's door.
-        launch: Starts a program, and does not wait for its end; raises `OSError`.
-    """
+    """Answers what is under ``/__orchestra__/``; `launch` starts a program without waiting, or `OSError`."""
 
     def __init__(
         self,
@@ -143,16 +138,18 @@ class App:
 
     async def __call__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it, that came in by `door`."""
-        request = _request(door, scope)
+        path: bytes = scope["raw_path"]
+        name = path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else ""
+        request = Request.of(door, name, scope)
         refusal = admit(request)
         if refusal is not None:
             await _answer(request, send, _said(refusal.status, refusal.text, refusal.headers))
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
-            await self._stream(request, receive, send, partial(_send_events, self._view))
+            await self._stream(request, receive, send, _server_sent(self._view))
         elif request.name == "watch" and (feed := self._view.feed) is not None:
-            await self._stream(request, receive, send, partial(_send_feed, feed))
+            await self._stream(request, receive, send, feed())
         else:
             await _answer(request, send, await self._ask(request, receive))
 
@@ -167,9 +164,9 @@ class App:
             case "open":
                 return await self._open(request, receive)
             case "order":
-                return await self._obey(await _body(receive))
+                return await self._obey(receive)
             case "place":
-                return self._place(await _body(receive))
+                return await self._place(receive)
             case "watch":
                 return _said(404, "this run is not shown to other terminals")
             case _:
@@ -210,13 +207,10 @@ class App:
         body = encode({"ready": not missing, "missing": missing})
         return _Answer(503 if missing else 200, body, _JSON)
 
-    async def _obey(self, body: bytes | None) -> _Answer:
-        if body is None:
-            return _said(413, f"an order has at most {MAX_BODY} bytes")
-        try:
-            order = msgspec.json.decode(body, type=Order)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            return _said(400, f"that is no order: {exc}")
+    async def _obey(self, receive: Receive) -> _Answer:
+        order = await _read(receive, Order, "that is no order")
+        if isinstance(order, _Answer):
+            return order
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
             return _said(404, f"there is no process called {', '.join(unknown)}")
         try:
@@ -225,11 +219,11 @@ class App:
             return _said(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)
 
-    def _place(self, body: bytes | None) -> _Answer:
-        try:
-            name = msgspec.json.decode(body or b"", type=str | None)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            return _said(400, f"that is no name of a process: {exc}")
+    async def _place(self, receive: Receive) -> _Answer:
+        kind: Any = str | None
+        name = await _read(receive, kind, "that is no name of a process")
+        if isinstance(name, _Answer):
+            return name
         process = self._view.plan.named(name)
         if process is None:
             return _said(404, f"there is no process called {name}")
@@ -238,13 +232,9 @@ class App:
     # --- Opening a file ---
 
     async def _open(self, request: Request, receive: Receive) -> _Answer:
-        body = await _body(receive)
-        if body is None:
-            return _said(413, f"an order has at most {MAX_BODY} bytes")
-        try:
-            order = msgspec.json.decode(body, type=_Place)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
-            return _said(400, f'it takes {{"file": ..., "line": ..., "token": ...}}: {exc}')
+        order = await _read(receive, _Place, 'it takes {"file": ..., "line": ..., "token": ...}')
+        if isinstance(order, _Answer):
+            return order
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
         if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):
             return _said(403, "the token is not this run's: load the page again")
@@ -275,20 +265,20 @@ class App:
     # --- Streams ---
 
     async def _stream(
-        self, request: Request, receive: Receive, send: Send, send_all: Callable[[Send], Awaitable[None]]
+        self, request: Request, receive: Receive, send: Send, parts: AsyncGenerator[bytes, None]
     ) -> None:
-        """Answer with what `send_all` sends."""
         media_type, beat = _STREAMS[request.name]
         if self._readers >= MAX_READERS:
             await _answer(request, send, _said(503, f"{MAX_READERS} programs read the events already"))
             return
         self._readers += 1
         try:
-            async with trio.open_nursery() as nursery:
+            async with aclosing(parts), trio.open_nursery() as nursery:
                 await send(_start(200, media_type, ()))
                 nursery.start_soon(_beat, send, beat)
                 nursery.start_soon(_disconnected, receive, nursery.cancel_scope)
-                await send_all(send)
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
                 nursery.cancel_scope.cancel()
         finally:
@@ -302,8 +292,7 @@ class App:
             await _answer(request, send, _said(503, text))
 
 
-async def _send_events(view: View, send: Send) -> None:
-    """Send all events, as server-sent events, until the run has ended."""
+async def _server_sent(view: View) -> AsyncGenerator[bytes, None]:
     async with aclosing(view.events(limit=MAX_EVENTS)) as events:
         async for event in events:
             # As in the JSON lines: a line is told when it is whole, and without colours.
@@ -311,17 +300,9 @@ async def _send_events(view: View, send: Send) -> None:
                 continue
             if isinstance(event, OutputLine):
                 event = structs.replace(event, text=without_colours(event.text))  # noqa: PLW2901
-            await send(
-                {"type": "http.response.body", "body": b"data: %s\n\n" % encode(event), "more_body": True}
-            )
+            yield b"data: %s\n\n" % encode(event)  # noqa: ASYNC119 - `_stream` closes it
             if isinstance(event, RunEnded):
                 break
-
-
-async def _send_feed(feed: Callable[[], AsyncGenerator[bytes, None]], send: Send) -> None:
-    async with aclosing(feed()) as parts:
-        async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _disconnected(receive: Receive, scope: trio.CancelScope) -> None:
@@ -339,28 +320,19 @@ async def _beat(send: Send, beat: bytes) -> None:
 # --- ASGI ---
 
 
-def _request(door: Door, scope: Scope) -> Request:
-    headers: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        headers[name.lower()] = headers[name.lower()] + b", " + value if name.lower() in headers else value
-    path: bytes = scope["raw_path"]
-    return Request(
-        door=door,
-        name=path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else "",
-        method=scope.get("method", "GET"),
-        is_websocket=scope["type"] == "websocket",
-        headers=headers,
-    )
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """Receive a request's body; ``None`` if it is too long."""
+async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
+    """Receive a request's body, as JSON of a kind; or give the answer that says what is wrong with it."""
     body, has_more = b"", True
     while has_more and len(body) <= MAX_BODY:
         message = await receive()
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
-    return body if len(body) <= MAX_BODY else None
+    if len(body) > MAX_BODY:
+        return _said(413, f"an order has at most {MAX_BODY} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
+        return _said(400, f"{wanted}: {exc}")
 
 
 def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:

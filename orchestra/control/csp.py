@@ -61,11 +61,7 @@ class Origin(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What becomes of the script: `fault` is the directive that forbids it, if one does.
-
-    Attributes:
-        nonce: It needs this one, if it is not empty.
-    """
+    """The directive that forbids the script, if one does, else the nonce that it needs, if one."""
 
     nonce: str = ""
     fault: str = ""

@@ -88,11 +88,7 @@ class _Token(Enum):
 
 
 class PlainDocument:
-    """A plain text that becomes a document.
-
-    Args:
-        tag: What is put before it.
-    """
+    """A plain text that becomes a document, with a tag before it."""
 
     def __init__(self, tag: bytes) -> None:
         self._start = b"<!doctype html>" + tag + b'<pre style="white-space: pre-wrap">'
@@ -105,13 +101,7 @@ class PlainDocument:
 
 
 class Document:
-    """One document that passes.
-
-    Args:
-        tag: What is put into it.
-        is_xml: It is XHTML.
-        on_start: Called with what follows the tag: all of the document, or enough of it.
-    """
+    """A document that passes and gets a tag, in XHTML if it `is_xml`; `on_start` gets what follows that."""
 
     def __init__(self, tag: bytes, *, is_xml: bool, on_start: Callable[[bytes], object]) -> None:
         self._tag = tag

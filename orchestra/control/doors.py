@@ -21,16 +21,20 @@ Not here: the token and the files of `open` (`app`), which hosts the proxy serve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct
 
 from orchestra.hosts import is_from_here, is_own_origin
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["Door", "Message", "Receive", "Refusal", "Request", "Scope", "Send", "admit", "is_local"]
 
-__all__ = ["Door", "Refusal", "Request", "admit", "is_local"]
+# ASGI's messages are dictionaries whose values have any type.
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 # How a request has come in: over the unix socket, or through the proxy.
 Door: TypeAlias = Literal["local", "browser"]
@@ -81,13 +85,19 @@ class Request(Struct, frozen=True, kw_only=True):
     is_websocket: bool = False
     headers: Mapping[bytes, bytes]
 
+    @classmethod
+    def of(cls, door: Door, name: str, scope: Scope) -> Self:
+        """Give the request that an ASGI scope tells of."""
+        headers: dict[bytes, bytes] = {}
+        for key, value in scope["headers"]:
+            known = headers.get(key.lower())
+            headers[key.lower()] = value if known is None else known + b", " + value
+        method, is_websocket = scope.get("method", "GET"), scope["type"] == "websocket"
+        return cls(door=door, name=name, method=method, is_websocket=is_websocket, headers=headers)
+
 
 class Refusal(Struct, frozen=True):
-    """Why a request is not admitted.
-
-    Attributes:
-        headers: That the answer has beside those of every answer.
-    """
+    """Why a request is not admitted; the headers are beside those of every answer."""
 
     status: int
     text: str

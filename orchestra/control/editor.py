@@ -48,11 +48,7 @@ def editor_command(
     environ: Mapping[str, str],
     which: Callable[[str], str | None],
 ) -> list[str] | None:
-    """Return the command that opens a file (an absolute path) at a line; ``None`` without an editor.
-
-    Raises:
-        ValueError: The command that is set has a quotation mark without its other half.
-    """
+    """Return the command that opens a path at a line, or `ValueError`; ``None`` without an editor."""
     words = _words(setting, environ, which)
     if not words:
         return None

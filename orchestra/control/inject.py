@@ -77,13 +77,7 @@ _COMPRESSED_HINT = "Turn its compression off while you develop."
 
 
 class Injector:
-    """Puts the script into the pages of one run.
-
-    Args:
-        settings: What the script is for.
-        bus: Where it is reported that pages cannot have it.
-        vites: Says where the frontends are, as far as they are ready.
-    """
+    """Puts the script into the pages of one run; `vites` says where the frontends are that are ready."""
 
     def __init__(
         self, settings: ReloadSettings, bus: Bus, *, vites: Callable[[], Sequence[Address]] = tuple
@@ -178,7 +172,6 @@ class Injector:
         return _tag(request, status, "orchestra") if is_page else ""
 
     def _look_for_vite(self, start: bytes, request: RequestHead) -> None:
-        """Report a page that loads the client of a Vite that is not ours."""
         named, vites = _vite(start), self._vites()
         if named is None or not vites or named[1] == request.host:
             return
@@ -204,14 +197,12 @@ class Injector:
         self._report("page-compressed", text, _COMPRESSED_HINT)
 
     def _report(self, code: str, text: str, hint: str) -> None:
-        """Say it, once."""
         if (code, text) not in self._said and len(self._said) < _MOST_NOTICES:
             self._said.add((code, text))
             self._bus.notice(code, text, hint=hint)
 
 
 def _is_document(answer: ResponseHead) -> bool:
-    """Whether an answer brings a document that may be changed."""
     values, status = answer.values, answer.status
     if answer.media_type not in HTML or answer.length == 0 or status in (204, 205) or 300 <= status < 400:
         return False
@@ -245,7 +236,6 @@ def _as_html(answer: ResponseHead) -> ResponseHead:
 
 
 def _changed(answer: ResponseHead, *, keeps_length: bool) -> ResponseHead:
-    """Return the head of an answer whose document gets the script."""
     changes = dict(_UNTRUE)
     if not keeps_length:
         changes[b"content-length"] = None

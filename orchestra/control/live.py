@@ -8,8 +8,7 @@ Not here: what is said (`tabs`, `messages`), which pages are admitted (`doors`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -17,15 +16,10 @@ import trio
 from orchestra.control.messages import read_page, text_of
 
 if TYPE_CHECKING:
+    from orchestra.control.doors import Receive, Send
     from orchestra.control.tabs import Tab, Tabs
 
-__all__ = ["Live", "Message", "Receive", "Scope", "Send"]
-
-# ASGI's messages are dictionaries whose values have any type.
-Message: TypeAlias = MutableMapping[str, Any]
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+__all__ = ["Live"]
 
 # Seconds of silence after which something is sent.
 HEARTBEAT = 20.0

@@ -74,11 +74,7 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Commanded(Protocol):
-    """What carries out orders; a `Supervisor` does.
-
-    Attributes:
-        ending: Is set when the run has been asked to end.
-    """
+    """What carries out orders; a `Supervisor` does. `ending` is set when the run has been asked to end."""
 
     ending: trio.Event
 
@@ -113,14 +109,7 @@ class Commanded(Protocol):
 async def carry_out(
     order: Order, run: Commanded, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
 ) -> int:
-    """Begin to carry out an order about processes of the run; return how many it, or pages, concerns.
-
-    Returns:
-        How many processes or pages it is about.
-
-    Raises:
-        OrchestraError: The run is over, or has no pages.
-    """
+    """Begin an order, or `OrchestraError`; return how many processes or pages it is about."""
     if order.do == "down":
         start_soon(partial(run.stop, reason="asked to"))
         return 0

@@ -72,7 +72,6 @@ def error_text(event: ErrorShown, *, at: str = "") -> str:
 
 
 def _cut(value: Any, count: int, size: int) -> Any:
-    """Keep the beginning of each text, and the end of each list."""
     match value:
         case str():
             return value[:size]

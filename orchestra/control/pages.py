@@ -34,23 +34,14 @@ class Feed(Protocol):
 
 
 class Page(Struct, frozen=True):
-    """An answer that is changed.
-
-    Attributes:
-        feed: Changes the body; ``None``: that passes as it is.
-    """
+    """An answer that is changed; without a `feed` its body passes as it is."""
 
     head: ResponseHead
     feed: Feed | None = None
 
 
 class PageBody(Body):
-    """The body of an answer that is changed.
-
-    Args:
-        source: Reads it as it comes; was not fed yet.
-        has_chunks: Pass it on in chunks; else it ends with the connection.
-    """
+    """The body of an answer that is changed: that of `source`, which was not fed yet, framed again."""
 
     def __init__(self, source: Body, feed: Feed, *, has_chunks: bool) -> None:
         super().__init__()

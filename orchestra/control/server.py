@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
     from orchestra.control.worker import Worker
+    from orchestra.unix_sockets import UnixSocket
 
 __all__ = ["Control"]
 
@@ -52,14 +53,7 @@ ACCEPT_PAUSE = 0.1
 
 
 class Control:
-    """Serves the control app, and tells pages what to do.
-
-    Args:
-        environ: The environment: where sockets are put, and which editor there is.
-
-    Attributes:
-        path: The unix socket; ``None`` if there is none.
-    """
+    """Serves the control app at `path`, a unix socket, if there is one, and tells pages what to do."""
 
     def __init__(
         self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
@@ -108,12 +102,7 @@ class Control:
                 local.close()
 
     def connect(self) -> socket.socket:
-        """Connect to the browser's door; return our end.
-
-        Raises:
-            ConnectionRefusedError: `run` does not run.
-            OSError: No descriptors are left.
-        """
+        """Connect to the browser's door; return our end, or `OSError`, as when `run` does not run."""
         if self._nursery is None:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
@@ -141,7 +130,7 @@ class Control:
             if self._app is not None:
                 await self._app.wait_for_readers()
 
-    def _bind(self) -> sockets.LocalSocket | None:
+    def _bind(self) -> UnixSocket | None:
         try:
             local = sockets.bind(self._environ, pid=os.getpid())
         except OSError as exc:

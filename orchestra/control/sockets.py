@@ -4,9 +4,9 @@ The folder is `orchestra` in the user's runtime folder (``XDG_RUNTIME_DIR``), el
 folder for temporary files. Any user may create something of that name in the latter, so it is used only if it
 is a folder, no link, and ours; then no other user gets into it, and what we do in it is not raced.
 
-A socket that a killed run has left is removed; one that is answered never is.
+What killed runs have left is removed.
 
-Not here: what is served over it (`server`).
+Not here: listening (`unix_sockets`), what is served over it (`server`).
 """
 
 from __future__ import annotations
@@ -24,43 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.folders import is_running, make_private
+from orchestra.unix_sockets import UnixSocket, is_live, listen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LocalSocket", "bind", "find", "peer_uid"]
+__all__ = ["bind", "find", "peer_uid"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
 # Sockets of one process, as tests have them, and sockets that are looked at.
 _MOST_NAMES = 100
-_BACKLOG = 16
 # <sys/un.h> of macOS: the level, the option, and `struct xucred` up to its user.
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"), 76
 
 
-class LocalSocket:
-    """A listening unix socket that is removed when it is closed."""
-
-    def __init__(self, path: Path, listener: socket.socket) -> None:
-        self.path = path
-        self.listener = listener
-        self._inode = path.lstat().st_ino
-
-    def close(self) -> None:
-        """Close it, and remove its file, unless that is another one by now."""
-        with suppress(OSError):
-            if self.path.lstat().st_ino == self._inode:
-                self.path.unlink()
-        self.listener.close()
-
-
-def bind(environ: Mapping[str, str], *, pid: int) -> LocalSocket:
-    """Listen on a unix socket of the run of process `pid`, which is called after it.
-
-    Raises:
-        OSError: That is not possible; the message names the path and the cause.
-    """
+def bind(environ: Mapping[str, str], *, pid: int) -> UnixSocket:
+    """Listen on a unix socket of the run of process `pid`, or `OSError` with the path and the cause."""
     failure: OSError | None = None
     for folder in _folders(environ):
         try:
@@ -88,8 +68,8 @@ def find(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:
-    temporary = Path(environ.get("TMPDIR") or tempfile.gettempdir()) / f"orchestra-{os.getuid()}"
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    runtime, given = environ.get("XDG_RUNTIME_DIR", ""), environ.get("TMPDIR", "")
+    temporary = Path(given if given.startswith("/") else tempfile.gettempdir(), f"orchestra-{os.getuid()}")
     return [Path(runtime) / "orchestra", temporary] if runtime.startswith("/") else [temporary]
 
 
@@ -98,48 +78,21 @@ def _tidy(folder: Path) -> None:
     for path in islice(folder.glob("*.sock"), _MOST_NAMES):
         pid = path.name.partition(".")[0]
         with suppress(OSError):
-            if pid.isdecimal() and not is_running(int(pid)) and not _is_live(path):
+            if pid.isdecimal() and not is_running(int(pid)) and not is_live(path):
                 path.unlink()
 
 
-def _bind_in(folder: Path, pid: int) -> LocalSocket:
+def _bind_in(folder: Path, pid: int) -> UnixSocket:
     for number in range(_MOST_NAMES):
         path = folder / (f"{pid}.{number}.sock" if number else f"{pid}.sock")
         if len(os.fsencode(path)) >= _MAX_PATH:
             raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a unix socket")
-        if path.is_symlink() or (path.exists() and _is_live(path)):
-            continue
-        path.unlink(missing_ok=True)
-        return _listen(path)
-    raise OSError(errno.EADDRINUSE, f"{folder} has {_MOST_NAMES} sockets of this process")
-
-
-def _is_live(path: Path) -> bool:
-    """Whether something accepts there. What is not a socket, or cannot be asked, counts as well."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(1.0)
         try:
-            sock.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return not stat.S_ISSOCK(path.lstat().st_mode)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return True
-
-
-def _listen(path: Path) -> LocalSocket:
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(os.fspath(path))
-        path.chmod(0o600)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-        return LocalSocket(path, listener)
-    except BaseException:
-        listener.close()
-        raise
+            return listen(path, mode=0o600)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, f"{folder} has {_MOST_NAMES} sockets of this process")
 
 
 def peer_uid(sock: socket.socket) -> int | None:

@@ -54,10 +54,6 @@ class Tab:
 
     Args:
         wake: Called when there is something to `take`.
-
-    Attributes:
-        page: What it has said of itself; ``None`` before that.
-        is_overrun: It has not read for so long that something was lost.
     """
 
     page: Page | None = None

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     import socket
 
     from orchestra.control.app import App
-    from orchestra.control.doors import Door
-    from orchestra.control.live import Message, Receive, Scope, Send
+    from orchestra.control.doors import Door, Message, Receive, Scope, Send
 
 __all__ = ["Worker"]
 
@@ -51,11 +50,7 @@ _MAX_HEAD = 80 * 1024
 
 
 class Worker:
-    """Serves an app.
-
-    Args:
-        app: Called with the door that a connection has come in by.
-    """
+    """Serves an app, which is called with the door that a connection has come in by."""
 
     def __init__(self, app: App) -> None:
         self._app = app

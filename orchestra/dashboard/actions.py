@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.dashboard.log import Entry, Wanted, name_of, text_of
 from orchestra.dashboard.look import Do, Mode, Order
+from orchestra.dashboard.text import MAX_ROWS
 from orchestra.dashboard.words import OURSELVES
 from orchestra.events import State
 
@@ -138,7 +139,6 @@ def _bottom(on: Controls) -> None:
 
 
 def _find(on: Controls, *, up: bool) -> None:
-    """Go to the next entry with the text that is searched for."""
     look, log = on.look, on.model.log
     if not look.search:
         on.say("nothing is searched for: press / first")
@@ -153,7 +153,8 @@ def _find(on: Controls, *, up: bool) -> None:
         return
     hit = left[-1] if up else left[0]
     numbers = [entry.number for entry in entries]
-    last = min(numbers.index(hit) + on.page // 2, len(numbers) - 1)
+    # So few below it that it is on the screen however long they are.
+    last = min(numbers.index(hit) + max(on.page // MAX_ROWS - 1, 0), len(numbers) - 1)
     on.set(hit=hit, until=numbers[last])
 
 

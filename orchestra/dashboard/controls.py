@@ -30,16 +30,9 @@ _WHEEL_LINES = 3
 class Controls:
     """The state of a dashboard that is the user's.
 
-    Args:
-        keys: Keys by action, where the settings say something else.
-        is_guest: The run is not this program's: its user leaves it, and does not end it.
-
-    Raises:
-        ValueError: Those are wrong.
-
     Attributes:
-        model: The run.
-        is_guest: As it was given.
+        bindings: Actions by key; some of `keys`, which has keys by action, may be wrong: `ValueError`.
+        is_guest: The run is not this program's: its user leaves it, and does not end it.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
         before_input: What was looked at before a process got input.

@@ -13,14 +13,24 @@ from typing import TYPE_CHECKING, get_args
 import trio
 
 from orchestra.bus import utc_now
-from orchestra.events import Event, Notice, OutputLine, RunEnded, encode_lines
+from orchestra.events import (
+    Event,
+    InputWanted,
+    Notice,
+    OutputLine,
+    OutputPaused,
+    RunEnded,
+    StreamClosed,
+    StreamOpened,
+    encode_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from orchestra.dashboard.quiet import Quiet
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "Standing"]
 
 # Events that may wait for a reader, and how many of them may be lines: some seconds of a loud process.
 # Without the others a picture would be wrong.
@@ -31,14 +41,45 @@ _INTERVAL = 0.05
 _TOLD_INTERVAL = 10.0
 
 
-class Feed:
-    """Gives a new reader what it needs, as often as it is called.
+class Standing:
+    """What was told once and is still so, of a run that no dashboard of its own shows: prompts and streams.
 
-    Args:
-        subscribe: That of the run.
-        past: Gives the events that a reader has missed, oldest first.
-        quiet: Which events are shown.
+    Attributes:
+        kinds: The types of event that `observe` is for.
     """
+
+    kinds = (OutputPaused, InputWanted, StreamOpened, StreamClosed)
+
+    def __init__(self) -> None:
+        self._events: dict[object, Event] = {}
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus."""
+        match event:
+            case OutputPaused():
+                self.completed(event)
+                if event.text:
+                    self._events[event.process, event.stream] = event
+            case InputWanted():
+                self._events[event.process] = event
+            case StreamOpened():
+                self._events[event.id] = event
+            case StreamClosed():
+                self._events.pop(event.id, None)
+            case _:
+                pass
+
+    def completed(self, line: OutputLine | OutputPaused) -> None:
+        """Take note that what was begun of a line is that no more."""
+        self._events.pop((line.process, line.stream), None)
+
+    def past(self) -> list[Event]:
+        """Give events that make another terminal know it."""
+        return list(self._events.values())
+
+
+class Feed:
+    """Gives each new reader the `past` events of the run, and those from then on."""
 
     def __init__(
         self,

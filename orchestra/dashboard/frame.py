@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from orchestra.dashboard.log import Wanted
 from orchestra.dashboard.look import Look, Mode
 from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
@@ -33,11 +34,7 @@ _PROMPT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Message:
-    """A line above the keys.
-
-    Attributes:
-        level: ``info``, ``warning`` or ``error``.
-    """
+    """A line above the keys; its level is ``info``, ``warning`` or ``error``."""
 
     text: str
     level: str = "info"
@@ -155,7 +152,7 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
     if look.search:
         notes.append(f"search: {look.search}")
     if look.until is not None:
-        below = max(model.log.count - look.until, 0)
+        below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
         notes.append(f"paused, {below} newer" if below else "paused")
     if missed:
         notes.append(f"{missed:,} line{'s' * (missed > 1)} not shown")
@@ -213,7 +210,6 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
 
 
 def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
-    """Give the actions that do something now, with a word for each."""
     look = controls.look
     if look.mode is Mode.INPUT:
         return [("ctrl-]", "keys for the dashboard again")]

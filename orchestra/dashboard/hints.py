@@ -19,7 +19,6 @@ __all__ = ["Hints"]
 _CONNECTIONS_OF_A_BROWSER = 6
 # Modules of Vite's after which its socket should be there, too.
 _MODULES_OF_A_PAGE = 20
-_VITE_REFUSES_HOST = 403
 
 
 _STREAMS = (
@@ -42,11 +41,7 @@ _HOST = "Vite refuses this host (403): add it to [proxy] allowed_hosts, or to se
 
 
 class Hints:
-    """Collects hints.
-
-    Attributes:
-        found: Those that there are, oldest first; one that was dismissed does not come again.
-    """
+    """Collects hints, oldest first; one that was dismissed does not come again."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -67,20 +62,16 @@ class Hints:
             case StreamOpened(kind="hmr"):
                 self._seen["hmr"] += 1
                 self.found = [each for each in self.found if each != _NO_HMR]
-            case RequestFinished(upstream="frontend"):
-                self._see_frontend(event)
-            case RequestFinished(method="OPTIONS"):
-                self._say(_PREFLIGHT, is_so=True)
+            case RequestFinished():
+                self._say(_PREFLIGHT, is_so=event.method == "OPTIONS")
+                if event.upstream == "frontend":
+                    self._see_frontend(event)
             case _:
                 pass
 
     def _see_frontend(self, event: RequestFinished) -> None:
-        if event.method == "OPTIONS":
-            self._say(_PREFLIGHT, is_so=True)
-        if event.status == 504:
-            self._say(_OUTDATED, is_so=True)
-        if event.status == _VITE_REFUSES_HOST and event.target == "/@vite/client":
-            self._say(_HOST, is_so=True)
+        self._say(_OUTDATED, is_so=event.status == 504)
+        self._say(_HOST, is_so=event.status == 403 and event.target == "/@vite/client")
         path = event.target.partition("?")[0]
         broken = f"Vite cannot serve {path} (500), so its page may stay blank: the log says why."
         self.found = [each for each in self.found if each != broken]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, get_args
 from msgspec import structs
 
 from orchestra.child.lines import without_colours
-from orchestra.events import ON_REQUEST, Event, OutputLine, OutputPaused, encode
+from orchestra.events import ON_REQUEST, Event, OutputLine, OutputPaused, encode_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.dashboard.writer import Output
 
 __all__ = ["JsonPrinter"]
@@ -38,14 +40,20 @@ class JsonPrinter:
         """Take an event from the bus."""
         self._put(event)
 
-    async def write_line(self, line: OutputLine) -> None:
-        """Take a line of child output; wait while the buffer is full."""
+    async def write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of child output; wait while the buffer is full."""
         await self._writer.wait_for_room()
-        self._put(line, text=without_colours(line.text))
+        self._put(
+            *(
+                structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line
+                for line in lines
+            )
+        )
 
-    def _put(self, event: Event, **changes: str) -> None:
-        self._count += 1
-        self._writer.put(encode(structs.replace(event, seq=self._count, **changes)) + b"\n")
+    def _put(self, *events: Event) -> None:
+        numbered = [structs.replace(event, seq=seq) for seq, event in enumerate(events, self._count + 1)]
+        self._count += len(numbered)
+        self._writer.put(encode_lines(numbered))
 
     def finish(self) -> None:
         """Put what has to stand at the end: nothing."""

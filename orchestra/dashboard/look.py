@@ -90,11 +90,7 @@ class Do(Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """Something to be done outside of the picture.
-
-    Attributes:
-        text: What to copy or to write; the address to open.
-    """
+    """Something to be done outside of the picture; the text is to be copied, written or opened."""
 
     do: Do
     process: str = ""

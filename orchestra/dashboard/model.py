@@ -246,7 +246,6 @@ class Model:
         return process
 
     def _have(self, names: Sequence[str]) -> None:
-        """Have these processes, in this order, and no others."""
         self.processes = {name: each for name, each in self.processes.items() if name in names}
         self.processes = {name: self._process(name) for name in names}
         self.paused = {source: each for source, each in self.paused.items() if source[0] in names}
@@ -279,5 +278,4 @@ class Model:
 
 
 def _some(names: list[str]) -> str:
-    """Name one or two, count more."""
     return " and ".join(names) if len(names) <= 2 else f"{len(names)} processes"

@@ -1,8 +1,8 @@
 """The run as plain lines, for people and pipes: ``name | line``.
 
 A printer has two ends. `observe` is an observer of the bus and takes what is said about the processes;
-`write_line` is an awaited sink for child output, so that nothing is lost: while the reader is slow and the
-buffer full, its caller waits, and the child that wrote the line waits with it. Both put their line, already
+`write_lines` is an awaited sink for child output, so that nothing is lost: while the reader is slow and the
+buffer full, its caller waits, and the child that wrote them waits with it. Both put their lines, already
 encoded, into one buffer, so that events and lines keep the order in which they happened.
 
 Not here: rich (plain output must start fast), what the events mean (`words`), writing (`writer`).
@@ -28,7 +28,7 @@ from orchestra.dashboard.writer import Output, terminal_size
 from orchestra.events import Event, OutputLine, OutputPaused, PlanChanged, RequestFinished, StreamName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     _Source: TypeAlias = tuple[str, StreamName | None]
 
@@ -48,15 +48,8 @@ class PlainPrinter:
     """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
 
     Requests are printed only if asked for: backend and frontend have access logs of their own. Where there
-    are colours, the bar before what was written to standard error is red.
-
-    Args:
-        writer: Where to write.
-        names: The processes, in the order of the Procfile: it decides their colours, the longest the margin.
-        environ: For ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM``.
-        has_timestamps: Whether lines begin with the time of day.
-        has_names: Whether lines of output begin with the name of their process.
-        has_requests: Whether requests are printed.
+    are colours, the bar before what was written to standard error is red. The order of the names, which is
+    that of the Procfile, decides their colours, and the longest one the margin.
 
     Attributes:
         kinds: The types of event that `observe` is for.
@@ -89,10 +82,12 @@ class PlainPrinter:
         self._marked: set[_Source] = set()
 
     def observe(self, event: Event) -> None:
-        """Take an event from the bus; what is worth a sentence is printed, and so is a line's beginning."""
+        """Take an event; what is worth a sentence is printed, and so are lines and their beginnings."""
         if isinstance(event, PlanChanged):
             self.widen(event.processes)
-        if isinstance(event, OutputPaused):
+        if isinstance(event, OutputLine):
+            self._print([event])
+        elif isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
             else:
@@ -111,23 +106,31 @@ class PlainPrinter:
             self._width = width
             self._margins.clear()
 
-    async def write_line(self, line: OutputLine) -> None:
-        """Take a line of child output; wait while the buffer is full."""
+    async def write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of one stream; wait while the buffer is full."""
         await self._writer.wait_for_room()
-        self.print_line(line)
+        self._print(lines)
 
-    def print_line(self, line: OutputLine) -> None:
-        """Print a line of child output."""
-        source = (line.process, line.stream)
-        data = self._format(line.at, source, line.text)
+    def _print(self, lines: Sequence[OutputLine]) -> None:
+        source = (lines[0].process, lines[0].stream)
+        texts = [line.text for line in lines]
         if self._is_terminal:
-            before, self._newest[line.process] = self._newest.get(line.process), line.text
-            is_repeated = before is not None and is_blank(line.text) and is_blank(before)
-            data = self._around(b"" if is_repeated else data, source)
+            texts = self._without_repeated_blanks(source[0], texts)
+        data = self._format(lines[0].at, source, *texts) if texts else b""
+        if self._is_terminal:
+            data = self._around(data, source)
         elif self._marked:
             self._marked.discard(source)
         if data:
             self._writer.put(data)
+
+    def _without_repeated_blanks(self, process: str, texts: Iterable[str]) -> list[str]:
+        shown = []
+        for text in texts:
+            before, self._newest[process] = self._newest.get(process), text
+            if before is None or not is_blank(text) or not is_blank(before):
+                shown.append(text)
+        return shown
 
     def finish(self) -> None:
         """Put what has to stand at the end: the line end of an unfinished line."""
@@ -168,15 +171,18 @@ class PlainPrinter:
             return _ERASE + data
         return _ERASE + data + begun
 
-    def _format(self, at: float, source: _Source, text: str, *, sign: str = "|") -> bytes:
+    def _format(self, at: float, source: _Source, *texts: str, sign: str = "|") -> bytes:
         margin = self._margins.get((source, sign))
         if margin is None:
             margin = self._margins[source, sign] = self._margin(*source, sign)
-        if "\x1b" in text:
+        if self._has_timestamps:
+            margin = f"{_time_of_day(int(at))}{margin}"
+        lines = f"\n{margin}".join(texts)
+        if any("\x1b" in text for text in texts):
             # What a child has switched on must not run into the next line.
-            text = f"{text}{_RESET}" if self._has_colours else without_colours(text)
-        when = _time_of_day(int(at)) if self._has_timestamps else ""
-        return f"{when}{margin}{text}\n".encode("utf-8", "replace")
+            ends = (f"{text}{_RESET}" if "\x1b" in text else text for text in texts)
+            lines = f"\n{margin}".join(ends if self._has_colours else map(without_colours, texts))
+        return f"{margin}{lines}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, stream: StreamName | None, sign: str) -> str:
         if not self._has_names and stream is not None:

@@ -18,11 +18,7 @@ __all__ = ["Quiet"]
 
 
 class Quiet:
-    """Decides which events people are shown.
-
-    Attributes:
-        names: The processes whose lines are not shown.
-    """
+    """Decides which events people are shown: `names` are the processes whose lines they are not."""
 
     def __init__(self, plan: Plan) -> None:
         self.follow(plan)

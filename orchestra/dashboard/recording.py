@@ -29,17 +29,9 @@ _RECORD_HINT = "Record a run: orchestra run --record FILE."
 
 
 class Recording(EventLog):
-    """Records a run.
-
-    Args:
-        path: The file; a recording that is there is replaced.
-
-    Raises:
-        ConfigError: It cannot be written to, or is something else.
-    """
+    """Records a run in place of an older recording; `ConfigError` if the file is something else."""
 
     _kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
-    _has_colours = True
 
     def __init__(self, path: str) -> None:
         file = Path(path)
@@ -67,11 +59,7 @@ def _is_recording(file: Path) -> bool:
 
 
 def events_of(path: str) -> Iterator[Event]:
-    """Read a recording. Events of a later version are left out, and so is a last line that was cut off.
-
-    Raises:
-        ConfigError: It cannot be read, or is none.
-    """
+    """Read a recording, or `ConfigError`; events of a later version, or cut off, are left out."""
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):

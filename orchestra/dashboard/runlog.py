@@ -14,22 +14,22 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
-from msgspec import structs
 
-from orchestra.child.lines import without_colours
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
 from orchestra.events import Event, OutputLine, Stamped, decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config.plan import Plan
+
+    _Sink: TypeAlias = Callable[[Sequence[OutputLine]], Awaitable[None]]
 
 __all__ = ["EventLog", "RunLog", "files_of", "newest"]
 
@@ -46,13 +46,7 @@ _MOST_PAST = 10_000
 
 
 class EventLog:
-    """A file of events that takes them at once, and writes them in batches.
-
-    Args:
-        path: The file; only its user can read it.
-        max_bytes: As for `LogFile`.
-        backups: Likewise.
-        is_kept: Whether there is one at all.
+    """A file of events, which only its user can read; takes them at once, and writes them in batches.
 
     Attributes:
         sinks: Take lines of output; none if no log is kept.
@@ -60,14 +54,11 @@ class EventLog:
     """
 
     _kinds: tuple[type[Stamped], ...] = SENTENCE_KINDS
-    _has_colours = False
 
     def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
         self._path = path
         self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
-        self.sinks: tuple[Callable[[OutputLine], Awaitable[None]], ...] = ()
-        if is_kept:
-            self.sinks = (self._write_line,)
+        self.sinks: tuple[_Sink, ...] = (self._write_lines,) if is_kept else ()
         self.failure = ""
         self._waiting: list[Event] = []
         self._size = 0
@@ -75,28 +66,23 @@ class EventLog:
         self._has_some = trio.lowlevel.ParkingLot()
         self._has_enough = trio.lowlevel.ParkingLot()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._file!r}>"
-
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
         if self.sinks:
             subscribe(self._take, *self._kinds)
 
-    def _take(self, event: Event) -> None:
+    def _take(self, *events: Event) -> None:
         if self.sinks:
             if not self._waiting:
                 self._has_some.unpark_all()
-            self._waiting.append(event)
+            self._waiting += events
 
-    async def _write_line(self, line: OutputLine) -> None:
-        """Take a line of output; wait while too much waits to be written."""
+    async def _write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of output; wait while too much waits to be written."""
         while self._size > _MOST_WAITING:
             await self._has_room.park()
-        if "\x1b" in line.text and not self._has_colours:
-            line = structs.replace(line, text=without_colours(line.text))
-        self._take(line)
-        self._size += len(line.text) + _LINE_SIZE
+        self._take(*lines)
+        self._size += sum(len(line.text) + _LINE_SIZE for line in lines)
         if self._size >= _ENOUGH:
             self._has_enough.unpark_all()
 
@@ -155,12 +141,7 @@ class EventLog:
 
 
 class RunLog(EventLog):
-    """The log of a run.
-
-    Args:
-        plan: The run's.
-        environ: Says where files are kept.
-    """
+    """The log of a run."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._folder = state_folder(environ)

@@ -384,7 +384,6 @@ def leave_behind(text: str, *, stdout: int = 1) -> None:
 
 
 def _difference(before: list[str], after: list[str]) -> str:
-    """Return what to send so that a terminal that shows `before` shows `after`."""
     # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
     return "".join(
         f"\x1b[{row}H\x1b[K{new}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESS", "BAD", "BUSY", "GOOD", "LOOK", "PLAIN", "STRONG", "WORST",
-    "colour", "link", "longest", "rule", "size_of", "tone_of", "whole_seconds",
+    "colour", "longest", "rule", "size_of", "tone_of", "whole_seconds",
 ]  # fmt: skip
 
 GOOD = Style(color="green")
@@ -64,11 +64,6 @@ def longest(names: Iterable[str]) -> int:
 def colour(index: int) -> Style:
     """Give the style of a process by its number."""
     return Style(color=f"color({colour_number(index)})")
-
-
-def link(style: Style, url: str) -> Style:
-    """Make a style a hyperlink."""
-    return style + Style(link=url)
 
 
 def rule(title: str, note: str, width: int, *, is_chosen: bool = False) -> Text:

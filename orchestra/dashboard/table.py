@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.style import Style
 from rich.text import Text
 
 from orchestra.dashboard.styles import (
@@ -14,7 +15,6 @@ from orchestra.dashboard.styles import (
     PLAIN,
     STRONG,
     colour,
-    link,
     longest,
     size_of,
     whole_seconds,
@@ -25,8 +25,6 @@ from orchestra.events import ErrorShown, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from rich.style import Style
 
     from orchestra.dashboard.frame import Frame
     from orchestra.dashboard.model import Process
@@ -119,9 +117,9 @@ def _value(process: Process, column: str, now: float) -> tuple[str, Style]:
         case "pid" if newest.pid is not None:
             return str(newest.pid), QUIET
         case "port" if newest.port is not None:
-            return str(newest.port), link(PLAIN, newest.url) if newest.url else PLAIN
+            return str(newest.port), Style(link=newest.url)
         case "address" if newest.url is not None:
-            return newest.url.removeprefix("http://"), link(PLAIN, newest.url)
+            return newest.url.removeprefix("http://"), Style(link=newest.url)
         case "uptime" if uptime is not None:
             return whole_seconds(uptime), PLAIN
         case "cpu" if measured is not None:

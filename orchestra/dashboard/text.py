@@ -20,13 +20,14 @@ from orchestra.child.lines import clean
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["QUIET", "decode", "fit", "one_line", "sized", "to_ascii"]
+__all__ = ["MAX_ROWS", "QUIET", "decode", "fit", "one_line", "sized", "to_ascii"]
 
 QUIET = Style(color="color(102)")
 """The style of details that should not draw attention."""
 
-# The rows of one line of output: one line of minified JavaScript must not push out everything else.
-_MAX_ROWS = 4
+MAX_ROWS = 4
+"""The rows of one line of output: one line of minified JavaScript must not push out everything else."""
+
 # `Text.wrap` asks it how to justify, which is not asked for.
 _CONSOLE = Console(_environ={})
 # Characters that would end a line for some terminals or for rich.
@@ -43,15 +44,15 @@ def one_line(text: str) -> str:
 def decode(text: str, width: int) -> tuple[Text, ...]:
     """Turn a line of output into rows of at most `width` cells. The result is shared: not to be changed."""
     # Enough for all rows, even if nearly all of it are colours.
-    text = _SEPARATORS.sub(" ", clean(text[: width * _MAX_ROWS * 8]))
+    text = _SEPARATORS.sub(" ", clean(text[: width * MAX_ROWS * 8]))
     decoded = AnsiDecoder().decode_line(text)
     decoded.rstrip()
     rows = decoded.wrap(_CONSOLE, width, overflow="fold")
-    if len(rows) > _MAX_ROWS:
-        last = rows[_MAX_ROWS - 1]
+    if len(rows) > MAX_ROWS:
+        last = rows[MAX_ROWS - 1]
         last.truncate(width - 1, overflow="crop")
         last.append("…", QUIET)
-    return tuple(fit(row, width) for row in rows[:_MAX_ROWS])
+    return tuple(fit(row, width) for row in rows[:MAX_ROWS])
 
 
 def sized(text: str, size: int) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.style import Style
 from rich.text import Text
 
 from orchestra.dashboard.keys import key_label
 from orchestra.dashboard.look import Mode
 from orchestra.dashboard.panes import detail_rows, help_rows, log_rows, request_rows
-from orchestra.dashboard.styles import ADDRESS, BAD, BUSY, LOOK, STRONG, WORST, link, longest
+from orchestra.dashboard.styles import ADDRESS, BAD, BUSY, LOOK, STRONG, WORST, longest
 from orchestra.dashboard.table import error_line, label, name_of_process, process_rows
 from orchestra.dashboard.text import QUIET, decode, fit, one_line
 from orchestra.dashboard.words import OURSELVES, short_seconds
@@ -132,7 +133,7 @@ def _header(frame: Frame) -> Text:
     symbol, style = LOOK[frame.overall.state]
     state = Text(f"{symbol} {one_line(frame.overall.text)}", style)
     counts = Text(", ".join(frame.counts) + "   " if frame.counts else "", QUIET)
-    where = Text(one_line(frame.url), link(ADDRESS, frame.url) if frame.url else ADDRESS)
+    where = Text(one_line(frame.url), ADDRESS + Style(link=frame.url or None))
     title = Text(OURSELVES, STRONG)
     project = Text(f"  {one_line(frame.project)}" if frame.project else "", QUIET)
     # What has no room is left out, the least important first.
@@ -150,7 +151,6 @@ def _header(frame: Frame) -> Text:
 
 
 def _error(frame: Frame) -> Text:
-    """Draw the error that stands still until it is mended or dismissed."""
     error = frame.error
     assert error is not None  # noqa: S101 - the caller has looked
     others = f" (and {frame.other_errors} more)" if frame.other_errors else ""

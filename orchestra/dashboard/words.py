@@ -88,7 +88,6 @@ def request_line(event: RequestFinished) -> str:
 
 
 def _some(paths: Sequence[str]) -> str:
-    """Name a file or two, count more."""
     if len(paths) <= 2:
         return " and ".join(paths)
     return f"{paths[0]} and {len(paths) - 1} other files"

@@ -77,12 +77,7 @@ class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Turn what goes wrong in a block that writes to standard output into an error for the user.
-
-    Raises:
-        Unwritable: It cannot be written to.
-        ReaderGone: Its reader has closed it.
-    """
+    """Turn what fails in a block that writes to standard output into `Unwritable` or `ReaderGone`."""
     try:
         yield
     except OSError as exc:
@@ -92,11 +87,7 @@ def standard_output() -> Iterator[None]:
 
 
 class Output(Protocol):
-    """Where lines are printed to; a `Writer` is one.
-
-    Attributes:
-        fd: The file descriptor that they come to in the end.
-    """
+    """Where lines are printed to, in the end a file descriptor; a `Writer` is one."""
 
     fd: int
 
@@ -147,12 +138,7 @@ class Writer:
             await self._changed.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled.
-
-        Raises:
-            ReaderGone: The reader has closed its end.
-            Unwritable: It cannot be written to.
-        """
+        """Write until cancelled, or `ReaderGone`: the reader has closed its end; or `Unwritable`."""
         error: OrchestraError = ReaderGone()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_at_hangup, nursery.cancel_scope)
@@ -236,12 +222,7 @@ class Writer:
 
 
 def write_some(fd: int, data: bytes | memoryview) -> int:
-    """Write at least one byte, however long that takes; return how many were written.
-
-    Raises:
-        BrokenPipeError: The reader has gone.
-        OSError: It cannot be written to.
-    """
+    """Write at least one byte, however long that takes, or `OSError`; return how many were written."""
     while True:
         try:
             return os.write(fd, data)

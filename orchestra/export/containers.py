@@ -114,8 +114,7 @@ def _compose_service(
             "start_period": f"{process.ready_timeout:g}s",
         }
     restart = {Restart.NEVER: "no", Restart.ON_FAILURE: "on-failure", Restart.ALWAYS: "always"}
-    is_kept = service.is_kept and process.restart is not Restart.NEVER
-    found["restart"] = "always" if is_kept else restart[process.restart]
+    found["restart"] = restart[service.restart]
     found |= {"stop_signal": f"SIG{process.stop_signal}", "stop_grace_period": f"{process.stop_timeout:g}s"}
     if len(service.members) > 1:
         found["deploy"] = {"replicas": len(service.members)}

@@ -51,14 +51,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: What the files, units and objects are called after.
-        folder: Where the files are written.
         root: The project's folder.
         user: What it runs as; empty: the engine's own choice.
-        image: The image of containers.
-        has_build: Whether the project says how that is built.
-        env_files: The env files that there are; `env_names`: the variables in them.
+        has_build: Whether the project says how the image of containers is built.
+        env_names: The variables in the env files that there are.
         address: Host and port of the proxy in a run.
-        backend: What is behind it.
         remarks: What stands at the top.
     """
 
@@ -93,19 +90,11 @@ def export(
     name: str | None = None,
     image: str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Write the files.
+    """Write the files for an engine, one of `ENGINES`, into a folder, which is made if it is not there.
 
-    Args:
-        kind: One of `ENGINES`.
-        folder: Where; it is made if it is not there.
-        procfile: As for a run.
-        environ: The environment of this process.
-        only: As for a run; what is named is exported in any case.
-        left_out: As for a run.
-        overrides: As for a run.
-        user: What it runs as; ``None``: of systemd, the current user, else the engine's own choice.
-        name: What files, units and objects are called after; ``None``: the project's folder.
-        image: The image of containers; ``None``: called like that.
+    What is named by `only` is exported in any case. What runs has this `user`; ``None``: of systemd, the
+    current one, else the engine's own choice. Files, units and objects are called after `name`, by default
+    the project's folder, and so is the image.
 
     Returns:
         What was written, and what the user should be told.

@@ -44,14 +44,11 @@ class Service(Struct, frozen=True, kw_only=True):
     """One process of the Procfile.
 
     Attributes:
-        name: As in the Procfile.
         members: Its instances; a single one has its name.
         variables: Their environments without what the system and the env files give, in the same order.
         port: Where the first one listens; ``None``: nothing is known to ask it for anything.
-        checks: When it is ready.
         depends_on: What it waits for, instances taken together.
         is_task: Whether others wait until it has completed.
-        is_kept: Whether it is started again however it ends.
         notes: What has no counterpart in any engine, or is not for production.
     """
 
@@ -62,13 +59,18 @@ class Service(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     depends_on: tuple[Dependency, ...]
     is_task: bool
-    is_kept: bool
     notes: tuple[str, ...]
 
     @property
     def process(self) -> ProcessPlan:
         """What its members have in common is read from the first one."""
         return self.members[0]
+
+    @property
+    def restart(self) -> Restart:
+        """When it is started again: a backend that may be is, however it ends."""
+        restart, is_backend = self.process.restart, self.process.role is Role.BACKEND
+        return Restart.ALWAYS if is_backend and restart is not Restart.NEVER else restart
 
     @property
     def delay(self) -> float:
@@ -81,11 +83,7 @@ def services_of(
 ) -> tuple[list[Service], list[str]]:
     """Give the services of a plan, and the names of processes that are none.
 
-    Args:
-        plan: The plan; it was made with `system` as the environment.
-        asked: What was asked for by name.
-        system: What is there without the project.
-        env_file: What env files give.
+    `system` is the environment that the plan was made with; `asked` was asked for by name.
     """
     left_out = {
         each.name for each in plan.processes if each.vite_folder and base_name(each.name) not in asked
@@ -106,7 +104,6 @@ def services_of(
             checks=parse_checks(members[0].ready) if members[0].is_awaited else (),
             depends_on=_awaited(members[0], left_out),
             is_task=members[0].name in tasks,
-            is_kept=members[0].restart is Restart.ALWAYS or members[0].role is Role.BACKEND,
             notes=tuple(_notes(members[0])),
         )
         for name, members in by_name.items()
@@ -170,12 +167,7 @@ def _notes(process: ProcessPlan) -> Iterable[str]:
 
 
 def program_of(process: ProcessPlan, *, host: str) -> str:
-    """Give the command for ``/bin/sh -c``; the shell becomes the program where it can, for signals.
-
-    Args:
-        process: The process.
-        host: What an application listens on.
-    """
+    """Give the command for ``/bin/sh -c``, which becomes it where it can; applications listen on `host`."""
     if process.app is not None:
         grace = f"--graceful-timeout {max(process.stop_timeout - 1, 0):g}"
         return f"exec hypercorn --bind {host}:$PORT {grace} {shlex.quote(process.app)}"
@@ -191,11 +183,7 @@ def program_of(process: ProcessPlan, *, host: str) -> str:
 def question_of(service: Service, *, host: str = "127.0.0.1", member: int = 0, own: bool = True) -> str:
     """Give a command that ends with 0 if a member is ready, as far as a command can tell; or nothing.
 
-    Args:
-        service: The service.
-        host: Where it is, as seen by what asks.
-        member: Which of its members.
-        own: Whether what asks has its folder, its environment and its programs.
+    `own` says whether what asks has its folder, environment and programs; to that it is at `host`.
     """
     port = service.port
     if port is not None and len(service.members) > 1:
@@ -241,12 +229,7 @@ def _answers(check: HttpCheck, host: str, port: int | None, scheme: str) -> str:
 
 
 def address_variables(service: Service, hosts: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables of its first member where others are not on the same machine.
-
-    Args:
-        service: The service.
-        hosts: What each service is called in the network, by name.
-    """
+    """Give the variables of its first member where services are on other machines, as `hosts` calls them."""
     found = {name: text for name, text in service.variables[0].items() if name not in ("PATH", "VIRTUAL_ENV")}
     for name, host in hosts.items():
         prefix = sibling_prefix(name)

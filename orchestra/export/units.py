@@ -32,10 +32,6 @@ _PAUSE = "0.5"
 _SIMPLE = re.compile(r"""(?:(?!\s[;#])[^"'\\\n])*""")
 
 
-def _script(program: str, before: Sequence[str]) -> str:
-    return "; ".join([*before, program])
-
-
 def _exports(variables: Mapping[str, str]) -> list[str]:
     return [f"export {name}={shlex.quote(text)}" for name, text in variables.items()]
 
@@ -122,15 +118,15 @@ def _systemd_service(service: Service, process: ProcessPlan, index: int, target:
         yield f"EnvironmentFile={_percent(str(file))}"
     # There, an env file beats what is set here.
     stronger = {name: text for name, text in variables.items() if name in target.env_names}
-    yield f"ExecStart={_shell(_script(program_of(process, host='127.0.0.1'), _exports(stronger)))}"
+    script = "; ".join([*_exports(stronger), program_of(process, host="127.0.0.1")])
+    yield f"ExecStart={_shell(script)}"
     waits = _until([question_of(service, member=index)])
     waits += [f"sleep {service.delay:g}"] if service.delay else []
     if waits and not service.is_task:
         yield f"ExecStartPost={_shell('; '.join(waits))}"
         yield f"TimeoutStartSec={process.ready_timeout:g}"
-    restart = Restart.ALWAYS if service.is_kept and process.restart is not Restart.NEVER else process.restart
-    yield f"Restart={'no' if restart is Restart.NEVER else restart.value}"
-    if restart is not Restart.NEVER:
+    yield f"Restart={'no' if service.restart is Restart.NEVER else service.restart.value}"
+    if service.restart is not Restart.NEVER:
         yield "RestartSec=1"
     if others := sorted(process.success_exit_codes - {0}):
         yield f"SuccessExitStatus={' '.join(map(str, others))}"
@@ -221,7 +217,7 @@ def _program(
                 [question_of(other, member=number, own=False) for number in range(len(other.members))]
             )
             before += [f"sleep {other.delay:g}"] if other.delay else []
-    script = _script(program_of(process, host="127.0.0.1"), before)
+    script = "; ".join([*before, program_of(process, host="127.0.0.1")])
     yield f"command=/bin/sh -c {_escaped(shlex.quote(script))}"
     yield f"directory={_escaped(str(process.cwd))}"
     if simple:
@@ -231,8 +227,7 @@ def _program(
         yield f"user={target.user}"
     yield f"autostart={'true' if process.autostart else 'false'}"
     restart = {Restart.NEVER: "false", Restart.ALWAYS: "true", Restart.ON_FAILURE: "unexpected"}
-    is_kept = service.is_kept and process.restart is not Restart.NEVER
-    yield f"autorestart={'true' if is_kept else restart[process.restart]}"
+    yield f"autorestart={restart[service.restart]}"
     yield f"exitcodes={','.join(map(str, sorted(process.success_exit_codes)))}"
     yield f"startsecs={0 if service.is_task else 1}"
     yield f"startretries={process.max_quick_failures}"

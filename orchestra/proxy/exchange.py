@@ -87,7 +87,7 @@ class Exchange:
         self._client = client
         self._head = head
         self._peer = peer
-        self._record = record = Record(shared.bus, shared.next_number(), head, client.body)
+        self._record = record = Record(shared.bus, shared.next_number(), head, client.body, shared.recent)
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, peer, record)
         self.is_last = True
@@ -274,8 +274,7 @@ class Exchange:
         self._is_over = True
         record.bytes_out = self._body.size
         self.asker.release()
-        if record.is_due:
-            record.finished()
+        record.finished()
         if record.kind is not None:
             record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
 

@@ -1,14 +1,19 @@
 """What the events tell of one exchange. The end of a request that nothing listens for is not even built.
 
+What is known of a request is kept for a while, for a terminal that attaches.
+
 Not here: what happens in an exchange.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import trio
+from msgspec.structs import replace
 
+from orchestra.bus import utc_now
 from orchestra.events import (
     RequestFinished,
     RequestHeads,
@@ -22,7 +27,8 @@ from orchestra.events import (
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections import deque
+    from collections.abc import Callable, Iterator
 
     from orchestra.bus import Bus
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
@@ -44,6 +50,7 @@ class Record:
     Args:
         number: Requests count from 1.
         body: The request's.
+        recent: Gets it when it is over.
 
     Attributes:
         upstream: Where the answer comes from.
@@ -53,14 +60,16 @@ class Record:
         held: Seconds that it has waited for upstreams.
         bytes_out: The size of the answer's body.
         kind: Which stream it is now; ``None``: it is not one.
-        is_due: Its end is still to be told, to an observer that wants to know.
     """
 
-    def __init__(self, bus: Bus, number: int, head: RequestHead, body: Body) -> None:
+    def __init__(
+        self, bus: Bus, number: int, head: RequestHead, body: Body, recent: deque[Record] | None = None
+    ) -> None:
         self._bus = bus
         self._number = number
         self._head = head
         self._body = body
+        self._recent = recent
         self.upstream: UpstreamName = "orchestra"
         self.status: int | None = None
         self.reason = ""
@@ -68,10 +77,11 @@ class Record:
         self.held = 0.0
         self.bytes_out = 0
         self.kind: StreamKind | None = None
+        self._is_due = True  # its end is still to be told
         self._first_byte: float | None = None
+        self._duration = 0.0
         self._answer: ResponseHead | None = None
         self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
-        self.is_due = bus.wants(RequestFinished)
         self._begun = trio.current_time()
 
     @property
@@ -82,17 +92,21 @@ class Record:
     def answered(self, head: ResponseHead) -> None:
         """Its answer begins."""
         self.status, self._answer = head.status, head
-        if self.is_due:
-            self._first_byte = trio.current_time() - self._begun
+        self._first_byte = trio.current_time() - self._begun
 
     def _tell(self, event: Callable[..., Event], **more: object) -> None:
-        target = self._head.target[:MAX_TARGET].decode("ascii")
-        self._bus.emit(event(id=self._number, target=target, **more))
+        self._bus.emit(event(id=self._number, target=self._target, **more))
+
+    @property
+    def _target(self) -> str:
+        return self._head.target[:MAX_TARGET].decode("ascii")
 
     def _tell_heads(self) -> None:
         if self._bus.wants(RequestHeads):
-            request, answer = _text(self._head), _text(self._answer)
-            self._bus.emit(RequestHeads(id=self._number, request=request, answer=answer))
+            self._bus.emit(self._heads())
+
+    def _heads(self) -> RequestHeads:
+        return RequestHeads(id=self._number, request=_text(self._head), answer=_text(self._answer))
 
     @property
     def _method(self) -> str:
@@ -101,7 +115,7 @@ class Record:
     def pending(self, side: Side, now: float) -> None:
         """It is not over, and `side` is asked: tell that, once, unless it has become a stream."""
         elapsed, news = now - self._begun, (side, self.status)
-        is_new = self.is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
+        is_new = self._is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
         if is_new and self._bus.wants(RequestPending):
             self._told = news
             more = {"method": self._method, "status": self.status, "elapsed": elapsed}
@@ -110,19 +124,33 @@ class Record:
 
     def finished(self) -> None:
         """The exchange is over, or has become a WebSocket."""
-        if not self.is_due:
+        if not self._is_due:
             return
-        self.is_due = False
-        self._tell_heads()
-        self._tell(
-            RequestFinished,
+        self._is_due = False
+        self._duration = trio.current_time() - self._begun
+        if self._recent is not None:
+            self._recent.append(self)
+        if self._bus.wants(RequestFinished):
+            self._tell_heads()
+            self._bus.emit(self._end())
+
+    def past(self) -> Iterator[RequestHeads | RequestFinished]:
+        """Tell again of a request that is over; these events have no numbers."""
+        time = utc_now() - timedelta(seconds=trio.current_time() - self._begun - self._duration)
+        for event in (self._heads(), self._end()):
+            yield replace(event, time=time)
+
+    def _end(self) -> RequestFinished:
+        return RequestFinished(
+            id=self._number,
+            target=self._target,
             method=self._method,
             status=self.status,
             upstream=self.upstream,
             reason=self.reason,
             held=self.held,
             first_byte=self._first_byte,
-            duration=trio.current_time() - self._begun,
+            duration=self._duration,
             bytes_in=self._body.size,
             bytes_out=self.bytes_out,
             outcome=self.outcome,

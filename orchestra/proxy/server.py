@@ -31,11 +31,11 @@ from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Address, ProxyPlan, UpstreamPlan
-    from orchestra.events import Event
+    from orchestra.events import Event, RequestFinished, RequestHeads
     from orchestra.proxy.exchange import Exchange
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.rules import Side
@@ -146,6 +146,11 @@ class Proxy:
             processes: All that there are now: an upstream that was found, and is none of them, is open again.
         """
         self._shared.change(plan, processes)
+
+    def recent(self) -> Iterator[RequestHeads | RequestFinished]:
+        """Tell again of the requests that have ended last, oldest first; these events have no numbers."""
+        for record in self._shared.recent:
+            yield from record.past()
 
     def is_backend(self, process: str) -> bool:
         """Whether a process is known to be behind the backend."""

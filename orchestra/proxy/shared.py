@@ -6,6 +6,7 @@ Not here: what an exchange is (`exchange`), which ones there are (`server`).
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.record import Record
     from orchestra.proxy.rules import Side
 
 __all__ = ["Extras", "Pages", "Shared"]
 
+# As many as a dashboard shows at most, if they are not alike.
+_MOST_RECENT = 300
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -83,6 +87,7 @@ class Shared:
         ended: Where tasks wait for the end of an exchange or a connection.
         hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
+        recent: The requests that have ended last, oldest first.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
         upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
@@ -130,6 +135,7 @@ class Shared:
         self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
         self.is_closing = False
+        self.recent: deque[Record] = deque(maxlen=_MOST_RECENT)
         self.now = 0.0
         self.next_number = itertools.count(1).__next__
         self._refused_origins: set[bytes | None] = set()

@@ -113,8 +113,8 @@ class SocketTransport:
         # For trio a number is cheaper than a socket; -1 once it is closed.
         self._fd = sock.fileno()
         self._size = HEAD_SIZE
-        # The poller tells of news only, so what it has told is remembered until it was received; our own end is
-        # remembered for good.
+        # The poller tells of news only, so what it has told is remembered until it was received; that we have
+        # closed it is remembered for good.
         self._is_readable = False
         self._end_news = 0
         self._on_input: OnInput | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 
@@ -24,7 +25,6 @@ from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
-from orchestra.supervision.clashes import find_clash
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
@@ -37,7 +37,7 @@ from orchestra.supervision.lifecycle import (
 )
 from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.spare import how_to_spawn
-from orchestra.supervision.symptoms import Symptoms, unseen_socket
+from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
 from orchestra.supervision.watchers import TreeHistory
 
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 
     from orchestra.child.table import Entry
     from orchestra.events import Exit, StreamName
-    from orchestra.supervision.delivery import ProcessOutput
-    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Broken, Fact
     from orchestra.supervision.run import Run
+    from orchestra.supervision.worker import Worker
 
 __all__ = ["Attempt"]
 
@@ -69,7 +68,8 @@ _LONGEST_LOOK_PAUSE = 0.5
 _LONGEST_IDLE_PAUSE = 5.0
 # Seconds without a socket after which it is said what the reason may be.
 _UNSEEN_AFTER = 5.0
-# The wait after a server has ended: its parent may be ending, too, and then there is nothing to report.
+# The wait after a server has ended, or has found its port taken: its parent, or what it has replaced, may be
+# ending, too, and then there is nothing to report.
 _LINGER = 0.3
 # How long the question may take that tells a stuck server from one that only announced a reload.
 _STUCK_PROBE_TIMEOUT = 1.0
@@ -92,29 +92,25 @@ class Attempt(Stoppable):
 
     def __init__(
         self,
-        plan: ProcessPlan,
+        worker: Worker,
         run: Run,
         *,
         env: Mapping[str, str],
         port: int | None,
-        output: ProcessOutput,
-        errors: ProcessErrors,
         on_fact: Callable[[Attempt, Fact], object],
-        spawn: Callable[..., Awaitable[Exit]] | None = None,
+        spawn: Callable[..., Awaitable[Exit]] | None,
     ) -> None:
         super().__init__(run, spawn)
-        self.plan = plan
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
         self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
         self._env = env
-        self._output = output
-        self._errors = errors
+        self._worker = worker
         self._on_fact = on_fact
         # What it writes counts from its first line on.
         self.readiness = self._new_readiness()
-        self.symptoms = Symptoms(plan.command, (str(plan.cwd), run.root))
+        self.symptoms = Symptoms(self.plan.command, (str(self.plan.cwd), run.root))
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
@@ -126,6 +122,11 @@ class Attempt(Stoppable):
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
+
+    @property
+    def plan(self) -> ProcessPlan:
+        """The plan of its process, as it is now."""
+        return self._worker.life.plan
 
     def retire(self, limit: float) -> None:
         """Stop the child when no client is served by it any more, after `limit` seconds at most."""
@@ -154,7 +155,7 @@ class Attempt(Stoppable):
                 how = await self.run_child(
                     plan.in_shell(plan.command),
                     on_spawn=self._spawned,
-                    on_output=partial(self._output.write, see=self._see),
+                    on_output=partial(self._worker.output.write, see=self._see),
                     env=self._env,
                     **how_to_spawn(plan, self._run),
                 )
@@ -173,12 +174,12 @@ class Attempt(Stoppable):
             return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
-        clash = await find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
+        clash = await _find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
         return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
-        self._output.begin_child()
+        self._worker.output.begin_child()
         self._on_fact(self, Spawned())
         if self.is_ending:
             return
@@ -191,12 +192,12 @@ class Attempt(Stoppable):
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
         self.symptoms.keep(lines, now)
-        for line in lines:
-            match self.symptoms.see(stream, line, now):
+        for found in self.symptoms.read(stream, lines, now):
+            match found:
                 case Reloading(reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
-                    self._errors.log(failure, now)
+                    self._worker.errors.log(failure, now)
                 case _:
                     pass
 
@@ -249,7 +250,6 @@ class Attempt(Stoppable):
         self._on_fact(self, Ready())
 
     async def _stay_up(self, leader: int) -> None:
-        """Do what is done while it is ready, until it ends or reloads."""
         async with trio.open_nursery() as nursery:
             if self.plan.on_ready is not None:
                 nursery.start_soon(self._run_on_ready, self.plan.on_ready)
@@ -279,17 +279,12 @@ class Attempt(Stoppable):
             if self.symptoms.error and self.symptoms.is_silent(began, now):
                 return  # it is over for now: there is no server that could answer
             if now - began >= _RELOAD_TIMEOUT:
-                if await self._is_silent():
+                ask, last = self._run.runtime.probe.http_answer, self._served_at
+                if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
                     self._on_fact(self, Stuck())
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
-
-    async def _is_silent(self) -> bool:
-        if (last := self._served_at) is None:
-            return True
-        answer = await self._run.runtime.probe.http_answer(last, within=_STUCK_PROBE_TIMEOUT)
-        return bool(answer.missing)
 
     async def _look_for_trouble(self, leader: int) -> None:
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
@@ -344,7 +339,6 @@ class Attempt(Stoppable):
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
     async def _watch_health(self) -> None:
-        """Ask again and again; three times without an answer are reported."""
         failures = 0
         while True:
             await trio.sleep(_HEALTH_PAUSE)
@@ -361,7 +355,6 @@ class Attempt(Stoppable):
         self._on_fact(self, Late(text))
 
     async def _tell_if_unseen(self) -> None:
-        """Say why no socket is found, if it can be known."""
         await trio.sleep(_UNSEEN_AFTER)
         if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
             self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)
@@ -369,10 +362,24 @@ class Attempt(Stoppable):
     async def _run_on_ready(self, command: str) -> None:
         """Run the command for when it is up; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
-        output, env = self._output.write, {**self._env, **url}
-        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=output):
+        write, env = self._worker.output.write, {**self._env, **url}
+        if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+async def _find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:
+    """Say which port a process with these last lines could not have; ``None`` if it may have it next time."""
+    if (named := named_ports(lines)) is None:
+        return None
+    await trio.sleep(_LINGER)  # what it has replaced may still be ending
+    ours = {each.newest.port: name for name, each in run.workers.items()}
+    holders = {port: held for port in named if (held := ours.get(port) or await run.runtime.holder(port))}
+    own = urlsplit(run.url or "").port
+    if (clash := port_clash(lines, own=own, planned=plan.port, holders=holders)) is None:
+        return None
+    run.bus.notice("port-clash", clash[0], hint=clash[1], process=plan.name)
+    return clash[0]
 
 
 async def _later(seconds: float, act: Callable[[], object]) -> None:

@@ -1,8 +1,10 @@
 """What children write, on its way to the log file, the sinks and the bus.
 
-Sinks are awaited with every line, in order, so that a slow reader slows the child down and loses nothing; the
+Sinks are awaited with all lines, in order, so that a slow reader slows the child down and loses nothing; the
 bus never waits. Only at the end of a run are sinks given up that take nothing any more. Colours are removed
 here, once for all that read words: the tail, the log file, and what looks for symptoms.
+
+What was read at once goes through all this at once, has one time, and costs each line little.
 
 Not here: what the lines mean (`symptoms`), reading them (`child/lines`).
 """
@@ -28,23 +30,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 
-Sink: TypeAlias = "Callable[[OutputLine], Awaitable[None]]"
+# Takes lines of one stream of a process.
+Sink: TypeAlias = "Callable[[Sequence[OutputLine]], Awaitable[None]]"
 See: TypeAlias = "Callable[[StreamName, Sequence[str], str], object]"
 
 # Lines between two checkpoints: a millisecond's worth, so that no other task waits longer for its turn.
 _LINES_AT_A_TIME = 500
-# At the end, a sink that takes so long for one line is not waited for.
+# At the end, a sink that takes so long for lines that it is given at once is not waited for.
 _SINK_STALL_TIMEOUT = 5.0
 # Lines that are quoted of a process that did not come up: enough for the end of a Python traceback.
 _TAIL_LINES = 20
 
 
 class Delivery:
-    """Gives lines to the sinks, then to the bus.
-
-    Args:
-        sinks: Awaited with every line before it is published.
-    """
+    """Gives lines to the sinks, which are awaited, then to the bus."""
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
         self._bus = bus
@@ -61,20 +60,28 @@ class Delivery:
             with trio.CancelScope() as scope:
                 self._delivering.add(scope)
                 try:
-                    for text in lines[start : start + _LINES_AT_A_TIME]:
-                        if self._is_ending:
-                            scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
-                        line = self._bus.stamp(OutputLine(process=process, stream=stream, text=text))
-                        for sink in self._sinks:
-                            await sink(line)
-                        self._bus.publish(line)
+                    if self._is_ending:
+                        scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
+                    await self._deliver(process, stream, lines[start : start + _LINES_AT_A_TIME])
                 finally:
                     self._delivering.discard(scope)
             if scope.cancelled_caught:
                 self._sinks = ()
 
+    async def _deliver(self, process: str, stream: StreamName, texts: Sequence[str]) -> None:
+        first, now = self._bus.number(len(texts))
+        lines = [
+            OutputLine(process=process, stream=stream, text=text, seq=seq, time=now)
+            for seq, text in enumerate(texts, first)
+        ]
+        for sink in self._sinks:
+            await sink(lines)
+        if self._bus.wants(OutputLine):
+            for line in lines:
+                self._bus.publish(line)
+
     def expect_end(self) -> None:
-        """From now on, give the sinks up when a line has waited for them for too long."""
+        """From now on, give the sinks up when lines have waited for them for too long."""
         self._is_ending = True
         for scope in self._delivering:
             scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
@@ -83,8 +90,7 @@ class Delivery:
 class ProcessOutput:
     """The output of one process of the plan, whichever child of it writes.
 
-    Attributes:
-        tail: The last lines of its newest child that has written one, oldest first, without colours.
+    Its `tail` are the last lines, without colours, of the newest child that has written one.
     """
 
     def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:
@@ -106,7 +112,8 @@ class ProcessOutput:
 
         `see` is called with all of that, without colours, before it is delivered.
         """
-        plain = [without_colours(line) for line in lines]
+        # Lines have no line ends: together they are looked through at once.
+        plain = without_colours("\n".join(lines)).split("\n") if lines else lines
         if see is not None:
             see(stream, plain, without_colours(partial or ""))
         if plain:

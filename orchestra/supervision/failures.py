@@ -34,11 +34,7 @@ _is_answer = re.compile(r"4\d\d\b").match
 
 
 class ProcessErrors:
-    """Shows and clears the error of one process.
-
-    Attributes:
-        shown: The event that shows it, if it has one.
-    """
+    """Shows and clears the error of one process; `shown` is the event that shows it, if it has one."""
 
     def __init__(self, plan: ProcessPlan, root: str, bus: Bus, output: ProcessOutput) -> None:
         self._name = plan.name

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.delivery import ProcessOutput
-    from orchestra.supervision.failures import ProcessErrors
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
     from orchestra.supervision.run import Run
+    from orchestra.supervision.worker import Worker
 
 __all__ = ["Handover"]
 
@@ -35,34 +34,25 @@ _DRAIN_TIMEOUT = 30.0
 
 
 class Handover:
-    """Runs the children of one process.
+    """Runs the children of a worker's process; `current` is the one that counts, or the last that did.
 
-    Args:
-        on_fact: Called with each fact about the current child, but its end.
-
-    Attributes:
-        current: The child that counts; the last one, once that has ended.
+    `on_fact` is called with each fact about that, but its end.
     """
 
-    def __init__(
-        self,
-        plan: ProcessPlan,
-        run: Run,
-        output: ProcessOutput,
-        errors: ProcessErrors,
-        on_fact: Callable[[Fact], object],
-    ) -> None:
+    def __init__(self, worker: Worker, run: Run, on_fact: Callable[[Fact], object]) -> None:
         self.current: Attempt | None = None
-        self._plan = plan
+        self.spares = Spares(run, worker.output)
+        self._worker = worker
         self._run = run
-        self._output = output
-        self._errors = errors
         self._on_fact = on_fact
         self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
-        self.spares = Spares(run, output)
         self._nursery: trio.Nursery
+
+    @property
+    def _plan(self) -> ProcessPlan:
+        return self._worker.life.plan
 
     def prepare(self, *, is_retry: bool) -> None:
         """Make the child that `run` spawns, after one that has failed in a retry; now it can be stopped."""
@@ -123,9 +113,8 @@ class Handover:
         text = f"the new version does not come up: {why}; the old one goes on serving"
         hint = "Its command has to listen on $PORT." if attempt.symptoms.port_is_taken else ""
         self._run.bus.notice("overlap-failed", text, hint=hint, process=self._plan.name)
-        self._errors.show_end(
-            str(attempt.end.exit) if isinstance(attempt.end, Ended) else "", attempt.symptoms
-        )
+        exit_ = str(attempt.end.exit) if isinstance(attempt.end, Ended) else ""
+        self._worker.errors.show_end(exit_, attempt.symptoms)
 
     def _take_over(self, attempt: Attempt) -> None:
         """Make a successor that is ready the current child, and stop the old one when it is drained."""
@@ -133,14 +122,6 @@ class Handover:
         self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
-
-    def change_plan(self, plan: ProcessPlan) -> None:
-        """Run the children by another plan of the process, those that live included."""
-        self._plan = plan
-        if not plan.warm_spare:
-            self.spares.discard()
-        for attempt in self._living:
-            attempt.plan = plan
 
     def expect(self) -> None:
         """Make ready for the next child, if that is served by one of our interpreters. Does not wait."""
@@ -174,16 +155,7 @@ class Handover:
             # The families of two children at once must not be taken for one.
             self._count += 1
             env["ORCHESTRA_CHILD"] = str(self._count)
-        attempt = Attempt(
-            self._plan,
-            self._run,
-            env=env,
-            port=port,
-            output=self._output,
-            errors=self._errors,
-            on_fact=self._learn,
-            spawn=spawn,
-        )
+        attempt = Attempt(self._worker, self._run, env=env, port=port, on_fact=self._learn, spawn=spawn)
         self._living.add(attempt)
         return attempt
 

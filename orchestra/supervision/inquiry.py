@@ -46,11 +46,9 @@ class _Answer(NamedTuple):
 
 
 async def identify(socket: Address) -> tuple[Seen, Address]:
-    """Ask what answers at a socket.
+    """Ask what answers at a socket; give that, and the socket with the scheme by which it answers.
 
-    Returns:
-        What it is (`Seen.SILENT` if it does not speak HTTP or is for WebSockets alone, `Seen.NOTHING` if it
-        has not answered in time); and the socket with the scheme by which it answers.
+    `Seen.SILENT`: it does not speak HTTP, or is for WebSockets alone; `Seen.NOTHING`: no answer in time.
     """
     try:
         client = await _get(socket, _CLIENT)

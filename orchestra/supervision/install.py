@@ -1,8 +1,8 @@
 """Installing the packages of a folder: once, however many processes need them.
 
-All processes that need the same installation wait for one job. The first one gives its environment, and its
-name to the output. When the last one that waits loses interest, the job is stopped. An installation that did
-not succeed leaves no half of `node_modules` behind, which would look like all of it to the next run.
+All processes that need the same installation wait for one job, which the first one gives its environment. It
+is done again when `package.json` or a lock file has changed, and leaves no half of `node_modules` behind,
+which would look like all of it to the next run.
 
 Not here: which command installs them (`config/packages`).
 """
@@ -56,10 +56,7 @@ class Installation(Stoppable):
         return not self.done.is_set() or self._installs == lock_content(self._install.folder)
 
     async def wait(self) -> str:
-        """Wait until it has ended; return what went wrong.
-
-        To cancel this is to lose interest: the last one that does stops the job, and waits for its end.
-        """
+        """Wait for its end; return what went wrong. The last one that is cancelled stops the job."""
         self._waiting += 1
         try:
             await self.done.wait()
@@ -109,10 +106,7 @@ class Installer:
         self._jobs: dict[Install, Installation] = {}
 
     def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
-        """Give the job that installs a process's packages.
-
-        A new one, unless one runs, or has succeeded and neither `package.json` nor a lock file has changed.
-        """
+        """Give the job that installs a process's packages: the last one, if it runs, or still holds good."""
         install = plan.install
         assert install is not None  # noqa: S101 - else there is no order to install
         last = self._jobs.get(install)

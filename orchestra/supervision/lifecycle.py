@@ -68,6 +68,8 @@ STABLE_AFTER = 10.0
 
 _WAITS_FOR_OLD = "it has ended, and waits for the end of the one that it had replaced"
 _UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
+# What a shell says by its exit status.
+_NOT_RUN = {126: "command is not executable", 127: "command not found"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -92,12 +94,7 @@ class DependenciesMet(Struct, frozen=True):
 
 
 class Blocked(Struct, frozen=True):
-    """A dependency is not as far as it has to be.
-
-    Attributes:
-        reason: Which one, in words.
-        for_good: Whether it is not going to be, unless it is started again.
-    """
+    """A dependency, which the reason names, is not as far as it has to be, perhaps for good."""
 
     reason: str
     for_good: bool = False
@@ -194,26 +191,10 @@ class RestartRequested(Struct, frozen=True):
     """A new child is to be started, whatever the old one does."""
 
 
-Fact: TypeAlias = (
-    DependenciesMet
-    | Blocked
-    | Installed
-    | Spawned
-    | SpawnFailed
-    | Ready
-    | Late
-    | NoAnswer
-    | Reloading
-    | Broken
-    | Stuck
-    | TakenOver
-    | Gone
-    | Ended
-    | BackOffEnded
-    | StopRequested
-    | StartRequested
-    | RestartRequested
-)
+Request: TypeAlias = StopRequested | StartRequested | RestartRequested | Stuck
+BeforeSpawn: TypeAlias = DependenciesMet | Blocked | Installed | SpawnFailed | BackOffEnded
+WhileAlive: TypeAlias = Spawned | Ready | Late | NoAnswer | Reloading | Broken | TakenOver | Gone
+Fact: TypeAlias = Request | BeforeSpawn | WhileAlive | Ended
 
 
 class Order(Enum):
@@ -230,13 +211,11 @@ class Life(Struct, frozen=True, kw_only=True):
     """Everything that is known about the life of a process so far.
 
     Attributes:
-        is_alive: Whether there is a child now.
         ready_after: Seconds that it took to be ready.
         was_ready: Whether any child ever was.
         ended_before_ready: Whether the last child failed before it was ready; until one is.
         failures: In a row, each within `STABLE_AFTER` of its start.
         is_blocked: Whether it waits for a dependency that is not going to be met.
-        starts_after_stop: Whether it is to be started again when it has stopped.
         exit: How the newest child that ended did so.
         is_broken: Whether that was a server that has raised an exception, and never was ready.
         reason: Why it is in this state, in words.
@@ -276,20 +255,16 @@ class Life(Struct, frozen=True, kw_only=True):
 
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     """Take one fact into account. A fact that means nothing in the present state changes nothing."""
-    match fact:
-        case StopRequested() | StartRequested() | RestartRequested() | Stuck():
-            return _requested(life, fact)
-        case DependenciesMet() | Blocked() | Installed() | SpawnFailed() | BackOffEnded():
-            return _before_spawn(life, fact)
-        case Spawned() | Ready() | Late() | NoAnswer() | Reloading() | Broken() | TakenOver() | Gone():
-            return _while_alive(life, fact, now), None
-        case Ended():
-            return _ended(life, fact, now)
-        case _:
-            assert_never(fact)
+    if isinstance(fact, Request):
+        return _requested(life, fact)
+    if isinstance(fact, BeforeSpawn):
+        return _before_spawn(life, fact)
+    if isinstance(fact, WhileAlive):
+        return _while_alive(life, fact, now), None
+    return _ended(life, fact, now)
 
 
-def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None]:
+def _requested(life: Life, fact: Request) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
@@ -315,7 +290,7 @@ def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None]:
             return life, None
 
 
-def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None]:
+def _before_spawn(life: Life, fact: BeforeSpawn) -> tuple[Life, Order | None]:
     state = life.state
     match fact:
         case DependenciesMet() if state is State.WAITING and life.plan.install is not None:
@@ -338,7 +313,7 @@ def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None]:
             return life, None
 
 
-def _while_alive(life: Life, fact: Fact, now: float) -> Life:
+def _while_alive(life: Life, fact: WhileAlive, now: float) -> Life:
     state = life.state
     match fact:
         case Spawned() if state is State.STARTING:
@@ -407,11 +382,10 @@ def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     if succeeded and plan.restart is not Restart.ALWAYS:
         return _enter(life, State.COMPLETED, reason=str(how)), None
     life = replace(life, ended_before_ready=life.ready_after is None)
-    reason = {126: "command is not executable (exit code 126)", 127: "command not found (exit code 127)"}.get(
-        how.code or 0, str(how)
-    )
+    not_run = _NOT_RUN.get(how.code or 0)
+    reason = f"{not_run} ({how})" if not_run else str(how)
     reason += f": {fact.explanation}" if fact.explanation else ""
-    if how.code in (126, 127) or fact.is_hopeless or plan.restart is Restart.NEVER:
+    if not_run or fact.is_hopeless or plan.restart is Restart.NEVER:
         return _enter(life, State.FAILED, reason=reason), None
     ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER
     failures = 1 if ran_stable or succeeded else life.failures + 1
@@ -464,11 +438,9 @@ def _unmet_in_words(dependency: Dependency, life: Life) -> str:
 
 
 def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
-    """Find the process whose end ends the run.
+    """Find the process whose end ends the run, among those that have ended by themselves, in that order.
 
-    Args:
-        exit_on: ``any`` that has ended, the first ``failure``, the process of that name, or ``all``.
-        ends: The lives that have ended by themselves, in that order.
+    `exit_on` is ``any`` of them, the first ``failure``, the name of a process, or ``all``.
     """
     match exit_on:
         case "all":

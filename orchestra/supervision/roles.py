@@ -13,7 +13,7 @@ Not here: the rule (`config/roles`), the question that a socket is asked (`inqui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 from msgspec.structs import replace
@@ -23,6 +23,8 @@ from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, U
 from orchestra.config.roles import FRONTENDS, NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
 
@@ -39,16 +41,10 @@ _PATIENCE = 1.0
 _LONGEST_PAUSE = 5.0
 
 
-class Tell(Protocol):
-    """Is told of an upstream that was left open, once it is decided; as `Proxy.decide`."""
-
-    def __call__(self, side: Side, upstream: UpstreamPlan, *, reason: str) -> object: ...
-
-
 class RunTimeRoles:
-    """Decides the roles that the plan has left open."""
+    """Decides the roles that the plan has left open; `tell` is told of each, as `Proxy.decide` is."""
 
-    def __init__(self, plan: Plan, run: Run, tell: Tell) -> None:
+    def __init__(self, plan: Plan, run: Run, tell: Callable[..., object]) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
         self._run = run

@@ -163,8 +163,7 @@ class Run:
     async def change(self, plan: Plan, found: Difference, adopt: Callable[[], object]) -> None:
         """Follow another plan, to which `checked_dependencies` has no objection.
 
-        `adopt` is called when the processes of the new plan are there, and before any is started; not if the
-        run has come to its end meanwhile.
+        `adopt` is called before any process of it is started; not if the run has ended meanwhile.
         """
         # Until they are started: the run is not over if nothing else is left.
         self._active.update(found.started, found.restarted)
@@ -236,7 +235,6 @@ class Run:
         self._changes.unpark_all()
 
     def _end_if_over(self) -> None:
-        """End the run if nothing runs any more and nothing is going to."""
         phase = self.phase
         if self._active or phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
             return
@@ -286,10 +284,7 @@ class Run:
     # --- What processes need ---
 
     async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
-        """Run a child to its end; the guardian knows of it while anything of it is left.
-
-        The arguments are those of `child.spawn.run_child`, without what the run decides.
-        """
+        """Run a child to its end, as `child.spawn.run_child` does, to whose arguments this adds the run's."""
         assert self._guard is not None  # noqa: S101 - there is one before there is a child
         return await self.runtime.spawn(
             command,

@@ -159,14 +159,12 @@ class Stoppable:
             return await self._spawn(command, on_spawn=spawned, **how)
         finally:
             child, self.child = self.child, None
-            if child is not None and not child.is_gone:
-                self._tell_of_survivor(child)
-
-    def _tell_of_survivor(self, child: Child) -> None:
-        """Say that SIGKILL has not helped: the system forbids it, or the process is stuck in the kernel."""
-        text = f"pid {child.pid}, or what it has started, could not be ended and is still running"
-        hint = f"It may belong to another user: sudo kill -9 -- -{child.pid}"
-        self._run.bus.notice("not-ended", text, level="warning", hint=hint)
+            # SIGKILL has not helped: the system forbids it, or the process is stuck in the kernel.
+            # What another one of us has spawned is told by that.
+            if child is not None and not child.is_gone and self._spawn == self._run.spawn:
+                text = f"pid {child.pid}, or what it has started, could not be ended and is still running"
+                hint = f"It may belong to another user: sudo kill -9 -- -{child.pid}"
+                self._run.bus.notice("not-ended", text, hint=hint)
 
     def stop(self) -> None:
         """Stop the child: its stop signal, and SIGKILL after the stop timeout. Does not wait."""

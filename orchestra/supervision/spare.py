@@ -29,6 +29,7 @@ import trio
 
 from orchestra.child.spawn import Child, OnOutput, SpawnError, Window
 from orchestra.config.environment import PORT_VARIABLES
+from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,7 @@ def how_to_spawn(plan: ProcessPlan, run: Run) -> dict[str, Any]:
     }
 
 
-class Interpreter:
+class Interpreter(Stoppable):
     """One child that serves an application, from its spawn to its end.
 
     Args:
@@ -86,13 +87,11 @@ class Interpreter:
         on_output: OnOutput,
         patience: float = _PATIENCE,
     ) -> None:
+        super().__init__(run)
         self._plan = plan
-        self._run = run
         self._env = env
         self._on_output = on_output
         self._patience = patience
-        self._child: Child | None = None
-        self._is_killed = False
         self._how: Exit | SpawnError | None = None
         self._spawned, self._told, self.ended = trio.Event(), trio.Event(), trio.Event()
         self._sending = trio.Lock()
@@ -101,7 +100,7 @@ class Interpreter:
     @property
     def is_there(self) -> bool:
         """Whether it has neither ended nor been killed."""
-        return not (self._is_killed or self.ended.is_set())
+        return not (self.is_ending or self.ended.is_set())
 
     async def run(self, modules: Sequence[str]) -> None:
         """Run it to its end; it imports `modules` before it is told to serve."""
@@ -119,18 +118,15 @@ class Interpreter:
         except OSError as exc:
             raise SpawnError(f"cannot be started: {exc.strerror}") from exc
 
-        def spawned(child: Child) -> None:
-            self._child = child
+        def spawned(_child: Child) -> None:
             theirs.close()  # from now on, its end is the end of the stream
             self._spawned.set()
-            if self._is_killed:
-                child.kill()
 
         self._control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         with theirs, self._control.socket:
             self._run.nursery.start_soon(self._send, modules)
             self._run.nursery.start_soon(self._expire)
-            return await self._run.spawn(
+            return await self.run_child(
                 self._plan.command,
                 env={**self._env, _CONTROL: str(theirs.fileno())},
                 pass_fds=(theirs.fileno(),),
@@ -163,10 +159,10 @@ class Interpreter:
         """Have it serve in another environment, and wait for its end, as `Run.spawn` does."""
         try:
             await self._spawned.wait()
-            if self._child is not None:
+            if self.child is not None:
                 self._on_output = on_output
                 self._told.set()
-                on_spawn(self._child)
+                on_spawn(self.child)
                 await self._send({name: env[name] for name in PORT_VARIABLES if name in env})
             await self.ended.wait()
         finally:
@@ -175,12 +171,6 @@ class Interpreter:
             raise self._how
         assert self._how is not None  # noqa: S101 - it has ended
         return self._how
-
-    def kill(self) -> None:
-        """Kill it. Does not wait."""
-        self._is_killed = True
-        if self._child is not None:
-            self._child.kill()
 
     # --- Messages ---
 

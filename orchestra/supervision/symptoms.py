@@ -5,10 +5,6 @@ and only its output says at once that it is about to change: requests that arriv
 streams that it would wait for can be ended. A program that cannot be imported does not end such a server
 either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
 
-`Symptoms` reads the lines of one child as they are written, `diagnose` puts them together with what its
-sockets and processes have told, `explanation` chooses the line that says why it did not come up, and
-`port_clash` says which port it could not have.
-
 This is the only place that reads output for its meaning; tracebacks are read by `tracebacks`. Not here: input
 or output, a clock, what follows from a diagnosis.
 """
@@ -18,27 +14,19 @@ from __future__ import annotations
 import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
 from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
-from orchestra.supervision.tracebacks import Failure, TracebackReader, own_frame
+from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestra.events import StreamName
 
-__all__ = [
-    "Clash",
-    "Symptoms",
-    "explain",
-    "is_prompt",
-    "named_ports",
-    "port_clash",
-    "unseen_socket",
-]
+__all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "unseen_socket"]
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
@@ -46,6 +34,8 @@ _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection)
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # Servers that do not name it take this one: Hypercorn, Python's http.server.
 _USUAL_PORT = DEFAULT_LISTEN[1]
+_OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
+_OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
 _CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
@@ -82,6 +72,8 @@ _STARTED = re.compile(r"Started server process \[\d+\]")
 _WATCHES = re.compile(
     r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
 )
+# Without a word of these, a line tells nothing, unless it belongs to a traceback.
+_TELLING = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
 _PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
@@ -89,24 +81,8 @@ _PERCENTAGE = re.compile(r"\d ?%")
 
 
 def is_prompt(text: str) -> bool:
-    """Whether the beginning of a line, after which its writer has paused, looks like a question.
-
-    Args:
-        text: Without colours.
-    """
+    """Whether the beginning of a line, without colours, looks like a question if its writer has paused."""
     return _PROMPT_END.search(text) is not None and _PERCENTAGE.search(text) is None
-
-
-class Clash(NamedTuple):
-    """A port that a process wants, and that is taken.
-
-    Attributes:
-        text: Which one, and by what, in words.
-        is_own: Whether it is the one address's, most probably.
-    """
-
-    text: str
-    is_own: bool
 
 
 def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
@@ -118,8 +94,8 @@ def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
 
 def port_clash(
     lines: Sequence[str], *, own: int | None, planned: int | None, holders: Mapping[int, str]
-) -> Clash | None:
-    """Explain a process that has ended because a port is taken that is not its ``PORT``.
+) -> tuple[str, str] | None:
+    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
 
     Args:
         lines: Its last lines.
@@ -131,12 +107,12 @@ def port_clash(
     if named is None or planned in named:
         return None
     if own is not None and own in named:
-        return Clash(f"it wants port {own}, which is orchestra's own", is_own=True)
+        return f"it wants port {own}, which is orchestra's own", _OWN_PORT_HINT
     for port in sorted(named & holders.keys()):
-        return Clash(f"it wants a port that it cannot have: {port_taken(port, holders[port])}", is_own=False)
+        return f"it wants a port that it cannot have: {port_taken(port, holders[port])}", _OTHER_PORT_HINT
     is_named = any(_NAMED_PORT.search(line) for line in lines if _IN_USE.search(line))
     if not is_named and own == _USUAL_PORT:
-        return Clash(f"it wants a port that is taken, most probably {own}, which is orchestra's", is_own=True)
+        return f"it wants a port that is taken, most probably {own}, which is orchestra's", _OWN_PORT_HINT
     return None
 
 
@@ -195,17 +171,23 @@ class Symptoms:
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
 
-    def __repr__(self) -> str:
-        return f"<Symptoms: {self.failure!r}, watches: {self.watches}>"
-
     def keep(self, lines: Sequence[str], now: float) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
         self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
 
+    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
+        """Read lines, without colours; give what they tell, in between."""
+        self._last_line_at = now
+        # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
+        text = "\n".join(lines)
+        if any(word in text for word in _TELLING) or (
+            stream in self._readers and not self._readers[stream].is_idle
+        ):
+            yield from filter(None, (self.see(stream, line, now) for line in lines))
+
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
         self._last_line_at = now
-        # A plain word first: most lines match nothing, and some servers write thousands.
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()

@@ -4,7 +4,6 @@ A Python traceback has a head, frames, and a last line at its own margin: the ex
 depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
 draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
 
-`TracebackReader` reads one line after the other, and `own_frame` finds the place that a developer looks for.
 All that is kept is bounded: any program may write anything.
 
 Not here: input or output, what an exception means for the process.
@@ -23,13 +22,15 @@ from orchestra.events import Frame
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Failure", "TracebackReader", "own_frame"]
+__all__ = ["FIRST_WORDS", "Failure", "TracebackReader", "own_frame"]
 
 # Frames that are kept of a traceback, the newest ones: a recursion has a thousand.
 _MOST_FRAMES = 50
 _MOST_CHARACTERS = 2000
 
 _HEAD = "Traceback (most recent call last)"
+# What the first line of every exception has.
+FIRST_WORDS = (_HEAD, "  File ")
 # What an exception group draws beside its lines, and rich around them.
 _MARGIN = re.compile(r"^(?: *[|+│](?: |$))+")
 _GROUP = re.compile(r".* \(\d+ sub-exceptions?\)")
@@ -90,6 +91,11 @@ class TracebackReader:
 
     def __repr__(self) -> str:
         return f"<TracebackReader: {self.error or 'none'}>"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a line matters only if it has one of the `FIRST_WORDS`."""
+        return not self._is_open and not self.error
 
     def see(self, line: str) -> Failure | None:
         """Read one line, without colours; return the exception that ends with it, if one does."""
@@ -152,11 +158,9 @@ class TracebackReader:
 
 
 def own_frame(frames: Iterable[Frame], folders: Iterable[str]) -> Frame | None:
-    """Find the last frame in a file of the project, not of a package; its file is absolute then.
+    """Find the last of the frames, oldest first, in a file of the project, not of a package.
 
-    Args:
-        frames: The oldest first.
-        folders: The absolute paths of the project's folders; relative names are relative to the first one.
+    Its file is absolute then, like `folders`; relative names are relative to the first of these.
     """
     roots = [posixpath.join(folder, "") for folder in folders]
     own = None

@@ -39,9 +39,6 @@ class TreeHistory:
         self._last: Member | None = None
         self._seen_at = self._idle_since = 0.0
 
-    def __repr__(self) -> str:
-        return f"<TreeHistory: {self._last}>"
-
     def note_parents(self, pids: Iterable[int]) -> None:
         """Take note of processes that have started servers."""
         self._parents.update(pids)

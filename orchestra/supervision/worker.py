@@ -66,13 +66,7 @@ _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
 
 class Worker:
-    """Runs one process of the plan.
-
-    Attributes:
-        life: All that is known of it.
-        newest: The newest event about it.
-        dependents: The workers that wait for it.
-    """
+    """Runs one process of the plan; `newest` is the last event about it, `dependents` wait for it."""
 
     def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = (
@@ -82,12 +76,17 @@ class Worker:
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
-        self._handover = Handover(plan, run, output=self.output, errors=self.errors, on_fact=self._learn)
+        self._handover = Handover(self, run, on_fact=self._learn)
         self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
     def __repr__(self) -> str:
         return f"<Worker of {self.life.plan.name}: {self.life.state.value}>"
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """Its current child, with what is known of that alone; the last one, once that has ended."""
+        return self._handover.current
 
     # --- Orders from outside ---
 
@@ -97,10 +96,7 @@ class Worker:
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
-        """Start the process again if it has ended; `StartError` if the run is over. Does not wait.
-
-        So is what it depends on, if that is started by hand alone.
-        """
+        """Start the process if it has ended, and what it needs that only starts by hand; or `StartError`."""
         self._request(StartRequested())
         for each in self.life.plan.depends_on:
             if (other := self._run.workers[each.name]).life.is_at_rest:
@@ -123,18 +119,16 @@ class Worker:
 
     def signal(self, number: int) -> None:
         """Send a signal to the group of the current child, if there is one."""
-        attempt = self._handover.current
-        if attempt is not None and attempt.child is not None:
-            attempt.child.signal(number)
+        if self.attempt is not None and self.attempt.child is not None:
+            self.attempt.child.signal(number)
 
     async def send(self, data: bytes) -> None:
         """Write to the standard input of the current child; `OrchestraError` if it is not taken."""
-        attempt = self._handover.current
-        if attempt is None or attempt.child is None:
+        if self.attempt is None or self.attempt.child is None:
             await trio.lowlevel.checkpoint()
             raise OrchestraError(f"{self.life.plan.name} does not run: there is nothing to send input to")
         try:
-            await attempt.child.send(data)
+            await self.attempt.child.send(data)
         except OrchestraError as exc:
             raise OrchestraError(f"{self.life.plan.name}: {exc.message}") from exc
 
@@ -150,23 +144,18 @@ class Worker:
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that it was found to have.
-
-        Without one, its readiness is asked for only if others wait for it.
-        """
+        """Give the process the role that was found; without one, it is asked only if others wait for it."""
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.follow(plan, dependents=self.dependents)
 
     def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
-        """Follow another plan of the process; a child that runs goes on as it is.
-
-        The plan counts from now on, for the next child and for what is decided about this one.
-        """
+        """Follow another plan from now on; a child that runs goes on as it is."""
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
-        self._handover.change_plan(plan)
+        if not plan.warm_spare:
+            self._handover.spares.discard()
         if log_settings(before) != log_settings(plan):
             self._run.nursery.start_soon(self.output.follow, plan)
 
@@ -181,8 +170,7 @@ class Worker:
         event = self._describe(before)
         if event != structs.replace(self.newest, seq=0, time=event.time, previous=before):
             self.newest = self._run.bus.emit(event)
-            attempt = self._handover.current
-            self.errors.follow(self.life, before, attempt.symptoms if attempt is not None else None)
+            self.errors.follow(self.life, before, self.attempt.symptoms if self.attempt else None)
             self._run.changed(self, before)
             self.look_at_dependencies()
             for each in self.dependents:
@@ -230,7 +218,7 @@ class Worker:
         self.tell(fact)
 
     def _learn(self, fact: Fact) -> None:
-        attempt, plan = self._handover.current, self.life.plan
+        attempt, plan = self.attempt, self.life.plan
         if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
             return
         self.tell(fact)
@@ -252,11 +240,6 @@ class Worker:
         """Whether nothing of it runs, and nothing is going to start it again by itself."""
         return self.life.state.is_ended
 
-    @property
-    def attempt(self) -> Attempt | None:
-        """Its current child, with what is known of that alone."""
-        return self._handover.current
-
     def is_up(self) -> bool:
         """Whether it is as far as it gets; `StartError` if it is not going to be."""
         state, reason = self.life.state, self.life.reason
@@ -271,12 +254,11 @@ class Worker:
         """Say why it is not up."""
         if self.life.state is State.WAITING:
             return self.life.reason
-        attempt = self._handover.current
-        missing = attempt.readiness.in_words() if attempt is not None else ""
+        missing = self.attempt.readiness.in_words() if self.attempt is not None else ""
         return f"it {self.life.state.predicate}" + (f", {missing}" if missing else "")
 
     def _describe(self, previous: State) -> StateChanged:
-        life, attempt = self.life, self._handover.current
+        life, attempt = self.life, self.attempt
         child = attempt.child if attempt is not None else None
         found = attempt.listening if attempt is not None and life.state in _LISTENS else None
         has_failed = life.ended_before_ready or life.state in _FAILURES
