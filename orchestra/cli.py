@@ -68,13 +68,11 @@ class _Commands(click.Group):
     """The commands of this module, and those of `commands`, which are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names of all commands."""
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
 
         return [*super().list_commands(ctx), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command."""
         if (own := super().get_command(ctx, _OTHER_WORDS.get(cmd_name, cmd_name))) is not None:
             return own
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says

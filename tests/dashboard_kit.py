@@ -36,21 +36,6 @@ if TYPE_CHECKING:
     from orchestra.dashboard.plain import PlainPrinter
     from orchestra.events import Event, StreamName, UpstreamName
 
-__all__ = [
-    "READY",
-    "REQUEST",
-    "STARTED",
-    "Pipe",
-    "begun",
-    "line",
-    "model_of",
-    "picture",
-    "pictured",
-    "printed",
-    "running",
-    "sample",
-]
-
 STARTED = RunStarted(
     time=moment(0.0),
     version="1.2",

@@ -253,7 +253,6 @@ def _without_tls(scope: Scope) -> Scope:
 
 
 async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:
-    """Send the script, or say why not."""
     headers = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
     if refusal is None:
         status, kind, body = 200, b"text/javascript; charset=utf-8", client_script()

@@ -375,11 +375,11 @@ def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str
     return "".join(f"{line}\n" for line in lines)
 
 
-def leave_behind(text: str, *, stdout: int = 1) -> None:
+def leave_behind(text: str) -> None:
     """Write text to the normal screen, unless the terminal has gone or accepts nothing."""
     with suppress(OSError):
-        if is_writable(stdout, within=0):
-            os.write(stdout, text.encode("utf-8", "replace"))
+        if is_writable(1, within=0):
+            os.write(1, text.encode("utf-8", "replace"))
 
 
 def _difference(before: list[str], after: list[str]) -> str:
