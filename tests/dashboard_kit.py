@@ -124,7 +124,7 @@ def pictured(
     """Draw what controls look at."""
     shown = frame(controls.model, controls, now=now, width=width, height=height)
     lines = draw(shown, controls.bindings)
-    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines, width)
+    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines)
     return [line.rstrip() for line in rendered]
 
 
