@@ -60,13 +60,11 @@ class _Commands(click.Group):
     """The commands of this module, and those of `commands`, which are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names of all commands."""
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
 
         return [*super().list_commands(ctx), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command."""
         if (own := super().get_command(ctx, _OTHER_WORDS.get(cmd_name, cmd_name))) is not None:
             return own
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
@@ -284,7 +282,8 @@ def _show(exc: BaseException) -> int:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
-            _silence_standard_output()
+            # What is still in the buffer would fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
             complain("the system allows no more threads", "Allow more before the run: ulimit -u")
@@ -317,8 +316,3 @@ def _say(text: str) -> None:
     with standard_output():
         click.echo(text)
         sys.stdout.flush()
-
-
-def _silence_standard_output() -> None:
-    """Drop what is still in the buffer: it would fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

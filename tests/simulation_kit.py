@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from orchestra.supervision.run import BeforeStop
     from orchestra.watch.interest import Interest
 
-__all__ = ["Child", "World", "running_processes", "supervised", "waiting"]
-
 Program: TypeAlias = "Callable[[Child], Awaitable[int | None]]"
 
 

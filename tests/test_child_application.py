@@ -10,7 +10,7 @@ import pytest
 
 from orchestra.child import application
 from orchestra.child.application import kind_of, never_empty
-from tests.kit import PATIENCE, free_port
+from tests.kit import called, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,14 +38,8 @@ def broken():
 
 def said(folder: Path, target: str, *, python: str = sys.executable) -> str:
     """Have it serve an application that is none; give what it says."""
-    done = subprocess.run(
-        [python, application.__file__, PLACE, "--bind", f"127.0.0.1:{free_port()}", target],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    bind = f"127.0.0.1:{free_port()}"
+    done = called(python, application.__file__, PLACE, "--bind", bind, target, cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr.replace(f"{folder}/", "").replace(str(folder), "here")
 

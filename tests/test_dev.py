@@ -21,7 +21,7 @@ from orchestra.config.plan import FromProcess
 from orchestra.config.written import Target
 from orchestra.planning import load
 from tests.asgi_kit import served
-from tests.kit import COMMAND, PATIENCE, ROOT, free_port, get, orchestra
+from tests.kit import COMMAND, PATIENCE, ROOT, called, free_port, get, orchestra
 from tests.project_kit import frontend
 
 if TYPE_CHECKING:
@@ -219,15 +219,8 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str, tmp_path: 
 
 def refused(folder: Path, arguments: str, *, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
     """Call `dev` as a script does; give its exit status, and the lines of standard error."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from orchestra.dev import dev; dev({arguments})"],
-        cwd=folder,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    script = f"from orchestra.dev import dev; dev({arguments})"
+    done = called(sys.executable, "-c", script, cwd=folder, env=env)
     return done.returncode, done.stderr.splitlines()
 
 

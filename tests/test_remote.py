@@ -1,10 +1,9 @@
-"""A run is reached from another terminal: each command against a real run, against none, and against two."""
+"""What the commands that reach a run do, and say; `test_second_terminal` has each in a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, needed, orchestra
+from tests.kit import COMMAND, PATIENCE, Run, base_port, called, get, marked, needed, orchestra
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -130,41 +129,6 @@ def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
     assert run.wait() == 0
     assert marked(run_id) == []
     assert run.events[-1]["reason"] == "asked to"
-
-
-# Every command that needs a run, but `attach`, which needs a terminal first.
-ALL = (
-    "ps", "ps --json", "logs", "logs -f", "wait", "restart api", "stop api", "start api", "kill api",
-    "signal HUP api", "send api yes", "reload", "open", "down",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("words", ALL)
-def test_without_a_run_that_is_said(words: str, tmp_path: Path) -> None:
-    code, shown, errors = orchestra(*words.split(), cwd=tmp_path)
-    assert (code, shown) == (2, "")
-    assert errors.startswith(f"error: there is no run in {tmp_path}\n hint: ")
-
-
-@pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Run]]]:
-    """A project that runs twice."""
-    folder = tmp_path_factory.mktemp("twice")
-    (folder / "Procfile").write_text("api: exec sleep 1000\n")
-    with Run("--no-proxy", cwd=folder) as first, Run("--no-proxy", cwd=folder) as second:
-        for each in (first, second):
-            each.state("api", "running")
-        yield folder, [first, second]
-
-
-@pytest.mark.parametrize("words", [*ALL, "exec -- true"])
-def test_of_several_runs_none_is_guessed(words: str, twice: tuple[Path, list[Run]]) -> None:
-    folder, runs = twice
-    code, shown, errors = orchestra(*words.split(), cwd=folder)
-    assert (code, shown) == (2, "")
-    assert f"there are 2 runs in {folder}" in errors
-    assert all(f"pid {each.process.pid} (" in errors for each in runs)
-    assert [each.process.poll() for each in runs] == [None, None]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
@@ -361,20 +325,9 @@ orchestra down
     command = project / "bin" / "orchestra"
     command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     command.chmod(0o755)
-    done = subprocess.run(
-        [shutil.which("sh") or "sh", "-c", script],
-        cwd=project,
-        env={
-            **os.environ,
-            "BROWSER": "true",
-            "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
-            "PORT": str(base_port()),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    env = {"BROWSER": "true", "PATH": path, "PORT": str(base_port())}
+    done = called("sh", "-c", script, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     first, on, shown = done.stdout.splitlines()
     assert " is run by pid " in first

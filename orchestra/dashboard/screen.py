@@ -93,7 +93,7 @@ class Screen:
     Error handling: a terminal that has gone away ends the drawing, not the run: that is up to SIGHUP.
 
     Args:
-        model: What to draw; it may change at any time.
+        controls: What is looked at; its model may change at any time.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
             written there; with ``None`` when it is given back, which is not so if it accepts nothing.
@@ -103,7 +103,6 @@ class Screen:
 
     def __init__(
         self,
-        model: Model,
         controls: Controls,
         perform: Callable[[Order], object],
         *,
@@ -115,7 +114,6 @@ class Screen:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._model = model
         self._controls = controls
         self._perform = perform
         self._send = send
@@ -208,13 +206,14 @@ class Screen:
                 self._lock.release()
 
     async def _draw(self) -> None:
-        now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
+        now, size, controls = self._clock(), terminal_size(self._stdout), self._controls
+        model = controls.model
         drawn = _Drawn(model.version, controls.look, int(now), size)
         if self._mode is None or drawn == self._drawn:
             await trio.lowlevel.checkpoint()
             return
         missed = self._missed.count(model.log.count, controls.page, now)
-        picture = frame(model, controls, now=now, width=size[0], height=size[1], missed=missed)
+        picture = frame(controls, now=now, width=size[0], height=size[1], missed=missed)
         controls.page = max(layout(picture).middle - 1, 1)
         is_new = self._drawn is None or self._drawn.size != size
         # What is drawn is what is looked at after the selection has followed a failure.
@@ -377,11 +376,11 @@ def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str
     return "".join(f"{line}\n" for line in lines)
 
 
-def leave_behind(text: str, *, stdout: int = 1) -> None:
+def leave_behind(text: str) -> None:
     """Write text to the normal screen, unless the terminal has gone or accepts nothing."""
     with suppress(OSError):
-        if is_writable(stdout, within=0):
-            os.write(stdout, text.encode("utf-8", "replace"))
+        if is_writable(1, within=0):
+            os.write(1, text.encode("utf-8", "replace"))
 
 
 def _difference(before: list[str], after: list[str]) -> str:

@@ -303,8 +303,9 @@ class Attempt(Stoppable):
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
         while self._may_reload and not isinstance(found, Stuck):
             is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
-            if self.symptoms.is_silent(began, trio.current_time()):
-                found = self._diagnose(is_alone=is_alone)
+            is_looping = self._tree.is_loop and self.symptoms.repeats_itself
+            if is_looping or self.symptoms.is_silent(began, trio.current_time()):
+                found = self._diagnose(is_alone=is_alone or is_looping)
             await trio.sleep(pause)
             is_likely = self.plan.role is not Role.UNDECIDED
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
