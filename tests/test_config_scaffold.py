@@ -666,3 +666,13 @@ def test_settings_that_are_there_are_completed_by_hand(tmp_path: Path) -> None:
     found = proposed(tmp_path)
     assert [*found.files] == ["Procfile.dev"]
     assert 'it should have [proxy] backend_paths = ["/rest"' in found.remarks[-1]
+
+
+def test_a_script_that_may_start_the_backend_is_named(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"client/package.json": VITE, "server/package.json": '{"scripts": {"start": "node x.js"}}'}
+    )
+    step = "if it is the backend, add `api: cd server && npm run start`"
+    assert seen(tmp_path).remarks[0] == f"server/package.json has a script start: {step}"
+    write(tmp_path, {"main.py": APP})
+    assert not any("server/package.json" in each for each in seen(tmp_path).remarks)

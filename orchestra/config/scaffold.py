@@ -52,6 +52,8 @@ _SKIPPED = frozenset(
 _PROJECT_MARKS = frozenset({".git", "manage.py", "package.json", "pyproject.toml", "requirements.txt"})
 # The same, of a folder in which several frontends or backends are.
 _OF_SEVERAL = _PROJECT_MARKS | {"Makefile", "README.md", "compose.yaml", "docker-compose.yml", "justfile"}
+# Scripts that start a server, in the order of preference.
+_STARTING = ("dev", "start", "serve")
 # Of several projects, so many are named.
 _MOST_NAMED = 6
 # What a Procfile has that is run once, at a deployment.
@@ -157,7 +159,7 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
     workers, remarks = _workers(sources, machine)
     remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
-    remarks += _hints(frontends, files, root)
+    remarks += _hints(frontends, files, root, has_backend=bool(backends or existing))
     port, more = _asked_port(frontends, files, root, machine)
     remarks += more
     if not sources.is_whole:
@@ -353,13 +355,21 @@ def _asked_port(
     return None, []
 
 
-def _hints(frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path) -> list[str]:
+def _hints(
+    frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path, *, has_backend: bool
+) -> list[str]:
     """What will not work as it is, and the next step."""
+    taken = {each.folder for each in frontends} | {each.call.folder for each in frontends}
+    scripts = ((each, packages.scripts_of(each)) for each in files if each not in taken)
+    started = [(each, name) for each, names in scripts for name in _STARTING if name in names][:1]
     hints = []
-    if not frontends:
+    for folder, name in started if not (frontends and has_backend) else ():
+        where = (folder / "package.json").relative_to(root)
         step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
-        scripts = (each for each in files if {"dev", "start", "serve"} & {*packages.scripts_of(each)})
-        hints += [f"{(each / 'package.json').relative_to(root)} {step}" for each in scripts][:1]
+        if frontends:
+            command = _command(Call(folder, f"{packages.manager_of(folder, root)} run {name}", ""), root)
+            step = f"has a script {name}: if it is the backend, add `api: {command}`"
+        hints.append(f"{where} {step}")
     for folder, names in files.items():
         example = next((name for name in _ENV_EXAMPLES if name in names), None)
         if example is not None and not is_file(folder / ".env"):
