@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, base_port, called, get, marked, needed, orchestra
+from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, called, get, marked, needed, orchestra
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -361,3 +361,53 @@ def test_the_words_of_other_runners(project: Path) -> None:
     code, shown, _ = orchestra("up", "-f", "other.txt", "--no-proxy", cwd=project)
     assert code == 0
     assert "only      | said\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("start -f Procfile.two", "Did you mean `orchestra run -f`?"),
+        ("-f Procfile.two start", "Did you mean `orchestra run -f`?"),
+        ("start -c web=2", "Did you mean run -m?"),
+        ("up -t", "Did you mean stop_timeout in the settings"),
+        ("connect web", "Did you mean `orchestra attach`?"),
+        ("restrat web", "Did you mean `orchestra restart`?"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_answered_by_ours(words: str, said: str, tmp_path: Path) -> None:
+    code, shown, errors = orchestra(*words.split(), cwd=tmp_path)
+    assert (code, shown, said in errors) == (2, "", True), errors
+
+
+def completed(words: str, folder: Path) -> list[str]:
+    """What bash is offered; each line has a kind before it."""
+    given = {"_ORCHESTRA_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    env = {**os.environ, **given, "PYTHONPATH": str(ROOT)}
+    program = "from orchestra.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_commands_names_and_values_are_completed(run: Run, project: Path) -> None:
+    run.state("worker", "running")
+    assert completed("orchestra res", project) == ["restart"]
+    assert completed("orchestra restart ", project) == ["api", "worker"]
+    assert completed("orchestra exec w", project) == ["worker"]
+    assert completed("orchestra run ap", project) == ["api"]  # of the Procfile
+    assert completed("orchestra signal US", project) == ["USR1", "USR2"]
+    assert completed("orchestra run --output ", project) == ["auto", "dashboard", "plain", "json"]
+
+
+def test_a_run_that_is_suspended_is_said_at_once(run: Run, project: Path) -> None:
+    run.state("worker", "running")
+    run.process.send_signal(signal.SIGSTOP)
+    try:
+        while psutil.Process(run.process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        code, _, errors = orchestra("ps", cwd=project)
+    finally:
+        run.process.send_signal(signal.SIGCONT)
+    hint = f"A run is suspended (pid {run.process.pid}): `fg` in its terminal continues it."
+    assert (code, errors) == (2, f"error: there is no run in {project}\n hint: {hint}\n")
