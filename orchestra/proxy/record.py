@@ -62,19 +62,6 @@ class Record:
         kind: Which stream it is now; ``None``: it is not one.
     """
 
-    upstream: UpstreamName = "orchestra"
-    status: int | None = None
-    reason = ""
-    outcome: Outcome = "complete"
-    held = 0.0
-    bytes_out = 0
-    kind: StreamKind | None = None
-    _is_due = True  # its end is still to be told
-    _first_byte: float | None = None
-    _duration = 0.0
-    _answer: ResponseHead | None = None
-    _told: tuple[Side, int | None] | None = None  # of a request that takes its time
-
     def __init__(
         self, bus: Bus, number: int, head: RequestHead, body: Body, recent: deque[Record] | None = None
     ) -> None:
@@ -83,6 +70,18 @@ class Record:
         self._head = head
         self._body = body
         self._recent = recent
+        self.upstream: UpstreamName = "orchestra"
+        self.status: int | None = None
+        self.reason = ""
+        self.outcome: Outcome = "complete"
+        self.held = 0.0
+        self.bytes_out = 0
+        self.kind: StreamKind | None = None
+        self._is_due = True  # its end is still to be told
+        self._first_byte: float | None = None
+        self._duration = 0.0
+        self._answer: ResponseHead | None = None
+        self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
         self._begun = trio.current_time()
 
     @property
