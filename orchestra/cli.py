@@ -284,12 +284,11 @@ def init() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open descriptors 0, 1 and 2 if they are closed: else a file of ours would get one of these numbers."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+    """Open what of standard input, output and errors is closed: else a file of ours would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest descriptor that is free: its own.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -107,8 +107,10 @@ def _listening(address: str, *, is_shared: bool) -> Iterator[Sequence[socket.soc
     if not address.startswith("unix:"):
         yield bound(address, is_shared=is_shared)
         return
+    if (path := address.removeprefix("unix:")) in ("", "/"):
+        raise ConfigError(f"{address!r} has no path", hint="Write unix:PATH.")
     try:
-        local = unix_sockets.listen(Path(address.removeprefix("unix:")))
+        local = unix_sockets.listen(Path(path))
     except OSError as exc:
         raise ConfigError(f"{address}: {exc.strerror or exc}", hint="Give another one: --listen.") from exc
     try:

@@ -286,6 +286,14 @@ def test_standard_streams_that_are_closed_are_replaced(tmp_path: Path) -> None:
     assert (done.returncode, (tmp_path / "up").read_text()) == (3, "up\n")
 
 
+def test_commands_need_no_standard_streams(tmp_path: Path) -> None:
+    write(tmp_path, "a: sleep 1000\n")
+    for words, code in (("check", 0), ("check nothing", 2)):
+        command = f"exec {sys.executable} -m orchestra {words} <&- >&- 2>&-"
+        done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, timeout=PATIENCE, check=False)
+        assert done.returncode == code, words
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has a disk that is always full")

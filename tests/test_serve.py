@@ -167,6 +167,7 @@ def test_a_wsgi_application_has_its_files_too(worker: str, shop: Path) -> None:
         (("shop:app", "--listen", "127.0.0.1:99999"), 2, "127.0.0.1:99999: bind(): port must be 0-65535."),
         (("shop:app", "--listen", "nonsense"), 2, "nonsense: "),
         (("shop:app", "--listen", "unix:shop.py"), 2, "unix:shop.py: Address already in use"),
+        (("shop:app", "--listen", "unix:"), 2, "'unix:' has no path"),
         (("shop:app", "--grace", "nan"), 2, "nan is not a number"),
         (("shop:app()",), 2, 'shop:app (Starlette) does not make an application: write "shop:app"'),
     ],

@@ -235,6 +235,12 @@ async def test_it_leaves_no_thread_in_watchfiles(tmp_path: Path) -> None:
     assert has_ended.is_set()
 
 
+def test_a_folder_whose_name_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    """watchfiles takes only UTF-8."""
+    with pytest.raises(OSError, match="surrogates"):
+        next(changes._notify({f"{tmp_path}/\udcff"}, threading.Event()))
+
+
 _LIMITED = """
 import sys, threading
 from orchestra.watch.changes import _notify

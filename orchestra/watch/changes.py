@@ -221,7 +221,8 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             ignore_permission_denied=False,
         ):
             yield {path for _, path in changes}
-    except RuntimeError as exc:  # what watchfiles makes of errors of the system that it does not know
+    # What watchfiles makes of errors of the system that it does not know, and of names that are not UTF-8.
+    except (RuntimeError, UnicodeEncodeError) as exc:
         raise OSError(str(exc)) from exc
 
 
