@@ -413,6 +413,25 @@ async def test_a_process_may_be_both_upstreams(
         assert again.url == urls[0]
 
 
+async def test_a_vite_that_is_slower_than_a_server_beside_it_is_the_frontend(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Such as a mock: the backend is another process, so that this server is no upstream."""
+
+    async def starts_both(child: Child) -> int:
+        child.beside, child.vite = True, {5173}
+        child.listen(8001)
+        await trio.sleep(3)
+        child.listen(5173)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = starts_both
+    proxy = ProxyPlan(backend=FromProcess(name="api"), frontend=UNDECIDED)
+    async with running_processes(world, API, proxy=proxy) as (_, recorder):
+        assert (await recorder.until_state("dev", State.READY)).url == "http://127.0.0.1:5173"
+
+
 async def test_a_vite_beside_a_backend_that_is_broken_is_served(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:

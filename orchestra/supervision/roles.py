@@ -125,6 +125,8 @@ class RunTimeRoles:
                 if asked[fitting] is Seen.HTTP and now - first_answer < _SETTLE_TIME:
                     continue
                 _, has_others = await self._run.runtime.beside(leader, fitting.port)
+                if has_others and not self._wants(asked[fitting]) and not await patience.is_over():
+                    continue  # it is no upstream by this server, but may be by another one
                 self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
                 return questions.answering[fitting]
             if await patience.is_over() and not first_answer and not questions.is_open:
@@ -193,6 +195,9 @@ class RunTimeRoles:
             and (also is not Seen.SILENT or known.also is Seen.NOTHING)
         ):
             self._take(self._facts.with_seen(process, known.seen, also=also))
+
+    def _wants(self, seen: Seen) -> bool:
+        return seen in FRONTENDS or self._roles.backend is UNDECIDED
 
     def is_open(self, process: str) -> bool:
         """Whether it may still turn out what a process is."""
