@@ -75,7 +75,7 @@ class CurrentPlan:
     def _look_again(self, process: str) -> None:
         worker = self._run.workers.get(process)
         if worker is not None and worker.attempt is not None:
-            worker.attempt.refused.set()
+            worker.attempt.refused.unpark_all()
 
     def _tail(self, process: str) -> Sequence[str]:
         worker = self._run.workers.get(process)  # a new upstream may not be one of them yet

@@ -54,24 +54,44 @@ def main() -> NoReturn:
 
 # What other runners call our commands.
 _OTHER_WORDS = {"up": "run", "status": "ps", "ls": "ps", "list": "ps", "quit": "down"}
+# What is nearly the same with us: commands, and options of `run`.
+_NEAR_WORDS = {"connect": "attach", "echo": "logs -f", "shell": "exec -- sh"}
+_NEAR_OPTIONS = {
+    "-c": "run -m",
+    "-D": "run --detach",
+    "-l": "the names of processes, without an option",
+    "-t": "stop_timeout in the settings (foreman), or --output plain (process-compose)",
+}
 
 
 class _Commands(click.Group):
     """The commands of this module, and those of `commands`, which are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names of all commands."""
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
 
         return [*super().list_commands(ctx), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command."""
         if (own := super().get_command(ctx, _OTHER_WORDS.get(cmd_name, cmd_name))) is not None:
             return own
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
 
         return COMMANDS.get(_OTHER_WORDS.get(cmd_name, cmd_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that begins `args`; if there is none, say which one is near."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            from difflib import get_close_matches  # noqa: PLC0415
+
+            near = _NEAR_WORDS.get(args[0]) or "".join(get_close_matches(args[0], self.list_commands(ctx), 1))
+            if not near:
+                raise
+            raise click.UsageError(f"{exc.message} Did you mean `orchestra {near}`?", ctx) from exc
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,8 +100,19 @@ def _commands() -> None:
     """Bring up a Python backend and a Vite frontend as one thing, behind one address."""
 
 
+def _complete_processes(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    from orchestra.planning import load  # noqa: PLC0415 - here and below: as the module says
+
+    try:
+        return [each.name for each in load().processes if each.name.startswith(begun)]
+    except (OrchestraError, OSError):
+        return []
+
+
 _PLAN_OPTIONS = (
-    click.argument("arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]..."),
+    click.argument(
+        "arguments", nargs=-1, metavar="[PROCFILE] [PROCESS]...", shell_complete=_complete_processes
+    ),
     click.option(
         "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
     ),
@@ -234,11 +265,15 @@ def init() -> int:
         click.echo(remark, err=True)
     files = found.files
     _say("\n".join(files.values()).rstrip("\n"))
+    written: list[Path] = []
     for name, text in files.items():
         try:
             with Path(name).open("x", encoding="utf-8") as file:
+                written.append(Path(name))
                 file.write(text)
         except OSError as exc:
+            for path in written:
+                path.unlink()  # half of it would be taken for all
             hint = "Check the folder."
             raise ConfigError(f"cannot be written: {exc.strerror}", path=Path(name), hint=hint) from exc
     for reason in found.reasons:
@@ -272,15 +307,15 @@ def _show(exc: BaseException) -> int:
         case KeyboardInterrupt() | click.Abort():
             return _EXIT_INTERRUPTED
         case click.UsageError():
-            command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
-            complain(exc.format_message(), f"{command} --help shows what there is.")
+            complain(exc.format_message(), _next_step(exc))
             return exc.exit_code
         case OrchestraError():
             return show_error(exc)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
-            _silence_standard_output()
+            # What is still in the buffer would fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
             complain("the system allows no more threads", "Allow more before the run: ulimit -u")
@@ -291,6 +326,18 @@ def _show(exc: BaseException) -> int:
             hint = f"Please report it with {path}." if path else "No file could be written that says where."
             complain(f"a bug in orchestra: {type(exc).__name__}: {exc}", hint)
     return _EXIT_BUG
+
+
+def _next_step(exc: click.UsageError) -> str:
+    """Name what other runners have under another name, else the help."""
+    command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
+    if isinstance(exc, click.NoSuchOption):
+        is_of_run = any(exc.option_name in each.opts for each in run.params)
+        if is_of_run and command in ("orchestra", "orchestra start"):
+            return f"Did you mean `orchestra run {exc.option_name}`?"
+        if near := _NEAR_OPTIONS.get(exc.option_name):
+            return f"Did you mean {near}?"
+    return f"{command} --help shows what there is."
 
 
 def _write_report(exc: BaseException) -> str:
@@ -313,8 +360,3 @@ def _say(text: str) -> None:
     with standard_output():
         click.echo(text)
         sys.stdout.flush()
-
-
-def _silence_standard_output() -> None:
-    """Drop what is still in the buffer: it would fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

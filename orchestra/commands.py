@@ -59,6 +59,11 @@ def _complete_names(_context: click.Context, _parameter: click.Parameter, begun:
     return [each.process for each in state.processes if each.process.startswith(begun)]
 
 
+def _complete_signals(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    names = (each.name.removeprefix("SIG") for each in signal.Signals)
+    return [name for name in names if name.startswith(begun.upper().removeprefix("SIG"))]
+
+
 _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
 
 
@@ -211,7 +216,13 @@ def _logs(
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @_RUN
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] -- COMMAND...")
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[NAME] -- COMMAND...",
+    shell_complete=_complete_names,
+)
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     """Run a command with the environment, the folder and the ports of a process, by default the backend's.
 
@@ -298,7 +309,7 @@ _add_order("kill", "Stop processes at once, by SIGKILL.")
 
 
 @_command
-@click.argument("number", metavar="SIGNAL", type=click.UNPROCESSED)
+@click.argument("number", metavar="SIGNAL", type=click.UNPROCESSED, shell_complete=_complete_signals)
 @_NAMES
 def _signal(run: RunningRun, *, number: str, names: tuple[str, ...]) -> int:
     """Send a signal, such as HUP, to processes and what they have started."""

@@ -106,7 +106,6 @@ def run_target(overrides: Overrides) -> int:
 
 
 def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence[str] | None) -> int:
-    """Serve an application in this process, and run the frontend beside it."""
     from orchestra.asgi import ViteDevProxy  # noqa: PLC0415 - needs the extra
     from orchestra.child.application import kind_of  # noqa: PLC0415 - as above
     from orchestra.embedding import running  # noqa: PLC0415
@@ -144,7 +143,6 @@ def _print(process: str, line: str) -> None:
 
 @contextmanager
 def _pid_file(path: str | os.PathLike[str] | None, name: str) -> Iterator[None]:
-    """Keep our number in a file."""
     if path is None:
         yield
         return

@@ -156,7 +156,6 @@ async def _run_on_screen(
         lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
     )
     screen = Screen(
-        model,
         controls,
         operator.perform,
         send=operator.send,

@@ -81,8 +81,6 @@ def _hash(salt: bytes, path: bytes) -> str:
 
 
 class _Stored(Struct, frozen=True):
-    """What is in the file."""
-
     project: str
     salt: bytes
     pages: tuple[str, ...]

@@ -35,7 +35,7 @@ from orchestra.supervision.runtime import Phase, run_command
 from orchestra.watch.interest import RUN, Changed, Changes, Interest, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
     from orchestra.config.schema import BeforeRestart
@@ -128,11 +128,13 @@ class Reloading:
             unsubscribe = run.bus.subscribe(self._see, StateChanged, PlanChanged)
             try:
                 while True:
-                    self._watched = self._interests()
+                    before, self._watched = self._watched, self._interests()
                     self._explain()
                     with trio.CancelScope() as self._watching:
                         if self._watched:
-                            await run.runtime.watch(self._watched, since=self._since, tell=self._take)
+                            earlier = self._spawned(self._watched.keys() - before.keys()) if before else {}
+                            how = {"since": self._since, "earlier": earlier, "tell": self._take}
+                            await run.runtime.watch(self._watched, **how)
                         await trio.sleep_forever()
                     self._burst_began = None
                     self._settle()
@@ -160,6 +162,15 @@ class Reloading:
 
     def _now(self) -> float:
         return self._run.runtime.now().timestamp() - _NOTICED_AFTER
+
+    def _spawned(self, names: Iterable[str]) -> Mapping[str, float]:
+        """Say when the children of processes were spawned that are watched now, in Unix time."""
+        ages = {
+            name: trio.current_time() - at
+            for name in names
+            if (worker := self._run.workers.get(name)) and (at := worker.life.spawned_at) is not None
+        }
+        return {name: self._now() - age for name, age in ages.items()}
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""

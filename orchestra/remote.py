@@ -151,9 +151,18 @@ def find(environ: Mapping[str, str]) -> list[RunningRun]:
     """Find all runs of this user."""
     found = []
     for path in sockets.find(environ):
-        with suppress(NoRun):
-            found.append(RunningRun(path, _state(path)))
+        if not _is_suspended(path):
+            with suppress(NoRun):
+                found.append(RunningRun(path, _state(path)))
     return found
+
+
+def _is_suspended(path: Path) -> bool:
+    """Whether the run of a socket does not answer because of Ctrl-Z; Linux tells."""
+    with suppress(OSError, IndexError):
+        status = Path(f"/proc/{path.name.partition('.')[0]}/stat").read_bytes()
+        return status.rpartition(b")")[2].split()[0] in (b"T", b"t")  # proc(5): the state
+    return False
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
@@ -175,7 +184,9 @@ def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) 
         error.is_unclear = True
         raise error
     hint = _HOW_TO_START
-    if runs:
+    if suspended := [path.name.partition(".")[0] for path in sockets.find(environ) if _is_suspended(path)]:
+        hint = f"A run is suspended (pid {', '.join(suspended)}): `fg` in its terminal continues it."
+    elif runs:
         hint = f"Choose one with --run PID: {'; '.join(map(str, runs))}."
     raise NoRun(f"there is no run {where}", hint=hint)
 

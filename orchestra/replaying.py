@@ -121,7 +121,6 @@ async def show(
 
         operator = Operator(controls, obey, nursery.cancel_scope.cancel)
         screen = Screen(
-            controls.model,
             controls,
             operator.perform,
             send=operator.send,

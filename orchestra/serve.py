@@ -134,7 +134,6 @@ def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
 
 
 def _work(served: Served, sockets: Sequence[socket.socket]) -> None:
-    """Serve in this process until a signal ends it."""
     app = _with_files(_load(served), served)
     serve_on(sockets, app, worker_class=served.worker_class, grace=served.grace, logs=served.logs)
 

@@ -6,18 +6,20 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import anyio
+import psutil
 
 from tests.kit import PATIENCE, Answer, free_port, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from orchestra.asgi.types import App, Message, Scope
 
@@ -83,34 +85,50 @@ def server_command(server: str, target: str, port: int) -> list[str]:
 def served(
     command: Sequence[str], port: int, *, cwd: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a server, which listens at `port`, around a block; its output is standard error's, too."""
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    """Run a server, which listens at `port`, around a block; its output is standard error's, too.
+
+    It writes into a file: a pipe that is not read would stop it, and one that a child has kept has no end.
+    """
+    with tempfile.NamedTemporaryFile("w") as log, Path(log.name).open() as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        process.stdout = output
+        with _ended_afterwards(process):
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                    get(f"http://127.0.0.1:{port}/")
+                    break
+                assert process.poll() is None, output.read()
+                assert time.monotonic() < deadline, output.read()
+                time.sleep(0.05)
+            yield process
+
+
+@contextlib.contextmanager
+def _ended_afterwards(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                get(f"http://127.0.0.1:{port}/")
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise AssertionError(process.communicate()[0])
-            time.sleep(0.05)
-        yield process
+        yield
     finally:
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         try:
-            process.communicate(timeout=PATIENCE)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            for each in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            process.wait(PATIENCE)
 
 
 @contextlib.contextmanager

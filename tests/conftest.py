@@ -18,8 +18,8 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, settings
 
-from tests.layouts_kit import packages
-from tests.project_kit import VITE_PORTS, browser_without, install
+from tests.layouts_kit import PACKAGES, installed_once, own_packages
+from tests.project_kit import VITE_PORTS, browser_without
 from tests.proxy_kit import SocketWorld, Stage, World
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def vite_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
 
     @cache
     def installed(major: int) -> Path:
-        return install(tmp_path_factory.mktemp(f"vite-{major}"), vite=f"^{major}.0.0")
+        own = tmp_path_factory.mktemp(f"vite-{major}")
+        own_packages(own, installed_once(_shared(tmp_path_factory) / f"vite-{major}", vite=f"^{major}.0.0"))
+        return own / "node_modules"
 
     return installed
 
@@ -123,5 +125,10 @@ def vite_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
 @pytest.fixture(scope="session")
 def layout_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `node_modules` of all layouts and recipes."""
-    base = tmp_path_factory.getbasetemp()
-    return packages((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "layouts")
+    return installed_once(_shared(tmp_path_factory) / "layouts", **PACKAGES)
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes which run tests share."""
+    base = factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from orchestra.control.doors import Door
 
-__all__ = ["OWN_PAGE", "Answer", "BrowserPage", "Stage", "ask", "controlled", "read_head", "until"]
-
 # What a browser sends with the requests of a page of ours, and what the proxy adds.
 OWN_PAGE = {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
 _FROM_HERE = {"Host": "localhost:8000", "X-Forwarded-For": "127.0.0.1"}

@@ -36,21 +36,6 @@ if TYPE_CHECKING:
     from orchestra.dashboard.plain import PlainPrinter
     from orchestra.events import Event, StreamName, UpstreamName
 
-__all__ = [
-    "READY",
-    "REQUEST",
-    "STARTED",
-    "Pipe",
-    "begun",
-    "line",
-    "model_of",
-    "picture",
-    "pictured",
-    "printed",
-    "running",
-    "sample",
-]
-
 STARTED = RunStarted(
     time=moment(0.0),
     version="1.2",
@@ -122,9 +107,9 @@ def pictured(
     controls: Controls, *, now: float = 0.0, width: int = 80, height: int = 24, environ: Any = None
 ) -> list[str]:
     """Draw what controls look at."""
-    shown = frame(controls.model, controls, now=now, width=width, height=height)
+    shown = frame(controls, now=now, width=width, height=height)
     lines = draw(shown, controls.bindings)
-    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines, width)
+    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines)
     return [line.rstrip() for line in rendered]
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from orchestra.bus import Observer
     from orchestra.events import State
 
-__all__ = ["Recorder", "moment", "trio_clock"]
-
 _E = TypeVar("_E", bound=Event)
 
 

@@ -121,6 +121,7 @@ class Run:
         env: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
     ) -> None:
+        self.folder = cwd
         self.events: list[dict[str, Any]] = []
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._stderr: list[str] = []
@@ -237,8 +238,16 @@ class Run:
 
 def orchestra(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Run a command to its end; returns exit code, standard output and standard error."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
+    done = called(*COMMAND, *arguments, cwd=cwd, env=env)
+    return done.returncode, done.stdout, done.stderr
+
+
+def called(
+    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, without a terminal."""
+    return subprocess.run(
+        command,
         cwd=cwd,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -247,7 +256,6 @@ def orchestra(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) 
         timeout=PATIENCE,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
 
 
 def processes(procfile: str) -> str:

@@ -149,13 +149,13 @@ PAGE = """<!doctype html><html><head><title>page</title>%s</head>
 """
 
 
-def packages(folder: Path) -> Path:
-    """Install all packages in a folder that tests of several processes share; returns the `node_modules`."""
+def installed_once(folder: Path, **versions: str) -> Path:
+    """Install packages in a folder that tests of several processes share; returns the `node_modules`."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            install(folder, **PACKAGES)
+            install(folder, **versions)
             (folder / "done").touch()
     return folder / "node_modules"
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from orchestra.supervision.run import BeforeStop
     from orchestra.watch.interest import Interest
 
-__all__ = ["Child", "World", "running_processes", "supervised", "waiting"]
-
 Program: TypeAlias = "Callable[[Child], Awaitable[int | None]]"
 
 
@@ -70,6 +68,7 @@ class Child:
         shows: What its sockets are found to be; but at the ports of `vite` they are Vite's.
         program: The name of the program that holds them.
         remains: What is seen of its processes.
+        beside: Whether its sockets are those of several processes, side by side.
     """
 
     def __init__(self, pid: int, env: Mapping[str, str], on_output: OnOutput) -> None:
@@ -84,6 +83,7 @@ class Child:
         self.vite: set[int] = set()
         self.program = "python3"
         self.remains: list[Member] = []
+        self.beside = False
         self.has_ended = False
         self._on_output = on_output
         self._asked, self._killed = trio.Event(), trio.Event()
@@ -164,6 +164,7 @@ class World:
         taken: The ports that other programs hold.
         watched: The files that are watched: each list of them that was asked for.
         watched_since: From when on, in Unix time: of each list.
+        watched_earlier: From when on of some processes, likewise.
     """
 
     def __init__(self) -> None:
@@ -176,6 +177,7 @@ class World:
         self.taken: set[int] = set()
         self.watched: list[Mapping[str, Interest]] = []
         self.watched_since: list[float] = []
+        self.watched_earlier: list[Mapping[str, float]] = []
         self._tell: Callable[[Batch], object] = lambda _: None
         self._entries: dict[int, Entry] = {}
         self._ended_servers: set[Entry] = set()
@@ -190,6 +192,7 @@ class World:
             remains=lambda: self._remains,
             holder=self._holder,
             programs=self._programs_at,
+            beside=self._beside,
             identify=self._identify,
             is_alive=self._is_alive,
             free_port=self._free_port,
@@ -227,8 +230,14 @@ class World:
         self._tell(Batch(warning=(text, hint)))
 
     async def _watch(
-        self, interests: Mapping[str, Interest], *, since: float, tell: Callable[[Batch], object]
+        self,
+        interests: Mapping[str, Interest],
+        *,
+        since: float,
+        earlier: Mapping[str, float],
+        tell: Callable[[Batch], object],
     ) -> None:
+        self.watched_earlier.append(earlier)
         self.watched.append(interests)
         self.watched_since.append(since)
         self._tell = tell
@@ -295,6 +304,12 @@ class World:
     async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
+
+    async def _beside(self, leader: int, port: int) -> tuple[frozenset[Address], bool]:
+        await trio.lowlevel.checkpoint()
+        child = self.child(leader)
+        others = {each for each in child.sockets if each.port != port}
+        return frozenset(others if child.beside else ()), child.beside
 
     async def _identify(self, socket: Address) -> tuple[Seen, Address]:
         await self._ask()

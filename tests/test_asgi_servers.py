@@ -167,8 +167,10 @@ def test_a_page_of_vites_and_its_hmr(server: str, site: Site) -> None:
             text.write_text("export const text = 'two'\n")
             page.wait_for_function("document.querySelector('#app')?.textContent === 'two'")
             assert page.evaluate("window.isSame")
-            assert page.evaluate("fetch('/hello').then(answer => answer.text())") == "hello"
-            assert page.evaluate("fetch('/none').then(answer => answer.status)") == 404
+            # A script has no deadline of its own.
+            limit = f"{{ signal: AbortSignal.timeout({PATIENCE * 1000:.0f}) }}"
+            assert page.evaluate(f"fetch('/hello', {limit}).then(answer => answer.text())") == "hello"
+            assert page.evaluate(f"fetch('/none', {limit}).then(answer => answer.status)") == 404
         assert get(f"{url}/hello").text == "hello"
         text.write_text("export const text = 'three'\n")
         with served(site.vite(), site.port, cwd=site.folder):

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Request
 
 from orchestra.asgi import ViteDevProxy
 from tests.asgi_kit import ask, not_found, scope_of
@@ -366,6 +369,45 @@ async def test_vite_gets_the_token_and_the_origin() -> None:
     for line in (b"origin: http://localhost:8000", b"sec-websocket-protocol: vite-hmr", b"cookie: a=b"):
         assert heard.count(line) == 1
     assert [each.get("status") for each in said] == [404, None]
+
+
+async def test_a_browser_that_does_not_answer_a_close_is_left(
+    clock_to_put_forward: trio.testing.MockClock,
+) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        end = WSConnection(ConnectionType.SERVER)
+        while not any(isinstance(event, Request) for event in end.events()):
+            end.receive_data(await stream.receive_some())
+        await stream.send_all(end.send(AcceptConnection("vite-hmr")) + end.send(CloseConnection(1001)))
+        await stream.receive_some()
+
+    said: list[Message] = []
+    is_closed = trio.Event()
+    asked: list[Message] = [{"type": "websocket.connect"}]
+
+    async def receive() -> Message:
+        if not asked:
+            await trio.sleep_forever()
+        return asked.pop()
+
+    async def send(message: Message) -> None:  # noqa: ASYNC124 - as ASGI has it
+        said.append(message)
+        if message["type"] == "websocket.close":
+            is_closed.set()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        app = ViteDevProxy(not_found, listeners[0].socket.getsockname()[1], "127.0.0.1")
+        scope = _handshake(Origin="http://localhost:8000")
+        async with trio.open_nursery() as ours:
+            ours.start_soon(app, scope, receive, send)
+            await is_closed.wait()
+            clock_to_put_forward.jump(10)
+        nursery.cancel_scope.cancel()
+    assert [(each["type"], each.get("code")) for each in said] == [
+        ("websocket.accept", None),
+        ("websocket.close", 1001),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kit import COMMAND, get, orchestra
 from tests.terminal_kit import Terminal
-from tests.test_terminal import address, debugged, project
+from tests.test_terminal import address, project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,39 +62,18 @@ def test_both_show_the_same_and_both_act(tmp_path: Path) -> None:
             assert ", 1 restart, quit" in second.text.replace("\n", "")
 
 
-def test_a_debugger_is_answered_from_the_second_terminal(tmp_path: Path) -> None:
-    with (
-        ThreadPoolExecutor(1) as pool,
-        Terminal(*COMMAND, "run", cwd=debugged(tmp_path)) as first,
-    ):
-        text = first.until(lambda text: "ready in" in text and "http://127.0.0.1" in text)
-        answer = pool.submit(get, address(text) + "/debug")
-        first.until(lambda text: "api waits for input" in text)
-        with attached(tmp_path, columns=140, lines=40) as second:
-            second.until(lambda text: "api waits for input at '(Pdb)': press i" in text)
-            second.until(lambda text: "/debug  waits for th" in text)
-            second.send("i")
-            second.until(lambda text: "keys go to api until Ctrl-]" in text)
-            second.send("c\r")
-            second.until(lambda _: answer.done())
-            assert answer.result().body == b"answered"
-            second.send("\x1d")
-            second.until(lambda text: "q leave" in text)
-            second.send("tj\r")
-            second.until(lambda text: "first byte" in text and "User-Agent: curl/8" in text)
-            second.send("q")
-            assert second.wait() == 0
-            assert second.is_restored()
-            assert "the run goes on" in second.text
-        first.until(lambda text: "● running" in text)
-
-
 def test_a_run_in_the_background_is_shown_with_its_log(tmp_path: Path) -> None:
     worker = "echo \\$PORT; while read line; do echo got $line; done"
     folder = project(tmp_path, worker=worker)
     assert orchestra("run", "--detach", cwd=folder)[0] == 0
     try:
         assert orchestra("wait", cwd=folder)[0] == 0
+        with attached(folder) as left:
+            left.until(lambda text: "q leave" in text)
+            left.send("q")
+            assert left.wait() == 0
+            assert left.is_restored()
+            assert "the run goes on; `orchestra down` ends it" in left.text
         with attached(folder) as terminal:
             text = terminal.until(lambda text: "worker runs" in text and "web is ready" in text)
             assert get(address(text) + "/Procfile").status == 200
@@ -140,24 +118,3 @@ def test_what_was_before_a_run_in_the_background_is_watched_is_shown(tmp_path: P
             assert "waits for input" not in terminal.text
     finally:
         orchestra("down", cwd=folder)
-
-
-def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
-    folder = project(tmp_path, worker="while :; do seq 100; sleep 0.05; done")
-    assert orchestra("run", "--detach", cwd=folder)[0] == 0
-    try:
-        with attached(folder, columns=300, lines=80) as terminal:
-            terminal.until(lambda text: "worker" in text)
-            terminal.end_while_it_accepts_nothing()
-    finally:
-        orchestra("down", cwd=folder)
-
-
-def test_without_a_terminal_that_is_said(tmp_path: Path) -> None:
-    with Terminal(*COMMAND, "run", cwd=project(tmp_path)) as terminal:
-        terminal.until(lambda text: text.count("ready") >= 2)
-        code, _, errors = orchestra("attach", cwd=tmp_path)
-        assert (code, errors) == (
-            2,
-            "error: a run is shown on a terminal\n hint: orchestra ps and logs need none.\n",
-        )

@@ -10,6 +10,7 @@ import trio
 
 from orchestra import Plan, ProcessPlan, State, Supervisor
 from orchestra.config.plan import Condition, Dependency, Role
+from orchestra.events import StateChanged
 from tests.config_kit import Project
 from tests.events_kit import Recorder
 
@@ -76,6 +77,8 @@ async def test_it_is_started_by_hand_with_what_it_needs() -> None:
         await supervisor.wait_ready()
         states = {name: each.state for name, each in supervisor.snapshot().items()}
         assert states == {"api": State.RUNNING, "mail": State.STOPPED, "book": State.STOPPED}
+        told = [each for each in recorder.of(StateChanged) if each.process == "mail" and each.seq]
+        assert [(each.state, each.reason) for each in told] == [(State.STOPPED, "it is started by hand")]
         supervisor.start("book")
         await supervisor.wait_ready(["book", "mail"])
         assert (await recorder.until_state("book", State.RUNNING)).restarts == 0

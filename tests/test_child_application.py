@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.child import application
-from orchestra.child.application import kind_of, never_empty
-from tests.kit import PATIENCE, free_port
+from orchestra.child.application import is_target, kind_of, never_empty
+from tests.kit import called, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,16 +36,16 @@ def broken():
 """
 
 
+@pytest.mark.parametrize("text", ["myapp", "myapp:", ":app", "../myapp:app", "my..app:app"])
+def test_what_names_no_application_is_none(text: str) -> None:
+    assert not is_target(text)
+    assert is_target("my.app:make.app()")
+
+
 def said(folder: Path, target: str, *, python: str = sys.executable) -> str:
     """Have it serve an application that is none; give what it says."""
-    done = subprocess.run(
-        [python, application.__file__, PLACE, "--bind", f"127.0.0.1:{free_port()}", target],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    bind = f"127.0.0.1:{free_port()}"
+    done = called(python, application.__file__, PLACE, "--bind", bind, target, cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr.replace(f"{folder}/", "").replace(str(folder), "here")
 

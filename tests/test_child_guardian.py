@@ -16,7 +16,7 @@ import trio
 
 from orchestra.child import guardian, table
 from orchestra.child.guard import guarded
-from tests.kit import PATIENCE
+from tests.kit import PATIENCE, called
 from tests.process_kit import Mark, linux_only
 
 if TYPE_CHECKING:
@@ -321,10 +321,5 @@ async def test_a_guardian_that_is_gone_costs_its_protection_not_the_run() -> Non
 
 
 def test_it_imports_nothing_but_what_every_python_has() -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({guardian.__file__!r})"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = called(sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({guardian.__file__!r})")
     assert (done.returncode, done.stderr) == (0, "")

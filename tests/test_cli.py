@@ -8,14 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestra import cli
 from orchestra.version import __version__
-from tests.kit import COMMAND, PATIENCE, Run, free_port, marked, orchestra
+from tests.kit import COMMAND, PATIENCE, Run, called, free_port, marked, orchestra
 from tests.process_kit import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(120)]
 
@@ -77,9 +82,7 @@ def test_a_folder_that_was_deleted_meanwhile_is_said(tmp_path: Path, name: str) 
     gone = tmp_path / "gone"
     gone.mkdir()
     command = f"rmdir {gone} && exec {sys.executable} -P -m orchestra {name}"
-    done = subprocess.run(
-        ["/bin/sh", "-c", command], cwd=gone, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = called("/bin/sh", "-c", command, cwd=gone)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: the current folder does not exist any more\n")
 
@@ -234,46 +237,44 @@ def test_an_ignored_sigint_stays_ignored_but_not_for_children(tmp_path: Path) ->
     script = "trap '' INT; exec \"$@\""
     write(tmp_path, "a: kill -INT $PPID; kill -INT $$; echo never\n")
     (tmp_path / "orchestra.toml").write_text('[process.a]\nrestart = "never"\n')
-    done = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", *COMMAND, "run"],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = called("/bin/sh", "-c", script, "sh", *COMMAND, "run", cwd=tmp_path)
     assert done.returncode == 130  # the child's: it died by SIGINT
     assert "never" not in done.stdout
 
 
-def test_a_reader_that_goes_away_ends_the_run_with_141(tmp_path: Path) -> None:
-    write(tmp_path, "a: seq 1 100000000\n")
+@contextmanager
+def read_until(text: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run whose reader closes its output when it has read a line with some text."""
     with subprocess.Popen(
         [*COMMAND, "run", "--output", "plain"],
-        cwd=tmp_path,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
+        while text not in process.stdout.readline():
+            pass
         process.stdout.close()
+        yield process
+
+
+def errors_of(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return process.stderr.read()
+
+
+def test_a_reader_that_goes_away_ends_the_run_with_141(tmp_path: Path) -> None:
+    write(tmp_path, "a: seq 1 100000000\n")
+    with read_until("", tmp_path) as process:
         assert process.wait(PATIENCE) == 141
-        assert "Traceback" not in process.stderr.read()
+        assert "Traceback" not in errors_of(process)
 
 
 def test_a_silent_run_notices_that_its_reader_has_closed(tmp_path: Path) -> None:
     write(tmp_path, "a: sleep 1000\n")
-    with subprocess.Popen(
-        [*COMMAND, "run", "--output", "plain"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        while b"a runs" not in process.stdout.readline():
-            pass
-        process.stdout.close()
+    with read_until("a runs", tmp_path) as process:
         assert process.wait(PATIENCE) == 141
 
 
@@ -352,19 +353,7 @@ def test_the_version_is_shown() -> None:
 def test_ctrl_c_for_a_whole_pipeline_is_told_as_such(tmp_path: Path) -> None:
     """The reader dies by it as well, at the same time; that is not why we end."""
     write(tmp_path, "a: trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done\n")
-    with subprocess.Popen(
-        [*COMMAND, "run", "--output", "plain"],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while "| up" not in process.stdout.readline():
-            pass
-        process.stdout.close()
+    with read_until("| up", tmp_path) as process:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
-        assert process.stderr.read() == ""
+        assert errors_of(process) == ""

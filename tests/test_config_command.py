@@ -586,3 +586,26 @@ def test_the_ports_that_a_command_takes_are_known(root: Path, command: str, port
 def test_a_program_that_does_not_speak_http_is_known(root: Path, command: str) -> None:
     assert not read(command, cwd=root, root=root).speaks_http
     assert read("python app.py", cwd=root, root=root).speaks_http
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("vite", False),
+        ("cd web && npm run dev 2>&1", False),
+        ("tsc && vite", False),
+        ("npx concurrently vite 'uvicorn app:app'", True),
+        ("uvicorn app:app & vite", True),
+        ("(sleep 1; make api)& vite", True),
+    ],
+)
+def test_programs_that_run_at_the_same_time_are_told(tmp_path: Path, command: str, *, expected: bool) -> None:
+    assert read(command, cwd=tmp_path, root=tmp_path).runs_others is expected
+
+
+def test_a_script_may_be_named_to_concurrently(tmp_path: Path) -> None:
+    scripts = {"web": "vite", "api": "python manage.py runserver"}
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": scripts}))
+    reading = read("npx concurrently npm:web npm:api", cwd=tmp_path, root=tmp_path)
+    assert reading.why.endswith("runs vite")
+    assert (reading.ports, reading.serves) == ((8000,), "python manage.py runserver")

@@ -182,6 +182,9 @@ def test_options_beat_settings(project: Project) -> None:
     assert (env["A"], env["B"]) == ("a", "b")
     assert (plan.output, plan.processes[0].port, proxy_of(plan).port) == ("plain", 7100, 9001)
     assert project.load(TWO, settings, overrides=Overrides(no_proxy=True)).proxy is None
+    assert project.load(TWO).reload.enabled
+    assert not project.load(TWO, overrides=Overrides(no_reload=True)).reload.enabled
+    assert not project.load(TWO, "reload.enabled = false").reload.enabled
 
 
 # --- Which processes ---
@@ -663,6 +666,24 @@ def test_a_proxy_waits_for_what_turns_out(
     assert [each.is_awaited for each in plan.processes] == [False]
 
 
+@pytest.mark.parametrize(
+    ("procfile", "settings", "port"),
+    [
+        ("vite: cd ui && npm run dev\napi: make api\n", "", 8800),
+        ("vite: cd ui && npm run dev\nx: make api\n", "", 8800),
+        ("vite: cd ui && npm run dev\napi: make api\n", 'proxy.backend = "api"', 8000),
+        ("vite: cd ui && npm run dev\napi: make api PORT=$PORT\n", "", 8000),
+        ("vite: cd ui && npm run dev\napi: uvicorn app:app\njob: run\n", "", 8000),
+        ("vite: cd ui && npm run dev\n", "", 8000),
+    ],
+)
+def test_the_usual_port_is_left_to_a_backend_that_does_not_tell_its_own(
+    project: Project, procfile: str, settings: str, port: int
+) -> None:
+    project.program("uvicorn")
+    assert proxy_of(project.load(procfile, settings)).port == port
+
+
 def test_a_name_alone_makes_no_process_wait_for_http(project: Project) -> None:
     """It may be that of Vite, behind a command that does not tell."""
     plan = project.load("web: run\nworker: run\n")
@@ -784,6 +805,10 @@ def test_further_frontends_have_a_prefix(project: Project) -> None:
         ('"admin" = "admin"', "'admin' is not a path below /"),
         ('"/" = "admin"', "'/' is not a path below /"),
         ('"/a?b" = "admin"', "'/a?b' is not a path below /"),
+        ('"/../x" = "admin"', "'/../x' is not a path below /"),
+        ('"/a//b" = "admin"', "'/a//b' is not a path below /"),
+        ('"/__orchestra__/" = "admin"', "/__orchestra__/ is orchestra's own"),
+        ('"/admin" = "admin"\n"/admin/" = "api"', "it is there as '/admin', too"),
         ('"/admin/" = true', "Expected `str`, got `bool`"),
         ('"/admin/" = "ftp://localhost"', "an upstream cannot be asked by ftp"),
         ('"/admin/" = "api"\n[proxy]\nbackend = "api"', "it is a frontend already"),

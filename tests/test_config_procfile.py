@@ -202,6 +202,14 @@ def test_a_missing_file_names_similar_ones(tmp_path: Path) -> None:
     assert "cannot be read or does not exist" in caught.value.hint
 
 
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    """Another Procfile is not run in its place."""
+    (tmp_path / "Procfile").write_text("web: run\n")
+    (tmp_path / "Procfile.dev").symlink_to("gone")
+    with pytest.raises(ConfigError, match=r"Procfile.dev: a link to nothing"):
+        read(find(tmp_path))
+
+
 def test_a_folder_is_no_procfile(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path)

@@ -133,6 +133,38 @@ def test_one_that_was_silent_may_be_found_late() -> None:
     assert decide(facts.with_seen("x", HTTP)).backend == FromProcess(name="x")
 
 
+def test_a_process_may_be_both_upstreams() -> None:
+    """What it has shown first is its role; what is found beside that is its second server."""
+    dev, second = FromProcess(name="dev"), FromProcess(name="dev", is_second=True)
+
+    def roles(seen: Seen, also: Seen, *others: ProcessFacts, **more: Any) -> tuple[object, object]:
+        found = decide(Facts(processes=(process("dev", seen, also=also), *others), **more))
+        return found.frontend, found.backend
+
+    assert roles(VITE, NOTHING) == (dev, UNDECIDED)
+    assert roles(VITE, HTTP) == (dev, second)
+    assert roles(VITE, SILENT) == (dev, None)
+    assert roles(HTTP, NOTHING) == (UNDECIDED, dev)
+    assert roles(HTTP, VITE) == (second, dev)
+    assert roles(HTTP, SILENT) == (None, dev)
+    # a role by name or command, or an earlier process, comes first; settings are never overruled
+    assert roles(VITE, HTTP, process("x", serves="uvicorn")) == (dev, FromProcess(name="x"))
+    assert roles(VITE, NOTHING, process("x", HTTP)) == (dev, UNDECIDED)
+    assert roles(VITE, HTTP, backend=None) == (dev, None)
+
+
+def test_a_command_that_runs_vite_and_others_may_be_both() -> None:
+    dev = process("dev", runs_vite="`concurrently` runs vite", also=NOTHING)
+    facts = Facts(processes=(dev,))
+    roles = decide(facts)
+    assert (roles.frontend, roles.backend) == (FromProcess(name="dev"), UNDECIDED)
+    assert (roles.to_ask, roles.of("dev")) == (("dev",), Role.FRONTEND)
+    found = decide(facts.with_seen("dev", NOTHING, also=HTTP))
+    assert found.backend == FromProcess(name="dev", is_second=True)
+    assert found.backend_reason == "beside that, it answers HTTP"
+    assert decide(facts.settled(found)).backend == found.backend
+
+
 def test_it_is_said_why() -> None:
     def reasons(*processes: ProcessFacts, **more: Any) -> tuple[str, str]:
         roles = decide(Facts(processes=processes, **more))

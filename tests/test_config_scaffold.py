@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,12 +115,71 @@ def test_a_folder_s_name_is_quoted(tmp_path: Path) -> None:
 
 
 def test_the_nearest_to_the_top_is_taken_and_others_are_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
     for folder in ("b/deep", "a"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "package.json").write_text(VITE)
     found = seen(tmp_path)
     assert found.entries[0].command == "cd a && npm run dev"
     assert found.remarks[0] == "not taken: `npm run dev` in b/deep runs vite"
+
+
+@pytest.mark.parametrize(
+    ("files", "is_one"),
+    [
+        (["shop/package.json", "blog/package.json"], False),
+        (["shop/main.py", "blog/main.py"], False),
+        (["shop/.git/HEAD", "shop/main.py", "blog/.git/HEAD", "blog/main.py", "README.md"], False),
+        (["web/.git/HEAD", "web/package.json", "api/.git/HEAD", "api/main.py"], True),
+        (["apps/web/package.json", "apps/admin/package.json", "apps/api/main.py", "package.json"], True),
+        (["apps/web/package.json", "apps/admin/package.json", "apps/api/main.py"], True),
+        (["web/package.json", "admin/package.json", "api/main.py", ".git/HEAD"], True),
+        (["main.py", "plugins/main.py"], True),
+    ],
+)
+def test_one_of_several_projects_is_not_chosen_silently(
+    tmp_path: Path, files: list[str], *, is_one: bool
+) -> None:
+    texts = {"package.json": VITE, "main.py": APP}
+    for each in files:
+        (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / each).write_text(texts.get(Path(each).name, ""))
+    if is_one:
+        assert seen(tmp_path).entries
+        return
+    with pytest.raises(ConfigError, match=r"several projects are in this folder: .*blog.*; .*shop") as caught:
+        seen(tmp_path)
+    assert caught.value.hint == "Go to the one that is meant: cd blog. Or write a Procfile here."
+
+
+def test_a_folder_s_name_may_not_fit_into_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a\nb").mkdir()
+    (tmp_path / "a\nb/package.json").write_text(VITE)
+    with pytest.raises(ConfigError, match=r"'a\\nb': the name of this folder does not fit"):
+        seen(tmp_path)
+    (tmp_path / "a\nb").rename(tmp_path / "-x")
+    assert commands(tmp_path) == {"vite": "cd ./-x && npm run dev"}
+
+
+@pytest.mark.parametrize("name", ["Procfile.dev", "orchestra.toml"])
+@pytest.mark.parametrize("what", ["a folder", "a link to nothing", "no file"])
+def test_what_is_in_the_way_is_named(tmp_path: Path, name: str, what: str) -> None:
+    write(tmp_path, {"package.json": VITE})
+    match what:
+        case "a folder":
+            (tmp_path / name).mkdir()
+        case "a link to nothing":
+            (tmp_path / name).symlink_to("gone")
+        case _:
+            os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"{name}: it is {what}: nothing was written"):
+        propose(tmp_path, Machine(environ={}))
+
+
+def test_all_that_was_seen_is_said_where_nothing_is_written(tmp_path: Path) -> None:
+    write(tmp_path, {"package.json": '{"scripts": {"dev": "node server.js"}}'})
+    with pytest.raises(ConfigError, match=r"no frontend was found.*; package.json names no Vite: if it is"):
+        propose(tmp_path, Machine(environ={}))
 
 
 def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
@@ -606,3 +666,13 @@ def test_settings_that_are_there_are_completed_by_hand(tmp_path: Path) -> None:
     found = proposed(tmp_path)
     assert [*found.files] == ["Procfile.dev"]
     assert 'it should have [proxy] backend_paths = ["/rest"' in found.remarks[-1]
+
+
+def test_a_script_that_may_start_the_backend_is_named(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"client/package.json": VITE, "server/package.json": '{"scripts": {"start": "node x.js"}}'}
+    )
+    step = "if it is the backend, add `api: cd server && npm run start`"
+    assert seen(tmp_path).remarks[0] == f"server/package.json has a script start: {step}"
+    write(tmp_path, {"main.py": APP})
+    assert not any("server/package.json" in each for each in seen(tmp_path).remarks)

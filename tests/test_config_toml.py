@@ -158,6 +158,11 @@ def test_every_key_is_read() -> None:
             "success_exit_codes: exit statuses from 0 to 255 that count as completed (default: [0]).",
         ),
         (
+            '[process.web]\napp = "main"',
+            "2: process.web.app: 'main' does not fit",
+            'app: "module:attribute" or "module:create()", for Hypercorn to serve (default: none).',
+        ),
+        (
             "[run]\nbase_port = \n",
             "2: invalid TOML: Invalid value (column 13)",
             "Correct it: https://toml.io says how.",

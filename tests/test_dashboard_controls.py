@@ -166,6 +166,25 @@ def test_space_stops_following_and_pages_scroll_the_whole_log() -> None:
     assert (controls.look.until, shown(controls)[-1]) == (None, "new")
 
 
+def test_what_is_read_stays_however_much_comes() -> None:
+    """A process that writes thousands of lines a second would empty the pane in a moment."""
+    controls = controls_of(lines=50)
+    press(controls, "space")
+    before = shown(controls)
+    for number in range(50, 25_000):
+        controls.model.apply(line(f"line {number}"))
+    assert shown(controls) == before
+    press(controls, "pageup")
+    assert shown(controls)[-1] == "line 41"
+    press(controls, "/", *"line 45", "enter")
+    assert "line 45" in shown(controls)
+    press(controls, "G")
+    assert shown(controls)[-1] == "line 24999"
+    assert len(controls.model.log) == 10_000
+    press(controls, "g")
+    assert shown(controls)[0] == "line 15000"
+
+
 def test_the_requests_are_chosen_detailed_filtered_and_cleared() -> None:
     two = replace(REQUEST, id=2, target="/b", status=500)
     controls = controls_of(REQUEST, two)

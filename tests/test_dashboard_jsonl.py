@@ -42,6 +42,7 @@ async def json_of(*events: Event) -> list[dict[str, Any]]:
                 "pid": 7,
                 "port": 5173,
                 "url": "http://[::1]:5173",
+                "second_url": None,
                 "restarts": 0,
                 "exit_code": None,
                 "signal": None,

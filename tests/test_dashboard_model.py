@@ -6,9 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.events import (
+    InputWanted,
     Notice,
     OutputLine,
     PlanChanged,
+    RequestHeads,
     RequestHeld,
     RunEnded,
     State,
@@ -197,12 +199,16 @@ def test_what_a_model_tells_of_the_past_makes_another_one_like_it(size: tuple[in
     )
     shown.apply(replace(waits, seq=100))
     shown.apply(replace(kit.begun("(Pdb) ", "api"), seq=101))
+    shown.apply(InputWanted(time=moment(now - 2.0), seq=102, process="api", prompt="(Pdb)"))
+    shown.apply(RequestHeads(seq=103, id=60, request=("User-Agent: curl/8",), answer=()))
     again = model_of(*shown.past())
     width, height = size
     assert kit.picture(again, now=now, width=width, height=height) == kit.picture(
         shown, now=now, width=width, height=height
     )
+    assert " api waits for input at '(Pdb)': press i" in kit.picture(again, now=now)
     assert any("/a  waits: api starts" in row for row in kit.picture(again, "t", now=now))
+    assert "   User-Agent: curl/8" in kit.picture(again, "t", "j", "enter", now=now)
 
 
 def test_a_partial_line_is_kept_until_complete_or_taken_back() -> None:

@@ -56,7 +56,6 @@ def screen_on(
     has_mouse: bool = False,
 ) -> Screen:
     return Screen(
-        model,
         Controls(model),
         perform,
         send=send,

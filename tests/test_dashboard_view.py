@@ -58,7 +58,7 @@ def coloured(model: Model, *, now: float = 1.0, width: int = 80, height: int = 2
         _environ={},
     )
     controls = Controls(model)
-    lines = draw(frame(model, controls, now=now, width=width, height=height), controls.bindings)
+    lines = draw(frame(controls, now=now, width=width, height=height), controls.bindings)
     console.print(Group(*lines))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -602,7 +602,7 @@ def test_what_was_found_is_on_the_screen_among_long_lines(height: int, width: in
     lines = [line("x" * 1000) for _ in range(60)]
     lines.insert(place, line("needle"))
     controls = Controls(model_of(STARTED, *lines))
-    shown = frame(controls.model, controls, now=0.0, width=width, height=height)
+    shown = frame(controls, now=0.0, width=width, height=height)
     controls.page = max(layout(shown).middle - 1, 1)
     for key in ("/", *"needle", "enter"):
         controls.press(key)

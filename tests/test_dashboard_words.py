@@ -40,6 +40,10 @@ CHANGED = PlanChanged(reason="Procfile.dev, .env", processes=("api", "a", "b", "
             "vite does not answer any more",
         ),
         (replace(READY, state=State.UNHEALTHY, reason="oh"), "vite does not come up: oh"),
+        (
+            replace(READY, state=State.UNHEALTHY, previous=State.RUNNING, ready_after=None, reason="oh"),
+            "vite does not come up: oh",
+        ),
         (replace(READY, state=State.STOPPING), "vite is being stopped"),
         (replace(READY, state=State.STOPPED), "vite stopped"),
         (replace(READY, state=State.WAITING), ""),

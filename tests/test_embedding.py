@@ -20,7 +20,7 @@ from msgspec.structs import replace
 import orchestra.embedding
 from orchestra import OrchestraError, Plan, ProcessPlan, Restart, StartError, State, Supervisor
 from orchestra.events import Notice, OutputLine, RunEnded, RunStarted
-from tests.kit import PATIENCE, ROOT, base_port, get, needed
+from tests.kit import PATIENCE, ROOT, base_port, called, get, needed
 from tests.process_kit import Mark, until
 
 if TYPE_CHECKING:
@@ -68,15 +68,7 @@ def test_the_examples_of_the_readme_work(project: Path, index: int, marker: str)
     (project / "example.py").write_text(examples()[index])
     assert marker in examples()[index]
     mark = Mark()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"],
-        cwd=project,
-        env={**os.environ, **mark.env},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = called(sys.executable, "-W", "error", "example.py", cwd=project, env=mark.env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(("http://127.0.0.1:", "200"))
     assert mark.living() == []
@@ -98,15 +90,8 @@ def test_the_example_with_a_browser_works(project: Path) -> None:
     assert "orchestra_stack" in examples()[3]
     (project / "conftest.py").write_text(CONFTEST % chromium)
     mark = Mark()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(project)],
-        cwd=project,
-        env={**os.environ, **mark.env},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    runner = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    done = called(*runner, "--rootdir", project, cwd=project, env=mark.env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert mark.living() == []
@@ -114,7 +99,7 @@ def test_the_example_with_a_browser_works(project: Path) -> None:
 
 def test_the_plugin_costs_nothing_that_is_not_used() -> None:
     script = "import sys, orchestra.pytest_plugin; print('trio' in sys.modules, 'msgspec' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = called(sys.executable, "-c", script)
     assert done.stdout == "False False\n"
 
 

@@ -22,7 +22,7 @@ from orchestra.errors import ConfigError
 from orchestra.export import ENGINES, export
 from orchestra.export.services import program_of
 from orchestra.export.yaml import render
-from tests.kit import PATIENCE, base_port, get, needed, orchestra
+from tests.kit import PATIENCE, base_port, called, get, needed, orchestra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,12 +183,7 @@ def test_yaml_reads_as_what_was_rendered(value: dict[str, Any]) -> None:
 def test_systemd_takes_it(project: Path) -> None:
     program = needed("systemd-analyze")
     names = exported("systemd", project)
-    done = subprocess.run(
-        [program, "verify", *(str(project / "systemd" / name) for name in names)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = called(program, "verify", *(project / "systemd" / name for name in names))
     ours = [line for line in done.stderr.splitlines() if "shop" in line]
     assert (done.returncode, ours) == (0, []), done.stderr
     web = names["Our-shop-web.2.service"]
@@ -203,20 +198,15 @@ def test_systemd_takes_it(project: Path) -> None:
 def test_compose_takes_it(project: Path) -> None:
     needed("podman")
     exported("compose", project)
-    done = subprocess.run(
-        [Path(sys.executable).parent / "podman-compose", "-f", "compose/compose.yaml", "config"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = Path(sys.executable).parent / "podman-compose"
+    done = called(program, "-f", "compose/compose.yaml", "config", cwd=project)
     assert done.returncode == 0, done.stderr
     found = yaml.safe_load(done.stdout)
     assert set(found["services"]) == {"web", "db", "migrate", "worker"}  # mailer has a profile
     web = found["services"]["web"]
     assert web["environment"]["MODE"].replace("$$", "$") == MODE
     assert web["environment"]["PORT"] == "5100"
-    assert web["deploy"] == {"replicas": 2}
+    assert web["deploy"] == {"mode": "replicated", "replicas": 2}
     assert web["depends_on"]["db"]["condition"] == "service_healthy"
     assert web["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert (web["stop_signal"], web["stop_grace_period"], web["env_file"]) == ("SIGINT", "5s", ["../.env"])
@@ -226,13 +216,8 @@ def test_compose_takes_it(project: Path) -> None:
 @pytest.mark.real
 def test_kubernetes_takes_it(project: Path) -> None:
     [text] = exported("kubernetes", project, user="1000").values()
-    done = subprocess.run(
-        [sys.executable, "-m", "kubernetes_validate", "--strict", "kubernetes/kubernetes.yaml"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = (sys.executable, "-m", "kubernetes_validate", "--strict")
+    done = called(*program, "kubernetes/kubernetes.yaml", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
     assert ("Job", "our-shop-migrate") in objects
@@ -281,8 +266,7 @@ def test_supervisord_runs_it(project: Path, stack: ExitStack) -> None:
     control = [str(programs / "supervisorctl"), "-c", str(folder / "supervisord.conf")]
 
     def ask(*words: str) -> str:
-        done = subprocess.run([*control, *words], capture_output=True, text=True, check=False)
-        return done.stdout
+        return called(*control, *words).stdout
 
     try:
         for port in (base + 100, base + 101, base + 200):

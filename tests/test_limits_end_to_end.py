@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Self
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kit import PATIENCE, Run, get
+from tests.kit import PATIENCE, Run, called, get
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,15 +177,8 @@ def test_150_event_streams_under_a_hard_limit_of_128(tmp_path: Path) -> None:
 
 
 def test_too_few_descriptors_for_a_start_are_not_called_a_bug(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*limited("-n 12"), sys.executable, "-m", "orchestra", "run", "--output", "plain"],
-        cwd=project(tmp_path),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    command = [*limited("-n 12"), sys.executable, "-m", "orchestra", "run", "--output", "plain"]
+    done = called(*command, cwd=project(tmp_path))
     assert done.returncode != 0
     assert "bug" not in done.stderr
     assert "Traceback" not in done.stderr

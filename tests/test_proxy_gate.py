@@ -239,6 +239,21 @@ def test_what_was_found_stays() -> None:
     assert gate.has("api")
 
 
+def test_a_second_server_is_asked_while_it_is_there() -> None:
+    """Whatever has become of the first one."""
+    gate, _ = a_gate(FromProcess(name="api", is_second=True))
+    assert now(gate) is Availability.HOLD
+    report(gate, State.READY, url="http://127.0.0.1:8001")
+    assert now(gate) is Availability.HOLD
+    for state in (State.READY, State.STARTING, State.UNHEALTHY):
+        report(gate, state, second_url=URL)
+        assert gate.endpoint == Endpoint("api", Address("::1", 5173))
+    report(gate, State.STOPPING)
+    assert now(gate) is Availability.HOLD
+    report(gate, State.FAILED, ended_before_ready=True)
+    assert now(gate) is Availability.FAIL
+
+
 INSTANCES = FromProcess(name="api", instances=("api.1", "api.2"))
 
 

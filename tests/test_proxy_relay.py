@@ -1367,6 +1367,20 @@ async def test_a_backend_that_needs_long_to_listen_gets_its_requests(
         assert (await answer(client))[1] == b"let a;"
 
 
+async def test_a_backend_that_comes_up_late_beside_vite_gets_its_requests(autojump_clock: object) -> None:
+    """They are of one process: nothing else could be a backend before."""
+    async with stage(ready=("vite",), backend=UNDECIDED, candidates=("vite",)) as on:
+        on.proxy.decide("backend", None, reason="none has answered")
+        on.proxy.decide("backend", FromProcess(name="vite", is_second=True), reason="it answers HTTP")
+        on.reports("vite", State.READY, second_url=f"http://127.0.0.1:{BACKEND_PORT}")
+        client = on.client()
+        await client.says(get(b"/api/x"))
+        backend = await on.backend()
+        await backend.hears_head()
+        await backend.says(SCRIPT)
+        assert (await answer(client))[1] == b"let a;"
+
+
 async def test_while_it_is_not_known_what_the_frontend_is_a_404_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

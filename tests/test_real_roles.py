@@ -124,6 +124,43 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
         page.close()
 
 
+BOTH = {
+    "hidden": "make dev",
+    "hidden, the backend first": "make api-first",
+    "read": "(sleep 2; {uvicorn}) & npm run dev",
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("starts", BOTH)
+def test_one_command_that_starts_both_is_both_upstreams(
+    tmp_path: Path, vite_packages: Callable[[int], Path], browser: Browser, starts: str
+) -> None:
+    frontend(tmp_path, vite_packages(8))
+    (tmp_path / "src/main.js").write_text(MAIN)
+    (tmp_path / "src/greeting.js").write_text("export const greeting = 'hello'\n")
+    port = free_port()
+    uvicorn = f"{sys.executable} -m uvicorn app:app --reload --port {port}"
+    (tmp_path / "Makefile").write_text(
+        f"dev:\n\t{uvicorn} & npm run dev\napi-first:\n\t(sleep 4; npm run dev) & {uvicorn}\n"
+    )
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "Procfile").write_text(f"dev: {BOTH[starts].format(uvicorn=uvicorn)}\n")
+    with Run("--listen", "127.0.0.1:0", cwd=tmp_path, env=ACTIVATED) as run:
+        found = {f"http://{host}:{port}" for host in ("127.0.0.1", "[::1]")}
+        both = run.until(lambda event: event["type"] == "process.state" and event["second_url"] is not None)
+        assert found & {both["url"], both["second_url"]}
+        assert get(run.url + "/api/x").upstream == "backend"
+        page = browser.new_page()
+        page.goto(run.url)
+        page.get_by_text("hello").wait_for()
+        page.evaluate("window.stays = true")
+        (tmp_path / "src/greeting.js").write_text("export const greeting = 'changed'\n")
+        page.get_by_text("changed").wait_for()
+        assert page.evaluate("window.stays")
+        page.close()
+
+
 def test_a_command_that_tells_nothing_is_served_at_an_address_of_its_own(
     tmp_path: Path, vite_packages: Callable[[int], Path]
 ) -> None:

@@ -139,7 +139,7 @@ async def test_what_could_not_be_ended_does_not_count_as_gone(tmp_path: Path) ->
 
 class _Run:
     def __init__(self) -> None:
-        self.bus = Bus()
+        self.bus, self.spawn = Bus(), run_child
 
 
 async def _ignore(*_: object) -> None:

@@ -15,6 +15,7 @@ from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart
 from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, PlanChanged, State
 from orchestra.reloading import Effect, Reloading, effect_of
+from orchestra.supervision.lifecycle import Ready
 from orchestra.supervision.runtime import Phase
 from orchestra.watch.interest import RUN, Changed, Changes, Kind
 from tests.events_kit import Recorder
@@ -493,3 +494,18 @@ async def test_a_supervisor_watches_only_if_it_is_asked_to(autojump_clock: objec
 async def test_nothing_is_watched_if_nothing_is_to_be(autojump_clock: object, world: World) -> None:
     async with reloading(world, backend(watch=False)):
         assert world.watched == []
+
+
+async def test_a_process_that_turns_out_to_be_the_backend_is_watched_from_its_spawn_on(
+    autojump_clock: object, world: World
+) -> None:
+    """Other files were watched by then; what was saved meanwhile is newer than what it runs."""
+    other = ProcessPlan(name="other", command="runs", env={})
+    async with reloading(world, backend(), other) as on:
+        began = on.run.runtime.now().timestamp()
+        await trio.sleep(10)
+        on.run.workers["other"].take_role(Role.BACKEND)
+        on.run.workers["other"].tell(Ready())
+        await trio.sleep(1)
+        assert [list(each) for each in world.watched_earlier] == [[], ["other"]]
+        assert world.watched_earlier[-1]["other"] < began < world.watched_since[-1]

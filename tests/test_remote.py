@@ -1,10 +1,9 @@
-"""A run is reached from another terminal: each command against a real run, against none, and against two."""
+"""What the commands that reach a run do, and say; `test_second_terminal` has each in a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, base_port, get, marked, needed, orchestra
+from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, called, get, marked, needed, orchestra
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -44,13 +43,25 @@ def run(project: Path) -> Iterator[Run]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run that tests only look at, or ask for what it refuses."""
+    folder = tmp_path_factory.mktemp("looked-at")
+    (folder / "Procfile").write_text(PROCFILE)
+    with Run("--listen", "127.0.0.1:0", cwd=folder) as started:
+        started.state("api", "ready")
+        started.state("worker", "running")
+        yield started
+
+
 def states(project: Path) -> dict[str, dict[str, object]]:
     code, shown, errors = orchestra("ps", "--json", cwd=project)
     assert code == 0, errors
     return {each["process"]: each for each in json.loads(shown)["processes"]}
 
 
-def test_ps_shows_the_run_of_the_project_that_one_is_in(run: Run, project: Path) -> None:
+def test_ps_shows_the_run_of_the_project_that_one_is_in(looked_at: Run) -> None:
+    run, project = looked_at, looked_at.folder
     (project / "deep" / "down").mkdir(parents=True)
     code, shown, _ = orchestra("ps", cwd=project / "deep" / "down")
     assert code == 0
@@ -93,12 +104,13 @@ def test_a_table_that_is_watched_on_a_terminal_changes(run: Run, project: Path) 
         assert second.wait() == 130
 
 
-def test_the_one_address_is_opened_in_the_browser(run: Run, project: Path) -> None:
-    browser = project / "browser"
+def test_the_one_address_is_opened_in_the_browser(looked_at: Run, tmp_path: Path) -> None:
+    browser, project = tmp_path / "browser", looked_at.folder
     browser.write_text('#!/bin/sh\necho "$1" > opened\n')
     browser.chmod(0o755)
-    assert orchestra("open", cwd=project, env={"BROWSER": f"{browser} %s"})[:2] == (0, f"{run.url}\n")
-    assert (project / "opened").read_text() == f"{run.url}\n"
+    env = {"BROWSER": f"{browser} %s"}
+    assert orchestra("open", cwd=project, env=env)[:2] == (0, f"{looked_at.url}\n")
+    assert (project / "opened").read_text() == f"{looked_at.url}\n"
 
 
 def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
@@ -117,41 +129,6 @@ def test_down_ends_the_run_and_leaves_nothing(run: Run, project: Path) -> None:
     assert run.wait() == 0
     assert marked(run_id) == []
     assert run.events[-1]["reason"] == "asked to"
-
-
-# Every command that needs a run, but `attach`, which needs a terminal first.
-ALL = (
-    "ps", "ps --json", "logs", "logs -f", "wait", "restart api", "stop api", "start api", "kill api",
-    "signal HUP api", "send api yes", "reload", "open", "down",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("words", ALL)
-def test_without_a_run_that_is_said(words: str, tmp_path: Path) -> None:
-    code, shown, errors = orchestra(*words.split(), cwd=tmp_path)
-    assert (code, shown) == (2, "")
-    assert errors.startswith(f"error: there is no run in {tmp_path}\n hint: ")
-
-
-@pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Run]]]:
-    """A project that runs twice."""
-    folder = tmp_path_factory.mktemp("twice")
-    (folder / "Procfile").write_text("api: exec sleep 1000\n")
-    with Run("--no-proxy", cwd=folder) as first, Run("--no-proxy", cwd=folder) as second:
-        for each in (first, second):
-            each.state("api", "running")
-        yield folder, [first, second]
-
-
-@pytest.mark.parametrize("words", [*ALL, "exec -- true"])
-def test_of_several_runs_none_is_guessed(words: str, twice: tuple[Path, list[Run]]) -> None:
-    folder, runs = twice
-    code, shown, errors = orchestra(*words.split(), cwd=folder)
-    assert (code, shown) == (2, "")
-    assert f"there are 2 runs in {folder}" in errors
-    assert all(f"pid {each.process.pid} (" in errors for each in runs)
-    assert [each.process.poll() for each in runs] == [None, None]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
@@ -177,9 +154,8 @@ def test_another_users_run_is_none(run: Run, project: Path, tmp_path: Path) -> N
     assert orchestra("ps", cwd=project)[0] == 0
 
 
-def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> None:
-    assert run.process.poll() is None
-    code, _, errors = orchestra("restart", "wroker", cwd=project)
+def test_a_wrong_name_is_answered_by_the_right_ones(looked_at: Run) -> None:
+    code, _, errors = orchestra("restart", "wroker", cwd=looked_at.folder)
     assert (code, errors) == (
         2,
         "error: there is no process called wroker\n hint: There are api, worker.\n",
@@ -199,12 +175,12 @@ def test_a_wrong_name_is_answered_by_the_right_ones(run: Run, project: Path) -> 
         ("wait --timeout nan", "nan is not a number"),
         ("wait --timeout -1", "-1.0 is not in the range x>=0"),
         ("exec", "there is no command"),
+        ("attach", "error: a run is shown on a terminal\n hint: orchestra ps and logs need none.\n"),
         ("exec api true", "hint: For that of a process: orchestra exec NAME -- COMMAND"),
     ],
 )
-def test_wrong_use_is_explained(words: str, said: str, run: Run, project: Path) -> None:
-    assert run.process.poll() is None
-    code, shown, errors = orchestra(*words.split(), cwd=project)
+def test_wrong_use_is_explained(words: str, said: str, looked_at: Run) -> None:
+    code, shown, errors = orchestra(*words.split(), cwd=looked_at.folder)
     assert code in (2, 127)
     assert shown == ""
     assert said in errors
@@ -349,20 +325,9 @@ orchestra down
     command = project / "bin" / "orchestra"
     command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     command.chmod(0o755)
-    done = subprocess.run(
-        [shutil.which("sh") or "sh", "-c", script],
-        cwd=project,
-        env={
-            **os.environ,
-            "BROWSER": "true",
-            "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
-            "PORT": str(base_port()),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    env = {"BROWSER": "true", "PATH": path, "PORT": str(base_port())}
+    done = called("sh", "-c", script, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     first, on, shown = done.stdout.splitlines()
     assert " is run by pid " in first
@@ -374,9 +339,9 @@ orchestra down
     assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_a_second_run_in_the_background_is_refused(run: Run, project: Path) -> None:
+def test_a_second_run_in_the_background_is_refused(looked_at: Run) -> None:
     """A script finds the one in the background by its folder."""
-    run.state("worker", "running")
+    run, project = looked_at, looked_at.folder
     code, _, errors = orchestra("run", "worker", "--detach", "--no-proxy", cwd=project)
     pid = run.process.pid
     described = f"pid {pid} ({project / 'Procfile'}, {run.url})"
@@ -396,3 +361,53 @@ def test_the_words_of_other_runners(project: Path) -> None:
     code, shown, _ = orchestra("up", "-f", "other.txt", "--no-proxy", cwd=project)
     assert code == 0
     assert "only      | said\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("start -f Procfile.two", "Did you mean `orchestra run -f`?"),
+        ("-f Procfile.two start", "Did you mean `orchestra run -f`?"),
+        ("start -c web=2", "Did you mean run -m?"),
+        ("up -t", "Did you mean stop_timeout in the settings"),
+        ("connect web", "Did you mean `orchestra attach`?"),
+        ("restrat web", "Did you mean `orchestra restart`?"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_answered_by_ours(words: str, said: str, tmp_path: Path) -> None:
+    code, shown, errors = orchestra(*words.split(), cwd=tmp_path)
+    assert (code, shown, said in errors) == (2, "", True), errors
+
+
+def completed(words: str, folder: Path) -> list[str]:
+    """What bash is offered; each line has a kind before it."""
+    given = {"_ORCHESTRA_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    env = {**os.environ, **given, "PYTHONPATH": str(ROOT)}
+    program = "from orchestra.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_commands_names_and_values_are_completed(run: Run, project: Path) -> None:
+    run.state("worker", "running")
+    assert completed("orchestra res", project) == ["restart"]
+    assert completed("orchestra restart ", project) == ["api", "worker"]
+    assert completed("orchestra exec w", project) == ["worker"]
+    assert completed("orchestra run ap", project) == ["api"]  # of the Procfile
+    assert completed("orchestra signal US", project) == ["USR1", "USR2"]
+    assert completed("orchestra run --output ", project) == ["auto", "dashboard", "plain", "json"]
+
+
+def test_a_run_that_is_suspended_is_said_at_once(run: Run, project: Path) -> None:
+    run.state("worker", "running")
+    run.process.send_signal(signal.SIGSTOP)
+    try:
+        while psutil.Process(run.process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        code, _, errors = orchestra("ps", cwd=project)
+    finally:
+        run.process.send_signal(signal.SIGCONT)
+    hint = f"A run is suspended (pid {run.process.pid}): `fg` in its terminal continues it."
+    assert (code, errors) == (2, f"error: there is no run in {project}\n hint: {hint}\n")

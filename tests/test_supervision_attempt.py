@@ -169,6 +169,29 @@ async def test_a_child_that_is_late_for_another_reason_is_not_called_broken(
         assert recorder.states("api") == [State.STARTING, State.READY]
 
 
+@pytest.mark.parametrize("retries_itself", [False, True])
+async def test_a_program_that_is_started_again_and_again_is_broken(
+    world: World, autojump_clock: trio.testing.MockClock, *, retries_itself: bool
+) -> None:
+    """``watchmedo auto-restart`` does so; one that tries again itself may succeed."""
+
+    async def fails_again(child: Child) -> int:
+        for pid in range(2, 22):
+            watcher = Member(1, "python", is_last=False, has_child=True)
+            child.remains = [watcher, Member(2 if retries_itself else pid, "python")]
+            await child.say(*BROKEN)
+            await trio.sleep(0.5)
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = fails_again
+    async with supervised(world, API) as (_, recorder):
+        await recorder.until_state("api", State.READY)
+        broken = [] if retries_itself else [State.UNHEALTHY]
+        assert recorder.states("api") == [State.STARTING, *broken, State.READY]
+
+
 @pytest.mark.parametrize("role", [Role.FRONTEND, Role.BACKEND])
 async def test_where_it_listens_is_looked_for_again_when_a_connection_was_refused(
     world: World, role: Role, autojump_clock: trio.testing.MockClock
@@ -191,7 +214,7 @@ async def test_where_it_listens_is_looked_for_again_when_a_connection_was_refuse
             asked = len(world.asked)
             attempt = run.workers["api"].attempt
             assert attempt is not None
-            attempt.refused.set()
+            attempt.refused.unpark_all()
             await trio.sleep(5)
             assert (len(world.asked) > asked) == (refused_at == 40)
         moved = recorder.changes("api")[-1]

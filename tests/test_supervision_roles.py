@@ -12,16 +12,19 @@ import trio.testing
 from orchestra import Dependency, Plan, ProcessPlan, ProxyPlan, Restart, Role, State
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.config.roles import Seen
+from orchestra.events import StateChanged
 from orchestra.supervision.difference import difference
 from orchestra.supervision.inquiry import identify
 from tests.simulation_kit import World, running_processes
 
 if TYPE_CHECKING:
     from orchestra.supervision.run import Run
+    from tests.events_kit import Recorder
     from tests.simulation_kit import Child
 
 pytestmark = pytest.mark.ceiling(100_000)
 
+BROKEN = ("Traceback (most recent call last):", '  File "app.py", line 1', "SyntaxError: invalid syntax")
 BOTH_OPEN = ProxyPlan(backend=UNDECIDED, frontend=UNDECIDED)
 
 
@@ -297,6 +300,8 @@ async def test_what_answers_is_told_apart(answers: dict[str, bytes], seen: Seen,
                 return  # it is asked over TLS, too
             path = request.split()[1].decode()
             asked.append(path)
+            if path.endswith("@vite/client") and b"text/html" in request:
+                path = "/"  # what accepts pages is given one by Vite 2
             await stream.send_all(answers.get(path, answers.get("*", NOT_FOUND)))
 
     async with trio.open_nursery() as nursery:
@@ -370,3 +375,115 @@ async def test_when_the_backend_goes_another_process_may_be_it(
         await recorder.until_state("job", State.READY, restarts=1)
         assert decided[before:] == [("backend", UNDECIDED), ("backend", "job")]
         assert run.workers["fe"].life.restarts == 0
+
+
+async def until_second(recorder: Recorder, url: str, state: State = State.READY) -> StateChanged:
+    return await recorder.until(
+        StateChanged, lambda event: (event.process, event.state, event.second_url) == ("dev", state, url)
+    )
+
+
+@pytest.mark.parametrize("first", ["frontend", "backend"])
+async def test_a_process_may_be_both_upstreams(
+    world: World, first: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """``make dev`` starts Vite and the backend; each is found again after a restart, wherever it listens."""
+    vite, api = 5173, 8001
+
+    async def starts_both(child: Child) -> int:
+        child.beside, child.vite = True, {vite}
+        for port in (vite, api) if first == "frontend" else (api, vite):
+            await trio.sleep(3)
+            child.listen(port)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = starts_both
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, API, proxy=BOTH_OPEN, decided=decided) as (run, recorder):
+        urls = [f"http://127.0.0.1:{port}" for port in ((vite, api) if first == "frontend" else (api, vite))]
+        both = await until_second(recorder, urls[1])
+        assert both.url == urls[0]
+        assert set(decided) == {("frontend", "dev"), ("backend", "dev")}
+        vite, api = 5174, 8002
+        run.workers["dev"].restart()
+        assert (await recorder.until_state("dev", State.STOPPING)).second_url is None
+        urls = [f"http://127.0.0.1:{port}" for port in ((vite, api) if first == "frontend" else (api, vite))]
+        again = await until_second(recorder, urls[1])
+        assert again.url == urls[0]
+
+
+async def test_a_vite_beside_a_backend_that_is_broken_is_served(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def starts_both(child: Child) -> int:
+        child.beside, child.vite = True, {5173}
+        if len(world.children) == 1:
+            child.listen(8001)
+            await trio.sleep(3)
+        child.listen(5173)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = starts_both
+    async with running_processes(world, API, proxy=BOTH_OPEN) as (run, recorder):
+        await until_second(recorder, "http://127.0.0.1:5173")
+        run.workers["dev"].restart()
+        await until_second(recorder, "http://127.0.0.1:5173", state=State.STARTING)
+
+
+async def test_a_vite_that_comes_up_after_a_broken_backend_is_not_taken_for_it(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What the backend has written tells that it is one; it is repaired in the end."""
+
+    async def starts_both(child: Child) -> int:
+        child.beside, child.vite = True, {5173}
+        await child.say("INFO: Will watch for changes in these directories: ['/x']", *BROKEN)
+        await trio.sleep(4)
+        child.listen(5173)
+        await trio.sleep(10)
+        child.listen(8001)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = starts_both
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await until_second(recorder, "http://127.0.0.1:5173", state=State.UNHEALTHY)
+        assert decided == [("backend", "dev"), ("frontend", "dev")]
+        ready = await until_second(recorder, "http://127.0.0.1:5173")
+        assert ready.url == "http://127.0.0.1:8001"
+
+
+async def test_a_second_server_that_moves_is_found_again(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def moves(child: Child) -> int:
+        child.beside, child.vite = True, {5173}
+        child.listen(5173)
+        child.listen(8001)
+        await trio.sleep(10)
+        child.sockets = {each for each in child.sockets if each.port != 8001}
+        run.workers["dev"].attempt.refused.unpark_all()  # type: ignore[union-attr] # there is one
+        await trio.sleep(10)
+        child.listen(8002)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = moves
+    async with running_processes(world, API, proxy=BOTH_OPEN) as (run, recorder):
+        await until_second(recorder, "http://127.0.0.1:8002")
+        ready = [each.second_url for each in recorder.of(StateChanged) if each.state is State.READY]
+        assert ready == [None, "http://127.0.0.1:8001", None, "http://127.0.0.1:8002"]
+
+
+async def test_where_nothing_else_runs_beside_vite_nothing_is_waited_for(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.programs["dev"] = partial(shows, Seen.VITE)
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await recorder.until_state("dev", State.READY)
+        await trio.sleep(0.2)
+        assert decided == [("frontend", "dev"), ("backend", None)]

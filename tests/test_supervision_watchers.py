@@ -81,3 +81,12 @@ def test_what_has_started_the_servers_is_a_watcher() -> None:
     history = TreeHistory()
     history.note_parents([1])
     assert [history.is_watcher_alone([member()], now) for now in (0.0, 1.0)] == [False, True]
+
+
+def test_programs_one_after_the_other_are_a_loop() -> None:
+    history = TreeHistory()
+    for pid in (2, 2, 3, 3):
+        history.is_watcher_alone([parent(), member(pid)], 0.0)
+    assert not history.is_loop
+    history.is_watcher_alone([parent(), member(4)], 0.0)
+    assert history.is_loop

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit import COMMAND, PATIENCE, Run, marked
+from tests.kit import COMMAND, PATIENCE, Run, called, marked
 from tests.process_kit import Mark, linux_only, open_files, until
 
 if TYPE_CHECKING:
@@ -362,15 +362,7 @@ def test_children_get_default_signal_dispositions(tmp_path: Path, ignored: str, 
     settings = (tmp_path / "orchestra.toml").read_text()
     (tmp_path / "orchestra.toml").write_text(settings.replace("stop_timeout", f"pty = {pty}\nstop_timeout"))
     ignoring = f"trap '' {ignored}; exec \"$@\""
-    done = subprocess.run(
-        ["/bin/sh", "-c", ignoring, "sh", *COMMAND, "run", "--output", "plain"],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = called("/bin/sh", "-c", ignoring, "sh", *COMMAND, "run", "--output", "plain", cwd=tmp_path)
     assert done.stderr == ""
     # Not those that the C library keeps for itself: from Python 3.13 on what pytest starts ignores them.
     ordinary = sum(1 << number - 1 for number in signal.valid_signals())
@@ -403,16 +395,8 @@ def test_a_signal_that_was_ignored_at_our_start_does_not_end_us(tmp_path: Path, 
 def test_head_ends_the_run_and_all_that_it_has_started(tmp_path: Path) -> None:
     mark = Mark()
     write(tmp_path, a="while echo line; do :; done", b=DAEMON)
-    done = subprocess.run(
-        ["bash", "-c", '"$@" | head -1; echo "${PIPESTATUS[0]}"', "bash", *COMMAND, "run"],
-        cwd=tmp_path,
-        env={**os.environ, **mark.env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    script = '"$@" | head -1; echo "${PIPESTATUS[0]}"'
+    done = called("bash", "-c", script, "bash", *COMMAND, "run", cwd=tmp_path, env=mark.env)
     assert done.stdout.splitlines()[1:] == ["141"]
     assert done.stderr == ""
     assert mark.living() == []

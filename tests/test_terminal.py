@@ -90,19 +90,6 @@ def test_a_failed_process_is_shown_and_the_dashboard_stays(tmp_path: Path) -> No
         assert terminal.is_restored()
 
 
-def test_x_kills_a_process_which_stays_stopped(tmp_path: Path) -> None:
-    def is_worker(text: str, state: str) -> bool:
-        return any("worker" in row and state in row for row in text.splitlines())
-
-    with Terminal(*COMMAND, "run", cwd=project(tmp_path, worker="trap '' TERM; sleep 1000")) as terminal:
-        terminal.until(lambda text: text.count("ready") >= 2 and is_worker(text, "running"))
-        terminal.send("jjx")
-        terminal.until(lambda text: is_worker(text, "stopped"))
-        terminal.send("s")
-        terminal.until(lambda text: is_worker(text, "running"))
-        terminal.send("q")
-
-
 def test_a_wrong_procfile_does_not_touch_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("nonsense\n")
     with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
@@ -149,19 +136,6 @@ def continue_it(terminal: Terminal) -> None:
 def is_at_prompt_after_stop(text: str) -> bool:
     # The emulator knows no alternate screen: what was drawn there still stands around it.
     return "prompt>" in text.partition("Stopped")[2]
-
-
-def test_what_has_failed_can_be_started_again(tmp_path: Path) -> None:
-    project(tmp_path, worker="test -e mended && echo [bold]working[/bold] && sleep 1000")
-    settings = tmp_path / "orchestra.toml"
-    settings.write_text(settings.read_text() + '[process.worker]\nrestart = "never"\n')
-    with Terminal(*COMMAND, "run", cwd=tmp_path) as terminal:
-        terminal.until(lambda text: "worker failed" in text and "R retry" in text)
-        (tmp_path / "mended").touch()
-        terminal.send("R")
-        terminal.until(lambda text: "[bold]working[/bold]" in text and "R retry" not in text)
-        terminal.send("q")
-        assert terminal.wait() == 0
 
 
 def test_ctrl_c_after_q_is_in_a_hurry(tmp_path: Path) -> None:

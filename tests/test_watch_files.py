@@ -351,3 +351,13 @@ def test_source_tells_whether_a_template_is_read_again(source: str, rereads: boo
 
 def test_nothing_known_is_not_known_to_read_again() -> None:
     assert not rereads_templates(frozenset())
+
+
+def test_files_of_a_process_may_be_looked_for_from_an_earlier_time_on(tmp_path: Path) -> None:
+    """One that is watched from now on has read its files when it was spawned."""
+    (tmp_path / "app.py").write_text("")
+    now = time.time()
+    os.utime(tmp_path / "app.py", (now - 5, now - 5))
+    files = Files({name: rules(tmp_path, ["*.py"], Kind.CODE) for name in ("api", "other", "late")})
+    found = files.begin(now + 100, {"api": now - 10, "late": now + 50})
+    assert list(found) == ["api"]

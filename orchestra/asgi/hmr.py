@@ -52,6 +52,8 @@ _ACCEPT_LIMIT = 15.0
 _INTERVAL = 0.5
 # Seconds for it to answer a ping.
 _PING_LIMIT = 2.0
+# Seconds for the browser to answer a close.
+_CLOSE_LIMIT = 5.0
 _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
@@ -84,10 +86,13 @@ async def relay(
         await send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
         async with anyio.create_task_group() as group:
             group.start_soon(_pass_up, end, receive, group.cancel_scope)
-            if not await _pass_down(end, send):
+            if await _pass_down(end, send):
+                await anyio.sleep(_CLOSE_LIMIT)
+                group.cancel_scope.cancel()
+            else:
                 await _wait_for(vite, head, peer)
+                # The browser leaves, to load the page again.
                 await send({"type": "websocket.send", "text": _RELOAD})
-            # The browser answers a close, or leaves to load the page again.
 
 
 async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Send) -> None:

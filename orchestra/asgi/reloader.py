@@ -19,20 +19,19 @@ import logging
 import time
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 from msgspec import DecodeError
 
-from orchestra import control
 from orchestra.asgi.requests import request_head
 from orchestra.bus import Bus
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.doors import Request, admit
 from orchestra.control.inject import Injector
 from orchestra.control.messages import read_page, text_of
+from orchestra.control.pages import client_script
 from orchestra.events import Notice
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.rules import OWN_PREFIX
@@ -254,10 +253,9 @@ def _without_tls(scope: Scope) -> Scope:
 
 
 async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:
-    """Send the script, or say why not."""
     headers = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
     if refusal is None:
-        status, kind, body = 200, b"text/javascript; charset=utf-8", _script()
+        status, kind, body = 200, b"text/javascript; charset=utf-8", client_script()
         headers.append((b"cache-control", b"no-cache"))
     else:
         status, kind, body = refusal.status, b"text/plain; charset=utf-8", refusal.text.encode()
@@ -265,11 +263,6 @@ async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:
     headers += [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-@cache
-def _script() -> bytes:
-    return Path(control.__file__).with_name("client.js").read_bytes()
 
 
 html_injection_middleware = _Middleware(_Injecting)

@@ -3,7 +3,7 @@
 Bodies stream both ways; what arrives is passed on before more is awaited. While the answer is on its way, a
 second task sends the request's body and then waits for the client to leave, which ends everything.
 
-A connection has no idle limit: Vite's answers may take as long as it bundles.
+An answer has no limit of time: Vite may take as long as it bundles.
 
 Not here: what is asked, and whether the answer counts (`vite`).
 """
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Conversation", "Vite"]
 
 _CHUNK = 65536
+# Seconds to connect to it: it is on this machine, or in a container.
+_CONNECT_LIMIT = 5.0
 _GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
@@ -53,7 +55,7 @@ class Vite:
     async def connect(self) -> SocketStream:
         """Connect to it, or `Unavailable`."""
         for address in dict.fromkeys((self._address, self._host)):
-            with suppress(OSError):
+            with suppress(OSError), anyio.fail_after(_CONNECT_LIMIT):
                 stream = await anyio.connect_tcp(address, self._port)
                 self._address = stream.extra(anyio.abc.SocketAttribute.remote_address)[0]  # noqa: S610 - not Django's
                 return stream
@@ -83,7 +85,8 @@ class Conversation:
             if head.has_body:
                 async for piece in body.pieces():
                     if piece:
-                        await self._stream.send(_chunk(piece) if head.is_chunked else piece)
+                        framed = b"%x\r\n%b\r\n" % (len(piece), piece) if head.is_chunked else piece
+                        await self._stream.send(framed)
                 if head.is_chunked and body.is_complete:
                     await self._stream.send(b"0\r\n\r\n")
         await body.wait_gone()
@@ -130,7 +133,3 @@ class Conversation:
             except (anyio.EndOfStream, *_GONE) as exc:
                 if body.close() is None:
                     raise UpstreamError("Vite closed the connection in the middle of its answer") from exc
-
-
-def _chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)

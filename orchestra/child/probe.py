@@ -44,6 +44,8 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with its first blank behind the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
+# What a browser's window accepts.
+_PAGES = "text/html, */*"
 # What Go's server, nginx and Apache write to a client that does not use TLS.
 _WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
 
@@ -94,7 +96,7 @@ async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: fl
     return Answer(f"{at.place} answers {check.path} with {status}, not {wanted}", at)
 
 
-async def http_get(at: Address, path: str, *, within: float, rest: float) -> Reply:
+async def http_get(at: Address, path: str, *, within: float, rest: float, accept: str = _PAGES) -> Reply:
     """Ask for a path, and hang up; over TLS, too, if what answers seems to expect that.
 
     The beginning of an answer may take `within` seconds (else `trio.TooSlowError`), what follows it `rest`
@@ -104,7 +106,7 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> Rep
     failure: OSError | None = None
     reply = Reply(None, b"", at)
     try:
-        reply = await _get(at, path, until=until, rest=rest)
+        reply = await _get(at, path, until=until, rest=rest, accept=accept)
     except ConnectionRefusedError:
         raise
     except OSError as exc:
@@ -112,7 +114,7 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> Rep
     is_plain = reply.status is not None and not (reply.status == 400 and _WANTS_TLS.search(reply.received))
     if at.scheme not in ("https", "unix") and not is_plain:
         with suppress(OSError, trio.TooSlowError):
-            over_tls = await _get(replace(at, scheme="https"), path, until=until, rest=rest)
+            over_tls = await _get(replace(at, scheme="https"), path, until=until, rest=rest, accept=accept)
             if over_tls.status is not None:
                 return over_tls
     if failure is not None:
@@ -120,10 +122,10 @@ async def http_get(at: Address, path: str, *, within: float, rest: float) -> Rep
     return reply
 
 
-async def _get(at: Address, path: str, *, until: float, rest: float) -> Reply:
+async def _get(at: Address, path: str, *, until: float, rest: float, accept: str) -> Reply:
     request = (
         f"GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: orchestra-probe\r\n"
-        "Accept: text/html, */*\r\nConnection: close\r\n\r\n"
+        f"Accept: {accept}\r\nConnection: close\r\n\r\n"
     )
     received = b""
     with trio.CancelScope(deadline=until) as limit:

@@ -34,6 +34,7 @@ __all__ = [
     "LOOPBACK",
     "SocketScanner",
     "another",
+    "beside",
     "bind",
     "holder",
     "in_order_of_preference",
@@ -86,6 +87,23 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
     }
     parents = {entry.parent for entry in holders}
     return frozenset(entry for entry in holders if entry.pid not in parents)
+
+
+def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
+    """Find the sockets of the tree of `leader` beside the server at `port` and all that this has started.
+
+    Whether any other process is there, too, besides those that the server descends from. Blocks.
+    """
+    entries = _entries()
+    tree = table.tree(entries, leader)
+    holders = {pid for pid in tree if any(found.port == port for found in _sockets_of([pid]))}
+    others = tree - holders.union(*(table.tree(entries, pid) for pid in holders))
+    parents = {each.pid: each.parent for each in entries}
+    above = set()
+    for pid in holders:
+        while (pid := parents.get(pid, 0)) and pid not in above:
+            above.add(pid)
+    return _sockets_of(others), bool(others - above)
 
 
 def programs(leader: int, port: int) -> frozenset[str]:

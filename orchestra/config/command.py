@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "read"]
 
+# How `concurrently` is told of a script: `npm:dev`.
+_SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
 # How deep scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
@@ -108,6 +110,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where it runs Vite; otherwise where it first asks a package manager, or starts.
         why: How it runs Vite's development server, for people: "`npm run dev` in frontend runs vite".
+        runs_others: Whether it runs several programs at the same time.
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.
@@ -123,6 +126,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     folder: Path = Path()
     why: str = ""
+    runs_others: bool = False
     manager: str = ""
     missing: Path | None = None
     program: str = ""
@@ -187,6 +191,8 @@ class _Walk:
                     outer.append(cwd)
                 case [")"]:
                     cwd = outer.pop() if outer else cwd
+                case ["&"]:
+                    self.set(runs_others=True)
                 case ["pushd" | "popd", *_]:  # not every shell has them
                     cwd = None
                 case ["cd", *args]:
@@ -258,8 +264,9 @@ class _Walk:
         elif program == "corepack":
             self.inner(shlex.join(args), cwd)
         elif program == "concurrently":
+            self.set(runs_others=True)
             for each in _split(args)[1]:
-                self.inner(each, cwd)
+                self.inner(_SHORTCUT.sub(r"\1 run ", each), cwd)
         elif program in _LAUNCHERS and args[:1] == ["run"]:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 
@@ -358,7 +365,7 @@ class _Walk:
 
 
 def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
-    """Split into simple commands, each with the operator behind it; a bracket is one, too."""
+    """Split into simple commands, each with the operator behind it; a bracket, or ``&``, is one, too."""
     command = _SUBSTITUTION.sub("$UNKNOWN", command)
     lexer = shlex.shlex(command.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.commenters = ""
@@ -379,7 +386,7 @@ def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
                 for operator in re.findall(r"[()]|[^()]+", token):
                     if words:
                         yield words, operator
-                    if operator in {"(", ")"}:
+                    if operator in {"(", ")", "&"}:
                         yield [operator], ""
                     words = []
             else:

@@ -238,6 +238,7 @@ class _Reader:
                     and not each.ready
                     and each.name not in completing
                 ),
+                also=roles.Seen.NOTHING if each.reading.why and each.reading.runs_others else None,
             )
             for each in sorted(self.chosen, key=lambda each: not each.autostart)
         ]
@@ -268,13 +269,14 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         candidates = [each for each in self.chosen if each.name in decided.to_ask]
+        servers = candidates if decided.backend is UNDECIDED else self.found_backend(decided)
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(
                 address,
                 self.chosen,
                 self.root,
-                knows_ports=not upstreams <= {None, UNDECIDED} or all(map(_tells_port, candidates)),
+                knows_ports=all(map(_tells_port, servers)),
                 machine=self.machine,
                 notes=self.notes,
             )
@@ -297,6 +299,12 @@ class _Reader:
             frontends=decided.frontends,
             candidates=tuple(name for each in candidates for name in each.instances),
         )
+
+    def found_backend(self, decided: roles.Roles) -> list[Draft]:
+        """The process that was found to be the backend, if one was, and is not set."""
+        if self.settings.proxy.backend is not None:
+            return []
+        return [each for each in self.chosen if decided.of(each.name) is Role.BACKEND]
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""
@@ -422,7 +430,8 @@ class _Reader:
 def _tells_port(process: Draft) -> bool:
     """Whether a command tells its port; what a manager of packages runs takes no usual port of Python's."""
     reading = process.reading
-    return bool(reading.ports or reading.manager) or environment.mentions_port(process.command)
+    is_known = reading.ports or reading.serves or (reading.manager and not reading.runs_others)
+    return bool(is_known) or environment.mentions_port(process.command)
 
 
 def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:

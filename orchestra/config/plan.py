@@ -160,10 +160,12 @@ class FromProcess(Struct, frozen=True, kw_only=True):
     Attributes:
         name: As it is called in the Procfile.
         instances: What its instances are called, if there are several.
+        is_second: Whether its second server is meant: the first one is the other upstream.
     """
 
     name: str
     instances: tuple[str, ...] = ()
+    is_second: bool = False
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ Not here: what a command means, whether it can be run.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
     """
     for name in DEFAULT_NAMES:
         path = folder / name
-        if path.exists():
+        if os.path.lexists(path):
             return path
     if otherwise is not None:
         return otherwise
@@ -76,6 +77,8 @@ def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple
         text = read_text(path, "a Procfile", if_folder=hint)
         if text is not None:
             return parse(text, path, problems, may_be_empty=may_be_empty)
+        if path.is_symlink():
+            raise ConfigError("a link to nothing", path=path, hint="Remove it, or correct where it leads.")
         hint = similar(path.parent) or "Check the path of the Procfile."
         raise ConfigError("no such file", path=path, hint=hint)
     return ()

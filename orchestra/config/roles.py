@@ -9,7 +9,7 @@ fits decides:
 | frontend | what ``proxy.frontend`` says: a process, a URL, or none               | by settings    |
 |          | the first process whose command runs Vite, and that is not the backend | by command    |
 |          | the first process without a role that answers ``/@vite/client``, or   | at run time    |
-|          | has pages of Next.js                                                  |                |
+|          | has pages of Next.js; or the backend's, by a socket beside that       |                |
 |          | `UNDECIDED`, while a process without a role has not shown what it is   |                |
 |          | none                                                                  |                |
 | backend  | what ``proxy.backend`` says                                           | by settings    |
@@ -17,7 +17,8 @@ fits decides:
 |          | it is sure to be no frontend, or has shown that it is none            | (at run time)  |
 |          | the first process whose command is a known server                     | by command     |
 |          | the first process whose ``ready`` is an HTTP check                    | by settings    |
-|          | the first process without a role that answers HTTP, and is neither    | at run time    |
+|          | the first process without a role that answers HTTP, and is neither;   | at run time    |
+|          | or the frontend's, by a socket beside that                            |                |
 |          | `UNDECIDED`, as above                                                 |                |
 |          | none                                                                  |                |
 
@@ -30,7 +31,9 @@ order of the Procfile: while an earlier process has shown nothing, a later one h
 was `Seen.SILENT` may still answer: then it is found late.
 
 Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
-the plan). It is the socket that answers: one process may hold Vite's and others, and is `Seen.VITE` then.
+the plan). It is the socket that answers: ``make dev`` may start Vite and the backend. Such a process is both
+upstreams: what it has shown first is its role, and the other one is its second server
+(`FromProcess.is_second`). What Vite has started itself is a part of it, and no backend.
 
 Not here: asking sockets, reading commands, what the proxy does while an upstream is undecided.
 """
@@ -46,10 +49,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, UpstreamPlan, base_name
+from orchestra.config.schema import OWN_PATH
 from orchestra.config.toml import SettingsFile, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -107,6 +111,7 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
         may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
             to complete, and does not run a program of `NOT_HTTP`.
         seen: What its sockets have shown.
+        also: If it is one upstream: what its sockets have shown of the other one; ``None``: not asked for.
     """
 
     name: str
@@ -117,6 +122,7 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
     checks_http: bool = False
     may_be_asked: bool = True
     seen: Seen = Seen.NOTHING
+    also: Seen | None = None
 
     @property
     def upstream(self) -> FromProcess:
@@ -141,17 +147,23 @@ class Facts(Struct, frozen=True, kw_only=True):
     backend: UpstreamPlan = UNDECIDED
     waits: bool = True
 
-    def with_seen(self, process: str, seen: Seen) -> Facts:
-        """Give the facts in which `process` (or the instance of that name) has shown `seen`."""
-        changed = (replace(p, seen=seen) if p.name == base_name(process) else p for p in self.processes)
+    def of(self, process: str) -> ProcessFacts | None:
+        """Give what is known of `process`, or of the instance of that name."""
+        return next((each for each in self.processes if each.name == base_name(process)), None)
+
+    def with_seen(self, process: str, seen: Seen, *, also: Seen | None = None) -> Facts:
+        """Give the facts in which `process` (or the instance of that name) has shown this."""
+        known = self.of(process)
+        found = known and replace(known, seen=seen, also=also or known.also)
+        changed = (found if p is known and found else p for p in self.processes)
         return replace(self, processes=tuple(changed))
 
     def with_seen_of(self, earlier: Facts) -> Facts:
         """Give the facts in which processes have shown what they had in `earlier` ones."""
-        seen = {each.name: each.seen for each in earlier.processes}
-        return replace(
-            self, processes=tuple(replace(p, seen=seen.get(p.name, p.seen)) for p in self.processes)
-        )
+        changed = self
+        for each in earlier.processes:
+            changed = changed.with_seen(each.name, each.seen, also=each.also)
+        return changed
 
     def settled(self, roles: Roles) -> Facts:
         """Give the facts in which open upstreams that have been found stay what they are."""
@@ -213,11 +225,22 @@ def decide(facts: Facts) -> Roles:
     is_open, waits = backend is UNDECIDED and not backend_reason, facts.waits
     left = [each for each in others if each.upstream != backend and each.may_be_asked]
     to_decide = UNDECIDED in (frontend, backend)
-    if frontend is UNDECIDED:
-        frontend, frontend_reason = _at_run_time(left, FRONTENDS, waits=waits)
+    may_be_found = frontend is UNDECIDED
+    if may_be_found:
+        fitting = _with_second(left, backend, processes)
+        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
     if is_open:
-        backend, backend_reason = _at_run_time(left, (Seen.HTTP,), waits=waits)
-    still_to_ask = [each.name for each in left if to_decide and each.upstream not in (frontend, backend)]
+        fitting = _with_second(left, frontend, processes)
+        backend, backend_reason = _at_run_time(fitting, (Seen.HTTP,), waits=waits)
+    if may_be_found and not isinstance(frontend, FromProcess):
+        fitting = _with_second(left, backend, processes)
+        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
+    found = [each.name for each in (frontend, backend) if isinstance(each, FromProcess)]
+    still_to_ask = [
+        each.name
+        for each in processes
+        if to_decide and (each.also is not None if each.name in found else each in left)
+    ]
     return Roles(
         frontend=frontend,
         frontend_reason=frontend_reason,
@@ -234,11 +257,14 @@ def facts_of(plan: Plan) -> Facts:
     for each in plan.processes:
         names.setdefault(base_name(each.name), []).append(each.name)
     undecided = {base_name(each.name) for each in plan.processes if each.role is Role.UNDECIDED}
+    candidates = () if plan.proxy is None else plan.proxy.candidates
+    beside = {base_name(each) for each in candidates} - undecided
     processes = [
         ProcessFacts(
             name=name,
             instances=tuple(instances) if instances != [name] else (),
             may_be_asked=name in undecided,
+            also=Seen.NOTHING if name in beside else None,
         )
         for name, instances in names.items()
     ]
@@ -267,8 +293,8 @@ def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root:
     hint = "Write http://HOST:PORT, https://HOST:PORT, or unix:PATH."
     if value is True:
         raise file.error(keys, "true is neither a process, a URL nor false", hint="Name the process.")
-    if len(keys) == 3 and not re.fullmatch(r"/[^/\s?#][^\s?#]*", prefix):
-        raise file.error(keys, f"{prefix!r} is not a path below /", hint='Write "/admin/" = "admin".')
+    if len(keys) == 3:
+        _check_prefix(prefix, table.frontends, keys, file)
     if (path := value.removeprefix("unix:")) != value:
         if not path.strip("/"):
             raise file.error(keys, f"{value!r} has no path", hint=hint)
@@ -290,11 +316,26 @@ def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root:
     return Address.of_url(value)
 
 
+def _check_prefix(
+    prefix: str, all_prefixes: Iterable[str], keys: tuple[str, ...], file: SettingsFile
+) -> None:
+    hint = 'Write "/admin/" = "admin".'
+    bare = prefix.rstrip("/")
+    if not re.fullmatch(r"/[^/\s?#][^\s?#]*", prefix) or {"", ".", ".."} & {*bare[1:].split("/")}:
+        raise file.error(keys, f"{prefix!r} is not a path below /", hint=hint)
+    if bare == OWN_PATH or bare.startswith(f"{OWN_PATH}/"):
+        raise file.error(keys, f"{OWN_PATH}/ is orchestra's own", hint=hint)
+    first = next(each for each in all_prefixes if each.rstrip("/") == bare)
+    if first != prefix:
+        raise file.error(keys, f"it is there as {first!r}, too", hint="Delete one of the two.")
+
+
 def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
     """An upstream of the settings; none if that process is not part of the run."""
     if not isinstance(upstream, FromProcess):
         return upstream
-    return next((each.upstream for each in facts.processes if each.name == upstream.name), None)
+    known = facts.of(upstream.name)
+    return None if known is None else replace(known.upstream, is_second=upstream.is_second)
 
 
 def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) -> tuple[UpstreamPlan, str]:
@@ -316,6 +357,17 @@ def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) 
     return UNDECIDED, ""
 
 
+def _with_second(
+    left: Sequence[ProcessFacts], other: UpstreamPlan, processes: Sequence[ProcessFacts]
+) -> Sequence[ProcessFacts]:
+    """What may be an upstream: those of `left`, and what is the `other` one, by what it has shown beside."""
+    return [
+        replace(each, seen=each.also) if each.upstream == other else replace(each, also=None)
+        for each in processes
+        if (each.also is not None if each.upstream == other else each in left)
+    ]
+
+
 def _at_run_time(
     left: Sequence[ProcessFacts], wanted: Sequence[Seen], *, waits: bool
 ) -> tuple[UpstreamPlan, str]:
@@ -323,7 +375,9 @@ def _at_run_time(
     shown = [each for each in left if each.seen is Seen.NOTHING or each.seen in wanted]
     found = [each for each in shown if each.seen in wanted]
     if found and (not waits or found[0] is shown[0]):
-        return found[0].upstream, _and_others(f"it {_WORDS[found[0].seen]}", found)
+        first = found[0]
+        words = f"{'beside that, ' * (first.also is not None)}it {_WORDS[first.seen]}"
+        return replace(first.upstream, is_second=first.also is not None), _and_others(words, found)
     return (UNDECIDED, f"the first that {_WORDS[wanted[0]]}") if shown else (None, "")
 
 

@@ -50,6 +50,12 @@ _SKIPPED = frozenset(
 )
 # What tells a project from a folder in which projects are.
 _PROJECT_MARKS = frozenset({".git", "manage.py", "package.json", "pyproject.toml", "requirements.txt"})
+# The same, of a folder in which several frontends or backends are.
+_OF_SEVERAL = _PROJECT_MARKS | {"Makefile", "README.md", "compose.yaml", "docker-compose.yml", "justfile"}
+# Scripts that start a server, in the order of preference.
+_STARTING = ("dev", "start", "serve")
+# Of several projects, so many are named.
+_MOST_NAMED = 6
 # What a Procfile has that is run once, at a deployment.
 _NOT_RUN = "release"
 # Where a backend has files of its own.
@@ -98,6 +104,7 @@ def propose(folder: Path, machine: Machine) -> Scaffold:
         ConfigErrors: The Procfile or the settings that it has are wrong.
     """
     path = folder / DEFAULT_NAMES[0]
+    _refuse_in_the_way(folder)
     if os.path.lexists(path):
         raise ConfigError("it is there already, and was not touched", path=path, hint=_RUN_IT)
     problems = Problems()
@@ -114,12 +121,20 @@ def propose(folder: Path, machine: Machine) -> Scaffold:
         raise ConfigError(text, path=production, hint=_RUN_IT)
     if not found.entries:
         hint = f"Write {path} yourself: lines such as `api: uvicorn --port $PORT app:app`."
-        raise ConfigError(f"nothing was written: {found.remarks[0]}", hint=hint)
+        raise ConfigError(f"nothing was written: {'; '.join(found.remarks)}", hint=hint)
     if found.settings and settings.path is not None:
         lacking = found.settings_in_a_line
         remark = f"{settings.path} is there already, and was not touched: it should have {lacking}"
         return replace(found, settings="", remarks=(*found.remarks, remark))
     return found
+
+
+def _refuse_in_the_way(folder: Path) -> None:
+    """Raise `ConfigError` if something has the name of a file that would be written, and is none."""
+    for path in (folder / DEFAULT_NAMES[0], folder / toml.OWN_FILE):
+        if os.path.lexists(path) and not path.is_file():
+            what = "a folder" if path.is_dir() else "no file" if path.exists() else "a link to nothing"
+            raise ConfigError(f"it is {what}: nothing was written", path=path, hint="Remove or rename it.")
 
 
 def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Scaffold:
@@ -129,16 +144,22 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
         root: The folder.
         machine: For ``PATH``: which server of several is there; and which ports are taken.
         existing: The entries of a Procfile that is there already.
+
+    Raises:
+        ConfigError: Several projects are in it, or a folder has a name that does not fit into a Procfile.
     """
     files = _files(root, home=machine.environ.get("HOME"))
     sources = Sources(root, files)
     frontends = find_frontends(root, files)
     backends = [*sources.applications()]
     calls = [applications.call_of(each, sources, machine) for each in backends]
+    if not existing:
+        for alike in ([each.call for each in frontends], calls):
+            _refuse_several(alike, root)
     found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
     workers, remarks = _workers(sources, machine)
     remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
-    remarks += _hints(frontends, files, root)
+    remarks += _hints(frontends, files, root, has_backend=bool(backends or existing))
     port, more = _asked_port(frontends, files, root, machine)
     remarks += more
     if not sources.is_whole:
@@ -165,6 +186,21 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
         reasons=(*(f"{names[name]}: {call.why}" for name, call in lacking), *reasons),
         remarks=tuple(remarks),
     )
+
+
+def _refuse_several(calls: Sequence[Call], root: Path) -> None:
+    """Raise `ConfigError` if there are several of a kind, of projects that have nothing in common.
+
+    That is, in folders that are repositories of their own, or in one that has nothing of a project itself.
+    """
+    tops = dict.fromkeys(each.folder.relative_to(root).parts[:1] for each in calls)
+    folders = [root.joinpath(*each) for each in tops]
+    is_one = any(os.path.lexists(root / mark) for mark in _OF_SEVERAL) or root in folders
+    if len(folders) > 1 and (not is_one or all(os.path.lexists(each / ".git") for each in folders)):
+        text = "several projects are in this folder: " + "; ".join(each.why for each in calls[:_MOST_NAMED])
+        more = f"; and {len(calls) - _MOST_NAMED} more" if len(calls) > _MOST_NAMED else ""
+        hint = f"Go to the one that is meant: cd {shlex.quote(folders[0].name)}. Or write a Procfile here."
+        raise ConfigError(text + more, hint=hint)
 
 
 def find_frontend(root: Path) -> str | None:
@@ -195,7 +231,11 @@ def _files(root: Path, *, home: str | None = None) -> dict[Path, list[str]]:
 
 
 def _command(call: Call, root: Path) -> str:
-    where = shlex.quote(call.folder.relative_to(root).as_posix())
+    where = call.folder.relative_to(root).as_posix()
+    if not where.isprintable():
+        text = f"{where!r}: the name of this folder does not fit into a Procfile"
+        raise ConfigError(text, hint="Rename the folder, or write the Procfile in it.")
+    where = shlex.quote(f"./{where}" if where.startswith("-") else where)
     return call.command if call.folder == root else f"cd {where} && {call.command}"
 
 
@@ -315,13 +355,21 @@ def _asked_port(
     return None, []
 
 
-def _hints(frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path) -> list[str]:
+def _hints(
+    frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path, *, has_backend: bool
+) -> list[str]:
     """What will not work as it is, and the next step."""
+    taken = {each.folder for each in frontends} | {each.call.folder for each in frontends}
+    scripts = ((each, packages.scripts_of(each)) for each in files if each not in taken)
+    started = [(each, name) for each, names in scripts for name in _STARTING if name in names][:1]
     hints = []
-    if not frontends:
+    for folder, name in started if not (frontends and has_backend) else ():
+        where = (folder / "package.json").relative_to(root)
         step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
-        scripts = (each for each in files if {"dev", "start", "serve"} & {*packages.scripts_of(each)})
-        hints += [f"{(each / 'package.json').relative_to(root)} {step}" for each in scripts][:1]
+        if frontends:
+            command = _command(Call(folder, f"{packages.manager_of(folder, root)} run {name}", ""), root)
+            step = f"has a script {name}: if it is the backend, add `api: {command}`"
+        hints.append(f"{where} {step}")
     for folder, names in files.items():
         example = next((name for name in _ENV_EXAMPLES if name in names), None)
         if example is not None and not is_file(folder / ".env"):

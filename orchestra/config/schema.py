@@ -54,6 +54,10 @@ VITE_PATHS = (
 # fmt: on
 
 
+# Below it is what the one address answers itself.
+OWN_PATH = "/__orchestra__"
+
+
 class Restart(Enum):
     """When a process that has ended is started again."""
 

@@ -149,7 +149,7 @@ def _command_of(
     keys, command = ("process", name), (table.command or "").strip()
     if command and table.app is not None:
         raise file.error((*keys, "app"), f"{name} has a command, too", hint="Delete one of the two.")
-    if not command and table.app is None:
+    if not command and table.app is None and not {(*keys, "app"), (*keys, "command")} & file.refused:
         near = nearest(name, [each.name for each in others])
         hint = f"Did you mean {near}?" if near else f"Add it to {path.name}, or set command or app."
         raise file.error(keys, f"there is no process {name} in {path.name}, and no command here", hint=hint)

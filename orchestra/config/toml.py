@@ -63,6 +63,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
         path: The file; ``None`` if there is none, or it says nothing about orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
         notes: Keys that have no effect any more.
+        refused: The keys of errors.
     """
 
     settings: Settings = Settings()
@@ -71,6 +72,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     text: str = ""
     notes: list[Note] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
+    refused: set[tuple[str, ...]] = field(default_factory=set)
 
     def line(self, *keys: str) -> int | None:
         """Find the line of a table or key such as ``("proxy", "listen")``; ``None`` if it is not certain."""
@@ -88,6 +90,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     def refuse(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> None:
         """Add such an error to the problems."""
         self.problems.add(self.error(keys, message, hint=hint, place=place))
+        self.refused.add(keys)
 
 
 def find(root: Path, problems: Problems) -> SettingsFile:
@@ -175,6 +178,8 @@ def _table(keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsF
                 error = file.error((*keys, key), text, hint="Delete it.")
                 file.notes.append(Note(str(error), hint=error.hint, level="warning"))
             else:
+                if "matching regex" in message:  # the hint says which form it has
+                    message = f"{value[key]!r} does not fit"
                 file.refuse((*keys, key), message, hint=_hint(key, kind), place=place)
             del value[key]
 

@@ -118,7 +118,7 @@ def _proposed(
     found = look(Path(normpath(folder.absolute())), machine)
     if not found.entries:
         hint = "Nothing to run was found, either: write one, with lines such as `web: python app.py`."
-        raise ConfigError(str(missing), hint=hint)
+        raise ConfigError("; ".join([str(missing), *found.remarks[1:]]), hint=hint)
     path, production = (folder / name for name in procfiles.DEFAULT_NAMES)
     text = "there is no Procfile: this is run, as `orchestra init` would write it"
     notes = [*file.notes, Note(text, hint="Keep it: orchestra init")]

@@ -25,7 +25,7 @@ import os
 import secrets
 import shutil
 from contextlib import aclosing
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -38,6 +38,7 @@ from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, 
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
 from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
+from orchestra.control.pages import client_script
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
 from orchestra.proxy.rules import OWN_PREFIX
@@ -173,16 +174,12 @@ class App:
                 return _Answer(200, b"ok\n")
 
     def _script(self, request: Request) -> _Answer:
-        script, tag = self._script_and_tag
+        script = client_script()
+        tag = b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
         headers = (b"ETag", tag), (b"Cache-Control", b"no-cache")
         if tag in request.headers.get(b"if-none-match", b""):
             return _Answer(304, headers=headers)
         return _Answer(200, script, b"text/javascript; charset=utf-8", headers)
-
-    @cached_property
-    def _script_and_tag(self) -> tuple[bytes, bytes]:
-        script = Path(__file__).with_name("client.js").read_bytes()
-        return script, b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
 
     def _state(self) -> _Answer:
         view, procfile = self._view, self._view.plan.procfile

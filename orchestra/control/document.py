@@ -66,8 +66,6 @@ _attributes = re.compile(_ATTRIBUTE).finditer
 
 
 class _At(Enum):
-    """How far the document has come."""
-
     START = auto()
     PROLOG = auto()
     # After the start tag of `html`.

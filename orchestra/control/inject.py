@@ -223,7 +223,6 @@ def _is_bare_failure(answer: ResponseHead) -> bool:
 
 
 def _as_html(answer: ResponseHead) -> ResponseHead:
-    """Return the head of a failure without a page as that of a page."""
     kind = answer.values.get(b"content-type", b"")
     kind = b"text/html" + (kind[kind.find(b";") :] if b";" in kind else b"")
     lines = [line for line in answer.lines if line.partition(b":")[0].lower() != b"content-type"]

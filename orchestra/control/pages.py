@@ -8,6 +8,8 @@ Not here: which documents are changed, and how (`inject`).
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
@@ -19,11 +21,17 @@ from orchestra.proxy.rules import OWN_PREFIX
 if TYPE_CHECKING:
     from orchestra.proxy.head import RequestHead, ResponseHead
 
-__all__ = ["LIVE", "SCRIPT", "Feed", "Page", "PageBody", "page_of"]
+__all__ = ["LIVE", "SCRIPT", "Feed", "Page", "PageBody", "client_script", "page_of"]
 
 # What pages load, and what that connects to.
 SCRIPT = OWN_PREFIX.decode("ascii") + "client.js"
 LIVE = OWN_PREFIX.decode("ascii") + "live"
+
+
+@cache
+def client_script() -> bytes:
+    """Return the script that pages get."""
+    return Path(__file__).with_name("client.js").read_bytes()
 
 
 class Feed(Protocol):
@@ -44,6 +52,7 @@ class PageBody(Body):
     """The body of an answer that is changed: that of `source`, which was not fed yet, framed again."""
 
     def __init__(self, source: Body, feed: Feed, *, has_chunks: bool) -> None:
+        super().__init__()
         source.has_chunks = False
         self._source = source
         self._feed = feed

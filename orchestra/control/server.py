@@ -153,15 +153,13 @@ class Control:
             except OSError:
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
-            if sockets.peer_uid(sock) == os.getuid() and self._has_room():
+            has_room = sum(door == "local" for door in self._connections.values()) < MAX_LOCAL
+            if has_room and sockets.peer_uid(sock) == os.getuid():
                 self._serve_soon(nursery, sock, "local")
             else:
                 sock.close()
             # It would live on here until the next one comes.
             del sock
-
-    def _has_room(self) -> bool:
-        return sum(door == "local" for door in self._connections.values()) < MAX_LOCAL
 
     def _serve_soon(self, nursery: trio.Nursery, sock: socket.socket, door: Door) -> None:
         self._connections[sock] = door

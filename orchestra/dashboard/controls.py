@@ -106,8 +106,10 @@ class Controls:
 
     def end_input(self) -> None:
         """Keys are for the dashboard again, and what was looked at before is shown."""
-        self.look = replace(self.before_input, selected=self.look.selected, was_moved=True)
+        selected, self.look = self.look.selected, self.before_input
+        self.set(selected=selected, was_moved=True)
 
     def set(self, **changes: Any) -> None:
-        """Change the look."""
+        """Change the look. What is looked at while the log is not followed stays, however much comes."""
         self.look = replace(self.look, **changes)
+        self.model.log.hold(is_held=self.look.until is not None)

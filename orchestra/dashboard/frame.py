@@ -84,9 +84,9 @@ class Frame:
     keys: tuple[tuple[str, str], ...]
 
 
-def frame(model: Model, controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
+def frame(controls: Controls, *, now: float, width: int, height: int, missed: int = 0) -> Frame:
     """Choose what a picture of this size shows; `missed` lines have come and gone since the last one."""
-    look = controls.see(now)
+    look, model = controls.see(now), controls.model
     errors = [each for each in model.errors() if each.seq > look.dismissed]
     rows = _rows(model, look, now, height)
     is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
@@ -114,7 +114,7 @@ def frame(model: Model, controls: Controls, *, now: float, width: int, height: i
         error=errors[-1] if errors else None,
         other_errors=max(len(errors) - 1, 0),
         message=_message(model, look, now),
-        keys=tuple(_keys(model, controls, has_errors=bool(errors))),
+        keys=tuple(_keys(controls, has_errors=bool(errors))),
     )
 
 
@@ -153,8 +153,8 @@ def _log_note(model: Model, look: Look, missed: int) -> str:
         notes.append(f"search: {look.search}")
     if look.until is not None:
         below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
-        notes.append(f"paused, {below} newer" if below else "paused")
-    if missed:
+        notes.append(f"paused, {below:,} newer" if below else "paused")
+    elif missed:
         notes.append(f"{missed:,} line{'s' * (missed > 1)} not shown")
     return ", ".join(notes)
 
@@ -209,8 +209,8 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
     return None
 
 
-def _keys(model: Model, controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
-    look = controls.look
+def _keys(controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
+    look, model = controls.look, controls.model
     if look.mode is Mode.INPUT:
         return [("ctrl-]", "keys for the dashboard again")]
     if look.mode in (Mode.SEARCH, Mode.FILTER):

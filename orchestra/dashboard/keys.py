@@ -11,42 +11,18 @@ __all__ = ["KeyDecoder", "Pastes", "key_label"]
 
 # ECMA-48 5.4 and xterm's "Alt and Meta Keys", "PC-Style Function Keys": what ends CSI or SS3.
 _SEQUENCES = {
-    "A": "up",
-    "B": "down",
-    "C": "right",
-    "D": "left",
-    "H": "home",
-    "F": "end",
-    "1~": "home",
-    "4~": "end",
-    "5~": "pageup",
-    "6~": "pagedown",
-    "3~": "delete",
-    "P": "f1",
-    "Q": "f2",
-    "R": "f3",
-    "S": "f4",
-    "15~": "f5",
-    "17~": "f6",
-    "18~": "f7",
-    "19~": "f8",
-    "20~": "f9",
-    "21~": "f10",
-    "23~": "f11",
-    "24~": "f12",
-}
+    "A": "up", "B": "down", "C": "right", "D": "left", "H": "home", "F": "end",
+    "1~": "home", "4~": "end", "5~": "pageup", "6~": "pagedown", "3~": "delete",
+    "P": "f1", "Q": "f2", "R": "f3", "S": "f4", "15~": "f5", "17~": "f6", "18~": "f7",
+    "19~": "f8", "20~": "f9", "21~": "f10", "23~": "f11", "24~": "f12",
+}  # fmt: skip
 # xterm's mouse protocol 1006: the buttons of the wheel.
 _WHEEL = {"64": "wheel-up", "65": "wheel-down"}
 _PASTE_BEGINS, _PASTE_ENDS = b"\x1b[200~", b"\x1b[201~"
 _CHARACTERS = {
-    "\r": "enter",
-    "\n": "enter",
-    "\t": "tab",
-    " ": "space",
-    "\x7f": "backspace",
-    "\x08": "backspace",
-    "\x1b": "escape",
-}
+    "\r": "enter", "\n": "enter", "\t": "tab", " ": "space",
+    "\x7f": "backspace", "\x08": "backspace", "\x1b": "escape",
+}  # fmt: skip
 
 
 def key_label(key: str) -> str:

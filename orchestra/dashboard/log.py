@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from orchestra.child.lines import without_colours
@@ -74,26 +74,40 @@ class Wanted:
 
 
 class Log:
-    """The newest 10,000 entries."""
+    """The newest 10,000 entries; and while it is held, those that were there before."""
 
     def __init__(self) -> None:
         self.count = 0
         self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
+        # What has come since it is held, and the number of the last entry before.
+        self._later: deque[LogEvent] = deque(maxlen=_LIMIT)
+        self._held_at: int | None = None
+        self._newest = self._entries
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._later)
 
     def __iter__(self) -> Iterator[LogEvent]:
-        return iter(self._entries)
+        return chain(self._entries, self._later)
 
     def add(self, event: LogEvent) -> None:
         """Append an entry; the oldest may fall out."""
         self.count += 1
-        self._entries.append(event)
+        self._newest.append(event)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Let nothing of what is there fall out from now on: it is being read; or let it again."""
+        if is_held and self._held_at is None:
+            self._held_at, self._newest = self.count, self._later
+        elif not is_held and self._held_at is not None:
+            self._held_at, self._newest = None, self._entries
+            self._entries.extend(self._later)
+            self._later.clear()
 
     def clear(self) -> None:
         """Forget all entries."""
         self._entries.clear()
+        self._later.clear()
 
     def newest(self, wanted: Wanted, limit: int, *, until: int | None = None) -> list[Entry]:
         """Give the last `limit` entries that are wanted, oldest first; none after number `until`."""
@@ -110,12 +124,14 @@ class Log:
         return found[::-1]
 
     def _back(self, wanted: Wanted, until: int | None) -> Iterator[Entry]:
-        skipped = 0 if until is None else max(self.count - until, 0)
-        is_wanted, number = wanted.judge(), self.count - skipped
-        for event in islice(reversed(self._entries), skipped, None):
-            if is_wanted(event):
-                yield Entry(number, event)
-            number -= 1
+        is_wanted, last = wanted.judge(), self.count if until is None else until
+        held_at = self.count if self._held_at is None else self._held_at
+        for entries, newest in ((self._later, self.count), (self._entries, held_at)):
+            skipped = max(newest - last, 0)
+            numbers = count(newest - skipped, -1)
+            for number, event in zip(numbers, islice(reversed(entries), skipped, None), strict=False):
+                if is_wanted(event):
+                    yield Entry(number, event)
 
 
 def name_of(event: LogEvent) -> str:

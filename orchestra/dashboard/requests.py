@@ -9,6 +9,7 @@ Not here: how a row looks; time (`now` is an argument, in seconds since the epoc
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestra.events import (
@@ -38,18 +39,18 @@ _HEADS = 500
 _OUR_LIVE_SOCKET = "/__orchestra__/live"
 
 
+@dataclass
 class UnderWay:
-    """A request that is not over."""
+    """A request that is not over: the newest event of it, and when it began."""
 
-    def __init__(self, event: RequestHeld | RequestPending, since: float) -> None:
-        self.newest = event
-        self.id = event.id
-        self.method = event.method
-        self.target = event.target
-        self.since = since
-        self.upstream = event.upstream
-        self.status: int | None = None
-        self.held_for = ""  # what it waits for
+    newest: RequestHeld | RequestPending
+    since: float
+    is_released: bool = False
+
+    @property
+    def held_for(self) -> str:
+        """What it waits for."""
+        return self.newest.reason if isinstance(self.newest, RequestHeld) and not self.is_released else ""
 
 
 class Group:
@@ -142,16 +143,12 @@ class Requests:
             case RequestFinished():
                 self._finish(event)
             case RequestPending():
-                waiting = self._begin(event, event.at - event.elapsed)
-                waiting.newest = event
-                waiting.upstream, waiting.status, waiting.held_for = event.upstream, event.status, ""
+                self._go_on(event, event.at - event.elapsed)
             case RequestHeld():
-                waiting = self._begin(event, event.at)
-                waiting.newest = event
-                waiting.upstream, waiting.held_for = event.upstream, event.reason
+                self._go_on(event, event.at)
             case RequestReleased():
                 if event.id in self.under_way:
-                    self.under_way[event.id].held_for = ""
+                    self.under_way[event.id].is_released = True
             case RequestHeads():
                 self.heads[event.id] = event
                 if len(self.heads) > _HEADS:
@@ -214,13 +211,12 @@ class Requests:
         self.groups.clear()
         self.heads.clear()
 
-    def _begin(self, event: RequestHeld | RequestPending, since: float) -> UnderWay:
-        found = self.under_way.get(event.id)
-        if found is None:
-            found = UnderWay(event, since)
-            if len(self.under_way) < _UNDER_WAY:
-                self.under_way[event.id] = found
-        return found
+    def _go_on(self, event: RequestHeld | RequestPending, since: float) -> None:
+        if event.id in self.under_way:
+            since = self.under_way[event.id].since
+        elif len(self.under_way) >= _UNDER_WAY:
+            return
+        self.under_way[event.id] = UnderWay(event, since)
 
     def _finish(self, event: RequestFinished) -> None:
         self.under_way.pop(event.id, None)
@@ -234,15 +230,17 @@ class Requests:
 
 
 def _running(waiting: UnderWay, now: float) -> RequestRow:
-    why = f"waits: {waiting.held_for}" if waiting.held_for else f"waits for the {waiting.upstream}"
-    if waiting.status is not None:
+    event = waiting.newest
+    status = event.status if isinstance(event, RequestPending) else None
+    why = f"waits: {waiting.held_for}" if waiting.held_for else f"waits for the {event.upstream}"
+    if status is not None:
         why = "is being answered"
     request = RequestFinished(
-        id=waiting.id,
-        method=waiting.method,
-        target=waiting.target,
-        status=waiting.status,
-        upstream=waiting.upstream,
+        id=event.id,
+        method=event.method,
+        target=event.target,
+        status=status,
+        upstream=event.upstream,
         reason=why,
         held=0.0,
         first_byte=None,
@@ -251,7 +249,7 @@ def _running(waiting: UnderWay, now: float) -> RequestRow:
         bytes_out=0,
         outcome="complete",
     )
-    return RequestRow(waiting.id, request, is_running=True)
+    return RequestRow(event.id, request, is_running=True)
 
 
 def _has(row: RequestRow, text: str) -> bool:

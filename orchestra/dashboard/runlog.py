@@ -150,7 +150,6 @@ class RunLog(EventLog):
         super().__init__(path, max_bytes=_MOST_BYTES, backups=1, is_kept=plan.keep_log)
 
     def _begin(self) -> None:
-        """Remove the files of runs that are over."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         make_private(self._folder)
         for path, pid in files_of(self._folder, self._key):

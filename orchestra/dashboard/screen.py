@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import io
 import os
 import re
 import termios
@@ -34,7 +33,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
-from rich.console import Console
+from rich.console import COLOR_SYSTEMS, Console
+from rich.segment import Segment
 
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import Frame, frame
@@ -93,7 +93,7 @@ class Screen:
     Error handling: a terminal that has gone away ends the drawing, not the run: that is up to SIGHUP.
 
     Args:
-        model: What to draw; it may change at any time.
+        controls: What is looked at; its model may change at any time.
         send: Called with what is typed for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
             written there; with ``None`` when it is given back, which is not so if it accepts nothing.
@@ -103,7 +103,6 @@ class Screen:
 
     def __init__(
         self,
-        model: Model,
         controls: Controls,
         perform: Callable[[Order], object],
         *,
@@ -115,7 +114,6 @@ class Screen:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._model = model
         self._controls = controls
         self._perform = perform
         self._send = send
@@ -208,13 +206,14 @@ class Screen:
                 self._lock.release()
 
     async def _draw(self) -> None:
-        now, size, model, controls = self._clock(), terminal_size(self._stdout), self._model, self._controls
+        now, size, controls = self._clock(), terminal_size(self._stdout), self._controls
+        model = controls.model
         drawn = _Drawn(model.version, controls.look, int(now), size)
         if self._mode is None or drawn == self._drawn:
             await trio.lowlevel.checkpoint()
             return
         missed = self._missed.count(model.log.count, controls.page, now)
-        picture = frame(model, controls, now=now, width=size[0], height=size[1], missed=missed)
+        picture = frame(controls, now=now, width=size[0], height=size[1], missed=missed)
         controls.page = max(layout(picture).middle - 1, 1)
         is_new = self._drawn is None or self._drawn.size != size
         # What is drawn is what is looked at after the selection has followed a failure.
@@ -228,7 +227,7 @@ class Screen:
 
     def _paint(self, picture: Frame, *, is_new: bool) -> None:
         """Draw a frame and write it; in a worker thread."""
-        lines = self._renderer.lines(draw(picture, self._controls.bindings), picture.width)
+        lines = self._renderer.lines(draw(picture, self._controls.bindings))
         with self._lock:
             if self._mode is None:
                 return
@@ -331,18 +330,24 @@ class Renderer:
     """Turns lines of text into what a terminal is sent, by what its environment says that it can do."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
         # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
         self._is_unicode = "utf" in locale.lower()
-        self._width = 0
-        self._console = self._new_console(0)
+        self._console = Console(
+            force_terminal=True,
+            legacy_windows=False,
+            width=1,
+            height=1,
+            no_color=bool(environ.get("NO_COLOR")),
+            _environ=environ,
+        )
+        self._colours = COLOR_SYSTEMS.get(self._console.color_system or "")
         self._known: dict[tuple[object, ...], str] = {}
 
-    def lines(self, lines: Iterable[Text], width: int) -> list[str]:
-        """Render lines, without their ends."""
-        if width != self._width or len(self._known) > _MOST_KNOWN:
-            self._width, self._known, self._console = width, {}, self._new_console(width)
+    def lines(self, lines: Iterable[Text]) -> list[str]:
+        """Render lines, without their ends; they are not too long."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         return [self._line(line) for line in lines]
 
     def _line(self, line: Text) -> str:
@@ -350,37 +355,32 @@ class Renderer:
         key = line.plain, tuple(line.spans), line.style
         found = self._known.get(key)
         if found is None:
-            with self._console.capture() as capture:
-                self._console.print(line)
+            # `Console.print` gives the same, after laying a page out for each line: five times the work.
+            segments = Segment.apply_style(line.render(self._console), self._console.get_style(line.style))
+            if self._console.no_color:
+                segments = Segment.remove_color(segments)
+            text = "".join(
+                style.render(text, color_system=self._colours) if style else text
+                for text, style, _ in segments
+            )
             # Rich gives a link another number in each picture, and all lines with one would be sent again.
-            text = _LINK_NUMBER.sub("\x1b]8;;", capture.get()).rstrip("\n")
+            text = _LINK_NUMBER.sub("\x1b]8;;", text)
             found = self._known[key] = text if self._is_unicode else to_ascii(text)
         return found
-
-    def _new_console(self, width: int) -> Console:
-        return Console(
-            file=io.StringIO(),
-            force_terminal=True,
-            legacy_windows=False,
-            width=width,
-            height=1,
-            no_color=bool(self._environ.get("NO_COLOR")),
-            _environ=self._environ,
-        )
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
     width, _ = terminal_size(stdout)
-    lines = Renderer(environ).lines(view.summary(model, width), width)
+    lines = Renderer(environ).lines(view.summary(model, width))
     return "".join(f"{line}\n" for line in lines)
 
 
-def leave_behind(text: str, *, stdout: int = 1) -> None:
+def leave_behind(text: str) -> None:
     """Write text to the normal screen, unless the terminal has gone or accepts nothing."""
     with suppress(OSError):
-        if is_writable(stdout, within=0):
-            os.write(stdout, text.encode("utf-8", "replace"))
+        if is_writable(1, within=0):
+            os.write(1, text.encode("utf-8", "replace"))
 
 
 def _difference(before: list[str], after: list[str]) -> str:

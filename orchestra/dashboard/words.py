@@ -120,7 +120,7 @@ def _change(event: StateChanged) -> str:
             took = f" in {short_seconds(event.ready_after)}" if event.ready_after is not None else ""
             return f"{name} is ready{took}" + (f" at {event.url}" if event.url else "")
         case State.UNHEALTHY:
-            is_broken = event.previous is State.STARTING
+            is_broken = event.previous is State.STARTING or event.ready_after is None
             return f"{name} {'does not come up' if is_broken else 'does not answer any more'}{reason}"
         case State.STOPPING:
             return f"{name} is being stopped{reason}"

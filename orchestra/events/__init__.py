@@ -161,6 +161,7 @@ class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
         pid: The pid of the process group's leader while there is one.
         port: Where it listens, once that is known.
         url: The same as a URL with the family that was found: ``http://[::1]:5173``.
+        second_url: Where its second server listens, if it is both upstreams: what `url` is not.
         restarts: How often it was started again in this run.
         exit_code: The exit code of the newest child; ``None`` if it has not ended or was ended by a signal.
         signal: The name of the signal that ended it (``SIGKILL``).
@@ -176,6 +177,7 @@ class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
     pid: int | None = None
     port: int | None = None
     url: str | None = None
+    second_url: str | None = None
     restarts: int = 0
     exit_code: int | None = None
     signal: str | None = None

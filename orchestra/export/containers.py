@@ -96,7 +96,8 @@ def _compose_service(
     found["environment"] = _variables(service, hosts, target)
     if service.port is not None:
         found["expose"] = [str(service.port)]
-        if _is_backend(service, target) and len(service.members) == 1:
+        is_backend = isinstance(target.backend, FromProcess) and target.backend.name == service.name
+        if is_backend and len(service.members) == 1:
             host, port = target.address
             found["ports"] = [f"{host}:{port}:{service.port}"]
     if service.depends_on:
@@ -117,14 +118,10 @@ def _compose_service(
     found["restart"] = restart[service.restart]
     found |= {"stop_signal": f"SIG{process.stop_signal}", "stop_grace_period": f"{process.stop_timeout:g}s"}
     if len(service.members) > 1:
-        found["deploy"] = {"replicas": len(service.members)}
+        found["deploy"] = {"mode": "replicated", "replicas": len(service.members)}
     if not process.autostart:
         found["profiles"] = [service.name]
     return found
-
-
-def _is_backend(service: Service, target: Target) -> bool:
-    return isinstance(target.backend, FromProcess) and target.backend.name == service.name
 
 
 def _condition(awaited: Service, condition: Condition) -> str:

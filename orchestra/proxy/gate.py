@@ -91,8 +91,6 @@ class Gate:
         outage: While a server outside of this run refuses connections: what that means for requests.
     """
 
-    endpoint: Endpoint | None = None
-
     def __init__(
         self,
         side: Side,
@@ -111,6 +109,7 @@ class Gate:
         self._tail = tail
         self._newest = newest
         self.outage: Availability | None = None
+        self.endpoint: Endpoint | None = None
         # The sizes of the requests that wait.
         self._waiting: list[int] = []
         self.plan(upstream)
@@ -207,6 +206,13 @@ class Gate:
 
     def _find(self) -> tuple[Availability, Endpoint | None]:
         match self._upstream:
+            case FromProcess(name=name, is_second=True):
+                # The first server may be broken meanwhile.
+                report = self._newest.get(name)
+                if report is not None and report.second_url is not None:
+                    return _READY, Endpoint(name, Address.of_url(report.second_url))
+                found = availability(report)
+                return (Availability.HOLD if found is _READY else found), None
             case FromProcess(members=members):
                 reports = [self._newest.get(name) for name in members]
                 best = min(reports, key=lambda report: _BEST_FIRST.index(availability(report)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from msgspec import Struct
 
 from orchestra.config.plan import VITE_PATHS
+from orchestra.config.schema import OWN_PATH
 from orchestra.proxy.memo import Memo
 from orchestra.proxy.request import is_for_a_window, is_from_own_page, referring_path
 
@@ -29,7 +30,7 @@ __all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "WebSocketRoute"]
 
 Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
 
-OWN_PREFIX = b"/__orchestra__/"
+OWN_PREFIX = f"{OWN_PATH}/".encode()
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
 
 

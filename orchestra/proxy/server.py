@@ -133,10 +133,10 @@ class Proxy:
         """
         shared = self._shared
         shared.upstreams[side].gate.decide(upstream, reason=reason)
-        if shared.upstreams["backend"].gate.availability is Availability.ABSENT:
-            # It need not be looked for where nothing but the frontend could be one.
-            gate = shared.upstreams["frontend"].gate
-            shared.router.is_frontend_alone = all(map(gate.has, shared.plan.candidates))
+        # A backend need not be looked for where nothing but the frontend could be one.
+        is_absent = shared.upstreams["backend"].gate.availability is Availability.ABSENT
+        has = shared.upstreams["frontend"].gate.has
+        shared.router.is_frontend_alone = is_absent and all(map(has, shared.plan.candidates))
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Serve by another plan, but at the same address; requests that are on their way are not touched.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
+from trio.lowlevel import ParkingLot
 
 from orchestra.child.readiness import Readiness
 from orchestra.child.spawn import Child, SpawnError
@@ -28,6 +29,7 @@ from orchestra.config.roles import Seen
 from orchestra.supervision.lifecycle import (
     Ended,
     Late,
+    Moved,
     NoAnswer,
     Ready,
     Reloading,
@@ -36,6 +38,7 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable, run_command
+from orchestra.supervision.second import SecondServer, until_gone
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
@@ -85,8 +88,9 @@ class Attempt(Stoppable):
 
     Attributes:
         listening: Where it listens, while it is ready.
+        second: Its second server, if it is both upstreams.
         readiness: What it lacks to be ready, or lacked since its last reload.
-        refused: Is set when a connection to where it listens is refused.
+        refused: Tasks that wait until a connection to where it listens is refused.
         end: How it ended, once it has.
     """
 
@@ -114,7 +118,11 @@ class Attempt(Stoppable):
         # The processes that accepted connections when it was ready last, and where they did.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
-        self.refused = trio.Event()
+        self.refused = ParkingLot()
+        on_move = partial(on_fact, self, Moved())
+        self.second = SecondServer(
+            self.plan.name, run, first=lambda: self.listening, refused=self.refused, on_move=on_move
+        )
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -163,7 +171,7 @@ class Attempt(Stoppable):
             except SpawnError as exc:
                 self.end = SpawnFailed(exc.message)
             finally:
-                self.listening = None
+                self.listening = self.second.address = None
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
@@ -216,6 +224,7 @@ class Attempt(Stoppable):
             port=self.port,
             needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
+            avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
             identify=self._run.runtime.identify,
@@ -242,6 +251,7 @@ class Attempt(Stoppable):
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
+            self._nursery.start_soon(self.second.follow, leader)
             if found is None:
                 await self.readiness.wait(leader, self._run.scanner)
                 found = self.readiness.listening
@@ -291,8 +301,9 @@ class Attempt(Stoppable):
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
         while self._may_reload and not isinstance(found, Stuck):
             is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
-            if self.symptoms.is_silent(began, trio.current_time()):
-                found = self._diagnose(is_alone=is_alone)
+            is_looping = self._tree.is_loop and self.symptoms.repeats_itself
+            if is_looping or self.symptoms.is_silent(began, trio.current_time()):
+                found = self._diagnose(is_alone=is_alone or is_looping)
             await trio.sleep(pause)
             is_likely = self.plan.role is not Role.UNDECIDED
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
@@ -302,7 +313,8 @@ class Attempt(Stoppable):
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
         if found is not None and roles is not None and roles.is_open(name):
-            roles.see(name, Seen.HTTP if self.symptoms.watches else Seen.SILENT)
+            seen, also = (Seen.HTTP, Seen.NOTHING) if self.symptoms.watches else (Seen.SILENT, None)
+            roles.see(name, seen, also=also)
             found = None if roles.is_open(name) else found
         if found is not None and self._may_reload:
             self._on_fact(self, found)
@@ -326,15 +338,7 @@ class Attempt(Stoppable):
 
     async def _watch_address(self, leader: int, at: Address) -> None:
         """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
-        while True:
-            self.refused = trio.Event()
-            await self.refused.wait()
-            await trio.sleep(_LINGER)
-            found = await self._run.scanner.looking_at(leader)()
-            if self.listening is at and not any(
-                (each.host, each.port) == (at.host, at.port) for each in found
-            ):
-                break
+        await until_gone(self._run, leader, at, self.refused)
         self._servers = frozenset()  # whichever process it was
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 

@@ -1,6 +1,7 @@
 """What answers at a socket of a child without a role: Vite, another HTTP server, or neither.
 
-``/@vite/client`` answered with JavaScript is Vite, whatever started it. Below a base (``/app/``, Nuxt's
+``/@vite/client`` answered with JavaScript is Vite, whatever started it. It is asked for as a script: Vite 2
+has it for nothing that accepts pages. Below a base (``/app/``, Nuxt's
 ``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. A page that loads files below
 ``/_next/`` is Next.js's. Any other HTTP answer is that of another server.
 
@@ -56,7 +57,7 @@ async def identify(socket: Address) -> tuple[Seen, Address]:
             return Seen.SILENT, socket
         if client.is_script:
             return Seen.VITE, client.at
-        page = await _get(client.at, "/")
+        page = await _get(client.at, "/", "text/html, */*")
         for base in _bases(page) if page is not None else ():
             other = await _get(client.at, base.rstrip("/") + _CLIENT)
             if other is not None and other.is_script:
@@ -76,10 +77,12 @@ def _bases(page: _Answer) -> list[str]:
     return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
 
 
-async def _get(socket: Address, path: str) -> _Answer | None:
+async def _get(socket: Address, path: str, accept: str = "*/*") -> _Answer | None:
     """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
     try:
-        status, received, at = await probe.http_get(socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT)
+        status, received, at = await probe.http_get(
+            socket, path, within=_TIMEOUT, rest=_REST_TIMEOUT, accept=accept
+        )
     except OSError:
         return None
     if status is None:

@@ -44,6 +44,7 @@ __all__ = [
     "Installed",
     "Late",
     "Life",
+    "Moved",
     "NoAnswer",
     "Order",
     "Ready",
@@ -126,6 +127,10 @@ class Late(Struct, frozen=True):
     text: str
 
 
+class Moved(Struct, frozen=True):
+    """The child's second server has come up or gone: nothing follows for the process itself."""
+
+
 class NoAnswer(Struct, frozen=True):
     """A ready child does not answer any more; with what is missing, in words."""
 
@@ -193,7 +198,7 @@ class RestartRequested(Struct, frozen=True):
 
 Request: TypeAlias = StopRequested | StartRequested | RestartRequested | Stuck
 BeforeSpawn: TypeAlias = DependenciesMet | Blocked | Installed | SpawnFailed | BackOffEnded
-WhileAlive: TypeAlias = Spawned | Ready | Late | NoAnswer | Reloading | Broken | TakenOver | Gone
+WhileAlive: TypeAlias = Spawned | Ready | Late | Moved | NoAnswer | Reloading | Broken | TakenOver | Gone
 Fact: TypeAlias = Request | BeforeSpawn | WhileAlive | Ended
 
 

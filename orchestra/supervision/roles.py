@@ -23,7 +23,7 @@ from orchestra.config.plan import UNDECIDED, Address, FromProcess, Plan, Role, U
 from orchestra.config.roles import FRONTENDS, NOT_HTTP, SILENT_AFTER, Facts, Seen, decide, facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.proxy.rules import Side
     from orchestra.supervision.run import Run
@@ -41,6 +41,58 @@ _PATIENCE = 1.0
 _LONGEST_PAUSE = 5.0
 
 
+class _Patience:
+    """Tells when a child has shown nothing for long enough: later, if it compiles."""
+
+    def __init__(self, run: Run, leader: int) -> None:
+        self._run, self._leader = run, leader
+        self._began = self._looked_at = trio.current_time()
+        self._used = 0.0  # seconds of CPU time
+        self._is_over = False
+
+    async def is_over(self) -> bool:
+        now = trio.current_time()
+        if not self._is_over and now - self._began >= SILENT_AFTER:
+            before, members = self._used, await self._run.remains(self._leader) or ()
+            self._used = sum(each.cpu for each in members)
+            is_busy = self._used - before >= _BUSY * (now - self._looked_at)
+            self._is_over = not is_busy or now - self._began >= _BUSY_UNTIL
+        self._looked_at = now
+        return self._is_over
+
+
+class _Questions:
+    """Asks each socket of a child once.
+
+    Attributes:
+        asked: What each has shown.
+        answering: Each, by what is spoken there.
+    """
+
+    def __init__(self, run: Run, leader: int) -> None:
+        self.asked: dict[Address, Seen] = {}
+        self.answering: dict[Address, Address] = {}
+        self._run, self._leader = run, leader
+
+    @property
+    def is_open(self) -> bool:
+        """Whether one has not answered yet."""
+        return Seen.NOTHING in self.asked.values()
+
+    async def ask(self, sockets: Sequence[Address], is_wanted: Callable[[], bool]) -> Mapping[Address, Seen]:
+        """Ask those that have not answered yet, while that is wanted."""
+        for each in sockets:
+            # Frontends that render on the server have unix sockets for themselves.
+            if each.scheme != "unix" and is_wanted() and self.asked.get(each, Seen.NOTHING) is Seen.NOTHING:
+                self.asked[each], self.answering[each] = await self._ask(each)
+        return self.asked
+
+    async def _ask(self, socket: Address) -> tuple[Seen, Address]:
+        if NOT_HTTP & await self._run.runtime.programs(self._leader, socket.port):
+            return Seen.SILENT, socket
+        return await self._run.runtime.identify(socket)
+
+
 class RunTimeRoles:
     """Decides the roles that the plan has left open; `tell` is told of each, as `Proxy.decide` is."""
 
@@ -56,23 +108,15 @@ class RunTimeRoles:
         Returns:
             Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
         """
-        began, first_answer = trio.current_time(), 0.0
-        looked_at, used, is_settled = began, 0.0, False  # seconds of CPU time
-        asked: dict[Address, Seen] = {}
-        answering: dict[Address, Address] = {}  # by what is spoken there
+        first_answer, patience = 0.0, _Patience(self._run, leader)
+        questions = _Questions(self._run, leader)
         newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
         while self.is_open(process):
-            found = [
-                each
-                for each in in_order_of_preference(await newest_sockets(), port)
-                if each.scheme != "unix"  # frontends that render on the server have some for themselves
-            ]
-            for each in found:
-                if self.is_open(process) and asked.get(each, Seen.NOTHING) is Seen.NOTHING:
-                    asked[each], answering[each] = await self._ask(each, leader)
+            found = in_order_of_preference(await newest_sockets(), port)
+            asked = await questions.ask(found, lambda: self.is_open(process))
             now = trio.current_time()
             unfit = [each for each in found if asked.get(each) is Seen.SILENT]
-            likely = likeliest(found, port, besides=unfit)
+            likely = likeliest([each for each in found if each in asked], port, besides=unfit)
             for wanted, sockets in ((FRONTENDS, found), ((Seen.HTTP,), likely)):
                 fitting = next((each for each in sockets if asked.get(each) in wanted), None)
                 if fitting is None:
@@ -80,21 +124,75 @@ class RunTimeRoles:
                 first_answer = first_answer or now
                 if asked[fitting] is Seen.HTTP and now - first_answer < _SETTLE_TIME:
                     continue
-                self.see(process, asked[fitting])
-                return answering[fitting]
-            waits = first_answer or is_settled or Seen.NOTHING in asked.values()
-            if now - began >= SILENT_AFTER and not waits:
-                before, used = used, sum(each.cpu for each in await self._run.remains(leader) or ())
-                is_settled = now - began >= _BUSY_UNTIL or used - before < _BUSY * (now - looked_at)
-                if is_settled:
-                    self.see(process, Seen.SILENT)
-            looked_at = now
+                _, has_others = await self._run.runtime.beside(leader, fitting.port)
+                self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
+                return questions.answering[fitting]
+            if await patience.is_over() and not first_answer and not questions.is_open:
+                self.see(process, Seen.SILENT)
         return None
 
-    async def _ask(self, socket: Address, leader: int) -> tuple[Seen, Address]:
-        if NOT_HTTP & await self._run.runtime.programs(leader, socket.port):
-            return Seen.SILENT, socket
-        return await self._run.runtime.identify(socket)
+    async def ask_beside(
+        self, process: str, *, leader: int, first: Callable[[], Address | None]
+    ) -> Address | None:
+        """Ask the sockets beside a child's first server, until the other upstream's answers.
+
+        Args:
+            process: It is one upstream already.
+            leader: The child.
+            first: Gives where its first server listens, while that is known.
+
+        Returns:
+            Where it answers; ``None`` if this process cannot be the other upstream (any more).
+        """
+        patience, questions = _Patience(self._run, leader), _Questions(self._run, leader)
+        newest_sockets = self._run.scanner.looking_at(leader, longest_pause=_LONGEST_PAUSE)
+        while wanted := self._wanted_beside(process):
+            await newest_sockets()
+            at = first()
+            if at is None and Seen.HTTP in wanted:
+                continue  # what Vite has started is not known
+            sockets, has_others = await self._run.runtime.beside(leader, at.port if at is not None else 0)
+            found = in_order_of_preference(sockets, None)
+            asked = await questions.ask(found, lambda: bool(self._wanted_beside(process)))
+            fitting = next((each for each in found if asked.get(each) in wanted), None)
+            if fitting is not None:
+                self._see_beside(process, asked[fitting])
+                return questions.answering[fitting]
+            if not has_others or (await patience.is_over() and not questions.is_open):
+                self._see_beside(process, Seen.SILENT)
+        return None
+
+    def _wanted_beside(self, process: str) -> Sequence[Seen]:
+        """What a process that is one upstream would have to show to be the other one, or has shown; or ()."""
+        known, roles = self._facts.of(process), self._roles
+        if known is None or known.also is None:
+            return ()
+        is_open = UNDECIDED in (self._facts.frontend, self._facts.backend) or self._is_both(process)
+        if isinstance(roles.frontend, FromProcess) and roles.frontend == known.upstream:
+            return (Seen.HTTP,) if is_open else ()
+        return FRONTENDS if is_open and roles.backend == known.upstream else ()
+
+    def wants_frontend_beside(self, process: str) -> bool:
+        """Whether a process is the backend, and is or may be the frontend, too."""
+        known = self._facts.of(process)
+        is_over = known is None or known.also is Seen.SILENT
+        return not is_over and self._wanted_beside(process) == FRONTENDS
+
+    def _is_both(self, process: str) -> bool:
+        found = (self._roles.frontend, self._roles.backend)
+        return any(
+            isinstance(each, FromProcess) and each.is_second and each.name == base_name(process)
+            for each in found
+        )
+
+    def _see_beside(self, process: str, also: Seen) -> None:
+        known = self._facts.of(process)
+        if (
+            known is not None
+            and known.also is not also
+            and (also is not Seen.SILENT or known.also is Seen.NOTHING)
+        ):
+            self._take(self._facts.with_seen(process, known.seen, also=also))
 
     def is_open(self, process: str) -> bool:
         """Whether it may still turn out what a process is."""
@@ -105,14 +203,18 @@ class RunTimeRoles:
         shown = {each.name for each in self._facts.processes if each.seen in FRONTENDS}
         return base_name(process) in shown
 
-    def see(self, process: str, seen: Seen) -> None:
-        """Take account of what the sockets of a process have shown."""
-        name = base_name(process)
-        known = next((each.seen for each in self._facts.processes if each.name == name), None)
-        is_news = known is not seen and (seen is not Seen.SILENT or known is Seen.NOTHING)
-        if not is_news or name not in self._roles.to_ask:
+    def see(self, process: str, seen: Seen, *, also: Seen | None = None) -> None:
+        """Take account of what the sockets of a process have shown, `also` beside the one that counts."""
+        known = self._facts.of(process)
+        if known is None or known.name not in self._roles.to_ask:
             return
-        self._decide(self._facts.with_seen(process, seen))
+        if seen is Seen.SILENT:
+            self._see_beside(process, seen)
+        if known.seen is not seen and (seen is not Seen.SILENT or known.seen is Seen.NOTHING):
+            self._take(self._facts.with_seen(process, seen, also=also))
+
+    def _take(self, facts: Facts) -> None:
+        self._decide(facts)
         hurried = decide(replace(self._facts, waits=False))
         if (hurried.frontend, hurried.backend) != (self._roles.frontend, self._roles.backend):
             self._run.nursery.start_soon(self._decide_soon)

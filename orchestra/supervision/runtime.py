@@ -65,6 +65,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         programs: Finds the names of their programs.
+        beside: Finds the sockets of a tree beside a server, and whether other processes are there.
         identify: Asks what answers at a socket, as `inquiry.identify` does.
         holder: Says what listens at a port; empty: nothing, or that cannot be seen.
         remains: Makes what looks at the processes of the tree of a leader, as `child.remains.look` does.
@@ -82,6 +83,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     probe: Probe = probe
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
     programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
+    beside: Callable[[int, int], Awaitable[tuple[frozenset[Address], bool]]] = _in_thread(sockets.beside)
     identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
     holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
     remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = _look_at_remains

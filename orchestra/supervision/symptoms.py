@@ -42,6 +42,9 @@ _CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-comp
 # A child whose last output is an exception and that has been silent for so long is not going to come up.
 SILENT_AFTER_TRACEBACK = 0.7
 
+# So many equal exceptions in a row are no coincidence, if as many programs have written them.
+_REPEATS = 3
+
 # What shells write when they cannot run a command.
 _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
 # What task runners and watchers add to the failure of what they run (make, npm, pnpm, turbo, Node, air), and
@@ -167,6 +170,7 @@ class Symptoms:
         self.watches = "hmr" in command
         self._last_line_at = self._failed_at = 0.0
         self.failure: Failure | None = None
+        self._same_failures = 0  # in a row
         # One for each stream: what was written in between to two of them comes here in any order.
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
@@ -200,6 +204,7 @@ class Symptoms:
             reader = self._readers[stream] = TracebackReader()
         failure = reader.see(line)
         if failure is not None:
+            self._same_failures = self._same_failures + 1 if failure == self.failure else 1
             self.failure, self._failed_at = failure, now
         return failure
 
@@ -208,12 +213,17 @@ class Symptoms:
         self.new_server_seen = False
         self._lines = deque((each for each in self._lines if each[0] > before), _KEPT_LINES)
         if self._failed_at <= before:
-            self.failure = None
+            self.failure, self._same_failures = None, 0
             self._readers.clear()
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
         return now - max(since, self._last_line_at) >= SILENT_AFTER_TRACEBACK
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether the same exception was written again and again."""
+        return self._same_failures >= _REPEATS
 
     @property
     def error(self) -> str:

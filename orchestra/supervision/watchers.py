@@ -7,6 +7,9 @@ wait for something else, and
   was the shell's), or
 - waits for files by inotify, and does not listen.
 
+One that starts its program again as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
+then several processes, one after the other, are the only one at the end of the tree.
+
 So it does not matter which watcher that is. A server that comes up is none: it works, or it waits for a
 database, and it waits for files only when it listens already, or a moment before.
 
@@ -26,6 +29,8 @@ __all__ = ["WATCHES_AFTER", "TreeHistory"]
 
 # Seconds for which a process has to have been alone, and idle: a new program is started sooner.
 WATCHES_AFTER = 0.7
+# So many programs, one after the other, are a loop, if all of them end in the same way.
+_LOOP = 3
 # The part of a core that a process which waits may use: some look for changed files again and again.
 _IDLE = 0.1
 
@@ -36,12 +41,18 @@ class TreeHistory:
     def __init__(self) -> None:
         self._reaped: dict[tuple[int, str], int] = {}  # when it was seen first
         self._parents: set[int | tuple[int, str]] = set()
+        self._ends: set[int] = set()  # what was alone at its end, one after the other
         self._last: Member | None = None
         self._seen_at = self._idle_since = 0.0
 
     def note_parents(self, pids: Iterable[int]) -> None:
         """Take note of processes that have started servers."""
         self._parents.update(pids)
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether several programs have been at its end, one after the other."""
+        return len(self._ends) >= _LOOP
 
     def is_watcher_alone(self, members: Sequence[Member], now: float) -> bool:
         """Whether, by what was seen up to `now`, a watcher is left alone."""
@@ -51,6 +62,8 @@ class TreeHistory:
                 self._parents.add(key)
         before, seen_before = self._last, self._seen_at
         last = [each for each in members if each.is_last]
+        if len(last) == 1 and not self.is_loop:
+            self._ends.add(last[0].pid)
         self._last, self._seen_at = (last[0] if len(last) == 1 else None), now
         if self._last is None or not self._may_watch(self._last):
             self._last = None

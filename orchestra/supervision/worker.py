@@ -142,6 +142,8 @@ class Worker:
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
             needed, workers = self.life.plan.depends_on, self._run.workers
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
+        elif self.life.is_at_rest and not self.newest.seq:
+            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it is there, too
 
     def take_role(self, role: Role) -> None:
         """Give the process the role that was found; without one, it is asked only if others wait for it."""
@@ -261,6 +263,7 @@ class Worker:
         life, attempt = self.life, self.attempt
         child = attempt.child if attempt is not None else None
         found = attempt.listening if attempt is not None and life.state in _LISTENS else None
+        second = attempt.second.address if attempt is not None and life.state is not State.STOPPING else None
         has_failed = life.ended_before_ready or life.state in _FAILURES
         return StateChanged(
             process=life.plan.name,
@@ -269,6 +272,7 @@ class Worker:
             pid=child.pid if child is not None else None,
             port=(found.port or None) if found is not None else None,
             url=found.url if found is not None else None,
+            second_url=second.url if second is not None else None,
             restarts=life.restarts,
             exit_code=life.exit.code if life.exit is not None else None,
             signal=life.exit.signal_name if life.exit is not None else None,

@@ -89,13 +89,14 @@ async def watch(
     *,
     since: float,
     tell: Callable[[Batch], object],
+    earlier: Mapping[str, float] | None = None,
     notify: Notify | None = None,
 ) -> None:
-    """Tell of changes, from the Unix time `since` on, until this is cancelled."""
+    """Tell of changes, from the Unix time `since` on, until this is cancelled; of some from `earlier` on."""
     stop = threading.Event()
     # It waits in its thread for as long as the run lasts: others must not wait for the thread.
     limiter = trio.CapacityLimiter(1)
-    found = batches(interests, since=since, stop=stop, notify=notify or _notify)
+    found = batches(interests, since=since, earlier=earlier, stop=stop, notify=notify or _notify)
     is_idle = threading.Event()
 
     def look() -> Batch | None:
@@ -120,11 +121,16 @@ async def watch(
 
 
 def batches(
-    interests: Mapping[str, Interest], *, since: float, stop: threading.Event, notify: Notify
+    interests: Mapping[str, Interest],
+    *,
+    since: float,
+    earlier: Mapping[str, float] | None = None,
+    stop: threading.Event,
+    notify: Notify,
 ) -> Iterator[Batch]:
     """Give batch after batch until `stop` is set; blocks in between."""
     files = Files(interests)
-    yield Batch(changes=files.begin(since))
+    yield Batch(changes=files.begin(since, earlier))
     if files.invalid:
         text = f"not watched: {', '.join(files.invalid)} is not a valid pattern"
         yield Batch(warning=(text, "Write it as in .gitignore."))

@@ -24,7 +24,7 @@ from orchestra.watch.filters import GITIGNORE, Filter, Walk
 from orchestra.watch.interest import Changed, Changes, Interest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Set as AbstractSet
+    from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
 
 
 __all__ = ["Files", "rereads_templates"]
@@ -72,12 +72,18 @@ class Files:
         """The folders that have to be watched to know of every change."""
         return frozenset(self.walk.folders)
 
-    def begin(self, since: float) -> Mapping[str, Changes]:
-        """Look at all files for the first time; give those that came after `since`, in Unix time."""
+    def begin(self, since: float, earlier: Mapping[str, float] | None = None) -> Mapping[str, Changes]:
+        """Look at all files for the first time; give those that came after `since`, in Unix time.
+
+        For processes that are in `earlier`, those that came after that time.
+        """
         self.walk = self._filter.walk()
         for path in self.walk.files:
             self._has_changed(path)
-        return self._by_process([path for path in self._known if _came(path) >= since])
+        begins = earlier or {}
+        first = min([since, *begins.values()])
+        came = {path: at for path in self._known if (at := _came(path)) >= first}
+        return self._by_process(came, lambda path, name: came[path] >= begins.get(name, since))
 
     def look_again(self) -> Mapping[str, Changes]:
         """Look at all files, and for new ones; those whose size and time are the same are not read."""
@@ -153,11 +159,14 @@ class Files:
                 self._clues.setdefault(name, set()).update(words)
         return hash(content) or 1
 
-    def _by_process(self, paths: Iterable[str]) -> Mapping[str, Changes]:
+    def _by_process(
+        self, paths: Iterable[str], is_for: Callable[[str, str], bool] = lambda _path, _name: True
+    ) -> Mapping[str, Changes]:
         found: dict[str, list[Changed]] = {}
         for path in sorted(paths):
             for name, kind in self._filter.kinds(path).items():
-                found.setdefault(name, []).append(Changed(Path(path), kind))
+                if is_for(path, name):
+                    found.setdefault(name, []).append(Changed(Path(path), kind))
         return {
             name: Changes(tuple(changed), rereads_templates(frozenset(self._clues.get(name, ()))))
             for name, changed in found.items()
