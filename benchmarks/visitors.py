@@ -306,6 +306,8 @@ class Inside:
     def _is_busy(self) -> bool:
         # Idle connections to upstreams would go by themselves, seconds later.
         self._proxy._drop_idle()
+        # The last requests are kept, so many at most.
+        self._proxy._shared.recent.clear()
         return (_open_files(), _tasks()) != (self.fresh.fds, self.fresh.tasks)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
     from websockets.asyncio.server import ServerConnection
+    from websockets.http11 import Request, Response
 
 __all__ = ["ECHOES"]
 
@@ -39,7 +41,11 @@ async def serve_websockets(port: int) -> None:
         async for message in connection:
             await connection.send(message)
 
-    async with serve(echo, HOST, port, max_size=LARGEST) as server:
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        # By itself it says 426, and to orchestra that is the port of a WebSocket alone, not a backend.
+        return None if "Upgrade" in request.headers else connection.respond(HTTPStatus.OK, "an echo\n")
+
+    async with serve(echo, HOST, port, max_size=LARGEST, process_request=answer) as server:
         await server.serve_forever()
 
 

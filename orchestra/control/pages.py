@@ -52,6 +52,7 @@ class PageBody(Body):
     """The body of an answer that is changed: that of `source`, which was not fed yet, framed again."""
 
     def __init__(self, source: Body, feed: Feed, *, has_chunks: bool) -> None:
+        super().__init__()
         source.has_chunks = False
         self._source = source
         self._feed = feed

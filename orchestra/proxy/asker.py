@@ -79,17 +79,6 @@ class Asker:
         is_upgrade: It asks for a WebSocket.
     """
 
-    connection: UpstreamConnection | None = None
-    reply: Reply | None = None
-    kept: Reply | None = None
-    was_ended_early = False
-    is_upgrade = False
-    upload: Upload | None = None
-    _upstream: Upstream | None = None
-    _asked: RequestHead | None = None
-    _forwarded = b""
-    _victim: Upstream | None = None
-
     def __init__(
         self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
     ) -> None:
@@ -98,8 +87,15 @@ class Asker:
         self._head = head
         self._peer = peer
         self._record = record
-        if shared.pages is not None:
-            self._asked = shared.pages.asks(head)
+        self.connection: UpstreamConnection | None = None
+        self.reply: Reply | None = None
+        self.kept: Reply | None = None
+        self.was_ended_early = self.is_upgrade = False
+        self.upload: Upload | None = None
+        self._upstream: Upstream | None = None
+        self._asked = None if shared.pages is None else shared.pages.asks(head)
+        self._forwarded = b""
+        self._victim: Upstream | None = None
         if head.is_chunked or head.length:
             may_send_again = head.method in _IDEMPOTENT or shared.router.may_fall_back(head)
             limit = shared.plan.replay_bytes if may_send_again else 0

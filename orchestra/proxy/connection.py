@@ -28,7 +28,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
-    from orchestra.proxy.transport import Transport
+    from orchestra.proxy.transport import Buffer, Transport
 
 __all__ = ["BadResponse", "ClientConnection", "ClientGone", "Endpoint", "UpstreamConnection", "UpstreamGone"]
 
@@ -78,16 +78,16 @@ class _Connection:
         unsent: What was written and could not be sent at once.
     """
 
-    body: Body = NO_BODY
-    unread: bytes = b""
-    unsent: bytes = b""
     _what = "request"
-    _searched = 0
-    _keeps_alive = True
 
     def __init__(self, transport: Transport, reader: HeadReader) -> None:
         self.transport = transport
         self._reader = reader
+        self.body: Body = NO_BODY
+        self.unread = b""
+        self.unsent: Buffer = b""
+        self._searched = 0
+        self._keeps_alive = True
 
     def _gone(self) -> Exception:
         """Say that the peer has gone."""
@@ -101,15 +101,16 @@ class _Connection:
 
     def write(self, data: bytes) -> None:
         """Send bytes, as far as that needs no waiting; `drain` sends the rest, or says that it cannot."""
-        if not self.unsent:
-            try:
-                sent = self.transport.send_some(data)
-            except _BROKEN:
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-        self.unsent += data
+        if self.unsent:
+            self.unsent = b"".join([self.unsent, data])
+            return
+        try:
+            sent = self.transport.send_some(data)
+        except _BROKEN:
+            sent = 0
+        if sent < len(data):
+            # Without a copy: it may be most of a MiB.
+            self.unsent = memoryview(data)[sent:]
 
     async def drain(self) -> None:
         """Wait until everything is sent that was written."""
@@ -218,8 +219,9 @@ class ClientConnection(_Connection):
         was_reset: The client has reset it.
     """
 
-    was_reset = False
-    _has_skipped = False
+    def __init__(self, transport: Transport, reader: HeadReader) -> None:
+        super().__init__(transport, reader)
+        self.was_reset = self._has_skipped = False
 
     def _gone(self) -> ClientGone:
         return ClientGone()
@@ -278,15 +280,14 @@ class UpstreamConnection(_Connection):
         since: When it was used last.
     """
 
-    body = _UNREAD
-    is_reused = False
-    since = 0.0
     _what = "answer"
-    _has_begun = False
 
     def __init__(self, transport: Transport, reader: HeadReader, endpoint: Endpoint) -> None:
         super().__init__(transport, reader)
         self.endpoint = endpoint
+        self.body = _UNREAD
+        self.since = 0.0
+        self.is_reused = self._has_begun = False
 
     def _gone(self) -> UpstreamGone:
         has_begun = self._has_begun or bool(self.unread)

@@ -58,11 +58,6 @@ class Conversation:
         scope: Cancel it to close the connection.
     """
 
-    exchange: Exchange | None = None
-    _fault: Exception | None = None
-    _is_reading_head = False
-    _is_late = False
-
     def __init__(self, shared: Shared, transport: Transport, peer: Peer) -> None:
         self.deadline = shared.now + IDLE_TIMEOUT
         self.scope = trio.CancelScope()
@@ -70,6 +65,9 @@ class Conversation:
         self._client = ClientConnection(transport, shared.reader)
         self._peer = peer
         self._woken = trio.Event()
+        self.exchange: Exchange | None = None
+        self._fault: Exception | None = None
+        self._is_reading_head = self._is_late = False
 
     async def run(self) -> None:
         """See it through, from the first request to the end."""

@@ -80,15 +80,7 @@ class Exchange:
         is_last: No request can follow over the client's connection.
     """
 
-    is_last = True
     _frontend: Upstream
-    _websocket: websocket.Tunnel | None = None
-    _step: Step | None = None
-    _answering: Reply | None = None
-    _body: Body = NO_BODY
-    _is_written = False
-    _is_over = False
-    _fault: UpstreamError | BadMessage | None = None
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
         self._shared = shared
@@ -98,6 +90,13 @@ class Exchange:
         self._record = record = Record(shared.bus, shared.next_number(), head, client.body, shared.recent)
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, peer, record)
+        self.is_last = True
+        self._websocket: websocket.Tunnel | None = None
+        self._step: Step | None = None
+        self._answering: Reply | None = None
+        self._body: Body = NO_BODY
+        self._is_written = self._is_over = False
+        self._fault: UpstreamError | BadMessage | None = None
 
     def advance(self) -> Progress:
         """Go on as far as that needs no waiting."""

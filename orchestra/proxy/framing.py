@@ -42,13 +42,15 @@ class Body:
         needs_no_bytes: It is not complete, and yet nothing more has to arrive for it.
     """
 
-    size = 0
-    is_complete = False
-    rest = b""
     has_chunks = False
     ends_by_close = False
     is_at_boundary = False
     needs_no_bytes = False
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.is_complete = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """Read what has arrived; return what the receiver gets.
@@ -67,6 +69,7 @@ class LengthBody(Body):
     """A body whose length is known."""
 
     def __init__(self, length: int) -> None:
+        super().__init__()
         self._left = length
         self.is_complete = not length
 
@@ -99,6 +102,7 @@ class ClosingBody(Body):
     is_at_boundary = True
 
     def __init__(self, *, has_chunks: bool) -> None:
+        super().__init__()
         self.has_chunks = has_chunks
         self.ends_by_close = not has_chunks
 
@@ -132,6 +136,7 @@ class ChunkedBody(Body):
     is_at_boundary = True
 
     def __init__(self, head: RequestHead | ResponseHead, *, has_chunks: bool = True) -> None:
+        super().__init__()
         self._dropped = dropped_trailers(head)
         self._at = _At.SIZE
         self._left = 0

@@ -91,8 +91,6 @@ class Gate:
         outage: While a server outside of this run refuses connections: what that means for requests.
     """
 
-    endpoint: Endpoint | None = None
-
     def __init__(
         self,
         side: Side,
@@ -111,6 +109,7 @@ class Gate:
         self._tail = tail
         self._newest = newest
         self.outage: Availability | None = None
+        self.endpoint: Endpoint | None = None
         # The sizes of the requests that wait.
         self._waiting: list[int] = []
         self.plan(upstream)

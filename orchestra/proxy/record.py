@@ -24,6 +24,7 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from orchestra.proxy.framing import NO_BODY
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
@@ -62,19 +63,6 @@ class Record:
         kind: Which stream it is now; ``None``: it is not one.
     """
 
-    upstream: UpstreamName = "orchestra"
-    status: int | None = None
-    reason = ""
-    outcome: Outcome = "complete"
-    held = 0.0
-    bytes_out = 0
-    kind: StreamKind | None = None
-    _is_due = True  # its end is still to be told
-    _first_byte: float | None = None
-    _duration = 0.0
-    _answer: ResponseHead | None = None
-    _told: tuple[Side, int | None] | None = None  # of a request that takes its time
-
     def __init__(
         self, bus: Bus, number: int, head: RequestHead, body: Body, recent: deque[Record] | None = None
     ) -> None:
@@ -83,6 +71,19 @@ class Record:
         self._head = head
         self._body = body
         self._recent = recent
+        self.upstream: UpstreamName = "orchestra"
+        self.status: int | None = None
+        self.reason = ""
+        self.outcome: Outcome = "complete"
+        self.held = 0.0
+        self.bytes_out = 0
+        self.kind: StreamKind | None = None
+        self._is_due = True  # its end is still to be told
+        self._first_byte: float | None = None
+        self._duration = 0.0
+        self._bytes_in = 0
+        self._answer: ResponseHead | None = None
+        self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
         self._begun = trio.current_time()
 
     @property
@@ -129,6 +130,8 @@ class Record:
             return
         self._is_due = False
         self._duration = trio.current_time() - self._begun
+        # Not the body itself: what came behind it would be kept, too.
+        self._bytes_in, self._body = self._body.size, NO_BODY
         if self._recent is not None:
             self._recent.append(self)
         if self._bus.wants(RequestFinished):
@@ -152,7 +155,7 @@ class Record:
             held=self.held,
             first_byte=self._first_byte,
             duration=self._duration,
-            bytes_in=self._body.size,
+            bytes_in=self._bytes_in,
             bytes_out=self.bytes_out,
             outcome=self.outcome,
         )

@@ -207,18 +207,15 @@ class Route:
         doubt: What may be wrong with its answer, for a notice.
     """
 
-    doubt: Doubt | None = None
-    _is_ping = False
-    _is_part = False
-    _had_no_asset = False
-    _reason = ""
-    _kept: ResponseHead | None = None
-    _no_backend: Unavailable | None = None
-
     def __init__(self, head: RequestHead, router: Router) -> None:
         self._head, self._path = head, head.path
         self._router = router
         self._unknown = router.memo.unknown
+        self.doubt: Doubt | None = None
+        self._is_ping = self._is_part = self._had_no_asset = False
+        self._reason = ""
+        self._kept: ResponseHead | None = None
+        self._no_backend: Unavailable | None = None
         # The state: what judges the answer that is awaited.
         self._after: Callable[[Route, Outcome], Step] = Route._after_backend
 

@@ -113,7 +113,8 @@ class SocketTransport:
         # For trio a number is cheaper than a socket; -1 once it is closed.
         self._fd = sock.fileno()
         self._size = HEAD_SIZE
-        # The poller tells of news only, so what it has told is remembered until it was received.
+        # The poller tells of news only, so what it has told is remembered until it was received; that we have
+        # closed it is remembered for good.
         self._is_readable = False
         self._end_news = 0
         self._on_input: OnInput | None = None
@@ -132,11 +133,6 @@ class SocketTransport:
                 return
         if (on_input := self._on_input) is not None:
             self._on_input = None
-            on_input()
-
-    def _call_back(self) -> None:
-        on_input, self._on_input = self._on_input, None
-        if on_input is not None:
             on_input()
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
@@ -182,14 +178,14 @@ class SocketTransport:
 
     def has_input(self) -> bool:
         """See `Transport.has_input`."""
-        return self._is_readable or self._fd < 0
+        return self._is_readable
 
     def on_input(self, callback: OnInput | None) -> None:
         """See `Transport.on_input`."""
         self._on_input = callback
-        if (self._is_readable or self._fd < 0) and callback is not None:
+        if callback is not None and self._is_readable:
             # Not at once: a source that always has more would never let others have their turn.
-            trio.lowlevel.current_trio_token().run_sync_soon(self._call_back)
+            self._poller.tell_again(self._fd, self._look)
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """See `Transport.on_hangup`."""
@@ -221,7 +217,7 @@ class SocketTransport:
         self._fd = -1
         self._sock.close()
         self._on_hangup = None
-        self._call_back()
+        self._look(_INPUT)
 
 
 class Poller:
@@ -238,6 +234,13 @@ class Poller:
         """Call `tell` with each piece of news of `fd`."""
         self._tell[fd] = tell
         self._set.register(fd, _WANTED)
+
+    def tell_again(self, fd: int, tell: Callable[[int], None]) -> None:
+        """Call `tell` with what was told of `fd` before, or just so if that is closed."""
+        if fd >= 0:
+            self._set.modify(fd, _WANTED)
+        else:
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, _INPUT)
 
     def remove(self, fd: int) -> None:
         """Forget `fd`; has to come before it is closed."""
@@ -286,6 +289,8 @@ else:
 
         def register(self, fd: int, _wanted: int) -> None:
             self._change(fd, select.KQ_EV_ADD | select.KQ_EV_CLEAR)
+
+        modify = register
 
         def unregister(self, fd: int) -> None:
             self._change(fd, select.KQ_EV_DELETE)
