@@ -90,6 +90,7 @@ class Exchange:
         self._record = record = Record(shared.bus, shared.next_number(), head, client.body, shared.recent)
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, peer, record)
+        # Not in the class: CPython 3.11 then takes 20 ns for each look at one of them, and 1 ns as it is.
         self.is_last = True
         self._websocket: websocket.Tunnel | None = None
         self._step: Step | None = None
