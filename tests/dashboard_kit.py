@@ -109,7 +109,7 @@ def pictured(
     """Draw what controls look at."""
     shown = frame(controls, now=now, width=width, height=height)
     lines = draw(shown, controls.bindings)
-    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines, width)
+    rendered = Renderer({"TERM": "dumb", **(environ or {})}).lines(lines)
     return [line.rstrip() for line in rendered]
 
 

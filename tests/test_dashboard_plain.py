@@ -157,6 +157,7 @@ def test_requests_and_streams_are_not_even_listened_to() -> None:
 
 async def test_a_partial_line_is_visible_in_a_pipe_and_marked(pipe: Pipe) -> None:
     async with running(pipe.writer) as printer:
+        printer.observe(begun("\x1b[0m"))  # nothing to be seen
         printer.observe(begun("Name? "))
         got = await pipe.read()
         assert got.decode() == "api       … Name? \n"

@@ -86,11 +86,16 @@ def project(tmp_path: Path, vite_packages: Callable[[int], Path]) -> Path:
     return tmp_path
 
 
-def _has_ended(pids: set[int]) -> bool:
+def _end(process: subprocess.Popen[str]) -> None:
+    """End it by Ctrl-C; nothing that it has started is left."""
+    pids = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
+    assert pids
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 0
     deadline = time.monotonic() + PATIENCE
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not any(map(psutil.pid_exists, pids))
+    assert not any(map(psutil.pid_exists, pids))
 
 
 def _use(url: str) -> None:
@@ -125,10 +130,7 @@ def test_fastwares_documented_project_runs(project: Path, fastware: Path) -> Non
         while "saved" not in get(f"{url}/api/health").text:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        ours = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
-        assert _has_ended(ours)
+        _end(process)
 
 
 @pytest.mark.real
@@ -141,11 +143,7 @@ def test_an_application_that_is_given_runs_here(project: Path, fastware: Path) -
         assert (project / "dev.pid").read_text() == str(process.pid)
         code, lines = refused(project, "'myapp:app', pid_path='dev.pid', name='SHOP'", env=env)
         assert (code, lines[0]) == (2, f"error: dev.pid: SHOP is running already (pid {process.pid})")
-        ours = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
-        assert ours
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
-        assert _has_ended(ours)
+        _end(process)
         assert process.stdout is not None
         said = process.stdout.read()
     assert "pre_serve was called" in said
@@ -205,10 +203,7 @@ def test_an_application_alone_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (("dev", "myapp"), "'myapp' is not an application\n hint: Name one as \"module:attribute\"."),
         (("dev", "myapp:app", "--listen", "nonsense"), "cannot listen on 'nonsense'"),
-        (("dev", "../myapp:app"), "'../myapp:app' is not an application"),
-        (("dev", ":app"), "':app' is not an application"),
         (("serve", "myapp"), "'myapp' is not an application"),
-        (("serve", "myapp:"), "'myapp:' is not an application"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

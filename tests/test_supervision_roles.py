@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.ceiling(100_000)
 
+BROKEN = ("Traceback (most recent call last):", '  File "app.py", line 1', "SyntaxError: invalid syntax")
 BOTH_OPEN = ProxyPlan(backend=UNDECIDED, frontend=UNDECIDED)
 
 
@@ -429,6 +430,30 @@ async def test_a_vite_beside_a_backend_that_is_broken_is_served(
         await until_second(recorder, "http://127.0.0.1:5173")
         run.workers["dev"].restart()
         await until_second(recorder, "http://127.0.0.1:5173", state=State.STARTING)
+
+
+async def test_a_vite_that_comes_up_after_a_broken_backend_is_not_taken_for_it(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What the backend has written tells that it is one; it is repaired in the end."""
+
+    async def starts_both(child: Child) -> int:
+        child.beside, child.vite = True, {5173}
+        await child.say("INFO: Will watch for changes in these directories: ['/x']", *BROKEN)
+        await trio.sleep(4)
+        child.listen(5173)
+        await trio.sleep(10)
+        child.listen(8001)
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = starts_both
+    decided: list[tuple[str, object]] = []
+    async with running_processes(world, API, proxy=BOTH_OPEN, decided=decided) as (_, recorder):
+        await until_second(recorder, "http://127.0.0.1:5173", state=State.UNHEALTHY)
+        assert decided == [("backend", "dev"), ("frontend", "dev")]
+        ready = await until_second(recorder, "http://127.0.0.1:5173")
+        assert ready.url == "http://127.0.0.1:8001"
 
 
 async def test_a_second_server_that_moves_is_found_again(

@@ -12,7 +12,7 @@ Not here: what follows from it (`supervision.lifecycle`).
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
 import trio
 from msgspec.structs import replace
@@ -61,7 +61,7 @@ class Readiness:
     Args:
         needs_address: Where it listens has to be known, whatever its checks are.
         needs_vite: It is known to run Vite, or another server of a frontend.
-        avoids_vite: It is known to run Vite beside the server that is meant.
+        avoids_vite: Says whether it may run Vite beside the server that is meant.
         programs: Finds the names of the programs that listen at a port, of the tree of a leader.
         identify: Finds out what answers at a socket.
 
@@ -79,7 +79,7 @@ class Readiness:
         port: int | None = None,
         needs_address: bool = False,
         needs_vite: bool = False,
-        avoids_vite: bool = False,
+        avoids_vite: Callable[[], bool] | Literal[False] = False,
         probe: Probe = probe,
         programs: Callable[[int, int], Awaitable[frozenset[str]]],
         identify: Callable[[Address], Awaitable[tuple[Seen, Address]]],
@@ -195,7 +195,7 @@ class Readiness:
             return True
         if self._needs_vite:
             return await self._is_vite(socket)
-        if self._avoids_vite:
+        if self._avoids_vite and self._avoids_vite():
             return (await self._identify(socket))[0] not in FRONTENDS
         return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
 

@@ -143,7 +143,7 @@ class PlainPrinter:
         It has a mark of its own, so that ``name | line`` is always whole.
         """
         source = (event.process, event.stream)
-        if event.text and source not in self._marked:
+        if source not in self._marked and not is_blank(event.text):
             self._marked.add(source)
             self._writer.put(self._format(event.at, source, event.text, sign=_PARTIAL_SIGN))
 

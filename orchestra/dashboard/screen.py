@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import io
 import os
 import re
 import termios
@@ -34,7 +33,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
-from rich.console import Console
+from rich.console import COLOR_SYSTEMS, Console
+from rich.segment import Segment
 
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import Frame, frame
@@ -227,7 +227,7 @@ class Screen:
 
     def _paint(self, picture: Frame, *, is_new: bool) -> None:
         """Draw a frame and write it; in a worker thread."""
-        lines = self._renderer.lines(draw(picture, self._controls.bindings), picture.width)
+        lines = self._renderer.lines(draw(picture, self._controls.bindings))
         with self._lock:
             if self._mode is None:
                 return
@@ -330,18 +330,24 @@ class Renderer:
     """Turns lines of text into what a terminal is sent, by what its environment says that it can do."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
         # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
         self._is_unicode = "utf" in locale.lower()
-        self._width = 0
-        self._console = self._new_console(0)
+        self._console = Console(
+            force_terminal=True,
+            legacy_windows=False,
+            width=1,
+            height=1,
+            no_color=bool(environ.get("NO_COLOR")),
+            _environ=environ,
+        )
+        self._colours = COLOR_SYSTEMS.get(self._console.color_system or "")
         self._known: dict[tuple[object, ...], str] = {}
 
-    def lines(self, lines: Iterable[Text], width: int) -> list[str]:
-        """Render lines, without their ends."""
-        if width != self._width or len(self._known) > _MOST_KNOWN:
-            self._width, self._known, self._console = width, {}, self._new_console(width)
+    def lines(self, lines: Iterable[Text]) -> list[str]:
+        """Render lines, without their ends; they are not too long."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         return [self._line(line) for line in lines]
 
     def _line(self, line: Text) -> str:
@@ -349,29 +355,24 @@ class Renderer:
         key = line.plain, tuple(line.spans), line.style
         found = self._known.get(key)
         if found is None:
-            with self._console.capture() as capture:
-                self._console.print(line)
+            # `Console.print` gives the same, after laying a page out for each line: five times the work.
+            segments = Segment.apply_style(line.render(self._console), self._console.get_style(line.style))
+            if self._console.no_color:
+                segments = Segment.remove_color(segments)
+            text = "".join(
+                style.render(text, color_system=self._colours) if style else text
+                for text, style, _ in segments
+            )
             # Rich gives a link another number in each picture, and all lines with one would be sent again.
-            text = _LINK_NUMBER.sub("\x1b]8;;", capture.get()).rstrip("\n")
+            text = _LINK_NUMBER.sub("\x1b]8;;", text)
             found = self._known[key] = text if self._is_unicode else to_ascii(text)
         return found
-
-    def _new_console(self, width: int) -> Console:
-        return Console(
-            file=io.StringIO(),
-            force_terminal=True,
-            legacy_windows=False,
-            width=width,
-            height=1,
-            no_color=bool(self._environ.get("NO_COLOR")),
-            _environ=self._environ,
-        )
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
     """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
     width, _ = terminal_size(stdout)
-    lines = Renderer(environ).lines(view.summary(model, width), width)
+    lines = Renderer(environ).lines(view.summary(model, width))
     return "".join(f"{line}\n" for line in lines)
 
 

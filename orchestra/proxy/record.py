@@ -24,6 +24,7 @@ from orchestra.events import (
     StreamClosed,
     StreamOpened,
 )
+from orchestra.proxy.framing import NO_BODY
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Record:
         self._is_due = True  # its end is still to be told
         self._first_byte: float | None = None
         self._duration = 0.0
+        self._bytes_in = 0
         self._answer: ResponseHead | None = None
         self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
         self._clock = clock
@@ -137,6 +139,8 @@ class Record:
             return
         self._is_due = False
         self._duration = self._clock() - self._begun
+        # Not the body itself: what came behind it would be kept, too.
+        self._bytes_in, self._body = self._body.size, NO_BODY
         if self._recent is not None:
             self._recent.append(self)
         if self._bus.wants(RequestFinished):
@@ -160,7 +164,7 @@ class Record:
             held=self.held,
             first_byte=self._first_byte,
             duration=self._duration,
-            bytes_in=self._body.size,
+            bytes_in=self._bytes_in,
             bytes_out=self.bytes_out,
             outcome=self.outcome,
         )

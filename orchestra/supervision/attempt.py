@@ -193,8 +193,6 @@ class Attempt(Stoppable):
             return
         if self.plan.ready is not None:
             self._nursery.start_soon(self._attend, child.pid)
-            if self._run.roles is not None and self._run.roles.is_both(self.plan.name):
-                self._nursery.start_soon(self.second.follow, child.pid)
         elif self.plan.on_ready is not None:
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
@@ -226,7 +224,7 @@ class Attempt(Stoppable):
             port=self.port,
             needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
-            avoids_vite=plan.role is Role.BACKEND and roles is not None and roles.is_both(plan.name),
+            avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,
             programs=self._run.runtime.programs,
             identify=self._run.runtime.identify,
@@ -253,13 +251,13 @@ class Attempt(Stoppable):
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
+            self._nursery.start_soon(self.second.follow, leader)
             if found is None:
                 await self.readiness.wait(leader, self._run.scanner)
                 found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
         self._on_fact(self, Ready())
-        self._nursery.start_soon(self.second.follow, leader)
 
     async def _stay_up(self, leader: int) -> None:
         async with trio.open_nursery() as nursery:
@@ -315,7 +313,8 @@ class Attempt(Stoppable):
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
         if found is not None and roles is not None and roles.is_open(name):
-            roles.see(name, Seen.HTTP if self.symptoms.watches else Seen.SILENT)
+            seen, also = (Seen.HTTP, Seen.NOTHING) if self.symptoms.watches else (Seen.SILENT, None)
+            roles.see(name, seen, also=also)
             found = None if roles.is_open(name) else found
         if found is not None and self._may_reload:
             self._on_fact(self, found)

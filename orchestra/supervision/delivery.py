@@ -49,24 +49,22 @@ class Delivery:
         self._bus = bus
         self._sinks = tuple(sinks)
         self._is_ending = False
-        self._delivering: set[trio.CancelScope] = set()
+        # Lines are stamped when it is their turn: what waits for a slow reader is not overtaken.
+        self._turn = trio.Lock()
+        self._delivering = trio.CancelScope()  # around the newest lines
 
     async def deliver(self, process: str, stream: StreamName, lines: Sequence[str]) -> None:
         """Deliver lines of a process, in order."""
         for start in range(0, len(lines), _LINES_AT_A_TIME):
-            await trio.lowlevel.checkpoint()
-            if not self._sinks and not self._bus.wants(OutputLine):
-                return
-            with trio.CancelScope() as scope:
-                self._delivering.add(scope)
-                try:
+            async with self._turn:
+                if not self._sinks and not self._bus.wants(OutputLine):
+                    return
+                with trio.CancelScope() as self._delivering:
                     if self._is_ending:
-                        scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
+                        self.expect_end()
                     await self._deliver(process, stream, lines[start : start + _LINES_AT_A_TIME])
-                finally:
-                    self._delivering.discard(scope)
-            if scope.cancelled_caught:
-                self._sinks = ()
+                if self._delivering.cancelled_caught:
+                    self._sinks = ()
 
     async def _deliver(self, process: str, stream: StreamName, texts: Sequence[str]) -> None:
         first, now = self._bus.number(len(texts))
@@ -83,8 +81,7 @@ class Delivery:
     def expect_end(self) -> None:
         """From now on, give the sinks up when lines have waited for them for too long."""
         self._is_ending = True
-        for scope in self._delivering:
-            scope.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
+        self._delivering.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
 
 
 class ProcessOutput:

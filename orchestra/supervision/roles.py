@@ -167,13 +167,18 @@ class RunTimeRoles:
         known, roles = self._facts.of(process), self._roles
         if known is None or known.also is None:
             return ()
-        is_open = UNDECIDED in (self._facts.frontend, self._facts.backend) or self.is_both(process)
+        is_open = UNDECIDED in (self._facts.frontend, self._facts.backend) or self._is_both(process)
         if isinstance(roles.frontend, FromProcess) and roles.frontend == known.upstream:
             return (Seen.HTTP,) if is_open else ()
         return FRONTENDS if is_open and roles.backend == known.upstream else ()
 
-    def is_both(self, process: str) -> bool:
-        """Whether a process is both upstreams, the second one by a server beside its first one."""
+    def wants_frontend_beside(self, process: str) -> bool:
+        """Whether a process is the backend, and is or may be the frontend, too."""
+        known = self._facts.of(process)
+        is_over = known is None or known.also is Seen.SILENT
+        return not is_over and self._wanted_beside(process) == FRONTENDS
+
+    def _is_both(self, process: str) -> bool:
         found = (self._roles.frontend, self._roles.backend)
         return any(
             isinstance(each, FromProcess) and each.is_second and each.name == base_name(process)
