@@ -601,3 +601,11 @@ def test_a_program_that_does_not_speak_http_is_known(root: Path, command: str) -
 )
 def test_programs_that_run_at_the_same_time_are_told(tmp_path: Path, command: str, *, expected: bool) -> None:
     assert read(command, cwd=tmp_path, root=tmp_path).runs_others is expected
+
+
+def test_a_script_may_be_named_to_concurrently(tmp_path: Path) -> None:
+    scripts = {"web": "vite", "api": "python manage.py runserver"}
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": scripts}))
+    reading = read("npx concurrently npm:web npm:api", cwd=tmp_path, root=tmp_path)
+    assert reading.why.endswith("runs vite")
+    assert (reading.ports, reading.serves) == ((8000,), "python manage.py runserver")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "read"]
 
+# How `concurrently` is told of a script: `npm:dev`.
+_SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
 # How deep scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
@@ -264,7 +266,7 @@ class _Walk:
         elif program == "concurrently":
             self.set(runs_others=True)
             for each in _split(args)[1]:
-                self.inner(each, cwd)
+                self.inner(_SHORTCUT.sub(r"\1 run ", each), cwd)
         elif program in _LAUNCHERS and args[:1] == ["run"]:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 

@@ -430,7 +430,7 @@ class _Reader:
 def _tells_port(process: Draft) -> bool:
     """Whether a command tells its port; what a manager of packages runs takes no usual port of Python's."""
     reading = process.reading
-    is_known = reading.ports or reading.manager or reading.serves
+    is_known = reading.ports or reading.serves or (reading.manager and not reading.runs_others)
     return bool(is_known) or environment.mentions_port(process.command)
 
 
