@@ -478,6 +478,28 @@ async def test_a_second_server_that_moves_is_found_again(
         assert ready == [None, "http://127.0.0.1:8001", None, "http://127.0.0.1:8002"]
 
 
+async def test_a_socket_that_was_gone_is_asked_again(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is there at first may be a check that a port is free."""
+
+    async def tries_first(child: Child) -> int:
+        child.shows = Seen.SILENT
+        child.listen()
+        await trio.sleep(1)
+        child.sockets.clear()
+        await trio.sleep(1)
+        child.shows = Seen.HTTP
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = tries_first
+    async with running_processes(world, API, proxy=BOTH_OPEN) as (_, recorder):
+        await recorder.until_state("dev", State.READY)
+        assert trio.current_time() < 5
+
+
 async def test_where_nothing_else_runs_beside_vite_nothing_is_waited_for(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -62,7 +62,7 @@ class _Patience:
 
 
 class _Questions:
-    """Asks each socket of a child once.
+    """Asks each socket of a child once, and again if it was gone meanwhile.
 
     Attributes:
         asked: What each has shown.
@@ -81,6 +81,7 @@ class _Questions:
 
     async def ask(self, sockets: Sequence[Address], is_wanted: Callable[[], bool]) -> Mapping[Address, Seen]:
         """Ask those that have not answered yet, while that is wanted."""
+        self.asked = {each: self.asked[each] for each in sockets if each in self.asked}
         for each in sockets:
             # Frontends that render on the server have unix sockets for themselves.
             if each.scheme != "unix" and is_wanted() and self.asked.get(each, Seen.NOTHING) is Seen.NOTHING:
