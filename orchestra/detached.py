@@ -60,4 +60,6 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
                 raise OrchestraError("the run in the background cannot be reached, and was ended")
             time.sleep(_INTERVAL)
         complaints.seek(0)
-        return run.returncode, "", complaints.read().decode("utf-8", "replace")
+        said = complaints.read().decode("utf-8", "replace")
+        over = f"it has ended already, with exit status {run.returncode}: orchestra logs --last\n"
+        return run.returncode, "", said or over

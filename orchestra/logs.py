@@ -22,7 +22,7 @@ from orchestra.dashboard.runlog import newest
 from orchestra.dashboard.words import sentence
 from orchestra.dashboard.writer import standard_output
 from orchestra.errors import ConfigError
-from orchestra.events import Notice, OutputLine, RunEnded, RunStarted, StateChanged, decode
+from orchestra.events import Notice, OutputLine, PlanChanged, RunEnded, RunStarted, StateChanged, decode
 from orchestra.folders import is_running
 
 if TYPE_CHECKING:
@@ -41,14 +41,15 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
 
 
 def moment(text: str) -> datetime:
-    """Read how long ago (``5m``), a time of today (``14:30``), or one of ISO 8601; or `ValueError`."""
+    """Read how long ago (``5m``), a time of the last day (``14:30``), or one of ISO 8601; or `ValueError`."""
     now = datetime.now(UTC)
     try:
         if ago := _AGO.match(text):
             return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
-        is_of_today = re.match(r"\d\d?:\d\d", text)
-        date = f"{now.astimezone():%Y-%m-%d}T{text:0>5}" if is_of_today else text
-        return datetime.fromisoformat(date).astimezone()
+        if not re.match(r"\d\d?:\d\d", text):
+            return datetime.fromisoformat(text).astimezone()
+        today = datetime.fromisoformat(f"{now.astimezone():%Y-%m-%d}T{text:0>5}").astimezone()
+        return today if today <= now else today - timedelta(days=1)
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time: 30s, 5m, 2h, 14:30 or 2026-01-31T14:30 are some") from None
 
@@ -144,12 +145,17 @@ def show(
     output = _Output()
     printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
     kept: deque[Event] = deque(maxlen=lines)
+    known: set[str] = set()
     is_live = False
     for event in events:
-        if isinstance(event, RunStarted):
+        if isinstance(event, RunStarted | PlanChanged):
             printer.widen(event.processes)
+            known |= {*event.processes, *map(base_name, event.processes)}
         if event is None:
             is_live = True
+            if known and (unknown := [name for name in names if name not in known]):
+                hint = f"There are {', '.join(sorted(known))}."
+                raise ConfigError(f"there is no process called {unknown[0]} in this log", hint=hint)
             for each in kept:
                 printer.observe(each)
         elif _is_wanted(event, names, since):

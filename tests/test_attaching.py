@@ -118,14 +118,3 @@ def test_what_was_before_a_run_in_the_background_is_watched_is_shown(tmp_path: P
             assert "waits for input" not in terminal.text
     finally:
         orchestra("down", cwd=folder)
-
-
-def test_a_terminal_that_accepts_nothing_is_given_back_when_it_does(tmp_path: Path) -> None:
-    folder = project(tmp_path, worker="while :; do seq 100; sleep 0.05; done")
-    assert orchestra("run", "--detach", cwd=folder)[0] == 0
-    try:
-        with attached(folder, columns=300, lines=80) as terminal:
-            terminal.until(lambda text: "worker" in text)
-            terminal.end_while_it_accepts_nothing()
-    finally:
-        orchestra("down", cwd=folder)

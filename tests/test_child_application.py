@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.child import application
-from orchestra.child.application import kind_of, never_empty
+from orchestra.child.application import is_target, kind_of, never_empty
 from tests.kit import called, free_port
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def create():
 def broken():
     return 1 / 0
 """
+
+
+@pytest.mark.parametrize("text", ["myapp", "myapp:", ":app", "../myapp:app", "my..app:app"])
+def test_what_names_no_application_is_none(text: str) -> None:
+    assert not is_target(text)
+    assert is_target("my.app:make.app()")
 
 
 def said(folder: Path, target: str, *, python: str = sys.executable) -> str:

@@ -182,6 +182,9 @@ def test_options_beat_settings(project: Project) -> None:
     assert (env["A"], env["B"]) == ("a", "b")
     assert (plan.output, plan.processes[0].port, proxy_of(plan).port) == ("plain", 7100, 9001)
     assert project.load(TWO, settings, overrides=Overrides(no_proxy=True)).proxy is None
+    assert project.load(TWO).reload.enabled
+    assert not project.load(TWO, overrides=Overrides(no_reload=True)).reload.enabled
+    assert not project.load(TWO, "reload.enabled = false").reload.enabled
 
 
 # --- Which processes ---

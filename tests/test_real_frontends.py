@@ -76,8 +76,10 @@ def pages(chromium: Browser, run: Run) -> Iterator[dict[str, Page]]:
     with chromium.new_context(base_url=run.url) as context:
         context.set_default_timeout(60_000)
         opened = {name: context.new_page() for name in ("ui", "admin")}
-        opened["ui"].goto("/")
-        opened["admin"].goto("/admin/users/7")
+        for name, path in (("ui", "/"), ("admin", "/admin/users/7")):
+            # What its Vite says before that, or that it is gone, never reaches the page.
+            with opened[name].expect_console_message(lambda said: "[vite] connected." in said.text):
+                opened[name].goto(path)
         yield opened
 
 
@@ -105,19 +107,18 @@ def test_an_edit_changes_the_page_of_its_own_frontend(folder: Path, run: Run, pa
 
 
 def test_one_that_dies_takes_nothing_else_down(folder: Path, run: Run, pages: dict[str, Page]) -> None:
-    greets(folder, "ui", "ui")
     since = len(run.events)
     leader = psutil.Process(run.state("admin", "ready")["pid"])
     os.killpg(leader.pid, signal.SIGSTOP)  # so that it is not there for as long as we look
     before = [*leader.children(recursive=True), leader]
     greets(folder, "ui", "still here")
     shows(pages["ui"], "still here backend")
+    greets(folder, "admin", "back")  # not later: what is saved before Vite watches is never told
     for each in before:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     run.state("admin", "ready", since=since)
     # Vite's client has asked its own Vite whether it is back, and loads the page again.
-    greets(folder, "admin", "back")
     shows(pages["admin"], "back backend")
 
 

@@ -120,17 +120,8 @@ before_restart = [{ command = "echo $GREETING; cp words.in words.py", inputs = [
         assert get(run.url).text == "made"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "settings"),
-    [
-        (["--no-reload"], ""),
-        ([], "[reload]\nenabled = false\n"),
-        ([], "[process.api]\nwatch = false\n"),
-        ([], "[process.api]\nignore = ['*.py']\n"),
-    ],
-)
-def test_what_is_not_to_be_watched_is_not(arguments: list[str], settings: str, project: Project) -> None:
-    with project.run(*arguments, settings=settings) as run:
+def test_without_reloads_nothing_is_watched(project: Project) -> None:
+    with project.run("--no-reload") as run:
         project.says("two")
         time.sleep(UNSEEN)
         assert get(run.url).text == "one"

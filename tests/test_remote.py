@@ -263,6 +263,9 @@ def test_the_log_is_there_during_a_run_and_after_it(run: Run, project: Path) -> 
     assert shown.splitlines()[-1].startswith("orchestra | ended after ")
     code, last, _ = orchestra("logs", "--last", cwd=project)
     assert (code, last) == (0, shown)
+    code, _, errors = orchestra("logs", "--last", "wroker", cwd=project)
+    said = "error: there is no process called wroker in this log\n hint: There are api, worker.\n"
+    assert (code, errors) == (2, said)
     state = [each for each in os.scandir(os.environ["XDG_STATE_HOME"] + "/orchestra") if "log-" in each.name]
     assert {each.stat().st_mode & 0o777 for each in state} == {0o600}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ import trio.testing
 from orchestra import Plan
 from orchestra.dashboard.runlog import RunLog, newest
 from orchestra.events import OutputLine
-from orchestra.logs import read_log
+from orchestra.logs import moment, read_log
 from tests.kit import PATIENCE
 
 if TYPE_CHECKING:
@@ -54,3 +55,12 @@ async def test_a_loud_process_does_not_wait_for_time_to_pass(
     # Its older half has been replaced meanwhile, perhaps; no line of the rest is missing.
     assert lines == [f"\x1b[1m{number}" for number in range(LINES - len(lines), LINES)]
     assert len(lines) > LINES / 2
+
+
+@pytest.mark.parametrize("ahead", [-120, 120])
+def test_a_time_of_the_day_is_the_last_one(ahead: int) -> None:
+    now = datetime.now(UTC)
+    asked = now.astimezone() + timedelta(seconds=ahead)
+    found = moment(f"{asked:%H:%M}")
+    assert (found.hour, found.minute) == (asked.hour, asked.minute)
+    assert now - timedelta(days=1, minutes=1) < found <= datetime.now(UTC)

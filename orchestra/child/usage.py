@@ -1,8 +1,6 @@
 """What processes take of the machine: CPU time and memory of a child and of all that it has started.
 
-The process table is read once for all children, in a worker thread: it takes some milliseconds.
-
-Not here: how often.
+The process table is read once for all children, in a worker thread: it takes some ms. Not here: how often.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Reading the user's files, and collecting all problems that are found in them, to be raised together.
-
-Not here: what any file means.
-"""
+"""Reading the user's files, and collecting all that is wrong with them; not what they mean."""
 
 from __future__ import annotations
 

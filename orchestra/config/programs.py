@@ -1,7 +1,4 @@
-"""What a command needs and does not find, or finds elsewhere: a folder, a program, the project's Python.
-
-Not here: reading commands (`command`), starting them.
-"""
+"""What a command (`command` reads it) does not find, or finds elsewhere: a folder, a program, a Python."""
 
 from __future__ import annotations
 

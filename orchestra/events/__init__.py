@@ -188,11 +188,7 @@ class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
 
 
 class OutputLine(Stamped, frozen=True, kw_only=True, tag="process.output"):
-    """A process wrote one whole line.
-
-    Attributes:
-        text: Without its line end; of all control sequences only colours (SGR) are left.
-    """
+    """A process wrote one whole line; without its end, and of control sequences with colours (SGR) alone."""
 
     process: str
     stream: StreamName
@@ -215,11 +211,7 @@ class OutputPaused(Stamped, frozen=True, kw_only=True, tag="process.output.parti
 
 
 class InputWanted(Stamped, frozen=True, kw_only=True, tag="input.wanted"):
-    """A process has paused after what looks like a prompt, and probably waits to be answered.
-
-    Attributes:
-        prompt: The line that it has begun, without colours: ``(Pdb)``.
-    """
+    """A process has paused after what looks like a prompt, ``(Pdb)`` without colours, and probably waits."""
 
     process: str
     prompt: str
@@ -269,7 +261,6 @@ class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
     """Files of a process were saved with another content.
 
     Attributes:
-        process: The process whose files they are.
         paths: Relative to the Procfile's folder where they are below it; sorted, at most 20.
     """
 
@@ -278,12 +269,7 @@ class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
 
 
 class ReloadSent(Stamped, frozen=True, kw_only=True, tag="reload.sent"):
-    """Browser tabs were told to load their page again.
-
-    Attributes:
-        tabs: How many.
-        reason: Why, in words: ``api is ready``.
-    """
+    """So many browser tabs were told to load their page again, for a reason: ``api is ready``."""
 
     tabs: int
     reason: str

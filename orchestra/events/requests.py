@@ -29,7 +29,6 @@ class RequestPending(Stamped, frozen=True, kw_only=True, tag="request.pending"):
     Told within half a second, and again when another upstream is asked or the answer begins.
 
     Attributes:
-        upstream: Which one is asked.
         status: Of the answer; ``None`` if it has not begun.
         elapsed: Seconds since the request's head.
     """
@@ -90,12 +89,7 @@ class RequestFinished(Stamped, frozen=True, kw_only=True, tag="request.finished"
 
 
 class RequestHeld(Stamped, frozen=True, kw_only=True, tag="request.held"):
-    """A request has begun to wait for an upstream.
-
-    Attributes:
-        id: As in `RequestFinished`.
-        reason: What it waits for: ``api is starting``.
-    """
+    """A request has begun to wait for an upstream, for a reason: ``api is starting``."""
 
     id: int
     method: str
@@ -120,11 +114,7 @@ class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"
 
 
 class RequestReplayed(Stamped, frozen=True, kw_only=True, tag="request.replayed"):
-    """A request whose upstream went away without a byte of an answer is sent again.
-
-    Attributes:
-        reason: What became of the first attempt.
-    """
+    """A request whose upstream went away without a byte of an answer, for that reason, is sent again."""
 
     id: int
     method: str

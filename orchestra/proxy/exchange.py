@@ -87,9 +87,11 @@ class Exchange:
         self._client = client
         self._head = head
         self._peer = peer
-        self._record = record = Record(shared.bus, shared.next_number(), head, client.body, shared.recent)
+        number, recent = shared.next_number(), shared.recent
+        self._record = record = Record(shared.bus, number, head, client.body, recent, clock=shared.clock)
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, peer, record)
+        # Not in the class: CPython 3.11 then takes 20 ns for each look at one of them, and 1 ns as it is.
         self.is_last = True
         self._websocket: websocket.Tunnel | None = None
         self._step: Step | None = None

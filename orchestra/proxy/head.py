@@ -147,13 +147,18 @@ class ResponseHead(_Head, frozen=True, gc=False):
     @property
     def media_type(self) -> bytes:
         """The media type without its parameters, in lower case; empty if none is given."""
-        return self.values.get(b"content-type", b"").partition(b";")[0].partition(b",")[0].strip().lower()
+        return _media_type(self.values.get(b"content-type", b""))
 
 
 @lru_cache(maxsize=64)
 def tokens(value: bytes) -> tuple[bytes, ...]:
     """Return the items of a list-valued field, in lower case."""
     return tuple(filter(None, (piece.strip(b" \t") for piece in value.lower().split(b","))))
+
+
+@lru_cache(maxsize=64)
+def _media_type(value: bytes) -> bytes:
+    return value.partition(b";")[0].partition(b",")[0].strip().lower()
 
 
 def _lines(fields: Headers) -> list[bytes]:

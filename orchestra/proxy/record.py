@@ -52,6 +52,7 @@ class Record:
         number: Requests count from 1.
         body: The request's.
         recent: Gets it when it is over.
+        clock: Gives the time of trio's clock.
 
     Attributes:
         upstream: Where the answer comes from.
@@ -64,7 +65,14 @@ class Record:
     """
 
     def __init__(
-        self, bus: Bus, number: int, head: RequestHead, body: Body, recent: deque[Record] | None = None
+        self,
+        bus: Bus,
+        number: int,
+        head: RequestHead,
+        body: Body,
+        recent: deque[Record] | None = None,
+        *,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._bus = bus
         self._number = number
@@ -84,7 +92,8 @@ class Record:
         self._bytes_in = 0
         self._answer: ResponseHead | None = None
         self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
-        self._begun = trio.current_time()
+        self._clock = clock
+        self._begun = clock()
 
     @property
     def size(self) -> int:
@@ -94,7 +103,7 @@ class Record:
     def answered(self, head: ResponseHead) -> None:
         """Its answer begins."""
         self.status, self._answer = head.status, head
-        self._first_byte = trio.current_time() - self._begun
+        self._first_byte = self._clock() - self._begun
 
     def _tell(self, event: Callable[..., Event], **more: object) -> None:
         self._bus.emit(event(id=self._number, target=self._target, **more))
@@ -129,7 +138,7 @@ class Record:
         if not self._is_due:
             return
         self._is_due = False
-        self._duration = trio.current_time() - self._begun
+        self._duration = self._clock() - self._begun
         # Not the body itself: what came behind it would be kept, too.
         self._bytes_in, self._body = self._body.size, NO_BODY
         if self._recent is not None:
@@ -140,7 +149,7 @@ class Record:
 
     def past(self) -> Iterator[RequestHeads | RequestFinished]:
         """Tell again of a request that is over; these events have no numbers."""
-        time = utc_now() - timedelta(seconds=trio.current_time() - self._begun - self._duration)
+        time = utc_now() - timedelta(seconds=self._clock() - self._begun - self._duration)
         for event in (self._heads(), self._end()):
             yield replace(event, time=time)
 
@@ -187,7 +196,7 @@ class Record:
             kind=self.kind,
             upstream=self.upstream,
             code=code,
-            duration=trio.current_time() - self._begun,
+            duration=self._clock() - self._begun,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
         )

@@ -170,6 +170,7 @@ class Proxy:
         try:
             with self._serving:
                 async with trio.open_nursery() as self._nursery:
+                    self._shared.clock = trio.lowlevel.current_clock().current_time
                     self._shared.start_soon = self._nursery.start_soon
                     self._nursery.start_soon(self.poller.run)
                     self._nursery.start_soon(self._sweep)

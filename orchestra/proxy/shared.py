@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Extras", "Pages", "Shared"]
 
-# More than a screen shows. Each holds some 4 KiB of heads: with 300, nothing that a request takes is in the
-# processor's cache any more, and each cost a tenth more.
-_MOST_RECENT = 50
+# A screen of them. Each holds some 4 KiB of heads: with 300, nothing that a request takes is left in the
+# processor's cache, and each cost a tenth more.
+_MOST_RECENT = 30
 # Refused origins that get a notice; further ones see the refusal in their answers alone.
 _MAX_ORIGINS = 100
 
@@ -85,6 +85,7 @@ class Shared:
         extras: What is there for development only.
 
     Attributes:
+        clock: What `trio.current_time` asks in the end, at a third of its price, while the proxy runs.
         ended: Where tasks wait for the end of an exchange or a connection.
         hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
@@ -94,6 +95,7 @@ class Shared:
         upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
     """
 
+    clock: Callable[[], float]
     start_soon: Callable[..., object]
 
     def __init__(

@@ -167,14 +167,12 @@ class _Flow:
         fault: What broke.
     """
 
-    is_whole = False
-    fault: Exception | None = None
-    _has_ended = False
-
     def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
+        self.is_whole = self._has_ended = False
+        self.fault: Exception | None = None
         self._source = source
         self._scope = scope
         self._is_stuck = trio.Event()

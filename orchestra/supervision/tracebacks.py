@@ -4,9 +4,7 @@ A Python traceback has a head, frames, and a last line at its own margin: the ex
 depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
 draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
 
-All that is kept is bounded: any program may write anything.
-
-Not here: input or output, what an exception means for the process.
+All that is kept is bounded: any program may write anything. Not here: what follows for the process.
 """
 
 from __future__ import annotations
