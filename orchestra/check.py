@@ -7,11 +7,11 @@ Not here: starting anything, printing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from orchestra.config import Overrides, examine
+from orchestra.config import examine
 from orchestra.config.checks import words_of
 from orchestra.config.plan import Address, Plan, ProcessPlan
 from orchestra.errors import ConfigError
@@ -19,7 +19,7 @@ from orchestra.planning import this_machine
 from orchestra.watch.interest import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -33,23 +33,10 @@ class Report(Struct, frozen=True):
     understood: tuple[str, ...]
 
 
-def check(
-    procfile: Path | str | None = None,
-    *,
-    environ: Mapping[str, str],
-    only: Sequence[str] = (),
-    left_out: Sequence[str] = (),
-    overrides: Overrides | None = None,
-) -> Report:
+def check(procfile: Path | str | None = None, *, environ: Mapping[str, str], **asked: Any) -> Report:
     """Look at everything that a run would need; the arguments are those of `load`."""
     try:
-        plan, problems = examine(
-            procfile,
-            this_machine(environ, has_memory=True),
-            only=only,
-            left_out=left_out,
-            overrides=overrides,
-        )
+        plan, problems = examine(procfile, this_machine(environ, has_memory=True), **asked)
     except ConfigError as exc:
         return Report((exc,), ())
     understood = tuple(_understood(plan)) if plan.processes else ()

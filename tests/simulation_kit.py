@@ -68,6 +68,7 @@ class Child:
         shows: What its sockets are found to be; but at the ports of `vite` they are Vite's.
         program: The name of the program that holds them.
         remains: What is seen of its processes.
+        folder: Where its servers run, if that can be seen.
         beside: Whether its sockets are those of several processes, side by side.
     """
 
@@ -84,6 +85,7 @@ class Child:
         self.program = "python3"
         self.remains: list[Member] = []
         self.beside = False
+        self.folder: Path | None = None
         self.has_ended = False
         self._on_output = on_output
         self._asked, self._killed = trio.Event(), trio.Event()
@@ -193,6 +195,7 @@ class World:
             holder=self._holder,
             programs=self._programs_at,
             beside=self._beside,
+            folder=self._folder,
             identify=self._identify,
             is_alive=self._is_alive,
             free_port=self._free_port,
@@ -304,6 +307,10 @@ class World:
     async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
         await trio.lowlevel.checkpoint()
         return frozenset({self.child(leader).program})
+
+    async def _folder(self, leader: int, _port: int) -> Path | None:
+        await trio.lowlevel.checkpoint()
+        return self.child(leader).folder
 
     async def _beside(self, leader: int, port: int) -> tuple[frozenset[Address], bool]:
         await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -476,6 +477,44 @@ async def test_a_second_server_that_moves_is_found_again(
         await until_second(recorder, "http://127.0.0.1:8002")
         ready = [each.second_url for each in recorder.of(StateChanged) if each.state is State.READY]
         assert ready == [None, "http://127.0.0.1:8001", None, "http://127.0.0.1:8002"]
+
+
+async def test_a_socket_that_was_gone_is_asked_again(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is there at first may be a check that a port is free."""
+
+    async def tries_first(child: Child) -> int:
+        child.shows = Seen.SILENT
+        child.listen()
+        await trio.sleep(1)
+        child.sockets.clear()
+        await trio.sleep(1)
+        child.shows = Seen.HTTP
+        child.listen()
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["dev"] = tries_first
+    async with running_processes(world, API, proxy=BOTH_OPEN) as (_, recorder):
+        await recorder.until_state("dev", State.READY)
+        assert trio.current_time() < 5
+
+
+async def test_where_a_frontend_runs_is_known_when_it_was_found(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What it serves itself restarts no backend."""
+
+    async def in_a_folder(child: Child) -> int:
+        child.folder = Path("/x/web")
+        return await shows(Seen.VITE, child)
+
+    world.programs["fe"] = in_a_folder
+    async with running_processes(world, API, FE, proxy=BOTH_OPEN) as (run, recorder):
+        await recorder.until_state("fe", State.READY)
+        assert run.workers["fe"].life.plan.vite_folder == Path("/x/web")
+        assert run.workers["dev"].life.plan.vite_folder is None
 
 
 async def test_where_nothing_else_runs_beside_vite_nothing_is_waited_for(

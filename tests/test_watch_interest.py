@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestra.config.plan import FromProcess, Plan, ProcessPlan, ProxyPlan, Role
 from orchestra.config.reloaders import Reloader
@@ -159,3 +160,12 @@ def test_the_files_of_the_plan_are_the_runs() -> None:
 def test_it_can_be_said_what_is_watched(process: dict[str, Any], words: str) -> None:
     plan = ProcessPlan(name="api", command="serve", **{"role": Role.BACKEND, "cwd": ROOT, **process})
     assert in_words(plan, Plan(processes=(plan,))) == words
+
+
+def test_where_vite_turned_out_to_run_counts_as_if_it_was_planned() -> None:
+    api = ProcessPlan(name="api", command="serve", role=Role.BACKEND, cwd=ROOT)
+    web = ProcessPlan(name="web", command="make dev", cwd=ROOT)
+    now = replace(web, role=Role.FRONTEND, vite_folder=ROOT / "ui")
+    for found, expected in ((web, {"api": TEMPLATE}), (now, {})):
+        wanted = interests(Plan(processes=(api, web)), [api, found])
+        assert Filter(wanted).kinds(normpath(ROOT / "ui/index.html")) == expected

@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 from math import ceil, inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -36,6 +37,7 @@ __all__ = [
     "another",
     "beside",
     "bind",
+    "folder",
     "holder",
     "in_order_of_preference",
     "is_free",
@@ -104,6 +106,16 @@ def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
         while (pid := parents.get(pid, 0)) and pid not in above:
             above.add(pid)
     return _sockets_of(others), bool(others - above)
+
+
+def folder(leader: int, port: int) -> Path | None:
+    """Give the folder in which what accepts connections at `port` runs, as `servers` finds it. Blocks."""
+    import psutil  # noqa: PLC0415
+
+    for entry in servers(leader, port):
+        with contextlib.suppress(psutil.Error, OSError):
+            return Path(psutil.Process(entry.pid).cwd())
+    return None
 
 
 def programs(leader: int, port: int) -> frozenset[str]:

@@ -70,18 +70,18 @@ def layout(frame: Frame) -> Layout:
         processes = 0
     left -= processes + (space if processes else 0)
     has_requests = frame.has_requests and not look.hides_requests and frame.details is None
+    middle, requests, is_wide = max(left, 0), 0, False
     if look.mode is Mode.HELP or (look.is_full and not look.on_requests) or not has_requests:
-        return Layout(space, error, processes, max(left, 0), 0, message, keys)
-    if look.is_full:
-        return Layout(space, error, processes, 0, max(left, 0), message, keys)
-    if frame.width >= _WIDE and left >= 3:
-        return Layout(space, error, processes, left, left, message, keys, is_wide=True)
-    if left < 10 and not look.on_requests:
-        return Layout(space, error, processes, max(left, 0), 0, message, keys)
-    wanted = min(left // 4 + 1, len(frame.requests) + 2, 10)
-    below = max(left * 2 // 3, 3) if look.on_requests else wanted
-    below = min(below, left)
-    return Layout(space, error, processes, max(left - below - space, 0), below, message, keys)
+        pass
+    elif look.is_full:
+        middle, requests = 0, middle
+    elif frame.width >= _WIDE and left >= 3:
+        requests, is_wide = left, True
+    elif left >= 10 or look.on_requests:
+        wanted = min(left // 4 + 1, len(frame.requests) + 2, 10)
+        requests = min(max(left * 2 // 3, 3) if look.on_requests else wanted, left)
+        middle = max(left - requests - space, 0)
+    return Layout(space, error, processes, middle, requests, message, keys, is_wide)
 
 
 def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:

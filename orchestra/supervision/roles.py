@@ -62,7 +62,7 @@ class _Patience:
 
 
 class _Questions:
-    """Asks each socket of a child once.
+    """Asks each socket of a child once, and again if it was gone meanwhile.
 
     Attributes:
         asked: What each has shown.
@@ -81,6 +81,7 @@ class _Questions:
 
     async def ask(self, sockets: Sequence[Address], is_wanted: Callable[[], bool]) -> Mapping[Address, Seen]:
         """Ask those that have not answered yet, while that is wanted."""
+        self.asked = {each: self.asked[each] for each in sockets if each in self.asked}
         for each in sockets:
             # Frontends that render on the server have unix sockets for themselves.
             if each.scheme != "unix" and is_wanted() and self.asked.get(each, Seen.NOTHING) is Seen.NOTHING:
@@ -124,6 +125,7 @@ class RunTimeRoles:
                 first_answer = first_answer or now
                 if asked[fitting] is Seen.HTTP and now - first_answer < _SETTLE_TIME:
                     continue
+                await self._note_folder(process, leader, fitting, asked[fitting])
                 _, has_others = await self._run.runtime.beside(leader, fitting.port)
                 self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
                 return questions.answering[fitting]
@@ -156,11 +158,19 @@ class RunTimeRoles:
             asked = await questions.ask(found, lambda: bool(self._wanted_beside(process)))
             fitting = next((each for each in found if asked.get(each) in wanted), None)
             if fitting is not None:
+                await self._note_folder(process, leader, fitting, asked[fitting])
                 self._see_beside(process, asked[fitting])
                 return questions.answering[fitting]
             if not has_others or (await patience.is_over() and not questions.is_open):
                 self._see_beside(process, Seen.SILENT)
         return None
+
+    async def _note_folder(self, process: str, leader: int, at: Address, seen: Seen) -> None:
+        """Have it known where a frontend runs: what it serves itself is none of the backend's files."""
+        if seen in FRONTENDS and (found := await self._run.runtime.folder(leader, at.port)) is not None:
+            worker = self._run.workers[process]
+            plan = replace(worker.life.plan, vite_folder=found)
+            worker.follow(plan, dependents=worker.dependents)
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:
         """What a process that is one upstream would have to show to be the other one, or has shown; or ()."""

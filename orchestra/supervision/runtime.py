@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
+    from pathlib import Path
 
     from orchestra.child.readiness import Probe
     from orchestra.child.remains import Member
@@ -65,6 +66,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
         probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         programs: Finds the names of their programs.
+        folder: Finds the folder in which the server at a port of a tree runs.
         beside: Finds the sockets of a tree beside a server, and whether other processes are there.
         identify: Asks what answers at a socket, as `inquiry.identify` does.
         holder: Says what listens at a port; empty: nothing, or that cannot be seen.
@@ -84,6 +86,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
     programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
     beside: Callable[[int, int], Awaitable[tuple[frozenset[Address], bool]]] = _in_thread(sockets.beside)
+    folder: Callable[[int, int], Awaitable[Path | None]] = _in_thread(sockets.folder)
     identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
     holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
     remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = _look_at_remains

@@ -125,14 +125,15 @@ def is_backend(process: ProcessPlan, plan: Plan) -> bool:
 def interests(plan: Plan, processes: Iterable[ProcessPlan]) -> Mapping[str, Interest]:
     """Say which files matter to which process, by name; and to the run as a whole.
 
-    The processes are those as they are now: a role may have been found since.
+    The processes are those as they are now: a role, or where one runs Vite, may have been found since.
     """
     found: dict[str, Interest] = {}
     if plan.files:
         by_name = [rules(path.parent, [f"/{path.name}"], Kind.PLAN) for path in plan.files]
         found[RUN] = tuple(rule for each in by_name for rule in each)
-    vites = [each.vite_folder for each in plan.processes if each.vite_folder is not None]
-    for process in processes:
+    present = tuple(processes)
+    vites = [each.vite_folder for each in (*plan.processes, *present) if each.vite_folder is not None]
+    for process in present:
         wanted = _interest(process, vites, plan.files, has_pages=is_backend(process, plan))
         if wanted:
             found[process.name] = wanted
