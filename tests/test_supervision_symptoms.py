@@ -123,7 +123,7 @@ ENDS = {
     "make": (
         ("error when starting dev server:", "Error: Found another Vite (PID 7).", "Pass --bypass-lock.",
          "    at scan (file:///x/vite.js:741:9)", "}", "make: *** [Makefile:2: dev] Error 1"),
-        "Error: Found another Vite (PID 7).",
+        "Error: Found another Vite (PID 7). Pass --bypass-lock.",
     ),
     "Node": (
         ("node:internal/modules/cjs/loader:1215", "  throw err;", "  ^", "",
@@ -151,7 +151,7 @@ ENDS = {
     ),
     "PostgreSQL": (
         ('FATAL:  data directory "/d" has wrong ownership', "HINT:  Its owner must start it."),
-        'FATAL:  data directory "/d" has wrong ownership',
+        'FATAL:  data directory "/d" has wrong ownership HINT:  Its owner must start it.',
     ),
     "npm, a script": (
         ("", "> dev", "> node x.js", "", "x.js: config missing", "npm error Lifecycle script `dev` failed:"),

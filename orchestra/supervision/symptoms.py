@@ -62,6 +62,8 @@ _SAYS_WHY = re.compile(
 )
 # Where Node could not read a file: a line of its own before the error.
 _NODE_PLACE = re.compile(r"(?:file://)?(/\S+:\d+)$")
+# What the program itself says to do about its error, in the line after it (Vite, PostgreSQL, npm, uv).
+_NEXT_STEP = re.compile(r"(HINT: |Please |Try |Use |Run |Pass |Set |Install |Add )")
 _MOST_CHARACTERS = 300
 # uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
 # server); Django; gunicorn.
@@ -135,9 +137,9 @@ def explain(lines: Sequence[str]) -> str:
 
 
 def _whole(lines: Sequence[str], at: int) -> str:
-    """A line with what it announces, or with the place that stands before it."""
+    """A line with what it announces or says to do, or with the place that stands before it."""
     line = lines[at].strip()
-    if line.endswith(":") and at + 1 < len(lines):
+    if at + 1 < len(lines) and (line.endswith(":") or _NEXT_STEP.match(lines[at + 1])):
         line = f"{line} {lines[at + 1].strip()}"
     place = next(filter(None, map(_NODE_PLACE.match, lines[max(at - 5, 0) : at])), None)
     return (line + (f" ({place[1]})" if place is not None else ""))[:_MOST_CHARACTERS]
