@@ -595,6 +595,7 @@ def test_a_program_that_does_not_speak_http_is_known(root: Path, command: str) -
         ("cd web && npm run dev 2>&1", False),
         ("tsc && vite", False),
         ("npx concurrently vite 'uvicorn app:app'", True),
+        ("npx run-p dev:ui dev:api", True),
         ("uvicorn app:app & vite", True),
         ("(sleep 1; make api)& vite", True),
     ],

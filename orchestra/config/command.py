@@ -34,6 +34,8 @@ __all__ = ["Reading", "read"]
 
 # How `concurrently` is told of a script: `npm:dev`.
 _SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
+# What else runs several scripts of packages at once; which ones is not read.
+_OF_SEVERAL = frozenset({"lerna", "npm-run-all", "npm-run-all2", "nx", "run-p", "turbo"})
 # How deep scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
@@ -267,6 +269,8 @@ class _Walk:
             self.set(runs_others=True)
             for each in _split(args)[1]:
                 self.inner(_SHORTCUT.sub(r"\1 run ", each), cwd)
+        elif program in _OF_SEVERAL:
+            self.set(runs_others=True)
         elif program in _LAUNCHERS and args[:1] == ["run"]:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 
@@ -356,7 +360,7 @@ class _Walk:
 
     def installed(self, words: list[str], cwd: Path | None) -> None:
         """Follow a program that a package manager finds."""
-        if words and (name := _unversioned(words[0])) in {"vite", "concurrently", "cross-env"}:
+        if words and (name := _unversioned(words[0])) in {"vite", "concurrently", "cross-env", *_OF_SEVERAL}:
             self.follow([name, *words[1:]], cwd)
 
     def uses(self, manager: str, cwd: Path | None) -> None:
