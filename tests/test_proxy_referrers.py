@@ -134,6 +134,13 @@ def test_no_shorter_prefix_ever_wins(frontends: list[str], backends: list[str], 
     assert asked_first(router, path.encode(), NAVIGATES) == expected
 
 
+def test_a_prefix_is_written_as_people_read_it() -> None:
+    router = Router(plan(backend_paths=("/caf\xe9", "/a%20b")))
+    for path in (b"/caf%C3%A9/x", b"/a%20b"):
+        assert router.side_of(path) == "backend"
+    assert router.side_of(b"/cafe") == "frontend"
+
+
 @pytest.mark.parametrize("answer", [ResponseHead.of(status, JSON) for status in (200, 401, 404, 405, 500)])
 def test_what_is_the_backends_by_the_settings_never_falls_back(answer: ResponseHead) -> None:
     router = Router(plan(backend_paths=("/media",)))

@@ -9,7 +9,9 @@ Not here: what is asked in which order, and what follows from an answer (`route`
 from __future__ import annotations
 
 import re
+import string
 from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -66,7 +68,9 @@ def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable
     rules: dict[bytes, Rule] = {}
     for rule, prefixes in given:
         for prefix in prefixes:
-            rules.setdefault(prefix.encode("utf-8", "replace"), rule)
+            # As clients send it.
+            sent = quote(prefix, safe=string.punctuation, errors="replace").encode("ascii")
+            rules.setdefault(sent, rule)
     order = sorted(rules, key=lambda prefix: (rules[prefix] is not _VITES, -len(prefix)))
     choices = [re.escape(each) + (b"" if each.endswith(b"/") else rb"(?=/|\Z)") for each in order]
     match = re.compile(b"|".join(choices)).match
