@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from orchestra.config.keys import ACTIONS, bindings
 from orchestra.dashboard.actions import PERFORM
 from orchestra.dashboard.controls import Controls
-from orchestra.dashboard.log import Wanted
+from orchestra.dashboard.log import Log, Wanted
 from orchestra.dashboard.look import Do, Mode, Order
 from orchestra.events import ErrorShown, InputWanted, Notice, State, StateChanged
 from tests.dashboard_kit import READY, REQUEST, STARTED, begun, line, model_of, pictured
@@ -297,3 +297,21 @@ def test_notices_are_errors_if_they_warn() -> None:
     info = replace(warning, level="info", text="fine")
     log = controls_of(warning, info).model.log
     assert [entry.event for entry in log.newest(Wanted(errors=True), 9)] == [warning]
+
+
+def test_a_loud_process_leaves_the_lines_of_a_quiet_one() -> None:
+    log = Log()
+    quiet = [line(str(index), "worker") for index in range(3)]
+    for event in quiet[:2]:
+        log.add(event)
+    for index in range(20_000):
+        log.add(line(str(index), "vite"))
+        if index == 19_000:
+            log.add(quiet[2])
+    only = log.newest(Wanted(process="worker"), 9)
+    assert [each.event for each in only] == quiet
+    assert [each.number for each in only] == [1, 2, 19_004]
+    assert log.newest(Wanted(process="worker"), 9, until=19_003) == only[:2]
+    assert [each.event for each in log.newest(Wanted(), 20_000)[:2]] == quiet[:2]
+    log.clear()
+    assert log.newest(Wanted(), 9) == []

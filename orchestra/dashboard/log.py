@@ -1,7 +1,8 @@
 """What the children wrote and what happened to them: a ring of entries, and which of them are wanted.
 
-Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs one
-append; whatever is looked for is looked for when it is shown, from the newest entry back.
+Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs two
+appends; whatever is looked for is looked for when it is shown, from the newest entry back. The last entries
+of each process are kept beside the ring, which a loud one fills in a second.
 
 Not here: how an entry looks, tasks, time.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from heapq import merge
 from itertools import chain, count, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from orchestra.child.lines import without_colours
@@ -35,6 +38,7 @@ LogEvent: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | Fi
 
 # About 2 MB of usual lines, and an hour of a usual day.
 _LIMIT = 10_000
+_LIMIT_OF_EACH = 500
 _ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed)\b", re.IGNORECASE)
 
 
@@ -43,6 +47,9 @@ class Entry(NamedTuple):
 
     number: int
     event: LogEvent
+
+
+_BY_NUMBER = attrgetter("number")
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,11 @@ class Wanted:
 
 
 class Log:
-    """The newest 10,000 entries; and while it is held, those that were there before."""
+    """The newest 10,000 entries, and 500 of each process; while it is held, those that were there, too."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._of_each: dict[str, deque[Entry]] = {}
         self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
         # What has come since it is held, and the number of the last entry before.
         self._later: deque[LogEvent] = deque(maxlen=_LIMIT)
@@ -94,6 +102,10 @@ class Log:
         """Append an entry; the oldest may fall out."""
         self.count += 1
         self._newest.append(event)
+        name = name_of(event)
+        if (entries := self._of_each.get(name)) is None:
+            entries = self._of_each[name] = deque(maxlen=_LIMIT_OF_EACH)
+        entries.append(Entry(self.count, event))
 
     def hold(self, *, is_held: bool) -> None:
         """Let nothing of what is there fall out from now on: it is being read; or let it again."""
@@ -106,6 +118,7 @@ class Log:
 
     def clear(self) -> None:
         """Forget all entries."""
+        self._of_each.clear()
         self._entries.clear()
         self._later.clear()
 
@@ -132,6 +145,9 @@ class Log:
             for number, event in zip(numbers, islice(reversed(entries), skipped, None), strict=False):
                 if is_wanted(event):
                     yield Entry(number, event)
+        last = min(last, held_at - len(self._entries))
+        older = merge(*map(reversed, self._of_each.values()), key=_BY_NUMBER, reverse=True)
+        yield from (each for each in older if each.number <= last and is_wanted(each.event))
 
 
 def name_of(event: LogEvent) -> str:
