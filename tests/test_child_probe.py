@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from orchestra.child.probe import http_answer
+from orchestra.child.probe import http_answer, http_get
 from orchestra.config.plan import Address
 from tests.tls_kit import written
 
@@ -41,6 +41,23 @@ async def test_an_answer_of_any_status_will_do(status: bytes, host: str) -> None
     async with trio.open_nursery() as nursery:
         answer = await asked(b"HTTP/1.1 " + status + b"\r\n\r\n", nursery, host)
         assert (answer.missing, answer.at.scheme) == ("", "http")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_stays_connected_after_its_answer_is_not_waited_for() -> None:
+    """Hand-written ones do not look at ``Connection: close``."""
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(whole)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        at = Address("127.0.0.1", listener.socket.getsockname()[1])
+        with trio.fail_after(30):
+            assert (await http_get(at, "/", within=600, rest=600)).received == whole
         nursery.cancel_scope.cancel()
 
 

@@ -41,6 +41,7 @@ _LINGER = 0.2
 # Enough for the head of a page, where its first script is.
 _MAX_BYTES = 65536
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
+_LENGTH = re.compile(rb"^content-length: *([0-9]{1,9})\r?$", re.IGNORECASE | re.MULTILINE)
 # A status line is complete with its first blank behind the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
@@ -132,7 +133,7 @@ async def _get(at: Address, path: str, *, until: float, rest: float, accept: str
         try:
             async with await _dial_for_http(at) as stream:
                 await stream.send_all(request.encode("ascii", "replace"))
-                while len(received) < _MAX_BYTES and (chunk := await stream.receive_some(65536)):
+                while not _is_enough(received) and (chunk := await stream.receive_some(65536)):
                     received += chunk
                     if len(received) >= _STATUS_LENGTH:
                         limit.deadline = min(limit.deadline, trio.current_time() + rest)
@@ -144,6 +145,14 @@ async def _get(at: Address, path: str, *, until: float, rest: float, accept: str
         raise trio.TooSlowError
     found = _STATUS_LINE.match(received)
     return Reply(int(found[1]) if found else None, received, at)
+
+
+def _is_enough(received: bytes) -> bool:
+    """Whether an answer is whole or long enough: hand-written servers keep the connection open after it."""
+    head, end, body = received.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    is_whole = bool(end) and length is not None and len(body) >= int(length[1])
+    return is_whole or len(received) >= _MAX_BYTES
 
 
 async def _dial_for_http(at: Address) -> trio.abc.Stream:
