@@ -58,6 +58,8 @@ _MOST_PATHS = 20
 _COMMAND_TIMEOUT = 300.0
 # Seconds after which the files that such commands have written are known to have changed: a burst, twice.
 _SETTLE_TIME = 0.2
+# Servers that reload themselves say at once that they do; they look once a second at most.
+_NOTICED_WITHIN = 3.0
 # How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
 _MOST_ROUNDS = 3
 
@@ -242,6 +244,8 @@ class Reloading:
         """Do what follows for a process; say whether it is restarted."""
         plan, state = worker.life.plan, worker.life.state
         match effect := self._effect(worker, changes):
+            case Effect.NOTHING if state is State.UNHEALTHY:
+                return await self._restart_unless_noticed(worker)
             case Effect.NOTHING:
                 pass
             case Effect.RESTART:
@@ -261,6 +265,20 @@ class Reloading:
                     self._pages.swap_styles(sorted({each.path.name for each in changes.files}))
             case _:
                 assert_never(effect)
+        return False
+
+    async def _restart_unless_noticed(self, worker: Worker) -> bool:
+        """Restart a broken server that reloads itself if it has not noticed what was saved.
+
+        Django's looks at a file that it could not import from a second later on, and at what it is then.
+        """
+        attempt, saved_at = worker.attempt, trio.current_time()
+        await trio.sleep(_NOTICED_WITHIN)
+        is_silent = attempt is not None and attempt.symptoms.last_line_at < saved_at
+        if is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY:
+            self._run.keep_open()
+            worker.restart()
+            return True
         return False
 
     # --- Commands before a restart ---

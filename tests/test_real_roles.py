@@ -189,7 +189,9 @@ def test_a_vite_that_moves_to_another_port_is_found_again(
         run.state("vite", "ready")
         assert get(run.url + "/src/main.js").status == 200
         since = len(run.events)
-        (tmp_path / "vite.config.js").write_text(f"export default {{ server: {{ port: {port} }} }}\n")
+        # At once: Vite would read a file that is half written, and not look at it again.
+        (tmp_path / "new.js").write_text(f"export default {{ server: {{ port: {port} }} }}\n")
+        (tmp_path / "new.js").replace(tmp_path / "vite.config.js")
         run.line("vite", "server restarted", since=since)
         answer = get(run.url + "/src/main.js")
         assert (answer.status, answer.upstream) == (200, "frontend")

@@ -307,6 +307,37 @@ async def test_one_whose_output_shows_that_it_reloads_itself_too(
         assert await on.until_quiet() == [STARTING, READY]
 
 
+@pytest.mark.parametrize("notices", [True, False])
+async def test_one_that_is_broken_is_restarted_if_it_does_not_notice_what_is_saved(
+    autojump_clock: object, world: World, *, notices: bool
+) -> None:
+    """Django's server first looks at a file that it could not import a second after that."""
+
+    noticed = trio.Event()
+
+    async def broken(child: Child) -> int | None:
+        await child.say("Watching for file changes with StatReloader")
+        await child.say("Traceback (most recent call last):")
+        await child.say("SyntaxError: invalid syntax")
+        await noticed.wait()
+        await child.say("app.py changed, reloading.")
+        child.listen()
+        await trio.sleep_forever()
+        return None
+
+    world.programs["serve"] = broken
+    async with reloading(world, backend()) as on:
+        await on.run.until(lambda: on.state() is State.UNHEALTHY)
+        world.programs["serve"] = _serve
+        world.change("api", "app.py")
+        await trio.sleep(1)
+        if notices:
+            noticed.set()
+        await trio.sleep(5)
+        assert on.state() is READY
+        assert (State.STOPPING in on.recorder.states("api")) is not notices
+
+
 async def test_but_not_if_the_settings_have_it_watched(autojump_clock: object, world: World) -> None:
     async with reloading(world, backend(reloader=Reloader("--reload"), watch=True)) as on:
         world.change("api", "app.py")

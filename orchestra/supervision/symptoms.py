@@ -163,6 +163,7 @@ class Symptoms:
     Attributes:
         watches: Whether its server watches its files, and so outlives a broken program.
         new_server_seen: Whether a new server has logged its start since the last reload.
+        last_line_at: When it has last written, in the time that it is given.
         failure: The last exception that it has written since, whatever was written after it.
     """
 
@@ -170,7 +171,7 @@ class Symptoms:
         self._folders = folders
         self.new_server_seen = False
         self.watches = "hmr" in command
-        self._last_line_at = self._failed_at = 0.0
+        self.last_line_at = self._failed_at = 0.0
         self.failure: Failure | None = None
         self._same_failures = 0  # in a row
         # One for each stream: what was written in between to two of them comes here in any order.
@@ -183,7 +184,7 @@ class Symptoms:
 
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
         """Read lines, without colours; give what they tell, in between."""
-        self._last_line_at = now
+        self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
         text = "\n".join(lines)
         if any(word in text for word in _TELLING) or (
@@ -193,7 +194,7 @@ class Symptoms:
 
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
         """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
-        self._last_line_at = now
+        self.last_line_at = now
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()
@@ -220,7 +221,7 @@ class Symptoms:
 
     def is_silent(self, since: float, now: float) -> bool:
         """Whether nothing was written for a while, counted from `since` at the earliest."""
-        return now - max(since, self._last_line_at) >= SILENT_AFTER_TRACEBACK
+        return now - max(since, self.last_line_at) >= SILENT_AFTER_TRACEBACK
 
     @property
     def repeats_itself(self) -> bool:
