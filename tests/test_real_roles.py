@@ -115,7 +115,8 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
         run.state(api, "ready")
         assert get(run.url + "/api/x").upstream == "backend"
         page = browser.new_page()
-        page.goto(run.url + base)
+        with page.expect_console_message(lambda said: "[vite] connected." in said.text):
+            page.goto(run.url + base)
         page.get_by_text("hello").wait_for()
         page.evaluate("window.stays = true")
         (tmp_path / "web/src/greeting.js").write_text("export const greeting = 'changed'\n")
@@ -152,7 +153,8 @@ def test_one_command_that_starts_both_is_both_upstreams(
         assert found & {both["url"], both["second_url"]}
         assert get(run.url + "/api/x").upstream == "backend"
         page = browser.new_page()
-        page.goto(run.url)
+        with page.expect_console_message(lambda said: "[vite] connected." in said.text):
+            page.goto(run.url)
         page.get_by_text("hello").wait_for()
         page.evaluate("window.stays = true")
         (tmp_path / "src/greeting.js").write_text("export const greeting = 'changed'\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -286,12 +287,16 @@ def test_ten_saves_in_a_second_are_one_reload(project: Project, context: Browser
         pytest.skip("its own reloads come as it makes them")
     page = opened(context, "/shop")
     navigations = count_navigations(page)
+    saved_at = []
     for number in range(10):
         project.app.write_text(project.says(f"save {number}"))
+        saved_at.append(time.monotonic())
         time.sleep(0.1)
     shows(page, "save 9")
     page.wait_for_timeout(A_WHILE)
-    assert len(navigations) == 1
+    # On a busy machine, this test itself may have paused for as long as a restart takes.
+    pauses = sum(after - before > 0.2 for before, after in pairwise(saved_at))
+    assert 1 <= len(navigations) <= 1 + pauses
 
 
 def test_a_syntax_error_is_shown_until_it_is_mended(project: Project, context: BrowserContext) -> None:
