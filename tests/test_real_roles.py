@@ -114,15 +114,20 @@ def test_a_makefile_that_runs_vite_is_the_frontend_with_hmr(
         run.state(fe, "ready")
         run.state(api, "ready")
         assert get(run.url + "/api/x").upstream == "backend"
-        page = browser.new_page()
-        with page.expect_console_message(lambda said: "[vite] connected." in said.text):
-            page.goto(run.url + base)
-        page.get_by_text("hello").wait_for()
-        page.evaluate("window.stays = true")
-        (tmp_path / "web/src/greeting.js").write_text("export const greeting = 'changed'\n")
-        page.get_by_text("changed").wait_for()
-        assert page.evaluate("window.stays")
-        page.close()
+        updates_in_place(browser, run.url + base, tmp_path / "web/src/greeting.js")
+
+
+def updates_in_place(browser: Browser, url: str, module: Path) -> None:
+    """A page follows its module without being loaded again, once it is connected to Vite."""
+    page = browser.new_page()
+    with page.expect_console_message(lambda said: "[vite] connected." in said.text):
+        page.goto(url)
+    page.get_by_text("hello").wait_for()
+    page.evaluate("window.stays = true")
+    module.write_text("export const greeting = 'changed'\n")
+    page.get_by_text("changed").wait_for()
+    assert page.evaluate("window.stays")
+    page.close()
 
 
 BOTH = {
@@ -152,15 +157,7 @@ def test_one_command_that_starts_both_is_both_upstreams(
         both = run.until(lambda event: event["type"] == "process.state" and event["second_url"] is not None)
         assert found & {both["url"], both["second_url"]}
         assert get(run.url + "/api/x").upstream == "backend"
-        page = browser.new_page()
-        with page.expect_console_message(lambda said: "[vite] connected." in said.text):
-            page.goto(run.url)
-        page.get_by_text("hello").wait_for()
-        page.evaluate("window.stays = true")
-        (tmp_path / "src/greeting.js").write_text("export const greeting = 'changed'\n")
-        page.get_by_text("changed").wait_for()
-        assert page.evaluate("window.stays")
-        page.close()
+        updates_in_place(browser, run.url, tmp_path / "src/greeting.js")
 
 
 def test_a_command_that_tells_nothing_is_served_at_an_address_of_its_own(
