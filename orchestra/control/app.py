@@ -25,7 +25,7 @@ import os
 import secrets
 import shutil
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -175,7 +175,7 @@ class App:
 
     def _script(self, request: Request) -> _Answer:
         script = client_script()
-        tag = b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
+        tag = _tag_of(script)
         headers = (b"ETag", tag), (b"Cache-Control", b"no-cache")
         if tag in request.headers.get(b"if-none-match", b""):
             return _Answer(304, headers=headers)
@@ -287,6 +287,11 @@ class App:
         if not await live.run(is_local=is_local(request)):
             text = "the run is over" if self._tabs.is_over else "there are too many open pages"
             await _answer(request, send, _said(503, text))
+
+
+@cache
+def _tag_of(script: bytes) -> bytes:
+    return b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
 
 
 async def _server_sent(view: View) -> AsyncGenerator[bytes, None]:
