@@ -63,7 +63,7 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
                 if (error := _unexpanded(binding, path, seen)) is not None:
                     # The program search goes on with what was meant.
                     value = value.replace("$PATH", "${PATH}") if key == "PATH" else value
-                    (problems.add if key == "PATH" else problems.warn)(error)
+                    (problems.errors if key == "PATH" else problems.warnings).append(error)
                 found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
     return found
 
