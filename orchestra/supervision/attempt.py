@@ -198,7 +198,6 @@ class Attempt(Stoppable):
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
-        self.symptoms.keep(lines, now)
         for found in self.symptoms.read(stream, lines, now):
             match found:
                 case Reloading(reason) if self._may_reload:

@@ -178,12 +178,9 @@ class Symptoms:
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
 
-    def keep(self, lines: Sequence[str], now: float) -> None:
-        """Keep the last lines, which have no colours, for an explanation."""
-        self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
-
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
-        """Read lines, without colours; give what they tell, in between."""
+        """Read lines, without colours; give what they tell, in between. The last ones may explain an end."""
+        self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
         self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
         text = "\n".join(lines)
