@@ -117,7 +117,6 @@ class Application(Struct, frozen=True, kw_only=True):
         folder: Where it can be imported from; of Django, where `manage.py` is.
         target: ``module:name``; of Django, nothing.
         is_factory: Whether that is a function that makes it.
-        file: Where it was found.
     """
 
     kind: str
@@ -136,7 +135,6 @@ class Sources:
         machine: For ``PATH``: which server of several is there.
 
     Attributes:
-        root: The project's folder.
         is_whole: Whether all files were read.
     """
 

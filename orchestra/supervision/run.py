@@ -63,7 +63,6 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
-        ending: Is set when the run is to end.
         url: The one address, once it is bound; ``None`` without a proxy.
         before_stop: Awaited with the name of a process before that is stopped, so that the requests and
             streams that it serves come to an end.

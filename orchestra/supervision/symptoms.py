@@ -157,7 +157,6 @@ class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
     Args:
-        command: The process's command.
         folders: The absolute paths of the project's folders: where a failure's place is looked for.
 
     Attributes:
