@@ -154,7 +154,9 @@ def _error(frame: Frame) -> Text:
     error = frame.error
     assert error is not None  # noqa: S101 - the caller has looked
     others = f" (and {frame.other_errors} more)" if frame.other_errors else ""
-    return fit(Text(f" ✗ {one_line(error.process)}: {error_line(error)}{others}", WORST), frame.width)
+    line = Text(f" ✗ {one_line(error.process)}: ", WORST)
+    line.append(error_line(error, frame.width - line.cell_len - len(others)))
+    return fit(line.append(others), frame.width)
 
 
 def _footer(frame: Frame) -> Text:
