@@ -532,6 +532,12 @@ def test_the_summary_repeats_last_lines_of_a_run_that_just_ended() -> None:
     ]
 
 
+def test_the_summary_counts_those_of_many_that_were_only_stopped() -> None:
+    names = tuple(f"w{index}" for index in range(50))
+    model = model_of(*(change(State.STOPPED, name) for name in names), names=names)
+    assert plain(summary(model, 80)) == ["   and 50 stopped"]
+
+
 NAMES = st.sampled_from(["vite", "api", "a-very-long-name-for-a-process", "名前"])
 TEXTS = st.text(max_size=300) | st.lists(
     st.sampled_from(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.frame import Frame
     from orchestra.dashboard.model import Process
 
-__all__ = ["error_line", "label", "name_of_process", "process_rows"]
+__all__ = ["error_line", "folded", "label", "name_of_process", "process_rows"]
 
 _STATE_WIDTH = 17
 # The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their worth.
@@ -64,9 +64,13 @@ def process_rows(frame: Frame, height: int) -> Iterator[Text]:
         yield fit(_row(frame, process, name_width, columns), width)
     hidden = [each for each in processes if each not in shown]
     if hidden and rows > 0:
-        counts = Counter(each.state.value for each in hidden).most_common()
-        text = ", ".join(f"{count} {state}" for state, count in counts)
-        yield fit(Text(f"   and {text}", QUIET), width)
+        yield fit(folded(hidden), width)
+
+
+def folded(processes: Sequence[Process]) -> Text:
+    """Draw the row that stands for many: how many are in which state."""
+    counts = Counter(each.state.value for each in processes).most_common()
+    return Text(f"   and {', '.join(f'{count} {state}' for state, count in counts)}", QUIET)
 
 
 def name_of_process(process: Process, width: int, *, is_chosen: bool = False) -> Text:
