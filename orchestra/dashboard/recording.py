@@ -68,7 +68,7 @@ def events_of(path: str) -> Iterator[Event]:
                 try:
                     yield decode(line)
                 except msgspec.DecodeError as exc:
-                    # Events of a later version are valid JSON. That the first one is none of ours says enough.
+                    # Events of a later version are valid JSON, but not the first one of a recording.
                     if number == 1 or not isinstance(exc, msgspec.ValidationError):
                         text = f"this is no recording: {exc}"
                         raise ConfigError(text, path=path, line=number, hint=_RECORD_HINT) from exc
