@@ -125,7 +125,6 @@ async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
-    from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
@@ -152,8 +151,8 @@ async def _run_on_screen(
     supervisor.feed = Feed(supervisor.subscribe, past, quiet)
     operator = Operator(
         controls,
-        lambda order: carry_out(order, supervisor, operator.soon),
-        lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+        supervisor.obey,
+        partial(supervisor.end, exit_code=0, reason="quit"),
     )
     screen = Screen(
         controls,
@@ -297,20 +296,18 @@ async def _obey(
 
     The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
-    async with trio.open_nursery() as nursery:
-        async for number in signals:
-            if number == signal.SIGWINCH:
-                if window is not None:
-                    window.resize(*_room_for_output(supervisor.plan))
-                continue
-            if signalled is not None:
-                signalled.set()
-            if supervisor.ending.is_set() or number == signal.SIGQUIT:
-                supervisor.kill()
-                if writer is not None:
-                    writer.give_up()
-            reason = signal.Signals(number).name
-            nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
+    async for number in signals:
+        if number == signal.SIGWINCH:
+            if window is not None:
+                window.resize(*_room_for_output(supervisor.plan))
+            continue
+        if signalled is not None:
+            signalled.set()
+        if supervisor.ending.is_set() or number == signal.SIGQUIT:
+            supervisor.kill()
+            if writer is not None:
+                writer.give_up()
+        supervisor.end(exit_code=128 + number, reason=signal.Signals(number).name)
 
 
 def _room_for_output(plan: Plan) -> tuple[int, int]:

@@ -37,7 +37,7 @@ from orchestra.child.lines import without_colours
 from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.live import Live
-from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
+from orchestra.control.local import Order, Place, RunState
 from orchestra.control.pages import client_script
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
@@ -75,8 +75,8 @@ _STREAMS = {
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
-class View(Commanded, Protocol):
-    """What is asked of a run, and what it is ordered to do; a `Supervisor` is one."""
+class View(Protocol):
+    """What is asked of a run; a `Supervisor` is one."""
 
     @property
     def plan(self) -> Plan:
@@ -95,6 +95,9 @@ class View(Commanded, Protocol):
 
     def events(self, *, limit: int) -> AsyncGenerator[Event, None]:
         """Give all events."""
+
+    async def obey(self, order: Order) -> int:
+        """Begin an order, or `OrchestraError`; return how many processes or pages it is about."""
 
 
 class _Answer(Struct, frozen=True):
@@ -120,14 +123,12 @@ class App:
         *,
         token: str,
         launch: Callable[[Sequence[str]], Awaitable[None]],
-        start_soon: Callable[[Callable[[], Awaitable[None]]], object],
         environ: Mapping[str, str],
     ) -> None:
         self._view = view
         self._tabs = tabs
         self._token = token
         self._launch = launch
-        self._start_soon = start_soon
         self._environ = environ
         self._readers = 0
         self._left = trio.lowlevel.ParkingLot()
@@ -211,7 +212,7 @@ class App:
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
             return _said(404, f"there is no process called {', '.join(unknown)}")
         try:
-            count = await carry_out(order, self._view, self._start_soon)
+            count = await self._view.obey(order)
         except OrchestraError as exc:
             return _said(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)
