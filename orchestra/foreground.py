@@ -24,12 +24,9 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
-from orchestra.dashboard.feed import Feed, Standing
-from orchestra.dashboard.jsonl import JsonPrinter
-from orchestra.dashboard.plain import PlainPrinter, wants_colours
-from orchestra.dashboard.quiet import Quiet
-from orchestra.dashboard.recording import Recording
-from orchestra.dashboard.runlog import RunLog
+from orchestra.dashboard.feed import Feed, Quiet, Standing
+from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
+from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
@@ -78,7 +75,7 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
     make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
-    recordings = [] if record is None else [Recording(record)]
+    recordings = [] if record is None else [recording(record)]
     return trio.run(_run, plan, mode, make, recordings)
 
 
@@ -100,14 +97,14 @@ def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
-async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[Recording]) -> int:
+async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog]) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
 
                 nursery.start_soon(reap_orphans)
-            logs = [RunLog(plan, os.environ), *recordings]
+            logs = [run_log(plan, os.environ), *recordings]
             for log in logs:
                 nursery.start_soon(log.run)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)

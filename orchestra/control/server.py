@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
+    from orchestra.control.sockets import UnixSocket
     from orchestra.control.worker import Worker
-    from orchestra.unix_sockets import UnixSocket
 
 __all__ = ["Control"]
 
