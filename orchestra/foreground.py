@@ -30,7 +30,7 @@ from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
-from orchestra.last_address import keep_port
+from orchestra.remembered import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from multiprocessing.context import SpawnProcess
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
 
 __all__ = ["Served", "WorkerClass", "as_asgi", "bound", "serve", "serve_on"]
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from orchestra import ProcessPlan
-from orchestra.control import live, worker
+from orchestra.control import app as control_app, worker
 from orchestra.control.app import MAX_READERS
 from orchestra.control.local import Order
 from orchestra.events import ErrorShown, Frame, OutputLine, ReloadSent, State, StateChanged
@@ -238,13 +238,13 @@ async def test_a_message_that_is_too_long_ends_the_page(tmp_path: Path) -> None:
         assert page.close_code == 1009
 
 
-@pytest.mark.ceiling(10 * live.HEARTBEAT)
+@pytest.mark.ceiling(10 * control_app.HEARTBEAT)
 async def test_a_silent_page_is_pinged(clock_to_put_forward: trio.testing.MockClock, tmp_path: Path) -> None:
     async with controlled(tmp_path) as stage:
         page = await stage.page()
         await page.hear()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pass_time, clock_to_put_forward, live.HEARTBEAT / 10)
+            nursery.start_soon(pass_time, clock_to_put_forward, control_app.HEARTBEAT / 10)
             assert await page.hear() == {"type": "ping"}
             nursery.cancel_scope.cancel()
 

@@ -14,7 +14,7 @@ from orchestra.config.files import is_file, is_folder, upward
 from orchestra.config.installed import LOCKS, is_installed
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
