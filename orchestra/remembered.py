@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from msgspec import DecodeError, Meta, Struct, json
 
-from orchestra.config.installed import LOCKS
+from orchestra.config.packages import LOCKS
 from orchestra.folders import is_running, project_key, read_file, state_folder, write_private
 
 if TYPE_CHECKING:
