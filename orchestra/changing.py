@@ -118,6 +118,8 @@ class CurrentPlan:
                 continue
             worker = self._run.workers[name]
             match order.do:
+                case "signal" if worker.newest.pid is None:
+                    raise OrchestraError(f"{name} does not run: there is nothing to signal")
                 case "signal":
                     worker.signal(order.signal)
                 case "send":

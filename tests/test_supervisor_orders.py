@@ -405,6 +405,8 @@ async def test_orders_are_begun_and_an_ending_run_takes_input_alone(
         assert world.children[0].signals == [1]
         await supervisor.obey(Order(do="kill", processes=("a",)))
         await recorder.until_state("a", State.STOPPED)
+        with pytest.raises(OrchestraError, match="a does not run: there is nothing to signal"):
+            await supervisor.obey(Order(do="signal", processes=("a",), signal=1))
         await supervisor.obey(Order(do="start", processes=("a", "gone")))
         await supervisor.wait_ready()
         await supervisor.obey(Order(do="restart", processes=("a",)))
