@@ -94,7 +94,7 @@ def folded(processes: Sequence[Process]) -> Text:
 def name_of_process(process: Process, width: int, *, is_chosen: bool = False) -> Text:
     """Begin a row: the symbol of a process's state, and its name."""
     symbol, style = LOOK[process.state]
-    name = sized(process.name, width)
+    name = sized(process.name, width - 2) + "  "
     tone = colour(process.index) + STRONG if is_chosen else colour(process.index)
     return Text.assemble(("▸", STRONG) if is_chosen else " ", (symbol, style), " ", (name, tone))
 
