@@ -18,17 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config import (
-    addresses,
-    command,
-    environment,
-    packages,
-    programs,
-    roles,
-    select,
-    toml,
-    tools,
-)
+from orchestra.config import addresses, command, environment, packages, programs, roles, select, toml, tools
 from orchestra.config.files import Problems, is_file, is_folder
 from orchestra.config.plan import (
     IMPLIED_READY,
@@ -388,10 +378,7 @@ class _Reader:
             app=process.settings.app,
             cwd=process.cwd,
             env=environment.for_child(
-                process.env,
-                port=ports.get(name),
-                siblings=siblings,
-                hosts=self.settings.proxy.allowed_hosts,
+                process.env, port=ports.get(name), siblings=siblings, hosts=self.settings.proxy.allowed_hosts
             ),
             port=ports.get(name),
             named_ports=process.reading.ports,

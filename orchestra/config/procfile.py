@@ -24,16 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-__all__ = [
-    "DEFAULT_NAMES",
-    "Entry",
-    "find",
-    "is_name",
-    "parse",
-    "read",
-    "render",
-    "similar",
-]
+__all__ = ["DEFAULT_NAMES", "Entry", "find", "is_name", "parse", "read", "render", "similar"]
 
 # The first one that is there is taken: a Procfile is often the one of production.
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")

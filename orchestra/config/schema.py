@@ -142,10 +142,7 @@ class ProxyPolicy(Struct, frozen=True, kw_only=True):
         UrlPaths, _doc('["/..."]: they go straight to the frontend, with all below them')
     ] = ()
     frontend_websockets: Annotated[UrlPaths, _doc("[\"/...\"]: the frontend's WebSockets, beside HMR's")] = ()
-    fallback_methods: Annotated[Methods, _doc("methods whose backend 404 falls back")] = (
-        "GET",
-        "HEAD",
-    )
+    fallback_methods: Annotated[Methods, _doc("methods whose backend 404 falls back")] = ("GET", "HEAD")
     replay_bytes: Annotated[Count, _doc("bytes of a body that are kept, to send it a second time")] = 1048576
     memo: Annotated[
         bool, _doc("true: files that the backend did not know are the frontend's until it is ready again")
@@ -257,8 +254,7 @@ class ProcessSettings(ProcessPolicy, frozen=True, kw_only=True, forbid_unknown_f
 
     command: Annotated[Text | None, _doc("the command, if the Procfile does not have it", "none")] = None
     app: Annotated[
-        Application | None,
-        _doc('"module:attribute" or "module:create()", for Hypercorn to serve', "none"),
+        Application | None, _doc('"module:attribute" or "module:create()", for Hypercorn to serve', "none")
     ] = None
     cwd: Annotated[Text | None, _doc("the folder that it starts in", "the Procfile's folder")] = None
     env: Annotated[Mapping[str, str], _doc('variables of its own, such as { DEBUG = "1" }')] = field(

@@ -175,10 +175,7 @@ def _secret(file: Path, target: Target) -> str:
 
 
 def _labels(service: Service, target: Target) -> Mapping[str, Value]:
-    return {
-        "app.kubernetes.io/name": _label(service.name),
-        "app.kubernetes.io/part-of": target.label,
-    }
+    return {"app.kubernetes.io/name": _label(service.name), "app.kubernetes.io/part-of": target.label}
 
 
 def _workload(

@@ -77,7 +77,8 @@ def systemd(services: Sequence[Service], target: Target) -> dict[str, str]:
                     f"Description={target.name}: {member.name}",
                     f"PartOf={target.name}.target",
                     *_systemd_order(service, units),
-                    *_systemd_limit(member),
+                    f"StartLimitBurst={member.max_quick_failures + 1}",
+                    f"StartLimitIntervalSec={10 * (member.max_quick_failures + 1)}",
                 ],
                 Service=[*_systemd_service(service, member, index, target)],
             )
@@ -97,11 +98,6 @@ def _systemd_order(service: Service, units: Mapping[str, Sequence[str]]) -> Iter
     for each in service.depends_on:
         key = "Requires" if each.condition is Condition.COMPLETED else "Wants"
         yield f"{key}={' '.join(units[each.name])}"
-
-
-def _systemd_limit(process: ProcessPlan) -> list[str]:
-    most = process.max_quick_failures + 1
-    return [f"StartLimitBurst={most}", f"StartLimitIntervalSec={10 * most}"]
 
 
 def _systemd_service(service: Service, process: ProcessPlan, index: int, target: Target) -> Iterator[str]:
@@ -244,4 +240,4 @@ def _program(
 
 def _escaped(text: str) -> str:
     """Have supervisord read a quoted value as it is: no expansion, no comment within, no end of line."""
-    return re.sub(r"(?<=\s)([;#])", r"''\1", text.replace("%", "%%")).replace("\n", "\n  ")
+    return re.sub(r"(?<=\s)([;#])", r"''\1", _percent(text)).replace("\n", "\n  ")

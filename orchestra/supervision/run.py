@@ -283,11 +283,7 @@ class Run:
         """Run a child to its end, as `child.spawn.run_child` does, to whose arguments this adds the run's."""
         assert self._guard is not None  # noqa: S101 - there is one before there is a child
         return await self.runtime.spawn(
-            command,
-            families=self._families,
-            guard=self._guard,
-            soft_nofile=self.runtime.soft_nofile,
-            **how,
+            command, families=self._families, guard=self._guard, soft_nofile=self.runtime.soft_nofile, **how
         )
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:

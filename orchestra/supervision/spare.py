@@ -151,10 +151,7 @@ class Interpreter(Stoppable):
         return self.is_there and spawned_by(self._plan, self._env) == spawned_by(plan, env)
 
     async def serve(
-        self,
-        env: Mapping[str, str],
-        on_spawn: Callable[[Child], object],
-        on_output: OnOutput,
+        self, env: Mapping[str, str], on_spawn: Callable[[Child], object], on_output: OnOutput
     ) -> Exit:
         """Have it serve in another environment, and wait for its end, as `Run.spawn` does."""
         try:
