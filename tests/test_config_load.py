@@ -453,9 +453,14 @@ def test_what_completes_or_is_ready_otherwise_is_not_the_backend(project: Projec
     ],
 )
 def test_the_first_argument_may_be_the_procfile(
-    args: tuple[str, ...], expected: tuple[str | None, tuple[str, ...]]
+    args: tuple[str, ...],
+    expected: tuple[str | None, tuple[str, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert split_arguments(args, lambda name: name == "here") == expected
+    (tmp_path / "here").touch()
+    monkeypatch.chdir(tmp_path)
+    assert split_arguments(args) == expected
 
 
 # --- Ports ---

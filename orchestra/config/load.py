@@ -40,7 +40,7 @@ from orchestra.errors import ConfigError
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestra.config.addresses import Machine
     from orchestra.config.plan import UpstreamPlan
@@ -420,14 +420,14 @@ def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in policy.__struct_fields__}
 
 
-def split_arguments(
-    args: Sequence[str], exists: Callable[[str], bool] = lambda name: is_file(Path(name))
-) -> tuple[str | None, tuple[str, ...]]:
+def split_arguments(args: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """Tell the Procfile from the processes in ``orchestra run [PROCFILE] [PROCESS ...]``.
 
     The first argument is the Procfile if there is such a file, or if it looks like one: it has ``/`` or ``.``
     in it or begins with ``Procfile``. Otherwise it is a process of the default Procfile.
     """
-    if args and (exists(args[0]) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")):
+    if args and (
+        is_file(Path(args[0])) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")
+    ):
         return args[0], tuple(args[1:])
     return None, tuple(args)
