@@ -226,7 +226,8 @@ def _logs(
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     """Run a command with the environment of a process.
 
-    It has its folder and its ports, too; by default, those of the backend. It needs no run. Its exit status is the command's.
+    It has its folder and its ports, too; by default, those of the backend. It needs no run. Its exit status
+    is the command's.
     """
     from orchestra.oneoff import place_of, replace_us  # noqa: PLC0415 - only here
 
@@ -239,7 +240,7 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
 @_command
 def attach(run: RunningRun) -> int:
     """Show the dashboard of a run in another terminal. `q` leaves it, and the run goes on."""
-    from orchestra.attaching import attach as show  # noqa: PLC0415 - only here
+    from orchestra.showing import attach as show  # noqa: PLC0415 - only here
 
     return show(run)
 
