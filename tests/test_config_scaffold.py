@@ -391,7 +391,11 @@ def test_not_every_manage_py_is_django_s(tmp_path: Path) -> None:
     [
         ({"scripts": {"dev": "nuxt dev"}, "dependencies": {"nuxt": "4"}}, "frontend: npm run dev"),
         ({"scripts": {"dev": "turbo run dev"}, "devDependencies": {"vite": "8"}}, "frontend: npm run dev"),
-        ({"scripts": {"start": "ng serve"}, "dependencies": {"@angular/core": "20"}}, None),
+        (
+            {"scripts": {"start": "ng serve"}, "dependencies": {"@angular/cli": "20"}},
+            "frontend: npm run start",
+        ),
+        ({"scripts": {"start": "webpack serve"}, "devDependencies": {"webpack-cli": "6"}}, None),
         (
             {"scripts": {"dev": "concurrently 'vite' 'uvicorn main:app'", "ui": "vite"}},
             "vite: npm run ui",

@@ -308,7 +308,7 @@ def _proxy_settings(
     if frontend.sockets:
         lines.append(f'frontend = "{names[frontend.name]}"')
         lines.append(f"frontend_websockets = {json.dumps(frontend.sockets)}")
-        reasons.append(f"proxy.frontend: {frontend.package} has no Vite that would be found")
+        reasons.append(f"proxy.frontend: {frontend.package} is not sure to run Vite")
     if own := _frontend_paths(frontend, sources, reasons):
         lines.append(f"frontend_paths = {json.dumps(own)}")
     for backend in backends if frontend.has_pages else ():

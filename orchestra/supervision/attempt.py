@@ -329,6 +329,7 @@ class Attempt(Stoppable):
         if not servers:
             return
         self._tree.note_parents(each.parent for each in servers)
+        self._tree.note_served(await self._run.remains(leader) or (), {each.pid for each in servers})
         alive_at = trio.current_time()
         while any(map(runtime.is_alive, servers)):
             alive_at = trio.current_time()
