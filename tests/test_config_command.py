@@ -83,6 +83,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # package managers running programs
         ("npx vite", "."),
         ("cd ui && nuxt dev --port $PORT", "ui"),
+        ("nuxt", "."),
         ("node_modules/.bin/astro dev", "."),
         ("npx ng@20 serve", "."),
         ("pnpm react-router dev", "."),
@@ -146,7 +147,6 @@ def test_vite_is_found(root: Path, command: str, folder: str) -> None:
         "npx vite build",
         "ng build --watch",
         "npx astro check",
-        "nuxt",
         "npm run build",
         "npm run preview",
         "npm run vite -- build",

@@ -256,7 +256,7 @@ class _Walk:
             self.set(speaks_http=False)
         elif _unversioned(program).removesuffix(".js") == "vite":
             self.vite(args, cwd)
-        elif args[:1] == [_FRAMEWORKS.get(_unversioned(program))]:
+        elif (args or ["dev"])[:1] == [_FRAMEWORKS.get(_unversioned(program))]:  # `nuxt` alone is `nuxt dev`
             self.found_vite(_unversioned(program), cwd)
         elif program in {"node", "nodejs"}:
             script = _split(args, is_leading=True)[1]
