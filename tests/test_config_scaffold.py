@@ -587,7 +587,11 @@ def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "script", "sockets"),
-    [("next", "dev", ["/_next/"]), ("react-scripts", "start", ["/ws", "/sockjs-node"])],
+    [
+        ("next", "dev", ["/_next/"]),
+        ("react-scripts", "start", ["/ws", "/sockjs-node"]),
+        ("@angular/cli", "start", ["/ng-cli-ws"]),
+    ],
 )
 def test_a_frontend_without_vite_is_named(
     tmp_path: Path, package: str, script: str, sockets: list[str]

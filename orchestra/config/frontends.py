@@ -37,9 +37,13 @@ _RENDERERS = (
 )
 # fmt: on
 # Servers that are not sure to be Vite, with the paths of their WebSockets.
-_OTHERS = {"next": ("/_next/",), "@angular/cli": ("/ng-cli-ws",)} | dict.fromkeys(
-    ("react-scripts", "@vue/cli-service"), ("/ws", "/sockjs-node")
-)
+_OTHERS = {
+    "next": ("/_next/",),
+    "@angular/cli": ("/ng-cli-ws",),
+    "@rsbuild/core": ("/rsbuild-hmr",),
+    "react-scripts": ("/ws", "/sockjs-node"),
+    "@vue/cli-service": ("/ws", "/sockjs-node"),
+}
 # Where such an API is.
 _OWN_APIS = ("src/routes/api", "server/api", "src/pages/api", "pages/api", "app/api", "src/app/api")
 _CONFIGURATIONS = tuple(f"vite.config.{suffix}" for suffix in ("ts", "js", "mts", "mjs"))

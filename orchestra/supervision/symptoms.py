@@ -30,6 +30,8 @@ __all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "uns
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
+# What Vite, Next.js and others write that take the next port: nothing is wrong then.
+_MOVES_ON = re.compile(r"\bin use\b.*\b(trying|using)\b", re.IGNORECASE)
 # `:8000`, `port 8000`, `('127.0.0.1', 8000)`.
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # Servers that do not name it take this one: Hypercorn, Python's http.server.
@@ -180,7 +182,8 @@ class Symptoms:
 
     def keep(self, lines: Sequence[str], now: float) -> None:
         """Keep the last lines, which have no colours, for an explanation."""
-        self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
+        telling = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
+        self._lines.extend((now, line) for line in telling)
 
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
         """Read lines, without colours; give what they tell, in between."""
