@@ -420,6 +420,7 @@ app.mount("/assets", StaticFiles(directory="../ui/dist/assets"))
 """
 FASTAPI_ALL = [
     'app.mount("/", StaticFiles(directory="ui/dist", html=True))',
+    'app.frontend("/", directory="ui/dist")',
     '@app.get("/{path:path}")\ndef page(path): ...',
     '@app.get("/")\ndef root(): return {"hello": "world"}',
     '@app.exception_handler(404)\ndef page(*_): return FileResponse("ui/dist/index.html")',
