@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import DecodeError, Struct, json
 
-from orchestra.config.installed import LOCKS
+from orchestra.config.packages import LOCKS
 from orchestra.folders import project_key, state_folder, write_private
 from orchestra.reading import read_file
 

@@ -51,7 +51,7 @@ OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 # run imports nothing for it. No change is missed by that.
 _BEGIN_DELAY = 1.0
 # Seconds after which a touch is known at the latest.
-_NOTICED_AFTER = 0.05
+_NOTICED_AFTER = 0.07
 # Paths of one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
@@ -116,6 +116,7 @@ class Reloading:
         self._busy: set[str] = set()
         self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
+        self._changed_at: dict[str, float] = {}  # by process: when something had changed the last time
         # In Unix time: from when on the next watching has to look; when a burst began that is not over.
         self._since = 0.0
         self._burst_began: float | None = None
@@ -205,6 +206,7 @@ class Reloading:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
                 self._run.bus.emit(FilesChanged(process=name, paths=tuple(paths)))
             self._waiting[name] = _merged(self._waiting.get(name), changes)
+            self._changed_at[name] = trio.current_time()
             if name not in self._busy:
                 self._busy.add(name)
                 self._nursery.start_soon(self._follow, name)
@@ -268,13 +270,15 @@ class Reloading:
         return False
 
     async def _restart_unless_noticed(self, worker: Worker) -> bool:
-        """Restart a broken server that reloads itself if it has not noticed what was saved.
+        """Restart a broken server that reloads itself if it has not noticed what was saved last.
 
         Django's looks at a file that it could not import from a second later on, and at what it is then.
         """
-        attempt, saved_at = worker.attempt, trio.current_time()
-        await trio.sleep(_NOTICED_WITHIN)
-        is_silent = attempt is not None and attempt.symptoms.last_line_at < saved_at
+        attempt, name = worker.attempt, worker.life.plan.name
+        # Each save puts it off.
+        while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):  # noqa: ASYNC110
+            await trio.sleep_until(noticed_by)
+        is_silent = attempt is not None and attempt.symptoms.last_line_at < self._changed_at[name]
         if is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY:
             self._run.keep_open()
             worker.restart()

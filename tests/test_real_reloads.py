@@ -69,7 +69,7 @@ class Project:
         is_noticed = threading.Event()
 
         def save_again() -> None:
-            while not is_noticed.wait(3):
+            while not is_noticed.wait(0.5):
                 self._source.touch()
 
         again = threading.Thread(target=save_again)

@@ -330,7 +330,10 @@ async def test_one_that_is_broken_is_restarted_if_it_does_not_notice_what_is_sav
         await on.run.until(lambda: on.state() is State.UNHEALTHY)
         world.programs["serve"] = _serve
         world.change("api", "app.py")
-        await trio.sleep(1)
+        await trio.sleep(2)
+        world.change("api", "app.py")
+        await trio.sleep(2)
+        assert on.state() is State.UNHEALTHY  # the last save may be noticed yet
         if notices:
             noticed.set()
         await trio.sleep(5)

@@ -173,8 +173,7 @@ def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[Fron
     for folder in (each for each, names in files.items() if "package.json" in names):
         manager = packages.manager_of(folder, root)
         package, scripts = packages.package_json(folder), packages.scripts_of(folder)
-        tables = [package.get(key) for key in ("dependencies", "devDependencies")]
-        named = {name for table in tables if isinstance(table, dict) for name in table}
+        named = packages.needed_by(package)
         usual = [name for name in ("dev", "start", "serve") if name in scripts]
         candidates = [f"{manager} run {name}" for name in dict.fromkeys([*usual, *scripts]) if is_name(name)]
         renderer = next((each for each in _RENDERERS if each in named), None)

@@ -7,7 +7,7 @@ A backend that reloads itself starts again without ending. Its output announces 
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
 has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
 come to an end, as uvicorn's while a client is still connected, is reported as stuck. When nothing is left but
-a watcher that waits for a file to change (`watchers`), the program is broken until it listens again.
+a watcher that waits for a file to change (`child/remains`), the program is broken until it listens again.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
 """
@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from orchestra.child.readiness import Readiness
+from orchestra.child.remains import TreeHistory
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
@@ -38,11 +39,9 @@ from orchestra.supervision.lifecycle import (
     Stuck,
 )
 from orchestra.supervision.runtime import Stoppable, run_command
-from orchestra.supervision.second import SecondServer, until_gone
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
-from orchestra.supervision.watchers import TreeHistory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -120,7 +119,7 @@ class Attempt(Stoppable):
         self._served_at: Address | None = None
         self.refused = ParkingLot()
         on_move = partial(on_fact, self, Moved())
-        self.second = SecondServer(
+        self.second = _SecondServer(
             self.plan.name, run, first=lambda: self.listening, refused=self.refused, on_move=on_move
         )
         self._tree = TreeHistory()
@@ -226,8 +225,7 @@ class Attempt(Stoppable):
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,
-            programs=self._run.runtime.programs,
-            identify=self._run.runtime.identify,
+            servers=self._run.runtime.servers,
         )
 
     # --- From the spawn to readiness, and through reloads ---
@@ -325,7 +323,7 @@ class Attempt(Stoppable):
     async def _watch_servers(self, leader: int, port: int) -> None:
         """Notice a reload that is not announced: the processes that held the listening socket have ended."""
         runtime = self._run.runtime
-        servers = self._servers = await runtime.servers(leader, port)
+        servers = self._servers = frozenset(each.entry for each in await runtime.servers(leader, port))
         if not servers:
             return
         self._tree.note_parents(each.parent for each in servers)
@@ -339,7 +337,7 @@ class Attempt(Stoppable):
 
     async def _watch_address(self, leader: int, at: Address) -> None:
         """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
-        await until_gone(self._run, leader, at, self.refused)
+        await _until_gone(self._run, leader, at, self.refused)
         self._servers = frozenset()  # whichever process it was
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
@@ -371,6 +369,60 @@ class Attempt(Stoppable):
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+class _SecondServer:
+    """The second server of a child whose process is both upstreams; `roles` tells whether there is one.
+
+    Args:
+        process: Whose child it is.
+        first: Gives where the first one listens, while that is known.
+        refused: Where tasks wait until a connection to a server of the child is refused.
+        on_move: Called when it has come up or gone.
+
+    Attributes:
+        address: Where it listens; ``None``: nowhere, or there is none.
+    """
+
+    def __init__(
+        self,
+        process: str,
+        run: Run,
+        *,
+        first: Callable[[], Address | None],
+        refused: ParkingLot,
+        on_move: Callable[[], object],
+    ) -> None:
+        self.address: Address | None = None
+        self._process, self._run = process, run
+        self._first, self._refused, self._on_move = first, refused, on_move
+        self._is_followed = False
+
+    async def follow(self, leader: int) -> None:
+        """Find it, if there is or may be one, and again when it has moved."""
+        roles = self._run.roles
+        if roles is None or self._is_followed:
+            return
+        self._is_followed = True
+        while (found := await roles.ask_beside(self._process, leader=leader, first=self._first)) is not None:
+            self._move(found)
+            await _until_gone(self._run, leader, found, self._refused)
+            self._move(None)
+        self._is_followed = False
+
+    def _move(self, address: Address | None) -> None:
+        self.address = address
+        self._on_move()
+
+
+async def _until_gone(run: Run, leader: int, at: Address, refused: ParkingLot) -> None:
+    """Wait until a connection is refused, and no process of the tree of `leader` listens there any more."""
+    while True:
+        await refused.park()
+        await trio.sleep(_LINGER)
+        found = await run.scanner.looking_at(leader)()
+        if not any((each.host, each.port) == (at.host, at.port) for each in found):
+            return
 
 
 async def _find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:

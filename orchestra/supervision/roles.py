@@ -8,7 +8,7 @@ Each socket of a process without a role is asked once, but never that of a progr
 HTTP (MySQL locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be
 importing its program, and is waited for.
 
-Not here: the rule (`config/roles`), the question that a socket is asked (`inquiry`).
+Not here: the rule (`config/roles`), the question that a socket is asked (`child/probe`).
 """
 
 from __future__ import annotations
@@ -89,9 +89,10 @@ class _Questions:
         return self.asked
 
     async def _ask(self, socket: Address) -> tuple[Seen, Address]:
-        if NOT_HTTP & await self._run.runtime.programs(self._leader, socket.port):
+        servers = await self._run.runtime.servers(self._leader, socket.port)
+        if any(NOT_HTTP & each.programs for each in servers):
             return Seen.SILENT, socket
-        return await self._run.runtime.identify(socket)
+        return await self._run.runtime.probe.identify(socket)
 
 
 class RunTimeRoles:
@@ -169,9 +170,10 @@ class RunTimeRoles:
 
     async def _note_folder(self, process: str, leader: int, at: Address, seen: Seen) -> None:
         """Have it known where a frontend runs: what it serves itself is none of the backend's files."""
-        if seen in FRONTENDS and (found := await self._run.runtime.folder(leader, at.port)) is not None:
+        servers = await self._run.runtime.servers(leader, at.port) if seen in FRONTENDS else ()
+        if (folder := next((each.folder for each in servers if each.folder is not None), None)) is not None:
             worker = self._run.workers[process]
-            plan = replace(worker.life.plan, vite_folder=found)
+            plan = replace(worker.life.plan, vite_folder=folder)
             worker.follow(plan, dependents=worker.dependents)
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:

@@ -6,8 +6,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from orchestra.child.remains import Member
-from orchestra.supervision.watchers import TreeHistory
+from orchestra.child.remains import Member, TreeHistory
 
 Looks: TypeAlias = "list[list[Member]]"
 
