@@ -16,6 +16,7 @@ import psutil
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from orchestra import ProcessPlan
 from orchestra.control import live, worker
@@ -144,6 +145,7 @@ async def test_a_reader_that_has_left_makes_room_for_another(tmp_path: Path) -> 
         ({"do": "restart", "processes": ["api"]}, 200, [("read again",), ("restart", "api")]),
         ({"do": "stop", "processes": ["api", "db"]}, 200, [("stop", "api", ""), ("stop", "db", "")]),
         ({"do": "signal", "processes": ["api"], "signal": 1}, 200, [("signal", "api", 1)]),
+        ({"do": "signal", "processes": ["db"], "signal": 1}, 409, []),
         ({"do": "kill", "processes": ["api"]}, 200, [("kill", "api")]),
         ({"do": "send", "processes": ["api"], "text": "c\n"}, 200, [("send", "api", "c\n")]),
         ({"do": "reload"}, 200, [("reload", "")]),
@@ -158,8 +160,8 @@ async def test_programs_of_this_user_give_orders(
     order: object, status: int, done: list[tuple[object, ...]], tmp_path: Path
 ) -> None:
     async with controlled(tmp_path) as stage:
-        for name in ("api", "db"):
-            stage.states[name] = StateChanged(process=name, state=State.READY, previous=State.STARTING)
+        api = StateChanged(process="api", state=State.READY, previous=State.STARTING, pid=1)
+        stage.states |= {"api": api, "db": replace(api, process="db", state=State.STOPPED, pid=None)}
         body = json.dumps(order).encode()
         answer = await stage.ask("order", door="local", method="POST", body=body)
         assert answer.status == status

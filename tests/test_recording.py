@@ -96,7 +96,11 @@ def test_heads_with_their_cookies_are_not_recorded() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", ""), ("nonsense\n", "FILE:1: this is no recording"), ('{"a":1}\n', "FILE:1: this is no recording")],
+    [
+        ("", ""),
+        ("nonsense\n", "FILE:1: this is no recording: JSON is malformed"),
+        ('{"a":1}\n', "FILE:1: this is no recording: Object missing required field `type`"),
+    ],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "x"

@@ -216,7 +216,7 @@ def test_a_port_that_is_not_named_is_not_guessed_where_the_address_is_another_on
 )
 def test_a_server_that_takes_the_next_port_has_lost_none(line: str) -> None:
     symptoms = Symptoms("python dev.py")
-    symptoms.keep([line, "ValueError: 7"], 0.0)
+    [*symptoms.read("stdout", [line, "ValueError: 7"], 0.0)]
     assert not symptoms.port_is_taken
     assert symptoms.explanation() == "ValueError: 7"
 

@@ -119,7 +119,6 @@ class Answer(NamedTuple):
 
     Attributes:
         missing: What was wrong, in words; empty: nothing.
-        at: Where it was asked, with the scheme by which it answered.
         is_unfit: Whether this socket is for something else than HTTP: no later answer is going to do.
     """
 

@@ -58,7 +58,6 @@ class Member(NamedTuple):
         is_last: Whether nothing that it has started lives.
         has_child: Whether it has a child, be it one that has ended and that it has not waited for.
         reaped: Grows with each child that has ended.
-        cpu: Seconds of CPU time that it has used.
         has_inotify: Whether it waits for files to change, by inotify. This and what follows is looked at only
             if no other process is the last one, too.
         is_connected: Whether it has a connection, or makes one: it may be waiting for an answer.

@@ -116,7 +116,6 @@ class Reading(Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where it runs Vite; otherwise where it first asks a package manager, or starts.
         why: How it runs Vite's development server, for people: "`npm run dev` in frontend runs vite".
-        runs_others: Whether it runs several programs at the same time.
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
         program: What is sure to be executed first: a name, or a path; empty if that is not sure.

@@ -53,10 +53,6 @@ class Problems(Struct):
         """Add an error."""
         self.errors.append(error)
 
-    def warn(self, error: ConfigError) -> None:
-        """Add a warning."""
-        self.warnings.append(error)
-
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Add the `ConfigError` that ends the block, if one does."""

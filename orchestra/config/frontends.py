@@ -64,7 +64,6 @@ class Forwarded(Struct, frozen=True):
     """A path that Vite passes on.
 
     Attributes:
-        path: The path.
         port: The port of this machine; ``None``: it is not named.
         is_vite_s: Whether Vite has to be asked: it changes the path, or passes it on to elsewhere.
     """
@@ -78,7 +77,6 @@ class Frontend(Struct, frozen=True, kw_only=True):
     """A frontend that was found.
 
     Attributes:
-        call: How it is run.
         folder: Where its pages are.
         package: The package that runs it: ``vite``, ``next``, ``nuxt``, ``react-scripts``.
         is_sure: Whether reading its command tells that it runs Vite itself.

@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from orchestra.config import (
     addresses,
     command,
-    dotenv,
     environment,
     packages,
     programs,
@@ -66,13 +65,11 @@ class Overrides(Struct, frozen=True, kw_only=True):
 
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
-        listen: The proxy's address, see `parse_listen`.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
         timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
-        target: What is run in place of a Procfile.
     """
 
     root: str | Path | None = None
@@ -175,7 +172,7 @@ class _Reader:
         names, are_needed = ([".env"], False) if named is None else (named, True)
         files = [(self.folder / name, are_needed) for name in names]
         self.env_files = [self.root / name for name in names]
-        self.env = dotenv.merge(self.machine.environ, files, self.problems)
+        self.env = environment.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
             each.env = {**self.env, **each.own_variables}
 

@@ -143,7 +143,7 @@ def _message(process: Draft, text: str, hint: str) -> ConfigError:
 
 
 def _warn(process: Draft, text: str, hint: str) -> None:
-    process.file.problems.warn(_message(process, text, hint))
+    process.file.problems.warnings.append(_message(process, text, hint))
 
 
 def _is_on_path(program: str, process: Draft) -> bool:

@@ -102,15 +102,10 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
     """What is known of one process.
 
     Attributes:
-        name: As in the Procfile.
-        instances: What its instances are called, if there are several.
         runs_vite: How its command runs Vite, for people; empty: it does not, as far as reading it tells.
         serves: What of its command is a known server; empty: nothing.
-        names_port: Whether its command names ``$PORT``.
-        checks_http: Whether its ``ready`` is an HTTP check.
         may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
             to complete, and does not run a program of `NOT_HTTP`.
-        seen: What its sockets have shown.
         also: If it is one upstream: what its sockets have shown of the other one; ``None``: not asked for.
     """
 
@@ -137,7 +132,6 @@ class Facts(Struct, frozen=True, kw_only=True):
         processes: Those of the run, in the order of the Procfile.
         frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
-        frontends: Further frontends, by prefix.
         waits: Whether a process has to wait for earlier ones that have shown nothing yet.
     """
 
@@ -183,11 +177,6 @@ class Roles(Struct, frozen=True, kw_only=True):
     """The decision.
 
     Attributes:
-        frontend: The upstream.
-        frontend_reason: Why that one, for people.
-        backend: The upstream.
-        backend_reason: Why that one, for people.
-        frontends: Further frontends, by prefix.
         to_ask: Names of the processes whose sockets may still show something that matters.
     """
 

@@ -81,7 +81,7 @@ class Commanded(Protocol):
     async def read_again(self) -> Collection[str]:
         """Follow the plan that the files make now; return which processes that has restarted."""
 
-    def snapshot(self) -> Mapping[str, object]:
+    def snapshot(self) -> Mapping[str, StateChanged]:
         """Return what there is to know of every process, by name."""
 
     def start(self, name: str) -> None:
@@ -132,6 +132,8 @@ async def carry_out(
                 run.kill(name)
             case "restart":
                 start_soon(partial(run.restart, name))
+            case "signal" if run.snapshot()[name].pid is None:
+                raise OrchestraError(f"{name} does not run: there is nothing to signal")
             case "signal":
                 run.signal(name, order.signal)
             case "send":

@@ -67,12 +67,10 @@ def events_of(path: str) -> Iterator[Event]:
                     return
                 try:
                     yield decode(line)
-                except msgspec.ValidationError as exc:
-                    if number == 1:
-                        text = "this is no recording"
-                        raise ConfigError(text, path=path, line=1, hint=_RECORD_HINT) from exc
                 except msgspec.DecodeError as exc:
-                    text = f"this is no recording: {exc}"
-                    raise ConfigError(text, path=path, line=number, hint=_RECORD_HINT) from exc
+                    # Events of a later version are valid JSON, but not the first one of a recording.
+                    if number == 1 or not isinstance(exc, msgspec.ValidationError):
+                        text = f"this is no recording: {exc}"
+                        raise ConfigError(text, path=path, line=number, hint=_RECORD_HINT) from exc
     except OSError as exc:
         raise ConfigError(f"it cannot be read: {exc.strerror}", path=path, hint=_RECORD_HINT) from exc

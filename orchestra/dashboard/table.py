@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.frame import Frame
     from orchestra.dashboard.model import Process
 
-__all__ = ["error_line", "label", "name_of_process", "process_rows"]
+__all__ = ["error_line", "folded", "label", "name_of_process", "process_rows"]
 
 _STATE_WIDTH = 17
 # The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their worth.
@@ -43,6 +44,8 @@ _WORTH = ("port", "uptime", "crashes", "reloads", "cpu", "memory", "pid")
 _GAP = 2
 # From so much left room on, addresses stand there in full.
 _ROOM_FOR_ADDRESS = 24
+# So much of a message stands before its place; where there is less room, it is left out behind columns.
+_SHORTEST_MESSAGE = 20
 _CALM = (State.READY, State.RUNNING, State.COMPLETED, State.STOPPED)
 
 
@@ -61,9 +64,13 @@ def process_rows(frame: Frame, height: int) -> Iterator[Text]:
         yield fit(_row(frame, process, name_width, columns), width)
     hidden = [each for each in processes if each not in shown]
     if hidden and rows > 0:
-        counts = Counter(each.state.value for each in hidden).most_common()
-        text = ", ".join(f"{count} {state}" for state, count in counts)
-        yield fit(Text(f"   and {text}", QUIET), width)
+        yield fit(folded(hidden), width)
+
+
+def folded(processes: Sequence[Process]) -> Text:
+    """Draw the row that stands for many: how many are in which state."""
+    counts = Counter(each.state.value for each in processes).most_common()
+    return Text(f"   and {', '.join(f'{count} {state}' for state, count in counts)}", QUIET)
 
 
 def name_of_process(process: Process, width: int, *, is_chosen: bool = False) -> Text:
@@ -80,12 +87,13 @@ def label(state: State) -> Text:
     return Text.assemble((state.value.replace("-", " "), LOOK[state][1]))
 
 
-def error_line(error: ErrorShown) -> str:
-    """Write an error in a line: ``ValueError: no, at app.py:12``."""
-    text = f"{error.error_type}: {error.message}" if error.message else error.error_type
+def error_line(error: ErrorShown, room: int) -> str:
+    """Write an error in a line: ``ValueError: no, at app.py:12``; a long message leaves the place room."""
+    text = one_line(f"{error.error_type}: {error.message}" if error.message else error.error_type)
     if error.file is None:
-        return one_line(text)
-    return one_line(f"{text}, at {error.file.rpartition('/')[2]}:{error.line}")
+        return text
+    place = one_line(f", at {error.file.rpartition('/')[2]}:{error.line}")
+    return fit(Text(text), max(room - cell_len(place), _SHORTEST_MESSAGE)).plain + place
 
 
 def _row(frame: Frame, process: Process, name_width: int, columns: Sequence[str]) -> Text:
@@ -95,16 +103,18 @@ def _row(frame: Frame, process: Process, name_width: int, columns: Sequence[str]
     row.append_text(_state(process, frame.now))
     if newest.pid is None and (reason or process.error is not None):
         # Without a child the other columns have nothing to say: here is why.
-        why = error_line(process.error) if process.error is not None else reason
+        is_again = newest.state is State.BACKING_OFF and process.crashes > 1
+        crashes = f"  ({process.crashes} crashes)" if is_again else ""
+        room = frame.width - row.cell_len - len(crashes)
+        why = error_line(process.error, room) if process.error is not None else reason
         row.append(why, BAD if newest.state is State.FAILED else QUIET)
-        if newest.state is State.BACKING_OFF and process.crashes > 1:
-            row.append(f"  ({process.crashes} crashes)", QUIET)
-        return row
+        return row.append(crashes, QUIET)
     for name in columns:
         text, tone = _value(process, name, frame.now)
         row.append(_cell(name, text), tone)
-    if process.error is not None:
-        row.append(error_line(process.error), BAD)
+    room = frame.width - row.cell_len
+    if process.error is not None and room >= _SHORTEST_MESSAGE:
+        row.append(error_line(process.error, room), BAD)
     elif reason and process.state not in (State.READY, State.RUNNING):
         row.append(reason, QUIET)
     return row

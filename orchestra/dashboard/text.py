@@ -30,8 +30,8 @@ MAX_ROWS = 4
 
 # `Text.wrap` asks it how to justify, which is not asked for.
 _CONSOLE = Console(_environ={})
-# Characters that would end a line for some terminals or for rich.
-_SEPARATORS = re.compile("[\u2028\u2029]")
+# Characters that would end a line for some terminals or for rich, or turn round what stands beside the text.
+_SEPARATORS = re.compile("[\u2028-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:

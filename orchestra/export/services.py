@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -113,13 +114,9 @@ def services_of(
 
 def ordered(services: Iterable[Service]) -> list[Service]:
     """Give the services so that each comes after those that it waits for."""
-    left, done = list(services), list[Service]()
-    while left:
-        names = {each.name for each in left}
-        ready = [each for each in left if names.isdisjoint(other.name for other in each.depends_on)]
-        done += ready
-        left = [each for each in left if each not in ready]
-    return done
+    by_name = {each.name: each for each in services}
+    waits_for = {name: [other.name for other in each.depends_on] for name, each in by_name.items()}
+    return [by_name[name] for name in TopologicalSorter(waits_for).static_order()]
 
 
 def _variables(

@@ -90,7 +90,6 @@ class Attempt(Stoppable):
         second: Its second server, if it is both upstreams.
         readiness: What it lacks to be ready, or lacked since its last reload.
         refused: Tasks that wait until a connection to where it listens is refused.
-        end: How it ended, once it has.
     """
 
     def __init__(
@@ -118,10 +117,7 @@ class Attempt(Stoppable):
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
-        on_move = partial(on_fact, self, Moved())
-        self.second = _SecondServer(
-            self.plan.name, run, first=lambda: self.listening, refused=self.refused, on_move=on_move
-        )
+        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Moved()))
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -198,7 +194,6 @@ class Attempt(Stoppable):
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
-        self.symptoms.keep(lines, now)
         for found in self.symptoms.read(stream, lines, now):
             match found:
                 case Reloading(reason) if self._may_reload:
@@ -375,27 +370,16 @@ class _SecondServer:
     """The second server of a child whose process is both upstreams; `roles` tells whether there is one.
 
     Args:
-        process: Whose child it is.
-        first: Gives where the first one listens, while that is known.
-        refused: Where tasks wait until a connection to a server of the child is refused.
+        attempt: The child.
         on_move: Called when it has come up or gone.
 
     Attributes:
         address: Where it listens; ``None``: nowhere, or there is none.
     """
 
-    def __init__(
-        self,
-        process: str,
-        run: Run,
-        *,
-        first: Callable[[], Address | None],
-        refused: ParkingLot,
-        on_move: Callable[[], object],
-    ) -> None:
+    def __init__(self, attempt: Attempt, run: Run, on_move: Callable[[], object]) -> None:
         self.address: Address | None = None
-        self._process, self._run = process, run
-        self._first, self._refused, self._on_move = first, refused, on_move
+        self._attempt, self._run, self._on_move = attempt, run, on_move
         self._is_followed = False
 
     async def follow(self, leader: int) -> None:
@@ -404,9 +388,9 @@ class _SecondServer:
         if roles is None or self._is_followed:
             return
         self._is_followed = True
-        while (found := await roles.ask_beside(self._process, leader=leader, first=self._first)) is not None:
+        while (found := await roles.ask_beside(self._attempt, leader)) is not None:
             self._move(found)
-            await _until_gone(self._run, leader, found, self._refused)
+            await _until_gone(self._run, leader, found, self._attempt.refused)
             self._move(None)
         self._is_followed = False
 

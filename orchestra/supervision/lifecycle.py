@@ -168,7 +168,6 @@ class Ended(Struct, frozen=True):
 
     Attributes:
         explanation: Why, if its output tells.
-        has_raised: Whether it has written an exception.
         is_hopeless: Whether another child would end in the same way.
     """
 

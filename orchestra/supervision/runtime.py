@@ -60,17 +60,13 @@ class Runtime(Struct, frozen=True, kw_only=True):
     Attributes:
         spawn: Runs a child to its end, as `child.spawn.run_child` does.
         guard: Starts a guardian for a run, which is known by its mark.
-        scanner: Makes a scanner of listening sockets.
-        probe: Asks whether a process answers, and what.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         beside: Finds the sockets of a tree beside a server, and whether other processes are there.
         holder: Says what listens at a port; empty: nothing, or that cannot be seen.
         remains: Makes what looks at the processes of the tree of a leader, as `child.remains.look` does.
-        is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
         watch: Tells of changed files, as `watch.changes.watch` does.
         soft_nofile: The soft limit of open files for children, if it differs from ours.
-        random: A number from 0 to 1.
         now: The time of day, for events.
     """
 
@@ -122,10 +118,6 @@ class Stoppable:
 
     Args:
         spawn: What spawns it, as `Run.spawn`, which it is by default.
-
-    Attributes:
-        child: While there is one.
-        is_ending: Whether it was told to end.
     """
 
     def __init__(self, run: Run, spawn: Callable[..., Awaitable[Exit]] | None = None) -> None:

@@ -159,7 +159,6 @@ class Symptoms:
     """What one child has written, as far as it tells something about its server.
 
     Args:
-        command: The process's command.
         folders: The absolute paths of the project's folders: where a failure's place is looked for.
 
     Attributes:
@@ -180,13 +179,10 @@ class Symptoms:
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
 
-    def keep(self, lines: Sequence[str], now: float) -> None:
-        """Keep the last lines, which have no colours, for an explanation."""
+    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
+        """Read lines, without colours; give what they tell, in between. The last ones may explain an end."""
         telling = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
         self._lines.extend((now, line) for line in telling)
-
-    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
-        """Read lines, without colours; give what they tell, in between."""
         self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
         text = "\n".join(lines)

@@ -229,26 +229,14 @@ def _silent_system(folders: Iterable[str]) -> str:
     """Name the first of the folders' file systems that does not tell of changes; empty if all do."""
     if os.environ.get(_FORCE_POLLING, "").lower() not in {"", "false", "disable", "disabled"}:
         return f"{_FORCE_POLLING} is set: the file system"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            mounts = _mounts(file)
-    except OSError:  # another system: it tells
-        return ""
+    import psutil  # noqa: PLC0415 - as watchfiles
+
+    mounts = {each.mountpoint: each.fstype for each in psutil.disk_partitions(all=True)}
     for folder in folders:
         above = max((point for point in mounts if _is_in(folder, point)), key=len, default="/")
         if mounts.get(above) in _SILENT_SYSTEMS:
             return f"the file system of {folder} ({mounts[above]})"
     return ""
-
-
-def _mounts(lines: Iterable[str]) -> dict[str, str]:
-    """Read mount points, each with the type of its file system: proc(5)."""
-    found = {}
-    for line in lines:
-        mounted, _, system = line.partition(" - ")
-        point = mounted.split(" ")[4].replace("\\040", " ")
-        found[point] = system.split(" ")[0]
-    return found
 
 
 def _is_in(folder: str, point: str) -> bool:
