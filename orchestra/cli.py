@@ -211,7 +211,7 @@ def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record:
 )
 def replay(file: str, *, speed: float) -> int:
     """Show a run again that was recorded: run --record FILE."""
-    from orchestra.replaying import replay as show  # noqa: PLC0415
+    from orchestra.showing import replay as show  # noqa: PLC0415
 
     if speed != speed:  # noqa: PLR0124 - NaN is in every range
         raise click.BadParameter("nan is not a number.", param_hint="--speed")

@@ -239,7 +239,7 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
 @_command
 def attach(run: RunningRun) -> int:
     """Show the dashboard of a run that another terminal has started; `q` leaves it, and the run goes on."""
-    from orchestra.attaching import attach as show  # noqa: PLC0415 - only here
+    from orchestra.showing import attach as show  # noqa: PLC0415 - only here
 
     return show(run)
 

@@ -272,6 +272,11 @@ def test_a_long_message_leaves_room_for_its_place() -> None:
     assert [row for row in rows if row.endswith("…, at app.py:12  (2 crashes)")]
 
 
+def test_a_long_name_leaves_room_before_the_state() -> None:
+    rows = picture(model_of(names=("worker-for-mails-of-customers",)))
+    assert "▸○ worker-for-mail…  waiting" in rows
+
+
 def test_the_header_says_where_and_how() -> None:
     def header(width: int) -> str:
         return picture(model_of(), width=width)[0]

@@ -394,7 +394,8 @@ def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     ran_stable = life.spawned_at is not None and now - life.spawned_at >= STABLE_AFTER
     failures = 1 if ran_stable or succeeded else life.failures + 1
     if failures > plan.max_quick_failures:
-        reason = f"{reason}; given up after {plan.max_quick_failures} restarts"
+        count = plan.max_quick_failures
+        reason = f"{reason}; given up after {count} restart{'s' * (count != 1)}"
         return _enter(replace(life, failures=failures), State.FAILED, reason=reason), None
     back_off = min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
     life = replace(life, failures=failures, back_off=back_off)
