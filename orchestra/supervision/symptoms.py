@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
-from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
+from orchestra.supervision.lifecycle import Broken, Reloading, Sign
 from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Symptoms:
         """The exception that one of its streams ends with; empty if none does."""
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
-    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Stuck | None:
+    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Literal[Sign.STUCK] | None:
         """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
 
         Args:
@@ -240,7 +240,7 @@ class Symptoms:
             was_announced: Whether it comes up for the first time, or after a reload that it announced.
         """
         if is_alone and not was_announced and not any(map(_SAYS_WHY.search, self.last_lines)):
-            return Stuck()  # another server may live: nothing is known against the program
+            return Sign.STUCK  # another server may live: nothing is known against the program
         if is_alone or (self.watches and self.error):
             return Broken(self.explanation() or "its program has ended")
         return None
