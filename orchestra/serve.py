@@ -32,9 +32,9 @@ from hypercorn.logging import Logger
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from orchestra import unix_sockets
 from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
 from orchestra.complaints import show_error
+from orchestra.control import sockets as unix_sockets
 from orchestra.errors import ConfigError, OrchestraError, port_taken
 from orchestra.folders import current_folder
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from multiprocessing.context import SpawnProcess
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
 
 __all__ = ["Served", "WorkerClass", "as_asgi", "bound", "serve", "serve_on"]
 

@@ -18,7 +18,7 @@ from tests.kit import PATIENCE, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestra.asgi.types import Scope
+    from orchestra.control.doors import Scope
 
 SECRET = "the secret"
 SCRIPT = "console.log(1);" * 100

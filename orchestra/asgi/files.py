@@ -31,7 +31,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
 
 __all__ = ["SPA"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from orchestra.errors import ConfigError, ConfigErrors
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from orchestra.config.files import is_file, is_folder, text_if_any, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

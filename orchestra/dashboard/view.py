@@ -13,12 +13,32 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.style import Style
 from rich.text import Text
 
+from orchestra.dashboard.controls import Mode
 from orchestra.dashboard.keys import key_label
-from orchestra.dashboard.look import Mode
-from orchestra.dashboard.panes import detail_rows, help_rows, log_rows, request_rows
-from orchestra.dashboard.styles import ADDRESS, BAD, BUSY, LOOK, STRONG, WORST, longest
-from orchestra.dashboard.table import error_line, folded, label, name_of_process, process_rows
-from orchestra.dashboard.text import QUIET, decode, fit, one_line
+from orchestra.dashboard.panes import (
+    detail_rows,
+    error_line,
+    folded,
+    help_rows,
+    label,
+    log_rows,
+    name_of_process,
+    process_rows,
+    request_rows,
+)
+from orchestra.dashboard.text import (
+    ADDRESS,
+    BAD,
+    BUSY,
+    LOOK,
+    QUIET,
+    STRONG,
+    WORST,
+    decode,
+    fit,
+    longest,
+    one_line,
+)
 from orchestra.dashboard.words import OURSELVES, short_seconds
 from orchestra.events import State, StateChanged
 

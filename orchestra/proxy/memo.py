@@ -5,14 +5,14 @@ that the modules of a large page cannot evict the page. All of it outlives a res
 one thing: that the backend did not know a path.
 
 Not here: what is learned when (`route`); which pages are the frontend's from one run to the next
-(`frontend_pages`).
+(`remembered`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from orchestra.frontend_pages import FrontendPages
+from orchestra.remembered import FrontendPages
 
 if TYPE_CHECKING:
     Side: TypeAlias = Literal["backend", "frontend"]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StreamKind
-    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.head import RequestHead
+    from orchestra.remembered import FrontendPages
 
 __all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "WebSocketRoute"]
 
