@@ -167,8 +167,9 @@ class Attempt(Stoppable):
             return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
-        clash = await _find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
-        return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
+        if how.code:
+            symptoms.clash = await _find_clash(self._run, self.plan, symptoms.last_lines)
+        return Ended(how, symptoms.explanation(), has_raised, is_hopeless=symptoms.clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()

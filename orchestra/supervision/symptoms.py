@@ -166,6 +166,7 @@ class Symptoms:
         new_server_seen: Whether a new server has logged its start since the last reload.
         last_line_at: When it has last written, in the time that it is given.
         failure: The last exception that it has written since, whatever was written after it.
+        clash: Which port it could not have, if that is why it has ended.
     """
 
     def __init__(self, command: str, folders: Sequence[str] = ()) -> None:
@@ -174,6 +175,7 @@ class Symptoms:
         self.watches = "hmr" in command
         self.last_line_at = self._failed_at = 0.0
         self.failure: Failure | None = None
+        self.clash: str | None = None
         self._same_failures = 0  # in a row
         # One for each stream: what was written in between to two of them comes here in any order.
         self._readers: dict[StreamName, TracebackReader] = {}
@@ -247,6 +249,8 @@ class Symptoms:
 
     def explanation(self) -> str:
         """Say why it did not come up: by its exception and the place of that, else by a line of output."""
+        if self.clash is not None:
+            return self.clash
         if self.failure is None or self.port_is_taken:
             return explain(self.last_lines)
         own = own_frame(self.failure.frames, self._folders)
