@@ -31,13 +31,13 @@ from orchestra.proxy.websocket import handshake_fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestra.events import UpstreamName
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -102,7 +102,7 @@ class Asker:
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
     @property
-    def side(self) -> Side | None:
+    def side(self) -> UpstreamName | None:
         """The upstream that is asked; ``None`` before that."""
         return None if self._upstream is None else self._upstream.gate.side
 

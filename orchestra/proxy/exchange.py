@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.route import Step
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["OVER", "STUCK", "WAITING", "Exchange", "Progress"]
@@ -158,7 +157,7 @@ class Exchange:
         backend, frontend = shared.upstreams["backend"].gate.availability, self._frontend.gate.availability
         return self._route.begin(backend, frontend, may_wait=may_wait)
 
-    def _upstream(self, side: Side) -> Upstream:
+    def _upstream(self, side: UpstreamName) -> Upstream:
         return self._frontend if side == "frontend" else self._shared.upstreams[side]
 
     def _ask(self, step: Ask) -> Progress:

@@ -42,10 +42,9 @@ if TYPE_CHECKING:
 
     from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import StateChanged
+    from orchestra.events import StateChanged, UpstreamName
     from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Gate", "Upstream"]
@@ -93,7 +92,7 @@ class Gate:
 
     def __init__(
         self,
-        side: Side,
+        side: UpstreamName,
         upstream: UpstreamPlan,
         *,
         newest: dict[str, StateChanged],
@@ -102,7 +101,7 @@ class Gate:
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
     ) -> None:
-        self.side: Side = side
+        self.side: UpstreamName = side
         self.changed = changed
         self.hold = hold
         self._bus = bus

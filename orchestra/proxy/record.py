@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.rules import Side
 
 __all__ = ["Record"]
 
@@ -91,7 +90,7 @@ class Record:
         self._duration = 0.0
         self._bytes_in = 0
         self._answer: ResponseHead | None = None
-        self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
+        self._told: tuple[UpstreamName, int | None] | None = None  # of a request that takes its time
         self._clock = clock
         self._begun = clock()
 
@@ -123,7 +122,7 @@ class Record:
     def _method(self) -> str:
         return self._head.method.decode("ascii")
 
-    def pending(self, side: Side, now: float) -> None:
+    def pending(self, side: UpstreamName, now: float) -> None:
         """It is not over, and `side` is asked: tell that, once, unless it has become a stream."""
         elapsed, news = now - self._begun, (side, self.status)
         is_new = self._is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
@@ -169,18 +168,18 @@ class Record:
             outcome=self.outcome,
         )
 
-    def begin_wait(self, side: Side, reason: str) -> None:
+    def begin_wait(self, side: UpstreamName, reason: str) -> None:
         """It begins to wait for an upstream."""
         self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
         self._tell_heads()
 
-    def end_wait(self, side: Side, found: Availability | None) -> None:
+    def end_wait(self, side: UpstreamName, found: Availability | None) -> None:
         """It waits no longer; ``None``: it was cancelled."""
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if found is None else "ready" if found is Availability.READY else "failed"
         self._bus.emit(RequestReleased(id=self._number, upstream=side, held=self.held, outcome=outcome))
 
-    def replayed(self, side: Side, reason: str) -> None:
+    def replayed(self, side: UpstreamName, reason: str) -> None:
         """It is sent again."""
         self._tell(RequestReplayed, method=self._method, upstream=side, reason=reason)
 

@@ -68,7 +68,7 @@ from orchestra.proxy.rules import API, OWN_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.events import StateChanged
+    from orchestra.events import StateChanged, UpstreamName
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.rules import Router, Side
 
@@ -114,7 +114,7 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
 
     def __init__(
         self,
-        side: Side,
+        side: UpstreamName,
         found: Availability,
         text: str,
         *,
@@ -138,7 +138,7 @@ class Ask(Struct, frozen=True):
         keeps_answer: What was answered before is kept instead: it may turn out to be the best.
     """
 
-    side: Side
+    side: UpstreamName
     keeps_answer: bool = False
 
 
@@ -295,7 +295,7 @@ class Route:
             return "part of the frontend's page"
         return _REMEMBERED if page is None and has_metadata and known == "frontend" else None
 
-    def _side_of_page(self) -> Literal["backend", "frontend"] | None:
+    def _side_of_page(self) -> Side | None:
         values = self._head.values
         site = values.get(b"sec-fetch-site", b"same-origin")
         if site != b"same-origin":

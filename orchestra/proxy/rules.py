@@ -1,9 +1,14 @@
-"""Whose a path is by the settings, and the rules of one plan together with what was learned.
+"""Whose a path is: by the settings, and by what was learned from answers.
 
 Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
 matches is the frontend's. A further frontend has a prefix of its own, with all that its Vite has below it.
 
-Not here: what is asked in which order, and what follows from an answer (`route`).
+What was learned has no queries, and the oldest is dropped when it takes too many bytes; pages apart from
+assets, so that the modules of a large page cannot evict the page. All of it outlives a restart of the backend
+but for one thing: that the backend did not know a path.
+
+Not here: what is asked in which order, and what is learned when (`route`); which pages are the frontend's
+from one run to the next (`frontend_pages`).
 """
 
 from __future__ import annotations
@@ -17,23 +22,27 @@ from msgspec import Struct
 
 from orchestra.config.plan import VITE_PATHS
 from orchestra.config.schema import OWN_PATH
-from orchestra.proxy.memo import Memo
+from orchestra.frontend_pages import FrontendPages
 from orchestra.proxy.request import is_for_a_window, is_from_own_page, referring_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import StreamKind
-    from orchestra.frontend_pages import FrontendPages
+    from orchestra.events import StreamKind, UpstreamName
     from orchestra.proxy.head import RequestHead
 
-__all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "WebSocketRoute"]
+__all__ = ["API", "OWN_PREFIX", "Memo", "Router", "Rule", "Side", "Sides", "WebSocketRoute"]
 
-Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
+Side: TypeAlias = Literal["backend", "frontend"]
 
 OWN_PREFIX = f"{OWN_PATH}/".encode()
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
+# Bytes of paths that are remembered: more than the 10,000 modules of the largest apps have.
+ASSET_BYTES = 2 * 1024 * 1024
+PAGE_BYTES = 256 * 1024
+# What an entry takes beside its path, about.
+_ENTRY_BYTES = 100
 
 
 class Rule(Struct, frozen=True):
@@ -43,7 +52,7 @@ class Rule(Struct, frozen=True):
         further: Of a further frontend, its prefix.
     """
 
-    side: Literal["backend", "frontend"]
+    side: Side
     reason: str
     further: str = ""
 
@@ -93,11 +102,74 @@ class WebSocketRoute(Struct, frozen=True):
         is_guess: Nothing says that the frontend has it but that nothing else does. Vite never answers then.
     """
 
-    side: Side
+    side: UpstreamName
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
     is_guess: bool = False
+
+
+class Sides(dict[bytes, Side]):
+    """Which side answers a path.
+
+    Args:
+        most_bytes: That all entries may take together; then the oldest are dropped.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._left = most_bytes
+
+    def learn(self, path: bytes, side: Side) -> None:
+        """The side has answered."""
+        if path not in self:
+            self._left -= len(path) + _ENTRY_BYTES
+        self[path] = side
+        while self._left < 0:
+            self.forget(next(iter(self)))
+
+    def forget(self, path: bytes) -> None:
+        """What is known of a path does not hold any more."""
+        if self.pop(path, None) is not None:
+            self._left += len(path) + _ENTRY_BYTES
+
+
+class Memo:
+    """What a proxy has learned of paths.
+
+    Args:
+        pages: Pages that are known to be the frontend's; ``None``: those of this proxy alone.
+        remembers: Whether it is remembered what the backend did not know.
+
+    Attributes:
+        assets: What the frontend has answered to its own page, or the backend after the frontend did not know
+            it. It may be that the backend has the former, too.
+        windows: What a window got last.
+        unknown: What the backend did not know, and the frontend did.
+        newest: Which side the newest page of any window is of.
+    """
+
+    def __init__(self, pages: FrontendPages | None = None, *, remembers: bool = True) -> None:
+        self.pages = FrontendPages() if pages is None else pages
+        self.assets = Sides(ASSET_BYTES)
+        self.windows = Sides(PAGE_BYTES)
+        self.newest: Side = "backend"
+        self._unknown_bytes = ASSET_BYTES if remembers else 0
+        self.forget_unknown()
+
+    def forget_unknown(self) -> None:
+        """The backend may know other paths now; requests that are on their way teach the old `unknown`."""
+        self.unknown = Sides(self._unknown_bytes)
+
+    def side_of(self, path: bytes) -> Side | None:
+        """Return which side a page, a module, a style or a worker is of, if that is known."""
+        side = self.windows.get(path) or self.assets.get(path)
+        return side or ("frontend" if self.pages.has(path) else None)
+
+    def saw_window(self, path: bytes, side: Side) -> None:
+        """A window has got its page."""
+        self.windows.learn(path, side)
+        self.newest = side
 
 
 class Router:
@@ -142,7 +214,7 @@ class Router:
         rule = self.rule_of(path)
         return (rule and rule.further) or "frontend"
 
-    def side_of(self, path: bytes) -> Literal["backend", "frontend"] | None:
+    def side_of(self, path: bytes) -> Side | None:
         """Return which side a page, a module, a style or a worker is of, if that is known."""
         rule = self.rule_of(path)
         return self.memo.side_of(path) if rule is None else rule.side

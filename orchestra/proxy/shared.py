@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
 
 __all__ = ["Extras", "Pages", "Shared"]
 
@@ -119,7 +118,7 @@ class Shared:
         changed = trio.lowlevel.ParkingLot()
         newest: dict[str, StateChanged] = {}
 
-        def upstream(side: Side, planned: UpstreamPlan, dial: Dial = dial) -> Upstream:
+        def upstream(side: UpstreamName, planned: UpstreamPlan, dial: Dial = dial) -> Upstream:
             hold = self.plan.hold
             gate = Gate(side, planned, newest=newest, changed=changed, hold=hold, bus=bus, tail=tail)
             start_soon = self._start_soon
