@@ -21,12 +21,15 @@ from orchestra.events import RequestFinished, State, StateChanged, StreamClosed,
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.server import Extras, Proxy
+from orchestra.proxy.shared import Shared
 from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import Headers
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -420,6 +423,28 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
         finally:
             made.close()
         nursery.cancel_scope.cancel()
+
+
+def an_upstream(
+    plan: UpstreamPlan, bus: Bus | None = None, *, tail: tuple[str, ...] = (), limit: int = 4
+) -> Upstream:
+    """The backend of a proxy that does not run."""
+
+    async def dial(_address: Address) -> Transport:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionRefusedError
+
+    shared = Shared(
+        ProxyPlan(backend=plan, frontend=None),
+        bus=bus or Bus(),
+        tail=lambda process: [f"{process} {line}" for line in tail],
+        refused=print,
+        dial=dial,
+        dial_own=None,
+        most_idle=limit,
+        extras=Extras(),
+    )
+    return shared.upstreams["backend"]
 
 
 def elsewhere(port: int) -> Address:

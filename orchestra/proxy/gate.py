@@ -27,8 +27,9 @@ request whose wait has failed (`answers`), which process an upstream is (`decide
 from __future__ import annotations
 
 import errno
+from functools import partial
 from ssl import SSLError
-from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import trio
 
@@ -38,13 +39,12 @@ from orchestra.proxy.connection import Endpoint, UpstreamConnection
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection
 
-    from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StateChanged, UpstreamName
-    from orchestra.proxy.head import HeadReader
     from orchestra.proxy.record import Record
+    from orchestra.proxy.shared import Shared
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Gate", "Upstream"]
@@ -74,39 +74,16 @@ _BEST_FIRST = (_READY, Availability.HOLD, Availability.FAIL)
 class Gate:
     """Whether one upstream can be asked, and where.
 
-    Args:
-        side: Which upstream it is.
-        upstream: What is behind it; ``None``: there is no such upstream.
-        newest: The newest report on each process: which of them the upstream is may be decided later. The
-            gates of a proxy share it.
-        changed: Where tasks wait for the next report; the gates of a proxy share it.
-        hold: Seconds that a request may wait in all.
-        bus: Where decisions and switches are reported.
-        tail: Gives the last lines that a process wrote, for a refusal.
-
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked, the same object until that changes; ``None`` while nothing can be.
         outage: While a server outside of this run refuses connections: what that means for requests.
     """
 
-    def __init__(
-        self,
-        side: UpstreamName,
-        upstream: UpstreamPlan,
-        *,
-        newest: dict[str, StateChanged],
-        changed: trio.lowlevel.ParkingLot,
-        hold: float,
-        bus: Bus,
-        tail: Callable[[str], Sequence[str]],
-    ) -> None:
+    def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan) -> None:
         self.side: UpstreamName = side
-        self.changed = changed
-        self.hold = hold
-        self._bus = bus
-        self._tail = tail
-        self._newest = newest
+        self._shared = shared
+        self._newest = shared.newest
         self.outage: Availability | None = None
         self.endpoint: Endpoint | None = None
         # The sizes of the requests that wait.
@@ -170,12 +147,12 @@ class Gate:
         if endpoint is not self.endpoint or found is self.outage:
             return
         if self.outage is None or found is None:
-            text = f"the {self.side} at {endpoint.address.url} " + (
-                "answers again" if found is None else "is away"
-            )
-            hint = "" if found is None else f"Its requests wait, {self.hold:g} s at most; start it."
-            level: Literal["info", "warning"] = "info" if found is None else "warning"
-            self._bus.notice(f"{self.side}-away", text, level=level, hint=hint)
+            notice = partial(self._shared.bus.notice, f"{self.side}-away")
+            if found is None:
+                notice(f"the {self.side} at {endpoint.address.url} answers again", level="info")
+            else:
+                hint = f"Its requests wait, {self._shared.plan.hold:g} s at most; start it."
+                notice(f"the {self.side} at {endpoint.address.url} is away", hint=hint)
         self.outage = found
         self._look()
 
@@ -194,14 +171,14 @@ class Gate:
                 url=now.address.url,
                 previous=before.address.url,
             )
-            self._bus.emit(switched)
+            self._shared.bus.emit(switched)
 
     def _look(self) -> None:
         """Find out what can be asked now, and wake all that wait."""
         self.availability, endpoint = self._find()
         if endpoint != self.endpoint:
             self.endpoint = endpoint
-        self.changed.unpark_all()
+        self._shared.changed.unpark_all()
 
     def _find(self) -> tuple[Availability, Endpoint | None]:
         match self._upstream:
@@ -249,7 +226,7 @@ class Gate:
         request.begin_wait(self.side, self._explain())
         found: Availability | None = None
         try:
-            while self.availability is Availability.HOLD and request.held < self.hold:
+            while self.availability is Availability.HOLD and request.held < self._shared.plan.hold:
                 await self.wait_change(request)
             found = self.availability
         finally:
@@ -258,21 +235,21 @@ class Gate:
 
     async def wait_change(self, request: Record) -> None:
         """Wait until something is reported of any upstream, or the request has waited long enough."""
-        begun = trio.current_time()
-        with trio.move_on_at(begun + self.hold - request.held) as time:
+        begun, hold = trio.current_time(), self._shared.plan.hold
+        with trio.move_on_at(begun + hold - request.held) as time:
             try:
-                await self.changed.park()
+                await self._shared.changed.park()
             finally:
                 request.held += trio.current_time() - begun
         if time.cancelled_caught:
             # However that was rounded.
-            request.held = max(request.held, self.hold)
+            request.held = max(request.held, hold)
 
     def unavailable(self, more: str = "") -> Unavailable:
         """Say why it cannot be asked."""
         text = self._explain()
         process = self._most_telling()
-        tail = tuple(self._tail(process)) if process is not None else ()
+        tail = tuple(self._shared.tail(process)) if process is not None else ()
         text = f"{text}; {more}" if more else text
         return Unavailable(self.side, self.availability, text, process=process, tail=tail)
 
@@ -301,34 +278,16 @@ class Gate:
 class Upstream:
     """One upstream: its gate, its idle connections, and the way to new ones.
 
-    Args:
-        dial: How to connect; raises `OSError`.
-        reader: Reads the heads of its answers.
-        start_soon: Starts a task that ends by itself, or with the proxy.
-        refused: Told of a process that is ready and refuses a connection.
-        limit: How many idle connections are kept at most.
-
     Attributes:
         idle: Connections that are kept, the newest one last.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        *,
-        dial: Dial,
-        reader: HeadReader,
-        start_soon: Callable[..., object],
-        refused: Callable[[str], object] = lambda _process: None,
-        limit: int = IDLE_CONNECTIONS,
-    ) -> None:
-        self.gate = gate
+    def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan, dial: Dial) -> None:
+        self.gate = Gate(shared, side, upstream)
         self.idle: list[UpstreamConnection] = []
+        self._shared = shared
         self._dial = dial
-        self._reader = reader
-        self._start_soon = start_soon
-        self._refused = refused
-        self._limit = limit
+        self._limit = shared.most_idle
 
     def __repr__(self) -> str:
         return f"<Upstream {self.gate!r}, {len(self.idle)} of {self._limit} idle>"
@@ -397,15 +356,15 @@ class Upstream:
                 if not (is_ours or gate.is_supervised or isinstance(exc, SSLError)):
                     self._begin_outage(endpoint)
                     continue
-                if request.held >= gate.hold or not (is_ours or gate.is_supervised):
+                if request.held >= self._shared.plan.hold or not (is_ours or gate.is_supervised):
                     raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
                 if endpoint.process is not None and not is_ours:
-                    self._refused(endpoint.process)
+                    self._shared.refused(endpoint.process)
                 with trio.move_on_after(REPORT_DELAY):
                     await gate.wait_change(request)
                 continue
             if endpoint is gate.endpoint:
-                return UpstreamConnection(transport, self._reader, endpoint)
+                return UpstreamConnection(transport, self._shared.reader, endpoint)
             # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
 
@@ -413,10 +372,11 @@ class Upstream:
         """Dial a server outside of this run until it accepts, in a task of its own."""
         if self.gate.outage is None:
             self.gate.report_outage(endpoint, Availability.HOLD)
-            self._start_soon(self._dial_until_accepted, endpoint)
+            self._shared.start_soon(self._dial_until_accepted, endpoint)
 
     async def _dial_until_accepted(self, endpoint: Endpoint) -> None:
-        gate, until, pause = self.gate, trio.current_time() + self.gate.hold, FIRST_REDIAL_PAUSE
+        gate, pause = self.gate, FIRST_REDIAL_PAUSE
+        until = trio.current_time() + self._shared.plan.hold
         while endpoint is gate.endpoint and gate.outage is not None:
             await trio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_REDIAL_PAUSE)
@@ -434,4 +394,4 @@ class Upstream:
         if self.gate.is_supervised:
             with trio.move_on_after(REPORT_DELAY):
                 while not self.is_stale(connection):
-                    await self.gate.changed.park()
+                    await self._shared.changed.park()

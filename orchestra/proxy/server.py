@@ -84,16 +84,16 @@ class Proxy:
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
-        self._max_connections, idle = _limits()
+        self._max_connections, most_idle = _limits()
         extras = extras or Extras()
         self._shared = Shared(
             plan,
             bus=bus,
             tail=tail,
+            refused=refused,
             dial=dial or partial(tls.connect, poller=self.poller),
             dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
-            idle=idle,
-            refused=refused,
+            most_idle=most_idle,
             extras=extras,
         )
         self._conversations: set[Conversation] = set()

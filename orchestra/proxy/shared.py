@@ -13,7 +13,7 @@ import trio
 from msgspec import Struct
 
 from orchestra.config.plan import Address
-from orchestra.proxy.gate import Gate, Upstream
+from orchestra.proxy.gate import Upstream
 from orchestra.proxy.head import HeadReader
 from orchestra.proxy.hints import Hints
 from orchestra.proxy.rules import Router
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, UpstreamName
     from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.framing import Body
@@ -75,20 +75,18 @@ class Shared:
     """What all exchanges of a proxy share.
 
     Args:
-        plan: What stands behind the proxy.
-        bus: Where requests, streams and notices are reported.
-        tail: Gives the last lines that a process wrote.
-        dial: How to connect to an upstream.
-        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
-        idle: How many idle connections to an upstream are kept at most.
-        extras: What is there for development only.
+        most_idle: How many idle connections to an upstream are kept at most.
+        dial_own: How to connect to what serves our own paths; ``None``: nothing does. All others are those of
+            the `Proxy`.
 
     Attributes:
+        changed: Where tasks wait for the next report on any process.
         clock: What `trio.current_time` asks in the end, at a third of its price, while the proxy runs.
         ended: Where tasks wait for the end of an exchange or a connection.
         hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
         recent: The requests that have ended last, oldest first.
+        newest: The newest report on each process: which of them an upstream is may be decided later.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
         upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
@@ -103,36 +101,31 @@ class Shared:
         *,
         bus: Bus,
         tail: Callable[[str], Sequence[str]],
+        refused: Callable[[str], object],
         dial: Dial,
         dial_own: Dial | None,
-        idle: int,
-        refused: Callable[[str], object],
+        most_idle: int,
         extras: Extras,
     ) -> None:
         self.plan = plan
         self.bus = bus
+        self.tail = tail
+        self.refused = refused
+        self.most_idle = most_idle
+        self._dial = dial
         self.pages = extras.pages
         self.failed = extras.failed
         self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
-        changed = trio.lowlevel.ParkingLot()
-        newest: dict[str, StateChanged] = {}
-
-        def upstream(side: UpstreamName, planned: UpstreamPlan, dial: Dial = dial) -> Upstream:
-            hold = self.plan.hold
-            gate = Gate(side, planned, newest=newest, changed=changed, hold=hold, bus=bus, tail=tail)
-            start_soon = self._start_soon
-            how = {"start_soon": start_soon, "refused": refused}
-            return Upstream(gate, dial=dial, reader=self.reader, limit=idle, **how)
-
-        self._upstream = upstream
+        self.changed = trio.lowlevel.ParkingLot()
+        self.newest: dict[str, StateChanged] = {}
         self.upstreams = {
-            key: upstream("backend" if key == "backend" else "frontend", planned)
+            key: Upstream(self, "backend" if key == "backend" else "frontend", planned, dial)
             for key, planned in plan.upstreams.items()
         }
         if dial_own is not None:
             # It is in this process, and has no address that could be dialled.
-            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
+            self.upstreams["orchestra"] = Upstream(self, "orchestra", Address("localhost", 0), dial_own)
         self.router = self._new_router()
         self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
@@ -145,20 +138,15 @@ class Shared:
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
 
-    def _start_soon(self, *task: object) -> None:
-        self.start_soon(*task)  # the proxy has a nursery when it runs
-
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Go by another plan from the next request on; see `Proxy.change`."""
         before, self.plan = self.plan, plan
         for key in {**before.upstreams, **plan.upstreams}:
             planned, upstream = plan.upstreams.get(key), self.upstreams.get(key)
             if upstream is None:
-                self.upstreams[key] = self._upstream("frontend", planned)
-                continue
-            upstream.gate.hold = plan.hold
+                self.upstreams[key] = Upstream(self, "frontend", planned, self._dial)
             # What was found stays unless its process is gone.
-            if planned != before.upstreams.get(key) or not upstream.gate.is_within(processes):
+            elif planned != before.upstreams.get(key) or not upstream.gate.is_within(processes):
                 upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
