@@ -111,7 +111,6 @@ class Reloading:
         self._root = os.path.realpath(run.root)
         self._watched: Mapping[str, Interest] = {}
         self._watching = trio.CancelScope()
-        self._explained: set[str] = set()  # processes of which it was said that they reload themselves
         self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
         self._busy: set[str] = set()
         self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
@@ -177,15 +176,13 @@ class Reloading:
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
-        for name, worker in self._run.workers.items():
+        bus, workers = self._run.bus, self._run.workers
+        for name, worker in workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._plan()) or plan.reloader is None or plan.watch is not None:
-                continue
-            if name not in self._explained:
-                self._explained.add(name)
+            if is_backend(plan, self._plan()) and plan.reloader is not None and plan.watch is None:
                 text = f"{plan.reloader.word} restarts it when a file is saved: orchestra does not"
-                hint = plan.reloader.hint
-                self._run.bus.notice("reloads-itself", text, level="info", hint=hint, process=name)
+                hint, most = plan.reloader.hint, len(workers)
+                bus.notice("reloads-itself", text, level="info", hint=hint, process=name, at_most=most)
 
     # --- What follows ---
 

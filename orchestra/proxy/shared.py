@@ -36,8 +36,6 @@ __all__ = ["Extras", "Pages", "Shared"]
 # A screen of them. Each holds some 4 KiB of heads: with 300, nothing that a request takes is left in the
 # processor's cache, and each cost a tenth more.
 _MOST_RECENT = 30
-# Refused origins that get a notice; further ones see the refusal in their answers alone.
-_MAX_ORIGINS = 100
 
 
 class Pages(Protocol):
@@ -133,7 +131,6 @@ class Shared:
         self.recent: deque[Record] = deque(maxlen=_MOST_RECENT)
         self.now = 0.0
         self.next_number = itertools.count(1).__next__
-        self._refused_origins: set[bytes | None] = set()
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
@@ -164,10 +161,3 @@ class Shared:
     def frontend_of(self, head: RequestHead) -> Upstream:
         """Return the frontend that answers a request if one does."""
         return self.upstreams[self.router.frontend_of(head.path) if self.plan.frontends else "frontend"]
-
-    def report_origin(self, origin: bytes | None, refused: str) -> None:
-        """Say that a page of another origin was refused, once for each."""
-        key = origin and origin.lower()
-        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
-            self._refused_origins.add(key)
-            self.bus.notice("origin-refused", refused)

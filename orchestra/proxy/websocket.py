@@ -48,6 +48,8 @@ SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 HALF_CLOSED_LIMIT = 10.0
 # Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
+# Refused origins that get a notice; further ones see the refusal in their answers alone.
+_MAX_ORIGINS = 100
 
 _Side: TypeAlias = "ClientConnection | UpstreamConnection"
 
@@ -74,7 +76,7 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
         origin = head.values.get(b"origin")
         refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)
         if refused is not None:
-            shared.report_origin(origin, refused)
+            shared.bus.notice("origin-refused", refused, at_most=_MAX_ORIGINS)
             raise BadMessage(refused, status=403, title="Origin not allowed")
     return route
 
