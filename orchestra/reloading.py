@@ -65,7 +65,13 @@ _MOST_ROUNDS = 3
 
 
 class Pages(Protocol):
-    """The pages that browsers show. None of these waits."""
+    """The pages that browsers show. None of these waits.
+
+    Attributes:
+        expected: Processes that may be restarted: until `settle`, one that is ready reloads nothing.
+    """
+
+    expected: set[str]
 
     def reload(self, reason: str) -> object:
         """Load those of the backend again."""
@@ -73,11 +79,8 @@ class Pages(Protocol):
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
 
-    def expect_restart(self, process: str) -> None:
-        """Do not reload when a process is ready, until `settle`."""
-
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Reload if it is ready now, unless it is restarted."""
+        """Expect it no longer; reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
@@ -113,7 +116,6 @@ class Reloading:
         self._watching = trio.CancelScope()
         self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
         self._busy: set[str] = set()
-        self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._changed_at: dict[str, float] = {}  # by process: when something had changed the last time
         # In Unix time: from when on the next watching has to look; when a burst began that is not over.
@@ -196,8 +198,7 @@ class Reloading:
             worker = self._run.workers.get(name)
             if worker is not None and self._effect(worker, changes) is Effect.RESTART:
                 worker.expect_restart()
-                self._pages.expect_restart(name)
-                self._expected.add(name)
+                self._pages.expected.add(name)
         for name, changes in batch.changes.items():
             if name != RUN:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
@@ -213,9 +214,8 @@ class Reloading:
 
     def _settle(self) -> None:
         """Have the pages know where nothing has changed."""
-        for name in self._expected - self._busy:
+        for name in self._pages.expected - self._busy:
             self._pages.settle(name, is_restarted=False)
-        self._expected &= self._busy
 
     def _shown(self, changed: Changed) -> str:
         path = os.path.relpath(changed.path, self._root)
@@ -230,7 +230,6 @@ class Reloading:
             elif (worker := self._run.workers.get(name)) is not None:
                 is_restarted |= await self._act(worker, changes)
         self._busy.discard(name)
-        self._expected.discard(name)
         self._pages.settle(name, is_restarted=is_restarted)
 
     def _effect(self, worker: Worker, changes: Changes) -> Effect:
