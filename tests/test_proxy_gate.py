@@ -205,7 +205,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
     gate, _ = a_gate(UNDECIDED)
     assert now(gate) is Availability.HOLD
     report(gate, State.READY, url=URL)
-    assert not gate.has("api")
+    assert not gate.members
     request = a_request(gate)
     async with trio.open_nursery() as nursery:
 
@@ -215,7 +215,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
             gate.decide(API, reason="it answers HTTP")
 
         assert await wait(gate, request) is Availability.READY
-    assert gate.has("api")
+    assert gate.members == ("api",)
     assert gate.endpoint == Endpoint("api", Address("::1", 5173))
 
 
@@ -227,7 +227,7 @@ def test_what_was_found_stays() -> None:
     # It answers late.
     gate.decide(API)
     gate.decide(None)
-    assert gate.has("api")
+    assert gate.members == ("api",)
 
 
 def test_a_second_server_is_asked_while_it_is_there() -> None:

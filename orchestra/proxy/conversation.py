@@ -49,9 +49,6 @@ LINGER = 1.0
 class Conversation:
     """What happens on one client's connection.
 
-    Args:
-        transport: Connected to the client.
-
     Attributes:
         deadline: When it is given up, on trio's clock.
         exchange: That is under way.
@@ -128,7 +125,7 @@ class Conversation:
         """Go on with what has arrived, as far as that needs no waiting."""
         if self._woken.is_set():
             return
-        exchange = self.exchange
+        exchange, shared = self.exchange, self._shared
         try:
             if exchange is None and (exchange := self._take_request()) is None:
                 self._client.transport.on_input(self._serve)
@@ -143,8 +140,11 @@ class Conversation:
         elif progress is not OVER:
             self._woken.set()
         else:
-            self._end_exchange()
-            if exchange.is_last or self._shared.is_closing:
+            self.exchange = None
+            self.deadline = shared.now + IDLE_TIMEOUT
+            if shared.ended:
+                shared.ended.unpark_all()
+            if exchange.is_last or shared.is_closing:
                 self._woken.set()
             elif self._client.unread:
                 # Not at once: a client that always sends more would never let others have their turn.
@@ -163,12 +163,6 @@ class Conversation:
             self._is_reading_head = True
             self.deadline = shared.now + HEADER_TIMEOUT
         return self.exchange
-
-    def _end_exchange(self) -> None:
-        self.exchange = None
-        self.deadline = self._shared.now + IDLE_TIMEOUT
-        if self._shared.ended:
-            self._shared.ended.unpark_all()
 
     # --- The end ---
 

@@ -31,15 +31,7 @@ from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import (
-    Answer,
-    Ask,
-    Availability,
-    Fail,
-    Kept,
-    Route,
-    Signal,
-)
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Kept, Route, Signal
 
 if TYPE_CHECKING:
     from orchestra.events import Outcome, UpstreamName
@@ -86,8 +78,8 @@ class Exchange:
         self._client = client
         self._head = head
         self._peer = peer
-        number, recent = shared.next_number(), shared.recent
-        self._record = record = Record(shared.bus, number, head, client.body, recent, clock=shared.clock)
+        number, recent, clock = shared.next_number(), shared.recent, shared.clock
+        self._record = record = Record(shared.bus, number, head, client.body, recent, clock, clock())
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, peer, record)
         # Not in the class: CPython 3.11 then takes 20 ns for each look at one of them, and 1 ns as it is.
@@ -96,7 +88,7 @@ class Exchange:
         self._step: Step | None = None
         self._answering: Reply | None = None
         self._body: Body = NO_BODY
-        self._is_written = self._is_over = False
+        self._is_written = False
         self._fault: UpstreamError | BadMessage | None = None
 
     def advance(self) -> Progress:
@@ -189,7 +181,6 @@ class Exchange:
             self._reset("client-gone")
 
     async def _get_unstuck(self) -> None:
-        """Wait for something else than the upstream's bytes."""
         shared, asker, step = self._shared, self.asker, self._step
         if self._fault is not None:
             fault, self._fault = self._fault, None
@@ -245,10 +236,9 @@ class Exchange:
     # --- Its end ---
 
     def abandon(self) -> None:
-        """End it without an answer if it is not over: the client has left, or the proxy ends."""
-        if not self._is_over:
-            self._reset("upstream-died" if self._shared.is_closing else "client-gone")
-            self._end()
+        """End it without an answer: the client has left, or the proxy ends."""
+        self._reset("upstream-died" if self._shared.is_closing else "client-gone")
+        self._end()
 
     def report(self, now: float) -> None:
         """Tell that it is under way, if people want to know."""
@@ -272,7 +262,6 @@ class Exchange:
     def _end(self) -> None:
         """It is over: report it, and give back what it has taken."""
         record = self._record
-        self._is_over = True
         record.bytes_out = self._body.size
         self.asker.release()
         record.finished()
@@ -309,7 +298,6 @@ class Exchange:
         self._client.write(out + read)
 
     def _pass_on(self, reply: Reply) -> None:
-        """Write what has come of the body."""
         piece = reply.connection.take_more()
         if piece is not None:
             self._client.write(piece)
@@ -343,7 +331,6 @@ class Exchange:
         return is_from_here(head.host or b"localhost", addresses)
 
     def _say(self, message: Message) -> None:
-        """Give an answer of our own."""
         pages = self._shared.pages
         tag = pages.tag(self._head, message.status) if pages is not None else ""
         head, content = answers.render(message, self._head, tag=tag)

@@ -39,7 +39,7 @@ from orchestra.proxy.connection import Endpoint, UpstreamConnection
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
 
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import StateChanged, UpstreamName
@@ -92,11 +92,12 @@ class Gate:
 
     def __repr__(self) -> str:
         fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
-        what = " and ".join(self._members) or fixed
+        what = " and ".join(self.members) or fixed
         return f"<Gate {self.side}: {what}, {self.availability.value}, {len(self._waiting)} waiting>"
 
     @property
-    def _members(self) -> tuple[str, ...]:
+    def members(self) -> tuple[str, ...]:
+        """The processes that it is known to stand for."""
         return self._upstream.members if isinstance(self._upstream, FromProcess) else ()
 
     def plan(self, upstream: UpstreamPlan) -> None:
@@ -108,25 +109,12 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if the plan has left that open; what was found stays.
-
-        Args:
-            upstream: What it is; ``None``: there is no such upstream.
-            reason: Why, for people.
-        """
-        if self._was_undecided and not self._members:
+        """Take note of what the upstream is, if the plan has left that open; what was found stays."""
+        if self._was_undecided and not self.members:
             if upstream is None and reason:
                 self._absence = f"no {self.side}: {reason}"
             self._upstream = upstream
             self._look()
-
-    def has(self, process: str) -> bool:
-        """Whether it is known to stand for this process."""
-        return process in self._members
-
-    def is_within(self, processes: Collection[str]) -> bool:
-        """Whether all processes that it is known to stand for are among these."""
-        return set(self._members) <= set(processes)
 
     def is_stopping(self, process: str | None) -> bool:
         """Whether it has been asked to end, so that its connections break."""
@@ -138,12 +126,7 @@ class Gate:
         return not isinstance(self._upstream, Address)
 
     def report_outage(self, endpoint: Endpoint, found: Availability | None) -> None:
-        """Take note of whether a server outside of this run refuses connections.
-
-        Args:
-            endpoint: What was dialled; nothing follows if that is not asked any more.
-            found: What that means for requests; ``None``: it accepts them again.
-        """
+        """Take note of what a refusal at `endpoint`, outside of this run, means; ``None``: it accepts again."""
         if endpoint is not self.endpoint or found is self.outage:
             return
         if self.outage is None or found is None:
@@ -159,7 +142,7 @@ class Gate:
     def observe(self, event: StateChanged) -> None:
         """Take note of what is reported of a process."""
         self._newest[event.process] = event
-        if event.process not in self._members:
+        if event.process not in self.members:
             return
         before = self.endpoint
         self._look()
@@ -255,7 +238,7 @@ class Gate:
 
     def _explain(self) -> str:
         if self.endpoint is not None:
-            refuses = f"{self.endpoint.process} refuses connections" if self._members else "nothing answers"
+            refuses = f"{self.endpoint.process} refuses connections" if self.members else "nothing answers"
             return f"{refuses} at {self.endpoint.address.url}"
         if self._upstream is UNDECIDED:
             return f"it is not known yet which process is the {self.side}"
@@ -270,9 +253,9 @@ class Gate:
 
     def _most_telling(self) -> str | None:
         """The process whose last lines explain best why there is no upstream."""
-        reports = (self._newest.get(name) for name in self._members)
+        reports = (self._newest.get(name) for name in self.members)
         died = (report.process for report in reports if report is not None and report.ended_before_ready)
-        return next(died, self._members[0] if self._members else None)
+        return next(died, self.members[0] if self.members else None)
 
 
 class Upstream:
@@ -328,15 +311,9 @@ class Upstream:
             self.idle.pop(0).close()
 
     async def connect(self, request: Record, now: float, *, fresh: bool = False) -> UpstreamConnection:
-        """Get a connection as soon as there can be one.
+        """Get a connection for a request as soon as there can be one, or raise `Unavailable`.
 
-        Args:
-            request: The request that it is for.
-            now: The time.
-            fresh: Do not use one that has been idle.
-
-        Raises:
-            Unavailable: There will be none, or not in time.
+        If it has to be `fresh`, one that has been idle will not do.
         """
         gate = self.gate
         while True:

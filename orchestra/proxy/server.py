@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import resource
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -114,7 +115,7 @@ class Proxy:
         for upstream in shared.upstreams.values():
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
-        if event.state is State.READY and shared.upstreams["backend"].gate.has(event.process):
+        if event.state is State.READY and self.is_backend(event.process):
             shared.router.memo.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
@@ -124,37 +125,31 @@ class Proxy:
             self._nursery.start_soon(self._drain_reload, event.process)
 
     def decide(self, side: Side, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what an upstream is that the plan had left open.
+        """Take note of what an upstream is that the plan had left open, and why, for people.
 
-        Args:
-            side: ``backend`` or ``frontend``.
-            upstream: What it is; ``None``: there is none, so that everything goes to the other one.
-            reason: Why, for people.
+        ``None``: there is none, so that everything goes to the other one.
         """
         shared = self._shared
         shared.upstreams[side].gate.decide(upstream, reason=reason)
         # A backend need not be looked for where nothing but the frontend could be one.
         is_absent = shared.upstreams["backend"].gate.availability is Availability.ABSENT
-        has = shared.upstreams["frontend"].gate.has
-        shared.router.is_frontend_alone = is_absent and all(map(has, shared.plan.candidates))
+        frontends = set(shared.upstreams["frontend"].gate.members)
+        shared.router.is_frontend_alone = is_absent and frontends.issuperset(shared.plan.candidates)
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Serve by another plan, but at the same address; requests that are on their way are not touched.
 
-        Args:
-            plan: What stands behind the proxy now, and the rules.
-            processes: All that there are now: an upstream that was found, and is none of them, is open again.
+        An upstream that was found, and is none of all `processes` that there are now, is open again.
         """
-        self._shared.change(plan, processes)
+        self._shared.change(plan, set(processes))
 
     def recent(self) -> Iterator[RequestHeads | RequestFinished]:
         """Tell again of the requests that have ended last, oldest first; these events have no numbers."""
-        for record in self._shared.recent:
-            yield from record.past()
+        return chain.from_iterable(record.past() for record in self._shared.recent)
 
     def is_backend(self, process: str) -> bool:
         """Whether a process is known to be behind the backend."""
-        return self._shared.upstreams["backend"].gate.has(process)
+        return process in self._shared.upstreams["backend"].gate.members
 
     def frontends(self) -> tuple[Address, ...]:
         """Return where the frontends are that can be asked now."""
@@ -238,7 +233,6 @@ class Proxy:
             exchange.end_stream(SERVICE_RESTART)
 
     async def _drain_reload(self, process: str) -> None:
-        """Drain a process that reloads by itself, and waits for all that it still serves."""
         late = self._asked_of(process)
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
@@ -257,7 +251,6 @@ class Proxy:
         }
 
     async def _accept_all(self) -> None:
-        """Accept on all listeners, and stop all of that at once; the connections live on."""
         try:
             with self._accepting:
                 async with trio.open_nursery() as accepting:

@@ -20,7 +20,7 @@ from orchestra.proxy.rules import Router
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan
@@ -135,15 +135,15 @@ class Shared:
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
 
-    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
-        """Go by another plan from the next request on; see `Proxy.change`."""
+    def change(self, plan: ProxyPlan, processes: set[str]) -> None:
+        """See `Proxy.change`."""
         before, self.plan = self.plan, plan
         for key in {**before.upstreams, **plan.upstreams}:
             planned, upstream = plan.upstreams.get(key), self.upstreams.get(key)
             if upstream is None:
                 self.upstreams[key] = Upstream(self, "frontend", planned, self._dial)
             # What was found stays unless its process is gone.
-            elif planned != before.upstreams.get(key) or not upstream.gate.is_within(processes):
+            elif planned != before.upstreams.get(key) or not processes.issuperset(upstream.gate.members):
                 upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
@@ -151,12 +151,8 @@ class Shared:
     def _new_router(self) -> Router:
         # That something elsewhere was restarted is not reported.
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
-        return Router(
-            self.plan,
-            pages=self._frontend_pages,
-            has_own="orchestra" in self.upstreams,
-            remembers=remembers,
-        )
+        has_own = "orchestra" in self.upstreams
+        return Router(self.plan, pages=self._frontend_pages, has_own=has_own, remembers=remembers)
 
     def frontend_of(self, head: RequestHead) -> Upstream:
         """Return the frontend that answers a request if one does."""
