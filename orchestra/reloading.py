@@ -213,7 +213,6 @@ class Reloading:
             self._settle()
 
     def _settle(self) -> None:
-        """Have the pages know where nothing has changed."""
         for name in self._pages.expected - self._busy:
             self._pages.settle(name, is_restarted=False)
 
@@ -222,7 +221,6 @@ class Reloading:
         return str(changed.path) if path.startswith("../") else path
 
     async def _follow(self, name: str) -> None:
-        """Do what follows from the changes of one process, until there are no more."""
         is_restarted = False
         while (changes := self._waiting.pop(name, None)) is not None:
             if name == RUN:
@@ -331,7 +329,6 @@ class Reloading:
 
 
 def _merged(old: Changes | None, new: Changes) -> Changes:
-    """Put changes together, each file once."""
     if old is None:
         return new
     files = {each.path: each for each in (*old.files, *new.files)}

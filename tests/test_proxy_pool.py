@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,5 +100,5 @@ def test_an_upstream_explains_itself() -> None:
     for _ in range(3):
         upstream.give_back(a_side(upstream)[0], 0)
     assert repr(upstream) == "<Upstream <Gate backend: 127.0.0.1:8001, ready, 0 waiting>, 2 of 2 idle>"
-    upstream.clear()
+    upstream.sweep(inf)
     assert repr(upstream).endswith("0 of 2 idle>")

@@ -357,7 +357,6 @@ class Upload:
             upstream.close()
 
     def _keep(self, piece: bytes) -> None:
-        """Keep what was read, or forget all of it if that is too much."""
         self._kept.append(piece)
         if not self.can_begin:
             self._kept.clear()

@@ -90,11 +90,9 @@ class _Connection:
         self._keeps_alive = True
 
     def _gone(self) -> Exception:
-        """Say that the peer has gone."""
         raise NotImplementedError
 
     def _bad(self, fault: BadMessage) -> Exception:
-        """Say that what the peer has sent is illegal."""
         return fault
 
     # --- Bytes ---
@@ -122,7 +120,6 @@ class _Connection:
             self.unsent = b""
 
     async def send(self, data: bytes) -> None:
-        """Write and drain."""
         self.write(data)
         await self.drain()
 
@@ -151,7 +148,6 @@ class _Connection:
     # --- Messages ---
 
     def _take_head(self) -> bytes | None:
-        """Take the next head as soon as it is whole."""
         buffer, searched = self.unread, self._searched
         if searched or not buffer:
             try:

@@ -167,12 +167,10 @@ class Conversation:
     # --- The end ---
 
     async def _refuse(self, fault: BadMessage) -> None:
-        """Answer something that is not a request, as far as that is possible."""
         head, body = answers.render(answers.explain(fault), None)
         await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
 
     async def _linger(self) -> None:
-        """Give the client a moment to take note of our answer."""
         self.deadline = trio.current_time() + LINGER
         self._client.transport.send_eof()
         await self._client.read_off()

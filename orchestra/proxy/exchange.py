@@ -213,7 +213,6 @@ class Exchange:
             self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
 
     async def _upgrade(self) -> None:
-        """Open a WebSocket, or pass on why not."""
         route = websocket.admit(self._head, self._peer, self._shared)
         self._record.reason = route.reason
         upstream = self._upstream(route.side)
@@ -288,7 +287,6 @@ class Exchange:
             self._end_if_late(reply)
 
     def _open(self, side: UpstreamName, reason: str, head: ResponseHead, body: Body, read: bytes) -> None:
-        """Write the head of an answer, and what was read of its body."""
         record = self._record
         record.upstream, record.reason = side, reason
         record.answered(head)
@@ -317,7 +315,6 @@ class Exchange:
             self._reset()
 
     def _explain(self, error: UpstreamError | BadMessage) -> None:
-        """Say why there is no answer, if none has begun."""
         self.asker.release()
         if self._record.status is None:
             self._say(answers.explain(error, is_told_all=self._is_from_here()))

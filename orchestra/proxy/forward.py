@@ -116,7 +116,6 @@ def _additions(host: bytes, address: str) -> tuple[bytes, bytes]:
 
 
 def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> list[bytes]:
-    """Return the first line, and those of the fields that pass."""
     lines, values = [head.start, *head.lines], head.values
     found = dropped.intersection(values)
     if not found:
@@ -132,7 +131,6 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
 
 
 def _add_address(lines: list[bytes], address: str) -> None:
-    """Put the client's address at the end of the last ``X-Forwarded-For``."""
     last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
     lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address.encode("ascii", "replace")
 

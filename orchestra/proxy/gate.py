@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
+from math import inf
 from ssl import SSLError
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -126,7 +127,7 @@ class Gate:
         return not isinstance(self._upstream, Address)
 
     def report_outage(self, endpoint: Endpoint, found: Availability | None) -> None:
-        """Take note of what a refusal at `endpoint`, outside of this run, means; ``None``: it accepts again."""
+        """Take note of what refusals by `endpoint`, outside of this run, mean; ``None``: it accepts again."""
         if endpoint is not self.endpoint or found is self.outage:
             return
         if self.outage is None or found is None:
@@ -157,7 +158,6 @@ class Gate:
             self._shared.bus.emit(switched)
 
     def _look(self) -> None:
-        """Find out what can be asked now, and wake all that wait."""
         self.availability, endpoint = self._find()
         if endpoint != self.endpoint:
             self.endpoint = endpoint
@@ -280,14 +280,9 @@ class Upstream:
         return connection.endpoint is not self.gate.endpoint
 
     def sweep(self, now: float) -> None:
-        """Drop idle connections that are too old, and all of them if the endpoint is another one."""
+        """Drop idle connections that are too old (at `inf` all are), and all of them of another endpoint."""
         while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.is_stale(self.idle[0])):
             self.idle.pop(0).close()
-
-    def clear(self) -> None:
-        """Drop all idle connections."""
-        while self.idle:
-            self.idle.pop().close()
 
     def take(self, now: float) -> UpstreamConnection | None:
         """Return the newest idle connection that is still good, if the upstream can be asked and has one."""
@@ -328,7 +323,7 @@ class Upstream:
             except OSError as exc:
                 is_ours = exc.errno in OUT_OF_DESCRIPTORS
                 if is_ours:
-                    self.clear()
+                    self.sweep(inf)
                 request.held += trio.current_time() - now
                 if not (is_ours or gate.is_supervised or isinstance(exc, SSLError)):
                     self._begin_outage(endpoint)

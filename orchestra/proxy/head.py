@@ -162,7 +162,6 @@ def _media_type(value: bytes) -> bytes:
 
 
 def _lines(fields: Headers) -> list[bytes]:
-    """Return `_Head.lines`."""
     return [b"%b: %b" % field for field in fields]
 
 
@@ -176,7 +175,6 @@ def _values(fields: Headers) -> dict[bytes, bytes]:
 
 
 def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bool]:
-    """Return the length of the body, and whether it is chunked."""
     length = values.get(b"content-length")
     coding = values.get(b"transfer-encoding")
     if coding is None:
@@ -361,7 +359,6 @@ def _ask_h11(connection: h11.Connection, raw: bytes) -> None:
 
 
 def _split(raw: bytes) -> tuple[bytes, Headers]:
-    """Return the first line, and the fields."""
     start, *rest = raw.split(b"\r\n")
     if rest[-2:] != [b"", b""]:
         raise BadMessage("a line ends without CR LF")

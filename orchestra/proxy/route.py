@@ -255,7 +255,6 @@ class Route:
     def _begin_by_memo(
         self, path: bytes, backend: Availability, frontend: Availability, *, may_wait: bool
     ) -> Step:
-        """Decide by what was learned what the settings leave open."""
         head = self._head
         if not is_question(head):
             return _ASK_BACKEND
@@ -330,7 +329,6 @@ class Route:
         return Answer("backend 404, never falls back")
 
     def _after_backend(self, outcome: Outcome) -> Step:
-        """The backend's answer counts, or the frontend is asked."""
         if not isinstance(outcome, ResponseHead):
             return self._without_backend(outcome)
         if outcome.status != 404:
@@ -410,7 +408,6 @@ class Route:
                 return Answer(f"{said}, frontend not there", is_kept=True)
 
     def _learn(self, answer: ResponseHead, kept: ResponseHead) -> None:
-        """Remember that the frontend has a better answer: an asset, or a page."""
         head, memo = self._head, self._router.memo
         path = self._path
         self._see_window(answer)

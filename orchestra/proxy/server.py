@@ -16,6 +16,7 @@ from __future__ import annotations
 import resource
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -119,7 +120,7 @@ class Proxy:
             shared.router.memo.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
-        # A process that was ready makes itself ready again: it reloads by itself.
+        # Of a process that reloads by itself.
         is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
         if is_reload and self._nursery is not None:
             self._nursery.start_soon(self._drain_reload, event.process)
@@ -279,12 +280,11 @@ class Proxy:
             # It would live on here until the next one comes.
             del sock
 
-    def _drop_idle(self) -> None:
+    def _drop_idle(self, now: float = inf) -> None:
         for upstream in self._shared.upstreams.values():
-            upstream.clear()
+            upstream.sweep(now)
 
     async def _sweep(self) -> None:
-        """Keep all limits of time."""
         while True:
             while self._conversations or any(upstream.idle for upstream in self._shared.upstreams.values()):
                 await trio.sleep(SWEEP)
@@ -293,18 +293,13 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
-        """End what is too old, and tell of what takes its time.
-
-        The task that waits for the next time holds no connection.
-        """
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
             elif conversation.exchange is not None:
                 conversation.exchange.report(now)
-        for upstream in self._shared.upstreams.values():
-            upstream.sweep(now)
+        self._drop_idle(now)
 
 
 def _limits() -> tuple[int, int]:

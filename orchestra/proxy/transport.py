@@ -123,7 +123,6 @@ class SocketTransport:
         poller.add(self._fd, self._look)
 
     def _look(self, news: int) -> None:
-        """Take note of what the poller tells."""
         self._is_readable = True
         if news & _END:
             self._end_news |= news
@@ -258,7 +257,6 @@ class Poller:
                     break
 
     def _tell_all(self) -> int:
-        """Tell what is new; return how much that was."""
         # Not in `run`, whose variables would keep a connection alive until there is news of another one.
         all_news = self._set.poll(0, _BATCH)
         for fd, news in all_news:

@@ -180,7 +180,6 @@ class _Flow:
         self._is_stuck = trio.Event()
 
     async def run(self) -> None:
-        """Pass on what comes until the source ends, or one of the two is gone."""
         try:
             while not self._has_ended:
                 self._is_stuck = trio.Event()
