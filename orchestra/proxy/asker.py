@@ -107,11 +107,7 @@ class Asker:
         return None if self._upstream is None else self._upstream.gate.side
 
     def ask_now(self, upstream: Upstream) -> bool:
-        """Send the request over an idle connection, if that is all it takes; else it is for `ask`.
-
-        Raises:
-            BadMessage: Its body is not framed as its head said.
-        """
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
         if self.upload is not None:
             self.upload.read()
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
@@ -123,9 +119,7 @@ class Asker:
     async def ask(self, upstream: Upstream) -> None:
         """Send the request to `upstream` as soon as that can be asked.
 
-        Raises:
-            UpstreamGone: The connection broke: see `prepare_again`.
-            Unavailable: It cannot be asked.
+        `UpstreamGone`: the connection broke, see `prepare_again`; `Unavailable`: it cannot be asked.
         """
         connection = self.connection
         if connection is None:
@@ -154,9 +148,7 @@ class Asker:
     def hear(self) -> ResponseHead | None:
         """Take the head of the final answer as soon as it is here; 1xx are passed on.
 
-        Raises:
-            UpstreamGone: There will be none: see `prepare_again`.
-            BadResponse: It is illegal.
+        `UpstreamGone`: there will be none, see `prepare_again`; `BadResponse`: it is illegal.
         """
         upstream, connection = self._upstream, self.connection
         assert upstream is not None  # noqa: S101 - it was asked
@@ -210,13 +202,8 @@ class Asker:
     async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
-        Args:
-            upstream: Where to.
-            is_guess: Whether it may know nothing of such a WebSocket: Vite then never answers.
-
-        Raises:
-            UpstreamError: There is no answer in time, or not a valid one.
-            BadMessage: There is no such WebSocket, it seems.
+        `UpstreamError`: there is no answer in time, or not a valid one. `BadMessage`: `is_guess` said that the
+        upstream may know nothing of such a WebSocket, and Vite then never answers.
         """
         self.is_upgrade = True
         await self.ask(upstream)
@@ -316,11 +303,7 @@ class Upload:
         return not self._has_begun or self._body.size <= self._limit
 
     def read(self) -> None:
-        """Read what was received already.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
+        """Read what was received already; `BadMessage` if it is not framed as its head said."""
         self._keep(self._client.take())
 
     def begin(self, upstream: UpstreamConnection, head: bytes) -> None:

@@ -172,9 +172,7 @@ class _Connection:
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
 
-        Raises:
-            BadMessage: The client's body is not framed as its head said.
-            BadResponse: The upstream's is not.
+        It may not be framed as its head said: `BadMessage` from a client, `BadResponse` from an upstream.
         """
         buffer, body = self.unread, self.body
         if body.is_complete or not (buffer or body.needs_no_bytes):
@@ -226,10 +224,8 @@ class ClientConnection(_Connection):
         """Take the head of the next request.
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-
-        Raises:
-            BadMessage: It is illegal; the connection can only be answered and closed.
-            ClientGone: It will never be complete.
+        `BadMessage`: it is illegal, the connection can only be answered and closed; `ClientGone`: it will
+        never be complete.
         """
         self.body = _UNREAD
         raw = self._take_head()
@@ -250,11 +246,7 @@ class ClientConnection(_Connection):
         return head
 
     async def read_off(self) -> None:
-        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer.
-
-        Raises:
-            ClientGone: The client has reset the connection, or we closed it.
-        """
+        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer."""
         while self.take_raw() != b"":
             await self.wait()
 
@@ -265,11 +257,6 @@ class ClientConnection(_Connection):
 
 class UpstreamConnection(_Connection):
     """A connection to an upstream.
-
-    Args:
-        transport: Connected.
-        reader: Reads the heads of its answers.
-        endpoint: What it is to.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -300,9 +287,7 @@ class UpstreamConnection(_Connection):
     def take_head(self, request: RequestHead) -> ResponseHead | None:
         """Take the head of the next answer to `request`, be it informational or final.
 
-        Raises:
-            BadResponse: It is illegal.
-            UpstreamGone: It will never be complete.
+        `BadResponse`: it is illegal; `UpstreamGone`: it will never be complete.
         """
         raw = self._take_head()
         if raw is None:

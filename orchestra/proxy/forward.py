@@ -68,10 +68,7 @@ def keeps_alive(head: RequestHead | ResponseHead) -> bool:
 def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -> bytes:
     """Return the head that the upstream gets to see: the same request, with what a gateway adds to it.
 
-    Args:
-        head: As received.
-        peer: Its sender.
-        upgrade: This is a WebSocket's handshake: its ``Upgrade`` is the one that passes.
+    The ``Upgrade`` of a WebSocket's handshake is the one that passes.
     """
     values = head.values
     dropped = _dropped(values.get(b"connection"), _DROPPED_FROM_REQUESTS)
@@ -174,11 +171,6 @@ def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
 
 
 def times_passed(head: RequestHead) -> int:
-    """Return how many times the request has come through an orchestra before."""
+    """Return how many times the request has come through an orchestra before; `MAX_VIA` times is a loop."""
     names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
     return names.count([_OWN_NAME])
-
-
-def is_looping(head: RequestHead) -> bool:
-    """Whether the request has come through us so often that it must be going round in a loop."""
-    return times_passed(head) >= MAX_VIA

@@ -49,7 +49,7 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.events import State
 from orchestra.hosts import host_refusal
-from orchestra.proxy.forward import is_looping
+from orchestra.proxy.forward import MAX_VIA, times_passed
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.request import (
     HTML,
@@ -225,7 +225,7 @@ class Route:
         refused = host_refusal(head.host, router.plan.allowed_hosts)
         if refused is not None:
             return Fail(BadMessage(refused, status=403, title="Host not allowed"))
-        if b"via" in head.values and is_looping(head):
+        if b"via" in head.values and times_passed(head) >= MAX_VIA:
             return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
         path = self._path
         is_own = path.startswith(_OWN)

@@ -69,10 +69,8 @@ _BACKEND_SOCKETS = Rule("backend", "backend_prefixes")
 def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable[[bytes], Rule | None]:
     """Return what finds the rule of a path: Vite's own, else that of the longest prefix by whole segments.
 
-    Args:
-        given: Each rule with its prefixes, one that ends in a slash for all below it; of two rules with the
-            same prefix the first counts.
-        default: The rule of all other paths.
+    Each rule is given with its prefixes, one that ends in a slash for all below it; of two rules with the same
+    prefix the first counts.
     """
     rules: dict[bytes, Rule] = {}
     for rule, prefixes in given:
@@ -110,11 +108,7 @@ class WebSocketRoute(Struct, frozen=True):
 
 
 class Sides(dict[bytes, Side]):
-    """Which side answers a path.
-
-    Args:
-        most_bytes: That all entries may take together; then the oldest are dropped.
-    """
+    """Which side answers a path; beyond `most_bytes`, the oldest are dropped."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
@@ -135,13 +129,10 @@ class Sides(dict[bytes, Side]):
 
 
 class Memo:
-    """What a proxy has learned of paths.
-
-    Args:
-        pages: Pages that are known to be the frontend's; ``None``: those of this proxy alone.
-        remembers: Whether it is remembered what the backend did not know.
+    """What a proxy has learned of paths; see `Router`.
 
     Attributes:
+        pages: Pages that are known to be the frontend's.
         assets: What the frontend has answered to its own page, or the backend after the frontend did not know
             it. It may be that the backend has the former, too.
         windows: What a window got last.

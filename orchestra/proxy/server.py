@@ -293,6 +293,7 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
+        # Not in `_sweep`, whose variables would keep a connection alive until the next look.
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:

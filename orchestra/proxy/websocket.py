@@ -58,11 +58,7 @@ _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
-    """Decide where a request for a WebSocket goes.
-
-    Raises:
-        BadMessage: Nowhere: it is none, or not allowed.
-    """
+    """Decide where a request for a WebSocket goes; `BadMessage` if it is none, or not allowed."""
     fault = request_fault(head)
     if fault is not None:
         raise fault
@@ -158,23 +154,16 @@ class FrameTap:
 class _Flow:
     """One direction of a tunnel.
 
-    Args:
-        scope: Of the tunnel: it is cancelled when one side is gone, and has a limit once one side has ended.
-
-    Attributes:
-        sink: Gets the bytes of the source.
-        tap: What its frames show.
-        size: Bytes that came.
-        is_whole: All that the source had to say was passed on.
-        fault: What broke.
+    The scope is the tunnel's: it is cancelled when one side is gone, and has a limit once one side has ended.
     """
 
     def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.is_whole = self._has_ended = False
+        self.is_whole = False  # all that the source had to say was passed on
         self.fault: Exception | None = None
+        self._has_ended = False
         self._source = source
         self._scope = scope
         self._is_stuck = trio.Event()
@@ -237,10 +226,7 @@ class Tunnel:
             self._scope.cancel()
 
     async def run(self, kind: StreamKind) -> None:
-        """Pass the 101 on, and what follows it, until both sides have ended, one is gone, or `end_early`.
-
-        Both are closed then.
-        """
+        """Pass on the 101 and what follows until both have ended, one is gone, or `end_early`; close both."""
         up, down, record, head = self._up, self._down, self._record, self._reply.head
         record.upstream = self._reply.upstream.gate.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
