@@ -202,8 +202,8 @@ class Asker:
     async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
-        `UpstreamError`: there is no answer in time, or not a valid one. `BadMessage`: `is_guess` said that the
-        upstream may know nothing of such a WebSocket, and Vite then never answers.
+        `UpstreamError`: there is no answer in time, or not a valid one. That there is such a WebSocket may be
+        a guess; then it is `BadMessage`, as Vite never answers where there is none.
         """
         self.is_upgrade = True
         await self.ask(upstream)

@@ -232,7 +232,7 @@ class Gate:
         """Say why it cannot be asked."""
         text = self._explain()
         process = self._most_telling()
-        tail = tuple(self._shared.tail(process)) if process is not None else ()
+        tail = tuple(self._shared.extras.tail(process)) if process is not None else ()
         text = f"{text}; {more}" if more else text
         return Unavailable(self.side, self.availability, text, process=process, tail=tail)
 
@@ -331,7 +331,7 @@ class Upstream:
                 if request.held >= self._shared.plan.hold or not (is_ours or gate.is_supervised):
                     raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
                 if endpoint.process is not None and not is_ours:
-                    self._shared.refused(endpoint.process)
+                    self._shared.extras.refused(endpoint.process)
                 with trio.move_on_after(REPORT_DELAY):
                     await gate.wait_change(request)
                 continue

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestra.events import StreamKind, UpstreamName
     from orchestra.proxy.head import RequestHead
 
-__all__ = ["API", "OWN_PREFIX", "Memo", "Router", "Rule", "Side", "Sides", "WebSocketRoute"]
+__all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "Sides", "WebSocketRoute"]
 
 Side: TypeAlias = Literal["backend", "frontend"]
 
@@ -69,7 +69,7 @@ _BACKEND_SOCKETS = Rule("backend", "backend_prefixes")
 def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable[[bytes], Rule | None]:
     """Return what finds the rule of a path: Vite's own, else that of the longest prefix by whole segments.
 
-    Each rule is given with its prefixes, one that ends in a slash for all below it; of two rules with the same
+    Each rule is given with its prefixes, one that ends in a slash for all below it. Of two with the same
     prefix the first counts.
     """
     rules: dict[bytes, Rule] = {}
@@ -128,43 +128,8 @@ class Sides(dict[bytes, Side]):
             self._left += len(path) + _ENTRY_BYTES
 
 
-class Memo:
-    """What a proxy has learned of paths; see `Router`.
-
-    Attributes:
-        pages: Pages that are known to be the frontend's.
-        assets: What the frontend has answered to its own page, or the backend after the frontend did not know
-            it. It may be that the backend has the former, too.
-        windows: What a window got last.
-        unknown: What the backend did not know, and the frontend did.
-        newest: Which side the newest page of any window is of.
-    """
-
-    def __init__(self, pages: FrontendPages | None = None, *, remembers: bool = True) -> None:
-        self.pages = FrontendPages() if pages is None else pages
-        self.assets = Sides(ASSET_BYTES)
-        self.windows = Sides(PAGE_BYTES)
-        self.newest: Side = "backend"
-        self._unknown_bytes = ASSET_BYTES if remembers else 0
-        self.forget_unknown()
-
-    def forget_unknown(self) -> None:
-        """The backend may know other paths now; requests that are on their way teach the old `unknown`."""
-        self.unknown = Sides(self._unknown_bytes)
-
-    def side_of(self, path: bytes) -> Side | None:
-        """Return which side a page, a module, a style or a worker is of, if that is known."""
-        side = self.windows.get(path) or self.assets.get(path)
-        return side or ("frontend" if self.pages.has(path) else None)
-
-    def saw_window(self, path: bytes, side: Side) -> None:
-        """A window has got its page."""
-        self.windows.learn(path, side)
-        self.newest = side
-
-
 class Router:
-    """The rules of one plan, and what was learned.
+    """The rules of one plan, and what was learned of paths.
 
     Args:
         pages: The frontend's pages that are known from earlier runs; ``None``: no run is remembered.
@@ -172,8 +137,13 @@ class Router:
         remembers: Whether it is remembered what the backend did not know.
 
     Attributes:
-        memo: What answered which path.
         rule_of: Which side the settings give a path to.
+        pages: Pages that are known to be the frontend's.
+        assets: What the frontend has answered to its own page, or the backend after the frontend did not know
+            it. It may be that the backend has the former, too.
+        windows: What a window got last.
+        newest: Which side the newest page of any window is of.
+        unknown: What the backend did not know, and the frontend did.
     """
 
     def __init__(
@@ -186,7 +156,12 @@ class Router:
     ) -> None:
         self.plan = plan
         self.has_own = has_own
-        self.memo = Memo(pages, remembers=remembers)
+        self.pages = FrontendPages() if pages is None else pages
+        self.assets = Sides(ASSET_BYTES)
+        self.windows = Sides(PAGE_BYTES)
+        self.newest: Side = "backend"
+        self._unknown_bytes = ASSET_BYTES if remembers else 0
+        self.forget_unknown()
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
@@ -200,6 +175,15 @@ class Router:
             *ours, (_FRONTEND_SOCKETS, frontends), *theirs, (_BACKEND_SOCKETS, backends), default=default
         )
 
+    def forget_unknown(self) -> None:
+        """The backend may know other paths now; requests that are on their way teach the old `unknown`."""
+        self.unknown = Sides(self._unknown_bytes)
+
+    def saw_window(self, path: bytes, side: Side) -> None:
+        """A window has got its page."""
+        self.windows.learn(path, side)
+        self.newest = side
+
     def frontend_of(self, path: bytes) -> str:
         """Return which frontend answers a path if one does: the prefix of a further one, or ``frontend``."""
         rule = self.rule_of(path)
@@ -208,7 +192,10 @@ class Router:
     def side_of(self, path: bytes) -> Side | None:
         """Return which side a page, a module, a style or a worker is of, if that is known."""
         rule = self.rule_of(path)
-        return self.memo.side_of(path) if rule is None else rule.side
+        if rule is not None:
+            return rule.side
+        side = self.windows.get(path) or self.assets.get(path)
+        return side or ("frontend" if self.pages.has(path) else None)
 
     def may_fall_back(self, head: RequestHead) -> bool:
         """Whether a 404 to such a request may fall back, if its path is not the backend's alone.
@@ -220,10 +207,10 @@ class Router:
             return True
         if head.method != b"POST" or not (is_for_a_window(head) or is_from_own_page(head)):
             return False
-        path, memo = head.path, self.memo
-        if memo.pages.has(path):
+        path = head.path
+        if self.pages.has(path):
             return True
-        is_known = memo.windows.get(path, memo.newest) == "frontend"
+        is_known = self.windows.get(path, self.newest) == "frontend"
         return is_known and path == referring_path(head)
 
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:

@@ -14,7 +14,6 @@ Not here: what happens on one connection (`conversation`), signals, output.
 from __future__ import annotations
 
 import resource
-from functools import partial
 from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.events import State, StateChanged
-from orchestra.proxy import tls
 from orchestra.proxy.conversation import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
@@ -33,13 +31,12 @@ from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Address, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, RequestFinished, RequestHeads
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.gate import Dial
     from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
@@ -64,10 +61,6 @@ class Proxy:
         plan: What stands behind it.
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
-        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
-        refused: Told of each process that is ready and refuses a connection.
-        dial: How to connect to an upstream, if not by a socket.
-        extras: What is there for development only.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -79,25 +72,13 @@ class Proxy:
         listeners: Sequence[socket.socket],
         *,
         bus: Bus,
-        tail: Callable[[str], Sequence[str]] = lambda _process: (),
-        refused: Callable[[str], object] = lambda _process: None,
-        dial: Dial | None = None,
         extras: Extras | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
         self._max_connections, most_idle = _limits()
         extras = extras or Extras()
-        self._shared = Shared(
-            plan,
-            bus=bus,
-            tail=tail,
-            refused=refused,
-            dial=dial or partial(tls.connect, poller=self.poller),
-            dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
-            most_idle=most_idle,
-            extras=extras,
-        )
+        self._shared = Shared(plan, bus, extras=extras, poller=self.poller, most_idle=most_idle)
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -117,7 +98,7 @@ class Proxy:
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
         if event.state is State.READY and self.is_backend(event.process):
-            shared.router.memo.forget_unknown()
+            shared.router.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
         # Of a process that reloads by itself.
@@ -156,10 +137,6 @@ class Proxy:
         """Return where the frontends are that can be asked now."""
         upstreams = (each.gate for each in self._shared.upstreams.values() if each.gate.side == "frontend")
         return tuple(gate.endpoint.address for gate in upstreams if gate.endpoint is not None)
-
-    async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
-        await trio.lowlevel.checkpoint()
-        return SocketTransport(connect(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec import Struct
 
 from orchestra.config.plan import Address
+from orchestra.proxy import tls
 from orchestra.proxy.gate import Upstream
 from orchestra.proxy.head import HeadReader
 from orchestra.proxy.hints import Hints
 from orchestra.proxy.rules import Router
+from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
+    from orchestra.proxy.transport import Poller, Transport
 
 __all__ = ["Extras", "Pages", "Shared"]
 
@@ -54,15 +58,21 @@ class Pages(Protocol):
 
 
 class Extras(Struct, frozen=True, kw_only=True):
-    """What a proxy has for development only.
+    """What a proxy has beside its plan; all from `frontend_pages` on is for development.
 
     Attributes:
+        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
+        refused: Told of each process that is ready and refuses a connection.
+        dial: How to connect to an upstream, if not by a socket.
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
         own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
         failed: Told of each answer of the backend with a status from 500 on, by the request.
     """
 
+    tail: Callable[[str], Sequence[str]] = lambda _process: ()
+    refused: Callable[[str], object] = lambda _process: None
+    dial: Dial | None = None
     frontend_pages: FrontendPages | None = None
     own: Callable[[], socket.socket] | None = None
     pages: Pages | None = None
@@ -72,15 +82,11 @@ class Extras(Struct, frozen=True, kw_only=True):
 class Shared:
     """What all exchanges of a proxy share.
 
-    Args:
-        most_idle: How many idle connections to an upstream are kept at most.
-        dial_own: How to connect to what serves our own paths; ``None``: nothing does. All others are those of
-            the `Proxy`.
-
     Attributes:
         changed: Where tasks wait for the next report on any process.
         clock: What `trio.current_time` asks in the end, at a third of its price, while the proxy runs.
         ended: Where tasks wait for the end of an exchange or a connection.
+        most_idle: How many idle connections to an upstream are kept at most.
         hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
         recent: The requests that have ended last, oldest first.
@@ -93,37 +99,28 @@ class Shared:
     clock: Callable[[], float]
     start_soon: Callable[..., object]
 
-    def __init__(
-        self,
-        plan: ProxyPlan,
-        *,
-        bus: Bus,
-        tail: Callable[[str], Sequence[str]],
-        refused: Callable[[str], object],
-        dial: Dial,
-        dial_own: Dial | None,
-        most_idle: int,
-        extras: Extras,
-    ) -> None:
+    def __init__(self, plan: ProxyPlan, bus: Bus, *, extras: Extras, poller: Poller, most_idle: int) -> None:
         self.plan = plan
         self.bus = bus
-        self.tail = tail
-        self.refused = refused
+        self.extras = extras
         self.most_idle = most_idle
-        self._dial = dial
+        self._poller = poller
+        self._dial = extras.dial or partial(tls.connect, poller=poller)
         self.pages = extras.pages
         self.failed = extras.failed
-        self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
         self.changed = trio.lowlevel.ParkingLot()
         self.newest: dict[str, StateChanged] = {}
         self.upstreams = {
-            key: Upstream(self, "backend" if key == "backend" else "frontend", planned, dial)
+            key: Upstream(self, "backend" if key == "backend" else "frontend", planned, self._dial)
             for key, planned in plan.upstreams.items()
         }
-        if dial_own is not None:
+        if extras.own is not None:
             # It is in this process, and has no address that could be dialled.
-            self.upstreams["orchestra"] = Upstream(self, "orchestra", Address("localhost", 0), dial_own)
+            place = Address("localhost", 0)
+            self.upstreams["orchestra"] = Upstream(
+                self, "orchestra", place, partial(self._dial_own, extras.own)
+            )
         self.router = self._new_router()
         self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
@@ -134,6 +131,10 @@ class Shared:
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
+
+    async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
+        await trio.lowlevel.checkpoint()
+        return SocketTransport(connect(), self._poller)
 
     def change(self, plan: ProxyPlan, processes: set[str]) -> None:
         """See `Proxy.change`."""
@@ -151,8 +152,8 @@ class Shared:
     def _new_router(self) -> Router:
         # That something elsewhere was restarted is not reported.
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
-        has_own = "orchestra" in self.upstreams
-        return Router(self.plan, pages=self._frontend_pages, has_own=has_own, remembers=remembers)
+        pages, has_own = self.extras.frontend_pages, self.extras.own is not None
+        return Router(self.plan, pages=pages, has_own=has_own, remembers=remembers)
 
     def frontend_of(self, head: RequestHead) -> Upstream:
         """Return the frontend that answers a request if one does."""

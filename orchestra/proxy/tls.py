@@ -173,7 +173,7 @@ class TlsTransport:
 
 
 async def connect(address: Address, poller: Poller) -> Transport:
-    """Connect to an upstream, with TLS if its address says so; `OSError` as for both."""
+    """Connect to an upstream, with TLS if its address says so; `OSError` as of `dial` and `shake_hands`."""
     transport = await dial(address, poller)
     if address.scheme != "https":
         return transport
