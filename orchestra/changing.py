@@ -1,4 +1,4 @@
-"""The plan that a run follows, and how it comes to follow another one.
+"""The plan that a run follows, how it comes to follow another one, and orders for its processes.
 
 From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
 `change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
+    from orchestra.control.local import Order
     from orchestra.development import Development
     from orchestra.events import RequestFinished, RequestHeads
     from orchestra.proxy.server import Proxy
@@ -102,6 +103,37 @@ class CurrentPlan:
             if self._run.phase is not Phase.RUNNING:
                 raise OrchestraError(f"the plan cannot be changed: {self._run.phase.value}")
             await self._change(plan, reason)
+
+    async def obey(self, order: Order) -> int:
+        """Begin an order for processes, or `OrchestraError`; return how many it is about.
+
+        What is to be started again is what the files say now; what that restarts is not restarted twice.
+        """
+        if self._run.ending.is_set() and order.do != "send":
+            raise OrchestraError("the run is ending")
+        restarted = await self.replan() if order.do in ("start", "restart") else ()
+        for name in order.processes:
+            if order.do in ("start", "restart") and (name in restarted or name not in self._run.workers):
+                continue
+            worker = self._run.workers[name]
+            match order.do:
+                case "signal" if worker.newest.pid is None:
+                    raise OrchestraError(f"{name} does not run: there is nothing to signal")
+                case "signal":
+                    worker.signal(order.signal)
+                case "send":
+                    await worker.send(order.text.encode())
+                case "start":
+                    worker.start()
+                case "restart":
+                    worker.restart()
+                case "stop":
+                    worker.stop()
+                case "kill":
+                    worker.kill()
+                case _:
+                    pass
+        return len(order.processes)
 
     async def _change(self, plan: Plan, reason: str) -> Collection[str]:
         checked_dependencies(plan)

@@ -7,18 +7,20 @@ Not here: reaching it (`remote`).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.remote import find
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["run_detached"]
@@ -37,11 +39,13 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
     and on standard error. `ConfigError` if the project, whose folder is `root`, runs already;
     `OrchestraError` if the run cannot be reached.
     """
-    for each in find(os.environ):
-        if each.root == root.resolve():
-            hint = f"End it: orchestra down --run {each.state.pid}. Without --detach, another one may run."
-            raise ConfigError(f"the project runs already: {each}", hint=hint)
-    with tempfile.TemporaryFile() as complaints:
+    with _alone(root), tempfile.TemporaryFile() as complaints:
+        for each in find(os.environ):
+            if each.root == root.resolve():
+                hint = (
+                    f"End it: orchestra down --run {each.state.pid}. Without --detach, another one may run."
+                )
+                raise ConfigError(f"the project runs already: {each}", hint=hint)
         run = subprocess.Popen(
             [sys.executable, "-m", "orchestra", *arguments, "--output", "plain"],
             stdin=subprocess.DEVNULL,
@@ -63,3 +67,15 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
         said = complaints.read().decode("utf-8", "replace")
         over = f"it has ended already, with exit status {run.returncode}: orchestra logs --last\n"
         return run.returncode, "", said or over
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another program that is here for the same folder: its run cannot be found before it starts."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

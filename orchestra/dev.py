@@ -29,8 +29,8 @@ from orchestra.planning import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from orchestra.asgi.types import App
     from orchestra.config.plan import Plan
+    from orchestra.control.doors import App
     from orchestra.events import Event
 
 __all__ = ["dev", "run_target"]

@@ -3,7 +3,7 @@
 Programs of the same user can reach it. If it reloads, it also gives the proxy its `extras`, keeps what the
 run has learned, connects open pages to the run, and follows changed files.
 
-Not here: the parts (`frontend_pages`, `control`, `reloading`), processes (`supervision`).
+Not here: the parts (`remembered`, `control`, `reloading`), processes (`supervision`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import trio
 
 from orchestra.bus import Bus, utc_now
 from orchestra.control.server import Control
-from orchestra.frontend_pages import Store
+from orchestra.remembered import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,16 +24,13 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
-from orchestra.dashboard.feed import Feed, Standing
-from orchestra.dashboard.jsonl import JsonPrinter
-from orchestra.dashboard.plain import PlainPrinter, wants_colours
-from orchestra.dashboard.quiet import Quiet
-from orchestra.dashboard.recording import Recording
-from orchestra.dashboard.runlog import RunLog
+from orchestra.dashboard.feed import Feed, Quiet, Standing
+from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
+from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
-from orchestra.last_address import keep_port
+from orchestra.remembered import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
@@ -78,7 +75,7 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled
     make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
-    recordings = [] if record is None else [Recording(record)]
+    recordings = [] if record is None else [recording(record)]
     return trio.run(_run, plan, mode, make, recordings)
 
 
@@ -100,14 +97,14 @@ def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
-async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[Recording]) -> int:
+async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog]) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
                 from orchestra.child.orphans import reap_orphans  # noqa: PLC0415 - a container's matter
 
                 nursery.start_soon(reap_orphans)
-            logs = [RunLog(plan, os.environ), *recordings]
+            logs = [run_log(plan, os.environ), *recordings]
             for log in logs:
                 nursery.start_soon(log.run)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
@@ -125,7 +122,6 @@ async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
     # Imported where they are used: rich costs more time to import than everything else together.
-    from orchestra.control.local import carry_out  # noqa: PLC0415
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
@@ -152,8 +148,8 @@ async def _run_on_screen(
     supervisor.feed = Feed(supervisor.subscribe, past, quiet)
     operator = Operator(
         controls,
-        lambda order: carry_out(order, supervisor, operator.soon),
-        lambda: operator.soon(partial(supervisor.stop, exit_code=0, reason="quit")),
+        supervisor.obey,
+        partial(supervisor.end, exit_code=0, reason="quit"),
     )
     screen = Screen(
         controls,
@@ -297,20 +293,18 @@ async def _obey(
 
     The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
-    async with trio.open_nursery() as nursery:
-        async for number in signals:
-            if number == signal.SIGWINCH:
-                if window is not None:
-                    window.resize(*_room_for_output(supervisor.plan))
-                continue
-            if signalled is not None:
-                signalled.set()
-            if supervisor.ending.is_set() or number == signal.SIGQUIT:
-                supervisor.kill()
-                if writer is not None:
-                    writer.give_up()
-            reason = signal.Signals(number).name
-            nursery.start_soon(partial(supervisor.stop, exit_code=128 + number, reason=reason))
+    async for number in signals:
+        if number == signal.SIGWINCH:
+            if window is not None:
+                window.resize(*_room_for_output(supervisor.plan))
+            continue
+        if signalled is not None:
+            signalled.set()
+        if supervisor.ending.is_set() or number == signal.SIGQUIT:
+            supervisor.kill()
+            if writer is not None:
+                writer.give_up()
+        supervisor.end(exit_code=128 + number, reason=signal.Signals(number).name)
 
 
 def _room_for_output(plan: Plan) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """A run on the dashboard: what its keys ask for is done to the run, or on this machine.
 
-Not here: what keys mean (`dashboard/actions`), drawing, signals and job control (`foreground`).
+Not here: what keys mean (`dashboard/controls`), drawing, signals and job control (`foreground`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.control.local import Order as RunOrder
-from orchestra.dashboard.look import Do, Order
+from orchestra.control.local import Order
 from orchestra.errors import OrchestraError
-from orchestra.events import State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from orchestra.control.local import Verb
-    from orchestra.dashboard.controls import Controls
+    from orchestra.dashboard.controls import Act, Controls
 
 __all__ = ["Operator", "suspend", "write_log"]
 
@@ -40,7 +37,7 @@ class Operator:
     """Does what keys ask for: `obey` gives an order to the run, `leave` does what `q` is for, at once."""
 
     def __init__(
-        self, controls: Controls, obey: Callable[[RunOrder], Awaitable[object]], leave: Callable[[], object]
+        self, controls: Controls, obey: Callable[[Order], Awaitable[object]], leave: Callable[[], object]
     ) -> None:
         self._controls = controls
         self._obey = obey
@@ -54,7 +51,7 @@ class Operator:
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             async for name, data in self._to_send:
-                order = RunOrder(do="send", processes=(name,), text=decoder.decode(data))
+                order = Order(do="send", processes=(name,), text=decoder.decode(data))
                 await self._try(partial(self._obey, order))
 
     def soon(self, what: Callable[[], Awaitable[object]]) -> None:
@@ -69,28 +66,22 @@ class Operator:
         except trio.WouldBlock:
             self._controls.say(f"{name} does not read what is typed")
 
-    def perform(self, order: Order) -> None:
+    def perform(self, wanted: Order | Act) -> None:
         """Do what a key asks for. Does not wait."""
-        match order.do:
-            case Do.QUIT:
+        if isinstance(wanted, Order):
+            self.soon(partial(self._obey, wanted))
+            return
+        match wanted.do:
+            case "quit":
                 self._leave()
-            case Do.SUSPEND:
+            case "suspend":
                 suspend()
-            case Do.WRITE:
-                self.soon(partial(self._write, order.text))
-            case Do.OPEN:
-                self.soon(partial(self._open, order.text))
-            case Do.RETRY:
-                processes = self._controls.model.processes.values()
-                failed = [each.name for each in processes if each.state is State.FAILED]
-                self._give("start", *failed)
-            case Do.START | Do.RESTART | Do.STOP | Do.KILL:
-                self._give(order.do.value, order.process)
-            case Do.COPY | Do.REDRAW:
+            case "write":
+                self.soon(partial(self._write, wanted.text))
+            case "open":
+                self.soon(partial(self._open, wanted.text))
+            case "copy" | "redraw":
                 pass  # the screen's
-
-    def _give(self, do: Verb, *processes: str) -> None:
-        self.soon(partial(self._obey, RunOrder(do=do, processes=processes)))
 
     async def _try(self, what: Callable[[], Awaitable[object]]) -> None:
         """Do something, and say if that cannot be done: a process may be gone meanwhile."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestra.config.plan import base_name
-from orchestra.dashboard.plain import PlainPrinter
+from orchestra.dashboard.printers import PlainPrinter
 from orchestra.dashboard.runlog import newest
 from orchestra.dashboard.words import sentence
 from orchestra.dashboard.writer import standard_output

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestra import config
 from orchestra.child import sockets
 from orchestra.config import Machine, Overrides
-from orchestra.last_address import last_port
+from orchestra.remembered import last_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def load(
         running: The plan of a run that is to follow the new one (`Supervisor.change`): its processes keep
             their ports.
         has_memory: Whether the one address is that of the project's last run, if it may be any and that is
-            known; see `last_address`.
+            known; see `remembered`.
 
     Raises:
         ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.

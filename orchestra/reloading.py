@@ -51,7 +51,7 @@ OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 # run imports nothing for it. No change is missed by that.
 _BEGIN_DELAY = 1.0
 # Seconds after which a touch is known at the latest.
-_NOTICED_AFTER = 0.05
+_NOTICED_AFTER = 0.07
 # Paths of one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
@@ -269,7 +269,8 @@ class Reloading:
         Django's looks at a file that it could not import from a second later on, and at what it is then.
         """
         attempt, name = worker.attempt, worker.life.plan.name
-        while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):
+        # Each save puts it off.
+        while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):  # noqa: ASYNC110
             await trio.sleep_until(noticed_by)
         is_silent = attempt is not None and attempt.symptoms.last_line_at < self._changed_at[name]
         if is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY:

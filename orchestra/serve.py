@@ -24,24 +24,26 @@ from importlib.util import find_spec
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 from hypercorn.config import Config
+from hypercorn.logging import Logger
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from orchestra import unix_sockets
 from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
 from orchestra.complaints import show_error
+from orchestra.control import sockets as unix_sockets
 from orchestra.errors import ConfigError, OrchestraError, port_taken
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from multiprocessing.context import SpawnProcess
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
 
 __all__ = ["Served", "WorkerClass", "as_asgi", "bound", "serve", "serve_on"]
 
@@ -153,6 +155,7 @@ def serve_on(
     config.bind = [f"fd://{os.dup(each.fileno())}" for each in sockets]  # it closes them
     config.graceful_timeout = grace
     config.accesslog = "-" if logs else None
+    config.logger_class = _Log
     config.include_server_header = False
     is_ending = _end_by_signal(grace)
     try:
@@ -162,6 +165,14 @@ def serve_on(
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise OrchestraError(f"the application did not start: {error}") from error
+
+
+class _Log(Logger):
+    """Shows paths as they are sent: a client could end the line with a decoded one, and begin another."""
+
+    def atoms(self, request: Any, response: Any, request_time: float) -> Mapping[str, str]:
+        shown: Any = {**request, "path": quote(request["path"], safe="/:@!$&'()*+,;=~")}
+        return super().atoms(shown, response, request_time)
 
 
 def _end_by_signal(grace: float) -> threading.Event:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from orchestra.child.spawn import Window
+    from orchestra.control.local import Order
     from orchestra.development import Development
     from orchestra.supervision.delivery import Sink
 
@@ -114,7 +115,6 @@ class Supervisor:
     Attributes:
         ending: Is set when the run has been asked to end.
         ended: How the run ended, once it has.
-        read_again: Has the plan followed that the files make now, if `replan` reads them.
         recent_requests: Tells again of the requests that have ended last; see `CurrentPlan`.
         feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
@@ -138,7 +138,7 @@ class Supervisor:
         self._bus = Bus(self._newest_events, runtime.now)
         self._run = Run(plan, runtime, self._bus, sinks=sinks, window=window, is_kept_open=is_kept_open)
         self._current = CurrentPlan(plan, self._run, self._bus, replan=replan)
-        self.read_again, self.recent_requests = self._current.replan, self._current.recent_requests
+        self.recent_requests = self._current.recent_requests
         self._development: Development | None = None
         if reloads or is_reachable:
             from orchestra.development import Development  # noqa: PLC0415 - embedders do without
@@ -199,8 +199,8 @@ class Supervisor:
     ) -> None:
         """Stop everything, or one process, and wait until nothing is left of that.
 
-        A process is stopped before those that it depends on. All of them take twice the longest
-        `stop_timeout` at most, and some seconds more if a sink does not return.
+        A process is stopped before those that it depends on. All take twice the longest `stop_timeout` at
+        most, and some seconds more if a sink does not return.
 
         Args:
             name: The process; by default all of them, and the run with them.
@@ -214,12 +214,16 @@ class Supervisor:
             # Not until it has ended: it may be started again at once.
             await self._run.until(lambda: worker.life.state is not State.STOPPING)
             return
-        if not self.ending.is_set() or (exit_code and not self._exit_code):
-            self._exit_code, self._reason = exit_code, reason
-            self.ending.set()
+        self.end(exit_code=exit_code, reason=reason)
         if self._run.phase is not Phase.NEW:
             await self._stopped.wait()
         await trio.lowlevel.checkpoint()
+
+    def end(self, *, exit_code: int | None = None, reason: str = "stopped") -> None:
+        """Have everything stop; see `stop`, which waits for it."""
+        if not self.ending.is_set() or (exit_code and not self._exit_code):
+            self._exit_code, self._reason = exit_code, reason
+            self.ending.set()
 
     def start(self, name: str) -> None:
         """Start a process again if it has ended, without its failures; `StartError` if the run is over.
@@ -229,13 +233,10 @@ class Supervisor:
         self._run.workers[name].start()
 
     async def restart(self, name: str) -> None:
-        """Stop a process if it runs, and start it again; wait until the old one is gone.
+        """Stop a process if it runs, and start it again, or `StartError`; wait until the old one is gone.
 
         One that waits for its dependencies goes on waiting. Its dependents are left alone. With
         `restart_mode = "overlap"` a ready process goes on until the new one is ready, and this does not wait.
-
-        Raises:
-            StartError: The run is over.
         """
         worker = self._run.workers[name]
         worker.restart()
@@ -257,15 +258,18 @@ class Supervisor:
         await self._current.change(plan, reason)
 
     def reload(self, reason: str = "asked to") -> int:
-        """Have every open page of the one address reload; return how many there are.
-
-        Raises:
-            OrchestraError: This is a run without reloads.
-        """
+        """Have every open page of the one address reload, or `OrchestraError`; return how many there are."""
         if self._development is None or not self._development.reloads:
             hint = "Run it without --no-reload; in code it is a Supervisor(plan, reloads=True)."
             raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
         return self._development.control.reload(reason, everywhere=True)
+
+    async def obey(self, order: Order) -> int:
+        """Begin what a key or another program orders; return how many processes or pages it is about."""
+        if order.do == "down":
+            self.end(reason="asked to")
+            return 0
+        return self.reload() if order.do == "reload" else await self._current.obey(order)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to the group of a process, if it runs."""
@@ -348,18 +352,16 @@ class Supervisor:
         if plan.proxy is not None:
             port = listeners[0].getsockname()[1]
             self._run.url = Address(_OPENED_AT.get(plan.proxy.host, plan.proxy.host), port).url
-        self._started_at = trio.current_time()
-        self._started = self._bus.emit(_run_started(plan, self.url))
+        self._started_at, names = trio.current_time(), tuple(self._run.workers)
+        pid, file = os.getpid(), str(plan.procfile or "")
+        started = RunStarted(version=__version__, pid=pid, procfile=file, url=self.url, processes=names)
+        self._started = self._bus.emit(started)
         for code, note in _opening_notes(plan, self.url, port):
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _conclude(self) -> None:
-        ended = self._run.ended
-        exit_code, reason = run_result(self.plan.exit_on, ended)
-        exit_code = exit_code if self._exit_code is None else self._exit_code
-        awaited = [each for each in self._run.workers.values() if not each.life.is_at_rest]
-        usual = "all completed" if len(ended) >= len(awaited) else "cancelled"
-        reason = self._reason or reason or usual
+        exit_code, reason = _result(self.plan, self._run)
+        exit_code, reason = exit_code if self._exit_code is None else self._exit_code, self._reason or reason
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 
@@ -394,14 +396,10 @@ async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -
         unsubscribe()
 
 
-def _run_started(plan: Plan, url: str | None) -> RunStarted:
-    return RunStarted(
-        version=__version__,
-        pid=os.getpid(),
-        procfile=str(plan.procfile or ""),
-        url=url,
-        processes=tuple(process.name for process in plan.processes),
-    )
+def _result(plan: Plan, run: Run) -> tuple[int, str]:
+    exit_code, reason = run_result(plan.exit_on, run.ended)
+    awaited = [each for each in run.workers.values() if not each.life.is_at_rest]
+    return exit_code, reason or ("all completed" if len(run.ended) >= len(awaited) else "cancelled")
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

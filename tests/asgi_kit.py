@@ -21,7 +21,7 @@ from tests.kit import PATIENCE, Answer, free_port, get
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from orchestra.asgi.types import App, Message, Scope
+    from orchestra.control.doors import App, Message, Scope
 
 SERVERS = ("uvicorn", "hypercorn-asyncio", "hypercorn-trio")
 

@@ -19,6 +19,7 @@ from orchestra import Plan
 from orchestra.bus import Bus
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.server import Control
+from orchestra.errors import OrchestraError
 from orchestra.events import Event, State, StateChanged
 from tests.events_kit import Recorder
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.control.doors import Door
+    from orchestra.control.local import Order
 
 # What a browser sends with the requests of a page of ours, and what the proxy adds.
 OWN_PAGE = {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
@@ -154,36 +156,15 @@ class _View:
         self.plan = plan
         self.url = "http://127.0.0.1:8000"
         self.states: dict[str, StateChanged] = {}
-        self.orders: list[tuple[Any, ...]] = []
-        self.ending = trio.Event()
+        self.orders: list[Order] = []
         self.feed: Callable[[], AsyncGenerator[bytes, None]] | None = None
         self._bus = bus
 
-    async def read_again(self) -> tuple[str, ...]:
-        self.orders.append(("read again",))
-        return ()
-
-    def start(self, name: str) -> None:
-        self.orders.append(("start", name))
-
-    async def stop(self, name: str | None = None, *, reason: str = "") -> None:
-        self.orders.append(("stop", name, reason))
-
-    def kill(self, name: str) -> None:
-        self.orders.append(("kill", name))
-
-    async def restart(self, name: str) -> None:
-        self.orders.append(("restart", name))
-
-    def signal(self, name: str, number: int) -> None:
-        self.orders.append(("signal", name, number))
-
-    async def send(self, name: str, text: str) -> None:
-        self.orders.append(("send", name, text))
-
-    def reload(self, reason: str = "") -> int:
-        self.orders.append(("reload", reason))
-        return 2
+    async def obey(self, order: Order) -> int:
+        if order.text == "refused":
+            raise OrchestraError("the run is ending")
+        self.orders.append(order)
+        return len(order.processes)
 
     def snapshot(self) -> Mapping[str, StateChanged]:
         return self.states
@@ -205,7 +186,6 @@ class Stage:
     Attributes:
         bus: Where the test emits events.
         recorder: Of all events.
-        ending: Is set when the run ends.
         states: What the processes are.
         orders: What the run was ordered to do.
         scope: Cancel it to end the run of the control app.
@@ -215,7 +195,6 @@ class Stage:
         self.bus = Bus()
         self.recorder = Recorder(self.bus)
         view = _View(plan, self.bus)
-        self.ending = view.ending
         self.states = view.states
         self.orders = view.orders
         self.control = Control(view, bus=self.bus, is_backend="api".__eq__, environ=environ)

@@ -32,8 +32,7 @@ from tests.events_kit import moment
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from orchestra.dashboard.jsonl import JsonPrinter
-    from orchestra.dashboard.plain import PlainPrinter
+    from orchestra.dashboard.printers import JsonPrinter, PlainPrinter
     from orchestra.events import Event, StreamName, UpstreamName
 
 STARTED = RunStarted(

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import queue
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,8 @@ ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "orchestra"]
 # How long anything that must happen may take on a small and busy machine before a test gives up.
 PATIENCE = 60.0
+# Linux gives the ports from here on to connections, other systems those from 49152 on.
+EPHEMERAL = 32768
 
 
 class Answer(NamedTuple):
@@ -74,14 +77,17 @@ def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", body: byte
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A free port that no connection is given: one of those stays taken for a minute after its end."""
+    while True:
+        port = random.randrange(20000, EPHEMERAL)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def base_port() -> int:
-    """A `PORT` to count from that no other run is likely to count from."""
-    return free_port() % 50000 + 10000
+    """A `PORT` to count from, in hundreds and ones, that no other worker's tests count from."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return random.randrange(100, 190) * 100 + worker % 4 * 25 + random.randrange(20)
 
 
 def needed(program: str, *others: str) -> str:

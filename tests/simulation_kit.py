@@ -17,7 +17,7 @@ import trio
 from orchestra import Condition, Dependency, Plan, ProcessPlan, Supervisor
 from orchestra.bus import Bus
 from orchestra.child.probe import Answer
-from orchestra.child.sockets import SocketScanner
+from orchestra.child.sockets import Server, SocketScanner
 from orchestra.child.table import Entry
 from orchestra.config.plan import Address, FromProcess
 from orchestra.config.roles import Seen
@@ -193,10 +193,7 @@ class World:
             servers=self._servers,
             remains=lambda: self._remains,
             holder=self._holder,
-            programs=self._programs_at,
             beside=self._beside,
-            folder=self._folder,
-            identify=self._identify,
             is_alive=self._is_alive,
             free_port=self._free_port,
             watch=self._watch,
@@ -290,12 +287,14 @@ class World:
         await trio.lowlevel.checkpoint()
         yield _Guard()
 
-    async def _servers(self, leader: int, _port: int) -> frozenset[Entry]:
+    async def _servers(self, leader: int, _port: int) -> Sequence[Server]:
         await trio.lowlevel.checkpoint()
         started = str(trio.current_time())
-        entry = Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started=started)
-        self._entries[leader] = entry
-        return frozenset({entry})
+        entry = self._entries.get(leader)
+        if entry is None or entry in self._ended_servers:
+            entry = Entry(leader, parent=0, group=leader, session=leader, is_zombie=False, started=started)
+            self._entries[leader] = entry
+        return [Server(entry, frozenset({self.child(leader).program}), self.child(leader).folder)]
 
     def _is_alive(self, entry: Entry) -> bool:
         return not self.child(entry.pid).has_ended and entry not in self._ended_servers
@@ -304,21 +303,13 @@ class World:
         taken = {besides, *self.taken, *(socket.port for child in self.living() for socket in child.sockets)}
         return next(port for port in count(wanted) if port not in taken)
 
-    async def _programs_at(self, leader: int, _port: int) -> frozenset[str]:
-        await trio.lowlevel.checkpoint()
-        return frozenset({self.child(leader).program})
-
-    async def _folder(self, leader: int, _port: int) -> Path | None:
-        await trio.lowlevel.checkpoint()
-        return self.child(leader).folder
-
     async def _beside(self, leader: int, port: int) -> tuple[frozenset[Address], bool]:
         await trio.lowlevel.checkpoint()
         child = self.child(leader)
         others = {each for each in child.sockets if each.port != port}
         return frozenset(others if child.beside else ()), child.beside
 
-    async def _identify(self, socket: Address) -> tuple[Seen, Address]:
+    async def identify(self, socket: Address) -> tuple[Seen, Address]:
         await self._ask()
         child = next(each for each in self.living() if socket in each.sockets)
         return (Seen.VITE if socket.port in child.vite else child.shows), socket

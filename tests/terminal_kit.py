@@ -182,6 +182,12 @@ class Terminal:
             self._read(0.1)
         return self.text
 
+    def latest(self) -> str:
+        """What is shown when all that has been written is read."""
+        while self._read(0):
+            pass
+        return self.text
+
     def wait(self) -> int:
         """Read to the end; returns the exit code."""
         deadline = time.monotonic() + PATIENCE

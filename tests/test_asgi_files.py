@@ -18,7 +18,7 @@ from tests.kit import PATIENCE, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestra.asgi.types import Scope
+    from orchestra.control.doors import Scope
 
 SECRET = "the secret"
 SCRIPT = "console.log(1);" * 100
@@ -202,6 +202,9 @@ async def test_a_range_is_sent(dist: Path) -> None:
     assert (part.status, part.body) == (206, bytes(range(44, 54)))
     assert part.headers["content-range"] == "bytes 300-309/1048576"
     assert (await ask(app, "/assets/film.mp4", {"Range": "bytes=2000000-"})).status == 416
+    # RFC 9110 14.2: other units, and other methods than GET, have none.
+    assert (await ask(app, "/assets/film.mp4", {"Range": "lines=0-1"})).status == 200
+    assert (await ask(app, "/assets/film.mp4", {"Range": "bytes=0-1"}, method="HEAD")).status == 200
     whole = await ask(app, "/assets/film.mp4")
     assert (whole.status, len(whole.body)) == (200, 1048576)
     head = await ask(app, "/assets/film.mp4", method="HEAD")

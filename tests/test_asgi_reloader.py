@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from orchestra.asgi.types import App, Message
+    from orchestra.control.doors import App, Message
 
 TAG = b'<script src="/__orchestra__/client.js"'
 PAGE = "<!doctype html><html><head><title>page</title></head><body>" + "text " * 200 + "</body></html>"

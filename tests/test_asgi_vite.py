@@ -22,7 +22,7 @@ from tests.asgi_kit import ask, not_found, scope_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
     from tests.kit import Answer
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\nvite page"

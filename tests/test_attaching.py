@@ -43,7 +43,7 @@ def test_both_show_the_same_and_both_act(tmp_path: Path) -> None:
         first.until(has_answered)
         with attached(folder) as second:
             second.until(lambda text: "q leave" in text and has_answered(text))
-            second.until(lambda text: log_of(text) == log_of(first.until(bool)))
+            second.until(lambda text: log_of(text) == log_of(first.latest()))
             red = second.screen.buffer[next(y for y, row in enumerate(second.rows) if row.endswith("│ red"))]
             assert "red" in {cell.fg for cell in red.values()}
             second.send("jjr")  # of the second one's choice

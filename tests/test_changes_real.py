@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from orchestra import Overrides, State, Supervisor, load
-from orchestra.control.local import Order, carry_out
+from orchestra.control.local import Order
 from orchestra.events import Notice, PlanChanged
 from tests.events_kit import Recorder
 from tests.kit import Run, base_port, get
@@ -80,7 +80,7 @@ async def test_a_project_is_edited_while_it_runs(project: Project) -> None:
         # An order to start something again has it read, too, and what that restarts is not restarted twice.
         project.write(".env", "GREETING=good night\n")
         order = Order(do="restart", processes=("worker",))
-        await carry_out(order, supervisor, nursery.start_soon)
+        await supervisor.obey(order)
         await recorder.until_line("good night")
         assert supervisor.snapshot()["worker"].restarts == first["worker"].restarts + 2
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from orchestra.child.sockets import Server
+
 pytestmark = pytest.mark.real
 
 LISTEN = (
@@ -211,9 +213,9 @@ class Slow:
         return Seen.VITE if at == self.vite else Seen.HTTP, at
 
 
-async def programs(_leader: int, _port: int) -> frozenset[str]:
+async def servers(_leader: int, _port: int) -> list[Server]:
     await trio.lowlevel.checkpoint()
-    return frozenset()
+    return []
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ async def test_its_own_port_is_waited_for(
     server: Any = Slow(found)
     server.until = trio.current_time() + 20
     plan = ProcessPlan(name="a", command="serve", port=5000, ready="http", role=Role.FRONTEND)
-    readiness = Readiness(plan, env={}, port=5000, probe=server, programs=programs, identify=server.identify)
+    readiness = Readiness(plan, env={}, port=5000, probe=server, servers=servers)
     await readiness.wait(1, server)
     assert readiness.listening == expected
 
@@ -241,9 +243,7 @@ async def test_of_the_servers_of_one_command_vite_s_is_the_frontend(
     server: Any = Slow({HMR, OWN})
     server.vite = vite
     plan = ProcessPlan(name="a", command="both", ready="http", role=Role.FRONTEND)
-    readiness = Readiness(
-        plan, env={}, needs_vite=True, probe=server, programs=programs, identify=server.identify
-    )
+    readiness = Readiness(plan, env={}, needs_vite=True, probe=server, servers=servers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.wait, 1, server)
         await trio.sleep(3)
@@ -262,7 +262,7 @@ async def test_what_is_not_asked_by_http_is_not_called_http(autojump_clock: trio
     server: Any = Probe({OWN})
     for role, url in ((Role.OTHER, f"tcp://{OWN}"), (Role.BACKEND, f"http://{OWN}")):
         plan = ProcessPlan(name="a", command="serve", ready="tcp", role=role)
-        readiness = Readiness(plan, env={}, probe=server, programs=programs, identify=server.identify)
+        readiness = Readiness(plan, env={}, probe=server, servers=servers)
         await readiness.wait(1, server)
         assert readiness.listening is not None
         assert readiness.listening.url == url

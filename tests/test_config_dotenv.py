@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestra.config import dotenv
+from orchestra.config import environment
 from orchestra.config.files import Problems
 from orchestra.errors import ConfigError
 from tests.config_kit import completed
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def parse(text: str, *, over: Mapping[str, str]) -> dict[str, str]:
-    return completed(lambda problems: dotenv.parse(text, Path(".env"), problems, over=over))
+    return completed(lambda problems: environment.parse(text, Path(".env"), problems, over=over))
 
 
 def merge(environ: Mapping[str, str], files: list[tuple[Path, bool]]) -> dict[str, str]:
-    return completed(lambda problems: dotenv.merge(environ, files, problems))
+    return completed(lambda problems: environment.merge(environ, files, problems))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_a_file_that_has_to_be_there_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_variable_without_braces_is_named_if_it_could_be_meant(text: str, said: list[str]) -> None:
     problems = Problems()
-    dotenv.parse(text, Path(".env"), problems, over={"HOST": "x", "PATH": "/bin"})
+    environment.parse(text, Path(".env"), problems, over={"HOST": "x", "PATH": "/bin"})
     found = [*problems.errors, *problems.warnings]
     assert [str(each).rpartition("env:")[2].partition(": ")[2] for each in found] == said

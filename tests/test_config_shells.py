@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.config.shells import foreign_word, knows_bash
+from orchestra.config.programs import foreign_word, knows_bash
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,10 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.config.keys import ACTIONS, bindings
-from orchestra.dashboard.actions import PERFORM
-from orchestra.dashboard.controls import Controls
+from orchestra.control.local import Order
+from orchestra.dashboard.controls import PERFORM, Act, Controls, Mode
 from orchestra.dashboard.log import Log, Wanted
-from orchestra.dashboard.look import Do, Mode, Order
 from orchestra.events import ErrorShown, InputWanted, Notice, State, StateChanged
 from tests.dashboard_kit import READY, REQUEST, STARTED, begun, line, model_of, pictured
 from tests.events_kit import moment
@@ -22,7 +21,7 @@ def controls_of(*events: object, lines: int = 0) -> Controls:
     return controls
 
 
-def press(controls: Controls, *keys: str) -> Order | None:
+def press(controls: Controls, *keys: str) -> Order | Act | None:
     order = None
     for key in keys:
         order = controls.press(key)
@@ -66,25 +65,27 @@ def test_the_selection_moves_to_what_fails_unless_the_user_has_moved_it() -> Non
 @pytest.mark.parametrize(
     ("key", "order"),
     [
-        ("r", Order(Do.RESTART, "vite")),
-        ("R", Order(Do.RETRY)),
-        ("s", Order(Do.STOP, "vite")),
-        ("x", Order(Do.KILL, "vite")),
-        ("o", Order(Do.OPEN, text="http://127.0.0.1:8000")),
-        ("y", Order(Do.COPY, text="line 2")),
-        ("w", Order(Do.WRITE, text="vite | line 1\nvite | line 2\n")),
-        ("q", Order(Do.QUIT)),
-        ("ctrl-z", Order(Do.SUSPEND)),
-        ("ctrl-l", Order(Do.REDRAW)),
+        ("r", Order(do="restart", processes=("vite",))),
+        ("R", Order(do="start")),
+        ("s", Order(do="stop", processes=("vite",))),
+        ("x", Order(do="kill", processes=("vite",))),
+        ("o", Act("open", text="http://127.0.0.1:8000")),
+        ("y", Act("copy", text="line 2")),
+        ("w", Act("write", text="vite | line 1\nvite | line 2\n")),
+        ("q", Act("quit")),
+        ("ctrl-z", Act("suspend")),
+        ("ctrl-l", Act("redraw")),
         ("ctrl-b", None),
     ],
 )
-def test_keys_that_act_on_the_run(key: str, order: Order | None) -> None:
+def test_keys_that_act_on_the_run(key: str, order: Order | Act | None) -> None:
     assert press(controls_of(lines=2), key) == order
 
 
-def test_s_starts_what_is_stopped() -> None:
-    assert press(controls_of(failed("vite")), "s") == Order(Do.START, "vite")
+def test_s_starts_what_is_stopped_and_capital_r_all_that_have_failed() -> None:
+    controls = controls_of(failed("vite"), failed("api"))
+    assert press(controls, "R") == Order(do="start", processes=("vite", "api"))
+    assert press(controls_of(failed("vite")), "s") == Order(do="start", processes=("vite",))
 
 
 def test_enter_shows_the_log_of_one_process_and_of_all_again() -> None:
@@ -106,7 +107,7 @@ def test_the_log_is_searched_upwards_and_back() -> None:
     press(controls, "N")
     assert controls.look.hit == 39
     assert "line 39" in shown(controls)
-    assert press(controls, "y") == Order(Do.COPY, text="line 39")
+    assert press(controls, "y") == Act("copy", text="line 39")
     press(controls, "N")
     assert controls.look.message == "no more 'line 3' below"
     press(controls, "escape")
@@ -192,7 +193,7 @@ def test_the_requests_are_chosen_detailed_filtered_and_cleared() -> None:
     assert controls.look.chosen == 2
     press(controls, "down", "enter")
     assert (controls.look.chosen, controls.look.details) == (1, True)
-    assert press(controls, "y") == Order(Do.COPY, text="http://127.0.0.1:8000/about")
+    assert press(controls, "y") == Act("copy", text="http://127.0.0.1:8000/about")
     press(controls, "escape", "f", *"500", "enter")
     assert controls.look.chosen == 2
     press(controls, "c")
@@ -273,9 +274,9 @@ def test_help_ends_with_any_key_and_c_clears_the_log() -> None:
 
 def test_keys_can_be_bound_anew() -> None:
     controls = Controls(model_of(STARTED), {"quit": "Q f1", "restart": "q"})
-    assert controls.press("Q") == Order(Do.QUIT)
-    assert controls.press("f1") == Order(Do.QUIT)
-    assert controls.press("q") == Order(Do.RESTART, "vite")
+    assert controls.press("Q") == Act("quit")
+    assert controls.press("f1") == Act("quit")
+    assert controls.press("q") == Order(do="restart", processes=("vite",))
     assert controls.press("r") is None
 
 

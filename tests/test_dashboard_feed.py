@@ -9,8 +9,7 @@ import trio
 
 from orchestra import Plan, ProcessPlan
 from orchestra.bus import Bus
-from orchestra.dashboard.feed import Feed
-from orchestra.dashboard.quiet import Quiet
+from orchestra.dashboard.feed import Feed, Quiet
 from orchestra.events import OutputLine, RunEnded, decode
 from tests.dashboard_kit import READY, STARTED, line
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestra.dashboard.jsonl import JsonPrinter
+from orchestra.dashboard.printers import JsonPrinter
 from orchestra.events import Notice, RequestFinished, RunEnded, StreamClosed, StreamOpened
 from tests.dashboard_kit import READY, STARTED, begun, line, printed
 from tests.events_kit import moment

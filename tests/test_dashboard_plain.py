@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.bus import Bus
-from orchestra.dashboard.plain import PlainPrinter, wants_colours
+from orchestra.dashboard.printers import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer
 from orchestra.events import Notice, PlanChanged, RequestFinished, State, StateChanged, StreamOpened
 from tests import dashboard_kit as kit

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.keys import KeyDecoder, Pastes
-from orchestra.dashboard.look import Do
 from orchestra.dashboard.screen import Missed, Screen, summary
 from orchestra.events import RunEnded, State, StateChanged
 from tests.dashboard_kit import STARTED, line as kit_line, model_of as run_model
@@ -23,7 +22,8 @@ from tests.terminal_kit import Pty
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from orchestra.dashboard.look import Order
+    from orchestra.control.local import Order
+    from orchestra.dashboard.controls import Act
     from orchestra.dashboard.model import Model
     from orchestra.events import OutputLine
 
@@ -51,7 +51,7 @@ def screen_on(
     model: Model,
     *,
     environ: dict[str, str] = ENVIRON,
-    perform: Callable[[Order], object] = lambda _: None,
+    perform: Callable[[Order | Act], object] = lambda _: None,
     send: Callable[[str, bytes], object] = lambda *_: None,
     has_mouse: bool = False,
 ) -> Screen:
@@ -148,7 +148,7 @@ async def test_the_screen_is_the_alternate_one_and_given_back(terminal: Pty) -> 
 async def test_the_terminal_is_restored_after_an_exception(terminal: Pty) -> None:
     before = terminal.mode
 
-    def fail(_order: Order) -> None:
+    def fail(_order: Order | Act) -> None:
         raise ZeroDivisionError
 
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
@@ -190,23 +190,23 @@ async def test_restored_it_draws_nothing_and_taken_again_everything(terminal: Pt
 
 async def test_q_asks_for_the_end(terminal: Pty) -> None:
     asked = trio.Event()
-    orders: list[Do] = []
+    orders: list[str] = []
 
-    def perform(order: Order) -> None:
+    def perform(order: Order | Act) -> None:
         orders.append(order.do)
-        if order.do is Do.QUIT:
+        if order.do == "quit":
             asked.set()
 
     async with running(screen_on(terminal, model_of("api"), perform=perform)):
         terminal.type(b"x\x1b[A\x1bq")
         terminal.type(b"q")
         await asked.wait()
-    assert orders == [Do.KILL, Do.QUIT]
+    assert orders == ["kill", "quit"]
 
 
 async def test_while_a_process_gets_input_all_keys_but_one_are_its_own(terminal: Pty) -> None:
     typed: list[tuple[str, bytes]] = []
-    orders: list[Do] = []
+    orders: list[str] = []
     screen = screen_on(
         terminal,
         model_of("api"),
@@ -226,7 +226,7 @@ async def test_while_a_process_gets_input_all_keys_but_one_are_its_own(terminal:
 
 async def test_what_is_pasted_is_text_for_a_process_and_never_keys(terminal: Pty) -> None:
     typed: list[bytes] = []
-    orders: list[Do] = []
+    orders: list[str] = []
     screen = screen_on(
         terminal,
         model_of("api"),

@@ -263,6 +263,20 @@ def test_an_error_stands_still_until_it_is_mended_or_dismissed() -> None:
     assert pinned not in picture(model)
 
 
+def test_a_long_message_leaves_room_for_its_place() -> None:
+    long = replace(ERROR, message="no such table: " + "x" * 200)
+    down = StateChanged(process="api", state=State.BACKING_OFF, previous=State.STARTING)
+    up = replace(down, state=State.STARTING, previous=State.BACKING_OFF)
+    rows = picture(model_of(long, down, up, down))
+    assert [row for row in rows if row.endswith("…, at app.py:12")]
+    assert [row for row in rows if row.endswith("…, at app.py:12  (2 crashes)")]
+
+
+def test_a_long_name_leaves_room_before_the_state() -> None:
+    rows = picture(model_of(names=("worker-for-mails-of-customers",)))
+    assert "▸○ worker-for-mail…  waiting" in rows
+
+
 def test_the_header_says_where_and_how() -> None:
     def header(width: int) -> str:
         return picture(model_of(), width=width)[0]
@@ -310,7 +324,7 @@ def test_colours_in_output_are_colours_and_end_with_the_line() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["\x1b[2Jx", "\x1b]0;title\x07x", "a\rx", "\x1b[5;5Hx", "x\x07\x08", "\x9b2Jx", "\u2028x"],
+    ["\x1b[2Jx", "\x1b]0;title\x07x", "a\rx", "\x1b[5;5Hx", "x\x07\x08", "\x9b2Jx", "\u2028x", "\u202ex"],
 )
 def test_nothing_in_output_moves_the_cursor(text: str) -> None:
     (row,) = log_of(model_of(line(text)))
@@ -521,6 +535,12 @@ def test_the_summary_repeats_last_lines_of_a_run_that_just_ended() -> None:
         " ✓ api   completed",
         "   │ sent 3 mails",
     ]
+
+
+def test_the_summary_counts_those_of_many_that_were_only_stopped() -> None:
+    names = tuple(f"w{index}" for index in range(50))
+    model = model_of(*(change(State.STOPPED, name) for name in names), names=names)
+    assert plain(summary(model, 80)) == ["   and 50 stopped"]
 
 
 NAMES = st.sampled_from(["vite", "api", "a-very-long-name-for-a-process", "名前"])

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from orchestra.dashboard.jsonl import JsonPrinter
+from orchestra.dashboard.printers import JsonPrinter
 from orchestra.events import Event, OutputLine
 from tests.kit import Run, get
 

@@ -11,11 +11,11 @@ import pytest
 from orchestra import Plan, ProcessPlan
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.events import RequestHeld, State
-from orchestra.frontend_pages import MOST_PAGES, FrontendPages, Store
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.route import Ask, Availability, Route, Signal
 from orchestra.proxy.rules import Router
 from orchestra.proxy.server import Extras
+from orchestra.remembered import MOST_PAGES, FrontendPages, Store
 from tests.proxy_kit import request_head, stage
 from tests.test_proxy_relay import NAVIGATES, PAGE, get
 

@@ -9,9 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from orchestra.control.local import Order as RunOrder
-from orchestra.dashboard.controls import Controls
-from orchestra.dashboard.look import Do, Order
+from orchestra.control.local import Order
+from orchestra.dashboard.controls import Act, Controls
 from orchestra.errors import OrchestraError
 from orchestra.events import State, StateChanged
 from orchestra.interactive import Operator
@@ -28,11 +27,11 @@ class Stage:
     def __init__(self) -> None:
         failed = StateChanged(process="api", state=State.FAILED, previous=State.STARTING)
         self.controls = Controls(model_of(STARTED, failed))
-        self.orders: list[RunOrder] = []
+        self.orders: list[Order] = []
         self.left = trio.Event()
         self.operator = Operator(self.controls, self._obey, self.left.set)
 
-    async def _obey(self, order: RunOrder) -> None:
+    async def _obey(self, order: Order) -> None:
         await trio.lowlevel.checkpoint()
         self.orders.append(order)
         if order.processes == ("gone",):
@@ -57,21 +56,12 @@ async def operating() -> AsyncIterator[Stage]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(
-    ("order", "given"),
-    [
-        (Order(Do.RESTART, "api"), RunOrder(do="restart", processes=("api",))),
-        (Order(Do.START, "api"), RunOrder(do="start", processes=("api",))),
-        (Order(Do.STOP, "api"), RunOrder(do="stop", processes=("api",))),
-        (Order(Do.KILL, "api"), RunOrder(do="kill", processes=("api",))),
-        (Order(Do.RETRY), RunOrder(do="start", processes=("api",))),  # all that have failed
-    ],
-)
-async def test_orders_are_given_to_the_run(order: Order, given: RunOrder) -> None:
+async def test_orders_are_given_to_the_run() -> None:
+    order = Order(do="restart", processes=("api",))
     async with operating() as stage:
         stage.operator.perform(order)
         await trio.testing.wait_all_tasks_blocked()
-        assert stage.orders == [given]
+        assert stage.orders == [order]
 
 
 async def test_what_is_typed_is_sent_in_order_and_characters_stay_whole() -> None:
@@ -88,13 +78,13 @@ async def test_what_is_typed_is_sent_in_order_and_characters_stay_whole() -> Non
 )
 async def test_what_cannot_be_done_is_said(process: str, said: str) -> None:
     async with operating() as stage:
-        stage.operator.perform(Order(Do.RESTART, process))
+        stage.operator.perform(Order(do="restart", processes=(process,)))
         assert await stage.said() == said
 
 
 async def test_q_leaves() -> None:
     async with operating() as stage:
-        stage.operator.perform(Order(Do.QUIT))
+        stage.operator.perform(Act("quit"))
         await stage.left.wait()
 
 
@@ -109,7 +99,7 @@ async def test_the_browser_is_opened(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     async with operating() as stage:
-        stage.operator.perform(Order(Do.OPEN, text=url))
+        stage.operator.perform(Act("open", text=url))
         if not url:
             assert await stage.said() == "this run has no address to open"
         elif code:
@@ -127,7 +117,7 @@ async def test_the_log_is_written_where_it_can_be(tmp_path: Path, monkeypatch: p
     (tmp_path / "gone").rmdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     async with operating() as stage:
-        stage.operator.perform(Order(Do.WRITE, text="api | hello\n"))
+        stage.operator.perform(Act("write", text="api | hello\n"))
         said = await stage.said()
         (path,) = tmp_path.glob("orchestra-*.log")
         assert said == f"written to {path}"

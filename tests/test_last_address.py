@@ -12,7 +12,7 @@ import pytest
 
 from orchestra import load
 from orchestra.folders import state_folder
-from orchestra.last_address import keep_port, last_port
+from orchestra.remembered import keep_port, last_port
 from tests.kit import Run, free_port, orchestra
 
 

@@ -9,11 +9,11 @@ from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
 from orchestra.config.plan import FromProcess, ProxyPlan
-from orchestra.frontend_pages import FrontendPages
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.request import is_for_a_window, is_named_like_an_asset
 from orchestra.proxy.route import Answer, Ask, Availability, Route
 from orchestra.proxy.rules import ASSET_BYTES, PAGE_BYTES, Router, Sides
+from orchestra.remembered import FrontendPages
 from tests.proxy_kit import request_head
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestra.config.plan import Plan, ProcessPlan
-from orchestra.dashboard.quiet import Quiet
+from orchestra.dashboard.feed import Quiet
 from orchestra.events import OutputLine, OutputPaused, State, StateChanged
 from tests.kit import base_port, orchestra
 

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from orchestra import Plan, ProcessPlan, ProxyPlan, Role, Supervisor
 from orchestra.config.plan import FromProcess
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.recording import Recording, events_of
+from orchestra.dashboard.runlog import RECORDED, events_of, recording
 from orchestra.errors import ConfigError
 from orchestra.events import Event, OutputLine, RequestHeads, encode, encode_lines
-from orchestra.replaying import Player
+from orchestra.showing import Player
 from tests.dashboard_kit import REQUEST, STARTED, line, picture
 from tests.events_kit import moment
 from tests.kit import COMMAND, free_port, get
@@ -45,12 +45,12 @@ async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> N
             ProcessPlan(name="ends", command="exit 0"),
         ),
     )
-    live, recording = Model(), Recording(str(path))
-    supervisor = Supervisor(plan, sinks=recording.sinks)
-    recording.follow(supervisor.subscribe)
+    live, log = Model(), recording(str(path))
+    supervisor = Supervisor(plan, sinks=log.sinks)
+    log.follow(supervisor.subscribe)
     supervisor.subscribe(live.apply, *get_args(Event))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(recording.run)
+        nursery.start_soon(log.run)
         async with trio.open_nursery() as running:
             await running.start(supervisor.run)
             await supervisor.wait_ready()
@@ -59,7 +59,7 @@ async def test_a_recording_replays_to_the_same_final_screen(tmp_path: Path) -> N
             while not live.asking():  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
             await supervisor.stop()
-        await recording.aclose()
+        await log.aclose()
         nursery.cancel_scope.cancel()
     again = Model()
     player = Player(again, speed=float("inf"))
@@ -91,12 +91,16 @@ async def test_a_recording_is_played_at_its_own_speed_or_another(autojump_clock:
 
 
 def test_heads_with_their_cookies_are_not_recorded() -> None:
-    assert RequestHeads not in Recording._kinds
+    assert RequestHeads not in RECORDED
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", ""), ("nonsense\n", "FILE:1: this is no recording"), ('{"a":1}\n', "FILE:1: this is no recording")],
+    [
+        ("", ""),
+        ("nonsense\n", "FILE:1: this is no recording: JSON is malformed"),
+        ('{"a":1}\n', "FILE:1: this is no recording: Object missing required field `type`"),
+    ],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "x"
@@ -118,7 +122,7 @@ def test_later_events_and_a_line_that_was_cut_off_are_left_out(tmp_path: Path) -
 
 def test_a_recording_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the recording cannot be written"):
-        Recording(str(tmp_path / "no" / "where"))
+        recording(str(tmp_path / "no" / "where"))
 
 
 def test_only_a_recording_is_replaced(tmp_path: Path) -> None:
@@ -127,16 +131,16 @@ def test_only_a_recording_is_replaced(tmp_path: Path) -> None:
     for text in ("web: python app.py\n", "{}"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="x: this is no recording, and was not touched"):
-            Recording(str(path))
+            recording(str(path))
         assert path.read_text() == text
     for data in (b"", encode(STARTED) + b"\n"):
         path.write_bytes(data)
-        Recording(str(path))
+        recording(str(path))
         assert path.read_bytes() == b""
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ConfigError, match="not touched"):
-        Recording(str(path))
+        recording(str(path))
     assert path.is_fifo()
 
 

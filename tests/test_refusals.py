@@ -17,7 +17,7 @@ from orchestra.child.families import Families
 from orchestra.child.logfile import LogFile
 from orchestra.child.spawn import run_child
 from orchestra.events import Notice
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 from orchestra.supervision.runtime import Stoppable
 from tests.kit import COMMAND, PATIENCE, base_port
 from tests.process_kit import linux_only

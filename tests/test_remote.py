@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestra.remote import find
 from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, called, get, marked, needed, orchestra
 from tests.terminal_kit import Terminal
 
@@ -350,6 +351,18 @@ def test_a_second_run_in_the_background_is_refused(looked_at: Run) -> None:
     described = f"pid {pid} ({project / 'Procfile'}, {run.url})"
     hint = f"End it: orchestra down --run {pid}. Without --detach, another one may run."
     assert (code, errors) == (2, f"error: the project runs already: {described}\n hint: {hint}\n")
+
+
+def test_of_two_that_start_in_the_background_at_once_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("worker: exec sleep 1000\n")
+    words = [*COMMAND, "run", "--detach", "--no-proxy"]
+    both = [subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        assert sorted(each.wait(timeout=PATIENCE) for each in both) == [0, 2]
+    finally:
+        for each in find(os.environ):
+            if each.root == tmp_path:
+                orchestra("down", "--run", str(each.state.pid), cwd=tmp_path)
 
 
 def test_a_detached_run_that_cannot_begin_says_why(tmp_path: Path) -> None:

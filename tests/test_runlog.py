@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from orchestra import Plan
-from orchestra.dashboard.runlog import RunLog, newest
+from orchestra.dashboard.runlog import newest, run_log
 from orchestra.events import OutputLine
 from orchestra.logs import moment, read_log
 from tests.kit import PATIENCE
@@ -40,7 +40,7 @@ async def test_a_loud_process_does_not_wait_for_time_to_pass(
     assert standing_clock.rate == 0
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     plan = Plan(processes=(), procfile=tmp_path / "Procfile")
-    log = RunLog(plan, environ)
+    log = run_log(plan, environ)
     (write_lines,) = log.sinks
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fail_late)

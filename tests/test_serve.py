@@ -89,12 +89,15 @@ def test_it_serves_both_and_imports_nothing_for_development(shop: Path) -> None:
         assert get(f"{url}/assets/a.js").text == "the script"
         assert get(f"{url}/users/42").text == "the page"
         assert get(f"{url}/api/none").status == 404
+        assert get(f"{url}/%0Abegins%1B[m").status == 200
         imported = set(json.loads(get(f"{url}/api/modules").body)[1:])
         assert not imported & (DEVELOPMENT | PARTS)
         process.terminate()
         assert process.wait(PATIENCE) == 0
         assert process.stdout is not None
-        assert "GET /users/42" in process.stdout.read()
+        logged = process.stdout.read()
+        assert "GET /users/42" in logged
+        assert "GET /%0Abegins%1B%5Bm" in logged
 
 
 @pytest.mark.real

@@ -20,10 +20,10 @@ from tests.kit import free_port, get
 from tests.process_kit import Mark, linux_only
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-    from orchestra.child.table import Entry
+    from orchestra.child.sockets import Server
 
 pytestmark = [pytest.mark.real, linux_only]
 
@@ -144,7 +144,7 @@ async def test_the_old_childs_family_ends_and_the_new_ones_stays(tmp_path: Path)
 async def test_a_worker_that_is_replaced_without_a_word_is_noticed(tmp_path: Path) -> None:
     are_known = trio.Event()
 
-    async def servers(leader: int, port: int) -> frozenset[Entry]:
+    async def servers(leader: int, port: int) -> Sequence[Server]:
         found = await Runtime().servers(leader, port)
         are_known.set()
         return found

@@ -11,11 +11,11 @@ import trio
 import trio.testing
 
 from orchestra import Dependency, Plan, ProcessPlan, ProxyPlan, Restart, Role, State
+from orchestra.child.probe import identify
 from orchestra.config.plan import UNDECIDED, Address, FromProcess
 from orchestra.config.roles import Seen
 from orchestra.events import StateChanged
 from orchestra.supervision.difference import difference
-from orchestra.supervision.inquiry import identify
 from tests.simulation_kit import World, running_processes
 
 if TYPE_CHECKING:

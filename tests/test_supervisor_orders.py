@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from orchestra import Plan, Restart, StartError, State, Supervisor
 from orchestra.config.plan import Install, Role
+from orchestra.control.local import Order
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.events import InputWanted, Notice, OutputLine, StateChanged
 from tests.events_kit import Recorder
@@ -392,6 +393,35 @@ async def test_a_waiting_process_takes_orders_and_runs_once(world: World, autoju
         await supervisor.wait_ready()
     assert len(world.children) == 2
     assert recorder.states("api").count(State.STARTING) == 1
+
+
+async def test_orders_are_begun_and_an_ending_run_takes_input_alone(
+    world: World, autojump_clock: object
+) -> None:
+    plan = waiting("a", command="says up")
+    async with supervised(world, plan, is_kept_open="always") as (supervisor, recorder):
+        await supervisor.wait_ready()
+        assert await supervisor.obey(Order(do="signal", processes=("a",), signal=1)) == 1
+        assert world.children[0].signals == [1]
+        await supervisor.obey(Order(do="kill", processes=("a",)))
+        await recorder.until_state("a", State.STOPPED)
+        with pytest.raises(OrchestraError, match="a does not run: there is nothing to signal"):
+            await supervisor.obey(Order(do="signal", processes=("a",), signal=1))
+        await supervisor.obey(Order(do="start", processes=("a", "gone")))
+        await supervisor.wait_ready()
+        await supervisor.obey(Order(do="restart", processes=("a",)))
+        assert supervisor.snapshot()["a"].state is State.STOPPING
+        await supervisor.wait_ready()
+        await supervisor.obey(Order(do="stop", processes=("a",)))
+        assert supervisor.snapshot()["a"].state is State.STOPPING
+        with pytest.raises(OrchestraError, match="no connection to the pages"):
+            await supervisor.obey(Order(do="reload"))
+        await supervisor.obey(Order(do="down"))
+        with pytest.raises(OrchestraError, match="the run is ending"):
+            await supervisor.obey(Order(do="start", processes=("a",)))
+        assert await supervisor.obey(Order(do="send", processes=("a",), text="c")) == 1
+    assert supervisor.ended is not None
+    assert supervisor.ended.reason == "asked to"
 
 
 async def test_a_run_that_is_kept_open_can_begin_again(world: World, autojump_clock: object) -> None:

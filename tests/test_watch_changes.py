@@ -159,15 +159,6 @@ def test_a_silent_file_system_is_looked_at_again_and_again(
     assert "WATCHFILES_FORCE_POLLING" in next(found).warning[0]
 
 
-def test_the_type_of_a_mount_is_read() -> None:
-    lines = [
-        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
-        "90 22 0:40 / /mnt/c rw,noatime - 9p drvfs rw,dirsync",
-        r"91 22 0:41 / /mnt/my\040disk rw - nfs4 server:/x rw",
-    ]
-    assert changes._mounts(lines) == {"/": "ext4", "/mnt/c": "9p", "/mnt/my disk": "nfs4"}
-
-
 def test_a_pattern_that_is_none_is_named(tmp_path: Path) -> None:
     warnings = [each.warning[0] for each in told(tmp_path, Touches(tmp_path), "*.py", "[z-a]")]
     assert "not watched: [z-a] is not a valid pattern" in warnings

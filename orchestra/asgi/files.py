@@ -31,7 +31,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
 
 __all__ = ["SPA"]
 
@@ -203,6 +203,10 @@ class _File(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.content is None:
+            # Starlette answers 400 or 206 where RFC 9110 14.2 has a range ignored.
+            asked = Headers(scope=scope).get("range", "").lower()
+            if scope["method"] != "GET" or not asked.startswith("bytes="):
+                scope = {**scope, "headers": [each for each in scope["headers"] if each[0] != b"range"]}
             await super().__call__(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from anyio.abc import SocketStream
     from wsproto.events import Event
 
-    from orchestra.asgi.types import Receive, Scope, Send
-    from orchestra.asgi.upstream import Vite
+    from orchestra.asgi.requests import Vite
+    from orchestra.control.doors import Receive, Scope, Send
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import RequestHead
 

@@ -39,8 +39,7 @@ from orchestra.proxy.rules import OWN_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
-    from orchestra.control.doors import Refusal
+    from orchestra.control.doors import App, Message, Receive, Refusal, Scope, Send
     from orchestra.control.pages import Page
     from orchestra.events import Event
 

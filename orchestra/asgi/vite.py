@@ -21,8 +21,15 @@ from typing import TYPE_CHECKING
 import anyio
 
 from orchestra.asgi.hmr import relay
-from orchestra.asgi.requests import RequestBody, answer_head, message_of, peer_of, request_head
-from orchestra.asgi.upstream import Conversation, Vite
+from orchestra.asgi.requests import (
+    Conversation,
+    RequestBody,
+    Vite,
+    answer_head,
+    message_of,
+    peer_of,
+    request_head,
+)
 from orchestra.config.plan import Address, ProxyPlan
 from orchestra.errors import UpstreamError
 from orchestra.hosts import host_refusal, origin_refusal
@@ -34,7 +41,7 @@ from orchestra.proxy.rules import OWN_PREFIX, Router
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestra.asgi.types import App, Message, Receive, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.route import Step
 

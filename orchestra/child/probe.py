@@ -6,7 +6,12 @@ will do, ``500`` included: it shows that the server, not just its socket, is at 
 that socket is for WebSockets alone, as that of Nuxt's HMR. A server that expects TLS says so in its answer to
 the plain question: an alert, no answer, or words. It is asked once more, over TLS.
 
-Not here: how often, and what follows from it (`readiness`).
+`identify` tells Vite from other servers, whatever started it: ``/@vite/client`` is answered with JavaScript.
+It is asked for as a script: Vite 2 has it for nothing that accepts pages. Below a base (``/app/``, Nuxt's
+``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. A page that loads files below
+``/_next/`` is Next.js's. Any other HTTP answer is that of another server.
+
+Not here: how often, which sockets, and what follows from it (`readiness`, `supervision/roles`).
 """
 
 from __future__ import annotations
@@ -16,12 +21,14 @@ import secrets
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 import trio
 from msgspec.structs import replace
 
 from orchestra.child.spawn import SpawnError, run_child
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
+from orchestra.config.roles import Seen
 from orchestra.resolving import connected
 
 if TYPE_CHECKING:
@@ -30,18 +37,30 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Address
 
-__all__ = ["HTTP_TIMEOUT", "Answer", "Reply", "exec_answer", "http_answer", "http_get", "tcp_answer"]
+__all__ = [
+    "HTTP_TIMEOUT",
+    "Answer",
+    "Reply",
+    "exec_answer",
+    "http_answer",
+    "http_get",
+    "identify",
+    "tcp_answer",
+]
 
 # Long, because the question is asked one at a time: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
+# Nothing is held up by it, and a first request may take longer than most.
+_IDENTIFY_TIMEOUT = 60.0
+# How long the rest of an answer is waited for, when its beginning is there.
+_REST_TIMEOUT = 2.0
 # A client that hangs up before the end of a short answer is logged as one.
 _LINGER = 0.2
 # Enough for the head of a page, where its first script is.
 _MAX_BYTES = 65536
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
-_LENGTH = re.compile(rb"^content-length: *([0-9]{1,9})\r?$", re.IGNORECASE | re.MULTILINE)
 # A status line is complete with its first blank behind the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
@@ -49,20 +68,50 @@ _ANY_ANSWER = HttpCheck()
 _PAGES = "text/html, */*"
 # What Go's server, nginx and Apache write to a client that does not use TLS.
 _WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
+_CLIENT = "/@vite/client"
+_REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
+_NEXT = b'"/_next/'
 
 
 class Reply(NamedTuple):
     """What came back.
 
     Attributes:
-        status: ``None`` if it is not HTTP.
         received: All that has come, head included, up to 64 KiB.
         at: Where it was asked, with the scheme by which it answered.
     """
 
-    status: int | None
     received: bytes
     at: Address
+
+    @property
+    def status(self) -> int | None:
+        """The status; ``None`` if it is not HTTP."""
+        found = _STATUS_LINE.match(self.received)
+        return int(found[1]) if found else None
+
+    @property
+    def body(self) -> bytes:
+        """What has come behind the head."""
+        return self.received.partition(b"\r\n\r\n")[2]
+
+    def field(self, name: str) -> str:
+        """Give a field of the head; empty if there is none of that name."""
+        head = self.received.partition(b"\r\n\r\n")[0].decode("latin-1")
+        found = re.search(rf"^{name} *: *(.*?)\s*$", head, re.IGNORECASE | re.MULTILINE)
+        return found[1] if found is not None else ""
+
+    @property
+    def is_script(self) -> bool:
+        """Whether a script has come."""
+        return self.status == 200 and "javascript" in self.field("content-type")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is whole or long: hand-written servers keep the connection open after an answer."""
+        length = self.field("content-length")
+        is_whole = b"\r\n\r\n" in self.received and length.isdecimal() and len(self.body) >= int(length)
+        return is_whole or len(self.received) >= _MAX_BYTES
 
 
 class Answer(NamedTuple):
@@ -70,7 +119,6 @@ class Answer(NamedTuple):
 
     Attributes:
         missing: What was wrong, in words; empty: nothing.
-        at: Where it was asked, with the scheme by which it answered.
         is_unfit: Whether this socket is for something else than HTTP: no later answer is going to do.
     """
 
@@ -82,11 +130,12 @@ class Answer(NamedTuple):
 async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> Answer:
     """Ask for a path and wait for the beginning of an answer, `within` so many seconds."""
     try:
-        status, _, at = await http_get(at, check.path, within=within, rest=_LINGER)
+        reply = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
         return Answer(f"{at.place} is open, HTTP times out", at)
     except OSError as exc:
         return Answer(f"{at.place}: {exc}", at)
+    status, at = reply.status, reply.at
     if status is None:
         return Answer(f"{at.place} is open, but does not speak HTTP", at, is_unfit=True)
     if check.accepts(status):
@@ -105,7 +154,7 @@ async def http_get(at: Address, path: str, *, within: float, rest: float, accept
     """
     until = trio.current_time() + within
     failure: OSError | None = None
-    reply = Reply(None, b"", at)
+    reply = Reply(b"", at)
     try:
         reply = await _get(at, path, until=until, rest=rest, accept=accept)
     except ConnectionRefusedError:
@@ -128,31 +177,22 @@ async def _get(at: Address, path: str, *, until: float, rest: float, accept: str
         f"GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: orchestra-probe\r\n"
         f"Accept: {accept}\r\nConnection: close\r\n\r\n"
     )
-    received = b""
+    reply = Reply(b"", at)
     with trio.CancelScope(deadline=until) as limit:
         try:
             async with await _dial_for_http(at) as stream:
                 await stream.send_all(request.encode("ascii", "replace"))
-                while not _is_enough(received) and (chunk := await stream.receive_some(65536)):
-                    received += chunk
-                    if len(received) >= _STATUS_LENGTH:
+                while not reply.is_enough and (chunk := await stream.receive_some(65536)):
+                    reply = reply._replace(received=reply.received + chunk)
+                    if len(reply.received) >= _STATUS_LENGTH:
                         limit.deadline = min(limit.deadline, trio.current_time() + rest)
         except (OSError, trio.BrokenResourceError) as exc:
-            if not received:
+            if not reply.received:
                 cause = exc.__cause__ or exc
                 raise (cause if isinstance(cause, OSError) else OSError(str(cause))) from exc
-    if limit.cancelled_caught and not received:
+    if limit.cancelled_caught and not reply.received:
         raise trio.TooSlowError
-    found = _STATUS_LINE.match(received)
-    return Reply(int(found[1]) if found else None, received, at)
-
-
-def _is_enough(received: bytes) -> bool:
-    """Whether an answer is whole or long enough: hand-written servers keep the connection open after it."""
-    head, end, body = received.partition(b"\r\n\r\n")
-    length = _LENGTH.search(head)
-    is_whole = bool(end) and length is not None and len(body) >= int(length[1])
-    return is_whole or len(received) >= _MAX_BYTES
+    return reply
 
 
 async def _dial_for_http(at: Address) -> trio.abc.Stream:
@@ -163,6 +203,46 @@ async def _dial_for_http(at: Address) -> trio.abc.Stream:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+
+
+async def identify(socket: Address) -> tuple[Seen, Address]:
+    """Ask what answers at a socket; give that, and the socket with the scheme by which it answers.
+
+    `Seen.SILENT`: it does not speak HTTP, or is for WebSockets alone; `Seen.NOTHING`: no answer in time.
+    """
+    try:
+        client = await _ask(socket, _CLIENT)
+        if client is None or client.status == UPGRADE_REQUIRED:
+            return Seen.SILENT, socket
+        if client.is_script:
+            return Seen.VITE, client.at
+        page = await _ask(client.at, "/", _PAGES)
+        for base in _bases(page) if page is not None else ():
+            other = await _ask(client.at, base.rstrip("/") + _CLIENT)
+            if other is not None and other.is_script:
+                return Seen.VITE, client.at
+    except trio.TooSlowError:
+        return Seen.NOTHING, socket
+    is_next = page is not None and _NEXT in page.body
+    return Seen.NEXT if is_next else Seen.HTTP, client.at
+
+
+def _bases(page: Reply) -> list[str]:
+    """Give the paths below which Vite may be, by what ``/`` was answered with."""
+    status = page.status or 0
+    bases = ["/_nuxt/"] if status == 200 else []
+    if 300 <= status < 400:
+        bases.append(urlsplit(urljoin("/", page.field("location"))).path)
+    bases += [match.decode("ascii", "replace") for match in _REFERENCE.findall(page.body)]
+    return [base for base in dict.fromkeys(bases) if base not in ("", "/")][:3]
+
+
+async def _ask(socket: Address, path: str, accept: str = "*/*") -> Reply | None:
+    """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
+    with suppress(OSError):
+        reply = await http_get(socket, path, within=_IDENTIFY_TIMEOUT, rest=_REST_TIMEOUT, accept=accept)
+        return reply if reply.status is not None else None
+    return None
 
 
 async def tcp_answer(at: Address) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.child.probe import Answer
-    from orchestra.child.sockets import SocketScanner
+    from orchestra.child.sockets import Server, SocketScanner
 
 __all__ = ["Probe", "Readiness"]
 
@@ -54,6 +54,9 @@ class Probe(Protocol):
     async def exec_answer(self, command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
         """Run a command."""
 
+    async def identify(self, socket: Address) -> tuple[Seen, Address]:
+        """Find out what answers at a socket."""
+
 
 class Readiness:
     """The readiness of one child, from its spawn on.
@@ -62,8 +65,7 @@ class Readiness:
         needs_address: Where it listens has to be known, whatever its checks are.
         needs_vite: It is known to run Vite, or another server of a frontend.
         avoids_vite: Says whether it may run Vite beside the server that is meant.
-        programs: Finds the names of the programs that listen at a port, of the tree of a leader.
-        identify: Finds out what answers at a socket.
+        servers: Finds what listens at a port, of the tree of a leader.
 
     Attributes:
         listening: Where it listens, once that has been found, and what is spoken there.
@@ -81,13 +83,11 @@ class Readiness:
         needs_vite: bool = False,
         avoids_vite: Callable[[], bool] | Literal[False] = False,
         probe: Probe = probe,
-        programs: Callable[[int, int], Awaitable[frozenset[str]]],
-        identify: Callable[[Address], Awaitable[tuple[Seen, Address]]],
+        servers: Callable[[int, int], Awaitable[Sequence[Server]]],
     ) -> None:
         self._plan = plan
         self._probe = probe
-        self._programs = programs
-        self._identify = identify
+        self._servers = servers
         self._needs_vite = needs_vite
         self._avoids_vite = avoids_vite
         self._answered_at: float | None = None  # by another server than Vite
@@ -196,12 +196,13 @@ class Readiness:
         if self._needs_vite:
             return await self._is_vite(socket)
         if self._avoids_vite and self._avoids_vite():
-            return (await self._identify(socket))[0] not in FRONTENDS
-        return not (self._plan.is_python_server and _JAVASCRIPT & await self._programs(leader, socket.port))
+            return (await self._probe.identify(socket))[0] not in FRONTENDS
+        found = await self._servers(leader, socket.port) if self._plan.is_python_server else ()
+        return not any(_JAVASCRIPT & each.programs for each in found)
 
     async def _is_vite(self, socket: Address) -> bool:
         """Whether the socket is Vite's, or Vite has had its time; the command may start other servers."""
-        if (await self._identify(socket))[0] in FRONTENDS:
+        if (await self._probe.identify(socket))[0] in FRONTENDS:
             return True
         now = trio.current_time()
         self._answered_at = self._answered_at or now

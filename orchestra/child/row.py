@@ -86,6 +86,7 @@ class Row:
         self._longest = longest
         self._unread = ""  # a sequence that has not come to its end
         self._is_in_string = False
+        self._ended: list[str] = []  # by what is being written
         self._clear()
 
     def _clear(self, *, is_entered: bool = False) -> None:
@@ -98,7 +99,6 @@ class Row:
         self._column = 0
         self._saved: int | None = None
         self._is_entered = is_entered
-        self._ended: list[str] = []
 
     def write(self, text: str) -> list[str]:
         """Draw; return the lines that were ended by that."""
@@ -108,12 +108,9 @@ class Row:
             self._is_in_string = rest.end() == len(text) and text[-1:] not in ("\x07", "\x18", "\x1a", "\x9c")
             text = text[rest.end() :]
         text, self._unread = self._unread + text, ""
-        ended: list[str] = []
         for token in _TOKEN.finditer(text):
             self._read(token, is_last=token.end() == len(text))
-            if self._ended:
-                ended += self._ended
-                self._ended = []
+        ended, self._ended = self._ended, []
         return ended
 
     def text(self) -> str:
@@ -211,11 +208,11 @@ class Row:
 
     def _break(self) -> None:
         """End the line because of a vertical move, if anything can be seen of it."""
-        text, pen = self.text(), self._pen
-        is_seen = any(cell.strip() for cell in self._cells) or self._head
-        ended = [*self._ended, *([text] if is_seen else [])]
+        if any(cell.strip() for cell in self._cells) or self._head:
+            self._ended.append(self.text())
+        pen = self._pen
         self._clear(is_entered=True)
-        self._ended, self._pen = ended, pen
+        self._pen = pen
 
     def _move(self, column: int) -> None:
         self._column = max(min(column, max(self.columns - 1, len(self._cells))), 0)

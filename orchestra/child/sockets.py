@@ -17,7 +17,7 @@ import socket
 import sys
 from math import ceil, inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import trio
 
@@ -29,21 +29,20 @@ from orchestra.errors import ConfigError, port_taken
 from orchestra.resolving import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 __all__ = [
     "LOOPBACK",
+    "Server",
     "SocketScanner",
     "another",
     "beside",
     "bind",
-    "folder",
     "holder",
     "in_order_of_preference",
     "is_free",
     "lan_address",
     "likeliest",
-    "programs",
     "scan",
     "servers",
 ]
@@ -73,7 +72,21 @@ def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
     return {leader: _sockets_of(tree) or _sockets_of(tree, "unix") for leader, tree in trees.items()}
 
 
-def servers(leader: int, port: int) -> frozenset[table.Entry]:
+class Server(NamedTuple):
+    """A process that accepts connections at a port.
+
+    Attributes:
+        programs: The names of its program, of which there are two: Redis is a link to another file on Debian,
+            and newer Nodes call themselves MainThread.
+        folder: Where it runs, if that can be seen.
+    """
+
+    entry: table.Entry
+    programs: frozenset[str]
+    folder: Path | None
+
+
+def servers(leader: int, port: int) -> Sequence[Server]:
     """Find what accepts connections at `port` (0: a unix socket), in a tree; blocks for some milliseconds.
 
     The parents of such a server often hold its socket, too, to hand it to the next one, and are left out.
@@ -88,7 +101,19 @@ def servers(leader: int, port: int) -> frozenset[table.Entry]:
         if entry.pid in tree and any(found.port == port for found in _sockets_of([entry.pid], kind))
     }
     parents = {entry.parent for entry in holders}
-    return frozenset(entry for entry in holders if entry.pid not in parents)
+    return [_server(entry) for entry in holders if entry.pid not in parents]
+
+
+def _server(entry: table.Entry) -> Server:
+    import psutil  # noqa: PLC0415
+
+    names, folder = set(), None
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(entry.pid)
+        names.add(process.name())
+        names.add(os.path.basename(process.exe()))  # noqa: PTH119 - a name, not a file to touch
+        folder = Path(process.cwd())
+    return Server(entry, frozenset(names), folder)
 
 
 def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
@@ -106,32 +131,6 @@ def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
         while (pid := parents.get(pid, 0)) and pid not in above:
             above.add(pid)
     return _sockets_of(others), bool(others - above)
-
-
-def folder(leader: int, port: int) -> Path | None:
-    """Give the folder in which what accepts connections at `port` runs, as `servers` finds it. Blocks."""
-    import psutil  # noqa: PLC0415
-
-    for entry in servers(leader, port):
-        with contextlib.suppress(psutil.Error, OSError):
-            return Path(psutil.Process(entry.pid).cwd())
-    return None
-
-
-def programs(leader: int, port: int) -> frozenset[str]:
-    """Give the names of the programs that accept connections at `port`, as `servers` finds them. Blocks.
-
-    They have two: Redis is a link to another file on Debian, and newer Nodes call themselves MainThread.
-    """
-    import psutil  # noqa: PLC0415
-
-    found = set()
-    for entry in servers(leader, port):
-        with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(entry.pid)
-            found.add(process.name())
-            found.add(os.path.basename(process.exe()))  # noqa: PTH119 - a name, not a file to touch
-    return frozenset(found)
 
 
 def in_order_of_preference(sockets: Collection[Address], port: int | None) -> list[Address]:

@@ -109,7 +109,6 @@ class Child:
 
     Attributes:
         pid: The leader's pid, which is also the number of its process group and session.
-        family: All that belongs to it.
         is_gone: Whether nothing of it lives any more, and its number may belong to another process.
     """
 

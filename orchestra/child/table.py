@@ -35,7 +35,6 @@ class Entry:
     """One line of the process table. Two are equal if they mean the same process.
 
     Attributes:
-        group: The number of its process group.
         started: When, in a unit of the system's own: with the number, it tells a process from a later one.
     """
 

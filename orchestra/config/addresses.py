@@ -70,9 +70,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     """What only the machine knows.
 
     Attributes:
-        environ: The environment of the operating system.
         scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
-        is_free: Whether a port could be listened on now.
         holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
         try_listen: Raises `ConfigError` if an address cannot be listened on now.
         kept: The ports of processes that run already, by name: they keep them.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.addresses import Machine
 
-__all__ = ["Application", "Call", "Sources", "call_of", "hidden_pages", "paths_of", "redis_port", "text_of"]
+__all__ = ["Application", "Call", "Sources", "text_of"]
 
 _MAX_FILES = 2000
 # Longer ones are generated. The patterns look ahead for a bounded number of characters, for the same reason.
@@ -86,9 +86,9 @@ _DJANGO_ROUTES = re.compile(r"""\b(?:re_)?path\(\s*r?["']\^?/?([\w.-]+(?:/[\w.-]
 _ANSWERS_ALL = re.compile(
     r"""["']/?(?:\{\w+:path\}|<path:\w+>)["']
     |\bstatic_url_path\s*=\s*["']/?["']
-    |\b[Mm]ount\(\s*(?:path\s*=\s*)?["']/?["']
+    |(?:\b[Mm]ount|\.frontend|\bcreate_static_files_router|\bStaticFilesConfig)\(\s*(?:path\s*=\s*)?["']/?["']
     |\bre_path\(\s*r?["']\^?(?:\(\?[:!=][^"']*)?\.\*
-    |\b(?:errorhandler|exception_handler)\(\s*404[^@]{0,400}?index\.html""",
+    |\b(?:errorhandler\(|exception_handler\(|exception_handlers\s*=\s*\{)\s*404[^@]{0,400}?index\.html""",
     re.VERBOSE,
 )
 _ANSWERS_ROOT = re.compile(
@@ -117,7 +117,6 @@ class Application(Struct, frozen=True, kw_only=True):
         folder: Where it can be imported from; of Django, where `manage.py` is.
         target: ``module:name``; of Django, nothing.
         is_factory: Whether that is a function that makes it.
-        file: Where it was found.
     """
 
     kind: str
@@ -133,15 +132,16 @@ class Sources:
     Args:
         root: The project's folder.
         files: The names of the files in its folders, those nearest to the top first.
+        machine: For ``PATH``: which server of several is there.
 
     Attributes:
-        root: The project's folder.
         is_whole: Whether all files were read.
     """
 
-    def __init__(self, root: Path, files: Mapping[Path, Sequence[str]]) -> None:
+    def __init__(self, root: Path, files: Mapping[Path, Sequence[str]], machine: Machine) -> None:
         self.root = root
         self._files = files
+        self._machine = machine
         found = [
             folder / name for folder, names in files.items() for name in names if _MODULE.fullmatch(name)
         ]
@@ -172,7 +172,7 @@ class Sources:
         """The texts of the Python files in a folder, and in those in it."""
         return {file: text for file, text in self._texts.items() if file.is_relative_to(folder)}
 
-    def named(self, folder: Path) -> str:
+    def _named(self, folder: Path) -> str:
         """The texts that name the packages of a folder, from it up to the project's."""
         return "\n".join(
             text_of(each / name)
@@ -244,6 +244,107 @@ class Sources:
                 folder, module = self.module(file, text)
                 yield folder, module if found[1] in {"app", "celery"} else f"{module}:{found[1]}", file
 
+    # --- How it is run ---
+
+    def call_of(self, application: Application) -> Call:
+        """Say how an application is served."""
+        folder, target = application.folder, application.target
+        file = application.file.relative_to(self.root)
+        if application.kind == "Django":
+            command = "python manage.py runserver --noreload 127.0.0.1:$PORT"
+            return Call(folder, self.in_environment(command, folder), f"{file} is Django's")
+        server = self._server(application)
+        call = "()" if application.is_factory and server == "hypercorn" else ""
+        command = _SERVE[server].format(
+            factory="--factory " if application.is_factory else "", target=shlex.quote(f"{target}{call}")
+        )
+        command = self.in_environment(command, folder)
+        return Call(folder, command, f"{file} makes a {application.kind} application")
+
+    def in_environment(self, command: str, folder: Path) -> str:
+        """Have the tool that keeps the folder's environment run a command, if its program is not there."""
+        launcher = tools.launcher_of(folder, self.root)
+        if launcher is None or not shutil.which(launcher[0], path=self._machine.environ.get("PATH")):
+            return command
+        return command if self._has(command.partition(" ")[0], folder) else f"{launcher[0]} run {command}"
+
+    def _has(self, program: str, folder: Path) -> bool:
+        """Whether a program is found, and not only beside orchestra where the project has an environment."""
+        env, scripts = self._machine.environ, self._machine.scripts
+        with_tools = tools.with_tools(env, folder=folder, root=self.root, scripts=scripts)
+        found = tools.find_program(program, folder, with_tools, scripts=scripts)
+        if tools.virtual_environment(folder, self.root, env) is not None:
+            return found is not None and not found.is_own
+        active = env.get("CONDA_PREFIX") or env.get("VIRTUAL_ENV")
+        is_made_later = tools.launcher_of(folder, self.root) is not None
+        return found is not None and not (is_made_later and (not active or tools.is_own(active, scripts)))
+
+    def _server(self, application: Application) -> str:
+        """Choose what serves: what the project names, else what its environment has, else the usual one."""
+        if application.kind in _FLASKS:
+            return "flask"
+        offered = ["uvicorn", "granian", "hypercorn"]
+        if application.kind == "Quart":
+            offered.reverse()
+        named = self._named(application.folder)
+        known = [server for server in offered if re.search(rf"\b{server}\b", named)]
+        if _BRINGS_UVICORN.search(named):
+            known.append("uvicorn")
+        there = (each for each in offered if self._has(each, application.folder))
+        return next(iter([*known, *there, *offered]))
+
+    # --- What it answers ---
+
+    def paths_of(
+        self, application: Application, *, listed: Sequence[str] = (), has_own_api: bool = False
+    ) -> tuple[str, ...]:
+        """Say which paths are an application's.
+
+        Args:
+            application: The application.
+            listed: Those that the project lists itself, in place of its routes.
+            has_own_api: Whether the frontend has an `/api`, too: then what is below it is told apart.
+        """
+        texts = self.below(application.folder)
+        found, more = [*listed], []
+        if application.kind == "Django":
+            more.append("/static")
+        if application.kind == "Django" and not listed:
+            urls = next((each[1] for each in map(_URLCONF.search, texts.values()) if each), "urls")
+            text = texts.get(application.folder / f"{urls.replace('.', '/')}.py", "")
+            found += [f"/{each}" for each in _DJANGO_ROUTES.findall(text)]
+        elif not listed:
+            found += _first_groups(_ROUTES, texts.values())
+            if not any(each.startswith("/api") for each in found):
+                found += _first_groups(_ROUTERS, texts.values())
+        if application.kind == "FastAPI":
+            more += ["/docs", "/openapi.json"]
+        if application.kind in _FLASKS and is_folder(application.file.parent / "static"):
+            more.append("/static")
+        if not found:
+            return ()
+        cut = [
+            "/".join(each.split("/")[: 3 if has_own_api and each.startswith("/api/") else 2])
+            for each in found
+        ]
+        return tuple(dict.fromkeys([*sorted(cut, key=lambda each: not each.startswith("/api")), *more]))
+
+    def hidden_pages(self, application: Application) -> str:
+        """Say why an application answers what is a page of the frontend's; empty: nothing tells it."""
+        texts = self.below(application.folder).values()
+        if any(_ANSWERS_ALL.search(text) for text in texts):
+            return "the backend answers every path"
+        if any(_ANSWERS_ROOT.search(text) for text in texts) and not any(map(_PAGES.search, texts)):
+            return "the backend answers /"
+        return ""
+
+    def redis_port(self) -> int | None:
+        """The port of the Redis that a project expects on this machine."""
+        for text in [*self.below(self.root).values(), text_of(self.root / ".env")]:
+            if found := _REDIS.search(text):
+                return int(found[1] or 6379)
+        return None
+
 
 def text_of(file: Path) -> str:
     """The text of a file; empty if there is none, or a large one."""
@@ -283,121 +384,7 @@ def _has_module(folder: Path, name: str) -> bool:
     return is_folder(folder / name) or is_file(folder / f"{name}.py")
 
 
-# --- How it is run ---
-
-
-def call_of(application: Application, sources: Sources, machine: Machine) -> Call:
-    """Say how an application is served."""
-    folder, target = application.folder, application.target
-    file = application.file.relative_to(sources.root)
-    if application.kind == "Django":
-        command = in_environment(
-            "python manage.py runserver --noreload 127.0.0.1:$PORT", folder, sources.root, machine
-        )
-        return Call(folder, command, f"{file} is Django's")
-    server = _server(application, sources, machine)
-    call = "()" if application.is_factory and server == "hypercorn" else ""
-    command = _SERVE[server].format(
-        factory="--factory " if application.is_factory else "", target=shlex.quote(f"{target}{call}")
-    )
-    command = in_environment(command, folder, sources.root, machine)
-    return Call(folder, command, f"{file} makes a {application.kind} application")
-
-
-def in_environment(command: str, folder: Path, root: Path, machine: Machine) -> str:
-    """Have the tool that keeps the folder's environment run a command, if its program is not there."""
-    launcher = tools.launcher_of(folder, root)
-    if launcher is None or not shutil.which(launcher[0], path=machine.environ.get("PATH")):
-        return command
-    is_there = _has(command.partition(" ")[0], folder, root, machine)
-    return command if is_there else f"{launcher[0]} run {command}"
-
-
-def _has(program: str, folder: Path, root: Path, machine: Machine) -> bool:
-    """Whether a program is found, and not only beside orchestra where the project has its own environment."""
-    env, scripts = machine.environ, machine.scripts
-    found = tools.find_program(
-        program, folder, tools.with_tools(env, folder=folder, root=root, scripts=scripts), scripts=scripts
-    )
-    if tools.virtual_environment(folder, root, env) is not None:
-        return found is not None and not found.is_own
-    active = env.get("CONDA_PREFIX") or env.get("VIRTUAL_ENV")
-    is_made_later = tools.launcher_of(folder, root) is not None
-    return found is not None and not (is_made_later and (not active or tools.is_own(active, scripts)))
-
-
-def _server(application: Application, sources: Sources, machine: Machine) -> str:
-    """Choose what serves: what the project names, else what its environment has, else the most usual one."""
-    if application.kind in _FLASKS:
-        return "flask"
-    offered = ["uvicorn", "granian", "hypercorn"]
-    if application.kind == "Quart":
-        offered.reverse()
-    named = sources.named(application.folder)
-    known = [server for server in offered if re.search(rf"\b{server}\b", named)]
-    if _BRINGS_UVICORN.search(named):
-        known.append("uvicorn")
-    there = (each for each in offered if _has(each, application.folder, sources.root, machine))
-    return next(iter([*known, *there, *offered]))
-
-
-# --- What it answers ---
-
-
-def paths_of(
-    application: Application, sources: Sources, *, listed: Sequence[str] = (), has_own_api: bool = False
-) -> tuple[str, ...]:
-    """Say which paths are an application's.
-
-    Args:
-        application: The application.
-        sources: The project.
-        listed: Those that the project lists itself, in place of its routes.
-        has_own_api: Whether the frontend has an `/api`, too: then what is below it is told apart.
-    """
-    texts = sources.below(application.folder)
-    found, more = [*listed], []
-    if application.kind == "Django":
-        more.append("/static")
-    if application.kind == "Django" and not listed:
-        urls = next((each[1] for each in map(_URLCONF.search, texts.values()) if each), "urls")
-        text = texts.get(application.folder / f"{urls.replace('.', '/')}.py", "")
-        found += [f"/{each}" for each in _DJANGO_ROUTES.findall(text)]
-    elif not listed:
-        found += _first_groups(_ROUTES, texts.values())
-        if not any(each.startswith("/api") for each in found):
-            found += _first_groups(_ROUTERS, texts.values())
-    if application.kind == "FastAPI":
-        more += ["/docs", "/openapi.json"]
-    if application.kind in _FLASKS and is_folder(application.file.parent / "static"):
-        more.append("/static")
-    if not found:
-        return ()
-    cut = [
-        "/".join(each.split("/")[: 3 if has_own_api and each.startswith("/api/") else 2]) for each in found
-    ]
-    return tuple(dict.fromkeys([*sorted(cut, key=lambda each: not each.startswith("/api")), *more]))
-
-
 def _first_groups(pattern: re.Pattern[str], texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for match in pattern.finditer(text):
             yield next(filter(None, match.groups()))
-
-
-def hidden_pages(application: Application, sources: Sources) -> str:
-    """Say why an application answers what is a page of the frontend's; empty: nothing tells that it does."""
-    texts = sources.below(application.folder).values()
-    if any(_ANSWERS_ALL.search(text) for text in texts):
-        return "the backend answers every path"
-    if any(_ANSWERS_ROOT.search(text) for text in texts) and not any(map(_PAGES.search, texts)):
-        return "the backend answers /"
-    return ""
-
-
-def redis_port(sources: Sources) -> int | None:
-    """The port of the Redis that a project expects on this machine."""
-    for text in [*sources.below(sources.root).values(), text_of(sources.root / ".env")]:
-        if found := _REDIS.search(text):
-            return int(found[1] or 6379)
-    return None

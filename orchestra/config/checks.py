@@ -32,9 +32,8 @@ FORMS = (
 )
 """All there are, for people."""
 
-_HTTP = re.compile(r"(?P<path>/[!-~]*?)(?:=(?P<status>[1-5][0-9]{2}))?")
 _LONGEST_DELAY = 86400.0
-_URL = re.compile(r"(?P<url>https?://[^\s/?#@=]+)(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
+_HTTP = re.compile(r"(?P<url>https?://[^\s/?#@=]+)?(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]:|(?P<host>[^\s:/\[\]]+):)?(?P<port>[0-9]{1,5})")
 UPGRADE_REQUIRED = 426
 """What a socket that takes nothing but WebSockets answers to everything else."""
@@ -100,7 +99,7 @@ def words_of(ready: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 def _parse(text: str) -> Check:
     if text.startswith(("http://", "https://")):
-        return _at_url(text)
+        return _http(text, f"{text!r} is not a URL with a host, perhaps a port, and a path")
     kind, colon, value = text.partition(":")
     if text == "tcp":
         return TcpCheck()
@@ -114,11 +113,7 @@ def _parse(text: str) -> Check:
         case "tcp":
             return TcpCheck(_at_port(value))
         case "http":
-            found = _HTTP.fullmatch(value)
-            if found is None:
-                raise ValueError(f"{value!r} is not a path that begins with /")
-            status = None if found["status"] is None else int(found["status"])
-            return HttpCheck(found["path"], status, below=500)
+            return _http(value if value[:1] == "/" else "?", f"{value!r} is not a path that begins with /")
         case "log":
             try:
                 return LogCheck(re.compile(value))
@@ -137,16 +132,17 @@ def _at_port(text: str) -> Address:
     return Address(found["six"] or found["host"] or "localhost", int(found["port"]), "tcp")
 
 
-def _at_url(text: str) -> HttpCheck:
-    found = _URL.fullmatch(text)
+def _http(text: str, wrong: str) -> HttpCheck:
+    """Read a path, or a URL with a host, and the status that counts; `ValueError` says what is `wrong`."""
+    found = _HTTP.fullmatch(text)
+    if found is None:
+        raise ValueError(wrong)
     try:
-        address = None if found is None else Address.of_url(found["url"])
-    except ValueError:  # of its port
-        address = None
-    if found is None or address is None:
-        raise ValueError(f"{text!r} is not a URL with a host, perhaps a port, and a path")
+        at = None if found["url"] is None else Address.of_url(found["url"])
+    except ValueError as exc:  # of its port
+        raise ValueError(wrong) from exc
     status = None if found["status"] is None else int(found["status"])
-    return HttpCheck(found["path"] or "/", status, below=500, at=address)
+    return HttpCheck(found["path"] or "/", status, below=500, at=at)
 
 
 def _seconds(text: str) -> float:

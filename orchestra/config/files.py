@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from orchestra.errors import ConfigError, ConfigErrors
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,10 +52,6 @@ class Problems(Struct):
     def add(self, error: ConfigError) -> None:
         """Add an error."""
         self.errors.append(error)
-
-    def warn(self, error: ConfigError) -> None:
-        """Add a warning."""
-        self.warnings.append(error)
 
     @contextmanager
     def caught(self) -> Iterator[None]:

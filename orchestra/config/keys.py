@@ -1,6 +1,6 @@
 """Which key of the dashboard is for what: the usual keys, and what the settings make of them.
 
-Not here: what a terminal sends for a key (`dashboard/keys`), what the actions do (`dashboard/actions`).
+Not here: what a terminal sends for a key (`dashboard/keys`), what the actions do (`dashboard/controls`).
 """
 
 from __future__ import annotations

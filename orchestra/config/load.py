@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from orchestra.config import (
     addresses,
     command,
-    dotenv,
     environment,
     packages,
     programs,
@@ -66,13 +65,11 @@ class Overrides(Struct, frozen=True, kw_only=True):
 
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
-        listen: The proxy's address, see `parse_listen`.
         env_files: In place of ``.env``; each one has to be there, the later one wins.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
         quiet: The processes whose lines are not shown.
         timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
-        target: What is run in place of a Procfile.
     """
 
     root: str | Path | None = None
@@ -175,7 +172,7 @@ class _Reader:
         names, are_needed = ([".env"], False) if named is None else (named, True)
         files = [(self.folder / name, are_needed) for name in names]
         self.env_files = [self.root / name for name in names]
-        self.env = dotenv.merge(self.machine.environ, files, self.problems)
+        self.env = environment.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
             each.env = {**self.env, **each.own_variables}
 
@@ -269,7 +266,10 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         candidates = [each for each in self.chosen if each.name in decided.to_ask]
-        servers = candidates if decided.backend is UNDECIDED else self.found_backend(decided)
+        servers = candidates
+        if decided.backend is not UNDECIDED:
+            is_set = table.backend is not None
+            servers = [each for each in self.chosen if not is_set and decided.of(each.name) is Role.BACKEND]
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(
@@ -299,12 +299,6 @@ class _Reader:
             frontends=decided.frontends,
             candidates=tuple(name for each in candidates for name in each.instances),
         )
-
-    def found_backend(self, decided: roles.Roles) -> list[Draft]:
-        """The process that was found to be the backend, if one was, and is not set."""
-        if self.settings.proxy.backend is not None:
-            return []
-        return [each for each in self.chosen if decided.of(each.name) is Role.BACKEND]
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""

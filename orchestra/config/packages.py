@@ -1,6 +1,16 @@
 """JavaScript packages: reading ``package.json``, finding workspaces, and what has to be installed first.
 
-What a file does not plainly say is not claimed. Not here: installing, the network.
+Whether packages are there is told by facts, not by a mark of ours: each one that `package.json` names is
+found as Node finds it, and what the manager has noted of its last installation is what the lock file says
+now. It may not be: after a pull, or after an installation that left development packages out
+(``NODE_ENV=production``).
+
+What a manager notes: npm, the versions of all packages (``node_modules/.package-lock.json``); pnpm, the lock
+file as it was (``node_modules/.pnpm/lock.yaml``); yarn 1, where each package came from
+(``node_modules/.yarn-integrity``). Of bun and newer yarns only the packages themselves are looked for.
+
+What a file does not plainly say is not claimed, and what is not understood counts as installed. Not here:
+installing, the network.
 """
 
 from __future__ import annotations
@@ -8,20 +18,22 @@ from __future__ import annotations
 import json
 import re
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from orchestra.config.files import is_file, is_folder, upward
-from orchestra.config.installed import LOCKS, is_installed
+from orchestra.config.files import is_file, is_folder, text_if_any, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
+    "LOCKS",
+    "lock_content",
     "manager_of",
+    "needed_by",
     "package_folder",
     "package_json",
     "plan_install",
@@ -30,10 +42,24 @@ __all__ = [
     "workspace",
 ]
 
+# Lock files, and the managers that write them.
+LOCKS = {
+    "package-lock.json": "npm",
+    "npm-shrinkwrap.json": "npm",
+    "pnpm-lock.yaml": "pnpm",
+    "yarn.lock": "yarn",
+    "bun.lock": "bun",
+    "bun.lockb": "bun",
+}
+# What a manager writes into node_modules when it is done; programs are linked when all packages are there.
+_INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
+# Of npm's lock file: what may be left out on this machine.
+_MAY_BE_MISSING = ("optional", "devOptional", "peer")
+_RESOLVED = re.compile(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
 # Where the folders of workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
 
-_Json: TypeAlias = "Mapping[str, object]"
+_Json: TypeAlias = "Mapping[str, Any]"
 
 
 def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
@@ -47,11 +73,11 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
         return None
     folder = _install_folder(package, root)
     described = [package_json(package), package_json(folder)]
-    if not any(each.get(key) for each in described for key in ("dependencies", "devDependencies")):
+    if not any(map(needed_by, described)):
         return None
     manager = _manager(folder, described, default=uses)
-    needed = [(each, _needed(package_json(each))) for each in dict.fromkeys([package, folder])]
-    if is_installed(folder, needed, manager=manager):
+    needed = [(each, needed_by(package_json(each))) for each in dict.fromkeys([package, folder])]
+    if _is_installed(folder, needed, manager=manager):
         return None
     return Install(folder=folder, argv=_argv(manager, folder, described))
 
@@ -64,8 +90,7 @@ def manager_of(package: Path, root: Path) -> str:
 
 def package_json(folder: Path) -> _Json:
     """The `package.json` of a folder; empty if there is none, or none that can be understood."""
-    found = _read(folder / "package.json")
-    return {} if isinstance(found, ConfigError) else found
+    return _object_in(folder / "package.json")
 
 
 def scripts_of(folder: Path | None) -> dict[str, str]:
@@ -86,6 +111,17 @@ def package_folder(folder: Path, root: Path) -> Path | None:
     return next((each for each in upward(folder, root) if is_file(each / "package.json")), None)
 
 
+def needed_by(described: _Json) -> list[str]:
+    """The packages that a `package.json` needs while one develops."""
+    tables = [described.get(key) for key in ("dependencies", "devDependencies")]
+    return [name for table in tables if isinstance(table, dict) for name in table]
+
+
+def lock_content(folder: Path) -> tuple[bytes | None, ...]:
+    """Give what an installation depends on: `package.json` and the lock files."""
+    return tuple(_bytes(folder / name) for name in ("package.json", *LOCKS))
+
+
 def workspace(name: str, cwd: Path, root: Path) -> Path | None:
     """The folder of a workspace that is given by its folder or by the name of its package."""
     if is_file(cwd / name / "package.json"):
@@ -96,6 +132,12 @@ def workspace(name: str, cwd: Path, root: Path) -> Path | None:
             if "node_modules" not in path.parts and package_json(path.parent).get("name") == name:
                 return path.parent
     return None
+
+
+def _object_in(path: Path) -> _Json:
+    """The JSON object in a file; empty if there is none that can be understood."""
+    found = _read(path)
+    return {} if isinstance(found, ConfigError) else found
 
 
 def _read(path: Path) -> _Json | ConfigError:
@@ -144,12 +186,6 @@ def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
     return next((each for each in (named, default, *locked) if each in locked), named or default)
 
 
-def _needed(described: _Json) -> list[str]:
-    """The packages that a `package.json` needs while one develops."""
-    tables = [described.get(key) for key in ("dependencies", "devDependencies")]
-    return [name for table in tables if isinstance(table, dict) for name in table]
-
-
 def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
     """The command that installs what the lock file says, changes no lock file, and asks nothing."""
     is_locked = manager in _locked(folder)
@@ -167,3 +203,73 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
             # `ci` begins by deleting all that is there.
             is_new = is_locked and not is_folder(folder / "node_modules" / ".bin")
             return ("npm", "ci" if is_new else "install", "--no-audit", "--no-fund")
+
+
+# --- Whether packages are there ---
+
+
+def _is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *, manager: str) -> bool:
+    """Say whether nothing has to be installed.
+
+    `packages` are folders of a `package.json`, each with the names of the packages that it needs; the manager
+    installs in `folder`, where its lock file is.
+    """
+    if any(is_file(each / ".pnp.cjs") for each in (folder, *folder.parents)):
+        return True  # yarn without node_modules
+    if not all(_is_found(name, where) for where, names in packages for name in names):
+        return False
+    modules = folder / "node_modules"
+    # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.
+    is_whole = any(is_file(modules / mark) for mark in _INSTALL_MARKS)
+    match manager:
+        case "npm" if is_folder(modules) and not is_whole:
+            return False
+        case "npm":
+            locks = (folder / name for name in ("npm-shrinkwrap.json", "package-lock.json"))
+            lock = next((each for each in locks if is_file(each)), None)
+            return lock is None or _is_as_npm_noted(
+                _object_in(lock), _object_in(modules / ".package-lock.json")
+            )
+        case "pnpm":
+            noted, wanted = (
+                _importers(each) for each in (modules / ".pnpm" / "lock.yaml", folder / "pnpm-lock.yaml")
+            )
+            return not noted or not wanted or noted == wanted
+        case "yarn":
+            entries = _object_in(modules / ".yarn-integrity").get("lockfileEntries")
+            came_from = set(_RESOLVED.findall(text_if_any(folder / "yarn.lock")))
+            return not isinstance(entries, dict) or came_from <= {*entries.values()}
+        case _:
+            return True
+
+
+def _is_found(name: str, folder: Path) -> bool:
+    """Whether Node finds a package from a folder."""
+    return any(is_file(each / "node_modules" / name / "package.json") for each in (folder, *folder.parents))
+
+
+def _is_as_npm_noted(lock: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
+    wanted, there = lock.get("packages"), noted.get("packages")
+    if not isinstance(wanted, dict) or not isinstance(there, dict):
+        return True
+    for place, package in wanted.items():
+        if not isinstance(package, dict) or not place.startswith("node_modules/") or package.get("link"):
+            continue
+        found = there.get(place)
+        if found is None and not any(package.get(key) for key in _MAY_BE_MISSING):
+            return False
+        if isinstance(found, dict) and found.get("version") != package.get("version"):
+            return False
+    return True
+
+
+def _importers(lock: Path) -> str:
+    """The part of pnpm's lock file that names what each `package.json` gets."""
+    return text_if_any(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if is_file(path) else None
+    except OSError:
+        return None

@@ -95,7 +95,6 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         name: ``[A-Za-z0-9_-]+``, of an instance with its number: ``web.2``.
         command: Given to its shell, by default ``/bin/sh -c``.
         app: The application that `load` has made the command for; only with one is there a warm spare.
-        cwd: The folder that it starts in.
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
         port: What ``PORT`` says to it; where it really listens is found out while it starts.
@@ -106,9 +105,7 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         reloader: What makes it reload itself when a file changes, if anything is known to.
         is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
             frontend that it has started, as litestar-vite does, and not its own address.
-        install: To be run first.
         program: What its command runs first, and in which Python, for people.
-        depends_on: The processes that it waits for before that.
     """
 
     name: str
@@ -233,9 +230,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
         port: 0 is any that is free.
         may_move: Whether the next free port will do, too, if that is taken: the user did not ask for it.
         backend: The upstream that is asked first; ``None``: there is none.
-        backend_reason: Why that one, for people.
         frontend: The upstream that is asked for what the backend does not know; ``None``: there is none.
-        frontend_reason: Why that one, for people.
         frontends: Further ones, by the prefix of what is theirs.
         candidates: The processes, instances with their numbers, one of which an `UNDECIDED` upstream may be.
     """
@@ -306,12 +301,10 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
         processes: In the order of the Procfile; names are unique.
         proxy: ``None`` for a run without one.
         reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
-        dashboard: How the dashboard is used.
         procfile: Where it came from; ``None`` if it was written in code.
         folder: The project's folder; ``None``: the Procfile's, else the current one.
         files: All files that it was made from, and those that would count if they were there.
         env_files: Those of them that are env files; the later one wins.
-        notes: What the user should be told at the start.
     """
 
     processes: tuple[ProcessPlan, ...]

@@ -1,25 +1,32 @@
-"""What a command (`command` reads it) does not find, or finds elsewhere: a folder, a program, a Python."""
+"""What a command (`command` reads it) does not find, or finds elsewhere: a folder, a program, a Python.
+
+Nor does its shell have all words: ``source`` is bash's, and ``/bin/sh`` may be dash. That is a search for
+words outside of quotes, not a grammar: what is quoted is not seen (``bash -c '[[ … ]]'`` is right), and what
+is not known is not claimed.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestra.config import shells, tools
+from orchestra.config import tools
 from orchestra.config.files import is_file, subfolders
 from orchestra.config.plan import Note
 from orchestra.config.tools import Program, find_program, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestra.config.select import Draft
     from orchestra.errors import ConfigError
 
-__all__ = ["check", "check_shell"]
+__all__ = ["check", "check_shell", "foreign_word", "knows_bash"]
 
 _NODE = "Install Node.js 20.19 or newer: https://nodejs.org"
 _NEXT_STEPS = {
@@ -32,6 +39,24 @@ _NEXT_STEPS = {
     "corepack": "Install it: `npm install -g corepack`",
     "vite": "Run it through its package: `npx vite`",
 }
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+_BEGIN = r"(?:^|[;&|({!]|\b(?:then|do|else|if|while|until))\s*"
+# What it looks like, and what to write in its place that every shell has; empty: nothing as short.
+_WORDS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "source": (re.compile(_BEGIN + r"source\s"), ". FILE"),
+    "[[": (re.compile(_BEGIN + r"\[\[\s"), "[ … ]"),
+    "pushd": (re.compile(_BEGIN + r"(?:pushd|popd)\b"), "(cd DIR && …)"),
+    "shopt": (re.compile(_BEGIN + r"(?:shopt|declare|typeset)\s"), ""),
+    "function": (re.compile(_BEGIN + r"function\s+\w"), "NAME() { …; }"),
+    "{1..3}": (re.compile(r"(?<!\$)\{\w+\.\.\w+(?:\.\.\w+)?\}"), "1 2 3"),
+    "{a,b}": (re.compile(r"(?<!\$)\{[^{}\s,]*,[^{}\s]*\}"), "a b"),
+    "<<<": (re.compile(r"<<<"), "echo … | COMMAND"),
+    "<(…)": (re.compile(r"[<>]\("), ""),
+    "&>": (re.compile(r"&>>?(?!&)"), "> FILE 2>&1"),
+    "|&": (re.compile(r"\|&"), "2>&1 |"),
+}
+# Shells that know all of this, also when they are called sh.
+_KNOWING = frozenset({"bash", "ksh", "ksh93", "mksh", "zsh"})
 
 
 def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
@@ -87,7 +112,7 @@ def check_shell(process: Draft, asked: str | None) -> None:
         key = ("run",) if process.settings.shell is None else ("process", process.name)
         text = f"there is no program {program}" if is_valid else "a quote is opened and not closed"
         process.file.refuse((*key, "shell"), text, hint="Name one that is on PATH, such as bash.")
-    elif not shells.knows_bash(shell) and (found := shells.foreign_word(process.command)) is not None:
+    elif not knows_bash(shell) and (found := foreign_word(process.command)) is not None:
         word, instead = found
         text = f"`{word}` is bash's, and {shell} runs the command"
         setting = f'set shell = "bash" in [run] or [process.{process.name}]'
@@ -95,12 +120,30 @@ def check_shell(process: Draft, asked: str | None) -> None:
         _warn(process, text, hint)
 
 
+def knows_bash(shell: str) -> bool:
+    """Whether a shell knows what is bash's; one that we do not know is not judged."""
+    program = shell.split(maxsplit=1)[0]
+    name = os.path.basename(os.path.realpath(program) if "/" in program else program)  # noqa: PTH119 - text
+    return name in _KNOWING or name not in {"ash", "busybox", "dash", "sh"}
+
+
+def foreign_word(command: str) -> tuple[str, str] | None:
+    """Find the first word in a command that is bash's, with what every shell has in its place."""
+    bare = _QUOTED.sub(lambda found: "_" * len(found[0]), command)
+    found = (
+        (match.start(), word, instead)
+        for word, (form, instead) in _WORDS.items()
+        if (match := form.search(bare))
+    )
+    return next(((word, instead) for _, word, instead in sorted(found)), None)
+
+
 def _message(process: Draft, text: str, hint: str) -> ConfigError:
     return process.error(f"{process.name}: {text}", hint=hint.replace("{or}", "or correct the command."))
 
 
 def _warn(process: Draft, text: str, hint: str) -> None:
-    process.file.problems.warn(_message(process, text, hint))
+    process.file.problems.warnings.append(_message(process, text, hint))
 
 
 def _is_on_path(program: str, process: Draft) -> bool:

@@ -102,15 +102,10 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
     """What is known of one process.
 
     Attributes:
-        name: As in the Procfile.
-        instances: What its instances are called, if there are several.
         runs_vite: How its command runs Vite, for people; empty: it does not, as far as reading it tells.
         serves: What of its command is a known server; empty: nothing.
-        names_port: Whether its command names ``$PORT``.
-        checks_http: Whether its ``ready`` is an HTTP check.
         may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
             to complete, and does not run a program of `NOT_HTTP`.
-        seen: What its sockets have shown.
         also: If it is one upstream: what its sockets have shown of the other one; ``None``: not asked for.
     """
 
@@ -137,7 +132,6 @@ class Facts(Struct, frozen=True, kw_only=True):
         processes: Those of the run, in the order of the Procfile.
         frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
         backend: Likewise.
-        frontends: Further frontends, by prefix.
         waits: Whether a process has to wait for earlier ones that have shown nothing yet.
     """
 
@@ -183,11 +177,6 @@ class Roles(Struct, frozen=True, kw_only=True):
     """The decision.
 
     Attributes:
-        frontend: The upstream.
-        frontend_reason: Why that one, for people.
-        backend: The upstream.
-        backend_reason: Why that one, for people.
-        frontends: Further frontends, by prefix.
         to_ask: Names of the processes whose sockets may still show something that matters.
     """
 
@@ -227,14 +216,11 @@ def decide(facts: Facts) -> Roles:
     to_decide = UNDECIDED in (frontend, backend)
     may_be_found = frontend is UNDECIDED
     if may_be_found:
-        fitting = _with_second(left, backend, processes)
-        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
+        frontend, frontend_reason = _at_run_time(processes, left, backend, FRONTENDS, waits=waits)
     if is_open:
-        fitting = _with_second(left, frontend, processes)
-        backend, backend_reason = _at_run_time(fitting, (Seen.HTTP,), waits=waits)
+        backend, backend_reason = _at_run_time(processes, left, frontend, (Seen.HTTP,), waits=waits)
     if may_be_found and not isinstance(frontend, FromProcess):
-        fitting = _with_second(left, backend, processes)
-        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
+        frontend, frontend_reason = _at_run_time(processes, left, backend, FRONTENDS, waits=waits)
     found = [each.name for each in (frontend, backend) if isinstance(each, FromProcess)]
     still_to_ask = [
         each.name
@@ -357,22 +343,24 @@ def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) 
     return UNDECIDED, ""
 
 
-def _with_second(
-    left: Sequence[ProcessFacts], other: UpstreamPlan, processes: Sequence[ProcessFacts]
-) -> Sequence[ProcessFacts]:
-    """What may be an upstream: those of `left`, and what is the `other` one, by what it has shown beside."""
-    return [
+def _at_run_time(
+    processes: Sequence[ProcessFacts],
+    left: Sequence[ProcessFacts],
+    other: UpstreamPlan,
+    wanted: Sequence[Seen],
+    *,
+    waits: bool,
+) -> tuple[UpstreamPlan, str]:
+    """The first process that has shown what is `wanted`; undecided while an earlier one has shown nothing.
+
+    That is one of those `left`, or the one that is the `other` upstream, by what it has shown beside that.
+    """
+    fitting = [
         replace(each, seen=each.also) if each.upstream == other else replace(each, also=None)
         for each in processes
         if (each.also is not None if each.upstream == other else each in left)
     ]
-
-
-def _at_run_time(
-    left: Sequence[ProcessFacts], wanted: Sequence[Seen], *, waits: bool
-) -> tuple[UpstreamPlan, str]:
-    """The first process of `left` that has shown what is `wanted`; undecided while one has shown nothing."""
-    shown = [each for each in left if each.seen is Seen.NOTHING or each.seen in wanted]
+    shown = [each for each in fitting if each.seen is Seen.NOTHING or each.seen in wanted]
     found = [each for each in shown if each.seen in wanted]
     if found and (not waits or found[0] is shown[0]):
         first = found[0]

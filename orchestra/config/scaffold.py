@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestra.config import applications, command as commands, packages, procfile, toml
+from orchestra.config import command as commands, packages, procfile, toml
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.config.applications import Call, Sources
 from orchestra.config.files import Problems, is_file
@@ -35,10 +35,9 @@ from orchestra.errors import ConfigError
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from orchestra.config.addresses import Machine
-    from orchestra.config.applications import Application
     from orchestra.config.frontends import Frontend
 
 __all__ = ["Scaffold", "find_frontend", "look", "propose"]
@@ -148,44 +147,170 @@ def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Sca
     Raises:
         ConfigError: Several projects are in it, or a folder has a name that does not fit into a Procfile.
     """
-    files = _files(root, home=machine.environ.get("HOME"))
-    sources = Sources(root, files)
-    frontends = find_frontends(root, files)
-    backends = [*sources.applications()]
-    calls = [applications.call_of(each, sources, machine) for each in backends]
-    if not existing:
-        for alike in ([each.call for each in frontends], calls):
-            _refuse_several(alike, root)
-    found = [(each.name, each.call) for each in frontends[:1]] + [("api", each) for each in calls[:1]]
-    workers, remarks = _workers(sources, machine)
-    remarks[:0] = [f"not taken: {each.why}" for each in [*(each.call for each in frontends[1:]), *calls[1:]]]
-    remarks += _hints(frontends, files, root, has_backend=bool(backends or existing))
-    port, more = _asked_port(frontends, files, root, machine)
-    remarks += more
-    if not sources.is_whole:
-        remarks.append("there are too many Python files: only those nearest to the top were looked at")
-    if not (found or existing):
-        nothing = "no frontend was found, nor a Python file that makes an application"
-        return Scaffold(remarks=(nothing, *remarks))
-    for role, candidates in (("frontend", frontends), ("backend", backends)):
-        if not candidates and not existing:
-            remarks.append(f"no {role} was found: add a line for it, if there is one")
-    kept = [each for each in existing if each.name != _NOT_RUN]
-    lacking = [
-        each for each in found + workers if not any(_is_like(each[0], kept_one, root) for kept_one in kept)
-    ]
-    names = {name: f"{name}-dev" if name in {each.name for each in kept} else name for name, _ in lacking}
-    frontend = next((each for each in frontends[:1] if each.name in names), None)
-    backend = next((each.name for each in kept if _is_like("api", each, root)), None)
-    if backend is not None:
-        names["api"] = backend
-    settings, reasons = _settings(frontend, backends[:1], sources, names, port)
-    return Scaffold(
-        entries=(*(Entry(names[name], _command(call, root), 0) for name, call in lacking), *kept),
-        settings=settings,
-        reasons=(*(f"{names[name]}: {call.why}" for name, call in lacking), *reasons),
-        remarks=tuple(remarks),
-    )
+    return _Look(root, machine, existing).scaffold()
+
+
+class _Look:
+    """What a folder has, and what follows from it.
+
+    Attributes:
+        names: What the processes are called, by what they would usually be: ``api``, ``vite``, ``worker``.
+        port: The one at which the frontend expects the backend, if that is not the one address.
+    """
+
+    def __init__(self, root: Path, machine: Machine, existing: Sequence[Entry]) -> None:
+        self.root, self.machine, self.existing = root, machine, existing
+        self.files = _files(root, home=machine.environ.get("HOME"))
+        self.sources = Sources(root, self.files, machine)
+        self.frontends = find_frontends(root, self.files)
+        self.backends = [*self.sources.applications()]
+        self.names: dict[str, str] = {}
+        self.port: int | None = None
+        self.reasons: list[str] = []
+        self.remarks: list[str] = []
+
+    def scaffold(self) -> Scaffold:
+        calls = [self.sources.call_of(each) for each in self.backends]
+        if not self.existing:
+            for alike in ([each.call for each in self.frontends], calls):
+                _refuse_several(alike, self.root)
+        found = [(each.name, each.call) for each in self.frontends[:1]] + [
+            ("api", each) for each in calls[:1]
+        ]
+        others = [*(each.call for each in self.frontends[1:]), *calls[1:]]
+        self.remarks += [f"not taken: {each.why}" for each in others]
+        workers = self._workers()
+        self._hint()
+        self._find_port()
+        if not self.sources.is_whole:
+            text = "there are too many Python files: only those nearest to the top were looked at"
+            self.remarks.append(text)
+        if not (found or self.existing):
+            nothing = "no frontend was found, nor a Python file that makes an application"
+            return Scaffold(remarks=(nothing, *self.remarks))
+        for role, candidates in (("frontend", self.frontends), ("backend", self.backends)):
+            if not candidates and not self.existing:
+                self.remarks.append(f"no {role} was found: add a line for it, if there is one")
+        kept = [each for each in self.existing if each.name != _NOT_RUN]
+        lacking = [
+            (name, call)
+            for name, call in found + workers
+            if not any(_is_like(name, each, self.root) for each in kept)
+        ]
+        taken = {each.name for each in kept}
+        self.names = {name: f"{name}-dev" if name in taken else name for name, _ in lacking}
+        if backend := next((each.name for each in kept if _is_like("api", each, self.root)), None):
+            self.names["api"] = backend
+        self.reasons = [f"{self.names[name]}: {call.why}" for name, call in lacking]
+        entries = [Entry(self.names[name], _command(call, self.root), 0) for name, call in lacking]
+        settings = self._settings()
+        return Scaffold(
+            entries=(*entries, *kept),
+            settings=settings,
+            reasons=tuple(self.reasons),
+            remarks=tuple(self.remarks),
+        )
+
+    def _workers(self) -> list[tuple[str, Call]]:
+        """A worker of Celery, and the Redis that the project expects on this machine."""
+        found: list[tuple[str, Call]] = []
+        for folder, target, file in self.sources.workers():
+            command = f"celery -A {shlex.quote(target)} worker -l info"
+            why = f"{file.relative_to(self.root)} makes a Celery application"
+            if found:
+                self.remarks.append(f"not taken: {why}")
+            else:
+                call = Call(folder, self.sources.in_environment(command, folder), why)
+                found.append(("worker", call))
+        if (port := self.sources.redis_port()) is not None:
+            expected = f"the project expects Redis at port {port}"
+            if not self.machine.is_free(port):
+                self.remarks.append(f"{expected}, where something listens now: no line is needed for it")
+            elif shutil.which("redis-server", path=self.machine.environ.get("PATH")):
+                command = f'redis-server --port {port} --save ""'
+                found.insert(0, ("redis", Call(self.root, command, expected)))
+            else:
+                self.remarks.append(f"{expected}: start it, or add a line for it")
+        return found
+
+    def _settings(self) -> str:
+        """The text of the settings."""
+        tables = []
+        frontend = next((each for each in self.frontends[:1] if each.name in self.names), None)
+        if frontend is not None and (proxy := self._proxy_settings(frontend)):
+            tables.append("\n".join(["[proxy]", *proxy]))
+        if self.port is not None and (api := self.names.get("api")):
+            tables.append(f"[process.{api}]\n# Where the frontend expects it.\nport = {self.port}")
+        if worker := self.names.get("worker"):
+            tables.append(f"[process.{worker}]\n# Restart it when a Python file is saved.\nwatch = true")
+        head = "# Settings of `orchestra run`; the README has all of them."
+        return "\n\n".join([head, *tables]) + "\n" if tables else ""
+
+    def _proxy_settings(self, frontend: Frontend) -> list[str]:
+        lines = []
+        if frontend.sockets:
+            lines.append(f'frontend = "{self.names[frontend.name]}"')
+            lines.append(f"frontend_websockets = {json.dumps(frontend.sockets)}")
+            self.reasons.append(f"proxy.frontend: {frontend.package} is not sure to run Vite")
+        if own := self._frontend_paths(frontend):
+            lines.append(f"frontend_paths = {json.dumps(own)}")
+        for backend in self.backends[:1] if frontend.has_pages else ():
+            renders = f"{frontend.package} may have an API of its own" if frontend.renders else ""
+            if why := self.sources.hidden_pages(backend) or renders:
+                listed = [each.path for each in frontend.forwarded() if not each.is_vite_s]
+                has_own_api = frontend.has_own_api
+                paths = self.sources.paths_of(backend, listed=listed, has_own_api=has_own_api)
+                if paths:
+                    text = "# These paths, and all below them, are the backend's; all others the frontend's."
+                    lines += [text, f"backend_paths = {json.dumps(paths)}"]
+                next_step = "" if paths else ': list its paths, as in backend_paths = ["/api"]'
+                self.reasons.append(f"proxy.backend_paths: {why}{next_step}")
+        return lines
+
+    def _frontend_paths(self, frontend: Frontend) -> list[str]:
+        """The paths that are Vite's alone."""
+        paths = ["/_next/"] if frontend.package == "next" else []
+        texts = self.sources.below(self.root).values()
+        own = {match[1] for text in texts for match in _STATIC_URL.finditer(text)}
+        why = "proxy.frontend_paths:"
+        if frontend.base and not frontend.has_pages and frontend.base.strip("/") not in own:
+            paths.append(frontend.base)
+            self.reasons.append(f"{why} {frontend.base} is the base in Vite's configuration")
+        for each in frontend.forwarded():
+            if each.is_vite_s:
+                paths.append(each.path)
+                self.reasons.append(f"{why} Vite rewrites {each.path}, or passes it on to elsewhere")
+        return paths
+
+    def _find_port(self) -> None:
+        for frontend in self.frontends[:1]:
+            if forwarded := frontend.forwarded():
+                self.port = next((each.port for each in forwarded if each.is_vite_s and each.port), None)
+            elif (found := frontend.asks_elsewhere(self.files)) is not None:
+                where, port = found[0].relative_to(self.root), found[1]
+                better = "paths alone, such as /api, would be asked at the one address, without CORS"
+                self.remarks.append(f"{where} names http://localhost:{port}: {better}")
+                self.port = port if port != DEFAULT_LISTEN[1] and self.machine.is_free(port) else None
+
+    def _hint(self) -> None:
+        """Tell what will not work as it is, and the next step."""
+        root, frontends = self.root, self.frontends
+        taken = {each.folder for each in frontends} | {each.call.folder for each in frontends}
+        scripts = ((each, packages.scripts_of(each)) for each in self.files if each not in taken)
+        started = [(each, name) for each, names in scripts for name in _STARTING if name in names][:1]
+        has_both = frontends and (self.backends or self.existing)
+        for folder, name in started if not has_both else ():
+            where = (folder / "package.json").relative_to(root)
+            step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
+            if frontends:
+                command = _command(Call(folder, f"{packages.manager_of(folder, root)} run {name}", ""), root)
+                step = f"has a script {name}: if it is the backend, add `api: {command}`"
+            self.remarks.append(f"{where} {step}")
+        for folder, names in self.files.items():
+            example = next((name for name in _ENV_EXAMPLES if name in names), None)
+            if example is not None and not is_file(folder / ".env"):
+                where = (folder / example).relative_to(root)
+                self.remarks.append(f"{where} has no .env beside it: copy it, and fill it in")
 
 
 def _refuse_several(calls: Sequence[Call], root: Path) -> None:
@@ -239,31 +364,6 @@ def _command(call: Call, root: Path) -> str:
     return call.command if call.folder == root else f"cd {where} && {call.command}"
 
 
-def _workers(sources: Sources, machine: Machine) -> tuple[list[tuple[str, Call]], list[str]]:
-    """A worker of Celery, and the Redis that the project expects on this machine; and remarks."""
-    found: list[tuple[str, Call]] = []
-    remarks = []
-    for folder, target, file in sources.workers():
-        text = applications.in_environment(
-            f"celery -A {shlex.quote(target)} worker -l info", folder, sources.root, machine
-        )
-        call = Call(folder, text, f"{file.relative_to(sources.root)} makes a Celery application")
-        if found:
-            remarks.append(f"not taken: {call.why}")
-        else:
-            found.append(("worker", call))
-    if (port := applications.redis_port(sources)) is not None:
-        expected = f"the project expects Redis at port {port}"
-        if not machine.is_free(port):
-            remarks.append(f"{expected}, where something listens now: no line is needed for it")
-        elif shutil.which("redis-server", path=machine.environ.get("PATH")):
-            command = f'redis-server --port {port} --save ""'
-            found.insert(0, ("redis", Call(sources.root, command, expected)))
-        else:
-            remarks.append(f"{expected}: start it, or add a line for it")
-    return found, remarks
-
-
 def _is_like(name: str, entry: Entry, root: Path) -> bool:
     """Whether an entry of a Procfile does what we would write a line for."""
     reading = commands.read(entry.command, cwd=root, root=root)
@@ -274,105 +374,3 @@ def _is_like(name: str, entry: Entry, root: Path) -> bool:
             return bool(reading.serves) or entry.name in BACKEND_NAMES
         case _:
             return entry.name == name or {"worker": "celery", "redis": "redis-server"}[name] in entry.command
-
-
-def _settings(
-    frontend: Frontend | None,
-    backends: Sequence[Application],
-    sources: Sources,
-    names: Mapping[str, str],
-    port: int | None,
-) -> tuple[str, list[str]]:
-    """The text of the settings, and why; `port` is the one at which the frontend expects the backend."""
-    reasons: list[str] = []
-    tables: list[str] = []
-    if frontend is not None:
-        proxy = _proxy_settings(frontend, backends, sources, names, reasons)
-        tables += ["\n".join(["[proxy]", *proxy])] if proxy else []
-    if port is not None and "api" in names:
-        tables.append(f"[process.{names['api']}]\n# Where the frontend expects it.\nport = {port}")
-    if "worker" in names:
-        tables.append(f"[process.{names['worker']}]\n# Restart it when a Python file is saved.\nwatch = true")
-    text = "\n\n".join(["# Settings of `orchestra run`; the README has all of them.", *tables])
-    return (f"{text}\n" if tables else ""), reasons
-
-
-def _proxy_settings(
-    frontend: Frontend,
-    backends: Sequence[Application],
-    sources: Sources,
-    names: Mapping[str, str],
-    reasons: list[str],
-) -> list[str]:
-    lines = []
-    if frontend.sockets:
-        lines.append(f'frontend = "{names[frontend.name]}"')
-        lines.append(f"frontend_websockets = {json.dumps(frontend.sockets)}")
-        reasons.append(f"proxy.frontend: {frontend.package} has no Vite that would be found")
-    if own := _frontend_paths(frontend, sources, reasons):
-        lines.append(f"frontend_paths = {json.dumps(own)}")
-    for backend in backends if frontend.has_pages else ():
-        renders = f"{frontend.package} may have an API of its own" if frontend.renders else ""
-        if why := applications.hidden_pages(backend, sources) or renders:
-            listed = [each.path for each in frontend.forwarded() if not each.is_vite_s]
-            paths = applications.paths_of(backend, sources, listed=listed, has_own_api=frontend.has_own_api)
-            if paths:
-                lines.append(
-                    "# These paths, and all below them, are the backend's; all others the frontend's."
-                )
-                lines.append(f"backend_paths = {json.dumps(paths)}")
-            next_step = "" if paths else ': list its paths, as in backend_paths = ["/api"]'
-            reasons.append(f"proxy.backend_paths: {why}{next_step}")
-    return lines
-
-
-def _frontend_paths(frontend: Frontend, sources: Sources, reasons: list[str]) -> list[str]:
-    """The paths that are Vite's alone; the reasons are told why."""
-    paths = ["/_next/"] if frontend.package == "next" else []
-    own = {match[1] for text in sources.below(sources.root).values() for match in _STATIC_URL.finditer(text)}
-    if frontend.base and not frontend.has_pages and frontend.base.strip("/") not in own:
-        paths.append(frontend.base)
-        reasons.append(f"proxy.frontend_paths: {frontend.base} is the base in Vite's configuration")
-    for each in frontend.forwarded():
-        if each.is_vite_s:
-            paths.append(each.path)
-            reasons.append(f"proxy.frontend_paths: Vite rewrites {each.path}, or passes it on to elsewhere")
-    return paths
-
-
-def _asked_port(
-    frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path, machine: Machine
-) -> tuple[int | None, list[str]]:
-    """The port at which the frontend expects the backend, if that is not the one address; and remarks."""
-    for frontend in frontends[:1]:
-        if forwarded := frontend.forwarded():
-            return next((each.port for each in forwarded if each.is_vite_s and each.port), None), []
-        if (found := frontend.asks_elsewhere(files)) is not None:
-            where, port = found[0].relative_to(root), found[1]
-            better = "paths alone, such as /api, would be asked at the one address, without CORS"
-            is_other = port != DEFAULT_LISTEN[1] and machine.is_free(port)
-            return port if is_other else None, [f"{where} names http://localhost:{port}: {better}"]
-    return None, []
-
-
-def _hints(
-    frontends: Sequence[Frontend], files: Mapping[Path, Sequence[str]], root: Path, *, has_backend: bool
-) -> list[str]:
-    """What will not work as it is, and the next step."""
-    taken = {each.folder for each in frontends} | {each.call.folder for each in frontends}
-    scripts = ((each, packages.scripts_of(each)) for each in files if each not in taken)
-    started = [(each, name) for each, names in scripts for name in _STARTING if name in names][:1]
-    hints = []
-    for folder, name in started if not (frontends and has_backend) else ():
-        where = (folder / "package.json").relative_to(root)
-        step = "names no Vite: if it is a frontend, add a line for it, and set proxy.frontend"
-        if frontends:
-            command = _command(Call(folder, f"{packages.manager_of(folder, root)} run {name}", ""), root)
-            step = f"has a script {name}: if it is the backend, add `api: {command}`"
-        hints.append(f"{where} {step}")
-    for folder, names in files.items():
-        example = next((name for name in _ENV_EXAMPLES if name in names), None)
-        if example is not None and not is_file(folder / ".env"):
-            where = (folder / example).relative_to(root)
-            hints.append(f"{where} has no .env beside it: copy it, and fill it in")
-    return hints

@@ -50,12 +50,10 @@ class Draft(Struct, kw_only=True):
 
     Attributes:
         command: As it was written; of an `app`, what serves it.
-        cwd: The folder that it starts in.
         waits_for: What it depends on, without what cannot work.
         ready: Its readiness checks, without those that are invalid.
         instances: What they are called: a single one like the process; with none it is not run.
         env: The environment that its command is run in, but for ports.
-        program: What its command runs first, and in which Python, for people.
     """
 
     name: str

@@ -15,41 +15,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct, field, structs
 
 from orchestra.config.files import Problems, read_text
 from orchestra.config.keys import bindings
 from orchestra.config.plan import Note
-from orchestra.config.schema import (
-    CONSTANTS,
-    DashboardSettings,
-    ProcessSettings,
-    ProxySettings,
-    ReloadSettings,
-    RunSettings,
-    Settings,
-    documented,
-)
+from orchestra.config.schema import CONSTANTS, ProcessSettings, ProxySettings, Settings, documented
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["SettingsFile", "decode", "did_you_mean", "find", "nearest", "parse", "there_are"]
 
 OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
-_TABLES: Mapping[str, Any] = {
-    "run": RunSettings,
-    "proxy": ProxySettings,
-    "reload": ReloadSettings,
-    "dashboard": DashboardSettings,
-}
+_TABLES = {each.name: each.type for each in structs.fields(Settings) if each.name != "process"}
 _HEADER = re.compile(r"\s*\[+([^\[\]]+)\]")
 _KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
 
@@ -137,7 +122,7 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
         bindings(settings.dashboard.keys)
     except ValueError as exc:
         file.problems.add(ConfigError(f"[dashboard] keys: {exc}", path=file.path))
-    return replace(file, settings=settings)
+    return structs.replace(file, settings=settings)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestra.config.files import is_file, text_if_any, upward
 
@@ -36,13 +37,13 @@ __all__ = [
     "with_tools",
 ]
 
-_VIRTUAL_ENVIRONMENTS = (".venv", "venv")
+_VIRTUAL_ENVIRONMENTS = (".venv", "venv", "env")
 # The lock file says which tool keeps a project's environment, and so how its programs are run.
 _LAUNCHERS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm", "Pipfile": "pipenv"}
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")
 # Of a script: `#!/x/python3`, or, for a path that is too long, a shell that executes it.
 _INTERPRETER = re.compile(rb"#! *(?:/usr/bin/env +(?:-S +)?)?([^\s]+)|'''exec' +\"?([^\"\n]+?)\"? +\"\$0\"")
-_NAMED_VERSION = re.compile(r"python(\d+\.\d+)$")
+_NAMED_VERSION = re.compile(r"(\d+\.\d+)$")
 _VERSION = re.compile(r"^version(?:_info)? *= *(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
 
 
@@ -129,7 +130,6 @@ class Program(Struct, frozen=True, kw_only=True):
 
     Attributes:
         interpreter: What executes it, if it is a script that names it, or a Python.
-        is_python: Whether that is a Python.
         prefix: The virtual environment of that; ``None``: it has none.
         version: Its version, where that is known without asking it: ``3.12.3``.
         is_own: Whether it is orchestra's own, which neither the user has activated nor the project has.
@@ -137,20 +137,22 @@ class Program(Struct, frozen=True, kw_only=True):
 
     path: Path
     interpreter: Path | None = None
-    is_python: bool = False
     prefix: Path | None = None
     version: str = ""
     is_own: bool = False
+
+    @property
+    def is_python(self) -> bool:
+        """Whether its interpreter is a Python."""
+        return self.interpreter is not None and _PYTHON.fullmatch(self.interpreter.name) is not None
 
     def in_words(self, root: Path) -> str:
         """Name it, and its Python, relative to the project's folder."""
         if not self.is_python:
             return shown(self.path, root)
         version = f"Python {self.version}" if self.version else "Python"
-        where = (
-            f"{version} of {shown(self.prefix, root)}" if self.prefix else f"{version}, {self.interpreter}"
-        )
-        return f"{shown(self.path, root)} ({where})"
+        where = f" of {shown(self.prefix, root)}" if self.prefix else f", {self.interpreter}"
+        return f"{shown(self.path, root)} ({version}{where})"
 
 
 def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str | None) -> Program | None:
@@ -160,17 +162,14 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
         return None
     path = Path(found)
     interpreter = path if _PYTHON.fullmatch(path.name) else _interpreter_of(path, env)
-    if interpreter is None or not _PYTHON.fullmatch(interpreter.name):
-        return Program(path=path, interpreter=interpreter)
+    program = Program(path=path, interpreter=interpreter)
+    if interpreter is None or not program.is_python:
+        return program
     prefix = interpreter.parent.parent
     configured = text_if_any(prefix / "pyvenv.cfg")
-    version = _VERSION.search(configured) or re.search(
-        r"(\d+\.\d+)$", Path(os.path.realpath(interpreter)).name
-    )
-    return Program(
-        path=path,
-        interpreter=interpreter,
-        is_python=True,
+    version = _VERSION.search(configured) or _NAMED_VERSION.search(os.path.realpath(interpreter))
+    return replace(
+        program,
         prefix=prefix if configured else None,
         version=version[1] if version else "",
         is_own=is_own(str(prefix), scripts) and not is_own(_active(env), scripts),

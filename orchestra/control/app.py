@@ -15,7 +15,7 @@
 Every answer forbids other origins to embed it, and nothing is stored but the script. Bodies, messages, tabs
 and readers are bounded; what takes too long is ended by the server (`server`).
 
-Not here: connections, the server, which page is told what (`live`, `tabs`).
+Not here: connections, the server, which page is told what (`tabs`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from msgspec import Struct, structs
 from orchestra.child.lines import without_colours
 from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
-from orchestra.control.live import Live
-from orchestra.control.local import Commanded, Order, Place, RunState, carry_out
+from orchestra.control.local import Order, Place, RunState
+from orchestra.control.messages import read_page, text_of
 from orchestra.control.pages import client_script
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Plan
     from orchestra.control.doors import Message
-    from orchestra.control.tabs import Tabs
+    from orchestra.control.tabs import Tab, Tabs
 
 __all__ = ["App", "View"]
 
@@ -59,6 +59,10 @@ MAX_READERS = 32
 MAX_EVENTS = 10_000
 # Seconds of silence after which a stream shows that it is alive, or finds out that its reader is not.
 HEARTBEAT = 20.0
+# Seconds for a browser to answer our close frame.
+CLOSE_LIMIT = 1.0
+# WebSocket close codes (RFC 6455 7.4.1, and the registry that it has opened).
+_GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 _T = TypeVar("_T")
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -75,8 +79,8 @@ _STREAMS = {
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
-class View(Commanded, Protocol):
-    """What is asked of a run, and what it is ordered to do; a `Supervisor` is one."""
+class View(Protocol):
+    """What is asked of a run; a `Supervisor` is one."""
 
     @property
     def plan(self) -> Plan:
@@ -95,6 +99,9 @@ class View(Commanded, Protocol):
 
     def events(self, *, limit: int) -> AsyncGenerator[Event, None]:
         """Give all events."""
+
+    async def obey(self, order: Order) -> int:
+        """Begin an order, or `OrchestraError`; return how many processes or pages it is about."""
 
 
 class _Answer(Struct, frozen=True):
@@ -120,14 +127,12 @@ class App:
         *,
         token: str,
         launch: Callable[[Sequence[str]], Awaitable[None]],
-        start_soon: Callable[[Callable[[], Awaitable[None]]], object],
         environ: Mapping[str, str],
     ) -> None:
         self._view = view
         self._tabs = tabs
         self._token = token
         self._launch = launch
-        self._start_soon = start_soon
         self._environ = environ
         self._readers = 0
         self._left = trio.lowlevel.ParkingLot()
@@ -211,7 +216,7 @@ class App:
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
             return _said(404, f"there is no process called {', '.join(unknown)}")
         try:
-            count = await carry_out(order, self._view, self._start_soon)
+            count = await self._view.obey(order)
         except OrchestraError as exc:
             return _said(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)
@@ -283,10 +288,83 @@ class App:
             self._left.unpark_all()
 
     async def _live(self, request: Request, receive: Receive, send: Send) -> None:
-        live = Live(self._tabs, receive, send)
+        live = _Live(self._tabs, receive, send)
         if not await live.run(is_local=is_local(request)):
             text = "the run is over" if self._tabs.is_over else "there are too many open pages"
             await _answer(request, send, _said(503, text))
+
+
+class _Live:
+    """The WebSocket of one page: `tabs` hears what the page says of itself, the page what `tabs` tells it.
+
+    A page that does not read, or says what is not understood, is given up.
+    """
+
+    _is_gone = False
+    _close_code = _GOING_AWAY
+
+    def __init__(self, tabs: Tabs, receive: Receive, send: Send) -> None:
+        self._tabs = tabs
+        self._receive = receive
+        self._send = send
+        self._news = trio.Event()
+
+    def _wake(self) -> None:
+        self._news.set()
+
+    async def run(self, *, is_local: bool) -> bool:
+        """Serve it to its end; return whether there was room for it: if not, it was not accepted."""
+        tab = self._tabs.connect(self._wake, is_local=is_local)
+        if tab is None:
+            return False
+        try:
+            await self._receive()  # websocket.connect
+            await self._send({"type": "websocket.accept"})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, tab, nursery.cancel_scope)
+                await self._tell(tab)
+                nursery.cancel_scope.cancel()
+            if not self._is_gone:
+                await self._close()
+        finally:
+            self._tabs.disconnect(tab)
+        return True
+
+    async def _tell(self, tab: Tab) -> None:
+        while True:
+            self._news = trio.Event()
+            while (text := tab.take()) is not None:
+                await self._send({"type": "websocket.send", "text": text})
+            if self._tabs.is_over:
+                return
+            if tab.is_overrun:
+                self._close_code = _TRY_AGAIN_LATER
+                return
+            with trio.move_on_after(HEARTBEAT):
+                await self._news.wait()
+            if not self._news.is_set():
+                tab.tell(text_of("ping"))
+
+    async def _listen(self, tab: Tab, scope: trio.CancelScope) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._is_gone = True
+                break
+            try:
+                page = read_page(message.get("text") or "")
+            except msgspec.DecodeError:  # its ValidationError is one
+                self._close_code = _POLICY_VIOLATION
+                break
+            self._tabs.show(tab, page, trio.current_time())
+        scope.cancel()
+
+    async def _close(self) -> None:
+        await self._send({"type": "websocket.close", "code": self._close_code})
+        # The server closes the connection when we return; the browser's own close frame would meet an error.
+        with trio.move_on_after(CLOSE_LIMIT):
+            while (await self._receive())["type"] != "websocket.disconnect":
+                pass
 
 
 @cache

@@ -28,13 +28,14 @@ from msgspec import Struct
 
 from orchestra.hosts import is_from_here, is_own_origin
 
-__all__ = ["Door", "Message", "Receive", "Refusal", "Request", "Scope", "Send", "admit", "is_local"]
+__all__ = ["App", "Door", "Message", "Receive", "Refusal", "Request", "Scope", "Send", "admit", "is_local"]
 
 # ASGI's messages are dictionaries whose values have any type.
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # How a request has come in: over the unix socket, or through the proxy.
 Door: TypeAlias = Literal["local", "browser"]

@@ -27,18 +27,17 @@ import trio
 
 from orchestra.control import sockets
 from orchestra.control.tabs import Tabs
-from orchestra.errors import OrchestraError
 from orchestra.events import ErrorCleared, ErrorShown, Event, OutputLine, StateChanged
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.bus import Bus
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
+    from orchestra.control.sockets import UnixSocket
     from orchestra.control.worker import Worker
-    from orchestra.unix_sockets import UnixSocket
 
 __all__ = ["Control"]
 
@@ -188,20 +187,9 @@ class Control:
             self._tabs,
             token=self._token,
             launch=self._launch,
-            start_soon=self._start_soon,
             environ=self._environ,
         )
         return Worker(self._app)
-
-    def _start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Begin something of the run's, unless it ends."""
-
-        async def done() -> None:
-            with suppress(OrchestraError):  # the run has ended meanwhile
-                await task()
-
-        if self._nursery is not None:
-            self._nursery.start_soon(done)
 
     async def _launch(self, command: Sequence[str]) -> None:
         """Start an editor; say so if it fails."""

@@ -1,12 +1,11 @@
-"""The unix socket of the local door: its folder, its name, and which user is at the other end.
+"""Unix sockets: listening on one, where that of the local door is, and which user is at the other end.
 
-The folder is `orchestra` in the user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the
-folder for temporary files. Any user may create something of that name in the latter, so it is used only if it
-is a folder, no link, and ours; then no other user gets into it, and what we do in it is not raced.
+A socket that is answered is never replaced, one that is left over always is. The folder is `orchestra` in the
+user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the folder for temporary files. Any user
+may create something of that name in the latter, so it is used only if it is a folder, no link, and ours; then
+no other user gets into it, and what we do in it is not raced.
 
-What killed runs have left is removed.
-
-Not here: listening (`unix_sockets`), what is served over it (`server`).
+Not here: what is served over it (`server`).
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.folders import is_running, make_private
-from orchestra.unix_sockets import UnixSocket, is_live, listen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["bind", "find", "peer_uid"]
+__all__ = ["UnixSocket", "bind", "find", "is_live", "listen", "peer_uid"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
@@ -105,3 +103,58 @@ def peer_uid(sock: socket.socket) -> int | None:
     except (OSError, struct.error):
         return None
     return int(uid)
+
+
+_BACKLOG = 128
+
+
+class UnixSocket:
+    """A listening unix socket that is removed when it is closed."""
+
+    def __init__(self, path: Path, listener: socket.socket) -> None:
+        self.path = path
+        self.listener = listener
+        self._inode = path.lstat().st_ino
+
+    def close(self) -> None:
+        """Close it, and remove its file, unless that is another one by now."""
+        with suppress(OSError):
+            if self.path.lstat().st_ino == self._inode:
+                self.path.unlink()
+        self.listener.close()
+
+
+def listen(path: Path, *, mode: int | None = None) -> UnixSocket:
+    """Listen on a unix socket; `mode` is that of its file.
+
+    Raises:
+        OSError: That is not possible; ``EADDRINUSE``: it is answered, or something else is there.
+    """
+    if not path.is_symlink() and not is_live(path):
+        path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(os.fspath(path))
+        if mode is not None:
+            path.chmod(mode)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        return UnixSocket(path, listener)
+    except BaseException:
+        listener.close()
+        raise
+
+
+def is_live(path: Path) -> bool:
+    """Whether something accepts there. What is not a socket, or cannot be asked, counts as well."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return not stat.S_ISSOCK(path.lstat().st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True

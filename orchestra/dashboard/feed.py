@@ -1,9 +1,13 @@
-"""What a dashboard in another terminal needs: what has been, and then all that happens, as JSON lines.
+"""Which events people are shown: of quiet processes, and in another terminal, from before and from now on.
 
-As in a recording, lines have their colours, and what was begun of one is told; the heads of requests are
-here, too. What happens meanwhile waits; an event that is both in the past and waiting is told once.
+What quiet processes write is kept everywhere, but not shown as it comes. What happens to them is shown as of
+all others, and when one fails or does not come up, its last lines.
 
-Not here: how it gets there (`control/app`), showing it (`attaching`).
+A dashboard in another terminal gets what has been, and then all that happens, as JSON lines. As in a
+recording, lines have their colours, and what was begun of one is told; the heads of requests are here, too.
+What happens meanwhile waits; an event that is both in the past and waiting is told once.
+
+Not here: how it gets there (`control/app`), showing it (`showing`).
 """
 
 from __future__ import annotations
@@ -20,17 +24,41 @@ from orchestra.events import (
     OutputLine,
     OutputPaused,
     RunEnded,
+    StateChanged,
     StreamClosed,
     StreamOpened,
     encode_lines,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
-    from orchestra.dashboard.quiet import Quiet
+    from orchestra.config.plan import Plan
 
-__all__ = ["Feed", "Standing"]
+__all__ = ["Feed", "Quiet", "Standing"]
+
+
+class Quiet:
+    """Decides which events people are shown: `names` are the processes whose lines they are not."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """Go by another plan from now on."""
+        self.names = frozenset(each.name for each in plan.processes if each.quiet)
+
+    def shown(self, event: Event) -> Iterator[Event]:
+        """Give what is shown of an event: nothing, itself, or itself after the lines that explain it."""
+        if not isinstance(event, OutputLine | OutputPaused | StateChanged) or event.process not in self.names:
+            yield event
+        elif isinstance(event, StateChanged):
+            for text in event.last_lines if event.state is not event.previous else ():
+                yield OutputLine(
+                    process=event.process, stream="stdout", text=text, time=event.time, seq=event.seq
+                )
+            yield event
+
 
 # Events that may wait for a reader, and how many of them may be lines: some seconds of a loud process.
 # Without the others a picture would be wrong.

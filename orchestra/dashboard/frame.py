@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from orchestra.dashboard.controls import Look, Mode
 from orchestra.dashboard.log import Wanted
-from orchestra.dashboard.look import Look, Mode
 from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
 from orchestra.events import ErrorShown, OutputPaused, RequestHeads, State

@@ -1,12 +1,15 @@
-"""The log of a run, which outlives it: what `orchestra logs` shows, as JSON lines.
+"""What has happened in a run, as JSON lines in a file: the log that outlives it, and a recording.
 
-A project has one file a run, in the folder for files that outlive a run, where only its user reads it. When a
-run begins, the files of runs that are over are removed, so that the last run's is there until the next one.
-A file and its older half have 10 MB at most.
+A project has one log a run, which `orchestra logs` shows, in the folder for files that outlive a run, where
+only its user reads it. When a run begins, the files of runs that are over are removed, so that the last run's
+is there until the next one. A file and its older half have 10 MB at most. The log is not worth a run: when it
+cannot be written to, the run goes on, and its end says so.
 
-The log is not worth a run: when it cannot be written to, the run goes on, and its end says so.
+A recording is everything that the dashboard would show, to be shown again. It has colours, unfinished lines,
+and what processes took, which `--output json` leaves out; the heads of requests, with their cookies, it does
+not have. Only its user can read the file.
 
-Not here: what an event is (`events`), how it is shown (`commands`).
+Not here: what an event is (`events`), how a file is shown (`logs`, `showing`).
 """
 
 from __future__ import annotations
@@ -14,24 +17,26 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
+import msgspec
 import trio
 
 from orchestra.child.logfile import LogFile
 from orchestra.dashboard.words import SENTENCE_KINDS
-from orchestra.events import Event, OutputLine, Stamped, decode, encode_lines
+from orchestra.errors import ConfigError
+from orchestra.events import Event, OutputLine, RequestHeads, Stamped, decode, encode_lines
 from orchestra.folders import is_running, make_private, project_key, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from orchestra.config.plan import Plan
 
     _Sink: TypeAlias = Callable[[Sequence[OutputLine]], Awaitable[None]]
 
-__all__ = ["EventLog", "RunLog", "files_of", "newest"]
+__all__ = ["RECORDED", "EventLog", "events_of", "files_of", "newest", "recording", "run_log"]
 
 # Bytes of the file, and of its older half.
 _MOST_BYTES = 5_000_000
@@ -48,16 +53,32 @@ _MOST_PAST = 10_000
 class EventLog:
     """A file of events, which only its user can read; takes them at once, and writes them in batches.
 
+    Args:
+        kinds: What is logged beside lines of output.
+        complaint: What it means that it cannot be written to.
+        begin: Makes room for the file; `OSError` if that cannot be.
+
     Attributes:
         sinks: Take lines of output; none if no log is kept.
         failure: Why the log could not be written to; empty if it could.
     """
 
-    _kinds: tuple[type[Stamped], ...] = SENTENCE_KINDS
-
-    def __init__(self, path: Path, *, max_bytes: int, backups: int, is_kept: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kinds: Sequence[type[Stamped]],
+        *,
+        max_bytes: int,
+        backups: int,
+        complaint: str,
+        begin: Callable[[], object] = lambda: None,
+        is_kept: bool = True,
+    ) -> None:
         self._path = path
+        self._kinds = kinds
         self._file = LogFile(path, max_bytes=max_bytes, backups=backups, mode=0o600)
+        self._complaint = complaint
+        self._begin = begin
         self.sinks: tuple[_Sink, ...] = (self._write_lines,) if is_kept else ()
         self.failure = ""
         self._waiting: list[Event] = []
@@ -101,12 +122,6 @@ class EventLog:
                 with trio.move_on_after(_INTERVAL):
                     await self._has_enough.park()
 
-    def _begin(self) -> None:
-        """Make room for the file; `OSError` if that cannot be."""
-
-    def _complaint(self, cause: OSError) -> str:
-        return f"the log of this run was not kept: {cause}"
-
     async def past(self) -> list[Event]:
         """Give the newest events that there are, oldest first."""
         await self._write()
@@ -137,24 +152,29 @@ class EventLog:
         self.sinks = ()
         self._waiting, self._size = [], 0
         self._has_room.unpark_all()
-        self.failure = self._complaint(cause)
+        self.failure = f"{self._complaint}: {cause}"
 
 
-class RunLog(EventLog):
-    """The log of a run."""
+def run_log(plan: Plan, environ: Mapping[str, str]) -> EventLog:
+    """Make the log of a run."""
+    folder, key, own = state_folder(environ), project_key(plan.root), os.getpid()
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
-        self._folder = state_folder(environ)
-        self._key = project_key(plan.root)
-        path = self._folder / f"log-{self._key}-{os.getpid()}.jsonl"
-        super().__init__(path, max_bytes=_MOST_BYTES, backups=1, is_kept=plan.keep_log)
-
-    def _begin(self) -> None:
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        make_private(self._folder)
-        for path, pid in files_of(self._folder, self._key):
-            if pid == os.getpid() or not is_running(pid):
+    def make_room() -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
+        for path, pid in files_of(folder, key):
+            if pid == own or not is_running(pid):
                 path.unlink(missing_ok=True)
+
+    return EventLog(
+        folder / f"log-{key}-{own}.jsonl",
+        SENTENCE_KINDS,
+        max_bytes=_MOST_BYTES,
+        backups=1,
+        complaint="the log of this run was not kept",
+        begin=make_room,
+        is_kept=plan.keep_log,
+    )
 
 
 def newest(root: Path, environ: Mapping[str, str], *, pid: int | None = None) -> Path | None:
@@ -170,3 +190,54 @@ def files_of(folder: Path, key: str) -> Iterator[tuple[Path, int]]:
         pid = path.name.split("-")[2].partition(".")[0]
         if pid.isdecimal():
             yield path, int(pid)
+
+
+RECORDED = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
+"""What a recording has beside lines of output."""
+
+_UNLIMITED = 2**62
+# What every line of a recording begins with.
+_BEGINNING = b'{"type":"'
+_RECORD_HINT = "Record a run: orchestra run --record FILE."
+
+
+def recording(path: str) -> EventLog:
+    """Record a run in place of an older recording; `ConfigError` if the file is something else."""
+    file = Path(path)
+    try:
+        if file.exists() and not _is_recording(file):
+            text = "this is no recording, and was not touched"
+            raise ConfigError(text, path=path, hint="Name another file for the recording.")
+        file.unlink(missing_ok=True)
+        file.touch(mode=0o600)
+    except OSError as exc:
+        text = f"the recording cannot be written: {exc.strerror}"
+        raise ConfigError(text, path=path, hint="Name a file in a folder that you may write to.") from exc
+    complaint = "the recording is not whole"
+    return EventLog(file, RECORDED, max_bytes=_UNLIMITED, backups=0, complaint=complaint)
+
+
+def _is_recording(file: Path) -> bool:
+    """Whether a file may be replaced; an empty one is of a run that was killed at once."""
+    if not file.is_file():
+        return file.is_dir()  # the system says better what is wrong with that
+    with file.open("rb") as opened:
+        return opened.read(len(_BEGINNING)) in {b"", _BEGINNING}
+
+
+def events_of(path: str) -> Iterator[Event]:
+    """Read a recording, or `ConfigError`; events of a later version, or cut off, are left out."""
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield decode(line)
+                except msgspec.DecodeError as exc:
+                    # Events of a later version are valid JSON, but not the first one of a recording.
+                    if number == 1 or not isinstance(exc, msgspec.ValidationError):
+                        text = f"this is no recording: {exc}"
+                        raise ConfigError(text, path=path, line=number, hint=_RECORD_HINT) from exc
+    except OSError as exc:
+        raise ConfigError(f"it cannot be read: {exc.strerror}", path=path, hint=_RECORD_HINT) from exc

@@ -14,7 +14,7 @@ gets input, all keys but Ctrl-] are its own, Ctrl-C too.
 Restoring: `restore` may be called at any time, any number of times, and also runs at exit. The writing thread
 and `restore` exclude each other, so that no late frame lands on the user's normal screen.
 
-Not here: signal handlers (the size is polled), what is drawn (`view`), what keys do (`actions`).
+Not here: signal handlers (the size is polled), what is drawn (`view`), what keys do (`controls`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from rich.segment import Segment
 from orchestra.dashboard import view
 from orchestra.dashboard.frame import Frame, frame
 from orchestra.dashboard.keys import KeyDecoder, Pastes
-from orchestra.dashboard.look import Do, Look, Order
 from orchestra.dashboard.text import to_ascii
 from orchestra.dashboard.view import draw, layout
 from orchestra.dashboard.writer import is_writable, terminal_size, write_some
@@ -49,7 +48,8 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from orchestra.dashboard.controls import Controls
+    from orchestra.control.local import Order
+    from orchestra.dashboard.controls import Act, Controls, Look
     from orchestra.dashboard.model import Model
 
     _Mode: TypeAlias = list[Any]  # as typeshed has it: six numbers and a list of characters
@@ -104,7 +104,7 @@ class Screen:
     def __init__(
         self,
         controls: Controls,
-        perform: Callable[[Order], object],
+        perform: Callable[[Order | Act], object],
         *,
         send: Callable[[str, bytes], object] = lambda *_: None,
         on_taken: Callable[[str | None, bytes], object] = lambda *_: None,
@@ -278,9 +278,9 @@ class Screen:
         # One key at a time: with the first one, what follows may become input for a process.
         for key in decoder.feed(data):
             order = controls.press(key)
-            if order is not None and order.do is Do.REDRAW:
+            if order is not None and order.do == "redraw":
                 self._drawn = None
-            elif order is not None and order.do is Do.COPY:
+            elif order is not None and order.do == "copy":
                 self._copy(order.text)
             elif order is not None:
                 self._perform(order)

@@ -13,14 +13,34 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.style import Style
 from rich.text import Text
 
+from orchestra.dashboard.controls import Mode
 from orchestra.dashboard.keys import key_label
-from orchestra.dashboard.look import Mode
-from orchestra.dashboard.panes import detail_rows, help_rows, log_rows, request_rows
-from orchestra.dashboard.styles import ADDRESS, BAD, BUSY, LOOK, STRONG, WORST, longest
-from orchestra.dashboard.table import error_line, label, name_of_process, process_rows
-from orchestra.dashboard.text import QUIET, decode, fit, one_line
+from orchestra.dashboard.panes import (
+    detail_rows,
+    error_line,
+    folded,
+    help_rows,
+    label,
+    log_rows,
+    name_of_process,
+    process_rows,
+    request_rows,
+)
+from orchestra.dashboard.text import (
+    ADDRESS,
+    BAD,
+    BUSY,
+    LOOK,
+    QUIET,
+    STRONG,
+    WORST,
+    decode,
+    fit,
+    longest,
+    one_line,
+)
 from orchestra.dashboard.words import OURSELVES, short_seconds
-from orchestra.events import State
+from orchestra.events import State, StateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -154,7 +174,9 @@ def _error(frame: Frame) -> Text:
     error = frame.error
     assert error is not None  # noqa: S101 - the caller has looked
     others = f" (and {frame.other_errors} more)" if frame.other_errors else ""
-    return fit(Text(f" ✗ {one_line(error.process)}: {error_line(error)}{others}", WORST), frame.width)
+    line = Text(f" ✗ {one_line(error.process)}: ", WORST)
+    line.append(error_line(error, frame.width - line.cell_len - len(others)))
+    return fit(line.append(others), frame.width)
 
 
 def _footer(frame: Frame) -> Text:
@@ -181,9 +203,9 @@ def summary(model: Model, width: int) -> Iterator[Text]:
     """Draw what stays on the normal screen when the dashboard has gone: how each process ended, and why.
 
     Of a process that failed, or that ended by itself with all others, its last lines are repeated: the log
-    has gone with the dashboard.
+    has gone with the dashboard. Of many, those that were only stopped are counted.
     """
-    ended, processes = model.ended, model.processes.values()
+    ended, processes = model.ended, list(model.processes.values())
     if ended is not None:
         restarts = sum(each.newest.restarts for each in processes)
         more = f", {restarts} restart{'s' * (restarts > 1)}" if restarts else ""
@@ -191,7 +213,11 @@ def summary(model: Model, width: int) -> Iterator[Text]:
         lasted = f" ran for {short_seconds(ended.duration)}{more}{why}"
         yield fit(Text.assemble((OURSELVES, STRONG), (lasted, QUIET)), width)
     ended_by_themselves = all(each.state in (State.COMPLETED, State.FAILED) for each in processes)
+    is_short = len(processes) <= _ALWAYS_SHOWN or ended_by_themselves
+    calm = [] if is_short else [each for each in processes if _was_only_stopped(each.newest)]
     for process in processes:
+        if process in calm:
+            continue
         row = name_of_process(process, longest(model.processes) + 2)
         row.append_text(label(process.state))
         if process.newest.reason:
@@ -203,3 +229,10 @@ def summary(model: Model, width: int) -> Iterator[Text]:
             for line in process.tail:
                 for part in decode(line, max(width - 5, 4)):
                     yield fit(Text.assemble(("   │ ", QUIET), part), width)
+    if calm:
+        yield fit(folded(calm), width)
+
+
+def _was_only_stopped(newest: StateChanged) -> bool:
+    is_well = newest.state in (State.STOPPED, State.COMPLETED)
+    return is_well and not newest.reason and not newest.restarts

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra import config
-from orchestra.config import Machine, dotenv
+from orchestra.config import Machine, environment
 from orchestra.config.files import Problems, read_text
 from orchestra.errors import ConfigError
 from orchestra.export.containers import compose, kubernetes
@@ -51,7 +51,6 @@ class Target(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: What the files, units and objects are called after.
-        root: The project's folder.
         user: What it runs as; empty: the engine's own choice.
         has_build: Whether the project says how the image of containers is built.
         env_names: The variables in the env files that there are.
@@ -107,7 +106,7 @@ def export(
     system = {each: environ[each] for each in _SYSTEM if each in environ}
     plan = config.load(procfile, Machine(environ=system), only=only, left_out=left_out, overrides=overrides)
     env_files = tuple(each for each in plan.env_files if each.is_file())
-    merged = dotenv.merge(system, [(file, True) for file in env_files], Problems())
+    merged = environment.merge(system, [(file, True) for file in env_files], Problems())
     env_file = {each: text for each, text in merged.items() if text != system.get(each)}
     services, gone = services_of(plan, asked=only, system=system, env_file=env_file)
     if not services:

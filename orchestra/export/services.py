@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from orchestra.config.checks import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
-from orchestra.config.environment import mentions_port, sibling_prefix
+from orchestra.config.environment import DEVELOPMENT, mentions_port, sibling_prefix
 from orchestra.config.plan import Condition, Dependency, Role, base_name
 from orchestra.config.schema import Restart
 
@@ -113,13 +114,9 @@ def services_of(
 
 def ordered(services: Iterable[Service]) -> list[Service]:
     """Give the services so that each comes after those that it waits for."""
-    left, done = list(services), list[Service]()
-    while left:
-        names = {each.name for each in left}
-        ready = [each for each in left if names.isdisjoint(other.name for other in each.depends_on)]
-        done += ready
-        left = [each for each in left if each not in ready]
-    return done
+    by_name = {each.name: each for each in services}
+    waits_for = {name: [other.name for other in each.depends_on] for name, each in by_name.items()}
+    return [by_name[name] for name in TopologicalSorter(waits_for).static_order()]
 
 
 def _variables(
@@ -128,7 +125,8 @@ def _variables(
     found = {
         name: text
         for name, text in (process.env or {}).items()
-        if name == "PATH" or text != (env_file if name in env_file else system).get(name)
+        if name == "PATH"
+        or text != (env_file if name in env_file else system).get(name, DEVELOPMENT.get(name))
     }
     if process.app is not None and (process.cwd / "src").is_dir():
         found.setdefault("PYTHONPATH", str(process.cwd / "src"))

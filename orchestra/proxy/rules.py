@@ -8,7 +8,7 @@ assets, so that the modules of a large page cannot evict the page. All of it out
 but for one thing: that the backend did not know a path.
 
 Not here: what is asked in which order, and what is learned when (`route`); which pages are the frontend's
-from one run to the next (`frontend_pages`).
+from one run to the next (`remembered`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from msgspec import Struct
 
 from orchestra.config.plan import VITE_PATHS
 from orchestra.config.schema import OWN_PATH
-from orchestra.frontend_pages import FrontendPages
 from orchestra.proxy.request import is_for_a_window, is_from_own_page, referring_path
+from orchestra.remembered import FrontendPages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

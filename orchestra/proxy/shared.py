@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, UpstreamName
-    from orchestra.frontend_pages import FrontendPages
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
     from orchestra.proxy.transport import Poller, Transport
+    from orchestra.remembered import FrontendPages
 
 __all__ = ["Extras", "Pages", "Shared"]
 

@@ -7,7 +7,7 @@ A backend that reloads itself starts again without ending. Its output announces 
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
 has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
 come to an end, as uvicorn's while a client is still connected, is reported as stuck. When nothing is left but
-a watcher that waits for a file to change (`watchers`), the program is broken until it listens again.
+a watcher that waits for a file to change (`child/remains`), the program is broken until it listens again.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
 """
@@ -16,33 +16,22 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import trio
 from trio.lowlevel import ParkingLot
 
 from orchestra.child.readiness import Readiness
+from orchestra.child.remains import TreeHistory
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
-from orchestra.supervision.lifecycle import (
-    Ended,
-    Late,
-    Moved,
-    NoAnswer,
-    Ready,
-    Reloading,
-    Spawned,
-    SpawnFailed,
-    Stuck,
-)
+from orchestra.supervision.lifecycle import Ended, Late, NoAnswer, Reloading, Sign, SpawnFailed
 from orchestra.supervision.runtime import Stoppable, run_command
-from orchestra.supervision.second import SecondServer, until_gone
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
 from orchestra.supervision.tracebacks import Failure
-from orchestra.supervision.watchers import TreeHistory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -91,7 +80,6 @@ class Attempt(Stoppable):
         second: Its second server, if it is both upstreams.
         readiness: What it lacks to be ready, or lacked since its last reload.
         refused: Tasks that wait until a connection to where it listens is refused.
-        end: How it ended, once it has.
     """
 
     def __init__(
@@ -119,10 +107,7 @@ class Attempt(Stoppable):
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
-        on_move = partial(on_fact, self, Moved())
-        self.second = SecondServer(
-            self.plan.name, run, first=lambda: self.listening, refused=self.refused, on_move=on_move
-        )
+        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Sign.MOVED))
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -182,13 +167,14 @@ class Attempt(Stoppable):
             return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
-        clash = await _find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
-        return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
+        if how.code:
+            symptoms.clash = await _find_clash(self._run, self.plan, symptoms.last_lines)
+        return Ended(how, symptoms.explanation(), has_raised, is_hopeless=symptoms.clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
         self._worker.output.begin_child()
-        self._on_fact(self, Spawned())
+        self._on_fact(self, Sign.SPAWNED)
         if self.is_ending:
             return
         if self.plan.ready is not None:
@@ -199,7 +185,6 @@ class Attempt(Stoppable):
     def _see(self, stream: StreamName, lines: Sequence[str], unfinished: str) -> None:
         self.readiness.see([*lines, unfinished] if unfinished else lines)
         now = trio.current_time()
-        self.symptoms.keep(lines, now)
         for found in self.symptoms.read(stream, lines, now):
             match found:
                 case Reloading(reason) if self._may_reload:
@@ -226,8 +211,7 @@ class Attempt(Stoppable):
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,
-            programs=self._run.runtime.programs,
-            identify=self._run.runtime.identify,
+            servers=self._run.runtime.servers,
         )
 
     # --- From the spawn to readiness, and through reloads ---
@@ -257,7 +241,7 @@ class Attempt(Stoppable):
                 found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
-        self._on_fact(self, Ready())
+        self._on_fact(self, Sign.READY)
 
     async def _stay_up(self, leader: int) -> None:
         async with trio.open_nursery() as nursery:
@@ -291,7 +275,7 @@ class Attempt(Stoppable):
             if now - began >= _RELOAD_TIMEOUT:
                 ask, last = self._run.runtime.probe.http_answer, self._served_at
                 if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
-                    self._on_fact(self, Stuck())
+                    self._on_fact(self, Sign.STUCK)
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
@@ -299,7 +283,7 @@ class Attempt(Stoppable):
     async def _look_for_trouble(self, leader: int) -> None:
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
-        while self._may_reload and not isinstance(found, Stuck):
+        while self._may_reload and found is not Sign.STUCK:
             is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
             is_looping = self._tree.is_loop and self.symptoms.repeats_itself
             if is_looping or self.symptoms.is_silent(began, trio.current_time()):
@@ -308,7 +292,7 @@ class Attempt(Stoppable):
             is_likely = self.plan.role is not Role.UNDECIDED
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
 
-    def _diagnose(self, *, is_alone: bool) -> Broken | Stuck | None:
+    def _diagnose(self, *, is_alone: bool) -> Broken | Literal[Sign.STUCK] | None:
         """Report it if the child is not going to be ready; one without a role need not be a server."""
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
@@ -325,10 +309,11 @@ class Attempt(Stoppable):
     async def _watch_servers(self, leader: int, port: int) -> None:
         """Notice a reload that is not announced: the processes that held the listening socket have ended."""
         runtime = self._run.runtime
-        servers = self._servers = await runtime.servers(leader, port)
+        servers = self._servers = frozenset(each.entry for each in await runtime.servers(leader, port))
         if not servers:
             return
         self._tree.note_parents(each.parent for each in servers)
+        self._tree.note_served(await self._run.remains(leader) or (), {each.pid for each in servers})
         alive_at = trio.current_time()
         while any(map(runtime.is_alive, servers)):
             alive_at = trio.current_time()
@@ -338,7 +323,7 @@ class Attempt(Stoppable):
 
     async def _watch_address(self, leader: int, at: Address) -> None:
         """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
-        await until_gone(self._run, leader, at, self.refused)
+        await _until_gone(self._run, leader, at, self.refused)
         self._servers = frozenset()  # whichever process it was
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
 
@@ -349,7 +334,7 @@ class Attempt(Stoppable):
             missing = await self.readiness.ask_again()
             failures = failures + 1 if missing else 0
             if not missing:
-                self._on_fact(self, Ready())
+                self._on_fact(self, Sign.READY)
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
@@ -370,6 +355,49 @@ class Attempt(Stoppable):
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
             text = f"on_ready `{command}`: {error}"
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
+
+
+class _SecondServer:
+    """The second server of a child whose process is both upstreams; `roles` tells whether there is one.
+
+    Args:
+        attempt: The child.
+        on_move: Called when it has come up or gone.
+
+    Attributes:
+        address: Where it listens; ``None``: nowhere, or there is none.
+    """
+
+    def __init__(self, attempt: Attempt, run: Run, on_move: Callable[[], object]) -> None:
+        self.address: Address | None = None
+        self._attempt, self._run, self._on_move = attempt, run, on_move
+        self._is_followed = False
+
+    async def follow(self, leader: int) -> None:
+        """Find it, if there is or may be one, and again when it has moved."""
+        roles = self._run.roles
+        if roles is None or self._is_followed:
+            return
+        self._is_followed = True
+        while (found := await roles.ask_beside(self._attempt, leader)) is not None:
+            self._move(found)
+            await _until_gone(self._run, leader, found, self._attempt.refused)
+            self._move(None)
+        self._is_followed = False
+
+    def _move(self, address: Address | None) -> None:
+        self.address = address
+        self._on_move()
+
+
+async def _until_gone(run: Run, leader: int, at: Address, refused: ParkingLot) -> None:
+    """Wait until a connection is refused, and no process of the tree of `leader` listens there any more."""
+    while True:
+        await refused.park()
+        await trio.sleep(_LINGER)
+        found = await run.scanner.looking_at(leader)()
+        if not any((each.host, each.port) == (at.host, at.port) for each in found):
+            return
 
 
 async def _find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from orchestra.config.plan import Address, Note, Plan, ProcessPlan, ProxyPlan, R
 from orchestra.events import State, StateChanged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from orchestra.config.schema import DashboardSettings, ReloadSettings
 
@@ -31,10 +31,12 @@ _OF_READINESS = frozenset({"ready", "role"})
 # Either there is no child, and the next one follows the new plan, or a request to stop stands.
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
 
-# What is decided once, at the start.
-_FIXED_OF_RUN = ("output", "color", "timestamps", "names", "requests")
-_FIXED_OF_DASHBOARD = ("keys", "mouse")
-_FIXED_OF_RELOAD = ("enabled", "pages", "overlay", "console")
+# What is decided once, at the start, by table.
+_FIXED = {
+    "run": ("output", "color", "timestamps", "names", "requests"),
+    "reload": ("enabled", "pages", "overlay", "console"),
+    "dashboard": ("keys", "mouse"),
+}
 
 _T = TypeVar("_T", "Plan", "ReloadSettings", "DashboardSettings")
 
@@ -130,18 +132,17 @@ def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
 def settled(old: Plan, new: Plan) -> Plan:
     """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
     proxy, notes = _settled_proxy(old.proxy, new.proxy)
-    run, more = _kept("run", _FIXED_OF_RUN, old, new)
-    reload, yet_more = _kept("reload", _FIXED_OF_RELOAD, old.reload, new.reload)
-    dashboard, last = _kept("dashboard", _FIXED_OF_DASHBOARD, old.dashboard, new.dashboard)
-    all_notes = (*new.notes, *notes, *more, *yet_more, *last)
-    return structs.replace(run, reload=reload, dashboard=dashboard, proxy=proxy, notes=all_notes)
+    reload = _kept("reload", old.reload, new.reload, notes)
+    dashboard = _kept("dashboard", old.dashboard, new.dashboard, notes)
+    run = _kept("run", old, new, notes)
+    return structs.replace(run, reload=reload, dashboard=dashboard, proxy=proxy, notes=(*new.notes, *notes))
 
 
-def _kept(table: str, names: Sequence[str], old: _T, new: _T) -> tuple[_T, list[Note]]:
-    """Give `new` with these settings of `old`, and a note for each that differs."""
-    differing = [name for name in names if getattr(old, name) != getattr(new, name)]
-    notes = [_stays(f"[{table}] {name}", getattr(old, name), getattr(new, name)) for name in differing]
-    return structs.replace(new, **{name: getattr(old, name) for name in differing}), notes
+def _kept(table: str, old: _T, new: _T, notes: list[Note]) -> _T:
+    """Give `new` with what is fixed in `old`, and a note for each setting that differs."""
+    differing = [name for name in _FIXED[table] if getattr(old, name) != getattr(new, name)]
+    notes += [_stays(f"[{table}] {name}", getattr(old, name), getattr(new, name)) for name in differing]
+    return structs.replace(new, **{name: getattr(old, name) for name in differing})
 
 
 def _settled_proxy(old: ProxyPlan | None, new: ProxyPlan | None) -> tuple[ProxyPlan | None, list[Note]]:

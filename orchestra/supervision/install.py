@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.child.spawn import OnOutput, SpawnError
-from orchestra.config.installed import lock_content
+from orchestra.config.packages import lock_content
 from orchestra.supervision.runtime import Stoppable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ Each socket of a process without a role is asked once, but never that of a progr
 HTTP (MySQL locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be
 importing its program, and is waited for.
 
-Not here: the rule (`config/roles`), the question that a socket is asked (`inquiry`).
+Not here: the rule (`config/roles`), the question that a socket is asked (`child/probe`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.proxy.rules import Side
+    from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.run import Run
 
 __all__ = ["RunTimeRoles"]
@@ -41,26 +42,6 @@ _PATIENCE = 1.0
 _LONGEST_PAUSE = 5.0
 
 
-class _Patience:
-    """Tells when a child has shown nothing for long enough: later, if it compiles."""
-
-    def __init__(self, run: Run, leader: int) -> None:
-        self._run, self._leader = run, leader
-        self._began = self._looked_at = trio.current_time()
-        self._used = 0.0  # seconds of CPU time
-        self._is_over = False
-
-    async def is_over(self) -> bool:
-        now = trio.current_time()
-        if not self._is_over and now - self._began >= SILENT_AFTER:
-            before, members = self._used, await self._run.remains(self._leader) or ()
-            self._used = sum(each.cpu for each in members)
-            is_busy = self._used - before >= _BUSY * (now - self._looked_at)
-            self._is_over = not is_busy or now - self._began >= _BUSY_UNTIL
-        self._looked_at = now
-        return self._is_over
-
-
 class _Questions:
     """Asks each socket of a child once, and again if it was gone meanwhile.
 
@@ -73,6 +54,9 @@ class _Questions:
         self.asked: dict[Address, Seen] = {}
         self.answering: dict[Address, Address] = {}
         self._run, self._leader = run, leader
+        self._began = self._looked_at = trio.current_time()
+        self._used = 0.0  # seconds of CPU time
+        self._is_over = False
 
     @property
     def is_open(self) -> bool:
@@ -89,9 +73,21 @@ class _Questions:
         return self.asked
 
     async def _ask(self, socket: Address) -> tuple[Seen, Address]:
-        if NOT_HTTP & await self._run.runtime.programs(self._leader, socket.port):
+        servers = await self._run.runtime.servers(self._leader, socket.port)
+        if any(NOT_HTTP & each.programs for each in servers):
             return Seen.SILENT, socket
-        return await self._run.runtime.identify(socket)
+        return await self._run.runtime.probe.identify(socket)
+
+    async def are_over(self) -> bool:
+        """Whether the child has shown nothing for long enough: that is later, if it compiles."""
+        now = trio.current_time()
+        if not self._is_over and now - self._began >= SILENT_AFTER:
+            before, members = self._used, await self._run.remains(self._leader) or ()
+            self._used = sum(each.cpu for each in members)
+            is_busy = self._used - before >= _BUSY * (now - self._looked_at)
+            self._is_over = not is_busy or now - self._began >= _BUSY_UNTIL
+        self._looked_at = now
+        return self._is_over
 
 
 class RunTimeRoles:
@@ -109,8 +105,7 @@ class RunTimeRoles:
         Returns:
             Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
         """
-        first_answer, patience = 0.0, _Patience(self._run, leader)
-        questions = _Questions(self._run, leader)
+        first_answer, questions = 0.0, _Questions(self._run, leader)
         newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
         while self.is_open(process):
             found = in_order_of_preference(await newest_sockets(), port)
@@ -127,32 +122,26 @@ class RunTimeRoles:
                     continue
                 await self._note_folder(process, leader, fitting, asked[fitting])
                 _, has_others = await self._run.runtime.beside(leader, fitting.port)
-                if has_others and not self._wants(asked[fitting]) and not await patience.is_over():
+                if has_others and not self._wants(asked[fitting]) and not await questions.are_over():
                     continue  # it is no upstream by this server, but may be by another one
                 self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
                 return questions.answering[fitting]
-            if await patience.is_over() and not first_answer and not questions.is_open:
+            if await questions.are_over() and not first_answer and not questions.is_open:
                 self.see(process, Seen.SILENT)
         return None
 
-    async def ask_beside(
-        self, process: str, *, leader: int, first: Callable[[], Address | None]
-    ) -> Address | None:
-        """Ask the sockets beside a child's first server, until the other upstream's answers.
-
-        Args:
-            process: It is one upstream already.
-            leader: The child.
-            first: Gives where its first server listens, while that is known.
+    async def ask_beside(self, attempt: Attempt, leader: int) -> Address | None:
+        """Ask the sockets beside the first server of a child, which is one upstream already.
 
         Returns:
-            Where it answers; ``None`` if this process cannot be the other upstream (any more).
+            Where the other upstream's answers; ``None`` if the process cannot be that (any more).
         """
-        patience, questions = _Patience(self._run, leader), _Questions(self._run, leader)
+        process = attempt.plan.name
+        questions = _Questions(self._run, leader)
         newest_sockets = self._run.scanner.looking_at(leader, longest_pause=_LONGEST_PAUSE)
         while wanted := self._wanted_beside(process):
             await newest_sockets()
-            at = first()
+            at = attempt.listening
             if at is None and Seen.HTTP in wanted:
                 continue  # what Vite has started is not known
             sockets, has_others = await self._run.runtime.beside(leader, at.port if at is not None else 0)
@@ -163,15 +152,16 @@ class RunTimeRoles:
                 await self._note_folder(process, leader, fitting, asked[fitting])
                 self._see_beside(process, asked[fitting])
                 return questions.answering[fitting]
-            if not has_others or (await patience.is_over() and not questions.is_open):
+            if not has_others or (await questions.are_over() and not questions.is_open):
                 self._see_beside(process, Seen.SILENT)
         return None
 
     async def _note_folder(self, process: str, leader: int, at: Address, seen: Seen) -> None:
         """Have it known where a frontend runs: what it serves itself is none of the backend's files."""
-        if seen in FRONTENDS and (found := await self._run.runtime.folder(leader, at.port)) is not None:
+        servers = await self._run.runtime.servers(leader, at.port) if seen in FRONTENDS else ()
+        if (folder := next((each.folder for each in servers if each.folder is not None), None)) is not None:
             worker = self._run.workers[process]
-            plan = replace(worker.life.plan, vite_folder=found)
+            plan = replace(worker.life.plan, vite_folder=folder)
             worker.follow(plan, dependents=worker.dependents)
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:

@@ -63,7 +63,6 @@ class Run:
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
-        ending: Is set when the run is to end.
         url: The one address, once it is bound; ``None`` without a proxy.
         before_stop: Awaited with the name of a process before that is stopped, so that the requests and
             streams that it serves come to an end.
@@ -103,8 +102,7 @@ class Run:
         self._is_kept_open = is_kept_open
         self.longest_stop = 0.0
         self.workers: dict[str, Worker] = {}
-        self._active: set[str] = set()
-        self._leaving: frozenset[str] = frozenset()  # processes that are stopped and then forgotten
+        self._changing: Difference | None = None  # that is under way
         self._ended: dict[str, Life] = {}
         self._follow(plan)
 
@@ -165,9 +163,7 @@ class Run:
 
         `adopt` is called before any process of it is started; not if the run has ended meanwhile.
         """
-        # Until they are started: the run is not over if nothing else is left.
-        self._active.update(found.started, found.restarted)
-        self._leaving = frozenset(found.stopped)
+        self._changing = found
         try:
             await self._stop_in_order(found.stopped)
             await self.until(lambda: all(self.workers[name].has_ended() for name in found.stopped))
@@ -179,8 +175,7 @@ class Run:
                 for worker in self.workers.values():
                     worker.look_at_dependencies()
         finally:
-            self._leaving = frozenset()
-            self._active = {name for name, each in self.workers.items() if not each.life.is_settled}
+            self._changing = None
             self._end_if_over()
         restarted = [self.workers[name] for name in found.restarted]
         await self.until(lambda: all(each.life.state is not State.STOPPING for each in restarted))
@@ -203,7 +198,6 @@ class Run:
         self._levels = stop_levels(depends_on)
         # A child that runs has the time that it was started with.
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
-        self._active = {name for name, each in self.workers.items() if not each.life.is_at_rest}
 
     def keep_open(self) -> None:
         """Go on from now on when something has failed: files are being edited, and a save starts it again."""
@@ -217,7 +211,7 @@ class Run:
         self.installer.kill()
 
     def changed(self, worker: Worker, before: State) -> None:
-        """Take account of the change of one process, in constant time, and wake all that wait."""
+        """Take account of the change of one process, and wake all that wait."""
         life, name = worker.life, worker.life.plan.name
         if life.state is not before:
             self._ended.pop(name, None)
@@ -228,15 +222,16 @@ class Run:
         if self.roles is not None and (life.is_settled or life.state is State.BACKING_OFF):
             self.roles.see(name, Seen.SILENT)
         if life.is_settled:
-            self._active.discard(name)
             self._end_if_over()
-        else:
-            self._active.add(name)
         self._changes.unpark_all()
 
     def _end_if_over(self) -> None:
         phase = self.phase
-        if self._active or phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
+        if phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
+            return
+        # What a change is to start is not started yet.
+        is_to_start = self._changing is not None and (self._changing.started or self._changing.restarted)
+        if is_to_start or not all(each.life.is_settled for each in self.workers.values()):
             return
         self._end()
         for worker in self.workers.values():
@@ -271,7 +266,8 @@ class Run:
         named = None if names is None else [self.workers[name] for name in names]
 
         def late() -> list[Worker]:
-            all_that_stay = (each for name, each in self.workers.items() if name not in self._leaving)
+            leaving = () if self._changing is None else self._changing.stopped
+            all_that_stay = (each for name, each in self.workers.items() if name not in leaving)
             # All are looked at: one that takes its time must not hide one that has failed.
             return [each for each in (all_that_stay if named is None else named) if not each.is_up()]
 

@@ -21,18 +21,16 @@ from orchestra.child.families import SharedLook
 from orchestra.child.guard import Guard, guarded
 from orchestra.child.sockets import SocketScanner
 from orchestra.child.spawn import Child, OnOutput, SpawnError, run_child
-from orchestra.supervision.inquiry import identify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
-    from pathlib import Path
 
     from orchestra.child.readiness import Probe
     from orchestra.child.remains import Member
+    from orchestra.child.sockets import Server
     from orchestra.config.plan import Address, ProcessPlan
-    from orchestra.config.roles import Seen
     from orchestra.events import Exit
     from orchestra.supervision.run import Run
     from orchestra.watch.interest import Interest
@@ -62,20 +60,13 @@ class Runtime(Struct, frozen=True, kw_only=True):
     Attributes:
         spawn: Runs a child to its end, as `child.spawn.run_child` does.
         guard: Starts a guardian for a run, which is known by its mark.
-        scanner: Makes a scanner of listening sockets.
-        probe: Asks whether a process answers.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
-        programs: Finds the names of their programs.
-        folder: Finds the folder in which the server at a port of a tree runs.
         beside: Finds the sockets of a tree beside a server, and whether other processes are there.
-        identify: Asks what answers at a socket, as `inquiry.identify` does.
         holder: Says what listens at a port; empty: nothing, or that cannot be seen.
         remains: Makes what looks at the processes of the tree of a leader, as `child.remains.look` does.
-        is_alive: Whether a process that was found is still there.
         free_port: Chooses a port; the wanted one if it is free.
         watch: Tells of changed files, as `watch.changes.watch` does.
         soft_nofile: The soft limit of open files for children, if it differs from ours.
-        random: A number from 0 to 1.
         now: The time of day, for events.
     """
 
@@ -83,11 +74,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     guard: Callable[[str], AbstractAsyncContextManager[Guard]] = guarded
     scanner: Callable[[], SocketScanner] = SocketScanner
     probe: Probe = probe
-    servers: Callable[[int, int], Awaitable[frozenset[table.Entry]]] = _in_thread(sockets.servers)
-    programs: Callable[[int, int], Awaitable[frozenset[str]]] = _in_thread(sockets.programs)
+    servers: Callable[[int, int], Awaitable[Sequence[Server]]] = _in_thread(sockets.servers)
     beside: Callable[[int, int], Awaitable[tuple[frozenset[Address], bool]]] = _in_thread(sockets.beside)
-    folder: Callable[[int, int], Awaitable[Path | None]] = _in_thread(sockets.folder)
-    identify: Callable[..., Awaitable[tuple[Seen, Address]]] = identify
     holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
     remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = _look_at_remains
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
@@ -130,10 +118,6 @@ class Stoppable:
 
     Args:
         spawn: What spawns it, as `Run.spawn`, which it is by default.
-
-    Attributes:
-        child: While there is one.
-        is_ending: Whether it was told to end.
     """
 
     def __init__(self, run: Run, spawn: Callable[..., Awaitable[Exit]] | None = None) -> None:

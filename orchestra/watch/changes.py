@@ -1,14 +1,14 @@
 """Waits for changes of the files that matter, and tells of them in bursts.
 
 watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
-so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
+so that what takes time can begin; what has changed is told when a look 30 ms later finds nothing, and
 500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
 is started again, and a look at everything shows what it may have missed. Where the system tells nothing
 (network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
 each second.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
-it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+it looks at each 30 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
 
 Not here: what follows from a change (`orchestra.reloading`).
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Notify", "batches", "watch"]
 
-# A burst is over when nothing was touched for so long, in ms; and after so long in any case, in seconds.
-_QUIET = 50
+# Gives what is touched, as `_notify` does.
+Notify: TypeAlias = "Callable[[AbstractSet[str], threading.Event], Iterator[AbstractSet[str]]]"
+
+# A burst is over when the look after it finds nothing; and after so long in any case, in seconds.
 _LONGEST_BURST = 0.5
 # Seconds for the thread to end: a look at everything may take long, and does no harm.
 _END_LIMIT = 0.5
 # How often watchfiles looks for touches, in ms; it tells them when the next look finds no more. A look takes
-# 60 µs of CPU time.
-_STEP = 20
+# 80 µs of CPU time, ten processes or none.
+_STEP = 30
 # Pauses between looks at everything, in seconds: at least so long, and so many times as long as a look takes.
 _POLL_PAUSE = 1.0
 _POLL_SHARE = 20
@@ -68,20 +70,6 @@ class Batch(Struct, frozen=True, kw_only=True):
     changes: Mapping[str, Changes] = {}
     expected: Mapping[str, Changes] = {}
     warning: tuple[str, str] = ("", "")
-
-
-class Notify(Protocol):
-    """Gives the paths that were touched in folders, as soon as it knows of them, until `stop` is set.
-
-    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
-
-    Raises:
-        FileNotFoundError: One of the folders is gone.
-        OSError: The system cannot watch them.
-    """
-
-    def __call__(self, folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
-        """Wait for touches in `folders`."""
 
 
 async def watch(
@@ -202,6 +190,11 @@ def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[s
 
 
 def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+    """Give the paths that were touched in folders, as soon as that is known, until `stop` is set.
+
+    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
+    `FileNotFoundError`: one of the folders is gone; `OSError`: the system cannot watch them.
+    """
     # Imported in the thread, when everything has been spawned.
     import watchfiles  # noqa: PLC0415
 
@@ -212,7 +205,7 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             debounce=_STEP,
             step=_STEP,
             stop_event=stop,
-            rust_timeout=_QUIET - _STEP,
+            rust_timeout=1,  # after one look
             yield_on_timeout=True,
             raise_interrupt=False,
             force_polling=False,
@@ -230,26 +223,14 @@ def _silent_system(folders: Iterable[str]) -> str:
     """Name the first of the folders' file systems that does not tell of changes; empty if all do."""
     if os.environ.get(_FORCE_POLLING, "").lower() not in {"", "false", "disable", "disabled"}:
         return f"{_FORCE_POLLING} is set: the file system"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            mounts = _mounts(file)
-    except OSError:  # another system: it tells
-        return ""
+    import psutil  # noqa: PLC0415 - as watchfiles
+
+    mounts = {each.mountpoint: each.fstype for each in psutil.disk_partitions(all=True)}
     for folder in folders:
         above = max((point for point in mounts if _is_in(folder, point)), key=len, default="/")
         if mounts.get(above) in _SILENT_SYSTEMS:
             return f"the file system of {folder} ({mounts[above]})"
     return ""
-
-
-def _mounts(lines: Iterable[str]) -> dict[str, str]:
-    """Read mount points, each with the type of its file system: proc(5)."""
-    found = {}
-    for line in lines:
-        mounted, _, system = line.partition(" - ")
-        point = mounted.split(" ")[4].replace("\\040", " ")
-        found[point] = system.split(" ")[0]
-    return found
 
 
 def _is_in(folder: str, point: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pathspec import GitIgnoreSpec
 
-from orchestra.reading import read_file
+from orchestra.folders import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -12,66 +12,51 @@ Not here: how events reach their observers (`bus`), what an event leads to.
 from __future__ import annotations
 
 import signal
+from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct, json, to_builtins
-
-from orchestra.events.base import Level, Stamped, StreamName, UpstreamName
-from orchestra.events.requests import (
-    Outcome,
-    RequestFinished,
-    RequestHeads,
-    RequestHeld,
-    RequestPending,
-    RequestReleased,
-    RequestReplayed,
-    StreamClosed,
-    StreamKind,
-    StreamOpened,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "ON_REQUEST",
-    "ErrorCleared",
-    "ErrorShown",
-    "Event",
-    "Exit",
-    "FilesChanged",
-    "Frame",
-    "InputWanted",
-    "Level",
-    "Notice",
-    "Outcome",
-    "OutputLine",
-    "OutputPaused",
-    "PlanChanged",
-    "ProcessMeasured",
-    "ReloadSent",
-    "RequestFinished",
-    "RequestHeads",
-    "RequestHeld",
-    "RequestPending",
-    "RequestReleased",
-    "RequestReplayed",
-    "RunEnded",
-    "RunStarted",
-    "Stamped",
-    "State",
-    "StateChanged",
-    "StreamClosed",
-    "StreamKind",
-    "StreamName",
-    "StreamOpened",
-    "UpstreamName",
-    "UpstreamSwitched",
-    "decode",
-    "encode",
+    "ON_REQUEST", "ErrorCleared", "ErrorShown", "Event", "Exit", "FilesChanged", "Frame", "InputWanted",
+    "Level", "Notice", "Outcome", "OutputLine", "OutputPaused", "PlanChanged", "ProcessMeasured",
+    "ReloadSent", "RequestFinished", "RequestHeads", "RequestHeld", "RequestPending", "RequestReleased",
+    "RequestReplayed", "RunEnded", "RunStarted", "Stamped", "State", "StateChanged", "StreamClosed",
+    "StreamKind", "StreamName", "StreamOpened", "UpstreamName", "UpstreamSwitched", "decode", "encode",
     "encode_lines",
-]
+]  # fmt: skip
+
+StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
+UpstreamName: TypeAlias = Literal["backend", "frontend", "orchestra"]
+Level: TypeAlias = Literal["info", "warning", "error"]
+StreamKind: TypeAlias = Literal["websocket", "event-stream", "hmr"]
+Outcome: TypeAlias = Literal["complete", "client-gone", "upstream-died"]
+
+# The time of an event that no bus has stamped yet.
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all events have; the bus sets it.
+
+    Attributes:
+        v: The version of the format.
+        seq: Counts the events of a run from 1.
+        time: When it happened, in UTC.
+    """
+
+    v: Literal[1] = 1
+    seq: int = 0
+    time: datetime = _EPOCH
+
+    @property
+    def at(self) -> float:
+        """When it happened, in seconds since the epoch."""
+        return self.time.timestamp()
 
 
 class State(Enum):
@@ -239,6 +224,128 @@ class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switche
     previous: str
 
 
+class _OfRequest(Stamped, frozen=True, kw_only=True):
+    """What happens to a request.
+
+    Attributes:
+        id: Counts from 1 within the run.
+        target: As received, at most 8 KiB of it.
+        upstream: The one that is asked, or that the answer came from.
+    """
+
+    id: int
+    method: str
+    target: str
+    upstream: UpstreamName
+
+
+class _OfStream(Stamped, frozen=True, kw_only=True):
+    """What happens to a stream, which has begun as a request."""
+
+    id: int
+    kind: StreamKind
+    target: str
+    upstream: UpstreamName
+
+
+class RequestPending(_OfRequest, frozen=True, kw_only=True, tag="request.pending"):
+    """An upstream has been asked, and the exchange is not over after a moment.
+
+    Told within half a second, and again when another upstream is asked or the answer begins.
+
+    Attributes:
+        status: Of the answer; ``None`` if it has not begun.
+        elapsed: Seconds since the request's head.
+    """
+
+    status: int | None
+    elapsed: float
+
+
+class RequestHeads(Stamped, frozen=True, kw_only=True, tag="request.heads"):
+    """The heads of a request and of its answer as received, told before its end, and only on request.
+
+    A request that is held, or not over after a moment, tells what there is of them by then, too.
+
+    They have cookies and tokens in them: not for a log.
+
+    Attributes:
+        request: The lines of the request's head, without the first.
+        answer: Those of the answer's; empty if there was none.
+    """
+
+    id: int
+    request: tuple[str, ...]
+    answer: tuple[str, ...]
+
+
+class RequestFinished(_OfRequest, frozen=True, kw_only=True, tag="request.finished"):
+    """The proxy is done with a request, whatever became of it.
+
+    Attributes:
+        status: What the client got; ``None`` if it left before an answer began.
+        reason: Why that one: ``backend answered``, ``backend 404``.
+        held: Seconds that the request waited for an upstream to become ready.
+        first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
+        duration: Seconds from the request's head to the end of the exchange.
+        bytes_in: The size of the request's body.
+        bytes_out: The size of the answer's body.
+    """
+
+    status: int | None
+    reason: str
+    held: float
+    first_byte: float | None
+    duration: float
+    bytes_in: int
+    bytes_out: int
+    outcome: Outcome
+
+
+class RequestHeld(_OfRequest, frozen=True, kw_only=True, tag="request.held"):
+    """A request has begun to wait for an upstream, for a reason: ``api is starting``."""
+
+    reason: str
+
+
+class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"):
+    """A request waits no longer.
+
+    Attributes:
+        held: Seconds that it has waited in all.
+        outcome: ``ready``: its upstream is; ``failed``: that is not going to be, or not in time;
+            ``client-gone``.
+    """
+
+    id: int
+    upstream: UpstreamName
+    held: float
+    outcome: Literal["ready", "failed", "client-gone"]
+
+
+class RequestReplayed(_OfRequest, frozen=True, kw_only=True, tag="request.replayed"):
+    """A request whose upstream went away without a byte of an answer, for that reason, is sent again."""
+
+    reason: str
+
+
+class StreamOpened(_OfStream, frozen=True, kw_only=True, tag="stream.opened"):
+    """A WebSocket, an HMR socket or an event stream is open."""
+
+
+class StreamClosed(_OfStream, frozen=True, kw_only=True, tag="stream.closed"):
+    """A stream has ended.
+
+    Attributes:
+        code: The WebSocket close code that was seen first; ``None`` if none was, or it is an event stream.
+    """
+
+    code: int | None
+    duration: float
+    bytes_in: int
+    bytes_out: int
+
+
 class PlanChanged(Stamped, frozen=True, kw_only=True, tag="plan.changed"):
     """The run follows another plan from now on; what that starts and restarts is reported after this.
 
@@ -349,30 +456,11 @@ class RunEnded(Stamped, frozen=True, kw_only=True, tag="run.ended"):
 
 
 Event: TypeAlias = (
-    RunStarted
-    | StateChanged
-    | OutputLine
-    | OutputPaused
-    | InputWanted
-    | ProcessMeasured
-    | RequestPending
-    | RequestHeads
-    | RequestFinished
-    | RequestHeld
-    | RequestReleased
-    | RequestReplayed
-    | UpstreamSwitched
-    | StreamOpened
-    | StreamClosed
-    | PlanChanged
-    | FilesChanged
-    | ReloadSent
-    | ErrorShown
-    | ErrorCleared
-    | Notice
-    | RunEnded
-)
-
+    RunStarted | StateChanged | OutputLine | OutputPaused | InputWanted | ProcessMeasured | RequestPending
+    | RequestHeads | RequestFinished | RequestHeld | RequestReleased | RequestReplayed | UpstreamSwitched
+    | StreamOpened | StreamClosed | PlanChanged | FilesChanged | ReloadSent | ErrorShown | ErrorCleared
+    | Notice | RunEnded
+)  # fmt: skip
 
 ON_REQUEST = (ProcessMeasured, RequestHeads)
 """The events that only an observer gets that names them: they cost much, or are private."""

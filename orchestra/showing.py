@@ -1,9 +1,11 @@
-"""A recorded run in the dashboard again, at its own or another speed.
+"""The dashboard of a run that is not this program's: a recording, or one that another terminal has started.
 
-The model is fed as by a run, and the clock of the screen is the recording's. A run in another terminal is
-shown in the same way (`attaching`).
+A recording is shown at its own or another speed: the model is fed as by a run, and the clock of the screen is
+the recording's. Of a run in another terminal, what has been comes first, and so the picture is that of the
+first terminal. A thread reads its events, since a run is reached without trio (`remote`); leaving does not
+wait for it.
 
-Not here: the file (`dashboard/recording`), the screen.
+Not here: the file (`dashboard/runlog`), what a run sends (`dashboard/feed`), the screen and its keys.
 """
 
 from __future__ import annotations
@@ -12,27 +14,30 @@ import os
 import secrets
 import signal
 import time
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import structs
 
 from orchestra.child.guard import guarded
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
-from orchestra.dashboard.recording import events_of
+from orchestra.dashboard.runlog import events_of
 from orchestra.dashboard.screen import Screen, leave_behind, summary
 from orchestra.errors import ConfigError, OrchestraError
 from orchestra.foreground import follow_job_control
 from orchestra.interactive import Operator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from orchestra.control.local import Order
     from orchestra.events import Event
+    from orchestra.remote import RunningRun
 
-__all__ = ["Player", "replay", "show"]
+__all__ = ["Player", "attach", "replay", "show"]
 
 # Events between two checkpoints.
 _AT_A_TIME = 200
@@ -135,4 +140,36 @@ async def show(
         nursery.start_soon(follow_job_control, screen)
         await play(nursery.cancel_scope.cancel)
     leave_behind(summary(controls.model, environ=os.environ))
+    return code
+
+
+def attach(run: RunningRun) -> int:
+    """Show a run on this terminal until it ends or the user leaves, or `NoRun`; return the exit status."""
+    if not (os.isatty(0) and os.isatty(1)):
+        raise ConfigError("a run is shown on a terminal", hint="orchestra ps and logs need none.")
+    return trio.run(_attach, run)
+
+
+async def _attach(run: RunningRun) -> int:
+    settings, model = run.state.dashboard, Model()
+    controls = Controls(model, settings.keys, is_guest=True)
+
+    def apply(events: Sequence[Event]) -> None:
+        for event in events:
+            model.apply(event)
+
+    def read() -> None:
+        for events in run.watch():
+            trio.from_thread.run_sync(apply, events)
+
+    async def play(leave: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        leave()
+
+    async def obey(order: Order) -> None:
+        await trio.to_thread.run_sync(partial(run.order, **structs.asdict(order)))
+
+    code = await show(controls, play, obey, has_mouse=settings.mouse)
+    if model.ended is None:
+        leave_behind("the run goes on; `orchestra down` ends it\n")
     return code

@@ -1,4 +1,4 @@
-"""The run as plain lines, for people and pipes: ``name | line``.
+"""The run as lines on standard output: ``name | line`` for people and pipes, or JSON lines for programs.
 
 A printer has two ends. `observe` is an observer of the bus and takes what is said about the processes;
 `write_lines` is an awaited sink for child output, so that nothing is lost: while the reader is slow and the
@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
+
+from msgspec import structs
 
 from orchestra.child.lines import without_colours
 from orchestra.dashboard.words import (
@@ -25,14 +27,24 @@ from orchestra.dashboard.words import (
     sentence,
 )
 from orchestra.dashboard.writer import Output, terminal_size
-from orchestra.events import Event, OutputLine, OutputPaused, PlanChanged, RequestFinished, StreamName
+from orchestra.events import (
+    ON_REQUEST,
+    Event,
+    OutputLine,
+    OutputPaused,
+    PlanChanged,
+    RequestFinished,
+    StreamName,
+    encode_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     _Source: TypeAlias = tuple[str, StreamName | None]
+    from orchestra.dashboard.writer import Output
 
-__all__ = ["PlainPrinter", "wants_colours"]
+__all__ = ["JsonPrinter", "PlainPrinter", "wants_colours"]
 
 # The source of what is said about the run; that of other lines is a process and one of its streams.
 _OURS = (OURSELVES, None)
@@ -209,3 +221,42 @@ def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
 def _time_of_day(second: int) -> str:
     """Format a time of day, in local time; the text of a second is made once."""
     return time.strftime("%H:%M:%S ", time.localtime(second))
+
+
+class JsonPrinter:
+    """Prints every event as one JSON object a line.
+
+    Lines are numbered as they are written: a line of output that had to wait for room comes after events that
+    the bus stamped later.
+
+    Attributes:
+        kinds: The types of event that `observe` is for.
+    """
+
+    kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused, *ON_REQUEST))
+
+    def __init__(self, writer: Output) -> None:
+        self._writer = writer
+        self._count = 0
+
+    def observe(self, event: Event) -> None:
+        """Take an event from the bus."""
+        self._put(event)
+
+    async def write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of child output; wait while the buffer is full."""
+        await self._writer.wait_for_room()
+        self._put(
+            *(
+                structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line
+                for line in lines
+            )
+        )
+
+    def _put(self, *events: Event) -> None:
+        numbered = [structs.replace(event, seq=seq) for seq, event in enumerate(events, self._count + 1)]
+        self._count += len(numbered)
+        self._writer.put(encode_lines(numbered))
+
+    def finish(self) -> None:
+        """Put what has to stand at the end: nothing."""

@@ -1,0 +1,174 @@
+"""What a run of a project remembers for the next one: its port, and which pages are the frontend's.
+
+Bookmarks, cookies and OAuth name the port. Of two projects that run at once, the second one moves to another
+port. It has that again the next time, if that is free, whichever is started first then. A second run of the
+same project changes nothing: the next one begins where the first one was. Only a run on the command line
+keeps it, and only of an address that the user has not asked for.
+
+A page is the frontend's that the backend did not know and the frontend answered. That decides about waiting
+alone: while the backend is not there, a page that is known to be the frontend's is served at once; a backend
+that is ready is always asked. It outlives the run, because a page is looked at before the backend has
+answered for the first time. On disk there are salted hashes, no paths. They are forgotten when the Procfile,
+the settings or a lock file of the project has changed.
+
+Not here: which address is taken (`config/addresses`), when a request falls back (`proxy/route`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from functools import lru_cache, partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from msgspec import DecodeError, Meta, Struct, json
+
+from orchestra.config.packages import LOCKS
+from orchestra.folders import is_running, project_key, read_file, state_folder, write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from orchestra.config.plan import Plan
+
+__all__ = ["FrontendPages", "Store", "keep_port", "last_port"]
+
+# Bytes of a file of ours that are read: some times what 1,000 pages take.
+_MOST_BYTES = 262_144
+
+_T = TypeVar("_T")
+
+
+def _file(root: Path, environ: Mapping[str, str], what: str) -> Path:
+    return state_folder(environ) / f"{what}-{project_key(root)}.json"
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    """Read what an earlier run has kept; ``None`` if there is nothing, or something else."""
+    with suppress(OSError, DecodeError):
+        return json.decode(read_file(path, most=_MOST_BYTES, flags=os.O_NOFOLLOW), type=kind)
+    return None
+
+
+def _keep(path: Path, value: Struct) -> None:
+    """Keep something for the next run. It may fail: then it is not kept."""
+    with suppress(OSError):
+        write_private(path, json.encode(value))
+
+
+# --- The port ---
+
+
+class _Kept(Struct, frozen=True):
+    """What is in the file: a port, and the run that had it."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    pid: int
+
+
+def last_port(root: Path, environ: Mapping[str, str]) -> int | None:
+    """Return the port that the last run of the project in `root` had, if that is known."""
+    kept = _read(_file(root, environ, "address"), _Kept)
+    return None if kept is None else kept.port
+
+
+def keep_port(root: Path, environ: Mapping[str, str], port: int) -> None:
+    """Keep the port of this run for the next one."""
+    path = _file(root, environ, "address")
+    kept = _read(path, _Kept)
+    if kept is None or kept.pid == os.getpid() or not is_running(kept.pid):
+        _keep(path, _Kept(port, os.getpid()))
+
+
+# --- The frontend's pages ---
+
+# Pages that are known at most; then the oldest is dropped.
+MOST_PAGES = 1000
+# Paths whose hash is remembered, so that not each request is hashed.
+_MOST_PATHS = 10_000
+_SETTINGS = ("orchestra.toml", "pyproject.toml")
+_LOCK_FILES = (*LOCKS, "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
+
+
+class FrontendPages:
+    """The pages that are known to be the frontend's; a hash of `salt` and a path stands for each."""
+
+    def __init__(self, salt: bytes | None = None, pages: Iterable[str] = ()) -> None:
+        self.salt = secrets.token_bytes(16) if salt is None else salt
+        self.is_changed = False
+        self._pages = dict.fromkeys(pages)
+        self._hash = lru_cache(_MOST_PATHS)(partial(_hash, self.salt))
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The hashes of the pages, the oldest first."""
+        return tuple(self._pages)
+
+    def has(self, path: bytes) -> bool:
+        """Whether the page at this path (without a query) is known to be the frontend's."""
+        return self._hash(path) in self._pages
+
+    def add(self, path: bytes) -> None:
+        """The frontend has answered for the backend."""
+        if not self.has(path):
+            self._pages[self._hash(path)] = None
+            if len(self._pages) > MOST_PAGES:
+                del self._pages[next(iter(self._pages))]
+            self.is_changed = True
+
+    def drop(self, path: bytes) -> None:
+        """The backend has answered for itself."""
+        if self.has(path):
+            del self._pages[self._hash(path)]
+            self.is_changed = True
+
+
+def _hash(salt: bytes, path: bytes) -> str:
+    return blake2b(path, digest_size=12, salt=salt).hexdigest()
+
+
+class _Stored(Struct, frozen=True):
+    project: str
+    salt: bytes
+    pages: tuple[str, ...]
+
+
+class Store:
+    """The file in which the pages of one project outlive a run."""
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        self._path = _file(plan.root, environ, "pages")
+        self._project = _fingerprint(plan.root, plan)
+
+    def load(self) -> FrontendPages:
+        """Read what earlier runs have learned, if the project is still the same."""
+        stored = _read(self._path, _Stored)
+        if stored and stored.project == self._project and len(stored.salt) == blake2b.SALT_SIZE:
+            return FrontendPages(stored.salt, stored.pages[-MOST_PAGES:])
+        return FrontendPages()
+
+    def save(self, pages: FrontendPages) -> None:
+        """Write them if they have changed."""
+        if not pages.is_changed:
+            return
+        pages.is_changed = False
+        _keep(self._path, _Stored(self._project, pages.salt, pages.hashes))
+
+
+def _fingerprint(root: Path, plan: Plan) -> str:
+    """Tell whether Procfile, settings and lock files are the ones of the last run."""
+    folders = dict.fromkeys([root, *(process.cwd for process in plan.processes)])
+    files = [root / name for name in _SETTINGS]
+    files += [folder / name for folder in folders for name in _LOCK_FILES]
+    if plan.procfile is not None:
+        files.append(plan.procfile)
+    found = blake2b(digest_size=16)
+    for file in files:
+        with suppress(OSError):
+            content = read_file(file)
+            found.update(b"%b\0%d\0" % (bytes(file), len(content)))
+            found.update(content)
+    return found.hexdigest()
