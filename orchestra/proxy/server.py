@@ -8,7 +8,7 @@ nothing is left open. `close` is the friendly way to end it. So many descriptors
 can be spawned and probed when connections have taken all others; new connections then wait in the system's
 queue.
 
-Not here: what happens on one connection (`conversation`), signals, output.
+Not here: what happens on one connection (`exchange`), signals, output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.events import State, StateChanged
-from orchestra.proxy.conversation import Conversation
+from orchestra.proxy.exchange import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.route import Availability
