@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from orchestra.events import UpstreamName
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
-    from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
@@ -79,13 +78,10 @@ class Asker:
         is_upgrade: It asks for a WebSocket.
     """
 
-    def __init__(
-        self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
-    ) -> None:
+    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, record: Record) -> None:
         self._shared = shared
         self._client = client
         self._head = head
-        self._peer = peer
         self._record = record
         self.connection: UpstreamConnection | None = None
         self.reply: Reply | None = None
@@ -138,7 +134,7 @@ class Asker:
         self._upstream, self.connection = upstream, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
-            self._asked or self._head, self._peer, upgrade=self.is_upgrade
+            self._asked or self._head, self._client.peer, upgrade=self.is_upgrade
         )
         if self.upload is None:
             connection.write(data)

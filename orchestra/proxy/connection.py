@@ -27,6 +27,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
+    from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -213,8 +214,9 @@ class ClientConnection(_Connection):
         was_reset: The client has reset it.
     """
 
-    def __init__(self, transport: Transport, reader: HeadReader) -> None:
+    def __init__(self, transport: Transport, reader: HeadReader, peer: Peer) -> None:
         super().__init__(transport, reader)
+        self.peer = peer
         self.was_reset = self._has_skipped = False
 
     def _gone(self) -> ClientGone:

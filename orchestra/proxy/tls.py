@@ -178,13 +178,11 @@ async def connect(address: Address, poller: Poller) -> Transport:
     if address.scheme != "https":
         return transport
     tls = TlsTransport(transport, address.host)
-    try:
-        with trio.fail_after(DIAL_TIMEOUT):
+    with trio.move_on_after(DIAL_TIMEOUT):
+        try:
             await tls.shake_hands()
-    except trio.TooSlowError:
-        transport.abort()
-        raise TimeoutError(errno.ETIMEDOUT, f"no TLS handshake within {DIAL_TIMEOUT:g} s") from None
-    except BaseException:
-        transport.abort()
-        raise
-    return tls
+        except BaseException:
+            transport.abort()
+            raise
+        return tls
+    raise TimeoutError(errno.ETIMEDOUT, f"no TLS handshake within {DIAL_TIMEOUT:g} s")
