@@ -24,7 +24,7 @@ ELSEWHERE = Address("127.0.0.1", 8001)
 def a_side(upstream: Upstream) -> tuple[UpstreamConnection, MemoryTransport]:
     ours, theirs = memory_pair()
     assert upstream.gate.endpoint is not None
-    return UpstreamConnection(ours, HeadReader(), upstream.gate.endpoint), theirs
+    return UpstreamConnection(ours, HeadReader(), upstream, upstream.gate.endpoint), theirs
 
 
 def test_the_newest_connection_is_taken_first() -> None:

@@ -59,7 +59,7 @@ class Reply(Struct, eq=False):
         read: What was read of it, as the client gets it.
     """
 
-    upstream: Upstream
+    side: UpstreamName
     connection: UpstreamConnection
     head: ResponseHead
     body: Body
@@ -71,6 +71,7 @@ class Asker:
 
     Attributes:
         upload: The request's body; ``None`` without one.
+        side: The upstream that is asked; ``None`` before that.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
@@ -83,12 +84,12 @@ class Asker:
         self._client = client
         self._head = head
         self._record = record
+        self.side: UpstreamName | None = None
         self.connection: UpstreamConnection | None = None
         self.reply: Reply | None = None
         self.kept: Reply | None = None
         self.was_ended_early = self.is_upgrade = False
         self.upload: Upload | None = None
-        self._upstream: Upstream | None = None
         self._asked = None if shared.pages is None else shared.pages.asks(head)
         self._forwarded = b""
         self._victim: Upstream | None = None
@@ -97,11 +98,6 @@ class Asker:
             limit = shared.plan.replay_bytes if may_send_again else 0
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
-    @property
-    def side(self) -> UpstreamName | None:
-        """The upstream that is asked; ``None`` before that."""
-        return None if self._upstream is None else self._upstream.gate.side
-
     def ask_now(self, upstream: Upstream) -> bool:
         """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
         if self.upload is not None:
@@ -109,7 +105,7 @@ class Asker:
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
         if connection is None:
             return False
-        self._send(upstream, connection)
+        self._send(connection)
         return self.upload is not None or not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
@@ -120,7 +116,7 @@ class Asker:
         connection = self.connection
         if connection is None:
             connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
-            self._send(upstream, connection)
+            self._send(connection)
         if self.upload is None:
             await connection.drain()
 
@@ -130,8 +126,8 @@ class Asker:
     def _may_reuse(self) -> bool:
         return self._may_repeat() and self._client.body.is_complete and not self.is_upgrade
 
-    def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
-        self._upstream, self.connection = upstream, connection
+    def _send(self, connection: UpstreamConnection) -> None:
+        self.side, self.connection = connection.upstream.gate.side, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
             self._asked or self._head, self._client.peer, upgrade=self.is_upgrade
@@ -146,21 +142,19 @@ class Asker:
 
         `UpstreamGone`: there will be none, see `prepare_again`; `BadResponse`: it is illegal.
         """
-        upstream, connection = self._upstream, self.connection
-        assert upstream is not None  # noqa: S101 - it was asked
-        assert connection is not None  # noqa: S101
+        connection = self.connection
+        assert connection is not None  # noqa: S101 - it was asked
         for _ in range(_MAX_INFORMATIONAL):
             answer = connection.take_head(self._head)
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
-                head, pages = answer, self._shared.pages
+                head, pages, side = answer, self._shared.pages, connection.upstream.gate.side
                 if self._asked is not None and pages is not None:
-                    side = upstream.gate.side
                     head, connection.body = pages.change(self._head, answer, connection.body, side)
                 # What follows a 101 is no body.
                 read = b"" if answer.status == 101 else connection.take()
-                self.reply = Reply(upstream, connection, head, connection.body, read)
+                self.reply = Reply(side, connection, head, connection.body, read)
                 return answer
             if answer.status == 101:
                 raise BadResponse("the upstream switched protocols, which was not asked for")
@@ -176,13 +170,14 @@ class Asker:
         been closing), and once over a fresh one. A request that is not idempotent is never sent over a
         connection that has been idle.
         """
-        upstream, connection = self._upstream, self.connection
+        connection = self.connection
         self.release()
-        if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
+        if connection is None or not isinstance(fault, UpstreamGone):
             raise fault
+        upstream = connection.upstream
         if fault.has_begun or not self._may_repeat():
             raise fault
-        if connection.is_reused and not upstream.is_stale(connection):
+        if connection.is_reused and not connection.is_stale():
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
         await upstream.wait_for_report(connection)
@@ -230,14 +225,14 @@ class Asker:
 
     def release(self) -> None:
         """Part with the connection to the upstream; it may serve again if all was said on it."""
-        upstream, connection = self._upstream, self.connection
-        if connection is None or upstream is None:
+        connection = self.connection
+        if connection is None:
             return
         self.connection = None
         if self.upload is not None:
             self.upload.stop()
         if connection.is_reusable() and self._client.body.is_complete:
-            upstream.give_back(connection, self._shared.now)
+            connection.upstream.give_back(connection, self._shared.now)
         elif self._client.was_reset and not self.is_upgrade:
             connection.abort()
         else:

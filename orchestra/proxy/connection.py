@@ -28,6 +28,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
     from orchestra.proxy.forward import Peer
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -258,7 +259,7 @@ class ClientConnection(_Connection):
 
 
 class UpstreamConnection(_Connection):
-    """A connection to an upstream.
+    """A connection to an upstream, at one of its endpoints.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -267,8 +268,11 @@ class UpstreamConnection(_Connection):
 
     _what = "answer"
 
-    def __init__(self, transport: Transport, reader: HeadReader, endpoint: Endpoint) -> None:
+    def __init__(
+        self, transport: Transport, reader: HeadReader, upstream: Upstream, endpoint: Endpoint
+    ) -> None:
         super().__init__(transport, reader)
+        self.upstream = upstream
         self.endpoint = endpoint
         self.body = _UNREAD
         self.since = 0.0
@@ -312,6 +316,10 @@ class UpstreamConnection(_Connection):
         if end is None:
             raise self._gone()
         return end
+
+    def is_stale(self) -> bool:
+        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
+        return self.endpoint is not self.upstream.gate.endpoint
 
     def is_reusable(self) -> bool:
         """Whether all was sent and the answer is complete, with nothing left over, and another may follow."""

@@ -399,7 +399,7 @@ class Exchange:
         """It has become a stream: end it if all others have been told to end meanwhile."""
         if self._shared.is_closing:
             self.end_stream(websocket.GOING_AWAY)
-        elif reply.upstream.is_stale(reply.connection):
+        elif reply.connection.is_stale():
             self.end_stream(websocket.SERVICE_RESTART)
 
     def _end(self) -> None:
@@ -422,10 +422,10 @@ class Exchange:
             self.asker.release()
         if (doubt := self._route.doubt) is not None:
             self._shared.hints.look_into(doubt, self._head)
-        if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
+        if head.status >= 500 and self._shared.failed is not None and reply.side == "backend":
             self._shared.failed(self._head)
         self._answering = reply
-        self._open(reply.upstream.gate.side, reason, head, body, reply.read)
+        self._open(reply.side, reason, head, body, reply.read)
         if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":
             self._record.stream_opened("event-stream")
             self._end_if_late(reply)

@@ -275,13 +275,9 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.gate!r}, {len(self.idle)} of {self._limit} idle>"
 
-    def is_stale(self, connection: UpstreamConnection) -> bool:
-        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
-        return connection.endpoint is not self.gate.endpoint
-
     def sweep(self, now: float) -> None:
         """Drop idle connections that are too old (at `inf` all are), and all of them of another endpoint."""
-        while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.is_stale(self.idle[0])):
+        while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.idle[0].is_stale()):
             self.idle.pop(0).close()
 
     def take(self, now: float) -> UpstreamConnection | None:
@@ -297,7 +293,7 @@ class Upstream:
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keep a connection that may serve again; beyond the limit the oldest one goes."""
-        if self.is_stale(connection):
+        if connection.is_stale():
             connection.close()
             return
         connection.rest(now)
@@ -336,7 +332,7 @@ class Upstream:
                     await gate.wait_change(request)
                 continue
             if endpoint is gate.endpoint:
-                return UpstreamConnection(transport, self._shared.reader, endpoint)
+                return UpstreamConnection(transport, self._shared.reader, self, endpoint)
             # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
 
@@ -365,5 +361,5 @@ class Upstream:
         """Wait a moment after a connection broke: the report that its process has ended may be on its way."""
         if self.gate.is_supervised:
             with trio.move_on_after(REPORT_DELAY):
-                while not self.is_stale(connection):
+                while not connection.is_stale():
                     await self._shared.changed.park()

@@ -225,7 +225,7 @@ class Proxy:
             if (exchange := conversation.exchange) is not None
             and (connection := exchange.asker.connection) is not None
             and connection.endpoint.process == process
-            and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
+            and connection.is_stale()
         }
 
     async def _accept_all(self) -> None:

@@ -228,7 +228,7 @@ class Tunnel:
     async def run(self, kind: StreamKind) -> None:
         """Pass on the 101 and what follows until both have ended, one is gone, or `end_early`; close both."""
         up, down, record, head = self._up, self._down, self._record, self._reply.head
-        record.upstream = self._reply.upstream.gate.side
+        record.upstream = self._reply.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
         self._client.transport.on_hangup(None)
         await self._client.send(forwarded_response(head, record.upstream, upgrade=True))
