@@ -266,24 +266,18 @@ class Asker:
 
 
 class Upload:
-    """The body of one request.
-
-    Args:
-        client: Its sender.
-        limit: Bytes of it that are kept; of a longer one nothing is.
-        start_soon: Starts a task that ends by itself.
+    """The body of one request; up to `limit` bytes of it are kept, and of a longer one nothing.
 
     Attributes:
         fault: Why it cannot be sent to its end.
     """
-
-    fault: Exception | None = None
 
     def __init__(self, client: ClientConnection, limit: int, *, start_soon: Callable[..., object]) -> None:
         self._client = client
         self._body = client.body
         self._limit = limit
         self._start_soon = start_soon
+        self.fault: Exception | None = None
         self._kept: list[bytes] = []
         self._has_begun = False
         self._sending = trio.CancelScope()

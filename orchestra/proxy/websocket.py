@@ -209,12 +209,11 @@ class _Flow:
 class Tunnel:
     """The bytes of one WebSocket, once both handshakes are done."""
 
-    _close_code: int | None = None
-
     def __init__(self, client: ClientConnection, reply: Reply, record: Record) -> None:
         self._client = client
         self._reply = reply
         self._record = record
+        self._close_code: int | None = None  # of ours
         self._scope = trio.CancelScope()
         self._up = _Flow(client, reply.connection, self._scope)
         self._down = _Flow(reply.connection, client, self._scope)
