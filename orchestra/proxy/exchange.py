@@ -241,10 +241,11 @@ class Exchange:
         try:
             if self._is_written:
                 pass
-            elif self._answering is None:
+            elif (reply := self._answering) is None:
                 progress = self._follow_route()
-            else:
-                self._pass_on(self._answering)
+            elif (piece := reply.connection.take_more()) is not None:
+                self._client.write(piece)
+                self._is_written = reply.body.is_complete
         except (UpstreamError, BadMessage) as exc:
             self._fault = exc
             return STUCK
@@ -438,12 +439,6 @@ class Exchange:
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         out = forwarded_response(head, side, has_chunks=body.has_chunks, close=self.is_last)
         self._client.write(out + read)
-
-    def _pass_on(self, reply: Reply) -> None:
-        piece = reply.connection.take_more()
-        if piece is not None:
-            self._client.write(piece)
-            self._is_written = reply.body.is_complete
 
     def _break_off(self, reply: Reply) -> None:
         """End an answer whose upstream has gone in the middle, or was told to."""

@@ -81,7 +81,9 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         lines.insert(1, b"Host: " + host)
     client, rest = _additions(host, peer.address)
     if b"x-forwarded-for" in values:
-        _add_address(lines, peer.address)
+        # At the end of the last one.
+        last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
+        lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + client.partition(b": ")[2]
     else:
         lines.append(client)
     if upgrade:
@@ -125,11 +127,6 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         index = names.index(name)
         del lines[index], names[index]
     return lines
-
-
-def _add_address(lines: list[bytes], address: str) -> None:
-    last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
-    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address.encode("ascii", "replace")
 
 
 def forwarded_response(

@@ -322,7 +322,9 @@ class Upstream:
                     self.sweep(inf)
                 request.held += trio.current_time() - now
                 if not (is_ours or gate.is_supervised or isinstance(exc, SSLError)):
-                    self._begin_outage(endpoint)
+                    if gate.outage is None:
+                        gate.report_outage(endpoint, Availability.HOLD)
+                        self._shared.start_soon(self._dial_until_accepted, endpoint)
                     continue
                 if request.held >= self._shared.plan.hold or not (is_ours or gate.is_supervised):
                     raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
@@ -335,12 +337,6 @@ class Upstream:
                 return UpstreamConnection(transport, self._shared.reader, self, endpoint)
             # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
-
-    def _begin_outage(self, endpoint: Endpoint) -> None:
-        """Dial a server outside of this run until it accepts, in a task of its own."""
-        if self.gate.outage is None:
-            self.gate.report_outage(endpoint, Availability.HOLD)
-            self._shared.start_soon(self._dial_until_accepted, endpoint)
 
     async def _dial_until_accepted(self, endpoint: Endpoint) -> None:
         gate, pause = self.gate, FIRST_REDIAL_PAUSE

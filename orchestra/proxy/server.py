@@ -101,7 +101,7 @@ class Proxy:
             shared.router.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
-        # Of a process that reloads by itself.
+        # A process that was ready and starts reloads by itself.
         is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
         if is_reload and self._nursery is not None:
             self._nursery.start_soon(self._drain_reload, event.process)

@@ -160,16 +160,13 @@ class TlsTransport:
                 self._tls.unwrap()
             with suppress(OSError, trio.ClosedResourceError):
                 self._below.send_some(self._unsent + self._to_send.read())
-        self._end()
+        self._is_closed, self._has_more = True, False
         self._below.close()
 
     def abort(self) -> None:
         """See `Transport.abort`."""
-        self._end()
-        self._below.abort()
-
-    def _end(self) -> None:
         self._is_closed, self._has_more = True, False
+        self._below.abort()
 
 
 async def connect(address: Address, poller: Poller) -> Transport:
