@@ -223,10 +223,13 @@ class Reloading:
     async def _follow(self, name: str) -> None:
         is_restarted = False
         while (changes := self._waiting.pop(name, None)) is not None:
+            worker = self._run.workers.get(name)
             if name == RUN:
                 await self._replan(", ".join(each.path.name for each in changes.files))
-            elif (worker := self._run.workers.get(name)) is not None:
-                is_restarted |= await self._act(worker, changes)
+            elif worker is not None and await self._act(worker, changes) and self._run.phase is Phase.RUNNING:
+                self._run.keep_open()
+                worker.restart()
+                is_restarted = True
         self._busy.discard(name)
         self._pages.settle(name, is_restarted=is_restarted)
 
@@ -237,19 +240,15 @@ class Reloading:
         return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
 
     async def _act(self, worker: Worker, changes: Changes) -> bool:
-        """Do what follows for a process; say whether it is restarted."""
+        """Do what follows for a process; say whether it is to be restarted."""
         plan, state = worker.life.plan, worker.life.state
         match effect := self._effect(worker, changes):
             case Effect.NOTHING if state is State.UNHEALTHY:
-                return await self._restart_unless_noticed(worker)
+                return await self._notices_nothing(worker)
             case Effect.NOTHING:
                 pass
             case Effect.RESTART:
-                is_wanted = state is not State.STOPPED and await self._prepare(worker, changes)
-                if is_wanted and self._run.phase is Phase.RUNNING:
-                    self._run.keep_open()
-                    worker.restart()
-                    return True
+                return state is not State.STOPPED and await self._prepare(worker, changes)
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
                 if plan.reloader is not None and plan.watch is None:
@@ -263,8 +262,8 @@ class Reloading:
                 assert_never(effect)
         return False
 
-    async def _restart_unless_noticed(self, worker: Worker) -> bool:
-        """Restart a broken server that reloads itself if it has not noticed what was saved last.
+    async def _notices_nothing(self, worker: Worker) -> bool:
+        """Wait for a broken server that reloads itself; say whether it has not noticed what was saved last.
 
         Django's looks at a file that it could not import from a second later on, and at what it is then.
         """
@@ -273,11 +272,7 @@ class Reloading:
         while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):  # noqa: ASYNC110
             await trio.sleep_until(noticed_by)
         is_silent = attempt is not None and attempt.symptoms.last_line_at < self._changed_at[name]
-        if is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY:
-            self._run.keep_open()
-            worker.restart()
-            return True
-        return False
+        return is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY
 
     # --- Commands before a restart ---
 
