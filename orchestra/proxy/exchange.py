@@ -318,10 +318,9 @@ class Exchange:
         Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
         try:
-            try:
-                await self._get_unstuck()
-            except (UpstreamError, BadMessage) as exc:
-                self._explain(exc)
+            await self._get_unstuck()
+        except (UpstreamError, BadMessage) as exc:
+            self._explain(exc)
         except ClientGone:
             self._reset("client-gone")
 
