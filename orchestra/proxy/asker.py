@@ -109,10 +109,7 @@ class Asker:
         return self.upload is not None or not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
-        """Send the request to `upstream` as soon as that can be asked.
-
-        `UpstreamGone`: the connection broke, see `prepare_again`; `Unavailable`: it cannot be asked.
-        """
+        """Send the request to `upstream` as soon as that can be asked; `Unavailable`: it cannot."""
         connection = self.connection
         if connection is None:
             connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
@@ -138,10 +135,7 @@ class Asker:
             self.upload.begin(connection, data)
 
     def hear(self) -> ResponseHead | None:
-        """Take the head of the final answer as soon as it is here; 1xx are passed on.
-
-        `UpstreamGone`: there will be none, see `prepare_again`; `BadResponse`: it is illegal.
-        """
+        """Take the head of the final answer as soon as it is here; 1xx are passed on."""
         connection = self.connection
         assert connection is not None  # noqa: S101 - it was asked
         for _ in range(_MAX_INFORMATIONAL):

@@ -97,8 +97,6 @@ class _Connection:
     def _bad(self, fault: BadMessage) -> Exception:
         return fault
 
-    # --- Bytes ---
-
     def write(self, data: bytes) -> None:
         """Send bytes, as far as that needs no waiting; `drain` sends the rest, or says that it cannot."""
         if self.unsent:
@@ -146,8 +144,6 @@ class _Connection:
             return self.transport.take_some(max_bytes)
         except _BROKEN as exc:
             raise self._gone() from exc
-
-    # --- Messages ---
 
     def _take_head(self) -> bytes | None:
         buffer, searched = self.unread, self._searched
@@ -291,10 +287,7 @@ class UpstreamConnection(_Connection):
         self.since, self.body, self.is_reused, self._has_begun = now, _UNREAD, True, False
 
     def take_head(self, request: RequestHead) -> ResponseHead | None:
-        """Take the head of the next answer to `request`, be it informational or final.
-
-        `BadResponse`: it is illegal; `UpstreamGone`: it will never be complete.
-        """
+        """Take the head of the next answer to `request`; `BadResponse`, `UpstreamGone`: there is none."""
         raw = self._take_head()
         if raw is None:
             return None

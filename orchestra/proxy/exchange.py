@@ -196,8 +196,6 @@ class Conversation:
             self.deadline = shared.now + HEADER_TIMEOUT
         return self.exchange
 
-    # --- The end ---
-
     async def _refuse(self, fault: BadMessage) -> None:
         head, body = answers.render(answers.explain(fault), None)
         await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
@@ -376,8 +374,6 @@ class Exchange:
             await self._websocket.run(route.kind)
             self._is_written = True
 
-    # --- Its end ---
-
     def abandon(self) -> None:
         """End it without an answer: the client has left, or the proxy ends."""
         self._reset("upstream-died" if self._shared.is_closing else "client-gone")
@@ -410,8 +406,6 @@ class Exchange:
         record.finished()
         if record.kind is not None:
             record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
-
-    # --- Answering ---
 
     def _answer(self, reply: Reply | None, reason: str) -> None:
         """Begin to pass an upstream's answer on, with what is here of its body."""

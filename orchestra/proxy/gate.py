@@ -191,8 +191,7 @@ class Gate:
     async def wait_ready(self, request: Record) -> None:
         """Wait until the upstream can be asked.
 
-        Raises:
-            Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
+        `Unavailable`: waiting makes no sense, takes too long, or too many requests wait already.
         """
         if self.availability is Availability.HOLD:
             await self._wait(request)

@@ -209,10 +209,7 @@ def is_obviously_no_request(buffer: bytes) -> bool:
 
 
 class HeadReader:
-    """Reads heads, the ordinary ones by the short way.
-
-    Args:
-        limit: Header lines that are remembered, of requests and of answers each.
+    """Reads heads, the ordinary ones by the short way; remembers `limit` lines of requests and answers each.
 
     Attributes:
         long: How many heads took the long way.

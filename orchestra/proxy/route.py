@@ -128,9 +128,6 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
         self.tail = tail
 
 
-# --- Steps ---
-
-
 class Ask(Struct, frozen=True):
     """Send the request to an upstream; what it has answered before is read to its end and dropped.
 

@@ -78,18 +78,13 @@ class Transport(Protocol):
         """Whether `take_some` has something to say: bytes, the end, or an error."""
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when there is input; ``None`` takes it back.
-
-        It must not raise.
-        """
+        """Call `callback`, which must not raise, once, when there is input; ``None`` takes it back."""
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """Call `callback`, once, when the peer has stopped sending or is gone; ``None`` takes it back."""
 
     def close(self) -> None:
-        """End it in an orderly way; what was sent still arrives. A task that waits on it gets
-        `trio.ClosedResourceError`.
-        """  # noqa: D205 - one sentence does not fit
+        """End it in order: what was sent still arrives; a task that waits gets `trio.ClosedResourceError`."""
 
     def abort(self) -> None:
         """Close it so that the peer sees an error, not an end (a TCP reset)."""
