@@ -28,14 +28,14 @@ from orchestra.dashboard.feed import Feed, Quiet, Standing
 from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import ConfigError, OrchestraError, StartError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
 from orchestra.remembered import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
@@ -57,10 +57,11 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _WANTED_FILES = (65_536, 10_240)
 
 
-def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) -> int:
+def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, opens: bool = False) -> int:
     """Run a plan to its end, and return the exit status.
 
-    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept.
+    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept; with
+    `opens` the browser opens the address when all processes are ready, or one has failed.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -76,10 +77,10 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     reloads = plan.reload.enabled
     make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     recordings = [] if record is None else [recording(record)]
-    return trio.run(_run, plan, mode, make, recordings)
+    return trio.run(partial(_run, plan, mode, make, recordings, opens=opens))
 
 
-def _supervisor(plan: Plan, **how: Any) -> Supervisor:
+def _supervisor(plan: Plan, *, start_soon: Callable[..., object], opens: bool, **how: Any) -> Supervisor:
     """Make the run, whose address is kept for the next one."""
     supervisor = Supervisor(plan, **how)
 
@@ -88,7 +89,19 @@ def _supervisor(plan: Plan, **how: Any) -> Supervisor:
             keep_port(plan.root, os.environ, Address.of_url(supervisor.url).port)
 
     supervisor.subscribe(keep, RunStarted)
+    if opens:
+        supervisor.subscribe(lambda _: start_soon(_open, supervisor), RunStarted)
     return supervisor
+
+
+async def _open(supervisor: Supervisor) -> None:
+    """Open the address when all are ready; when one has failed, the page says so."""
+    from orchestra.interactive import open_page  # noqa: PLC0415 - few ask for it
+
+    with suppress(StartError):
+        await supervisor.wait_ready()
+    if supervisor.url is not None and not supervisor.ending.is_set():
+        await open_page(supervisor.url)
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
@@ -97,7 +110,9 @@ def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
-async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog]) -> int:
+async def _run(
+    plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog], *, opens: bool
+) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
@@ -107,6 +122,7 @@ async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: lis
             logs = [run_log(plan, os.environ), *recordings]
             for log in logs:
                 nursery.start_soon(log.run)
+            make = partial(make, start_soon=nursery.start_soon, opens=opens)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
             supervisor = await run_it(plan, signals, make, logs)
             for log in logs:

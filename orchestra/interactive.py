@@ -14,7 +14,7 @@ from codecs import getincrementaldecoder
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from subprocess import CalledProcessError
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from orchestra.dashboard.controls import Act, Controls
 
-__all__ = ["Operator", "suspend", "write_log"]
+__all__ = ["Operator", "open_page", "suspend", "write_log"]
 
 # Chunks of keys that wait for a process to take them.
 _WAITING_INPUT = 1000
@@ -103,14 +103,21 @@ class Operator:
         if not url:
             self._controls.say("this run has no address to open")
             return
-        command = "open" if sys.platform == "darwin" else "xdg-open"
-        try:
-            # Quiet: what it says would land in the middle of the picture.
-            await trio.run_process(
-                [command, url], check=True, capture_stdout=True, capture_stderr=True, start_new_session=True
-            )
-        except (OSError, CalledProcessError):
+        if not await open_page(url):
             self._controls.say(f"no browser could be opened: {url}")
+
+
+async def open_page(url: str) -> bool:
+    """Open an address in the browser, as the system does or as Python does; say whether one of them could."""
+    system = "open" if sys.platform == "darwin" else "xdg-open"
+    python = (sys.executable, "-c", "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))")
+    for command in ((system,), python):
+        # Quiet: what it says would land in the middle of the picture.
+        run = partial(trio.run_process, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True, check=False)
+        with suppress(OSError):
+            if (await run([*command, url])).returncode == 0:
+                return True
+    return False
 
 
 def suspend() -> None:
