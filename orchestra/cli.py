@@ -179,7 +179,7 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
 def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record: str | None) -> int:
-    """Run the processes of PROCFILE (by default Procfile.dev, then Procfile), or only those named."""
+    """Run the processes of PROCFILE, or only those named. By default, it is Procfile.dev, then Procfile."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.planning import load  # noqa: PLC0415
 
@@ -220,7 +220,7 @@ def replay(file: str, *, speed: float) -> int:
 @_commands.command()
 @_plan_options
 def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
-    """Say all that is wrong with PROCFILE, its settings and this machine, and what was understood."""
+    """Say all that is wrong with the project, and how it is understood."""
     from orchestra.check import check as look  # noqa: PLC0415
 
     report = look(procfile, environ=os.environ, **asked)
@@ -239,7 +239,7 @@ def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
 @click.option("--name", help="What files, units and objects are called after. Default: the project's folder.")
 @click.option("--image", help="The image that containers run. Default: called like that.")
 def export_(procfile: str | None, asked: Mapping[str, Any], *, kind: str, folder: str, **named: Any) -> int:
-    """Write into DIR what another engine needs to run PROCFILE in production."""
+    """Write what another engine needs to run PROCFILE in production."""
     from pathlib import Path  # noqa: PLC0415
 
     from orchestra.export import export  # noqa: PLC0415
@@ -253,7 +253,7 @@ def export_(procfile: str | None, asked: Mapping[str, Any], *, kind: str, folder
 
 @_commands.command()
 def init() -> int:
-    """Write a Procfile.dev for the frontend and the backend that are in the current folder."""
+    """Write a Procfile.dev for the frontend and the backend found here."""
     from pathlib import Path  # noqa: PLC0415
 
     from orchestra.config.scaffold import propose  # noqa: PLC0415

@@ -147,7 +147,7 @@ def _as_table(run: RunningRun) -> str:
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
 @click.option("--timeout", type=_Seconds(0), default=60.0, show_default=True, help="Seconds.")
 def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
-    """Wait until processes, by default all, are as far as they get: ready, or running without a check."""
+    """Wait until processes, by default all, are ready. Without a check, they only have to run."""
     meant = run.named(names) if names else [each.process for each in run.state.processes]
     until = time.monotonic() + timeout
     while missing := [name for name in run.missing() if name in meant]:
@@ -197,7 +197,7 @@ def _open(run: RunningRun) -> int:
 def _logs(
     names: tuple[str, ...], *, since: str | None, last: bool, pid: int | None, follow: bool, **shown: Any
 ) -> int:
-    """Show what the processes of a run have written, and what has happened to them."""
+    """Show what the processes have written, and what has happened."""
     from orchestra.logs import find_log, follow_log, moment, read_log, show  # noqa: PLC0415 - only here
 
     try:
@@ -224,9 +224,10 @@ def _logs(
     shell_complete=_complete_names,
 )
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
-    """Run a command with the environment, the folder and the ports of a process, by default the backend's.
+    """Run a command with the environment of a process.
 
-    It needs no run. Its exit status is the command's.
+    It has its folder and its ports, too; by default, those of the backend. It needs no run. Its exit status
+    is the command's.
     """
     from orchestra.oneoff import place_of, replace_us  # noqa: PLC0415 - only here
 
@@ -238,7 +239,7 @@ def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
 
 @_command
 def attach(run: RunningRun) -> int:
-    """Show the dashboard of a run that another terminal has started; `q` leaves it, and the run goes on."""
+    """Show the dashboard of a run in another terminal. `q` leaves it, and the run goes on."""
     from orchestra.showing import attach as show  # noqa: PLC0415 - only here
 
     return show(run)
@@ -284,7 +285,7 @@ def _dev(*, target: str, vite_command: str | None, **options: Any) -> int:
 )
 @click.option("--no-access-log", is_flag=True, help="Write no line for each request.")
 def _serve(*, listen: str, workers: int, no_access_log: bool, **served: Any) -> int:
-    """Serve an application and its built frontend in production, by Hypercorn."""
+    """Serve an application and its built frontend in production."""
     from orchestra.serve import Served, serve  # noqa: PLC0415 - only here
 
     return serve(Served(**served, logs=not no_access_log), listen=listen, workers=workers)
@@ -302,8 +303,8 @@ def _add_order(verb: Verb, words: str) -> None:
     _command(give)
 
 
-_add_order("restart", "Stop processes if they run, and start them again; `wait` waits until they are ready.")
-_add_order("stop", "Stop processes, and leave them stopped; `down` ends the whole run.")
+_add_order("restart", "Stop processes if they run, and start them again. `wait` waits until they are ready.")
+_add_order("stop", "Stop processes, and leave them stopped. `down` ends the whole run.")
 _add_order("start", "Start processes that have ended; `run` starts a project.")
 _add_order("kill", "Stop processes at once, by SIGKILL.")
 
@@ -312,7 +313,7 @@ _add_order("kill", "Stop processes at once, by SIGKILL.")
 @click.argument("number", metavar="SIGNAL", type=click.UNPROCESSED, shell_complete=_complete_signals)
 @_NAMES
 def _signal(run: RunningRun, *, number: str, names: tuple[str, ...]) -> int:
-    """Send a signal, such as HUP, to processes and what they have started."""
+    """Send a signal, such as HUP, to processes and their children."""
     name = number.upper().removeprefix("SIG")
     try:
         meant = signal.Signals(int(name)) if name.isdecimal() else signal.Signals[f"SIG{name}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -231,7 +232,9 @@ def test_a_page_reloads_when_its_server_is_back(server: str, site: Site) -> None
         page.goto(f"http://127.0.0.1:{port}/")
         with page.expect_websocket():
             page.reload()
-        process.terminate()
+        # Its issue 308: with a newer Python it waits for open connections without end.
+        is_stuck = server == "hypercorn-asyncio" and sys.version_info >= (3, 12, 1)
+        process.kill() if is_stuck else process.terminate()
         assert process.wait(PATIENCE) is not None
     module.write_text(RELOADED.replace(">one<", ">two, by the next server<"))
     with served(command, port, cwd=site.folder, env={"PYTHONPATH": str(ROOT)}):

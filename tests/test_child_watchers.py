@@ -82,6 +82,15 @@ def test_what_has_started_the_servers_is_a_watcher() -> None:
     assert [history.is_watcher_alone([member()], now) for now in (0.0, 1.0)] == [False, True]
 
 
+@pytest.mark.parametrize(("there", "expected"), [((2, 3), True), ((2,), False)])
+def test_what_was_there_beside_the_server_is_no_program(there: tuple[int, ...], *, expected: bool) -> None:
+    """A manager may have its watcher in a process of its own; what is new may become a server."""
+    history = TreeHistory()
+    history.note_served([parent(), *map(member, there), member(4)], {4})
+    left = [parent(), member(2), member(3)]
+    assert [history.is_watcher_alone(left, now) for now in (0.0, 1.0)] == [False, expected]
+
+
 def test_programs_one_after_the_other_are_a_loop() -> None:
     history = TreeHistory()
     for pid in (2, 2, 3, 3):

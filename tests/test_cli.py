@@ -54,6 +54,12 @@ def test_wrong_input_is_said_in_one_line_and_exits_with_2(
     assert len(err.splitlines()) <= 5
 
 
+def test_the_help_says_of_each_command_what_it_does(tmp_path: Path) -> None:
+    code, out, _ = orchestra("--help", cwd=tmp_path, env={"COLUMNS": "80"})
+    assert code == 0
+    assert [line for line in out.splitlines() if line.endswith("...") and not line.startswith("Usage")] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

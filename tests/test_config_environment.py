@@ -19,10 +19,12 @@ def test_a_child_is_told_its_port_and_its_siblings() -> None:
         "UVICORN_PORT": "5100",
         "FLASK_RUN_PORT": "5100",
         "PYTHONUNBUFFERED": "1",
+        "FASTAPI_ENV": "development",
         "ORCHESTRA_NOTES_API_PORT": "5000",
         "ORCHESTRA_NOTES_API_URL": "http://127.0.0.1:5000",
     }
-    assert for_child({"PYTHONUNBUFFERED": ""}, port=None, siblings={}) == {"PYTHONUNBUFFERED": ""}
+    given = {"PYTHONUNBUFFERED": "", "FASTAPI_ENV": "production"}
+    assert for_child(given, port=None, siblings={}) == given
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,11 @@ def test_not_every_manage_py_is_django_s(tmp_path: Path) -> None:
     [
         ({"scripts": {"dev": "nuxt dev"}, "dependencies": {"nuxt": "4"}}, "frontend: npm run dev"),
         ({"scripts": {"dev": "turbo run dev"}, "devDependencies": {"vite": "8"}}, "frontend: npm run dev"),
-        ({"scripts": {"start": "ng serve"}, "dependencies": {"@angular/core": "20"}}, None),
+        (
+            {"scripts": {"start": "ng serve"}, "dependencies": {"@angular/cli": "20"}},
+            "frontend: npm run start",
+        ),
+        ({"scripts": {"start": "webpack serve"}, "devDependencies": {"webpack-cli": "6"}}, None),
         (
             {"scripts": {"dev": "concurrently 'vite' 'uvicorn main:app'", "ui": "vite"}},
             "vite: npm run ui",
@@ -416,6 +420,7 @@ app.mount("/assets", StaticFiles(directory="../ui/dist/assets"))
 """
 FASTAPI_ALL = [
     'app.mount("/", StaticFiles(directory="ui/dist", html=True))',
+    'app.frontend("/", directory="ui/dist")',
     '@app.get("/{path:path}")\ndef page(path): ...',
     '@app.get("/")\ndef root(): return {"hello": "world"}',
     '@app.exception_handler(404)\ndef page(*_): return FileResponse("ui/dist/index.html")',
@@ -583,7 +588,11 @@ def test_what_will_not_work_as_it_is_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "script", "sockets"),
-    [("next", "dev", ["/_next/"]), ("react-scripts", "start", ["/ws", "/sockjs-node"])],
+    [
+        ("next", "dev", ["/_next/"]),
+        ("react-scripts", "start", ["/ws", "/sockjs-node"]),
+        ("@angular/cli", "start", ["/ng-cli-ws"]),
+    ],
 )
 def test_a_frontend_without_vite_is_named(
     tmp_path: Path, package: str, script: str, sockets: list[str]

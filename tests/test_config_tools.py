@@ -36,6 +36,8 @@ def test_the_nearest_environment_is_used_as_if_activated(tmp_path: Path) -> None
     backend, deep = tmp_path / "backend", tmp_path / "backend" / "src"
     deep.mkdir(parents=True)
     assert tools(env, backend, tmp_path) == env
+    environment(tmp_path / "env")
+    assert tools(env, deep, tmp_path)["VIRTUAL_ENV"] == f"{tmp_path}/env"
     environment(tmp_path / "venv")
     assert tools(env, deep, tmp_path)["VIRTUAL_ENV"] == f"{tmp_path}/venv"
     environment(backend / ".venv")

@@ -102,6 +102,11 @@ def test_what_env_files_say_is_not_written(kind: str, project: Path) -> None:
     assert {each.stat().st_mode & 0o777 for each in (project / kind).iterdir()} == {0o600}
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_what_is_for_development_only_is_not_written(kind: str, project: Path) -> None:
+    assert "FASTAPI_ENV" not in "".join(exported(kind, project).values())
+
+
 def test_vites_development_server_is_left_out_unless_it_is_named(project: Path) -> None:
     assert "orchestra-vite" not in exported("systemd", project, name="orchestra")["orchestra.target"]
     named = exported("systemd", project, name="orchestra", only=["vite"])

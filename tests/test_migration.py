@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
-from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -19,12 +16,13 @@ from websockets.sync.client import connect
 
 from orchestra.config.schema import ProcessPolicy
 from orchestra.planning import load
+from tests.asgi_kit import served
 from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, free_port, get, orchestra
 from tests.project_kit import frontend
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = [pytest.mark.real, pytest.mark.ceiling(240)]
@@ -43,32 +41,6 @@ def rows(table: str) -> list[tuple[str, list[str]]]:
 # --- honcho, foreman, overmind ---
 
 PROCFILE = "web: echo hello; exec sleep 1000\nworker: exec sleep 1000\n"
-
-
-@contextmanager
-def in_background(command: str, project: Path) -> Iterator[None]:
-    """A run that has come up, until it is ended; its exit status is 0."""
-    with (project / "out.txt").open("w") as out:
-        run = subprocess.Popen(
-            [*COMMAND, *shlex.split(command)[1:]],
-            cwd=project,
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-        )
-    deadline = time.monotonic() + PATIENCE
-    while (waited := orchestra("wait", cwd=project))[0] != 0:  # it has not begun
-        assert run.poll() is None, (project / "out.txt").read_text()
-        assert time.monotonic() < deadline, waited
-    yield
-    assert orchestra("down", cwd=project)[0] == 0
-    assert run.wait(PATIENCE) == 0
-
-
-def names(project: Path) -> list[str]:
-    code, shown, errors = orchestra("ps", "--json", cwd=project)
-    assert code == 0, errors
-    return [each["process"] for each in json.loads(shown)["processes"]]
 
 
 # What is run by a command that is not just `orchestra run`.
@@ -93,8 +65,12 @@ def test_commands_of_other_procfile_runners(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "two.env").write_text("GREETING=two\n")
     for command in (each for _, now in rows("procfile") for each in now if each.startswith("orchestra ")):
         if command.startswith("orchestra run") and "--detach" not in command:
-            with in_background(command, tmp_path):
-                assert names(tmp_path) == RUN.get(command, ["web", "worker"]), command
+            named = RUN.get(command, ["web", "worker"])
+            with Run(*shlex.split(command)[2:], cwd=tmp_path) as run:
+                assert run.until(lambda event: event["type"] == "run.started")["processes"] == named, command
+                for name in named:
+                    run.state(name, "running")
+                assert run.stop() == 130
         elif command == "orchestra attach":
             with Terminal(*COMMAND, "attach", cwd=tmp_path) as second:
                 second.until(lambda text: "worker" in text)
@@ -231,16 +207,6 @@ def test_imports_and_the_command_of_asgi_tools(tmp_path: Path) -> None:
             continue
         port = free_port()
         words = [*shlex.split(line)[1:], "--listen", f"127.0.0.1:{port}", "--output", "plain"]
-        with subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PORT": str(base_port())},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        ) as run:
-            deadline = time.monotonic() + PATIENCE
-            while orchestra("wait", cwd=tmp_path)[0] != 0:  # it has not begun
-                assert run.poll() is None
-                assert time.monotonic() < deadline
+        with served([*COMMAND, *words], port, cwd=tmp_path, env={"PORT": str(base_port())}):
             assert get(f"http://127.0.0.1:{port}/").text == "hello"
             assert orchestra("down", cwd=tmp_path)[0] == 0

@@ -15,7 +15,7 @@ from orchestra.config.reloaders import Reloader
 from orchestra.config.schema import BeforeRestart
 from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, PlanChanged, State
 from orchestra.reloading import Effect, Reloading, effect_of
-from orchestra.supervision.lifecycle import Ready
+from orchestra.supervision.lifecycle import Sign
 from orchestra.supervision.runtime import Phase
 from orchestra.watch.interest import RUN, Changed, Changes, Kind
 from tests.events_kit import Recorder
@@ -539,7 +539,7 @@ async def test_a_process_that_turns_out_to_be_the_backend_is_watched_from_its_sp
         began = on.run.runtime.now().timestamp()
         await trio.sleep(10)
         on.run.workers["other"].take_role(Role.BACKEND)
-        on.run.workers["other"].tell(Ready())
+        on.run.workers["other"].tell(Sign.READY)
         await trio.sleep(1)
         assert [list(each) for each in world.watched_earlier] == [[], ["other"]]
         assert world.watched_earlier[-1]["other"] < began < world.watched_since[-1]

@@ -17,6 +17,7 @@ import pytest
 
 from orchestra.remote import find
 from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, called, get, marked, needed, orchestra
+from tests.process_kit import until
 from tests.terminal_kit import Terminal
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ def test_the_log_is_there_during_a_run_and_after_it(run: Run, project: Path) -> 
     run.line("worker", "begun")
     get(f"{run.url}/?asked")
     run.line("api", "GET /?asked")
-    time.sleep(0.5)  # lines are written some times a second
+    # Lines are written some times a second.
+    until(lambda: "GET /?asked" in orchestra("logs", cwd=project)[1], lambda: "it is not in the log")
     code, shown, _ = orchestra("logs", cwd=project)
     assert code == 0
     assert "worker    | begun\n" in shown

@@ -19,6 +19,7 @@ import pytest
 
 from tests.asgi_kit import served
 from tests.kit import COMMAND, PATIENCE, free_port, get, orchestra
+from tests.process_kit import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ async def modules(request):
 
 
 async def slow(request):
+    print("asked", flush=True)
     await anyio.sleep(1)
     return PlainTextResponse("done")
 
@@ -120,7 +122,9 @@ def test_several_workers_are_replaced_and_end_when_all_is_answered(shop: Path) -
         answers: list[str] = []
         asking = threading.Thread(target=lambda: answers.append(get(f"{url}/api/slow").text))
         asking.start()
-        time.sleep(0.5)
+        output = process.stdout
+        assert output is not None
+        until(lambda: "asked" in output.read(), lambda: "it is not asked")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         asking.join(PATIENCE)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from orchestra import ProcessPlan, ProxyPlan, Role, State
 from orchestra.child.remains import Member
 from orchestra.config.plan import UNDECIDED
+from orchestra.events import ErrorShown
 from tests.simulation_kit import World, running_processes, supervised
 
 if TYPE_CHECKING:
@@ -363,6 +364,8 @@ async def test_a_port_that_is_taken_is_not_asked_for_in_a_loop(
     async with supervised(world, API) as (_, recorder):
         state = State.BACKING_OFF if "again in" in ends else State.FAILED
         assert (await recorder.until_state("api", state)).reason == ends
+        shown = await recorder.until(ErrorShown)
+        assert f"{shown.error_type}: {shown.message}" == ends.partition("; again")[0]
 
 
 async def test_the_last_lines_are_those_of_one_life(

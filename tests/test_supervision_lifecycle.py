@@ -13,23 +13,17 @@ from orchestra.events import Exit, State
 from orchestra.supervision.lifecycle import (
     STABLE_AFTER,
     TRANSITIONS,
-    BackOffEnded,
     Blocked,
     Broken,
-    DependenciesMet,
     Ended,
     Installed,
     Life,
     NoAnswer,
     Order,
-    Ready,
     Reloading,
-    RestartRequested,
-    Spawned,
+    Sign,
     SpawnFailed,
-    StartRequested,
     StopRequested,
-    Stuck,
     TakenOver,
     culprit,
     run_result,
@@ -37,14 +31,14 @@ from orchestra.supervision.lifecycle import (
 )
 
 if TYPE_CHECKING:
-    from orchestra.supervision.lifecycle import (
-        Fact,
-    )
+    from orchestra.supervision.lifecycle import Fact
 
 PLAIN = ProcessPlan(name="worker", command="work", cwd=Path("/"))
 SERVER = replace(PLAIN, name="web", ready="http", role=Role.BACKEND)
 INSTALL = Install(folder=Path("/"), argv=("npm", "ci"))
 FAILURE = Ended(Exit(code=1))
+
+MET, SPAWNED, READY = Sign.DEPENDENCIES_MET, Sign.SPAWNED, Sign.READY
 
 
 def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[Life, Order | None]:
@@ -56,28 +50,28 @@ def lived(plan: ProcessPlan, *facts: Fact, seconds_each: float = 0.0) -> tuple[L
 
 
 def test_without_a_readiness_check_a_spawned_process_is_running() -> None:
-    assert lived(PLAIN, DependenciesMet())[1] is Order.SPAWN
-    assert lived(PLAIN, DependenciesMet(), Spawned())[0].state is State.RUNNING
+    assert lived(PLAIN, MET)[1] is Order.SPAWN
+    assert lived(PLAIN, MET, SPAWNED)[0].state is State.RUNNING
 
 
 def test_a_server_is_starting_until_it_answers_and_is_timed() -> None:
-    assert lived(SERVER, DependenciesMet(), Spawned())[0].state is State.STARTING
-    life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), seconds_each=2)
+    assert lived(SERVER, MET, SPAWNED)[0].state is State.STARTING
+    life, order = lived(SERVER, MET, SPAWNED, READY, seconds_each=2)
     assert (life.state, life.ready_after, order) == (State.READY, 2, None)
 
 
 def test_a_candidate_runs_and_may_turn_out_to_be_ready() -> None:
     candidate = replace(SERVER, role=Role.UNDECIDED)
-    assert lived(candidate, DependenciesMet(), Spawned())[0].state is State.RUNNING
-    assert lived(candidate, DependenciesMet(), Spawned(), Ready())[0].state is State.READY
+    assert lived(candidate, MET, SPAWNED)[0].state is State.RUNNING
+    assert lived(candidate, MET, SPAWNED, READY)[0].state is State.READY
 
 
 def test_missing_packages_are_installed_before_the_spawn() -> None:
     plan = replace(PLAIN, install=INSTALL)
-    life, order = lived(plan, DependenciesMet())
+    life, order = lived(plan, MET)
     assert (life.state, order) == (State.INSTALLING, Order.INSTALL)
-    assert lived(plan, DependenciesMet(), Installed())[1] is Order.SPAWN
-    life, order = lived(plan, DependenciesMet(), Installed("npm ci: exit code 1"))
+    assert lived(plan, MET, Installed())[1] is Order.SPAWN
+    life, order = lived(plan, MET, Installed("npm ci: exit code 1"))
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
     assert life.ended_before_ready
 
@@ -85,36 +79,36 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
 @pytest.mark.parametrize("role", [Role.BACKEND, Role.FRONTEND, Role.UNDECIDED])
 def test_a_server_that_ends_with_success_is_started_again(role: Role) -> None:
     plan = replace(SERVER, role=role)
-    life, order = lived(plan, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))
+    life, order = lived(plan, MET, SPAWNED, READY, Ended(Exit(code=0)))
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
     once = replace(plan, restart=Restart.NEVER)
-    assert lived(once, DependenciesMet(), Spawned(), Ready(), Ended(Exit(code=0)))[0].state is State.COMPLETED
-    assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(once, MET, SPAWNED, READY, Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(plan, MET, SPAWNED, Ended(Exit(code=0)))[0].state is State.COMPLETED
     broken = Ended(Exit(code=0), has_raised=True)
-    assert lived(plan, DependenciesMet(), Spawned(), broken)[0].state is State.BACKING_OFF
+    assert lived(plan, MET, SPAWNED, broken)[0].state is State.BACKING_OFF
 
 
 def test_a_server_that_ends_with_success_again_and_again_has_failed() -> None:
-    once: list[Fact] = [Spawned(), Ready(), Ended(Exit(code=0)), BackOffEnded()]
-    life, _ = lived(SERVER, DependenciesMet(), *once * 5, *once[:3])
+    once: list[Fact] = [SPAWNED, READY, Ended(Exit(code=0)), Sign.BACK_OFF_ENDED]
+    life, _ = lived(SERVER, MET, *once * 5, *once[:3])
     assert (life.state, life.reason) == (State.FAILED, "exit code 0; given up after 5 restarts")
 
 
 def test_a_success_completes() -> None:
-    assert lived(PLAIN, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.COMPLETED
+    assert lived(PLAIN, MET, SPAWNED, Ended(Exit(code=0)))[0].state is State.COMPLETED
     plan = replace(PLAIN, success_exit_codes=frozenset({0, 3}))
-    assert lived(plan, DependenciesMet(), Spawned(), Ended(Exit(code=3)))[0].state is State.COMPLETED
+    assert lived(plan, MET, SPAWNED, Ended(Exit(code=3)))[0].state is State.COMPLETED
 
 
 def test_after_five_restarts_with_back_off_a_process_has_failed() -> None:
-    life, order = lived(PLAIN, DependenciesMet())
+    life, order = lived(PLAIN, MET)
     pauses = []
     while order is Order.SPAWN:
-        life, _ = step(life, Spawned(), 0.0)
+        life, _ = step(life, SPAWNED, 0.0)
         life, order = step(life, FAILURE, 0.1)
         if order is Order.BACK_OFF:
             pauses.append(life.back_off)
-            life, order = step(life, BackOffEnded(), 0.2)
+            life, order = step(life, Sign.BACK_OFF_ENDED, 0.2)
     assert pauses == [0.5, 1, 2, 4, 8]
     assert (life.state, life.restarts) == (State.FAILED, 5)
 
@@ -127,49 +121,49 @@ def test_a_stable_run_wipes_the_slate_clean() -> None:
 
 def test_restart_policies() -> None:
     never, always = replace(PLAIN, restart=Restart.NEVER), replace(PLAIN, restart=Restart.ALWAYS)
-    assert lived(never, DependenciesMet(), Spawned(), FAILURE)[0].state is State.FAILED
-    assert lived(always, DependenciesMet(), Spawned(), Ended(Exit(code=0)))[0].state is State.BACKING_OFF
+    assert lived(never, MET, SPAWNED, FAILURE)[0].state is State.FAILED
+    assert lived(always, MET, SPAWNED, Ended(Exit(code=0)))[0].state is State.BACKING_OFF
 
 
 def test_any_exit_while_stopping_is_a_stop() -> None:
     killed = Ended(Exit(signal=signal.SIGKILL))
     for plan in (PLAIN, SERVER):
-        life, order = lived(plan, DependenciesMet(), Spawned(), StopRequested())
+        life, order = lived(plan, MET, SPAWNED, StopRequested())
         assert (life.state, order) == (State.STOPPING, Order.STOP)
         assert step(life, killed, 1.0)[0].state is State.STOPPED
 
 
 def test_a_stop_that_needed_sigkill_says_so() -> None:
-    asked = (DependenciesMet(), Spawned(), StopRequested())
+    asked = (MET, SPAWNED, StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGTERM)))[0].reason == ""
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGKILL)))[0].reason == "killed by SIGKILL"
 
 
 def test_what_waits_is_stopped_at_once() -> None:
     assert lived(PLAIN, StopRequested())[0].state is State.STOPPED
-    assert lived(PLAIN, DependenciesMet(), Spawned(), FAILURE, StopRequested())[0].state is State.STOPPED
+    assert lived(PLAIN, MET, SPAWNED, FAILURE, StopRequested())[0].state is State.STOPPED
 
 
 FACTS: list[Fact] = [
-    DependenciesMet(),
+    MET,
     Installed(),
     Installed("broken"),
-    Spawned(),
+    SPAWNED,
     SpawnFailed("no such folder"),
-    Ready(),
+    READY,
     FAILURE,
     Ended(Exit(code=0)),
     Ended(Exit(signal=9)),
-    BackOffEnded(),
+    Sign.BACK_OFF_ENDED,
     Blocked("waits"),
     NoAnswer("no answer"),
     Reloading("app.py has changed"),
     Broken("SyntaxError: invalid syntax"),
-    Stuck(),
+    Sign.STUCK,
     TakenOver(1.0),
     StopRequested(),
-    StartRequested(),
-    RestartRequested(),
+    Sign.START_REQUESTED,
+    Sign.RESTART_REQUESTED,
 ]
 
 
@@ -186,9 +180,9 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
         now += pause
         if isinstance(fact, Ended) and not alive:
             continue  # the supervisor reports the end of what it has spawned, and of nothing else
-        if isinstance(fact, Spawned) and (alive or life.state not in (State.STARTING, State.STOPPING)):
+        if fact is SPAWNED and (alive or life.state not in (State.STARTING, State.STOPPING)):
             continue
-        alive = (alive or isinstance(fact, Spawned)) and not isinstance(fact, Ended)
+        alive = (alive or fact is SPAWNED) and not isinstance(fact, Ended)
         before = life.state
         life, order = step(life, fact, now)
         assert life.state is before or life.state in TRANSITIONS[before]
@@ -200,20 +194,20 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
             assert order in (None, Order.STOP)
 
 
-@pytest.mark.parametrize("asked", [StartRequested(), RestartRequested()])
+@pytest.mark.parametrize("asked", [Sign.START_REQUESTED, Sign.RESTART_REQUESTED])
 @pytest.mark.parametrize(
     "how",
     [
-        (DependenciesMet(), Spawned(), Ended(Exit(code=127))),
-        (DependenciesMet(), Spawned(), Ended(Exit(code=0))),
-        (DependenciesMet(), Spawned(), StopRequested(), Ended(Exit(signal=15))),
+        (MET, SPAWNED, Ended(Exit(code=127))),
+        (MET, SPAWNED, Ended(Exit(code=0))),
+        (MET, SPAWNED, StopRequested(), Ended(Exit(signal=15))),
         (StopRequested(),),
     ],
 )
 def test_an_ended_process_starts_again_without_its_failures(asked: Fact, how: tuple[Fact, ...]) -> None:
     life, order = lived(PLAIN, *how, asked)
     assert (life.state, order, life.failures, life.restarts) == (State.WAITING, None, 0, 1)
-    assert step(life, DependenciesMet(), 0)[1] is Order.SPAWN
+    assert step(life, MET, 0)[1] is Order.SPAWN
 
 
 def test_back_off_has_a_limit_however_often_it_fails() -> None:
@@ -223,91 +217,85 @@ def test_back_off_has_a_limit_however_often_it_fails() -> None:
 
 
 def test_a_restart_stops_what_runs_first() -> None:
-    life, order = lived(PLAIN, DependenciesMet(), Spawned(), RestartRequested())
+    life, order = lived(PLAIN, MET, SPAWNED, Sign.RESTART_REQUESTED)
     assert (life.state, order) == (State.STOPPING, Order.STOP)
-    assert step(life, RestartRequested(), 0) == (life, None)
+    assert step(life, Sign.RESTART_REQUESTED, 0) == (life, None)
     life, order = step(life, Ended(Exit(signal=15)), 0)
     assert (life.state, order, life.starts_after_stop) == (State.WAITING, None, False)
-    assert lived(PLAIN, DependenciesMet(), Spawned(), StartRequested())[0].state is State.RUNNING
+    assert lived(PLAIN, MET, SPAWNED, Sign.START_REQUESTED)[0].state is State.RUNNING
 
 
 def test_the_last_request_counts() -> None:
-    asked = (DependenciesMet(), Spawned(), RestartRequested(), StopRequested())
+    asked = (MET, SPAWNED, Sign.RESTART_REQUESTED, StopRequested())
     assert lived(PLAIN, *asked, Ended(Exit(signal=15)))[0].state is State.STOPPED
-    assert lived(PLAIN, *asked, RestartRequested(), Ended(Exit(signal=15)))[0].state is State.WAITING
+    assert lived(PLAIN, *asked, Sign.RESTART_REQUESTED, Ended(Exit(signal=15)))[0].state is State.WAITING
 
 
-@pytest.mark.parametrize("asked", [StartRequested(), RestartRequested()])
+@pytest.mark.parametrize("asked", [Sign.START_REQUESTED, Sign.RESTART_REQUESTED])
 def test_a_waiting_process_goes_on_waiting(asked: Fact) -> None:
     assert lived(PLAIN, asked) == lived(PLAIN)
-    life, order = lived(PLAIN, DependenciesMet(), Spawned(), FAILURE, asked)
+    life, order = lived(PLAIN, MET, SPAWNED, FAILURE, asked)
     assert (life.state, order, life.failures, life.restarts) == (State.STARTING, Order.SPAWN, 0, 1)
-    life, order = lived(replace(PLAIN, install=INSTALL), DependenciesMet(), asked)
+    life, order = lived(replace(PLAIN, install=INSTALL), MET, asked)
     assert (life.state, order) == (State.INSTALLING, None)
 
 
 def test_a_process_that_does_not_answer_is_unhealthy_until_it_does() -> None:
-    life, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), NoAnswer("port 80: refused"))
+    life, _ = lived(SERVER, MET, SPAWNED, READY, NoAnswer("port 80: refused"))
     assert (life.state, life.reason) == (State.UNHEALTHY, "port 80: refused")
-    assert step(life, Ready(), 9)[0].state is State.READY
-    assert step(life, Ready(), 9)[0].ready_after == life.ready_after
+    assert step(life, READY, 9)[0].state is State.READY
+    assert step(life, READY, 9)[0].ready_after == life.ready_after
     assert step(life, FAILURE, 9)[0].state is State.BACKING_OFF
-    assert step(life, RestartRequested(), 9)[1] is Order.STOP
+    assert step(life, Sign.RESTART_REQUESTED, 9)[1] is Order.STOP
 
 
 def test_a_server_that_reloads_itself_is_starting_again() -> None:
-    life, order = lived(
-        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), seconds_each=2
-    )
+    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), seconds_each=2)
     assert (life.state, order, life.reason, life.restarts) == (State.STARTING, None, "app.py changed", 1)
     assert life.is_alive
     assert life.ready_after is None
-    life, order = step(life, Ready(), 9)
+    life, order = step(life, READY, 9)
     assert (life.state, order, life.ready_after) == (State.READY, None, 3)
 
 
 def test_a_server_that_is_ill_or_broken_may_reload_and_be_well_again() -> None:
-    ill = (DependenciesMet(), Spawned(), Ready(), NoAnswer("times out"), Reloading("app.py changed"))
-    broken = (DependenciesMet(), Spawned(), Broken("SyntaxError"), Reloading("app.py changed"))
+    ill = (MET, SPAWNED, READY, NoAnswer("times out"), Reloading("app.py changed"))
+    broken = (MET, SPAWNED, Broken("SyntaxError"), Reloading("app.py changed"))
     for facts in (ill, broken):
         life, order = lived(SERVER, *facts)
         assert (life.state, order, life.reason) == (State.STARTING, None, "app.py changed")
-        assert step(life, Ready(), 9)[0].state is State.READY
+        assert step(life, READY, 9)[0].state is State.READY
 
 
 def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
-    life, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"))
+    life, _ = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"))
     life, order = step(life, FAILURE, 1)
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
-    life, order = lived(
-        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), RestartRequested()
-    )
+    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), Sign.RESTART_REQUESTED)
     assert (life.state, order) == (State.STOPPING, Order.STOP)
 
 
 def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None:
-    life, order = lived(
-        SERVER, DependenciesMet(), Spawned(), Broken("SyntaxError: invalid syntax"), seconds_each=2
-    )
+    life, order = lived(SERVER, MET, SPAWNED, Broken("SyntaxError: invalid syntax"), seconds_each=2)
     assert (life.state, order, life.reason) == (State.UNHEALTHY, None, "SyntaxError: invalid syntax")
     assert (life.is_alive, life.was_ready, life.ready_after) == (True, False, None)
-    life, _ = step(life, Ready(), 9)
+    life, _ = step(life, READY, 9)
     assert (life.state, life.reason, life.was_ready, life.ready_after) == (State.READY, "", True, 7)
 
 
 def test_a_server_that_is_stuck_is_restarted_unless_it_is_being_stopped() -> None:
-    reloading = (DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"))
+    reloading = (MET, SPAWNED, READY, Reloading("app.py changed"))
     for plan in (SERVER, replace(SERVER, restart_mode="overlap")):
-        life, order = lived(plan, *reloading, Stuck())
+        life, order = lived(plan, *reloading, Sign.STUCK)
         assert (life.state, order, life.starts_after_stop) == (State.STOPPING, Order.STOP, True)
     life, _ = lived(SERVER, *reloading, StopRequested())
-    assert step(life, Stuck(), 9) == (life, None)
+    assert step(life, Sign.STUCK, 9) == (life, None)
 
 
 def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
-    broken = (DependenciesMet(), Spawned(), Broken("SyntaxError"))
+    broken = (MET, SPAWNED, Broken("SyntaxError"))
     assert lived(SERVER, *broken, StopRequested())[1] is Order.STOP
-    assert lived(SERVER, *broken, RestartRequested())[1] is Order.STOP
+    assert lived(SERVER, *broken, Sign.RESTART_REQUESTED)[1] is Order.STOP
     assert lived(SERVER, *broken, FAILURE)[0].state is State.BACKING_OFF
     life, _ = lived(SERVER, *broken)
     assert step(life, Broken("SyntaxError"), 1) == (life, None)
@@ -316,29 +304,27 @@ def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
 def test_only_a_starting_process_can_be_broken() -> None:
     for facts in (
         (),
-        (DependenciesMet(),),
-        (DependenciesMet(), Spawned(), Ready()),
-        (DependenciesMet(), Spawned(), Ready(), NoAnswer("times out")),
-        (DependenciesMet(), Spawned(), StopRequested()),
-        (DependenciesMet(), Spawned(), FAILURE),
+        (MET,),
+        (MET, SPAWNED, READY),
+        (MET, SPAWNED, READY, NoAnswer("times out")),
+        (MET, SPAWNED, StopRequested()),
+        (MET, SPAWNED, FAILURE),
     ):
         life, _ = lived(SERVER, *facts)
         assert step(life, Broken("SyntaxError"), 1) == (life, None)
 
 
 def test_another_child_takes_over_and_the_process_stays_ready() -> None:
-    life, order = lived(SERVER, DependenciesMet(), Spawned(), Ready(), TakenOver(0.5), seconds_each=2)
+    life, order = lived(SERVER, MET, SPAWNED, READY, TakenOver(0.5), seconds_each=2)
     assert (life.state, order, life.restarts, life.ready_after) == (State.READY, None, 1, 0.5)
     assert (life.is_alive, life.spawned_at) == (True, 5.5)
-    ill, _ = lived(SERVER, DependenciesMet(), Spawned(), Ready(), NoAnswer("times out"))
+    ill, _ = lived(SERVER, MET, SPAWNED, READY, NoAnswer("times out"))
     life, order = step(ill, TakenOver(0.5), 9)
     assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
 
 
 def test_a_child_that_takes_over_from_a_reloading_one_is_ready() -> None:
-    life, order = lived(
-        SERVER, DependenciesMet(), Spawned(), Ready(), Reloading("app.py changed"), TakenOver(0.5)
-    )
+    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), TakenOver(0.5))
     assert (life.state, order, life.ready_after) == (State.READY, None, 0.5)
 
 
@@ -346,24 +332,21 @@ def test_a_child_that_takes_over_from_a_reloading_one_is_ready() -> None:
 def test_a_process_that_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
     for facts in (
         (),
-        (DependenciesMet(),),
-        (DependenciesMet(), Spawned(), StopRequested()),
-        (DependenciesMet(), Spawned(), FAILURE),
-        (DependenciesMet(), Spawned(), Ended(Exit(code=127))),
+        (MET,),
+        (MET, SPAWNED, StopRequested()),
+        (MET, SPAWNED, FAILURE),
+        (MET, SPAWNED, Ended(Exit(code=127))),
         (StopRequested(),),
     ):
         life, _ = lived(SERVER, *facts)
         assert step(life, fact, 1) == (life, None)
-    assert lived(PLAIN, DependenciesMet(), Spawned(), fact) == (
-        lived(PLAIN, DependenciesMet(), Spawned())[0],
-        None,
-    )
+    assert lived(PLAIN, MET, SPAWNED, fact) == (lived(PLAIN, MET, SPAWNED)[0], None)
 
 
 @pytest.mark.parametrize(("code", "words"), [(127, "not found"), (126, "not executable")])
 def test_a_command_that_cannot_be_run_fails_at_once_and_is_named(code: int, words: str) -> None:
     how = Ended(Exit(code=code), "sh: 1: nosuch: not here")
-    life, order = lived(PLAIN, DependenciesMet(), Spawned(), how)
+    life, order = lived(PLAIN, MET, SPAWNED, how)
     assert (life.state, order) == (State.FAILED, None)
     assert (
         life.reason

@@ -207,6 +207,20 @@ def test_a_port_that_is_not_named_is_not_guessed_where_the_address_is_another_on
     assert port_clash(words, own=8001, planned=5100, holders={}) is None
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Port 5173 is in use, trying another one...",
+        " ⚠ Port 3000 is in use by process 812, using available port 3001 instead.",
+    ],
+)
+def test_a_server_that_takes_the_next_port_has_lost_none(line: str) -> None:
+    symptoms = Symptoms("python dev.py")
+    [*symptoms.read("stdout", [line, "ValueError: 7"], 0.0)]
+    assert not symptoms.port_is_taken
+    assert symptoms.explanation() == "ValueError: 7"
+
+
 def test_an_exception_is_named_with_its_place_in_the_project() -> None:
     symptoms = Symptoms("serve", ("/p/backend", "/p"))
     for line in (

@@ -246,7 +246,7 @@ def test_nothing_survives_sigkill_at_random_instants_of_start_up(tmp_path: Path,
 @linux_only
 @pytest.mark.parametrize("seed", range(2))
 def test_nothing_survives_sigkill_at_random_instants_of_shutdown(tmp_path: Path, seed: int) -> None:
-    assert [left for left in _Instants(tmp_path, seed).of_shutdown(25, longest=0.3) if left] == []
+    assert [left for left in _Instants(tmp_path, seed).of_shutdown(12, longest=0.3) if left] == []
 
 
 def test_cooperative_children_are_asked_together(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ which it could wait for something else, and
   was the shell's), or
 - waits for files by inotify, and does not listen.
 
+Several processes count as one if all of them were there when it served, beside the server: Sanic's manager
+has its watcher in a process of its own. A new program would be another process.
+
 One that starts its program again as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
 then several processes, one after the other, are the only one at the end of the tree.
 
@@ -139,6 +142,7 @@ class TreeHistory:
     def __init__(self) -> None:
         self._reaped: dict[tuple[int, str], int] = {}  # when it was seen first
         self._parents: set[int | tuple[int, str]] = set()
+        self._beside: set[int] = set()  # the server, while it served
         self._ends: set[int] = set()  # what was alone at its end, one after the other
         self._last: Member | None = None
         self._seen_at = self._idle_since = 0.0
@@ -146,6 +150,10 @@ class TreeHistory:
     def note_parents(self, pids: Iterable[int]) -> None:
         """Take note of processes that have started servers."""
         self._parents.update(pids)
+
+    def note_served(self, members: Iterable[Member], servers: Iterable[int]) -> None:
+        """Take note of what there was when the `servers` among the `members` served."""
+        self._beside = {each.pid for each in members}.difference(servers)
 
     @property
     def is_loop(self) -> bool:
@@ -160,6 +168,9 @@ class TreeHistory:
                 self._parents.add(key)
         before, seen_before = self._last, self._seen_at
         last = [each for each in members if each.is_last]
+        if len(last) > 1 and self._beside.issuperset(each.pid for each in members):
+            self._parents.add(min(last).pid)
+            last = [min(last)._replace(cpu=sum(each.cpu for each in last))]
         if len(last) == 1 and not self.is_loop:
             self._ends.add(last[0].pid)
         self._last, self._seen_at = (last[0] if len(last) == 1 else None), now

@@ -86,9 +86,9 @@ _DJANGO_ROUTES = re.compile(r"""\b(?:re_)?path\(\s*r?["']\^?/?([\w.-]+(?:/[\w.-]
 _ANSWERS_ALL = re.compile(
     r"""["']/?(?:\{\w+:path\}|<path:\w+>)["']
     |\bstatic_url_path\s*=\s*["']/?["']
-    |\b[Mm]ount\(\s*(?:path\s*=\s*)?["']/?["']
+    |(?:\b[Mm]ount|\.frontend|\bcreate_static_files_router|\bStaticFilesConfig)\(\s*(?:path\s*=\s*)?["']/?["']
     |\bre_path\(\s*r?["']\^?(?:\(\?[:!=][^"']*)?\.\*
-    |\b(?:errorhandler|exception_handler)\(\s*404[^@]{0,400}?index\.html""",
+    |\b(?:errorhandler\(|exception_handler\(|exception_handlers\s*=\s*\{)\s*404[^@]{0,400}?index\.html""",
     re.VERBOSE,
 )
 _ANSWERS_ROOT = re.compile(

@@ -36,6 +36,10 @@ __all__ = ["Reading", "read"]
 _SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
 # What else runs several scripts of packages at once; which ones is not read.
 _OF_SEVERAL = frozenset({"lerna", "npm-run-all", "npm-run-all2", "nx", "run-p", "turbo"})
+# Frameworks that bring Vite, with the word that starts its development server.
+_FRAMEWORKS = {"ng": "serve"} | dict.fromkeys(
+    ("astro", "nuxi", "nuxt", "quasar", "react-router", "vinxi", "waku"), "dev"
+)
 # How deep scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
@@ -251,6 +255,8 @@ class _Walk:
             self.set(speaks_http=False)
         elif _unversioned(program).removesuffix(".js") == "vite":
             self.vite(args, cwd)
+        elif (args or ["dev"])[:1] == [_FRAMEWORKS.get(_unversioned(program))]:  # `nuxt` alone is `nuxt dev`
+            self.found_vite(_unversioned(program), cwd)
         elif program in {"node", "nodejs"}:
             script = _split(args, is_leading=True)[1]
             if args[:1] == ["--run"]:
@@ -293,12 +299,18 @@ class _Walk:
         self.uses("npm", cwd)
         options, words = _split(args)
         is_asked = {"--help", "-h", "--version", "-v"} & {option for option, _ in options}
-        if is_asked or words[:1] in (["build"], ["preview"], ["optimize"]) or "why" in self.found:
+        if not is_asked and words[:1] not in (["build"], ["preview"], ["optimize"]):
+            self.found_vite("vite", cwd)
+
+    def found_vite(self, program: str, cwd: Path | None) -> None:
+        """Take note of what runs Vite first."""
+        self.uses("npm", cwd)
+        if "why" in self.found:
             return
         folder = cwd or self.root
         inside = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
         where = "" if folder == self.root else f" in {inside}"
-        self.found.update(folder=folder, why=f"`{self.via}`{where} runs vite")
+        self.found.update(folder=folder, why=f"`{self.via}`{where} runs {program}")
 
     def manage(self, manager: str, args: list[str], cwd: Path | None) -> None:
         """Follow a command of npm, pnpm, yarn or bun."""
@@ -359,7 +371,8 @@ class _Walk:
 
     def installed(self, words: list[str], cwd: Path | None) -> None:
         """Follow a program that a package manager finds."""
-        if words and (name := _unversioned(words[0])) in {"vite", "concurrently", "cross-env", *_OF_SEVERAL}:
+        followed = {"vite", "concurrently", "cross-env", *_OF_SEVERAL, *_FRAMEWORKS}
+        if words and (name := _unversioned(words[0])) in followed:
             self.follow([name, *words[1:]], cwd)
 
     def uses(self, manager: str, cwd: Path | None) -> None:

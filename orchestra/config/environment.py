@@ -25,10 +25,21 @@ if TYPE_CHECKING:
 
     from dotenv.parser import Binding
 
-__all__ = ["PORT_VARIABLES", "for_child", "mentions_port", "merge", "parse", "sibling_prefix", "with_address"]
+__all__ = [
+    "DEVELOPMENT",
+    "PORT_VARIABLES",
+    "for_child",
+    "mentions_port",
+    "merge",
+    "parse",
+    "sibling_prefix",
+    "with_address",
+]
 
 # The variables that tell a child its port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
+# As `fastapi dev` sets it: otherwise `app.frontend` needs a build of the frontend.
+DEVELOPMENT = {"FASTAPI_ENV": "development"}
 _ADDRESS_VARIABLES = ("ORCHESTRA_URL", "ORCHESTRA_PORT")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not to listen on
 
@@ -50,7 +61,7 @@ def for_child(
     ``PORT`` says `port`, ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell the ports of `siblings`, by name. Of the
     `hosts` that requests may be for, Vite is told the first: it takes one entry (``.x`` is all below it).
     """
-    new = {"PYTHONUNBUFFERED": "1", **({VITE_HOSTS: hosts[0]} if hosts else {}), **env}
+    new = {"PYTHONUNBUFFERED": "1", **DEVELOPMENT, **({VITE_HOSTS: hosts[0]} if hosts else {}), **env}
     for name, sibling in siblings.items():
         new[f"{sibling_prefix(name)}_PORT"] = str(sibling)
         new[f"{sibling_prefix(name)}_URL"] = f"http://127.0.0.1:{sibling}"

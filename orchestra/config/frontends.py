@@ -36,10 +36,14 @@ _RENDERERS = (
     "next",
 )
 # fmt: on
-# Servers that are not Vite, with the paths of their WebSockets.
-_OTHERS = {"next": ("/_next/",)} | dict.fromkeys(
-    ("react-scripts", "@vue/cli-service"), ("/ws", "/sockjs-node")
-)
+# Servers that are not sure to be Vite, with the paths of their WebSockets.
+_OTHERS = {
+    "next": ("/_next/",),
+    "@angular/cli": ("/ng-cli-ws",),
+    "@rsbuild/core": ("/rsbuild-hmr",),
+    "react-scripts": ("/ws", "/sockjs-node"),
+    "@vue/cli-service": ("/ws", "/sockjs-node"),
+}
 # Where such an API is.
 _OWN_APIS = ("src/routes/api", "server/api", "src/pages/api", "pages/api", "app/api", "src/app/api")
 _CONFIGURATIONS = tuple(f"vite.config.{suffix}" for suffix in ("ts", "js", "mts", "mjs"))
@@ -75,7 +79,7 @@ class Frontend(Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where its pages are.
         package: The package that runs it: ``vite``, ``next``, ``nuxt``, ``react-scripts``.
-        is_sure: Whether reading its command tells that it runs Vite.
+        is_sure: Whether reading its command tells that it runs Vite itself.
         renders: Whether it renders its pages, and may have an API of its own.
     """
 
@@ -180,7 +184,10 @@ def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[Fron
             # A script that starts the backend, too, would start it twice.
             if reading.why and not reading.serves:
                 call = Call(folder, each, reading.why)
-                yield Frontend(call=call, folder=reading.folder, package=runs, is_sure=True, renders=renders)
+                is_sure = reading.why.endswith(" vite")
+                yield Frontend(
+                    call=call, folder=reading.folder, package=runs, is_sure=is_sure, renders=renders
+                )
                 break
         else:
             if runs in named and usual:

@@ -266,7 +266,10 @@ class _Reader:
             self.notes.append(Note(f"no proxy: neither a backend nor a frontend was found{why}", hint))
             return None
         candidates = [each for each in self.chosen if each.name in decided.to_ask]
-        servers = candidates if decided.backend is UNDECIDED else self.found_backend(decided)
+        servers = candidates
+        if decided.backend is not UNDECIDED:
+            is_set = table.backend is not None
+            servers = [each for each in self.chosen if not is_set and decided.of(each.name) is Role.BACKEND]
         may_move = address is None
         with self.problems.caught():
             address = addresses.settle_address(
@@ -296,12 +299,6 @@ class _Reader:
             frontends=decided.frontends,
             candidates=tuple(name for each in candidates for name in each.instances),
         )
-
-    def found_backend(self, decided: roles.Roles) -> list[Draft]:
-        """The process that was found to be the backend, if one was, and is not set."""
-        if self.settings.proxy.backend is not None:
-            return []
-        return [each for each in self.chosen if decided.of(each.name) is Role.BACKEND]
 
     def give_roles(self, decided: roles.Roles, *, has_proxy: bool) -> None:
         """Give each process its role, and the readiness check that follows from it."""

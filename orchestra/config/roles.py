@@ -216,14 +216,11 @@ def decide(facts: Facts) -> Roles:
     to_decide = UNDECIDED in (frontend, backend)
     may_be_found = frontend is UNDECIDED
     if may_be_found:
-        fitting = _with_second(left, backend, processes)
-        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
+        frontend, frontend_reason = _at_run_time(processes, left, backend, FRONTENDS, waits=waits)
     if is_open:
-        fitting = _with_second(left, frontend, processes)
-        backend, backend_reason = _at_run_time(fitting, (Seen.HTTP,), waits=waits)
+        backend, backend_reason = _at_run_time(processes, left, frontend, (Seen.HTTP,), waits=waits)
     if may_be_found and not isinstance(frontend, FromProcess):
-        fitting = _with_second(left, backend, processes)
-        frontend, frontend_reason = _at_run_time(fitting, FRONTENDS, waits=waits)
+        frontend, frontend_reason = _at_run_time(processes, left, backend, FRONTENDS, waits=waits)
     found = [each.name for each in (frontend, backend) if isinstance(each, FromProcess)]
     still_to_ask = [
         each.name
@@ -346,22 +343,24 @@ def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) 
     return UNDECIDED, ""
 
 
-def _with_second(
-    left: Sequence[ProcessFacts], other: UpstreamPlan, processes: Sequence[ProcessFacts]
-) -> Sequence[ProcessFacts]:
-    """What may be an upstream: those of `left`, and what is the `other` one, by what it has shown beside."""
-    return [
+def _at_run_time(
+    processes: Sequence[ProcessFacts],
+    left: Sequence[ProcessFacts],
+    other: UpstreamPlan,
+    wanted: Sequence[Seen],
+    *,
+    waits: bool,
+) -> tuple[UpstreamPlan, str]:
+    """The first process that has shown what is `wanted`; undecided while an earlier one has shown nothing.
+
+    That is one of those `left`, or the one that is the `other` upstream, by what it has shown beside that.
+    """
+    fitting = [
         replace(each, seen=each.also) if each.upstream == other else replace(each, also=None)
         for each in processes
         if (each.also is not None if each.upstream == other else each in left)
     ]
-
-
-def _at_run_time(
-    left: Sequence[ProcessFacts], wanted: Sequence[Seen], *, waits: bool
-) -> tuple[UpstreamPlan, str]:
-    """The first process of `left` that has shown what is `wanted`; undecided while one has shown nothing."""
-    shown = [each for each in left if each.seen is Seen.NOTHING or each.seen in wanted]
+    shown = [each for each in fitting if each.seen is Seen.NOTHING or each.seen in wanted]
     found = [each for each in shown if each.seen in wanted]
     if found and (not waits or found[0] is shown[0]):
         first = found[0]

@@ -251,7 +251,7 @@ class _Look:
         if frontend.sockets:
             lines.append(f'frontend = "{self.names[frontend.name]}"')
             lines.append(f"frontend_websockets = {json.dumps(frontend.sockets)}")
-            self.reasons.append(f"proxy.frontend: {frontend.package} has no Vite that would be found")
+            self.reasons.append(f"proxy.frontend: {frontend.package} is not sure to run Vite")
         if own := self._frontend_paths(frontend):
             lines.append(f"frontend_paths = {json.dumps(own)}")
         for backend in self.backends[:1] if frontend.has_pages else ():

@@ -37,7 +37,7 @@ __all__ = [
     "with_tools",
 ]
 
-_VIRTUAL_ENVIRONMENTS = (".venv", "venv")
+_VIRTUAL_ENVIRONMENTS = (".venv", "venv", "env")
 # The lock file says which tool keeps a project's environment, and so how its programs are run.
 _LAUNCHERS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm", "Pipfile": "pipenv"}
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")

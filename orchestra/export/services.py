@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.config.checks import DelayCheck, ExecCheck, HttpCheck, LogCheck, TcpCheck, parse_checks
-from orchestra.config.environment import mentions_port, sibling_prefix
+from orchestra.config.environment import DEVELOPMENT, mentions_port, sibling_prefix
 from orchestra.config.plan import Condition, Dependency, Role, base_name
 from orchestra.config.schema import Restart
 
@@ -125,7 +125,8 @@ def _variables(
     found = {
         name: text
         for name, text in (process.env or {}).items()
-        if name == "PATH" or text != (env_file if name in env_file else system).get(name)
+        if name == "PATH"
+        or text != (env_file if name in env_file else system).get(name, DEVELOPMENT.get(name))
     }
     if process.app is not None and (process.cwd / "src").is_dir():
         found.setdefault("PYTHONPATH", str(process.cwd / "src"))

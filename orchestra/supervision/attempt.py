@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import trio
@@ -27,17 +27,7 @@ from orchestra.child.remains import TreeHistory
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
-from orchestra.supervision.lifecycle import (
-    Ended,
-    Late,
-    Moved,
-    NoAnswer,
-    Ready,
-    Reloading,
-    Spawned,
-    SpawnFailed,
-    Stuck,
-)
+from orchestra.supervision.lifecycle import Ended, Late, NoAnswer, Reloading, Sign, SpawnFailed
 from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
@@ -117,7 +107,7 @@ class Attempt(Stoppable):
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
-        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Moved()))
+        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Sign.MOVED))
         self._tree = TreeHistory()
         self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -177,13 +167,14 @@ class Attempt(Stoppable):
             return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
-        clash = await _find_clash(self._run, self.plan, symptoms.last_lines) if how.code else None
-        return Ended(how, clash or symptoms.explanation(), has_raised, is_hopeless=clash is not None)
+        if how.code:
+            symptoms.clash = await _find_clash(self._run, self.plan, symptoms.last_lines)
+        return Ended(how, symptoms.explanation(), has_raised, is_hopeless=symptoms.clash is not None)
 
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
         self._worker.output.begin_child()
-        self._on_fact(self, Spawned())
+        self._on_fact(self, Sign.SPAWNED)
         if self.is_ending:
             return
         if self.plan.ready is not None:
@@ -250,7 +241,7 @@ class Attempt(Stoppable):
                 found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
-        self._on_fact(self, Ready())
+        self._on_fact(self, Sign.READY)
 
     async def _stay_up(self, leader: int) -> None:
         async with trio.open_nursery() as nursery:
@@ -284,7 +275,7 @@ class Attempt(Stoppable):
             if now - began >= _RELOAD_TIMEOUT:
                 ask, last = self._run.runtime.probe.http_answer, self._served_at
                 if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
-                    self._on_fact(self, Stuck())
+                    self._on_fact(self, Sign.STUCK)
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
@@ -292,7 +283,7 @@ class Attempt(Stoppable):
     async def _look_for_trouble(self, leader: int) -> None:
         """Report it when a watcher is left without its program, or when the output ends with an exception."""
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
-        while self._may_reload and not isinstance(found, Stuck):
+        while self._may_reload and found is not Sign.STUCK:
             is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
             is_looping = self._tree.is_loop and self.symptoms.repeats_itself
             if is_looping or self.symptoms.is_silent(began, trio.current_time()):
@@ -301,7 +292,7 @@ class Attempt(Stoppable):
             is_likely = self.plan.role is not Role.UNDECIDED
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
 
-    def _diagnose(self, *, is_alone: bool) -> Broken | Stuck | None:
+    def _diagnose(self, *, is_alone: bool) -> Broken | Literal[Sign.STUCK] | None:
         """Report it if the child is not going to be ready; one without a role need not be a server."""
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
@@ -322,6 +313,7 @@ class Attempt(Stoppable):
         if not servers:
             return
         self._tree.note_parents(each.parent for each in servers)
+        self._tree.note_served(await self._run.remains(leader) or (), {each.pid for each in servers})
         alive_at = trio.current_time()
         while any(map(runtime.is_alive, servers)):
             alive_at = trio.current_time()
@@ -342,7 +334,7 @@ class Attempt(Stoppable):
             missing = await self.readiness.ask_again()
             failures = failures + 1 if missing else 0
             if not missing:
-                self._on_fact(self, Ready())
+                self._on_fact(self, Sign.READY)
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 

@@ -75,7 +75,7 @@ class ProcessErrors:
 
     def show_end(self, exit_: str, symptoms: Symptoms | None) -> None:
         """Show why a child ended, or does not come up (no `exit_`); without `symptoms` there was none."""
-        failure = symptoms.failure if symptoms is not None else None
+        failure = symptoms.failure if symptoms is not None and symptoms.clash is None else None
         if failure is not None:
             self._show(failure, exit_, is_fatal=True)
         else:

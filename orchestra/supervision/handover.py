@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orchestra.supervision.attempt import Attempt
-from orchestra.supervision.lifecycle import Broken, Ended, Gone, Late, Ready, Reloading, TakenOver
+from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign, TakenOver
 from orchestra.supervision.spare import Spares
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Handover:
             self._on_fact(Reloading("the old one has ended before the new one was ready"))
         elif attempt is self.current and self._living:
             # Those that it has replaced may hold the port that the next one wants.
-            self._on_fact(Gone())
+            self._on_fact(Sign.GONE)
             self._stop_others()
 
     def begin(self) -> None:
@@ -164,7 +164,7 @@ class Handover:
             self._on_fact(fact)
         elif attempt is self._successor:
             match fact:
-                case Ready():
+                case Sign.READY:
                     self._take_over(attempt)
                 case Broken():
                     self._give_up(attempt, "it is broken")

@@ -34,27 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRANSITIONS",
-    "BackOffEnded",
     "Blocked",
     "Broken",
-    "DependenciesMet",
     "Ended",
     "Fact",
-    "Gone",
     "Installed",
     "Late",
     "Life",
-    "Moved",
     "NoAnswer",
     "Order",
-    "Ready",
     "Reloading",
-    "RestartRequested",
+    "Sign",
     "SpawnFailed",
-    "Spawned",
-    "StartRequested",
     "StopRequested",
-    "Stuck",
     "TakenOver",
     "culprit",
     "dependency_fact",
@@ -90,8 +82,18 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
-class DependenciesMet(Struct, frozen=True):
-    """All dependencies are as far as they have to be."""
+class Sign(Enum):
+    """A fact of which there is no more to say."""
+
+    DEPENDENCIES_MET = "all dependencies are as far as they have to be"
+    SPAWNED = "there is a child"
+    READY = "all checks of its readiness have passed, or have passed again"
+    MOVED = "its second server has come up or gone: nothing follows for the process itself"
+    STUCK = "its own reload does not end, or has brought up no new server: it has to be restarted"
+    GONE = "it has ended, and those that it had replaced are still to end"
+    BACK_OFF_ENDED = "the wait before a restart is over"
+    START_REQUESTED = "the process is to be started again, if it has ended"
+    RESTART_REQUESTED = "a new child is to be started, whatever the old one does"
 
 
 class Blocked(Struct, frozen=True):
@@ -107,28 +109,16 @@ class Installed(Struct, frozen=True):
     error: str = ""
 
 
-class Spawned(Struct, frozen=True):
-    """There is a child."""
-
-
 class SpawnFailed(Struct, frozen=True):
     """The system refused to start a child."""
 
     error: str
 
 
-class Ready(Struct, frozen=True):
-    """All checks of its readiness have passed, or have passed again."""
-
-
 class Late(Struct, frozen=True):
     """It is not ready after its `ready_timeout`; a sentence that says so, and what is missing."""
 
     text: str
-
-
-class Moved(Struct, frozen=True):
-    """The child's second server has come up or gone: nothing follows for the process itself."""
 
 
 class NoAnswer(Struct, frozen=True):
@@ -149,18 +139,10 @@ class Broken(Struct, frozen=True):
     reason: str
 
 
-class Stuck(Struct, frozen=True):
-    """The child's own reload does not end, or has brought up no new server: it has to be restarted."""
-
-
 class TakenOver(Struct, frozen=True):
     """Another child has taken over, and is ready; after how many seconds."""
 
     ready_after: float
-
-
-class Gone(Struct, frozen=True):
-    """The child has ended, and those that it had replaced are still to end."""
 
 
 class Ended(Struct, frozen=True):
@@ -177,28 +159,25 @@ class Ended(Struct, frozen=True):
     is_hopeless: bool = False
 
 
-class BackOffEnded(Struct, frozen=True):
-    """The wait before a restart is over."""
-
-
 class StopRequested(Struct, frozen=True):
     """The process is to end; with the reason, if it is worth a word."""
 
     reason: str = ""
 
 
-class StartRequested(Struct, frozen=True):
-    """The process is to be started again, if it has ended."""
-
-
-class RestartRequested(Struct, frozen=True):
-    """A new child is to be started, whatever the old one does."""
-
-
-Request: TypeAlias = StopRequested | StartRequested | RestartRequested | Stuck
-BeforeSpawn: TypeAlias = DependenciesMet | Blocked | Installed | SpawnFailed | BackOffEnded
-WhileAlive: TypeAlias = Spawned | Ready | Late | Moved | NoAnswer | Reloading | Broken | TakenOver | Gone
-Fact: TypeAlias = Request | BeforeSpawn | WhileAlive | Ended
+Fact: TypeAlias = (
+    Sign
+    | StopRequested
+    | Blocked
+    | Installed
+    | SpawnFailed
+    | Late
+    | NoAnswer
+    | Reloading
+    | Broken
+    | TakenOver
+    | Ended
+)
 
 
 class Order(Enum):
@@ -259,16 +238,12 @@ class Life(Struct, frozen=True, kw_only=True):
 
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
     """Take one fact into account. A fact that means nothing in the present state changes nothing."""
-    if isinstance(fact, Request):
-        return _requested(life, fact)
-    if isinstance(fact, BeforeSpawn):
-        return _before_spawn(life, fact)
-    if isinstance(fact, WhileAlive):
-        return _while_alive(life, fact, now), None
-    return _ended(life, fact, now)
+    if isinstance(fact, Ended):
+        return _ended(life, fact, now)
+    return _requested(life, fact) or _before_spawn(life, fact) or (_while_alive(life, fact, now), None)
 
 
-def _requested(life: Life, fact: Request) -> tuple[Life, Order | None]:
+def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None] | None:
     state = life.state
     match fact:
         case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
@@ -277,29 +252,29 @@ def _requested(life: Life, fact: Request) -> tuple[Life, Order | None]:
             return replace(life, starts_after_stop=False), None
         case StopRequested() if State.STOPPING in TRANSITIONS[state]:
             return _enter(life, State.STOPPING), Order.STOP
-        case StartRequested() | RestartRequested() if state.is_ended:
+        case Sign.START_REQUESTED | Sign.RESTART_REQUESTED if state.is_ended:
             return _started_again(life), None
-        case StartRequested() | RestartRequested() if state is State.STOPPING:
+        case Sign.START_REQUESTED | Sign.RESTART_REQUESTED if state is State.STOPPING:
             return replace(life, starts_after_stop=True), None
-        case StartRequested() | RestartRequested() if state is State.BACKING_OFF:
+        case Sign.START_REQUESTED | Sign.RESTART_REQUESTED if state is State.BACKING_OFF:
             life = replace(life, failures=0, back_off=0.0, restarts=life.restarts + 1)
             return _enter(life, State.STARTING), Order.SPAWN
-        case RestartRequested() if state is State.READY and life.plan.restart_mode == "overlap":
+        case Sign.RESTART_REQUESTED if state is State.READY and life.plan.restart_mode == "overlap":
             return life, Order.HAND_OVER
-        case Stuck() if state is State.STOPPING:
+        case Sign.STUCK if state is State.STOPPING:
             return life, None
-        case RestartRequested() | Stuck() if life.is_alive:
+        case Sign.RESTART_REQUESTED | Sign.STUCK if life.is_alive:
             return _enter(replace(life, starts_after_stop=True), State.STOPPING), Order.STOP
         case _:
-            return life, None
+            return None
 
 
-def _before_spawn(life: Life, fact: BeforeSpawn) -> tuple[Life, Order | None]:
+def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None] | None:
     state = life.state
     match fact:
-        case DependenciesMet() if state is State.WAITING and life.plan.install is not None:
+        case Sign.DEPENDENCIES_MET if state is State.WAITING and life.plan.install is not None:
             return _enter(life, State.INSTALLING, reason=" ".join(life.plan.install.argv)), Order.INSTALL
-        case DependenciesMet() if state is State.WAITING:
+        case Sign.DEPENDENCIES_MET if state is State.WAITING:
             return _enter(life, State.STARTING), Order.SPAWN
         case Blocked(reason, for_good) if state is State.WAITING:
             return replace(life, reason=reason, is_blocked=for_good), None
@@ -311,23 +286,23 @@ def _before_spawn(life: Life, fact: BeforeSpawn) -> tuple[Life, Order | None]:
             return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
         case Installed() | SpawnFailed() if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
-        case BackOffEnded() if state is State.BACKING_OFF:
+        case Sign.BACK_OFF_ENDED if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
         case _:
-            return life, None
+            return None
 
 
-def _while_alive(life: Life, fact: WhileAlive, now: float) -> Life:
+def _while_alive(life: Life, fact: Fact, now: float) -> Life:
     state = life.state
     match fact:
-        case Spawned() if state is State.STARTING:
+        case Sign.SPAWNED if state is State.STARTING:
             life = replace(life, is_alive=True, spawned_at=now, ready_after=None)
             return life if life.plan.is_awaited else _enter(life, State.RUNNING)
-        case Spawned() if state is State.STOPPING:
+        case Sign.SPAWNED if state is State.STOPPING:
             return replace(life, is_alive=True, spawned_at=now)
-        case Ready() if state is State.UNHEALTHY and life.ready_after is not None:
+        case Sign.READY if state is State.UNHEALTHY and life.ready_after is not None:
             return _enter(life, State.READY)
-        case Ready() if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
+        case Sign.READY if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
             took = now - life.spawned_at if life.spawned_at is not None else None
             return _ready(life, took)
         case NoAnswer(missing) if state is State.READY:
@@ -341,7 +316,7 @@ def _while_alive(life: Life, fact: WhileAlive, now: float) -> Life:
             return replace(life, reason=reason)  # it was edited, and is broken in another way
         case TakenOver(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
             return _ready(replace(life, spawned_at=now - took, restarts=life.restarts + 1), took)
-        case Gone() if state in (State.READY, State.UNHEALTHY):
+        case Sign.GONE if state in (State.READY, State.UNHEALTHY):
             return _enter(replace(life, is_alive=False), State.STARTING, reason=_WAITS_FOR_OLD)
         case _:
             return life
@@ -408,13 +383,11 @@ def _enter(life: Life, state: State, *, reason: str = "") -> Life:
     return replace(life, state=state, reason=reason)
 
 
-def dependency_fact(
-    dependencies: Iterable[Dependency], lives: Mapping[str, Life]
-) -> DependenciesMet | Blocked:
+def dependency_fact(dependencies: Iterable[Dependency], lives: Mapping[str, Life]) -> Sign | Blocked:
     """Say whether the dependencies of a process let it start."""
     unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
     if not unmet:
-        return DependenciesMet()
+        return Sign.DEPENDENCIES_MET
     reason = "; ".join(_unmet_in_words(each, life) for each, life in unmet)
     return Blocked(reason, for_good=any(life.is_settled for _, life in unmet))
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
-from orchestra.supervision.lifecycle import Broken, Reloading, Stuck
+from orchestra.supervision.lifecycle import Broken, Reloading, Sign
 from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ __all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "uns
 
 # What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
+# What Vite, Next.js and others write that take the next port: nothing is wrong then.
+_MOVES_ON = re.compile(r"\bin use\b.*\b(trying|using)\b", re.IGNORECASE)
 # `:8000`, `port 8000`, `('127.0.0.1', 8000)`.
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # Servers that do not name it take this one: Hypercorn, Python's http.server.
@@ -164,6 +166,7 @@ class Symptoms:
         new_server_seen: Whether a new server has logged its start since the last reload.
         last_line_at: When it has last written, in the time that it is given.
         failure: The last exception that it has written since, whatever was written after it.
+        clash: Which port it could not have, if that is why it has ended.
     """
 
     def __init__(self, command: str, folders: Sequence[str] = ()) -> None:
@@ -172,6 +175,7 @@ class Symptoms:
         self.watches = "hmr" in command
         self.last_line_at = self._failed_at = 0.0
         self.failure: Failure | None = None
+        self.clash: str | None = None
         self._same_failures = 0  # in a row
         # One for each stream: what was written in between to two of them comes here in any order.
         self._readers: dict[StreamName, TracebackReader] = {}
@@ -179,7 +183,8 @@ class Symptoms:
 
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
         """Read lines, without colours; give what they tell, in between. The last ones may explain an end."""
-        self._lines.extend((now, line) for line in lines[-_KEPT_LINES:] if line.strip())
+        telling = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
+        self._lines.extend((now, line) for line in telling)
         self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
         text = "\n".join(lines)
@@ -229,7 +234,7 @@ class Symptoms:
         """The exception that one of its streams ends with; empty if none does."""
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
-    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Stuck | None:
+    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Literal[Sign.STUCK] | None:
         """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
 
         Args:
@@ -237,13 +242,15 @@ class Symptoms:
             was_announced: Whether it comes up for the first time, or after a reload that it announced.
         """
         if is_alone and not was_announced and not any(map(_SAYS_WHY.search, self.last_lines)):
-            return Stuck()  # another server may live: nothing is known against the program
+            return Sign.STUCK  # another server may live: nothing is known against the program
         if is_alone or (self.watches and self.error):
             return Broken(self.explanation() or "its program has ended")
         return None
 
     def explanation(self) -> str:
         """Say why it did not come up: by its exception and the place of that, else by a line of output."""
+        if self.clash is not None:
+            return self.clash
         if self.failure is None or self.port_is_taken:
             return explain(self.last_lines)
         own = own_frame(self.failure.frames, self._folders)

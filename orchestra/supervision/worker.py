@@ -25,16 +25,13 @@ from orchestra.supervision.delivery import ProcessOutput, log_settings
 from orchestra.supervision.failures import ProcessErrors
 from orchestra.supervision.handover import Handover
 from orchestra.supervision.lifecycle import (
-    BackOffEnded,
     Installed,
     Late,
     Life,
     NoAnswer,
     Order,
-    RestartRequested,
-    StartRequested,
+    Sign,
     StopRequested,
-    Stuck,
     dependency_fact,
     step,
 )
@@ -97,21 +94,21 @@ class Worker:
 
     def start(self) -> None:
         """Start the process if it has ended, and what it needs that only starts by hand; or `StartError`."""
-        self._request(StartRequested())
+        self._request(Sign.START_REQUESTED)
         for each in self.life.plan.depends_on:
             if (other := self._run.workers[each.name]).life.is_at_rest:
                 other.start()
 
     def restart(self) -> None:
         """Stop the process if it runs, and start it again; likewise."""
-        self._request(RestartRequested())
+        self._request(Sign.RESTART_REQUESTED)
 
     def expect_restart(self) -> None:
         """Make ready for a restart that is likely to come. Does not wait."""
         if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
             self._handover.expect()
 
-    def _request(self, fact: StartRequested | RestartRequested) -> None:
+    def _request(self, fact: Sign) -> None:
         if self._run.phase is Phase.OVER:
             raise StartError(self.life.plan.name, "cannot be started: the run is over")
         if self._run.phase is Phase.RUNNING:
@@ -209,7 +206,7 @@ class Worker:
     async def _back_off(self, pause: trio.CancelScope) -> None:
         with pause:
             await trio.sleep(self.life.back_off * (1 + self._run.runtime.random() * _JITTER))
-            self._end_with(BackOffEnded())
+            self._end_with(Sign.BACK_OFF_ENDED)
 
     async def _run_child(self) -> None:
         self._end_with(await self._handover.run())
@@ -221,7 +218,7 @@ class Worker:
 
     def _learn(self, fact: Fact) -> None:
         attempt, plan = self.attempt, self.life.plan
-        if isinstance(fact, Stuck) and self._run.phase is not Phase.RUNNING:
+        if fact is Sign.STUCK and self._run.phase is not Phase.RUNNING:
             return
         self.tell(fact)
         match fact:
@@ -229,7 +226,7 @@ class Worker:
                 self._run.bus.notice("not-ready", text, process=plan.name)
             case NoAnswer() if plan.restart_unhealthy:
                 self.restart()
-            case Stuck() if attempt is not None and self.life.starts_after_stop:
+            case Sign.STUCK if attempt is not None and self.life.starts_after_stop:
                 text = "its own reload does not end, or has not brought up a new server: it is restarted"
                 self._run.bus.notice("reload-stuck", text, process=plan.name)
                 attempt.kill_after(_STUCK_STOP_TIMEOUT)

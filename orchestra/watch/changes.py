@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from orchestra.watch.interest import Changes, Interest
 
 __all__ = ["Batch", "Notify", "batches", "watch"]
+
+# Gives what is touched, as `_notify` does.
+Notify: TypeAlias = "Callable[[AbstractSet[str], threading.Event], Iterator[AbstractSet[str]]]"
 
 # A burst is over when the look after it finds nothing; and after so long in any case, in seconds.
 _LONGEST_BURST = 0.5
@@ -67,20 +70,6 @@ class Batch(Struct, frozen=True, kw_only=True):
     changes: Mapping[str, Changes] = {}
     expected: Mapping[str, Changes] = {}
     warning: tuple[str, str] = ("", "")
-
-
-class Notify(Protocol):
-    """Gives the paths that were touched in folders, as soon as it knows of them, until `stop` is set.
-
-    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
-
-    Raises:
-        FileNotFoundError: One of the folders is gone.
-        OSError: The system cannot watch them.
-    """
-
-    def __call__(self, folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
-        """Wait for touches in `folders`."""
 
 
 async def watch(
@@ -201,6 +190,11 @@ def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[s
 
 
 def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+    """Give the paths that were touched in folders, as soon as that is known, until `stop` is set.
+
+    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
+    `FileNotFoundError`: one of the folders is gone; `OSError`: the system cannot watch them.
+    """
     # Imported in the thread, when everything has been spawned.
     import watchfiles  # noqa: PLC0415
 
