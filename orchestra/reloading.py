@@ -65,7 +65,13 @@ _MOST_ROUNDS = 3
 
 
 class Pages(Protocol):
-    """The pages that browsers show. None of these waits."""
+    """The pages that browsers show. None of these waits.
+
+    Attributes:
+        expected: Processes that may be restarted: until `settle`, one that is ready reloads nothing.
+    """
+
+    expected: set[str]
 
     def reload(self, reason: str) -> object:
         """Load those of the backend again."""
@@ -73,11 +79,8 @@ class Pages(Protocol):
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
 
-    def expect_restart(self, process: str) -> None:
-        """Do not reload when a process is ready, until `settle`."""
-
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Reload if it is ready now, unless it is restarted."""
+        """Expect it no longer; reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
@@ -111,10 +114,8 @@ class Reloading:
         self._root = os.path.realpath(run.root)
         self._watched: Mapping[str, Interest] = {}
         self._watching = trio.CancelScope()
-        self._explained: set[str] = set()  # processes of which it was said that they reload themselves
         self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
         self._busy: set[str] = set()
-        self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._changed_at: dict[str, float] = {}  # by process: when something had changed the last time
         # In Unix time: from when on the next watching has to look; when a burst began that is not over.
@@ -177,15 +178,13 @@ class Reloading:
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
-        for name, worker in self._run.workers.items():
+        bus, workers = self._run.bus, self._run.workers
+        for name, worker in workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._plan()) or plan.reloader is None or plan.watch is not None:
-                continue
-            if name not in self._explained:
-                self._explained.add(name)
+            if is_backend(plan, self._plan()) and plan.reloader is not None and plan.watch is None:
                 text = f"{plan.reloader.word} restarts it when a file is saved: orchestra does not"
-                hint = plan.reloader.hint
-                self._run.bus.notice("reloads-itself", text, level="info", hint=hint, process=name)
+                hint, most = plan.reloader.hint, len(workers)
+                bus.notice("reloads-itself", text, level="info", hint=hint, process=name, at_most=most)
 
     # --- What follows ---
 
@@ -199,8 +198,7 @@ class Reloading:
             worker = self._run.workers.get(name)
             if worker is not None and self._effect(worker, changes) is Effect.RESTART:
                 worker.expect_restart()
-                self._pages.expect_restart(name)
-                self._expected.add(name)
+                self._pages.expected.add(name)
         for name, changes in batch.changes.items():
             if name != RUN:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
@@ -215,17 +213,14 @@ class Reloading:
             self._settle()
 
     def _settle(self) -> None:
-        """Have the pages know where nothing has changed."""
-        for name in self._expected - self._busy:
+        for name in self._pages.expected - self._busy:
             self._pages.settle(name, is_restarted=False)
-        self._expected &= self._busy
 
     def _shown(self, changed: Changed) -> str:
         path = os.path.relpath(changed.path, self._root)
         return str(changed.path) if path.startswith("../") else path
 
     async def _follow(self, name: str) -> None:
-        """Do what follows from the changes of one process, until there are no more."""
         is_restarted = False
         while (changes := self._waiting.pop(name, None)) is not None:
             if name == RUN:
@@ -233,7 +228,6 @@ class Reloading:
             elif (worker := self._run.workers.get(name)) is not None:
                 is_restarted |= await self._act(worker, changes)
         self._busy.discard(name)
-        self._expected.discard(name)
         self._pages.settle(name, is_restarted=is_restarted)
 
     def _effect(self, worker: Worker, changes: Changes) -> Effect:
@@ -336,7 +330,6 @@ class Reloading:
 
 
 def _merged(old: Changes | None, new: Changes) -> Changes:
-    """Put changes together, each file once."""
     if old is None:
         return new
     files = {each.path: each for each in (*old.files, *new.files)}

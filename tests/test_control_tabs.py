@@ -141,7 +141,7 @@ def test_a_reload_waits_while_a_file_is_saved(*, is_restarted: bool, is_told: bo
     """Ten saves in a second are one reload, however quickly the backend starts."""
     stage = Stage()
     tab = stage.open()
-    stage.tabs.expect_restart("api")
+    stage.tabs.expected.add("api")
     stage.ready()
     assert told(tab) == []
     stage.tabs.settle("api", is_restarted=is_restarted)

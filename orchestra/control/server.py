@@ -64,7 +64,7 @@ class Control:
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self.swap_styles = tabs.swap_styles
-        self.expect_restart, self.settle = tabs.expect_restart, tabs.settle
+        self.expected, self.settle = tabs.expected, tabs.settle
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()

@@ -171,6 +171,8 @@ class Tabs:
 
     Attributes:
         errors: That are shown now, by process.
+        expected: Processes whose reload is held back until `settle`: a file was touched, another child may
+            follow.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class Tabs:
         emit: Callable[[ReloadSent], object],
     ) -> None:
         self.errors: dict[str, ErrorShown] = {}
+        self.expected: set[str] = set()
         self.is_over = False
         self._policy = policy
         self._token = token
@@ -193,8 +196,7 @@ class Tabs:
         self._states: dict[str, StateChanged] = {}
         # The newest child of each process that has been ready, and since when it is.
         self._ready: dict[str, tuple[object, float]] = {}
-        # Processes that are likely to be restarted, and those of them whose reload waits for that.
-        self._expected: set[str] = set()
+        # Those of `expected` that are ready again.
         self._held: set[str] = set()
         # The newest order to reload, those for all pages apart: when, and why.
         self._ordered: dict[bool, tuple[float, str]] = {}
@@ -283,7 +285,7 @@ class Tabs:
         )
         if not is_same:
             self._ready[event.process] = child, now
-            if event.process in self._expected:
+            if event.process in self.expected:
                 self._held.add(event.process)
             else:
                 self._tell_ready(event.process)
@@ -384,13 +386,9 @@ class Tabs:
         self._ordered[everywhere] = now, reason
         return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
 
-    def expect_restart(self, process: str) -> None:
-        """Hold a process's reload back until `settle`: a file was touched, another child may follow."""
-        self._expected.add(process)
-
     def settle(self, process: str, *, is_restarted: bool) -> None:
         """Tell what was held back, unless the process is restarted: its next child brings a reload."""
-        self._expected.discard(process)
+        self.expected.discard(process)
         if process in self._held and not is_restarted:
             self._tell_ready(process)
         self._held.discard(process)

@@ -31,13 +31,12 @@ from orchestra.proxy.websocket import handshake_fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestra.events import UpstreamName
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
-    from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -79,13 +78,10 @@ class Asker:
         is_upgrade: It asks for a WebSocket.
     """
 
-    def __init__(
-        self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
-    ) -> None:
+    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, record: Record) -> None:
         self._shared = shared
         self._client = client
         self._head = head
-        self._peer = peer
         self._record = record
         self.connection: UpstreamConnection | None = None
         self.reply: Reply | None = None
@@ -102,16 +98,12 @@ class Asker:
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
     @property
-    def side(self) -> Side | None:
+    def side(self) -> UpstreamName | None:
         """The upstream that is asked; ``None`` before that."""
         return None if self._upstream is None else self._upstream.gate.side
 
     def ask_now(self, upstream: Upstream) -> bool:
-        """Send the request over an idle connection, if that is all it takes; else it is for `ask`.
-
-        Raises:
-            BadMessage: Its body is not framed as its head said.
-        """
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
         if self.upload is not None:
             self.upload.read()
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
@@ -123,9 +115,7 @@ class Asker:
     async def ask(self, upstream: Upstream) -> None:
         """Send the request to `upstream` as soon as that can be asked.
 
-        Raises:
-            UpstreamGone: The connection broke: see `prepare_again`.
-            Unavailable: It cannot be asked.
+        `UpstreamGone`: the connection broke, see `prepare_again`; `Unavailable`: it cannot be asked.
         """
         connection = self.connection
         if connection is None:
@@ -144,7 +134,7 @@ class Asker:
         self._upstream, self.connection = upstream, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
-            self._asked or self._head, self._peer, upgrade=self.is_upgrade
+            self._asked or self._head, self._client.peer, upgrade=self.is_upgrade
         )
         if self.upload is None:
             connection.write(data)
@@ -154,9 +144,7 @@ class Asker:
     def hear(self) -> ResponseHead | None:
         """Take the head of the final answer as soon as it is here; 1xx are passed on.
 
-        Raises:
-            UpstreamGone: There will be none: see `prepare_again`.
-            BadResponse: It is illegal.
+        `UpstreamGone`: there will be none, see `prepare_again`; `BadResponse`: it is illegal.
         """
         upstream, connection = self._upstream, self.connection
         assert upstream is not None  # noqa: S101 - it was asked
@@ -210,13 +198,8 @@ class Asker:
     async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
-        Args:
-            upstream: Where to.
-            is_guess: Whether it may know nothing of such a WebSocket: Vite then never answers.
-
-        Raises:
-            UpstreamError: There is no answer in time, or not a valid one.
-            BadMessage: There is no such WebSocket, it seems.
+        `UpstreamError`: there is no answer in time, or not a valid one. That there is such a WebSocket may be
+        a guess; then it is `BadMessage`, as Vite never answers where there is none.
         """
         self.is_upgrade = True
         await self.ask(upstream)
@@ -316,11 +299,7 @@ class Upload:
         return not self._has_begun or self._body.size <= self._limit
 
     def read(self) -> None:
-        """Read what was received already.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
+        """Read what was received already; `BadMessage` if it is not framed as its head said."""
         self._keep(self._client.take())
 
     def begin(self, upstream: UpstreamConnection, head: bytes) -> None:
@@ -357,7 +336,6 @@ class Upload:
             upstream.close()
 
     def _keep(self, piece: bytes) -> None:
-        """Keep what was read, or forget all of it if that is too much."""
         self._kept.append(piece)
         if not self.can_begin:
             self._kept.clear()

@@ -27,6 +27,7 @@ from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
+    from orchestra.proxy.forward import Peer
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -90,11 +91,9 @@ class _Connection:
         self._keeps_alive = True
 
     def _gone(self) -> Exception:
-        """Say that the peer has gone."""
         raise NotImplementedError
 
     def _bad(self, fault: BadMessage) -> Exception:
-        """Say that what the peer has sent is illegal."""
         return fault
 
     # --- Bytes ---
@@ -122,7 +121,6 @@ class _Connection:
             self.unsent = b""
 
     async def send(self, data: bytes) -> None:
-        """Write and drain."""
         self.write(data)
         await self.drain()
 
@@ -151,7 +149,6 @@ class _Connection:
     # --- Messages ---
 
     def _take_head(self) -> bytes | None:
-        """Take the next head as soon as it is whole."""
         buffer, searched = self.unread, self._searched
         if searched or not buffer:
             try:
@@ -176,9 +173,7 @@ class _Connection:
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
 
-        Raises:
-            BadMessage: The client's body is not framed as its head said.
-            BadResponse: The upstream's is not.
+        It may not be framed as its head said: `BadMessage` from a client, `BadResponse` from an upstream.
         """
         buffer, body = self.unread, self.body
         if body.is_complete or not (buffer or body.needs_no_bytes):
@@ -219,8 +214,9 @@ class ClientConnection(_Connection):
         was_reset: The client has reset it.
     """
 
-    def __init__(self, transport: Transport, reader: HeadReader) -> None:
+    def __init__(self, transport: Transport, reader: HeadReader, peer: Peer) -> None:
         super().__init__(transport, reader)
+        self.peer = peer
         self.was_reset = self._has_skipped = False
 
     def _gone(self) -> ClientGone:
@@ -230,10 +226,8 @@ class ClientConnection(_Connection):
         """Take the head of the next request.
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-
-        Raises:
-            BadMessage: It is illegal; the connection can only be answered and closed.
-            ClientGone: It will never be complete.
+        `BadMessage`: it is illegal, the connection can only be answered and closed; `ClientGone`: it will
+        never be complete.
         """
         self.body = _UNREAD
         raw = self._take_head()
@@ -254,11 +248,7 @@ class ClientConnection(_Connection):
         return head
 
     async def read_off(self) -> None:
-        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer.
-
-        Raises:
-            ClientGone: The client has reset the connection, or we closed it.
-        """
+        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer."""
         while self.take_raw() != b"":
             await self.wait()
 
@@ -269,11 +259,6 @@ class ClientConnection(_Connection):
 
 class UpstreamConnection(_Connection):
     """A connection to an upstream.
-
-    Args:
-        transport: Connected.
-        reader: Reads the heads of its answers.
-        endpoint: What it is to.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -304,9 +289,7 @@ class UpstreamConnection(_Connection):
     def take_head(self, request: RequestHead) -> ResponseHead | None:
         """Take the head of the next answer to `request`, be it informational or final.
 
-        Raises:
-            BadResponse: It is illegal.
-            UpstreamGone: It will never be complete.
+        `BadResponse`: it is illegal; `UpstreamGone`: it will never be complete.
         """
         raw = self._take_head()
         if raw is None:
