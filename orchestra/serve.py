@@ -32,10 +32,9 @@ from hypercorn.logging import Logger
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
+from orchestra import unix_sockets
 from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
-from orchestra.complaints import show_error
-from orchestra.control import sockets as unix_sockets
-from orchestra.errors import ConfigError, OrchestraError, port_taken
+from orchestra.errors import ConfigError, OrchestraError, port_taken, show_error
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
