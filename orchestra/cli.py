@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.complaints import complain, show_error
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import ConfigError, OrchestraError, complain, show_error
 from orchestra.version import __version__
 
 if TYPE_CHECKING:

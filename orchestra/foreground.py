@@ -27,7 +27,7 @@ from orchestra.config.plan import Address
 from orchestra.dashboard.feed import Feed, Quiet, Standing
 from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import recording, run_log
-from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
+from orchestra.dashboard.writer import Unwritable, Writer, is_in_foreground, terminal_size
 from orchestra.errors import ConfigError, OrchestraError, StartError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
 from orchestra.remembered import keep_port
@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
     from orchestra.dashboard.runlog import EventLog
-    from orchestra.dashboard.screen import Screen
 
-__all__ = ["follow_job_control", "run"]
+__all__ = ["run"]
 
 # The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
@@ -140,8 +139,7 @@ async def _run_on_screen(
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
-    from orchestra.interactive import Operator  # noqa: PLC0415
+    from orchestra.interactive import on_screen  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
     controls = Controls(model, plan.dashboard.keys)
@@ -162,27 +160,16 @@ async def _run_on_screen(
         return model.past()
 
     supervisor.feed = Feed(supervisor.subscribe, past, quiet)
-    operator = Operator(
+    async with on_screen(
         controls,
         supervisor.obey,
         partial(supervisor.end, exit_code=0, reason="quit"),
-    )
-    screen = Screen(
-        controls,
-        operator.perform,
-        send=operator.send,
         on_taken=supervisor.on_screen,
         has_mouse=plan.dashboard.mouse,
         environ=_environ(plan),
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(operator.run)
-        await nursery.start(screen.run)
+    ) as nursery:
         nursery.start_soon(_obey, signals, supervisor, window)
-        nursery.start_soon(follow_job_control, screen)
         await supervisor.run()
-        nursery.cancel_scope.cancel()
-    leave_behind(summary(model, environ=_environ(plan)))
     return supervisor
 
 
@@ -207,7 +194,8 @@ async def _run_printing(
     async def write_lines(lines: Sequence[OutputLine]) -> None:
         standing.completed(lines[0])
         if isinstance(printer, JsonPrinter) or lines[0].process not in quiet.names:
-            await printer.write_lines(lines)
+            await writer.wait_for_room()
+            printer.write_lines(lines)
 
     def observe(event: Event) -> None:
         for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
@@ -277,7 +265,7 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
         while True:
             await trio.lowlevel.wait_readable(0)
             # In the foreground nothing else reads; before, the shell may have taken what woke us.
-            is_ours = _is_in_foreground() and select.select([0], [], [], 0)[0]
+            is_ours = is_in_foreground() and select.select([0], [], [], 0)[0]
             typed = os.read(0, 4096) if is_ours else b""
             if not typed:
                 await trio.sleep(_FOREGROUND_INTERVAL)
@@ -330,28 +318,6 @@ def _room_for_output(plan: Plan) -> tuple[int, int]:
     return max(columns - margin, 20), max(lines, 2)
 
 
-async def follow_job_control(screen: Screen) -> None:
-    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
-    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
-        async for number in changes:
-            screen.restore()
-            if number == signal.SIGTSTP:
-                # We may run on for a moment: that we were stopped is known when we are continued.
-                os.kill(os.getpid(), signal.SIGSTOP)
-                continue
-            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
-            while not _is_in_foreground():  # noqa: ASYNC110 - no signal tells
-                await trio.sleep(_FOREGROUND_INTERVAL)
-            screen.take()
-
-
-def _is_in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # no terminal any more: SIGHUP says what follows from that
-        return False
-
-
 def _raise_file_limit() -> int | None:
     """Allow ourselves as many open files as we may; return how many children are to have, if that differs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -388,7 +354,7 @@ def _output_mode(plan: Plan) -> str:
         )
     if plan.output != "auto":
         return plan.output
-    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and _is_in_foreground():
+    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and is_in_foreground():
         return "dashboard"
     return "plain"
 

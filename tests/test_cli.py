@@ -361,7 +361,7 @@ def test_there_is_no_proxy_where_nothing_can_be_served(tmp_path: Path) -> None:
 
 def test_the_browser_opens_the_address_when_all_are_ready(tmp_path: Path) -> None:
     for name in ("xdg-open", "open"):
-        (tmp_path / name).write_text(f'#!/bin/sh\ncurl -s "$@"\n')
+        (tmp_path / name).write_text('#!/bin/sh\ncurl -s "$@"\n')
         (tmp_path / name).chmod(0o755)
     server = f"sleep 1; exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
     write(tmp_path, f"api: {server}\n", orchestra_toml="[proxy]\nhold = 0\n")
