@@ -4,8 +4,6 @@ Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`
 its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
-
-Not here: what events there are (`events`), input or output, tasks.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
 `change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
 backend that gets another name, and then has the run stop, restart and start what the difference asks for.
-
-Not here: which files are watched, the difference, one process.
 """
 
 from __future__ import annotations

@@ -9,16 +9,20 @@ import msgspec
 import pytest
 
 from orchestra.config.schema import ReloadSettings
-from orchestra.control.messages import MAX_MESSAGE, Page, error_text, log_text, read_page
 from orchestra.control.tabs import (
     CAUSE_WINDOW,
     LOG_BURST,
     LOG_RATE,
     MAX_FAILED,
+    MAX_MESSAGE,
     MAX_NAMED,
     MAX_TABS,
     MAX_WAITING,
+    Page,
     Tabs,
+    error_text,
+    log_text,
+    read_page,
 )
 from orchestra.events import (
     ErrorCleared,
@@ -31,8 +35,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from orchestra.control.messages import Source
-    from orchestra.control.tabs import Tab
+    from orchestra.control.tabs import Source, Tab
     from orchestra.events import (
         Event,
     )
