@@ -60,6 +60,8 @@ _COMMAND_TIMEOUT = 300.0
 _SETTLE_TIME = 0.2
 # Servers that reload themselves say at once that they do; they look once a second at most.
 _NOTICED_WITHIN = 3.0
+# Processes that are said to reload themselves, once each: a changed plan may bring others.
+_MOST_EXPLAINED = 100
 # How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
 _MOST_ROUNDS = 3
 
@@ -178,12 +180,12 @@ class Reloading:
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
-        bus, workers = self._run.bus, self._run.workers
-        for name, worker in workers.items():
+        bus = self._run.bus
+        for name, worker in self._run.workers.items():
             plan = worker.life.plan
             if is_backend(plan, self._plan()) and plan.reloader is not None and plan.watch is None:
                 text = f"{plan.reloader.word} restarts it when a file is saved: orchestra does not"
-                hint, most = plan.reloader.hint, len(workers)
+                hint, most = plan.reloader.hint, _MOST_EXPLAINED
                 bus.notice("reloads-itself", text, level="info", hint=hint, process=name, at_most=most)
 
     # --- What follows ---
