@@ -23,7 +23,7 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
 from orchestra.proxy.framing import NO_BODY, Body, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
-from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
+from orchestra.proxy.transport import HEAD_SIZE
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
@@ -137,11 +137,11 @@ class _Connection:
         if self.unread:
             data, self.unread = self.unread, b""
             return data
-        return self._receive(RECEIVE_SIZE)
+        return self._receive()
 
-    def _receive(self, max_bytes: int) -> bytes | None:
+    def _receive(self) -> bytes | None:
         try:
-            return self.transport.take_some(max_bytes)
+            return self.transport.take_some()
         except _BROKEN as exc:
             raise self._gone() from exc
 
@@ -184,7 +184,7 @@ class _Connection:
 
     def take_more(self) -> bytes | None:
         """Receive more of the body, or its end; return what the receiver gets of it, or raise as `take`."""
-        data = self._receive(RECEIVE_SIZE)
+        data = self._receive()
         if data:
             self.unread += data
             return self.take()

@@ -109,7 +109,9 @@ class Conversation:
                 except BadMessage as exc:
                     await self._refuse(exc)
                 if not client.body.is_complete:
-                    await self._linger()
+                    self.deadline = trio.current_time() + LINGER
+                    client.transport.send_eof()
+                    await client.read_off()
             if self._is_late:
                 with trio.move_on_after(LINGER):
                     await self._refuse(BadMessage("the request did not arrive in time", status=408))
@@ -199,11 +201,6 @@ class Conversation:
     async def _refuse(self, fault: BadMessage) -> None:
         head, body = answers.render(answers.explain(fault), None)
         await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
-
-    async def _linger(self) -> None:
-        self.deadline = trio.current_time() + LINGER
-        self._client.transport.send_eof()
-        await self._client.read_off()
 
 
 class Exchange:
