@@ -4,8 +4,6 @@ Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`
 its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
-
-Not here: what events there are (`events`), input or output, tasks.
 """
 
 from __future__ import annotations
@@ -54,6 +52,8 @@ class Bus:
         self._clock = clock
         self._seq = 0
         self._observers: list[_Entry] = []
+        # Of notices that are not to be repeated, by code: their texts and processes.
+        self._given: dict[str, set[tuple[str, str | None]]] = {}
         # By kind: asked for each request and each line.
         self._observers_of: dict[type[Stamped], tuple[_Entry, ...]] = {}
 
@@ -106,9 +106,21 @@ class Bus:
             self._hand(entry, event)
 
     def notice(
-        self, code: str, text: str, *, level: Level = "warning", hint: str = "", process: str | None = None
+        self,
+        code: str,
+        text: str,
+        *,
+        level: Level = "warning",
+        hint: str = "",
+        process: str | None = None,
+        at_most: int | None = None,
     ) -> None:
-        """Emit a `Notice`."""
+        """Emit a `Notice`; with `at_most`, the same one is given once, and so many of a code at most."""
+        if at_most is not None:
+            given = self._given.setdefault(code, set())
+            if (text, process) in given or len(given) >= at_most:
+                return
+            given.add((text, process))
         self.emit(Notice(level=level, code=code, text=text, hint=hint, process=process))
 
     def _entries(self, kind: type[Stamped]) -> tuple[_Entry, ...]:

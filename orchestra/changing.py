@@ -3,8 +3,6 @@
 From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
 `change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
 backend that gets another name, and then has the run stop, restart and start what the difference asks for.
-
-Not here: which files are watched, the difference, one process.
 """
 
 from __future__ import annotations
@@ -57,9 +55,8 @@ class CurrentPlan:
         plan, run, bus = self.plan.proxy, self._run, self._bus
         assert plan is not None  # noqa: S101 - else there are no listeners
         extras = development.extras() if development is not None else Extras()
-        proxy = self._proxy = Proxy(
-            plan, listeners, bus=bus, tail=self._tail, refused=self._look_again, extras=extras
-        )
+        extras = structs.replace(extras, tail=self._tail, refused=self._look_again)
+        proxy = self._proxy = Proxy(plan, listeners, bus=bus, extras=extras)
         if development is not None:
             development.proxy = proxy
         bus.subscribe(proxy.observe, StateChanged)

@@ -1,8 +1,6 @@
 """``orchestra check``: reports every problem of the configuration at once, and what a run would do.
 
 Both come from the function that a run uses, too (`config.examine`).
-
-Not here: starting anything, printing.
 """
 
 from __future__ import annotations

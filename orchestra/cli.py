@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.complaints import complain, show_error
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import ConfigError, OrchestraError, complain, show_error
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
@@ -178,8 +177,11 @@ def _plan_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--requests", is_flag=True, default=None, help="A plain line for each request.")
 @click.option("--record", metavar="FILE", help="Keep all that happens; `replay FILE` shows it again.")
 @click.option("--no-reload", is_flag=True, help="Watch no files, and leave pages as they are.")
+@click.option("--open", "opens", is_flag=True, help="Open the address in the browser when all are ready.")
 @click.option("--detach", is_flag=True, help="Run it in the background; `down` ends it.")
-def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record: str | None) -> int:
+def run(
+    procfile: str | None, asked: Mapping[str, Any], *, opens: bool, detach: bool, record: str | None
+) -> int:
     """Run the processes of PROCFILE, or only those named. By default, it is Procfile.dev, then Procfile."""
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.planning import load  # noqa: PLC0415
@@ -188,6 +190,9 @@ def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record:
         return load(procfile, running=running, has_memory=True, **asked)
 
     found = plan()
+    if opens and found.proxy is None:
+        hint = "It has no process to serve, or --no-proxy."
+        raise ConfigError("--open: this run has no address", hint=hint)
     if detach:
         from orchestra.detached import run_detached  # noqa: PLC0415
 
@@ -197,7 +202,7 @@ def run(procfile: str | None, asked: Mapping[str, Any], *, detach: bool, record:
         if said:
             _say(said.rstrip("\n"))
         return code
-    return foreground.run(found, replan=plan, record=record)
+    return foreground.run(found, replan=plan, record=record, opens=opens)
 
 
 @_commands.command()

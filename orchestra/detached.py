@@ -1,8 +1,6 @@
 """A run in the background: another orchestra, in a session of its own, whose start is waited for.
 
 What it prints on standard error before it can be reached is printed here; later, its log tells.
-
-Not here: reaching it (`remote`).
 """
 
 from __future__ import annotations

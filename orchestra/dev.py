@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestra.complaints import show_error
 from orchestra.config import Overrides
 from orchestra.config.addresses import DEFAULT_LISTEN, parse_listen
 from orchestra.config.plan import Address
 from orchestra.config.written import Target
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import ConfigError, OrchestraError, show_error
 from orchestra.events import OutputLine
 from orchestra.folders import is_running
 from orchestra.planning import load

@@ -1,21 +1,27 @@
 """What can go wrong, in words that help the user to mend it.
 
 Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
-(file and line, process or port) and the cause; `hint` is the next step. Nothing here prints: the command
-line shows ``error: <str>`` and ``hint: <hint>``, an embedder gets the exception.
+(file and line, process or port) and the cause; `hint` is the next step. An embedder gets the exception; the
+command line shows ``error: <str>`` and ``hint: <hint>`` on standard error (`show_error`).
 
 A message stands where its error is raised; one that several modules need (`port_taken`) stands here.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "port_taken"]
+__all__ = [
+    "ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "complain", "port_taken",
+    "show_error",
+]  # fmt: skip
 
 
 class OrchestraError(Exception):
@@ -94,3 +100,23 @@ class UpstreamError(OrchestraError):
 def port_taken(port: int, holder: str) -> str:
     """Say that a port is taken, and by what; `holder` is empty if that is not known."""
     return f"port {port} is taken by {holder}" if holder else f"port {port} is taken"
+
+
+def show_error(error: OrchestraError) -> int:
+    """Say all that is wrong, and give the exit status."""
+    for each in error.errors if isinstance(error, ConfigErrors) else (error,):
+        if each.message:
+            complain(str(each), each.hint)
+    return error.exit_code
+
+
+def complain(message: str, hint: str) -> None:
+    """Say one thing, and the next step."""
+    red, cyan, plain = "\x1b[31m\x1b[1m", "\x1b[36m", "\x1b[0m"
+    if not sys.stderr.isatty() or "NO_COLOR" in os.environ:
+        red = cyan = plain = ""
+    with suppress(OSError):
+        sys.stderr.write(f"{red}error: {plain}{message}\n")
+        if hint:
+            sys.stderr.write(f"{cyan} hint: {plain}{hint}\n")
+        sys.stderr.flush()

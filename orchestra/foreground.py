@@ -27,22 +27,21 @@ from orchestra.config.plan import Address
 from orchestra.dashboard.feed import Feed, Quiet, Standing
 from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import recording, run_log
-from orchestra.dashboard.writer import Unwritable, Writer, terminal_size
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.dashboard.writer import Unwritable, Writer, is_in_foreground, terminal_size
+from orchestra.errors import ConfigError, OrchestraError, StartError
 from orchestra.events import Event, InputWanted, OutputLine, PlanChanged, RunStarted, StateChanged
 from orchestra.remembered import keep_port
 from orchestra.supervision.runtime import Runtime
 from orchestra.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from orchestra.changing import Replan
     from orchestra.config.plan import Plan
     from orchestra.dashboard.runlog import EventLog
-    from orchestra.dashboard.screen import Screen
 
-__all__ = ["follow_job_control", "run"]
+__all__ = ["run"]
 
 # The exit status of a run without a `RunEnded`: a bug.
 _EXIT_BUG = 1
@@ -57,10 +56,11 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _WANTED_FILES = (65_536, 10_240)
 
 
-def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) -> int:
+def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, opens: bool = False) -> int:
     """Run a plan to its end, and return the exit status.
 
-    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept.
+    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept; with
+    `opens` the browser opens the address when all processes are ready, or one has failed.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -76,10 +76,10 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None) 
     reloads = plan.reload.enabled
     make = partial(_supervisor, plan, reloads=reloads, is_reachable=True, replan=again, runtime=runtime)
     recordings = [] if record is None else [recording(record)]
-    return trio.run(_run, plan, mode, make, recordings)
+    return trio.run(partial(_run, plan, mode, make, recordings, opens=opens))
 
 
-def _supervisor(plan: Plan, **how: Any) -> Supervisor:
+def _supervisor(plan: Plan, *, start_soon: Callable[..., object], opens: bool, **how: Any) -> Supervisor:
     """Make the run, whose address is kept for the next one."""
     supervisor = Supervisor(plan, **how)
 
@@ -88,7 +88,19 @@ def _supervisor(plan: Plan, **how: Any) -> Supervisor:
             keep_port(plan.root, os.environ, Address.of_url(supervisor.url).port)
 
     supervisor.subscribe(keep, RunStarted)
+    if opens:
+        supervisor.subscribe(lambda _: start_soon(_open, supervisor), RunStarted)
     return supervisor
+
+
+async def _open(supervisor: Supervisor) -> None:
+    """Open the address when all are ready; when one has failed, the page says so."""
+    from orchestra.interactive import open_page  # noqa: PLC0415 - few ask for it
+
+    with suppress(StartError):
+        await supervisor.wait_ready()
+    if supervisor.url is not None and not supervisor.ending.is_set():
+        await open_page(supervisor.url)
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
@@ -97,7 +109,9 @@ def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
-async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog]) -> int:
+async def _run(
+    plan: Plan, mode: str, make: partial[Supervisor], recordings: list[EventLog], *, opens: bool
+) -> int:
     with trio.open_signal_receiver(*_heeded_signals(), signal.SIGWINCH) as signals:
         async with trio.open_nursery() as nursery:
             if os.getpid() == 1:
@@ -107,6 +121,7 @@ async def _run(plan: Plan, mode: str, make: partial[Supervisor], recordings: lis
             logs = [run_log(plan, os.environ), *recordings]
             for log in logs:
                 nursery.start_soon(log.run)
+            make = partial(make, start_soon=nursery.start_soon, opens=opens)
             run_it = _run_on_screen if mode == "dashboard" else partial(_run_printing, mode=mode)
             supervisor = await run_it(plan, signals, make, logs)
             for log in logs:
@@ -124,8 +139,7 @@ async def _run_on_screen(
     # Imported where they are used: rich costs more time to import than everything else together.
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
-    from orchestra.dashboard.screen import Screen, leave_behind, summary  # noqa: PLC0415
-    from orchestra.interactive import Operator  # noqa: PLC0415
+    from orchestra.interactive import on_screen  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
     controls = Controls(model, plan.dashboard.keys)
@@ -146,27 +160,16 @@ async def _run_on_screen(
         return model.past()
 
     supervisor.feed = Feed(supervisor.subscribe, past, quiet)
-    operator = Operator(
+    async with on_screen(
         controls,
         supervisor.obey,
         partial(supervisor.end, exit_code=0, reason="quit"),
-    )
-    screen = Screen(
-        controls,
-        operator.perform,
-        send=operator.send,
         on_taken=supervisor.on_screen,
         has_mouse=plan.dashboard.mouse,
         environ=_environ(plan),
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(operator.run)
-        await nursery.start(screen.run)
+    ) as nursery:
         nursery.start_soon(_obey, signals, supervisor, window)
-        nursery.start_soon(follow_job_control, screen)
         await supervisor.run()
-        nursery.cancel_scope.cancel()
-    leave_behind(summary(model, environ=_environ(plan)))
     return supervisor
 
 
@@ -191,7 +194,8 @@ async def _run_printing(
     async def write_lines(lines: Sequence[OutputLine]) -> None:
         standing.completed(lines[0])
         if isinstance(printer, JsonPrinter) or lines[0].process not in quiet.names:
-            await printer.write_lines(lines)
+            await writer.wait_for_room()
+            printer.write_lines(lines)
 
     def observe(event: Event) -> None:
         for each in quiet.shown(event) if isinstance(printer, PlainPrinter) else (event,):
@@ -261,7 +265,7 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
         while True:
             await trio.lowlevel.wait_readable(0)
             # In the foreground nothing else reads; before, the shell may have taken what woke us.
-            is_ours = _is_in_foreground() and select.select([0], [], [], 0)[0]
+            is_ours = is_in_foreground() and select.select([0], [], [], 0)[0]
             typed = os.read(0, 4096) if is_ours else b""
             if not typed:
                 await trio.sleep(_FOREGROUND_INTERVAL)
@@ -314,28 +318,6 @@ def _room_for_output(plan: Plan) -> tuple[int, int]:
     return max(columns - margin, 20), max(lines, 2)
 
 
-async def follow_job_control(screen: Screen) -> None:
-    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
-    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
-        async for number in changes:
-            screen.restore()
-            if number == signal.SIGTSTP:
-                # We may run on for a moment: that we were stopped is known when we are continued.
-                os.kill(os.getpid(), signal.SIGSTOP)
-                continue
-            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
-            while not _is_in_foreground():  # noqa: ASYNC110 - no signal tells
-                await trio.sleep(_FOREGROUND_INTERVAL)
-            screen.take()
-
-
-def _is_in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # no terminal any more: SIGHUP says what follows from that
-        return False
-
-
 def _raise_file_limit() -> int | None:
     """Allow ourselves as many open files as we may; return how many children are to have, if that differs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -372,7 +354,7 @@ def _output_mode(plan: Plan) -> str:
         )
     if plan.output != "auto":
         return plan.output
-    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and _is_in_foreground():
+    if is_terminal and os.environ.get("TERM", "dumb") != "dumb" and is_in_foreground():
         return "dashboard"
     return "plain"
 

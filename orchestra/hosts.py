@@ -39,7 +39,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     if not host or _literal_address(name) is not None:
         return None
     for entry in map(str.lower, allowed):
-        if name == entry or (entry.startswith(".") and name.endswith(entry)):
+        if name == entry or (entry.startswith(".") and f".{name}".endswith(entry)):
             return None
     return f'the Host "{name}" is not allowed; if it is yours, set [proxy] allowed_hosts = ["{name}"]'
 

@@ -1,6 +1,8 @@
-"""A run on the dashboard: what its keys ask for is done to the run, or on this machine.
+"""A run on the dashboard: what its keys ask for is done to the run, or on this machine; and job control.
 
-Not here: what keys mean (`dashboard/controls`), drawing, signals and job control (`foreground`).
+While we are stopped (Ctrl-Z), the terminal is restored.
+
+Not here: what keys mean (`dashboard/controls`), drawing, other signals (`foreground`).
 """
 
 from __future__ import annotations
@@ -11,26 +13,78 @@ import sys
 import tempfile
 import time
 from codecs import getincrementaldecoder
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from subprocess import CalledProcessError
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.control.local import Order
+from orchestra.dashboard.screen import Screen, leave_behind, summary
+from orchestra.dashboard.writer import is_in_foreground
 from orchestra.errors import OrchestraError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from orchestra.dashboard.controls import Act, Controls
 
-__all__ = ["Operator", "suspend", "write_log"]
+__all__ = ["Operator", "on_screen", "open_page", "write_log"]
 
 # Chunks of keys that wait for a process to take them.
 _WAITING_INPUT = 1000
+_FOREGROUND_INTERVAL = 0.2
+
+
+@asynccontextmanager
+async def on_screen(
+    controls: Controls,
+    obey: Callable[[Order], Awaitable[object]],
+    leave: Callable[[], object] | None = None,
+    *,
+    on_taken: Callable[[str | None, bytes], object],
+    has_mouse: bool,
+    environ: Mapping[str, str],
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[trio.Nursery]:
+    """Show a model on this terminal during a block, and afterwards what stays of it; give its nursery.
+
+    `obey` gives an order to the run, `leave` does what `q` is for: by default, it ends the block.
+    """
+    async with trio.open_nursery() as nursery:
+        operator = Operator(controls, obey, leave or nursery.cancel_scope.cancel)
+        screen = Screen(
+            controls,
+            operator.perform,
+            send=operator.send,
+            on_taken=on_taken,
+            has_mouse=has_mouse,
+            environ=environ,
+            clock=clock,
+        )
+        await nursery.start(operator.run)
+        await nursery.start(screen.run)
+        nursery.start_soon(_follow_job_control, screen)
+        yield nursery
+        nursery.cancel_scope.cancel()
+    leave_behind(summary(controls.model, environ=environ))
+
+
+async def _follow_job_control(screen: Screen) -> None:
+    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
+    with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
+        async for number in changes:
+            screen.restore()
+            if number == signal.SIGTSTP:
+                # We may run on for a moment: that we were stopped is known when we are continued.
+                os.kill(os.getpid(), signal.SIGSTOP)
+                continue
+            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
+            while not is_in_foreground():  # noqa: ASYNC110 - no signal tells
+                await trio.sleep(_FOREGROUND_INTERVAL)
+            screen.take()
 
 
 class Operator:
@@ -75,7 +129,7 @@ class Operator:
             case "quit":
                 self._leave()
             case "suspend":
-                suspend()
+                os.kill(0, signal.SIGTSTP)  # all of the job, as Ctrl-Z does
             case "write":
                 self.soon(partial(self._write, wanted.text))
             case "open":
@@ -103,19 +157,21 @@ class Operator:
         if not url:
             self._controls.say("this run has no address to open")
             return
-        command = "open" if sys.platform == "darwin" else "xdg-open"
-        try:
-            # Quiet: what it says would land in the middle of the picture.
-            await trio.run_process(
-                [command, url], check=True, capture_stdout=True, capture_stderr=True, start_new_session=True
-            )
-        except (OSError, CalledProcessError):
+        if not await open_page(url):
             self._controls.say(f"no browser could be opened: {url}")
 
 
-def suspend() -> None:
-    """Stop all of the job, as Ctrl-Z does."""
-    os.kill(0, signal.SIGTSTP)
+async def open_page(url: str) -> bool:
+    """Open an address in the browser, as the system does or as Python does; say whether one of them could."""
+    system = "open" if sys.platform == "darwin" else "xdg-open"
+    python = (sys.executable, "-c", "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))")
+    for command in ((system,), python):
+        # Quiet: what it says would land in the middle of the picture.
+        run = partial(trio.run_process, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True, check=False)
+        with suppress(OSError):
+            if (await run([*command, url])).returncode == 0:
+                return True
+    return False
 
 
 def write_log(text: str) -> Path:

@@ -186,9 +186,6 @@ class _Output:
         with standard_output():
             sys.stdout.buffer.write(data)
 
-    async def wait_for_room(self) -> None:
-        pass  # `put` has waited
-
     def flush(self) -> None:
         with standard_output():
             sys.stdout.buffer.flush()

@@ -60,12 +60,20 @@ _COMMAND_TIMEOUT = 300.0
 _SETTLE_TIME = 0.2
 # Servers that reload themselves say at once that they do; they look once a second at most.
 _NOTICED_WITHIN = 3.0
+# Processes that are said to reload themselves, once each: a changed plan may bring others.
+_MOST_EXPLAINED = 100
 # How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
 _MOST_ROUNDS = 3
 
 
 class Pages(Protocol):
-    """The pages that browsers show. None of these waits."""
+    """The pages that browsers show. None of these waits.
+
+    Attributes:
+        expected: Processes that may be restarted: until `settle`, one that is ready reloads nothing.
+    """
+
+    expected: set[str]
 
     def reload(self, reason: str) -> object:
         """Load those of the backend again."""
@@ -73,11 +81,8 @@ class Pages(Protocol):
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
 
-    def expect_restart(self, process: str) -> None:
-        """Do not reload when a process is ready, until `settle`."""
-
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Reload if it is ready now, unless it is restarted."""
+        """Expect it no longer; reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
@@ -111,10 +116,8 @@ class Reloading:
         self._root = os.path.realpath(run.root)
         self._watched: Mapping[str, Interest] = {}
         self._watching = trio.CancelScope()
-        self._explained: set[str] = set()  # processes of which it was said that they reload themselves
         self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
         self._busy: set[str] = set()
-        self._expected: set[str] = set()  # processes whose files were touched; what has changed is not known
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
         self._changed_at: dict[str, float] = {}  # by process: when something had changed the last time
         # In Unix time: from when on the next watching has to look; when a burst began that is not over.
@@ -177,15 +180,13 @@ class Reloading:
 
     def _explain(self) -> None:
         """Say it, once, when a backend reloads itself, and what would be faster."""
+        bus = self._run.bus
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
-            if not is_backend(plan, self._plan()) or plan.reloader is None or plan.watch is not None:
-                continue
-            if name not in self._explained:
-                self._explained.add(name)
+            if is_backend(plan, self._plan()) and plan.reloader is not None and plan.watch is None:
                 text = f"{plan.reloader.word} restarts it when a file is saved: orchestra does not"
-                hint = plan.reloader.hint
-                self._run.bus.notice("reloads-itself", text, level="info", hint=hint, process=name)
+                hint, most = plan.reloader.hint, _MOST_EXPLAINED
+                bus.notice("reloads-itself", text, level="info", hint=hint, process=name, at_most=most)
 
     # --- What follows ---
 
@@ -199,8 +200,7 @@ class Reloading:
             worker = self._run.workers.get(name)
             if worker is not None and self._effect(worker, changes) is Effect.RESTART:
                 worker.expect_restart()
-                self._pages.expect_restart(name)
-                self._expected.add(name)
+                self._pages.expected.add(name)
         for name, changes in batch.changes.items():
             if name != RUN:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
@@ -215,25 +215,24 @@ class Reloading:
             self._settle()
 
     def _settle(self) -> None:
-        """Have the pages know where nothing has changed."""
-        for name in self._expected - self._busy:
+        for name in self._pages.expected - self._busy:
             self._pages.settle(name, is_restarted=False)
-        self._expected &= self._busy
 
     def _shown(self, changed: Changed) -> str:
         path = os.path.relpath(changed.path, self._root)
         return str(changed.path) if path.startswith("../") else path
 
     async def _follow(self, name: str) -> None:
-        """Do what follows from the changes of one process, until there are no more."""
         is_restarted = False
         while (changes := self._waiting.pop(name, None)) is not None:
+            worker = self._run.workers.get(name)
             if name == RUN:
                 await self._replan(", ".join(each.path.name for each in changes.files))
-            elif (worker := self._run.workers.get(name)) is not None:
-                is_restarted |= await self._act(worker, changes)
+            elif worker is not None and await self._act(worker, changes) and self._run.phase is Phase.RUNNING:
+                self._run.keep_open()
+                worker.restart()
+                is_restarted = True
         self._busy.discard(name)
-        self._expected.discard(name)
         self._pages.settle(name, is_restarted=is_restarted)
 
     def _effect(self, worker: Worker, changes: Changes) -> Effect:
@@ -243,19 +242,15 @@ class Reloading:
         return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
 
     async def _act(self, worker: Worker, changes: Changes) -> bool:
-        """Do what follows for a process; say whether it is restarted."""
+        """Do what follows for a process; say whether it is to be restarted."""
         plan, state = worker.life.plan, worker.life.state
         match effect := self._effect(worker, changes):
             case Effect.NOTHING if state is State.UNHEALTHY:
-                return await self._restart_unless_noticed(worker)
+                return await self._notices_nothing(worker)
             case Effect.NOTHING:
                 pass
             case Effect.RESTART:
-                is_wanted = state is not State.STOPPED and await self._prepare(worker, changes)
-                if is_wanted and self._run.phase is Phase.RUNNING:
-                    self._run.keep_open()
-                    worker.restart()
-                    return True
+                return state is not State.STOPPED and await self._prepare(worker, changes)
             # Pages of a backend that is not ready are loaded again when it is.
             case Effect.RELOAD_PAGES:
                 if plan.reloader is not None and plan.watch is None:
@@ -269,8 +264,8 @@ class Reloading:
                 assert_never(effect)
         return False
 
-    async def _restart_unless_noticed(self, worker: Worker) -> bool:
-        """Restart a broken server that reloads itself if it has not noticed what was saved last.
+    async def _notices_nothing(self, worker: Worker) -> bool:
+        """Wait for a broken server that reloads itself; say whether it has not noticed what was saved last.
 
         Django's looks at a file that it could not import from a second later on, and at what it is then.
         """
@@ -279,11 +274,7 @@ class Reloading:
         while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):  # noqa: ASYNC110
             await trio.sleep_until(noticed_by)
         is_silent = attempt is not None and attempt.symptoms.last_line_at < self._changed_at[name]
-        if is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY:
-            self._run.keep_open()
-            worker.restart()
-            return True
-        return False
+        return is_silent and worker.attempt is attempt and worker.life.state is State.UNHEALTHY
 
     # --- Commands before a restart ---
 
@@ -336,7 +327,6 @@ class Reloading:
 
 
 def _merged(old: Changes | None, new: Changes) -> Changes:
-    """Put changes together, each file once."""
     if old is None:
         return new
     files = {each.path: each for each in (*old.files, *new.files)}

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from orchestra import unix_sockets
 from orchestra.config.plan import base_name
-from orchestra.control import sockets
 from orchestra.control.local import Order, Place, RunState
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, RunEnded, decode
@@ -59,7 +59,7 @@ class _Connection(HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(_PATIENCE)
         self.sock.connect(os.fspath(self._path))
-        if sockets.peer_uid(self.sock) != os.getuid():
+        if unix_sockets.peer_uid(self.sock) != os.getuid():
             self.close()
             raise PermissionError(f"{self._path} is another user's")
 
@@ -150,7 +150,7 @@ class RunningRun:
 def find(environ: Mapping[str, str]) -> list[RunningRun]:
     """Find all runs of this user."""
     found = []
-    for path in sockets.find(environ):
+    for path in unix_sockets.find(environ):
         if not _is_suspended(path):
             with suppress(NoRun):
                 found.append(RunningRun(path, _state(path)))
@@ -184,7 +184,9 @@ def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) 
         error.is_unclear = True
         raise error
     hint = _HOW_TO_START
-    if suspended := [path.name.partition(".")[0] for path in sockets.find(environ) if _is_suspended(path)]:
+    if suspended := [
+        path.name.partition(".")[0] for path in unix_sockets.find(environ) if _is_suspended(path)
+    ]:
         hint = f"A run is suspended (pid {', '.join(suspended)}): `fg` in its terminal continues it."
     elif runs:
         hint = f"Choose one with --run PID: {'; '.join(map(str, runs))}."

@@ -1,7 +1,4 @@
-"""What an address means to the system: the places where a socket can connect to it, in order.
-
-Not here: what is said over a connection, for how long it is tried.
-"""
+"""What an address means to the system: the places where a socket can connect to it, in order."""
 
 from __future__ import annotations
 

@@ -32,10 +32,9 @@ from hypercorn.logging import Logger
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
+from orchestra import unix_sockets
 from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
-from orchestra.complaints import show_error
-from orchestra.control import sockets as unix_sockets
-from orchestra.errors import ConfigError, OrchestraError, port_taken
+from orchestra.errors import ConfigError, OrchestraError, port_taken, show_error
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
@@ -226,7 +225,18 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
         if not is_ending.is_set():
             loop.default_exception_handler(context)
 
-    with asyncio.Runner(loop_factory=factory) as runner:
+    class Loop(asyncio.SelectorEventLoop):
+        """Ends in time: Hypercorn waits for a server first, which is without end from Python 3.12.1 on.
+
+        That is its issue 308.
+        """
+
+        async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+            server = await super().create_server(*args, **options)
+            server.wait_closed = _nothing  # type: ignore[method-assign]
+            return server
+
+    with asyncio.Runner(loop_factory=factory or Loop) as runner:
         runner.get_loop().set_exception_handler(report)
         runner.run(serve_on_asyncio(framework, config, shutdown_trigger=partial(ended, asyncio.sleep)))
 

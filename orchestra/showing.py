@@ -25,13 +25,12 @@ from orchestra.child.guard import guarded
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.runlog import events_of
-from orchestra.dashboard.screen import Screen, leave_behind, summary
+from orchestra.dashboard.screen import leave_behind
 from orchestra.errors import ConfigError, OrchestraError
-from orchestra.foreground import follow_job_control
-from orchestra.interactive import Operator
+from orchestra.interactive import on_screen
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from orchestra.control.local import Order
     from orchestra.events import Event
@@ -114,32 +113,21 @@ async def show(
     `play` feeds the model, and is given what ends the showing; `obey` gives an order to the run.
     """
     code = 0
+
+    async def end_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        nonlocal code
+        async for number in signals:
+            code = 128 + number
+            scope.cancel()
+
     # It gives the terminal back if that accepts nothing at the end, or if we are killed.
-    async with guarded(secrets.token_hex()) as guard, trio.open_nursery() as nursery:
-
-        async def end_at_signal() -> None:
-            nonlocal code
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-                async for number in signals:
-                    code = 128 + number
-                    nursery.cancel_scope.cancel()
-
-        operator = Operator(controls, obey, nursery.cancel_scope.cancel)
-        screen = Screen(
-            controls,
-            operator.perform,
-            send=operator.send,
-            on_taken=guard.on_screen,
-            has_mouse=has_mouse,
-            environ=os.environ,
-            clock=clock,
-        )
-        nursery.start_soon(end_at_signal)
-        await nursery.start(operator.run)
-        await nursery.start(screen.run)
-        nursery.start_soon(follow_job_control, screen)
-        await play(nursery.cancel_scope.cancel)
-    leave_behind(summary(controls.model, environ=os.environ))
+    async with guarded(secrets.token_hex()) as guard:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            how = partial(on_screen, has_mouse=has_mouse, environ=os.environ, clock=clock)
+            async with how(controls, obey, on_taken=guard.on_screen) as nursery:
+                nursery.start_soon(end_at_signal, signals, nursery.cancel_scope)
+                await play(nursery.cancel_scope.cancel)
+                await trio.sleep_forever()
     return code
 
 

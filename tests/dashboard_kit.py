@@ -220,7 +220,7 @@ async def printed(make: Callable[[Writer], PlainPrinter | JsonPrinter], *events:
         async with running(writer):
             for event in events:
                 if isinstance(event, OutputLine):
-                    await printer.write_lines([event])
+                    printer.write_lines([event])
                 elif type(event) in printer.kinds:
                     printer.observe(event)
             printer.finish()

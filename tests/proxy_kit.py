@@ -14,6 +14,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess, ProxyPlan
@@ -21,12 +22,15 @@ from orchestra.events import RequestFinished, State, StateChanged, StreamClosed,
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.head import RequestHead, ResponseHead
 from orchestra.proxy.server import Extras, Proxy
-from orchestra.proxy.transport import SocketTransport
+from orchestra.proxy.shared import Shared
+from orchestra.proxy.transport import Poller, SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import Headers
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -308,13 +312,13 @@ class Stage:
         self.events: list[Event] = []
         self.bus = Bus()
         self.bus.subscribe(self._emit)
-        extras = settings.pop("extras", Extras())
+        self._tails: defaultdict[str, list[str]] = defaultdict(list)
+        extras = replace(settings.pop("extras", Extras()), tail=self._tails.__getitem__, dial=self._dial)
         self.plan = ProxyPlan(**settings)
         self._nursery = nursery
         self._transports: list[Transport] = []
         self._told = trio.lowlevel.ParkingLot()
         self._newest: dict[str, StateChanged] = {}
-        self._tails: defaultdict[str, list[str]] = defaultdict(list)
         self._dialled = {
             port: trio.open_memory_channel[Talker](100)
             for port in (BACKEND_PORT, FRONTEND_PORT, SUCCESSOR_PORT)
@@ -325,8 +329,6 @@ class Stage:
             self.plan,
             [],
             bus=self.bus,
-            tail=self._tails.__getitem__,
-            dial=self._dial,
             extras=extras,
         )
 
@@ -420,6 +422,25 @@ async def stage(*, ready: tuple[str, ...] = ("api", "vite"), **settings: Any) ->
         finally:
             made.close()
         nursery.cancel_scope.cancel()
+
+
+def an_upstream(
+    plan: UpstreamPlan, bus: Bus | None = None, *, tail: tuple[str, ...] = (), limit: int = 4
+) -> Upstream:
+    """The backend of a proxy that does not run."""
+
+    async def dial(_address: Address) -> Transport:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionRefusedError
+
+    shared = Shared(
+        ProxyPlan(backend=plan, frontend=None),
+        bus or Bus(),
+        extras=Extras(tail=lambda process: [f"{process} {line}" for line in tail], dial=dial),
+        poller=Poller(),
+        most_idle=limit,
+    )
+    return shared.upstreams["backend"]
 
 
 def elsewhere(port: int) -> Address:

@@ -92,7 +92,7 @@ async def test_a_request_enters_few_modules_and_none_twice(request_line: bytes) 
             await client.hears_until(b"\r\n\r\nno")
         finally:
             sys.setprofile(None)
-    decides = {"route", "rules", "memo", "request"}
+    decides = {"route", "rules", "request"}
     passed = tracer.entered - decides - {"server", "head", "gate"} | {"transport"}
     assert len(passed) <= 9, passed
     twice = [" < ".join(way) for way in tracer.ways if len(set(way)) < len(way)]

@@ -234,7 +234,10 @@ def test_a_page_reloads_when_its_server_is_back(server: str, site: Site) -> None
             page.reload()
         # Its issue 308: with a newer Python it waits for open connections without end.
         is_stuck = server == "hypercorn-asyncio" and sys.version_info >= (3, 12, 1)
-        process.kill() if is_stuck else process.terminate()
+        if is_stuck:
+            for worker in psutil.Process(process.pid).children(recursive=True):
+                worker.kill()
+        process.terminate()
         assert process.wait(PATIENCE) is not None
     module.write_text(RELOADED.replace(">one<", ">two, by the next server<"))
     with served(command, port, cwd=site.folder, env={"PYTHONPATH": str(ROOT)}):

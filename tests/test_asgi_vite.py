@@ -308,6 +308,8 @@ async def test_a_client_that_leaves_is_told_to_vite() -> None:
         ("evil.example", (), False),
         ("dev.example", ("dev.example",), True),
         ("a.dev.example", (".dev.example",), True),
+        ("dev.example", (".dev.example",), True),
+        ("notdev.example", (".dev.example",), False),
     ],
 )
 async def test_vite_is_for_hosts_of_ours(

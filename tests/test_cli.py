@@ -359,6 +359,26 @@ def test_there_is_no_proxy_where_nothing_can_be_served(tmp_path: Path) -> None:
         assert run.stop() == 130
 
 
+def test_the_browser_opens_the_address_when_all_are_ready(tmp_path: Path) -> None:
+    for name in ("xdg-open", "open"):
+        (tmp_path / name).write_text('#!/bin/sh\ncurl -s "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    server = f"sleep 1; exec {sys.executable} -u -m http.server --bind 127.0.0.1 $PORT"
+    write(tmp_path, f"api: {server}\n", orchestra_toml="[proxy]\nhold = 0\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with Run("--open", "--listen", "127.0.0.1:0", cwd=tmp_path, env={"PATH": path}) as run:
+        asked = run.until(lambda event: event["type"] == "request.finished")
+        assert (asked["target"], asked["status"]) == ("/", 200)
+        assert run.stop() == 130
+
+
+def test_a_run_without_an_address_cannot_be_opened(tmp_path: Path) -> None:
+    write(tmp_path, "one: echo up\n")
+    code, _out, err = orchestra("run", "--open", "--no-proxy", cwd=tmp_path)
+    assert code == 2
+    assert "--open: this run has no address" in err
+
+
 def test_the_version_is_shown() -> None:
     code, out, _err = orchestra("--version", cwd=Path())
     assert (code, out) == (0, f"orchestra {__version__}\n")

@@ -212,6 +212,11 @@ def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
             "from flask import Flask\ndef create_app():\n    app = Flask(__name__)\n    return app\n",
             "flask --app app:create_app run --debug --no-reload",
         ),
+        (
+            "server.py",
+            "from sanic import Sanic\napp = Sanic('x')\n",
+            "sanic --single-process --port $PORT server:app",
+        ),
         ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn"),
         (
             "app.py",

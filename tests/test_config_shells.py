@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         ("cat <<< $X", "<<<"),
         ("pushd ui && npm run dev", "pushd"),
         ("shopt -s globstar; run", "shopt"),
+        ("declare -A hosts; run", "declare"),
+        ("readarray -t names < list", "mapfile"),
         ("function f { run; }; f", "function"),
     ],
 )

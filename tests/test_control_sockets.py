@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.control import sockets
+from orchestra import unix_sockets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def modes(path: Path) -> tuple[int, int]:
 
 
 def test_it_is_in_the_users_runtime_folder(tmp_path: Path) -> None:
-    local = sockets.bind(environ(tmp_path), pid=7)
+    local = unix_sockets.bind(environ(tmp_path), pid=7)
     try:
         assert local.path == tmp_path / "orchestra" / "7.sock"
         assert modes(local.path) == (0o600, 0o700)
@@ -38,7 +38,7 @@ def test_it_is_in_the_users_runtime_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["", "relative", "/no/such/folder"])
 def test_without_a_runtime_folder_it_is_in_the_temporary_one(runtime: str, tmp_path: Path) -> None:
-    local = sockets.bind({"XDG_RUNTIME_DIR": runtime, "TMPDIR": str(tmp_path)}, pid=7)
+    local = unix_sockets.bind({"XDG_RUNTIME_DIR": runtime, "TMPDIR": str(tmp_path)}, pid=7)
     local.close()
     assert local.path == tmp_path / f"orchestra-{os.getuid()}" / "7.sock"
 
@@ -47,7 +47,7 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> Non
     folder = tmp_path / "orchestra"
     folder.mkdir()
     folder.chmod(0o777)
-    local = sockets.bind(environ(tmp_path), pid=7)
+    local = unix_sockets.bind(environ(tmp_path), pid=7)
     local.close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -59,7 +59,7 @@ def test_what_is_no_folder_of_ours_is_not_used(what: str, tmp_path: Path) -> Non
     for name in ("orchestra", f"orchestra-{os.getuid()}"):
         (tmp_path / name).symlink_to(target) if what == "link" else (tmp_path / name).touch()
     with pytest.raises(OSError, match="is not a folder of its own"):
-        sockets.bind(environ(tmp_path), pid=7)
+        unix_sockets.bind(environ(tmp_path), pid=7)
     assert not list(target.iterdir())
 
 
@@ -69,14 +69,14 @@ def test_another_users_folder_is_not_used(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(mode=0o700)
         os.chown(tmp_path / name, 65534, 65534)
     with pytest.raises(OSError, match="belongs to another user"):
-        sockets.bind(environ(tmp_path), pid=7)
+        unix_sockets.bind(environ(tmp_path), pid=7)
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     with pytest.raises(OSError, match="too long for a unix socket"):
-        sockets.bind(environ(folder), pid=7)
+        unix_sockets.bind(environ(folder), pid=7)
 
 
 def test_a_socket_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_socket_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    local = sockets.bind(environ(tmp_path), pid=7)
+    local = unix_sockets.bind(environ(tmp_path), pid=7)
     try:
         assert local.path == path
         with socket.socket(socket.AF_UNIX) as client:
@@ -104,15 +104,15 @@ def test_what_killed_runs_have_left_is_removed(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path))
     (folder / f"{ended.pid}.1.sock").write_text("no socket")
-    sockets.bind(environ(tmp_path), pid=7).close()
+    unix_sockets.bind(environ(tmp_path), pid=7).close()
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [f"{os.getpid()}.sock", "other.sock", f"{ended.pid}.1.sock"]
     )
 
 
 def test_a_socket_that_is_answered_is_never_replaced(tmp_path: Path) -> None:
-    first = sockets.bind(environ(tmp_path), pid=7)
-    second = sockets.bind(environ(tmp_path), pid=7)
+    first = unix_sockets.bind(environ(tmp_path), pid=7)
+    second = unix_sockets.bind(environ(tmp_path), pid=7)
     assert second.path == tmp_path / "orchestra" / "7.1.sock"
     second.close()
     assert (first.path.exists(), second.path.exists()) == (True, False)
@@ -124,15 +124,15 @@ def test_what_is_no_socket_is_left_alone(what: str, tmp_path: Path) -> None:
     path = tmp_path / "orchestra" / "7.sock"
     path.parent.mkdir(mode=0o700)
     path.symlink_to(tmp_path / "nothing") if what == "link" else path.touch()
-    local = sockets.bind(environ(tmp_path), pid=7)
+    local = unix_sockets.bind(environ(tmp_path), pid=7)
     local.close()
     assert (local.path.name, os.path.lexists(path)) == ("7.1.sock", True)
 
 
 def test_a_socket_of_another_run_is_not_removed(tmp_path: Path) -> None:
-    local = sockets.bind(environ(tmp_path), pid=7)
+    local = unix_sockets.bind(environ(tmp_path), pid=7)
     local.path.unlink()
-    other = sockets.bind(environ(tmp_path), pid=7)
+    other = unix_sockets.bind(environ(tmp_path), pid=7)
     local.close()
     assert other.path.exists()
     other.close()
@@ -141,4 +141,4 @@ def test_a_socket_of_another_run_is_not_removed(tmp_path: Path) -> None:
 def test_the_system_tells_which_user_is_at_the_other_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert sockets.peer_uid(ours) == os.getuid()
+        assert unix_sockets.peer_uid(ours) == os.getuid()

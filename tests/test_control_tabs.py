@@ -9,16 +9,20 @@ import msgspec
 import pytest
 
 from orchestra.config.schema import ReloadSettings
-from orchestra.control.messages import MAX_MESSAGE, Page, error_text, log_text, read_page
 from orchestra.control.tabs import (
     CAUSE_WINDOW,
     LOG_BURST,
     LOG_RATE,
     MAX_FAILED,
+    MAX_MESSAGE,
     MAX_NAMED,
     MAX_TABS,
     MAX_WAITING,
+    Page,
     Tabs,
+    error_text,
+    log_text,
+    read_page,
 )
 from orchestra.events import (
     ErrorCleared,
@@ -31,8 +35,7 @@ from orchestra.events import (
 )
 
 if TYPE_CHECKING:
-    from orchestra.control.messages import Source
-    from orchestra.control.tabs import Tab
+    from orchestra.control.tabs import Source, Tab
     from orchestra.events import (
         Event,
     )
@@ -138,7 +141,7 @@ def test_a_reload_waits_while_a_file_is_saved(*, is_restarted: bool, is_told: bo
     """Ten saves in a second are one reload, however quickly the backend starts."""
     stage = Stage()
     tab = stage.open()
-    stage.tabs.expect_restart("api")
+    stage.tabs.expected.add("api")
     stage.ready()
     assert told(tab) == []
     stage.tabs.settle("api", is_restarted=is_restarted)

@@ -162,8 +162,8 @@ async def test_a_partial_line_is_visible_in_a_pipe_and_marked(pipe: Pipe) -> Non
         got = await pipe.read()
         assert got.decode() == "api       … Name? \n"
         printer.observe(begun("Name? A"))
-        await printer.write_lines([line("Name? Ada")])
-        await printer.write_lines([line("Bye")])
+        printer.write_lines([line("Name? Ada")])
+        printer.write_lines([line("Bye")])
         while not got.endswith(b"Bye\n"):
             got += await pipe.read()
     assert got.decode() == "api       … Name? \napi       | Name? Ada\napi       | Bye\n"
@@ -197,10 +197,10 @@ async def test_on_a_terminal_a_partial_line_is_replaced_in_place(terminal: Pty) 
         await terminal.shows("api       | 10%")
         printer.observe(begun("9% again"))
         await terminal.shows("api       | 9% again")
-        await printer.write_lines([line("other", "web")])
+        printer.write_lines([line("other", "web")])
         await terminal.shows("web       | other", "api       | 9% again")
         printer.observe(READY)
-        await printer.write_lines([line("done")])
+        printer.write_lines([line("done")])
         await terminal.shows(
             "web       | other",
             "orchestra | api is ready in 0.8 s at htt",
@@ -214,18 +214,18 @@ async def test_on_a_terminal_a_partial_line_that_is_taken_back_is_gone(terminal:
         printer.observe(begun("10%"))
         await terminal.shows("api       | 10%")
         printer.observe(begun(""))
-        await printer.write_lines([line("other", "web")])
+        printer.write_lines([line("other", "web")])
         await terminal.shows("web       | other")
 
 
 async def test_on_a_terminal_a_partial_line_that_becomes_blank_is_gone(terminal: Pty) -> None:
     """A progress bar that clears itself, after a blank line: which is the second one, and not shown."""
     async with on(terminal) as printer:
-        await printer.write_lines([line("")])
+        printer.write_lines([line("")])
         printer.observe(begun("10%"))
         await terminal.shows("api       |", "api       | 10%")
-        await printer.write_lines([line("")])
-        await printer.write_lines([line("other", "web")])
+        printer.write_lines([line("")])
+        printer.write_lines([line("other", "web")])
         await terminal.shows("api       |", "web       | other")
 
 
@@ -235,7 +235,7 @@ async def test_on_a_terminal_a_process_takes_back_only_its_partial_line(terminal
         printer.observe(begun("Name? "))
         await terminal.shows("api       | Name?")
         printer.observe(begun("", "web"))
-        await printer.write_lines([line("other", "web")])
+        printer.write_lines([line("other", "web")])
         await terminal.shows("web       | other", "api       | Name?")
 
 
@@ -245,7 +245,7 @@ async def test_on_a_terminal_a_long_partial_line_is_cut_until_complete(
     async with on(terminal) as printer:
         printer.observe(begun("x" * 100))
         await terminal.shows(f"api       | {'x' * 27}")
-        await printer.write_lines([line("x" * 30)])
+        printer.write_lines([line("x" * 30)])
         await terminal.shows(f"api       | {'x' * 28}", "xx")
 
 
@@ -255,7 +255,7 @@ async def test_blank_lines_are_merged_on_a_terminal_but_not_in_a_pipe(
     lines = [line("a"), *[line("") for _ in range(30)], line("b")]
     assert len(await printed(plain("api"), *lines)) == 32
     async with on(terminal) as printer:
-        await printer.write_lines(lines)
+        printer.write_lines(lines)
         await terminal.shows("api       | a", "api       |", "api       | b")
 
 

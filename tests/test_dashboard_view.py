@@ -272,6 +272,14 @@ def test_a_long_message_leaves_room_for_its_place() -> None:
     assert [row for row in rows if row.endswith("…, at app.py:12  (2 crashes)")]
 
 
+def test_a_long_notice_is_shown_to_its_end_where_there_is_room() -> None:
+    notice = Notice(time=moment(1.0), level="warning", code="x", text="so " * 40, hint="Do this.")
+    model = model_of(notice)
+    assert picture(model)[-3].startswith(" warning: so so")
+    assert picture(model)[-2].endswith("(Do this.)")
+    assert picture(model, height=23)[-2].endswith("so …")
+
+
 def test_a_long_name_leaves_room_before_the_state() -> None:
     rows = picture(model_of(names=("worker-for-mails-of-customers",)))
     assert "▸○ worker-for-mail…  waiting" in rows

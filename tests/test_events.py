@@ -85,6 +85,17 @@ def test_an_observer_may_ask_for_some_kinds_only() -> None:
     assert seen == [ended]
 
 
+def test_a_notice_may_be_given_once_only() -> None:
+    bus, seen = Bus(), list[Event]()
+    bus.subscribe(seen.append, Notice)
+    for process in ("a", "a", "b", "c"):
+        bus.notice("reloads", "it reloads itself", process=process, at_most=2)
+    bus.notice("other", "it reloads itself", process="a", at_most=2)
+    bus.notice("other", "it reloads itself", process="a")
+    told = [(each.code, each.process) for each in seen if isinstance(each, Notice)]
+    assert told == [("reloads", "a"), ("reloads", "b"), ("other", "a"), ("other", "a")]
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -9,11 +9,12 @@ from hypothesis import given, strategies as st
 
 from orchestra.hosts import host_refusal, origin_refusal
 from orchestra.proxy.forward import (
+    MAX_VIA,
     Peer,
     forwarded_request,
     forwarded_response,
-    is_looping,
     keeps_alive,
+    times_passed,
 )
 from orchestra.proxy.head import ResponseHead, judge_request
 from orchestra.proxy.websocket import request_fault
@@ -136,7 +137,7 @@ def test_a_request_that_goes_round_in_circles_is_known_by_its_via(
         headers = [(b"Via", b"1.1 other, " + b", ".join([b"1.1 orchestra"] * vias))]
     else:
         headers = [(b"Via", b"1.1 orchestra")] * vias
-    assert is_looping(request_head(b"GET", b"/", headers)) is expected
+    assert (times_passed(request_head(b"GET", b"/", headers)) >= MAX_VIA) is expected
 
 
 def test_every_response_names_its_upstream_once() -> None:

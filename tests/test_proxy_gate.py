@@ -14,14 +14,14 @@ from orchestra.events import RequestHeld, RequestReleased, State, StateChanged
 from orchestra.proxy import gate as gate_module
 from orchestra.proxy.connection import Endpoint
 from orchestra.proxy.framing import NO_BODY
-from orchestra.proxy.gate import Gate
 from orchestra.proxy.record import Record
 from orchestra.proxy.route import Availability, Unavailable
-from tests.proxy_kit import request_head
+from tests.proxy_kit import an_upstream, request_head
 
 if TYPE_CHECKING:
     from orchestra.config.plan import UpstreamPlan
     from orchestra.events import Event
+    from orchestra.proxy.gate import Gate
 
 API = FromProcess(name="api")
 URL = "http://[::1]:5173"
@@ -29,7 +29,7 @@ URL = "http://[::1]:5173"
 
 def a_request(gate: Gate) -> Record:
     """A request that has 100 bytes."""
-    return Record(gate._bus, 1, request_head(b"GET", b"/" + b"x" * 99, []), NO_BODY)
+    return Record(gate._shared.bus, 1, request_head(b"GET", b"/" + b"x" * 99, []), NO_BODY)
 
 
 async def wait(gate: Gate, request: Record) -> Availability:
@@ -44,16 +44,7 @@ def a_gate(plan: UpstreamPlan = API) -> tuple[Gate, list[Event]]:
     events: list[Event] = []
     bus = Bus()
     bus.subscribe(events.append)
-    gate = Gate(
-        "backend",
-        plan,
-        newest={},
-        changed=trio.lowlevel.ParkingLot(),
-        hold=15,
-        bus=bus,
-        tail=lambda process: (f"{process} says why",),
-    )
-    return gate, events
+    return an_upstream(plan, bus, tail=("says why",)).gate, events
 
 
 def now(gate: Gate) -> Availability:
@@ -214,7 +205,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
     gate, _ = a_gate(UNDECIDED)
     assert now(gate) is Availability.HOLD
     report(gate, State.READY, url=URL)
-    assert not gate.has("api")
+    assert not gate.members
     request = a_request(gate)
     async with trio.open_nursery() as nursery:
 
@@ -224,7 +215,7 @@ async def test_an_undecided_upstream_is_waited_for_until_it_is_decided(
             gate.decide(API, reason="it answers HTTP")
 
         assert await wait(gate, request) is Availability.READY
-    assert gate.has("api")
+    assert gate.members == ("api",)
     assert gate.endpoint == Endpoint("api", Address("::1", 5173))
 
 
@@ -236,7 +227,7 @@ def test_what_was_found_stays() -> None:
     # It answers late.
     gate.decide(API)
     gate.decide(None)
-    assert gate.has("api")
+    assert gate.members == ("api",)
 
 
 def test_a_second_server_is_asked_while_it_is_there() -> None:

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
-from orchestra.bus import Bus
 from orchestra.config.plan import Address, FromProcess
 from orchestra.events import State, StateChanged
 from orchestra.proxy.connection import UpstreamConnection
-from orchestra.proxy.gate import Gate, Upstream
 from orchestra.proxy.head import HeadReader
-from tests.proxy_kit import memory_pair
+from tests.proxy_kit import an_upstream, memory_pair
 
 if TYPE_CHECKING:
-    from orchestra.config.plan import UpstreamPlan
-    from orchestra.proxy.transport import Transport
+    from orchestra.proxy.gate import Upstream
     from tests.proxy_kit import MemoryTransport
-
-
-async def dial(_address: Address) -> Transport:
-    await trio.lowlevel.checkpoint()
-    raise ConnectionRefusedError
 
 
 ELSEWHERE = Address("127.0.0.1", 8001)
 
 
-def an_upstream(limit: int, plan: UpstreamPlan = ELSEWHERE) -> Upstream:
-    changed = trio.lowlevel.ParkingLot()
-    gate = Gate("backend", plan, newest={}, changed=changed, hold=15, bus=Bus(), tail=lambda _: ())
-    return Upstream(gate, dial=dial, reader=HeadReader(), start_soon=print, limit=limit)
-
-
 def a_side(upstream: Upstream) -> tuple[UpstreamConnection, MemoryTransport]:
     ours, theirs = memory_pair()
     assert upstream.gate.endpoint is not None
-    return UpstreamConnection(ours, HeadReader(), upstream.gate.endpoint), theirs
+    return UpstreamConnection(ours, HeadReader(), upstream, upstream.gate.endpoint), theirs
 
 
 def test_the_newest_connection_is_taken_first() -> None:
-    upstream = an_upstream(4)
+    upstream = an_upstream(ELSEWHERE, limit=4)
     sides = [a_side(upstream)[0] for _ in range(3)]
     for now, side in enumerate(sides):
         upstream.give_back(side, now)
@@ -50,7 +36,7 @@ def test_the_newest_connection_is_taken_first() -> None:
 
 
 def test_beyond_its_limit_the_oldest_one_goes() -> None:
-    upstream = an_upstream(1)
+    upstream = an_upstream(ELSEWHERE, limit=1)
     (old, far), (new, _) = a_side(upstream), a_side(upstream)
     upstream.give_back(old, 0)
     upstream.give_back(new, 0)
@@ -60,7 +46,7 @@ def test_beyond_its_limit_the_oldest_one_goes() -> None:
 
 @pytest.mark.parametrize(("idle", "is_kept"), [(0.0, True), (3.9, True), (4.0, False), (60.0, False)])
 def test_what_vite_is_about_to_close_is_not_used(idle: float, *, is_kept: bool) -> None:
-    upstream = an_upstream(1)
+    upstream = an_upstream(ELSEWHERE, limit=1)
     side, far = a_side(upstream)
     upstream.give_back(side, 100)
     assert (upstream.take(100 + idle) is side) is is_kept
@@ -68,7 +54,7 @@ def test_what_vite_is_about_to_close_is_not_used(idle: float, *, is_kept: bool) 
 
 
 def test_a_sweep_drops_the_old_and_keeps_the_young() -> None:
-    upstream = an_upstream(4)
+    upstream = an_upstream(ELSEWHERE, limit=4)
     upstream.give_back(a_side(upstream)[0], 0)
     young, _ = a_side(upstream)
     upstream.give_back(young, 3)
@@ -77,7 +63,7 @@ def test_a_sweep_drops_the_old_and_keeps_the_young() -> None:
 
 
 async def test_a_closed_or_unexpectedly_talking_connection_is_dropped() -> None:
-    upstream = an_upstream(4)
+    upstream = an_upstream(ELSEWHERE, limit=4)
     (ended, far_of_ended), (talking, far_of_talking), (good, _) = (a_side(upstream) for _ in range(3))
     for side in (good, ended, talking):
         upstream.give_back(side, 0)
@@ -89,7 +75,7 @@ async def test_a_closed_or_unexpectedly_talking_connection_is_dropped() -> None:
 
 def test_what_is_not_asked_any_more_is_dropped() -> None:
     """A process that is back at the same address is another one."""
-    upstream = an_upstream(4, FromProcess(name="api"))
+    upstream = an_upstream(FromProcess(name="api"))
 
     def report(state: State) -> None:
         url = "http://127.0.0.1:8001"
@@ -110,9 +96,9 @@ def test_what_is_not_asked_any_more_is_dropped() -> None:
 
 
 def test_an_upstream_explains_itself() -> None:
-    upstream = an_upstream(2)
+    upstream = an_upstream(ELSEWHERE, limit=2)
     for _ in range(3):
         upstream.give_back(a_side(upstream)[0], 0)
     assert repr(upstream) == "<Upstream <Gate backend: 127.0.0.1:8001, ready, 0 waiting>, 2 of 2 idle>"
-    upstream.clear()
+    upstream.sweep(inf)
     assert repr(upstream).endswith("0 of 2 idle>")

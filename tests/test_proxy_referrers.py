@@ -10,10 +10,9 @@ from msgspec.structs import replace
 
 from orchestra.config.plan import FromProcess, ProxyPlan
 from orchestra.proxy.head import ResponseHead
-from orchestra.proxy.memo import ASSET_BYTES, PAGE_BYTES, Memo, Sides
 from orchestra.proxy.request import is_for_a_window, is_named_like_an_asset
 from orchestra.proxy.route import Answer, Ask, Availability, Route
-from orchestra.proxy.rules import Router
+from orchestra.proxy.rules import ASSET_BYTES, PAGE_BYTES, Router, Sides
 from orchestra.remembered import FrontendPages
 from tests.proxy_kit import request_head
 
@@ -219,7 +218,7 @@ def test_the_backend_is_asked_for_what_the_frontend_has_not(answer: ResponseHead
     image = head(b"/media/a.png", part(b"image", b"/"))
     assert sees(router, image, answer, IMAGE) == [FRONTEND, BACKEND, Answer("backend answered")]
     # From then on it is asked first, even after it was restarted.
-    router.memo.forget_unknown()
+    router.forget_unknown()
     assert begin(router, image)[1] == BACKEND
 
 
@@ -302,7 +301,7 @@ def test_a_module_of_the_backends_page_that_only_the_frontend_has() -> None:
     assert sees(router, module, NOT_FOUND, MODULE) == [BACKEND, FALLS_BACK, Answer("backend 404")]
     assert begin(router, module)[1] == FRONTEND
     # What it imports is never asked of the backend, nor is it after a restart.
-    router.memo.forget_unknown()
+    router.forget_unknown()
     assert begin(router, module)[1] == BACKEND
     assert asked_first(router, b"/src/late.ts", part(b"script", b"/src/main.ts")) == "frontend"
 
@@ -416,7 +415,7 @@ def test_the_form_of_a_page_of_the_frontends_falls_back(
             assert sees(router, request, NOT_FOUND, answer)[-1] == Answer("backend 404")
 
 
-# --- The memo ---
+# --- What was learned ---
 
 
 def test_only_that_the_backend_did_not_know_a_path_is_forgotten() -> None:
@@ -425,7 +424,7 @@ def test_only_that_the_backend_did_not_know_a_path_is_forgotten() -> None:
     sees(router, data, NOT_FOUND, ResponseHead.of(200, JSON))
     sees(router, head(b"/src/a.ts", part(b"script", b"/")), MODULE)
     assert begin(router, data)[1] == FRONTEND
-    router.memo.forget_unknown()
+    router.forget_unknown()
     assert begin(router, data)[1] == BACKEND
     assert asked_first(router, b"/src/b.ts", part(b"script", b"/src/a.ts")) == "frontend"
     assert asked_first(router, b"/src/b.ts", part(b"script", b"/")) == "frontend"
@@ -434,10 +433,10 @@ def test_only_that_the_backend_did_not_know_a_path_is_forgotten() -> None:
 def test_a_request_on_its_way_teaches_nothing_of_the_new_backend() -> None:
     router = looked_at()
     route, _ = begin(router, head(b"/a.json", part(b"empty", b"/")))
-    router.memo.forget_unknown()
+    router.forget_unknown()
     route.next(NOT_FOUND)
     route.next(ResponseHead.of(200, JSON))
-    assert not router.memo.unknown
+    assert not router.unknown
 
 
 def test_a_page_of_the_last_run_is_the_frontends() -> None:
@@ -447,13 +446,13 @@ def test_a_page_of_the_last_run_is_the_frontends() -> None:
 
 
 def test_modules_do_not_evict_their_page() -> None:
-    memo = Memo()
-    memo.saw_window(b"/", "frontend")
+    router = Router(plan())
+    router.saw_window(b"/", "frontend")
     for number in range(60_000):
-        memo.assets.learn(b"/src/a-module-with-a-long-name/%d.ts" % number, "frontend")
-    assert memo.side_of(b"/") == "frontend"
-    assert memo.side_of(b"/src/a-module-with-a-long-name/59999.ts") == "frontend"
-    assert memo.side_of(b"/src/a-module-with-a-long-name/0.ts") is None
+        router.assets.learn(b"/src/a-module-with-a-long-name/%d.ts" % number, "frontend")
+    assert router.side_of(b"/") == "frontend"
+    assert router.side_of(b"/src/a-module-with-a-long-name/59999.ts") == "frontend"
+    assert router.side_of(b"/src/a-module-with-a-long-name/0.ts") is None
 
 
 @given(

@@ -24,6 +24,7 @@ from tests.proxy_kit import (
     FRONTEND_PORT,
     SUCCESSOR_PORT,
     Torrent,
+    an_upstream,
     counted_turns,
     elsewhere,
     header,
@@ -622,9 +623,10 @@ async def test_a_sender_is_slowed_down_by_its_reader(autojump_clock: trio.testin
 
 async def test_an_upload_that_never_has_to_wait_leaves_others_their_turns() -> None:
     source = Torrent(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
-    client = ClientConnection(source, HeadReader())
+    client = ClientConnection(source, HeadReader(), Peer("127.0.0.1", 8000))
     assert client.take_request() is not None
-    upstream = UpstreamConnection(Torrent(b""), HeadReader(), Endpoint(None, elsewhere(BACKEND_PORT)))
+    endpoint = Endpoint(None, elsewhere(BACKEND_PORT))
+    upstream = UpstreamConnection(Torrent(b""), HeadReader(), an_upstream(endpoint.address), endpoint)
 
     turns_by_then: list[int] = []
     async with counted_turns() as turns, trio.open_nursery() as nursery:

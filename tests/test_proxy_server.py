@@ -14,7 +14,7 @@ import trio.testing
 from orchestra.bus import Bus
 from orchestra.config.plan import Address, ProxyPlan
 from orchestra.events import RequestFinished, RequestHeld, State, StreamClosed
-from orchestra.proxy import conversation, gate, server
+from orchestra.proxy import exchange, gate, server
 from orchestra.proxy.exchange import Exchange
 from orchestra.proxy.server import Proxy
 from tests.proxy_kit import stage
@@ -46,7 +46,7 @@ async def test_a_head_that_does_not_arrive_in_time_is_408(autojump_clock: trio.t
 async def test_an_unused_connection_is_closed_after_a_while(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 20.0)
+    monkeypatch.setattr(exchange, "IDLE_TIMEOUT", 20.0)
     async with stage() as on:
         never, once = on.client(), on.client()
         await once.says(GET)
@@ -63,8 +63,8 @@ async def test_an_unused_connection_is_closed_after_a_while(
 async def test_a_slow_answer_is_not_limited(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 2.0)
-    monkeypatch.setattr(conversation, "HEADER_TIMEOUT", 1.0)
+    monkeypatch.setattr(exchange, "IDLE_TIMEOUT", 2.0)
+    monkeypatch.setattr(exchange, "HEADER_TIMEOUT", 1.0)
     async with stage() as on:
         client = on.client()
         await client.says(GET)

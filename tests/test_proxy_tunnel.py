@@ -14,7 +14,7 @@ from wsproto.utilities import generate_accept_token
 
 from orchestra.config.plan import FromProcess
 from orchestra.events import Notice, State, StreamOpened
-from orchestra.proxy import conversation
+from orchestra.proxy import exchange
 from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.websocket import FrameTap, handshake_fault
 from tests.proxy_kit import BACKEND_PORT, FRONTEND_PORT, header, headers_of, request_head, stage
@@ -115,8 +115,8 @@ async def test_bytes_pass_both_ways_with_those_that_came_with_the_handshake(
 async def test_a_silent_tunnel_stays_open(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 3.0)
-    monkeypatch.setattr(conversation, "HEADER_TIMEOUT", 3.0)
+    monkeypatch.setattr(exchange, "IDLE_TIMEOUT", 3.0)
+    monkeypatch.setattr(exchange, "HEADER_TIMEOUT", 3.0)
     async with stage(upgrade_timeout=3) as on:
         client, backend = await a_tunnel(on)
         await trio.sleep(15)

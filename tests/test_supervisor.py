@@ -105,7 +105,9 @@ async def test_packages_of_a_folder_are_installed_once_before_use(tmp_path: Path
 
 
 async def test_packages_are_installed_again_when_the_lock_file_has_changed(tmp_path: Path) -> None:
-    install = a_folder_with(tmp_path, "echo x >> count; mkdir -p node_modules; echo $NODE_ENV > environment")
+    install = a_folder_with(
+        tmp_path, "echo x >> count; mkdir -p node_modules; echo $NODE_ENV $NPM_CONFIG_INCLUDE > env"
+    )
     process = ProcessPlan(
         name="a",
         command="echo up; exec sleep 1000",
@@ -125,17 +127,20 @@ async def test_packages_are_installed_again_when_the_lock_file_has_changed(tmp_p
             await recorder.until_state("a", State.RUNNING, restarts=restarts)
             assert (tmp_path / "count").read_text() == count
         await supervisor.stop()
-    assert (tmp_path / "environment").read_text() == "development\n"
+    assert (tmp_path / "env").read_text() == "development dev\n"
 
 
 async def test_a_failed_installation_leaves_no_half_of_the_packages(tmp_path: Path) -> None:
-    install = a_folder_with(tmp_path, "mkdir node_modules; touch node_modules/half; exit 1")
+    install = a_folder_with(
+        tmp_path,
+        "mkdir node_modules; echo npm error code E404; echo npm error 404 x@9; echo npm error log: y; exit 1",
+    )
     supervisor = Supervisor(
         Plan(processes=(ProcessPlan(name="a", command="true", cwd=tmp_path, install=install),))
     )
     await supervisor.run()
     assert supervisor.snapshot()["a"].state is State.FAILED
-    assert "exit code 1" in supervisor.snapshot()["a"].reason
+    assert supervisor.snapshot()["a"].reason.endswith(": exit code 1: 404 x@9")
     assert not (tmp_path / "node_modules").exists()
 
 

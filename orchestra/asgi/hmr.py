@@ -6,8 +6,6 @@ passed on. Frames are decoded, since ASGI has messages; compression is left to t
 Vite's client polls for a server that is gone only if its connection breaks, and ASGI can only close one in
 an orderly way. So when Vite has gone, the browser's end stays open until Vite is back, and is then told to
 reload, in the words that Vite itself has for that.
-
-Not here: which pages may open it (`vite`).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from orchestra.bus import Bus
 from orchestra.config.schema import ReloadSettings
 from orchestra.control.doors import Request, admit
 from orchestra.control.inject import Injector
-from orchestra.control.messages import read_page, text_of
 from orchestra.control.pages import client_script
+from orchestra.control.tabs import read_page, text_of
 from orchestra.events import Notice
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.rules import OWN_PREFIX

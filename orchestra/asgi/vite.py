@@ -9,7 +9,7 @@ Vite is asked only by requests whose ``Host`` no page of another site can have m
 opened only to pages of our own origin: who has that socket's token, or Vite's modules, has the sources. All
 of a request is passed on that Vite itself checks. The application decides for itself to whom it answers.
 
-Not here: connections to Vite (`upstream`), its WebSocket (`hmr`).
+Not here: connections to Vite (`requests`), its WebSocket (`hmr`).
 """
 
 from __future__ import annotations

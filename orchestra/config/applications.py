@@ -37,9 +37,9 @@ _MAX_FILE_SIZE = 300_000
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
 _USUAL_NAMES = ("app", "application", "api")
 _MODULE = re.compile(r"(?!test_|conftest).*\.py")
-_KINDS = "FastAPI|Starlette|Litestar|Quart|APIFlask|Flask"
+_KINDS = "FastAPI|Starlette|Litestar|Quart|APIFlask|Flask|Sanic"
 _FLASKS = ("Flask", "APIFlask")
-_FRAMEWORKS = frozenset({"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django"})
+_FRAMEWORKS = frozenset({"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django", "sanic"})
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`, `app = create_app(`.
 _ASSIGNED = re.compile(r"^([ \t]*)(\w+)(?: *:[ \w.\[\]]+)? *= *(?:\w+\.)*(\w+)\(", re.MULTILINE)
 _FUNCTION = re.compile(
@@ -67,6 +67,7 @@ _SERVE = {
     "granian": "granian --interface asgi --port $PORT {factory}{target}",
     "hypercorn": "hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
     "flask": "flask --app {target} run --debug --no-reload --port $PORT",
+    "sanic": "sanic --single-process --port $PORT {factory}{target}",
 }
 _PATH = r"""\(\s*(?:\w+\s*=\s*)?[rf]?["'](/[\w.-]+(?:/[\w.-]+)*)"""
 _METHODS = r"(?:get|post|put|patch|delete|head|options|route|websocket|api_route)"
@@ -283,6 +284,8 @@ class Sources:
         """Choose what serves: what the project names, else what its environment has, else the usual one."""
         if application.kind in _FLASKS:
             return "flask"
+        if application.kind == "Sanic":
+            return "sanic"
         offered = ["uvicorn", "granian", "hypercorn"]
         if application.kind == "Quart":
             offered.reverse()

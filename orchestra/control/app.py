@@ -37,8 +37,8 @@ from orchestra.child.lines import without_colours
 from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.local import Order, Place, RunState
-from orchestra.control.messages import read_page, text_of
 from orchestra.control.pages import client_script
+from orchestra.control.tabs import read_page, text_of
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
 from orchestra.proxy.rules import OWN_PREFIX

@@ -92,7 +92,6 @@ class Injector:
             self._sides |= {"backend", "orchestra"}
         if settings.pages == "all":
             self._sides.add("frontend")
-        self._said: set[tuple[str, str]] = set()
 
     def asks(self, head: RequestHead) -> RequestHead | None:
         """See `Pages.asks`."""
@@ -179,7 +178,7 @@ class Injector:
         if (named[2] or b"80") not in {own, *(b"%d" % each.port for each in vites)}:
             place = named[1].decode("ascii", "replace")
             text = f"a page loads Vite's client from {place}, but the Vite of this run is at {vites[0]}"
-            self._report("vite-elsewhere", text, _VITE_HINT)
+            self._bus.notice("vite-elsewhere", text, hint=_VITE_HINT, at_most=_MOST_NOTICES)
 
     def _report_policy(self, upstream: UpstreamName, fault: str) -> None:
         fault = shorten(fault, _LONGEST_FAULT, placeholder=" ...")
@@ -187,19 +186,14 @@ class Injector:
             f"a Content-Security-Policy of the {upstream} forbids orchestra's script ({fault}): its pages do"
             " not reload by themselves and show no errors"
         )
-        self._report("page-policy", text, _POLICY_HINT)
+        self._bus.notice("page-policy", text, hint=_POLICY_HINT, at_most=_MOST_NOTICES)
 
     def _report_coding(self, upstream: UpstreamName, coding: str) -> None:
         text = (
             f"the {upstream} sends pages as {coding}, which they were not asked for in: they do not reload by"
             " themselves and show no errors"
         )
-        self._report("page-compressed", text, _COMPRESSED_HINT)
-
-    def _report(self, code: str, text: str, hint: str) -> None:
-        if (code, text) not in self._said and len(self._said) < _MOST_NOTICES:
-            self._said.add((code, text))
-            self._bus.notice(code, text, hint=hint)
+        self._bus.notice("page-compressed", text, hint=_COMPRESSED_HINT, at_most=_MOST_NOTICES)
 
 
 def _is_document(answer: ResponseHead) -> bool:

@@ -2,8 +2,6 @@
 
 A changed body is taken out of the framing that it came in, and framed again: its length is not known before
 its end.
-
-Not here: which documents are changed, and how (`inject`).
 """
 
 from __future__ import annotations

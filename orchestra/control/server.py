@@ -10,7 +10,7 @@ for none of it. What pages have to be told is remembered from the start (`tabs`)
 Resource handling: when `run` returns or is cancelled, all connections are closed and the unix socket is
 removed. Connections are shut down before the tasks that serve them are cancelled: then none of these waits.
 
-Not here: requests and answers (`app`, `worker`), the folder of the socket (`sockets`).
+Not here: requests and answers (`app`, `worker`), the folder of the socket (`unix_sockets`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orchestra.control import sockets
+from orchestra import unix_sockets
 from orchestra.control.tabs import Tabs
 from orchestra.events import ErrorCleared, ErrorShown, Event, OutputLine, StateChanged
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from orchestra.bus import Bus
     from orchestra.control.app import App, View
     from orchestra.control.doors import Door
-    from orchestra.control.sockets import UnixSocket
     from orchestra.control.worker import Worker
+    from orchestra.unix_sockets import UnixSocket
 
 __all__ = ["Control"]
 
@@ -64,7 +64,7 @@ class Control:
         self._token = secrets.token_urlsafe(24)
         self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self.swap_styles = tabs.swap_styles
-        self.expect_restart, self.settle = tabs.expect_restart, tabs.settle
+        self.expected, self.settle = tabs.expected, tabs.settle
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()
@@ -131,7 +131,7 @@ class Control:
 
     def _bind(self) -> UnixSocket | None:
         try:
-            local = sockets.bind(self._environ, pid=os.getpid())
+            local = unix_sockets.bind(self._environ, pid=os.getpid())
         except OSError as exc:
             hint = "Set XDG_RUNTIME_DIR to a folder of your own with a short path."
             self._bus.notice("no-control-socket", f"this run has no control socket: {exc}", hint=hint)
@@ -153,7 +153,7 @@ class Control:
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             has_room = sum(door == "local" for door in self._connections.values()) < MAX_LOCAL
-            if has_room and sockets.peer_uid(sock) == os.getuid():
+            if has_room and unix_sockets.peer_uid(sock) == os.getuid():
                 self._serve_soon(nursery, sock, "local")
             else:
                 sock.close()

@@ -1,4 +1,4 @@
-"""The open tabs, and what each of them has to be told.
+"""The open tabs, what each of them has to be told, and the JSON texts that say it over `live`.
 
 A reload is due once whenever a child of the backend that has not been ready before becomes ready: in tabs
 whose page came from the backend (`[reload] pages`) or from orchestra itself. A tab that connects says how old
@@ -12,27 +12,114 @@ answered with a 500 at that time. Of several the closest in time is its cause, i
 before they answer, or after.
 
 Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
-connects again, and is then told what counts.
+connects again, and is then told what counts. A text has at most 64 KiB, whatever a program has written: of an
+error that is longer, less is told.
 
 Pure: `now` is in seconds on any clock that does not jump. Not here: connections (`app`), whether a tab is on
-this machine (`doors`), the form of a message (`messages`).
+this machine (`doors`).
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from orchestra.control.messages import Page, error_text, log_text, text_of
-from orchestra.events import ErrorCleared, ErrorShown, Event, OutputLine, ReloadSent, State, StateChanged
+from msgspec import Meta, Struct, json, to_builtins
+
+from orchestra.child.lines import without_colours
+from orchestra.events import (
+    ErrorCleared,
+    ErrorShown,
+    Event,
+    OutputLine,
+    ReloadSent,
+    State,
+    StateChanged,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestra.config.schema import ReloadSettings
 
-__all__ = ["Tab", "Tabs"]
+__all__ = ["MAX_MESSAGE", "Page", "Source", "Tab", "Tabs", "error_text", "log_text", "read_page", "text_of"]
+
+MAX_MESSAGE = 65536
+# How much is told of an error: frames and lines, and the characters of each. The last fits in any case.
+_ERROR_SIZES = ((50, 2000), (20, 400), (5, 100))
+# Characters of a line of output that the browser's console gets.
+_MAX_LINE = 2000
+# Where the level stands in a line of a log.
+_LEVEL_WITHIN = 200
+_is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b|^[\w.]+(?:Error|Exception)(?::|$)").search
+_is_warning = re.compile(r"\bWARN(?:ING)?\b|\w+Warning:").search
+
+Source: TypeAlias = Literal["backend", "frontend", "orchestra"]
+
+
+class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
+    """What a page says of itself, once after each connect.
+
+    Attributes:
+        source: What its document came from; ``from`` in JSON.
+        age: Milliseconds since the document's first byte arrived.
+        path: Without the query.
+        status: Of the document.
+    """
+
+    source: Source
+    age: Annotated[float, Meta(ge=0)]
+    path: str = "/"
+    status: int = 200
+
+
+def read_page(text: str) -> Page:
+    """Read what a page says of itself, or `msgspec.DecodeError`; keys that are not known are left alone."""
+    return json.decode(text, type=Page)
+
+
+def text_of(kind: str, **fields: object) -> str:
+    """Write a message for a page."""
+    return encode({"type": kind, **fields}).decode("utf-8")
+
+
+def error_text(event: ErrorShown, *, at: str = "") -> str:
+    """Write the message that shows an error: the event, or as much of it as fits.
+
+    With `at`, the path of the page that it concerns, a page at another address does not show it.
+    """
+    text, whole = "", to_builtins(event)
+    if at:
+        whole["at"] = at
+    for count, size in _ERROR_SIZES:
+        text = encode(_cut(whole, count, size)).decode("utf-8")
+        if len(text.encode("utf-8")) <= MAX_MESSAGE:
+            break
+    return text
+
+
+def _cut(value: Any, count: int, size: int) -> Any:
+    match value:
+        case str():
+            return value[:size]
+        case list() | tuple():
+            return [_cut(each, count, size) for each in value[-count:]]
+        case dict():
+            return {name: _cut(each, count, size) for name, each in value.items()}
+        case _:
+            return value
+
+
+def log_text(event: OutputLine) -> str:
+    """Write the message that shows a line of output, with the level that stands in it."""
+    text = without_colours(event.text)[:_MAX_LINE]
+    begin = text[:_LEVEL_WITHIN]
+    level = "error" if _is_error(begin) else "warning" if _is_warning(begin) else "info"
+    return text_of("log", process=event.process, level=level, text=text)
+
 
 # More than a person has open.
 MAX_TABS = 100
@@ -84,6 +171,8 @@ class Tabs:
 
     Attributes:
         errors: That are shown now, by process.
+        expected: Processes whose reload is held back until `settle`: a file was touched, another child may
+            follow.
     """
 
     def __init__(
@@ -95,6 +184,7 @@ class Tabs:
         emit: Callable[[ReloadSent], object],
     ) -> None:
         self.errors: dict[str, ErrorShown] = {}
+        self.expected: set[str] = set()
         self.is_over = False
         self._policy = policy
         self._token = token
@@ -106,8 +196,7 @@ class Tabs:
         self._states: dict[str, StateChanged] = {}
         # The newest child of each process that has been ready, and since when it is.
         self._ready: dict[str, tuple[object, float]] = {}
-        # Processes that are likely to be restarted, and those of them whose reload waits for that.
-        self._expected: set[str] = set()
+        # Those of `expected` that are ready again.
         self._held: set[str] = set()
         # The newest order to reload, those for all pages apart: when, and why.
         self._ordered: dict[bool, tuple[float, str]] = {}
@@ -196,7 +285,7 @@ class Tabs:
         )
         if not is_same:
             self._ready[event.process] = child, now
-            if event.process in self._expected:
+            if event.process in self.expected:
                 self._held.add(event.process)
             else:
                 self._tell_ready(event.process)
@@ -297,13 +386,9 @@ class Tabs:
         self._ordered[everywhere] = now, reason
         return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
 
-    def expect_restart(self, process: str) -> None:
-        """Hold a process's reload back until `settle`: a file was touched, another child may follow."""
-        self._expected.add(process)
-
     def settle(self, process: str, *, is_restarted: bool) -> None:
         """Tell what was held back, unless the process is restarted: its next child brings a reload."""
-        self._expected.discard(process)
+        self.expected.discard(process)
         if process in self._held and not is_restarted:
             self._tell_ready(process)
         self._held.discard(process)

@@ -26,7 +26,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from orchestra.control.messages import MAX_MESSAGE
+from orchestra.control.tabs import MAX_MESSAGE
 
 if TYPE_CHECKING:
     import socket

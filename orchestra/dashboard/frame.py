@@ -2,8 +2,6 @@
 
 A frame is made in trio's thread and drawn in another one, while the model goes on. It holds no more than
 there is room for.
-
-Not here: how it looks (`view`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs two
 appends; whatever is looked for is looked for when it is shown, from the newest entry back. The last entries
 of each process are kept beside the ring, which a loud one fills in a second.
-
-Not here: how an entry looks, tasks, time.
 """
 
 from __future__ import annotations

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import structs
 
 from orchestra.child.lines import without_colours
-from orchestra.dashboard.hints import Hints
 from orchestra.dashboard.log import Log
-from orchestra.dashboard.requests import Requests
+from orchestra.dashboard.requests import Hints, Requests
 from orchestra.dashboard.words import is_blank, sentence, short_seconds
 from orchestra.events import (
     ErrorCleared,

@@ -1,9 +1,9 @@
 """The run as lines on standard output: ``name | line`` for people and pipes, or JSON lines for programs.
 
 A printer has two ends. `observe` is an observer of the bus and takes what is said about the processes;
-`write_lines` is an awaited sink for child output, so that nothing is lost: while the reader is slow and the
-buffer full, its caller waits, and the child that wrote them waits with it. Both put their lines, already
-encoded, into one buffer, so that events and lines keep the order in which they happened.
+`write_lines` takes child output. Both put their lines, already encoded, into one buffer, so that events and
+lines keep the order in which they happened. So that nothing is lost, the caller of `write_lines` waits before
+it while the buffer is full, and the child that wrote them waits with it.
 
 Not here: rich (plain output must start fast), what the events mean (`words`), writing (`writer`).
 """
@@ -98,7 +98,7 @@ class PlainPrinter:
         if isinstance(event, PlanChanged):
             self.widen(event.processes)
         if isinstance(event, OutputLine):
-            self._print([event])
+            self.write_lines([event])
         elif isinstance(event, OutputPaused):
             if self._is_terminal:
                 self._begin(event)
@@ -118,12 +118,8 @@ class PlainPrinter:
             self._width = width
             self._margins.clear()
 
-    async def write_lines(self, lines: Sequence[OutputLine]) -> None:
-        """Take lines of one stream; wait while the buffer is full."""
-        await self._writer.wait_for_room()
-        self._print(lines)
-
-    def _print(self, lines: Sequence[OutputLine]) -> None:
+    def write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of one stream."""
         source = (lines[0].process, lines[0].stream)
         texts = [line.text for line in lines]
         if self._is_terminal:
@@ -243,9 +239,8 @@ class JsonPrinter:
         """Take an event from the bus."""
         self._put(event)
 
-    async def write_lines(self, lines: Sequence[OutputLine]) -> None:
-        """Take lines of child output; wait while the buffer is full."""
-        await self._writer.wait_for_room()
+    def write_lines(self, lines: Sequence[OutputLine]) -> None:
+        """Take lines of child output."""
         self._put(
             *(
                 structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line

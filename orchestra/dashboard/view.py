@@ -70,7 +70,6 @@ class Layout(NamedTuple):
     processes: int
     middle: int
     requests: int
-    message: int
     keys: int
     is_wide: bool = False
 
@@ -80,8 +79,7 @@ def layout(frame: Frame) -> Layout:
     height, look = frame.height, frame.look
     space = int(height >= 16)
     keys, error = int(height >= 8), int(frame.error is not None and height >= 8)
-    message = int(frame.message is not None and height >= 4)
-    left = height - 1 - error - message - keys - 2 * space
+    left = height - 1 - error - len(_message(frame)) - keys - 2 * space
     count = len(frame.processes)
     # With many processes the log keeps a third: it says why something is wrong.
     room = min(left, max(left * 2 // 3, left - 8, min(count, _ALWAYS_SHOWN)))
@@ -101,12 +99,12 @@ def layout(frame: Frame) -> Layout:
         wanted = min(left // 4 + 1, len(frame.requests) + 2, 10)
         requests = min(max(left * 2 // 3, 3) if look.on_requests else wanted, left)
         middle = max(left - requests - space, 0)
-    return Layout(space, error, processes, middle, requests, message, keys, is_wide)
+    return Layout(space, error, processes, middle, requests, keys, is_wide)
 
 
 def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
     """Draw a frame: exactly as many lines as the screen has; the help says what `keys` do."""
-    rows, width = layout(frame), frame.width
+    rows = layout(frame)
     empty = [Text()] * rows.space
     lines = [_header(frame), *empty]
     if frame.error is not None and rows.error:
@@ -115,9 +113,7 @@ def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
         lines += [*_exactly(process_rows(frame, rows.processes), rows.processes), *empty]
     lines += _middle(frame, rows, keys)
     lines += empty
-    if frame.message is not None and rows.message:
-        tone = {"warning": BUSY, "error": BAD}.get(frame.message.level, QUIET)
-        lines.append(fit(Text(f" {one_line(frame.message.text)}", tone), width))
+    lines += _message(frame)
     if rows.keys:
         lines.append(_footer(frame))
     return _exactly(lines, frame.height)
@@ -177,6 +173,16 @@ def _error(frame: Frame) -> Text:
     line = Text(f" ✗ {one_line(error.process)}: ", WORST)
     line.append(error_line(error, frame.width - line.cell_len - len(others)))
     return fit(line.append(others), frame.width)
+
+
+def _message(frame: Frame) -> list[Text]:
+    """Draw what stands above the keys; all of it where there is room: a hint ends with what to do."""
+    if frame.message is None or frame.height < 4:
+        return []
+    tone = {"warning": BUSY, "error": BAD}.get(frame.message.level, QUIET)
+    text, width = one_line(frame.message.text), frame.width
+    parts = [part.plain for part in decode(text, max(width - 2, 1))] if frame.height >= 24 else [text]
+    return [fit(Text(f" {part}", tone), width) for part in parts]
 
 
 def _footer(frame: Frame) -> Text:

@@ -1,7 +1,4 @@
-"""What plain output and the dashboard have in common: events in words, durations, and colours by number.
-
-Not here: rich, state; everything is a function of its arguments.
-"""
+"""What plain output and the dashboard have in common: events in words, durations, and colours by number."""
 
 from __future__ import annotations
 

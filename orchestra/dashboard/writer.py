@@ -4,8 +4,6 @@ What is put into the buffer is written in the order in which it came; one batch 
 is collected. Standard output is shared with other programs, so its mode is never changed: it blocks, and a
 thread waits. If another program made it non-blocking (Node does that to a terminal that it shares), a write
 that would block waits in `poll` instead of failing.
-
-Not here: what is written.
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ __all__ = [
     "ReaderGone",
     "Unwritable",
     "Writer",
+    "is_in_foreground",
     "is_writable",
     "standard_output",
     "terminal_size",
@@ -93,9 +92,6 @@ class Output(Protocol):
 
     def put(self, data: bytes) -> None:
         """Take bytes."""
-
-    async def wait_for_room(self) -> None:
-        """Wait until there is room for more."""
 
 
 class Writer:
@@ -259,3 +255,11 @@ def terminal_size(fd: int) -> tuple[int, int]:
     except OSError:
         columns = lines = 0
     return columns or 80, lines or 24
+
+
+def is_in_foreground() -> bool:
+    """Whether the terminal is ours."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # no terminal any more: SIGHUP says what follows from that
+        return False

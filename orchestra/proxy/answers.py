@@ -58,10 +58,7 @@ class Message(Struct, frozen=True, kw_only=True):
 def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> Message:
     """Say why there is no answer, or why a request is refused.
 
-    Args:
-        error: The cause.
-        is_told_all: The client is on this machine: it is also told what a process has written, of which the
-            cause is a part.
+    A client on this machine `is_told_all`: also what a process has written, of which the cause is a part.
     """
     text = f"{error}."
     if isinstance(error, BadMessage):
@@ -94,12 +91,9 @@ def own(head: RequestHead) -> Message:
 
 
 def render(message: Message, head: RequestHead | None, *, tag: str = "") -> tuple[ResponseHead, bytes]:
-    """Put `message` into a form that the caller reads.
+    """Put `message` into a form that the caller reads; pages get a script's `tag`.
 
-    Args:
-        message: What is to be said.
-        head: The request; ``None`` if it could not be read, which gets text.
-        tag: The script that a page gets.
+    Without a `head` the request could not be read: it gets text.
     """
     accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):

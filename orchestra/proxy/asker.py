@@ -31,13 +31,12 @@ from orchestra.proxy.websocket import handshake_fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestra.events import UpstreamName
     from orchestra.proxy.connection import ClientConnection, UpstreamConnection
-    from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
 
 __all__ = ["Asker", "Reply", "Upload"]
@@ -60,7 +59,7 @@ class Reply(Struct, eq=False):
         read: What was read of it, as the client gets it.
     """
 
-    upstream: Upstream
+    side: UpstreamName
     connection: UpstreamConnection
     head: ResponseHead
     body: Body
@@ -72,6 +71,7 @@ class Asker:
 
     Attributes:
         upload: The request's body; ``None`` without one.
+        side: The upstream that is asked; ``None`` before that.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
         kept: An answer that was kept while another upstream was asked.
@@ -79,20 +79,17 @@ class Asker:
         is_upgrade: It asks for a WebSocket.
     """
 
-    def __init__(
-        self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer, record: Record
-    ) -> None:
+    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, record: Record) -> None:
         self._shared = shared
         self._client = client
         self._head = head
-        self._peer = peer
         self._record = record
+        self.side: UpstreamName | None = None
         self.connection: UpstreamConnection | None = None
         self.reply: Reply | None = None
         self.kept: Reply | None = None
         self.was_ended_early = self.is_upgrade = False
         self.upload: Upload | None = None
-        self._upstream: Upstream | None = None
         self._asked = None if shared.pages is None else shared.pages.asks(head)
         self._forwarded = b""
         self._victim: Upstream | None = None
@@ -101,36 +98,22 @@ class Asker:
             limit = shared.plan.replay_bytes if may_send_again else 0
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
-    @property
-    def side(self) -> Side | None:
-        """The upstream that is asked; ``None`` before that."""
-        return None if self._upstream is None else self._upstream.gate.side
-
     def ask_now(self, upstream: Upstream) -> bool:
-        """Send the request over an idle connection, if that is all it takes; else it is for `ask`.
-
-        Raises:
-            BadMessage: Its body is not framed as its head said.
-        """
+        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
         if self.upload is not None:
             self.upload.read()
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
         if connection is None:
             return False
-        self._send(upstream, connection)
+        self._send(connection)
         return self.upload is not None or not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
-        """Send the request to `upstream` as soon as that can be asked.
-
-        Raises:
-            UpstreamGone: The connection broke: see `prepare_again`.
-            Unavailable: It cannot be asked.
-        """
+        """Send the request to `upstream` as soon as that can be asked; `Unavailable`: it cannot."""
         connection = self.connection
         if connection is None:
             connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
-            self._send(upstream, connection)
+            self._send(connection)
         if self.upload is None:
             await connection.drain()
 
@@ -140,11 +123,11 @@ class Asker:
     def _may_reuse(self) -> bool:
         return self._may_repeat() and self._client.body.is_complete and not self.is_upgrade
 
-    def _send(self, upstream: Upstream, connection: UpstreamConnection) -> None:
-        self._upstream, self.connection = upstream, connection
+    def _send(self, connection: UpstreamConnection) -> None:
+        self.side, self.connection = connection.upstream.gate.side, connection
         # All upstreams get the same bytes.
         data = self._forwarded = self._forwarded or forwarded_request(
-            self._asked or self._head, self._peer, upgrade=self.is_upgrade
+            self._asked or self._head, self._client.peer, upgrade=self.is_upgrade
         )
         if self.upload is None:
             connection.write(data)
@@ -152,27 +135,20 @@ class Asker:
             self.upload.begin(connection, data)
 
     def hear(self) -> ResponseHead | None:
-        """Take the head of the final answer as soon as it is here; 1xx are passed on.
-
-        Raises:
-            UpstreamGone: There will be none: see `prepare_again`.
-            BadResponse: It is illegal.
-        """
-        upstream, connection = self._upstream, self.connection
-        assert upstream is not None  # noqa: S101 - it was asked
-        assert connection is not None  # noqa: S101
+        """Take the head of the final answer as soon as it is here; 1xx are passed on."""
+        connection = self.connection
+        assert connection is not None  # noqa: S101 - it was asked
         for _ in range(_MAX_INFORMATIONAL):
             answer = connection.take_head(self._head)
             if answer is None:
                 return None
             if answer.status >= 200 or (answer.status == 101 and self.is_upgrade):
-                head, pages = answer, self._shared.pages
+                head, pages, side = answer, self._shared.pages, connection.upstream.gate.side
                 if self._asked is not None and pages is not None:
-                    side = upstream.gate.side
                     head, connection.body = pages.change(self._head, answer, connection.body, side)
                 # What follows a 101 is no body.
                 read = b"" if answer.status == 101 else connection.take()
-                self.reply = Reply(upstream, connection, head, connection.body, read)
+                self.reply = Reply(side, connection, head, connection.body, read)
                 return answer
             if answer.status == 101:
                 raise BadResponse("the upstream switched protocols, which was not asked for")
@@ -188,13 +164,14 @@ class Asker:
         been closing), and once over a fresh one. A request that is not idempotent is never sent over a
         connection that has been idle.
         """
-        upstream, connection = self._upstream, self.connection
+        connection = self.connection
         self.release()
-        if upstream is None or connection is None or not isinstance(fault, UpstreamGone):
+        if connection is None or not isinstance(fault, UpstreamGone):
             raise fault
+        upstream = connection.upstream
         if fault.has_begun or not self._may_repeat():
             raise fault
-        if connection.is_reused and not upstream.is_stale(connection):
+        if connection.is_reused and not connection.is_stale():
             # Each turn uses up one idle connection; the last turn is one with a fresh one.
             return
         await upstream.wait_for_report(connection)
@@ -210,13 +187,8 @@ class Asker:
     async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
-        Args:
-            upstream: Where to.
-            is_guess: Whether it may know nothing of such a WebSocket: Vite then never answers.
-
-        Raises:
-            UpstreamError: There is no answer in time, or not a valid one.
-            BadMessage: There is no such WebSocket, it seems.
+        `UpstreamError`: there is no answer in time, or not a valid one. That there is such a WebSocket may be
+        a guess; then it is `BadMessage`, as Vite never answers where there is none.
         """
         self.is_upgrade = True
         await self.ask(upstream)
@@ -247,14 +219,14 @@ class Asker:
 
     def release(self) -> None:
         """Part with the connection to the upstream; it may serve again if all was said on it."""
-        upstream, connection = self._upstream, self.connection
-        if connection is None or upstream is None:
+        connection = self.connection
+        if connection is None:
             return
         self.connection = None
         if self.upload is not None:
             self.upload.stop()
         if connection.is_reusable() and self._client.body.is_complete:
-            upstream.give_back(connection, self._shared.now)
+            connection.upstream.give_back(connection, self._shared.now)
         elif self._client.was_reset and not self.is_upgrade:
             connection.abort()
         else:
@@ -288,24 +260,18 @@ class Asker:
 
 
 class Upload:
-    """The body of one request.
-
-    Args:
-        client: Its sender.
-        limit: Bytes of it that are kept; of a longer one nothing is.
-        start_soon: Starts a task that ends by itself.
+    """The body of one request; up to `limit` bytes of it are kept, and of a longer one nothing.
 
     Attributes:
         fault: Why it cannot be sent to its end.
     """
-
-    fault: Exception | None = None
 
     def __init__(self, client: ClientConnection, limit: int, *, start_soon: Callable[..., object]) -> None:
         self._client = client
         self._body = client.body
         self._limit = limit
         self._start_soon = start_soon
+        self.fault: Exception | None = None
         self._kept: list[bytes] = []
         self._has_begun = False
         self._sending = trio.CancelScope()
@@ -316,11 +282,7 @@ class Upload:
         return not self._has_begun or self._body.size <= self._limit
 
     def read(self) -> None:
-        """Read what was received already.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
+        """Read what was received already; `BadMessage` if it is not framed as its head said."""
         self._keep(self._client.take())
 
     def begin(self, upstream: UpstreamConnection, head: bytes) -> None:
@@ -357,7 +319,6 @@ class Upload:
             upstream.close()
 
     def _keep(self, piece: bytes) -> None:
-        """Keep what was read, or forget all of it if that is too much."""
         self._kept.append(piece)
         if not self.can_begin:
             self._kept.clear()

@@ -23,10 +23,12 @@ from orchestra.errors import UpstreamError
 from orchestra.proxy.forward import keeps_alive
 from orchestra.proxy.framing import NO_BODY, Body, answer_body, request_body
 from orchestra.proxy.head import MAX_HEAD, BadMessage, end_of_head, is_obviously_no_request
-from orchestra.proxy.transport import HEAD_SIZE, RECEIVE_SIZE
+from orchestra.proxy.transport import HEAD_SIZE
 
 if TYPE_CHECKING:
     from orchestra.config.plan import Address
+    from orchestra.proxy.forward import Peer
+    from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import HeadReader, RequestHead, ResponseHead
     from orchestra.proxy.transport import Buffer, Transport
 
@@ -90,14 +92,10 @@ class _Connection:
         self._keeps_alive = True
 
     def _gone(self) -> Exception:
-        """Say that the peer has gone."""
         raise NotImplementedError
 
     def _bad(self, fault: BadMessage) -> Exception:
-        """Say that what the peer has sent is illegal."""
         return fault
-
-    # --- Bytes ---
 
     def write(self, data: bytes) -> None:
         """Send bytes, as far as that needs no waiting; `drain` sends the rest, or says that it cannot."""
@@ -122,7 +120,6 @@ class _Connection:
             self.unsent = b""
 
     async def send(self, data: bytes) -> None:
-        """Write and drain."""
         self.write(data)
         await self.drain()
 
@@ -140,18 +137,15 @@ class _Connection:
         if self.unread:
             data, self.unread = self.unread, b""
             return data
-        return self._receive(RECEIVE_SIZE)
+        return self._receive()
 
-    def _receive(self, max_bytes: int) -> bytes | None:
+    def _receive(self) -> bytes | None:
         try:
-            return self.transport.take_some(max_bytes)
+            return self.transport.take_some()
         except _BROKEN as exc:
             raise self._gone() from exc
 
-    # --- Messages ---
-
     def _take_head(self) -> bytes | None:
-        """Take the next head as soon as it is whole."""
         buffer, searched = self.unread, self._searched
         if searched or not buffer:
             try:
@@ -176,9 +170,7 @@ class _Connection:
     def take(self) -> bytes:
         """Return what the receiver gets of the body's bytes that were received already.
 
-        Raises:
-            BadMessage: The client's body is not framed as its head said.
-            BadResponse: The upstream's is not.
+        It may not be framed as its head said: `BadMessage` from a client, `BadResponse` from an upstream.
         """
         buffer, body = self.unread, self.body
         if body.is_complete or not (buffer or body.needs_no_bytes):
@@ -192,7 +184,7 @@ class _Connection:
 
     def take_more(self) -> bytes | None:
         """Receive more of the body, or its end; return what the receiver gets of it, or raise as `take`."""
-        data = self._receive(RECEIVE_SIZE)
+        data = self._receive()
         if data:
             self.unread += data
             return self.take()
@@ -219,8 +211,9 @@ class ClientConnection(_Connection):
         was_reset: The client has reset it.
     """
 
-    def __init__(self, transport: Transport, reader: HeadReader) -> None:
+    def __init__(self, transport: Transport, reader: HeadReader, peer: Peer) -> None:
         super().__init__(transport, reader)
+        self.peer = peer
         self.was_reset = self._has_skipped = False
 
     def _gone(self) -> ClientGone:
@@ -230,10 +223,8 @@ class ClientConnection(_Connection):
         """Take the head of the next request.
 
         One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-
-        Raises:
-            BadMessage: It is illegal; the connection can only be answered and closed.
-            ClientGone: It will never be complete.
+        `BadMessage`: it is illegal, the connection can only be answered and closed; `ClientGone`: it will
+        never be complete.
         """
         self.body = _UNREAD
         raw = self._take_head()
@@ -254,11 +245,7 @@ class ClientConnection(_Connection):
         return head
 
     async def read_off(self) -> None:
-        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer.
-
-        Raises:
-            ClientGone: The client has reset the connection, or we closed it.
-        """
+        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer."""
         while self.take_raw() != b"":
             await self.wait()
 
@@ -268,12 +255,7 @@ class ClientConnection(_Connection):
 
 
 class UpstreamConnection(_Connection):
-    """A connection to an upstream.
-
-    Args:
-        transport: Connected.
-        reader: Reads the heads of its answers.
-        endpoint: What it is to.
+    """A connection to an upstream, at one of its endpoints.
 
     Attributes:
         is_reused: It has been idle, so the upstream may have closed it without our knowing.
@@ -282,8 +264,11 @@ class UpstreamConnection(_Connection):
 
     _what = "answer"
 
-    def __init__(self, transport: Transport, reader: HeadReader, endpoint: Endpoint) -> None:
+    def __init__(
+        self, transport: Transport, reader: HeadReader, upstream: Upstream, endpoint: Endpoint
+    ) -> None:
         super().__init__(transport, reader)
+        self.upstream = upstream
         self.endpoint = endpoint
         self.body = _UNREAD
         self.since = 0.0
@@ -302,12 +287,7 @@ class UpstreamConnection(_Connection):
         self.since, self.body, self.is_reused, self._has_begun = now, _UNREAD, True, False
 
     def take_head(self, request: RequestHead) -> ResponseHead | None:
-        """Take the head of the next answer to `request`, be it informational or final.
-
-        Raises:
-            BadResponse: It is illegal.
-            UpstreamGone: It will never be complete.
-        """
+        """Take the head of the next answer to `request`; `BadResponse`, `UpstreamGone`: there is none."""
         raw = self._take_head()
         if raw is None:
             return None
@@ -329,6 +309,10 @@ class UpstreamConnection(_Connection):
         if end is None:
             raise self._gone()
         return end
+
+    def is_stale(self) -> bool:
+        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
+        return self.endpoint is not self.upstream.gate.endpoint
 
     def is_reusable(self) -> bool:
         """Whether all was sent and the answer is complete, with nothing left over, and another may follow."""

@@ -1,60 +1,70 @@
-"""One exchange: a request comes in, an upstream is asked, an answer goes out.
+"""One client's connection: requests and answers, one after the other, and what becomes of each request.
 
-Strategy. An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what
-concerns upstreams. Most requests never have to wait for anything but their upstream: an idle connection is at
-hand, and the client takes what it gets. `advance` carries out such steps whenever bytes arrive. What may have
-to wait otherwise is for `run`, in the connection's task; then `advance` goes on. Bodies stream: what has
-arrived is sent before more is awaited, and a send that waits is all the flow control there is. Only a request
-whose body is still on its way needs a second task.
+Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
+plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). Most requests
+never have to wait for anything but their upstream: an idle connection is at hand, and the client takes what
+it gets. To wake a task twice a request would cost more than all of that. The task is woken for what may have
+to wait for something else (`Exchange.run`): an upstream that is not ready, a client that does not read, a
+WebSocket. Then the functions go on.
 
-An incomplete answer must not look complete: if its upstream ends in the middle, the client's connection is
-reset.
+An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what concerns
+upstreams. Bodies stream: what has arrived is sent before more is awaited, and a send that waits is all the
+flow control there is. Only a request whose body is still on its way needs a second task. An incomplete answer
+must not look complete: if its upstream ends in the middle, the client's connection is reset.
 
-Cancellation: the connection's scope is cancelled when its client leaves. Whatever is raised, connections to
-upstreams are either given back or closed on the way out, at once and without waiting. An upstream sees an
-orderly end, unless the client itself has reset its connection.
+All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
+operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
+everything that was done for it. Whatever is raised, connections to upstreams are either given back or closed
+on the way out, at once and without waiting. An upstream sees an orderly end, unless the client itself has
+reset its connection.
 
-Not here: the connection (`conversation`), limits of time (`server`), what it all means for a process.
+Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
+
+Not here: which connections there are (`server`), what it all means for a process.
 """
 
 from __future__ import annotations
 
+import logging
 from enum import Enum, auto
+from math import inf
 from typing import TYPE_CHECKING, assert_never
+
+import trio
 
 from orchestra.errors import UpstreamError
 from orchestra.hosts import is_from_here
 from orchestra.proxy import answers, websocket
 from orchestra.proxy.asker import Asker
-from orchestra.proxy.connection import ClientGone
+from orchestra.proxy.connection import ClientConnection, ClientGone
 from orchestra.proxy.forward import forwarded_response
 from orchestra.proxy.framing import LAST_CHUNK, NO_BODY, LengthBody
 from orchestra.proxy.head import BadMessage
 from orchestra.proxy.record import Record
-from orchestra.proxy.route import (
-    Answer,
-    Ask,
-    Availability,
-    Fail,
-    Kept,
-    Route,
-    Signal,
-)
+from orchestra.proxy.route import Answer, Ask, Availability, Fail, Kept, Route, Signal
 
 if TYPE_CHECKING:
     from orchestra.events import Outcome, UpstreamName
     from orchestra.proxy.answers import Message
     from orchestra.proxy.asker import Reply
-    from orchestra.proxy.connection import ClientConnection
     from orchestra.proxy.forward import Peer
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Upstream
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.route import Step
-    from orchestra.proxy.rules import Side
     from orchestra.proxy.shared import Shared
+    from orchestra.proxy.transport import Transport
 
-__all__ = ["OVER", "STUCK", "WAITING", "Exchange", "Progress"]
+__all__ = ["Conversation", "Exchange"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a client may take to send a head.
+HEADER_TIMEOUT = 10.0
+# Seconds that an unused connection of a client stays open; Chromium's own limit is 300.
+IDLE_TIMEOUT = 75.0
+# A client whose request was not read to its end gets so long to take note of the answer.
+LINGER = 1.0
 
 
 class Progress(Enum):
@@ -69,11 +79,132 @@ class Progress(Enum):
 WAITING, STUCK, OVER = Progress
 
 
+class Conversation:
+    """What happens on one client's connection.
+
+    Attributes:
+        deadline: When it is given up, on trio's clock.
+        exchange: That is under way.
+        scope: Cancel it to close the connection.
+    """
+
+    def __init__(self, shared: Shared, transport: Transport, peer: Peer) -> None:
+        self.deadline = shared.now + IDLE_TIMEOUT
+        self.scope = trio.CancelScope()
+        self._shared = shared
+        self._client = ClientConnection(transport, shared.reader, peer)
+        self._woken = trio.Event()
+        self.exchange: Exchange | None = None
+        self._fault: Exception | None = None
+        self._is_reading_head = self._is_late = False
+
+    async def run(self) -> None:
+        """See it through, from the first request to the end."""
+        client = self._client
+        try:
+            with self.scope:
+                client.transport.on_hangup(self._hung_up)
+                try:
+                    await self._converse()
+                except BadMessage as exc:
+                    await self._refuse(exc)
+                if not client.body.is_complete:
+                    self.deadline = trio.current_time() + LINGER
+                    client.transport.send_eof()
+                    await client.read_off()
+            if self._is_late:
+                with trio.move_on_after(LINGER):
+                    await self._refuse(BadMessage("the request did not arrive in time", status=408))
+        except ClientGone:
+            pass
+        except Exception:
+            logger.exception("a bug in orchestra ended one connection: %r", client)
+            client.abort()
+        finally:
+            # What is told from now on comes too late.
+            self._woken.set()
+            if self.exchange is not None:
+                self.exchange.abandon()
+            client.close()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        self._is_late = self._is_reading_head
+        self.scope.cancel()
+
+    def abort(self) -> None:
+        """End it at once: the client sees an error."""
+        self.scope.cancel()
+        self._client.abort()
+
+    def _hung_up(self, is_reset: bool) -> None:  # noqa: FBT001 - a callback
+        self._client.was_reset |= is_reset
+        self.scope.cancel()
+
+    async def _converse(self) -> None:
+        while True:
+            # Sleep while requests are served that need no task.
+            self._woken = trio.Event()
+            self._serve()
+            await self._woken.wait()
+            if self._fault is not None:
+                raise self._fault
+            if self.exchange is None:
+                return
+            await self.exchange.run()
+
+    # --- While the task sleeps ---
+
+    def _serve(self) -> None:
+        """Go on with what has arrived, as far as that needs no waiting."""
+        if self._woken.is_set():
+            return
+        exchange, shared = self.exchange, self._shared
+        try:
+            if exchange is None and (exchange := self._take_request()) is None:
+                self._client.transport.on_input(self._serve)
+                return
+            progress = exchange.advance()
+        except Exception as exc:  # noqa: BLE001 - the task raises it
+            self._fault = exc
+            self._woken.set()
+            return
+        if progress is WAITING and (connection := exchange.asker.connection) is not None:
+            connection.transport.on_input(self._serve)
+        elif progress is not OVER:
+            self._woken.set()
+        else:
+            self.exchange = None
+            self.deadline = shared.now + IDLE_TIMEOUT
+            if shared.ended:
+                shared.ended.unpark_all()
+            if exchange.is_last or shared.is_closing:
+                self._woken.set()
+            elif self._client.unread:
+                # Not at once: a client that always sends more would never let others have their turn.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._serve)
+            else:
+                self._client.transport.on_input(self._serve)
+
+    def _take_request(self) -> Exchange | None:
+        client, shared = self._client, self._shared
+        head = client.take_request()
+        if head is not None:
+            self._is_reading_head = False
+            self.deadline = inf
+            self.exchange = Exchange(shared, client, head)
+        elif client.unread and not self._is_reading_head:
+            self._is_reading_head = True
+            self.deadline = shared.now + HEADER_TIMEOUT
+        return self.exchange
+
+    async def _refuse(self, fault: BadMessage) -> None:
+        head, body = answers.render(answers.explain(fault), None)
+        await self._client.send(forwarded_response(head, "orchestra", close=True) + body)
+
+
 class Exchange:
     """One request and what becomes of it.
-
-    Args:
-        peer: The client.
 
     Attributes:
         asker: Has the connection to the current upstream, if there is one.
@@ -82,22 +213,21 @@ class Exchange:
 
     _frontend: Upstream
 
-    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, peer: Peer) -> None:
+    def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead) -> None:
         self._shared = shared
         self._client = client
         self._head = head
-        self._peer = peer
-        number, recent = shared.next_number(), shared.recent
-        self._record = record = Record(shared.bus, number, head, client.body, recent, clock=shared.clock)
+        number, recent, clock = shared.next_number(), shared.recent, shared.clock
+        self._record = record = Record(shared.bus, number, head, client.body, recent, clock, clock())
         self._route = Route(head, shared.router)
-        self.asker = Asker(shared, client, head, peer, record)
+        self.asker = Asker(shared, client, head, record)
         # Not in the class: CPython 3.11 then takes 20 ns for each look at one of them, and 1 ns as it is.
         self.is_last = True
         self._websocket: websocket.Tunnel | None = None
         self._step: Step | None = None
         self._answering: Reply | None = None
         self._body: Body = NO_BODY
-        self._is_written = self._is_over = False
+        self._is_written = False
         self._fault: UpstreamError | BadMessage | None = None
 
     def advance(self) -> Progress:
@@ -106,10 +236,11 @@ class Exchange:
         try:
             if self._is_written:
                 pass
-            elif self._answering is None:
+            elif (reply := self._answering) is None:
                 progress = self._follow_route()
-            else:
-                self._pass_on(self._answering)
+            elif (piece := reply.connection.take_more()) is not None:
+                self._client.write(piece)
+                self._is_written = reply.body.is_complete
         except (UpstreamError, BadMessage) as exc:
             self._fault = exc
             return STUCK
@@ -158,7 +289,7 @@ class Exchange:
         backend, frontend = shared.upstreams["backend"].gate.availability, self._frontend.gate.availability
         return self._route.begin(backend, frontend, may_wait=may_wait)
 
-    def _upstream(self, side: Side) -> Upstream:
+    def _upstream(self, side: UpstreamName) -> Upstream:
         return self._frontend if side == "frontend" else self._shared.upstreams[side]
 
     def _ask(self, step: Ask) -> Progress:
@@ -182,15 +313,13 @@ class Exchange:
         Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
         """
         try:
-            try:
-                await self._get_unstuck()
-            except (UpstreamError, BadMessage) as exc:
-                self._explain(exc)
+            await self._get_unstuck()
+        except (UpstreamError, BadMessage) as exc:
+            self._explain(exc)
         except ClientGone:
             self._reset("client-gone")
 
     async def _get_unstuck(self) -> None:
-        """Wait for something else than the upstream's bytes."""
         shared, asker, step = self._shared, self.asker, self._step
         if self._fault is not None:
             fault, self._fault = self._fault, None
@@ -223,8 +352,7 @@ class Exchange:
             self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
 
     async def _upgrade(self) -> None:
-        """Open a WebSocket, or pass on why not."""
-        route = websocket.admit(self._head, self._peer, self._shared)
+        route = websocket.admit(self._head, self._client.peer, self._shared)
         self._record.reason = route.reason
         upstream = self._upstream(route.side)
         try:
@@ -243,13 +371,10 @@ class Exchange:
             await self._websocket.run(route.kind)
             self._is_written = True
 
-    # --- Its end ---
-
     def abandon(self) -> None:
-        """End it without an answer if it is not over: the client has left, or the proxy ends."""
-        if not self._is_over:
-            self._reset("upstream-died" if self._shared.is_closing else "client-gone")
-            self._end()
+        """End it without an answer: the client has left, or the proxy ends."""
+        self._reset("upstream-died" if self._shared.is_closing else "client-gone")
+        self._end()
 
     def report(self, now: float) -> None:
         """Tell that it is under way, if people want to know."""
@@ -267,20 +392,17 @@ class Exchange:
         """It has become a stream: end it if all others have been told to end meanwhile."""
         if self._shared.is_closing:
             self.end_stream(websocket.GOING_AWAY)
-        elif reply.upstream.is_stale(reply.connection):
+        elif reply.connection.is_stale():
             self.end_stream(websocket.SERVICE_RESTART)
 
     def _end(self) -> None:
         """It is over: report it, and give back what it has taken."""
         record = self._record
-        self._is_over = True
         record.bytes_out = self._body.size
         self.asker.release()
         record.finished()
         if record.kind is not None:
             record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
-
-    # --- Answering ---
 
     def _answer(self, reply: Reply | None, reason: str) -> None:
         """Begin to pass an upstream's answer on, with what is here of its body."""
@@ -291,16 +413,15 @@ class Exchange:
             self.asker.release()
         if (doubt := self._route.doubt) is not None:
             self._shared.hints.look_into(doubt, self._head)
-        if head.status >= 500 and self._shared.failed is not None and reply.upstream.gate.side == "backend":
+        if head.status >= 500 and self._shared.failed is not None and reply.side == "backend":
             self._shared.failed(self._head)
         self._answering = reply
-        self._open(reply.upstream.gate.side, reason, head, body, reply.read)
+        self._open(reply.side, reason, head, body, reply.read)
         if not body.is_complete and head.media_type == b"text/event-stream" and self._head.method == b"GET":
             self._record.stream_opened("event-stream")
             self._end_if_late(reply)
 
     def _open(self, side: UpstreamName, reason: str, head: ResponseHead, body: Body, read: bytes) -> None:
-        """Write the head of an answer, and what was read of its body."""
         record = self._record
         record.upstream, record.reason = side, reason
         record.answered(head)
@@ -308,13 +429,6 @@ class Exchange:
         self.is_last = self._shared.is_closing or self._client.closes_after(body)
         out = forwarded_response(head, side, has_chunks=body.has_chunks, close=self.is_last)
         self._client.write(out + read)
-
-    def _pass_on(self, reply: Reply) -> None:
-        """Write what has come of the body."""
-        piece = reply.connection.take_more()
-        if piece is not None:
-            self._client.write(piece)
-            self._is_written = reply.body.is_complete
 
     def _break_off(self, reply: Reply) -> None:
         """End an answer whose upstream has gone in the middle, or was told to."""
@@ -330,7 +444,6 @@ class Exchange:
             self._reset()
 
     def _explain(self, error: UpstreamError | BadMessage) -> None:
-        """Say why there is no answer, if none has begun."""
         self.asker.release()
         if self._record.status is None:
             self._say(answers.explain(error, is_told_all=self._is_from_here()))
@@ -339,12 +452,12 @@ class Exchange:
 
     def _is_from_here(self) -> bool:
         head = self._head
-        before = head.values.get(b"x-forwarded-for")
-        addresses = [self._peer.address.encode("ascii", "replace"), *(before.split(b",") if before else ())]
+        addresses = [self._client.peer.address.encode("ascii", "replace")]
+        if before := head.values.get(b"x-forwarded-for"):
+            addresses += before.split(b",")
         return is_from_here(head.host or b"localhost", addresses)
 
     def _say(self, message: Message) -> None:
-        """Give an answer of our own."""
         pages = self._shared.pages
         tag = pages.tag(self._head, message.status) if pages is not None else ""
         head, content = answers.render(message, self._head, tag=tag)

@@ -68,10 +68,7 @@ def keeps_alive(head: RequestHead | ResponseHead) -> bool:
 def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -> bytes:
     """Return the head that the upstream gets to see: the same request, with what a gateway adds to it.
 
-    Args:
-        head: As received.
-        peer: Its sender.
-        upgrade: This is a WebSocket's handshake: its ``Upgrade`` is the one that passes.
+    The ``Upgrade`` of a WebSocket's handshake is the one that passes.
     """
     values = head.values
     dropped = _dropped(values.get(b"connection"), _DROPPED_FROM_REQUESTS)
@@ -84,7 +81,9 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         lines.insert(1, b"Host: " + host)
     client, rest = _additions(host, peer.address)
     if b"x-forwarded-for" in values:
-        _add_address(lines, peer.address)
+        # At the end of the last one.
+        last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
+        lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + client.partition(b": ")[2]
     else:
         lines.append(client)
     if upgrade:
@@ -116,7 +115,6 @@ def _additions(host: bytes, address: str) -> tuple[bytes, bytes]:
 
 
 def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> list[bytes]:
-    """Return the first line, and those of the fields that pass."""
     lines, values = [head.start, *head.lines], head.values
     found = dropped.intersection(values)
     if not found:
@@ -129,12 +127,6 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         index = names.index(name)
         del lines[index], names[index]
     return lines
-
-
-def _add_address(lines: list[bytes], address: str) -> None:
-    """Put the client's address at the end of the last ``X-Forwarded-For``."""
-    last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
-    lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + address.encode("ascii", "replace")
 
 
 def forwarded_response(
@@ -176,11 +168,6 @@ def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
 
 
 def times_passed(head: RequestHead) -> int:
-    """Return how many times the request has come through an orchestra before."""
+    """Return how many times the request has come through an orchestra before; `MAX_VIA` times is a loop."""
     names = [token.split()[1:2] for token in tokens(head.values.get(b"via", b""))]
     return names.count([_OWN_NAME])
-
-
-def is_looping(head: RequestHead) -> bool:
-    """Whether the request has come through us so often that it must be going round in a loop."""
-    return times_passed(head) >= MAX_VIA

@@ -53,11 +53,7 @@ class Body:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Read what has arrived; return what the receiver gets.
-
-        Raises:
-            BadMessage: It is not framed as its head said.
-        """
+        """Read what has arrived; return what the receiver gets; `BadMessage` if its framing is illegal."""
         raise NotImplementedError
 
     def close(self) -> bytes | None:
@@ -93,11 +89,7 @@ _NO_CHUNKS.has_chunks = True
 
 
 class ClosingBody(Body):
-    """A body that ends with its connection.
-
-    Args:
-        has_chunks: Pass it on in chunks.
-    """
+    """A body that ends with its connection."""
 
     is_at_boundary = True
 
@@ -126,12 +118,7 @@ class _At(Enum):
 
 
 class ChunkedBody(Body):
-    """A chunked body.
-
-    Args:
-        head: Whose body it is.
-        has_chunks: Pass it on in chunks; else without any framing, to HTTP/1.0.
-    """
+    """A chunked body; without `has_chunks` it passes without any framing, to HTTP/1.0."""
 
     is_at_boundary = True
 

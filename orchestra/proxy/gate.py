@@ -27,8 +27,10 @@ request whose wait has failed (`answers`), which process an upstream is (`decide
 from __future__ import annotations
 
 import errno
+from functools import partial
+from math import inf
 from ssl import SSLError
-from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import trio
 
@@ -38,14 +40,12 @@ from orchestra.proxy.connection import Endpoint, UpstreamConnection
 from orchestra.proxy.route import Availability, Unavailable, availability
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from orchestra.bus import Bus
     from orchestra.config.plan import UpstreamPlan
-    from orchestra.events import StateChanged
-    from orchestra.proxy.head import HeadReader
+    from orchestra.events import StateChanged, UpstreamName
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
+    from orchestra.proxy.shared import Shared
     from orchestra.proxy.transport import Transport
 
 __all__ = ["Dial", "Gate", "Upstream"]
@@ -75,39 +75,16 @@ _BEST_FIRST = (_READY, Availability.HOLD, Availability.FAIL)
 class Gate:
     """Whether one upstream can be asked, and where.
 
-    Args:
-        side: Which upstream it is.
-        upstream: What is behind it; ``None``: there is no such upstream.
-        newest: The newest report on each process: which of them the upstream is may be decided later. The
-            gates of a proxy share it.
-        changed: Where tasks wait for the next report; the gates of a proxy share it.
-        hold: Seconds that a request may wait in all.
-        bus: Where decisions and switches are reported.
-        tail: Gives the last lines that a process wrote, for a refusal.
-
     Attributes:
         availability: What a request has to expect now.
         endpoint: What is asked, the same object until that changes; ``None`` while nothing can be.
         outage: While a server outside of this run refuses connections: what that means for requests.
     """
 
-    def __init__(
-        self,
-        side: Side,
-        upstream: UpstreamPlan,
-        *,
-        newest: dict[str, StateChanged],
-        changed: trio.lowlevel.ParkingLot,
-        hold: float,
-        bus: Bus,
-        tail: Callable[[str], Sequence[str]],
-    ) -> None:
-        self.side: Side = side
-        self.changed = changed
-        self.hold = hold
-        self._bus = bus
-        self._tail = tail
-        self._newest = newest
+    def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan) -> None:
+        self.side: UpstreamName = side
+        self._shared = shared
+        self._newest = shared.newest
         self.outage: Availability | None = None
         self.endpoint: Endpoint | None = None
         # The sizes of the requests that wait.
@@ -116,11 +93,12 @@ class Gate:
 
     def __repr__(self) -> str:
         fixed = self.endpoint.address if self.endpoint is not None else "not decided yet"
-        what = " and ".join(self._members) or fixed
+        what = " and ".join(self.members) or fixed
         return f"<Gate {self.side}: {what}, {self.availability.value}, {len(self._waiting)} waiting>"
 
     @property
-    def _members(self) -> tuple[str, ...]:
+    def members(self) -> tuple[str, ...]:
+        """The processes that it is known to stand for."""
         return self._upstream.members if isinstance(self._upstream, FromProcess) else ()
 
     def plan(self, upstream: UpstreamPlan) -> None:
@@ -132,25 +110,12 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if the plan has left that open; what was found stays.
-
-        Args:
-            upstream: What it is; ``None``: there is no such upstream.
-            reason: Why, for people.
-        """
-        if self._was_undecided and not self._members:
+        """Take note of what the upstream is, if the plan has left that open; what was found stays."""
+        if self._was_undecided and not self.members:
             if upstream is None and reason:
                 self._absence = f"no {self.side}: {reason}"
             self._upstream = upstream
             self._look()
-
-    def has(self, process: str) -> bool:
-        """Whether it is known to stand for this process."""
-        return process in self._members
-
-    def is_within(self, processes: Collection[str]) -> bool:
-        """Whether all processes that it is known to stand for are among these."""
-        return set(self._members) <= set(processes)
 
     def is_stopping(self, process: str | None) -> bool:
         """Whether it has been asked to end, so that its connections break."""
@@ -162,28 +127,23 @@ class Gate:
         return not isinstance(self._upstream, Address)
 
     def report_outage(self, endpoint: Endpoint, found: Availability | None) -> None:
-        """Take note of whether a server outside of this run refuses connections.
-
-        Args:
-            endpoint: What was dialled; nothing follows if that is not asked any more.
-            found: What that means for requests; ``None``: it accepts them again.
-        """
+        """Take note of what refusals by `endpoint`, outside of this run, mean; ``None``: it accepts again."""
         if endpoint is not self.endpoint or found is self.outage:
             return
         if self.outage is None or found is None:
-            text = f"the {self.side} at {endpoint.address.url} " + (
-                "answers again" if found is None else "is away"
-            )
-            hint = "" if found is None else f"Its requests wait, {self.hold:g} s at most; start it."
-            level: Literal["info", "warning"] = "info" if found is None else "warning"
-            self._bus.notice(f"{self.side}-away", text, level=level, hint=hint)
+            notice = partial(self._shared.bus.notice, f"{self.side}-away")
+            if found is None:
+                notice(f"the {self.side} at {endpoint.address.url} answers again", level="info")
+            else:
+                hint = f"Its requests wait, {self._shared.plan.hold:g} s at most; start it."
+                notice(f"the {self.side} at {endpoint.address.url} is away", hint=hint)
         self.outage = found
         self._look()
 
     def observe(self, event: StateChanged) -> None:
         """Take note of what is reported of a process."""
         self._newest[event.process] = event
-        if event.process not in self._members:
+        if event.process not in self.members:
             return
         before = self.endpoint
         self._look()
@@ -195,14 +155,13 @@ class Gate:
                 url=now.address.url,
                 previous=before.address.url,
             )
-            self._bus.emit(switched)
+            self._shared.bus.emit(switched)
 
     def _look(self) -> None:
-        """Find out what can be asked now, and wake all that wait."""
         self.availability, endpoint = self._find()
         if endpoint != self.endpoint:
             self.endpoint = endpoint
-        self.changed.unpark_all()
+        self._shared.changed.unpark_all()
 
     def _find(self) -> tuple[Availability, Endpoint | None]:
         match self._upstream:
@@ -232,8 +191,7 @@ class Gate:
     async def wait_ready(self, request: Record) -> None:
         """Wait until the upstream can be asked.
 
-        Raises:
-            Unavailable: It cannot, and waiting makes no sense, takes too long, or too many wait already.
+        `Unavailable`: waiting makes no sense, takes too long, or too many requests wait already.
         """
         if self.availability is Availability.HOLD:
             await self._wait(request)
@@ -250,7 +208,7 @@ class Gate:
         request.begin_wait(self.side, self._explain())
         found: Availability | None = None
         try:
-            while self.availability is Availability.HOLD and request.held < self.hold:
+            while self.availability is Availability.HOLD and request.held < self._shared.plan.hold:
                 await self.wait_change(request)
             found = self.availability
         finally:
@@ -259,27 +217,27 @@ class Gate:
 
     async def wait_change(self, request: Record) -> None:
         """Wait until something is reported of any upstream, or the request has waited long enough."""
-        begun = trio.current_time()
-        with trio.move_on_at(begun + self.hold - request.held) as time:
+        begun, hold = trio.current_time(), self._shared.plan.hold
+        with trio.move_on_at(begun + hold - request.held) as time:
             try:
-                await self.changed.park()
+                await self._shared.changed.park()
             finally:
                 request.held += trio.current_time() - begun
         if time.cancelled_caught:
             # However that was rounded.
-            request.held = max(request.held, self.hold)
+            request.held = max(request.held, hold)
 
     def unavailable(self, more: str = "") -> Unavailable:
         """Say why it cannot be asked."""
         text = self._explain()
         process = self._most_telling()
-        tail = tuple(self._tail(process)) if process is not None else ()
+        tail = tuple(self._shared.extras.tail(process)) if process is not None else ()
         text = f"{text}; {more}" if more else text
         return Unavailable(self.side, self.availability, text, process=process, tail=tail)
 
     def _explain(self) -> str:
         if self.endpoint is not None:
-            refuses = f"{self.endpoint.process} refuses connections" if self._members else "nothing answers"
+            refuses = f"{self.endpoint.process} refuses connections" if self.members else "nothing answers"
             return f"{refuses} at {self.endpoint.address.url}"
         if self._upstream is UNDECIDED:
             return f"it is not known yet which process is the {self.side}"
@@ -294,59 +252,32 @@ class Gate:
 
     def _most_telling(self) -> str | None:
         """The process whose last lines explain best why there is no upstream."""
-        reports = (self._newest.get(name) for name in self._members)
+        reports = (self._newest.get(name) for name in self.members)
         died = (report.process for report in reports if report is not None and report.ended_before_ready)
-        return next(died, self._members[0] if self._members else None)
+        return next(died, self.members[0] if self.members else None)
 
 
 class Upstream:
     """One upstream: its gate, its idle connections, and the way to new ones.
 
-    Args:
-        dial: How to connect; raises `OSError`.
-        reader: Reads the heads of its answers.
-        start_soon: Starts a task that ends by itself, or with the proxy.
-        refused: Told of a process that is ready and refuses a connection.
-        limit: How many idle connections are kept at most.
-
     Attributes:
         idle: Connections that are kept, the newest one last.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        *,
-        dial: Dial,
-        reader: HeadReader,
-        start_soon: Callable[..., object],
-        refused: Callable[[str], object] = lambda _process: None,
-        limit: int = IDLE_CONNECTIONS,
-    ) -> None:
-        self.gate = gate
+    def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan, dial: Dial) -> None:
+        self.gate = Gate(shared, side, upstream)
         self.idle: list[UpstreamConnection] = []
+        self._shared = shared
         self._dial = dial
-        self._reader = reader
-        self._start_soon = start_soon
-        self._refused = refused
-        self._limit = limit
+        self._limit = shared.most_idle
 
     def __repr__(self) -> str:
         return f"<Upstream {self.gate!r}, {len(self.idle)} of {self._limit} idle>"
 
-    def is_stale(self, connection: UpstreamConnection) -> bool:
-        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
-        return connection.endpoint is not self.gate.endpoint
-
     def sweep(self, now: float) -> None:
-        """Drop idle connections that are too old, and all of them if the endpoint is another one."""
-        while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.is_stale(self.idle[0])):
+        """Drop idle connections that are too old (at `inf` all are), and all of them of another endpoint."""
+        while self.idle and (now - self.idle[0].since >= IDLE_LIMIT or self.idle[0].is_stale()):
             self.idle.pop(0).close()
-
-    def clear(self) -> None:
-        """Drop all idle connections."""
-        while self.idle:
-            self.idle.pop().close()
 
     def take(self, now: float) -> UpstreamConnection | None:
         """Return the newest idle connection that is still good, if the upstream can be asked and has one."""
@@ -361,7 +292,7 @@ class Upstream:
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keep a connection that may serve again; beyond the limit the oldest one goes."""
-        if self.is_stale(connection):
+        if connection.is_stale():
             connection.close()
             return
         connection.rest(now)
@@ -370,15 +301,9 @@ class Upstream:
             self.idle.pop(0).close()
 
     async def connect(self, request: Record, now: float, *, fresh: bool = False) -> UpstreamConnection:
-        """Get a connection as soon as there can be one.
+        """Get a connection for a request as soon as there can be one, or raise `Unavailable`.
 
-        Args:
-            request: The request that it is for.
-            now: The time.
-            fresh: Do not use one that has been idle.
-
-        Raises:
-            Unavailable: There will be none, or not in time.
+        If it has to be `fresh`, one that has been idle will not do.
         """
         gate = self.gate
         while True:
@@ -393,31 +318,28 @@ class Upstream:
             except OSError as exc:
                 is_ours = exc.errno in OUT_OF_DESCRIPTORS
                 if is_ours:
-                    self.clear()
+                    self.sweep(inf)
                 request.held += trio.current_time() - now
                 if not (is_ours or gate.is_supervised or isinstance(exc, SSLError)):
-                    self._begin_outage(endpoint)
+                    if gate.outage is None:
+                        gate.report_outage(endpoint, Availability.HOLD)
+                        self._shared.start_soon(self._dial_until_accepted, endpoint)
                     continue
-                if request.held >= gate.hold or not (is_ours or gate.is_supervised):
+                if request.held >= self._shared.plan.hold or not (is_ours or gate.is_supervised):
                     raise gate.unavailable(str(exc) if isinstance(exc, SSLError) else "") from exc
                 if endpoint.process is not None and not is_ours:
-                    self._refused(endpoint.process)
+                    self._shared.extras.refused(endpoint.process)
                 with trio.move_on_after(REPORT_DELAY):
                     await gate.wait_change(request)
                 continue
             if endpoint is gate.endpoint:
-                return UpstreamConnection(transport, self._reader, endpoint)
+                return UpstreamConnection(transport, self._shared.reader, self, endpoint)
             # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
 
-    def _begin_outage(self, endpoint: Endpoint) -> None:
-        """Dial a server outside of this run until it accepts, in a task of its own."""
-        if self.gate.outage is None:
-            self.gate.report_outage(endpoint, Availability.HOLD)
-            self._start_soon(self._dial_until_accepted, endpoint)
-
     async def _dial_until_accepted(self, endpoint: Endpoint) -> None:
-        gate, until, pause = self.gate, trio.current_time() + self.gate.hold, FIRST_REDIAL_PAUSE
+        gate, pause = self.gate, FIRST_REDIAL_PAUSE
+        until = trio.current_time() + self._shared.plan.hold
         while endpoint is gate.endpoint and gate.outage is not None:
             await trio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_REDIAL_PAUSE)
@@ -434,5 +356,5 @@ class Upstream:
         """Wait a moment after a connection broke: the report that its process has ended may be on its way."""
         if self.gate.is_supervised:
             with trio.move_on_after(REPORT_DELAY):
-                while not self.is_stale(connection):
-                    await self.gate.changed.park()
+                while not connection.is_stale():
+                    await self._shared.changed.park()

@@ -141,8 +141,8 @@ class ResponseHead(_Head, frozen=True, gc=False):
     ) -> ResponseHead:
         """Make a head of fields as they are received."""
         start = b"HTTP/1.1 %d %b" % (status, reason)
-        values = _values(fields)
-        return cls(start, _lines(fields), values, *_framing(values, version), version, status)
+        lines, values = [b"%b: %b" % field for field in fields], _values(fields)
+        return cls(start, lines, values, *_framing(values, version), version, status)
 
     @property
     def media_type(self) -> bytes:
@@ -161,11 +161,6 @@ def _media_type(value: bytes) -> bytes:
     return value.partition(b";")[0].partition(b",")[0].strip().lower()
 
 
-def _lines(fields: Headers) -> list[bytes]:
-    """Return `_Head.lines`."""
-    return [b"%b: %b" % field for field in fields]
-
-
 def _values(fields: Headers) -> dict[bytes, bytes]:
     """Return `_Head.values` (of repeated fields: RFC 9110 5.3)."""
     values: dict[bytes, bytes] = {}
@@ -176,7 +171,6 @@ def _values(fields: Headers) -> dict[bytes, bytes]:
 
 
 def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bool]:
-    """Return the length of the body, and whether it is chunked."""
     length = values.get(b"content-length")
     coding = values.get(b"transfer-encoding")
     if coding is None:
@@ -215,10 +209,7 @@ def is_obviously_no_request(buffer: bytes) -> bool:
 
 
 class HeadReader:
-    """Reads heads, the ordinary ones by the short way.
-
-    Args:
-        limit: Header lines that are remembered, of requests and of answers each.
+    """Reads heads, the ordinary ones by the short way; remembers `limit` lines of requests and answers each.
 
     Attributes:
         long: How many heads took the long way.
@@ -232,8 +223,7 @@ class HeadReader:
     def request(self, raw: bytes) -> RequestHead:
         """Read the head of a request, its empty line included.
 
-        Raises:
-            BadMessage: It is not strictly what RFC 9112 calls a request, or nothing that we serve.
+        `BadMessage`: it is not strictly what RFC 9112 calls a request, or nothing that we serve.
         """
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
@@ -251,11 +241,7 @@ class HeadReader:
         return judge_request(raw)
 
     def response(self, raw: bytes) -> ResponseHead:
-        """Read the head of a response, its empty line included.
-
-        Raises:
-            BadMessage: It is not strictly what RFC 9112 calls a response.
-        """
+        """Read the head of a response; `BadMessage` if it is not strictly what RFC 9112 calls one."""
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
         status = _ORDINARY_STATUS_LINES.get(start)
@@ -320,7 +306,8 @@ def judge_request(raw: bytes) -> RequestHead:
     framing = _framing(values, version)
     _ask_h11(h11.Connection(h11.SERVER), raw)
     start = b"%b %b HTTP/1.1" % (method, target)
-    return RequestHead(start, _lines(fields), values, *framing, version, method, target, host)
+    lines = [b"%b: %b" % field for field in fields]
+    return RequestHead(start, lines, values, *framing, version, method, target, host)
 
 
 def judge_response(raw: bytes) -> ResponseHead:
@@ -343,8 +330,7 @@ def judge_response(raw: bytes) -> ResponseHead:
 def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
     """Read one trailer line, without its end.
 
-    Raises:
-        BadMessage: It is no field, or one that would change where a message ends or where it goes.
+    `BadMessage`: it is no field, or one that would change where a message ends or where it goes.
     """
     name, value = _field(line)
     if name.lower() in _NEVER_TRAILERS:
@@ -361,7 +347,6 @@ def _ask_h11(connection: h11.Connection, raw: bytes) -> None:
 
 
 def _split(raw: bytes) -> tuple[bytes, Headers]:
-    """Return the first line, and the fields."""
     start, *rest = raw.split(b"\r\n")
     if rest[-2:] != [b"", b""]:
         raise BadMessage("a line ends without CR LF")

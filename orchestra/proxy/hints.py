@@ -23,7 +23,7 @@ from orchestra.proxy.request import HTML
 from orchestra.proxy.route import Availability
 
 if TYPE_CHECKING:
-    from orchestra.proxy.head import RequestHead, ResponseHead
+    from orchestra.proxy.head import RequestHead
     from orchestra.proxy.route import Doubt
     from orchestra.proxy.shared import Shared
 
@@ -35,6 +35,16 @@ _MOST_QUESTIONS = 10
 _PATIENCE = 10.0
 _WINDOW = b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
 _DATA = b"Accept: application/json, */*;q=0.5\r\n"
+_SOME = 'If only some paths are the backend\'s, list them: [proxy] backend_paths = ["{prefix}"].'
+# The text and the hint of each kind of doubt.
+_WORDS = {
+    "part": ("the backend answered {status} to {path}, which is the frontend's", _SOME),
+    "page": ("the backend answers {path} itself; the frontend has a page there, too", _SOME),
+    "api": (
+        "under {prefix} only the backend is asked, which has no {path}; the frontend has",
+        'List what is the backend\'s, such as [proxy] backend_paths = ["{prefix}/..."].',
+    ),
+}
 
 
 class Hints:
@@ -59,60 +69,45 @@ class Hints:
         """Take note of a WebSocket that the frontend has not accepted; return what is the matter."""
         name, known = path.decode("ascii", "replace"), self._shared.plan.backend_paths
         text = f"the frontend has not accepted a WebSocket at {name}"
-        if not known:
-            return text
-        text += ", which is not in backend_paths"
-        if "socket" not in self._given:
-            self._given.add("socket")
+        if known:
+            text += ", which is not in backend_paths"
             line = f"[proxy] backend_paths = {json.encode([*known, name]).decode()}"
             hint = f"If it is the backend's, list it: {line}. If it is the frontend's: frontend_websockets."
-            self._shared.bus.notice("websocket-unclaimed", text, hint=hint)
+            self._shared.bus.notice("websocket-unclaimed", text, hint=hint, at_most=1)
         return text
 
     async def _ask(self, doubt: Doubt, host: bytes) -> None:
         """Give the notice if the frontend has something at the path."""
+        shared, upstream = self._shared, self._shared.upstreams["frontend"]
+        if upstream.gate.availability is not Availability.READY:
+            return
         wanted = _WINDOW if doubt.kind == "page" else _DATA
         raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (doubt.path, host, wanted)
-        answer = None
+        head = shared.reader.request(raw)
         with trio.move_on_after(_PATIENCE), suppress(UpstreamError, ClientGone):
-            answer = await self._answer_of_frontend(self._shared.reader.request(raw), raw)
-        if answer is None:
-            return
-        is_page, status = answer.media_type in HTML, answer.status
-        # That a method is not the right one says that another would be.
-        has_api = not is_page and status != 404 and not 300 <= status < 400
-        if (is_page and status < 300) if doubt.kind == "page" else has_api:
-            self._give(doubt)
-
-    async def _answer_of_frontend(self, head: RequestHead, raw: bytes) -> ResponseHead | None:
-        shared = self._shared
-        upstream = shared.upstreams["frontend"]
-        if upstream.gate.availability is not Availability.READY:
-            return None
-        record = Record(shared.bus, 0, head, NO_BODY)
-        connection = await upstream.connect(record, shared.now, fresh=True)
-        try:
-            await connection.send(raw)
-            while (answer := connection.take_head(head)) is None or answer.status < 200:
-                await connection.wait()
-            return answer
-        finally:
-            connection.close()
+            record = Record(shared.bus, 0, head, NO_BODY)
+            connection = await upstream.connect(record, shared.now, fresh=True)
+            try:
+                await connection.send(raw)
+                while (answer := connection.take_head(head)) is None or answer.status < 200:
+                    await connection.wait()
+            finally:
+                connection.close()
+            is_page, status = answer.media_type in HTML, answer.status
+            # That a method is not the right one says that another would be.
+            has_api = not is_page and status != 404 and not 300 <= status < 400
+            if (is_page and status < 300) if doubt.kind == "page" else has_api:
+                self._give(doubt)
 
     def _give(self, doubt: Doubt) -> None:
         if doubt.kind in self._given:
             return
         self._given.add(doubt.kind)
-        path = doubt.path.decode("ascii", "replace")
-        prefix = next(iter(self._shared.plan.api_prefixes), "/api")
-        line = f'[proxy] backend_paths = ["{prefix}"]'
-        hint = f"If only some paths are the backend's, list them: {line}. The frontend gets all others."
-        if doubt.kind == "part":
-            text = f"the backend answered {doubt.status} to {path}, which is the frontend's"
-        elif doubt.kind == "page":
-            text = f"the backend answers {path} itself; the frontend has a page there, too"
-        else:
-            text = f"under {prefix} only the backend is asked, which has no {path}; the frontend has"
-            line = f'[proxy] backend_paths = ["{prefix}/..."]'
-            hint = f"List what is the backend's, such as {line}. The frontend gets all others."
+        facts = {
+            "path": doubt.path.decode("ascii", "replace"),
+            "prefix": next(iter(self._shared.plan.api_prefixes), "/api"),
+            "status": doubt.status,
+        }
+        text, hint = (words.format(**facts) for words in _WORDS[doubt.kind])
+        hint += " The frontend gets all others."
         self._shared.bus.notice(f"frontend-{doubt.kind}-hidden", text, hint=hint)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import trio
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from orchestra.bus import utc_now
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from orchestra.events import Event, Outcome, StreamKind, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.head import RequestHead, ResponseHead
-    from orchestra.proxy.rules import Side
 
 __all__ = ["Record"]
 
@@ -45,14 +45,8 @@ MAX_TARGET = 8192
 _PENDING_AFTER = 0.1
 
 
-class Record:
+class Record(Struct, eq=False):
     """What is known of one request, and its events.
-
-    Args:
-        number: Requests count from 1.
-        body: The request's.
-        recent: Gets it when it is over.
-        clock: Gives the time of trio's clock.
 
     Attributes:
         upstream: Where the answer comes from.
@@ -64,36 +58,26 @@ class Record:
         kind: Which stream it is now; ``None``: it is not one.
     """
 
-    def __init__(
-        self,
-        bus: Bus,
-        number: int,
-        head: RequestHead,
-        body: Body,
-        recent: deque[Record] | None = None,
-        *,
-        clock: Callable[[], float] = trio.current_time,
-    ) -> None:
-        self._bus = bus
-        self._number = number
-        self._head = head
-        self._body = body
-        self._recent = recent
-        self.upstream: UpstreamName = "orchestra"
-        self.status: int | None = None
-        self.reason = ""
-        self.outcome: Outcome = "complete"
-        self.held = 0.0
-        self.bytes_out = 0
-        self.kind: StreamKind | None = None
-        self._is_due = True  # its end is still to be told
-        self._first_byte: float | None = None
-        self._duration = 0.0
-        self._bytes_in = 0
-        self._answer: ResponseHead | None = None
-        self._told: tuple[Side, int | None] | None = None  # of a request that takes its time
-        self._clock = clock
-        self._begun = clock()
+    _bus: Bus
+    _number: int  # requests count from 1
+    _head: RequestHead
+    _body: Body
+    _recent: deque[Record] | None = None  # gets it when it is over
+    _clock: Callable[[], float] = trio.current_time
+    _begun: float = field(default_factory=trio.current_time)
+    upstream: UpstreamName = "orchestra"
+    status: int | None = None
+    reason: str = ""
+    outcome: Outcome = "complete"
+    held: float = 0.0
+    bytes_out: int = 0
+    kind: StreamKind | None = None
+    _is_due: bool = True  # its end is still to be told
+    _first_byte: float | None = None
+    _duration: float = 0.0
+    _bytes_in: int = 0
+    _answer: ResponseHead | None = None
+    _told: tuple[UpstreamName, int | None] | None = None  # of a request that takes its time
 
     @property
     def size(self) -> int:
@@ -123,7 +107,7 @@ class Record:
     def _method(self) -> str:
         return self._head.method.decode("ascii")
 
-    def pending(self, side: Side, now: float) -> None:
+    def pending(self, side: UpstreamName, now: float) -> None:
         """It is not over, and `side` is asked: tell that, once, unless it has become a stream."""
         elapsed, news = now - self._begun, (side, self.status)
         is_new = self._is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
@@ -169,18 +153,18 @@ class Record:
             outcome=self.outcome,
         )
 
-    def begin_wait(self, side: Side, reason: str) -> None:
+    def begin_wait(self, side: UpstreamName, reason: str) -> None:
         """It begins to wait for an upstream."""
         self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
         self._tell_heads()
 
-    def end_wait(self, side: Side, found: Availability | None) -> None:
+    def end_wait(self, side: UpstreamName, found: Availability | None) -> None:
         """It waits no longer; ``None``: it was cancelled."""
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if found is None else "ready" if found is Availability.READY else "failed"
         self._bus.emit(RequestReleased(id=self._number, upstream=side, held=self.held, outcome=outcome))
 
-    def replayed(self, side: Side, reason: str) -> None:
+    def replayed(self, side: UpstreamName, reason: str) -> None:
         """It is sent again."""
         self._tell(RequestReplayed, method=self._method, upstream=side, reason=reason)
 

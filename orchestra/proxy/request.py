@@ -89,10 +89,8 @@ def is_asset(head: RequestHead) -> bool:
 
     A service worker that passes it on says ``empty``, but keeps the mode: ``no-cors`` is none of data.
     """
-    dest = head.values.get(b"sec-fetch-dest")
-    is_part = dest in _ASSET_DESTINATIONS or (
-        dest == b"empty" and head.values.get(b"sec-fetch-mode") == b"no-cors"
-    )
+    dest, mode = head.values.get(b"sec-fetch-dest"), head.values.get(b"sec-fetch-mode")
+    is_part = dest in _ASSET_DESTINATIONS or (dest == b"empty" and mode == b"no-cors")
     return is_part and is_question(head)
 
 

@@ -22,7 +22,7 @@ those that match the longest counts, for WebSockets with those of `frontend_webs
 
 *Part of a page* is what a browser says to be (`request.is_asset`), or, without Fetch Metadata, what is named
 like one. It is of the frontend's page if its ``Referer``, which may be a page, a module, a style or a worker,
-was answered by the frontend (`memo`); where the page has forbidden that header, the newest page counts. A
+was answered by the frontend (`rules`); where the page has forbidden that header, the newest page counts. A
 service worker hides what a module is for: the backend is asked first, as for data. An answer is *no asset* if
 it is HTML, or says that there is none.
 
@@ -49,7 +49,7 @@ from msgspec import Struct
 from orchestra.errors import UpstreamError
 from orchestra.events import State
 from orchestra.hosts import host_refusal
-from orchestra.proxy.forward import is_looping
+from orchestra.proxy.forward import MAX_VIA, times_passed
 from orchestra.proxy.head import BadMessage, ResponseHead
 from orchestra.proxy.request import (
     HTML,
@@ -68,7 +68,7 @@ from orchestra.proxy.rules import API, OWN_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestra.events import StateChanged
+    from orchestra.events import StateChanged, UpstreamName
     from orchestra.proxy.head import RequestHead
     from orchestra.proxy.rules import Router, Side
 
@@ -114,7 +114,7 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
 
     def __init__(
         self,
-        side: Side,
+        side: UpstreamName,
         found: Availability,
         text: str,
         *,
@@ -128,9 +128,6 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
         self.tail = tail
 
 
-# --- Steps ---
-
-
 class Ask(Struct, frozen=True):
     """Send the request to an upstream; what it has answered before is read to its end and dropped.
 
@@ -138,7 +135,7 @@ class Ask(Struct, frozen=True):
         keeps_answer: What was answered before is kept instead: it may turn out to be the best.
     """
 
-    side: Side
+    side: UpstreamName
     keeps_answer: bool = False
 
 
@@ -210,7 +207,7 @@ class Route:
     def __init__(self, head: RequestHead, router: Router) -> None:
         self._head, self._path = head, head.path
         self._router = router
-        self._unknown = router.memo.unknown
+        self._unknown = router.unknown
         self.doubt: Doubt | None = None
         self._is_ping = self._is_part = self._had_no_asset = False
         self._reason = ""
@@ -225,7 +222,7 @@ class Route:
         refused = host_refusal(head.host, router.plan.allowed_hosts)
         if refused is not None:
             return Fail(BadMessage(refused, status=403, title="Host not allowed"))
-        if b"via" in head.values and is_looping(head):
+        if b"via" in head.values and times_passed(head) >= MAX_VIA:
             return Fail(BadMessage(_LOOP, status=508, title="Loop Detected"))
         path = self._path
         is_own = path.startswith(_OWN)
@@ -250,12 +247,11 @@ class Route:
         if rule is not None:
             self._after = Route._after_settled
             return _ASK_BACKEND
-        return self._begin_by_memo(path, backend, frontend, may_wait=may_wait)
+        return self._begin_by_what_was_learned(path, backend, frontend, may_wait=may_wait)
 
-    def _begin_by_memo(
+    def _begin_by_what_was_learned(
         self, path: bytes, backend: Availability, frontend: Availability, *, may_wait: bool
     ) -> Step:
-        """Decide by what was learned what the settings leave open."""
         head = self._head
         if not is_question(head):
             return _ASK_BACKEND
@@ -266,7 +262,7 @@ class Route:
             return self._ask_frontend(reason, Route._after_asset)
         if backend is _HOLD or backend is _FAIL:
             is_part = self._is_part
-            is_page = is_navigation(head) and self._router.memo.pages.has(path)
+            is_page = is_navigation(head) and self._router.pages.has(path)
             # It waits for whichever of the two is ready first.
             if frontend is _READY and is_part:
                 return self._ask_frontend("asset, backend not ready", Route._after_asset)
@@ -278,10 +274,10 @@ class Route:
 
     def _why_part_of_frontends_page(self, path: bytes) -> str | None:
         """Say why the request is for a part of the frontend's page that the frontend may have, if it is."""
-        head, memo = self._head, self._router.memo
+        head, router = self._head, self._router
         has_metadata = b"sec-fetch-dest" in head.values
         self._is_part = is_asset(head) if has_metadata else is_named_like_an_asset(head)
-        known = memo.assets.get(path)
+        known = router.assets.get(path)
         if not self._is_part:
             if not has_metadata or self._side_of_page() != "frontend":
                 return None
@@ -295,14 +291,14 @@ class Route:
             return "part of the frontend's page"
         return _REMEMBERED if page is None and has_metadata and known == "frontend" else None
 
-    def _side_of_page(self) -> Literal["backend", "frontend"] | None:
+    def _side_of_page(self) -> Side | None:
         values = self._head.values
         site = values.get(b"sec-fetch-site", b"same-origin")
         if site != b"same-origin":
             return None
         if b"referer" not in values:
             # Its page does not want to be named (`Referrer-Policy: no-referrer`).
-            return self._router.memo.newest if b"sec-fetch-site" in values else None
+            return self._router.newest if b"sec-fetch-site" in values else None
         path = referring_path(self._head)
         return None if path is None else self._router.side_of(path)
 
@@ -330,7 +326,6 @@ class Route:
         return Answer("backend 404, never falls back")
 
     def _after_backend(self, outcome: Outcome) -> Step:
-        """The backend's answer counts, or the frontend is asked."""
         if not isinstance(outcome, ResponseHead):
             return self._without_backend(outcome)
         if outcome.status != 404:
@@ -348,23 +343,23 @@ class Route:
 
     def _after_other_answer(self, answer: ResponseHead) -> Step:
         """The backend has not said 404: that counts, unless nothing can be done with it where it is for."""
-        head, memo, status = self._head, self._router.memo, answer.status
+        head, router, status = self._head, self._router, answer.status
         path = self._path
-        memo.pages.drop(path)
+        router.pages.drop(path)
         if self._had_no_asset:
             if _is_for_a_page(answer):
-                memo.assets.learn(path, "backend")
+                router.assets.learn(path, "backend")
         elif self._is_part:
             is_page = status < 300 and answer.media_type in HTML
             if is_page or (status >= 300 and status != 304 and is_code(head)):
                 return self._fall_back(answer)
-            if _is_built(path) and memo.windows.get(b"/") == "backend":
+            if _is_built(path) and router.windows.get(b"/") == "backend":
                 self.doubt = Doubt("page", b"/", 200)
         elif path == b"/" or is_for_a_window(head):
             if status == 405 and is_navigation(head):
                 return self._fall_back(answer)
             if not _is_redirect(answer):
-                memo.saw_window(path, "backend")
+                router.saw_window(path, "backend")
             is_file = b"last-modified" in answer.values
             if path == b"/" and (status >= 300 or is_file or answer.media_type not in HTML):
                 self.doubt = Doubt("page", path, status)
@@ -410,16 +405,15 @@ class Route:
                 return Answer(f"{said}, frontend not there", is_kept=True)
 
     def _learn(self, answer: ResponseHead, kept: ResponseHead) -> None:
-        """Remember that the frontend has a better answer: an asset, or a page."""
-        head, memo = self._head, self._router.memo
+        head, router = self._head, self._router
         path = self._path
         self._see_window(answer)
         if is_navigation(head) and kept.status == 404 and answer.status < 400:
-            memo.pages.add(path)
+            router.pages.add(path)
         if is_question(head) and 200 <= answer.status < 300 and answer.media_type not in HTML:
             self._unknown.learn(path, "frontend")
         if self._is_part and _is_for_a_page(answer):
-            memo.assets.learn(path, "frontend")
+            router.assets.learn(path, "frontend")
             if kept.status != 404:
                 self.doubt = Doubt("part", path, kept.status)
 
@@ -429,20 +423,20 @@ class Route:
         """Remember whose page a window has got; a redirect is none yet."""
         head = self._head
         if (is_navigation(head) or is_for_a_window(head)) and not _is_redirect(answer):
-            self._router.memo.saw_window(self._path, "frontend")
+            self._router.saw_window(self._path, "frontend")
 
     def _after_asset(self, outcome: Outcome) -> Step:
         """What the frontend says counts unless it has no asset; then the backend is asked."""
-        memo, path = self._router.memo, self._path
+        router, path = self._router, self._path
         if isinstance(outcome, ResponseHead):
             if _is_for_a_page(outcome):
                 if self._is_part:
-                    memo.assets.learn(path, "frontend")
+                    router.assets.learn(path, "frontend")
                 return Answer(self._reason)
             if outcome.status >= 500 and outcome.status != 501:
                 # It has one, which is broken.
                 return Answer(self._reason)
-            memo.assets.forget(path)
+            router.assets.forget(path)
             self._unknown.forget(path)
             self._had_no_asset = self._is_part
         self._after = Route._after_backend

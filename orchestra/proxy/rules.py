@@ -1,9 +1,14 @@
-"""Whose a path is by the settings, and the rules of one plan together with what was learned.
+"""Whose a path is: by the settings, and by what was learned from answers.
 
 Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
 matches is the frontend's. A further frontend has a prefix of its own, with all that its Vite has below it.
 
-Not here: what is asked in which order, and what follows from an answer (`route`).
+What was learned has no queries, and the oldest is dropped when it takes too many bytes; pages apart from
+assets, so that the modules of a large page cannot evict the page. All of it outlives a restart of the backend
+but for one thing: that the backend did not know a path.
+
+Not here: what is asked in which order, and what is learned when (`route`); which pages are the frontend's
+from one run to the next (`remembered`).
 """
 
 from __future__ import annotations
@@ -17,23 +22,27 @@ from msgspec import Struct
 
 from orchestra.config.plan import VITE_PATHS
 from orchestra.config.schema import OWN_PATH
-from orchestra.proxy.memo import Memo
 from orchestra.proxy.request import is_for_a_window, is_from_own_page, referring_path
+from orchestra.remembered import FrontendPages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from orchestra.config.plan import ProxyPlan
-    from orchestra.events import StreamKind
+    from orchestra.events import StreamKind, UpstreamName
     from orchestra.proxy.head import RequestHead
-    from orchestra.remembered import FrontendPages
 
-__all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "WebSocketRoute"]
+__all__ = ["API", "OWN_PREFIX", "Router", "Rule", "Side", "Sides", "WebSocketRoute"]
 
-Side: TypeAlias = Literal["backend", "frontend", "orchestra"]
+Side: TypeAlias = Literal["backend", "frontend"]
 
 OWN_PREFIX = f"{OWN_PATH}/".encode()
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
+# Bytes of paths that are remembered: more than the 10,000 modules of the largest apps have.
+ASSET_BYTES = 2 * 1024 * 1024
+PAGE_BYTES = 256 * 1024
+# What an entry takes beside its path, about.
+_ENTRY_BYTES = 100
 
 
 class Rule(Struct, frozen=True):
@@ -43,7 +52,7 @@ class Rule(Struct, frozen=True):
         further: Of a further frontend, its prefix.
     """
 
-    side: Literal["backend", "frontend"]
+    side: Side
     reason: str
     further: str = ""
 
@@ -60,10 +69,8 @@ _BACKEND_SOCKETS = Rule("backend", "backend_prefixes")
 def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable[[bytes], Rule | None]:
     """Return what finds the rule of a path: Vite's own, else that of the longest prefix by whole segments.
 
-    Args:
-        given: Each rule with its prefixes, one that ends in a slash for all below it; of two rules with the
-            same prefix the first counts.
-        default: The rule of all other paths.
+    Each rule is given with its prefixes, one that ends in a slash for all below it. Of two with the same
+    prefix the first counts.
     """
     rules: dict[bytes, Rule] = {}
     for rule, prefixes in given:
@@ -93,15 +100,36 @@ class WebSocketRoute(Struct, frozen=True):
         is_guess: Nothing says that the frontend has it but that nothing else does. Vite never answers then.
     """
 
-    side: Side
+    side: UpstreamName
     reason: str
     kind: StreamKind = "websocket"
     is_ping: bool = False
     is_guess: bool = False
 
 
+class Sides(dict[bytes, Side]):
+    """Which side answers a path; beyond `most_bytes`, the oldest are dropped."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._left = most_bytes
+
+    def learn(self, path: bytes, side: Side) -> None:
+        """The side has answered."""
+        if path not in self:
+            self._left -= len(path) + _ENTRY_BYTES
+        self[path] = side
+        while self._left < 0:
+            self.forget(next(iter(self)))
+
+    def forget(self, path: bytes) -> None:
+        """What is known of a path does not hold any more."""
+        if self.pop(path, None) is not None:
+            self._left += len(path) + _ENTRY_BYTES
+
+
 class Router:
-    """The rules of one plan, and what was learned.
+    """The rules of one plan, and what was learned of paths.
 
     Args:
         pages: The frontend's pages that are known from earlier runs; ``None``: no run is remembered.
@@ -109,8 +137,13 @@ class Router:
         remembers: Whether it is remembered what the backend did not know.
 
     Attributes:
-        memo: What answered which path.
         rule_of: Which side the settings give a path to.
+        pages: Pages that are known to be the frontend's.
+        assets: What the frontend has answered to its own page, or the backend after the frontend did not know
+            it. It may be that the backend has the former, too.
+        windows: What a window got last.
+        newest: Which side the newest page of any window is of.
+        unknown: What the backend did not know, and the frontend did.
     """
 
     def __init__(
@@ -123,7 +156,12 @@ class Router:
     ) -> None:
         self.plan = plan
         self.has_own = has_own
-        self.memo = Memo(pages, remembers=remembers)
+        self.pages = FrontendPages() if pages is None else pages
+        self.assets = Sides(ASSET_BYTES)
+        self.windows = Sides(PAGE_BYTES)
+        self.newest: Side = "backend"
+        self._unknown_bytes = ASSET_BYTES if remembers else 0
+        self.forget_unknown()
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
         # Then its answers are never replaced; a backend that was looked for and not found is another case.
         self.is_frontend_alone = plan.backend is None
@@ -137,15 +175,27 @@ class Router:
             *ours, (_FRONTEND_SOCKETS, frontends), *theirs, (_BACKEND_SOCKETS, backends), default=default
         )
 
+    def forget_unknown(self) -> None:
+        """The backend may know other paths now; requests that are on their way teach the old `unknown`."""
+        self.unknown = Sides(self._unknown_bytes)
+
+    def saw_window(self, path: bytes, side: Side) -> None:
+        """A window has got its page."""
+        self.windows.learn(path, side)
+        self.newest = side
+
     def frontend_of(self, path: bytes) -> str:
         """Return which frontend answers a path if one does: the prefix of a further one, or ``frontend``."""
         rule = self.rule_of(path)
         return (rule and rule.further) or "frontend"
 
-    def side_of(self, path: bytes) -> Literal["backend", "frontend"] | None:
+    def side_of(self, path: bytes) -> Side | None:
         """Return which side a page, a module, a style or a worker is of, if that is known."""
         rule = self.rule_of(path)
-        return self.memo.side_of(path) if rule is None else rule.side
+        if rule is not None:
+            return rule.side
+        side = self.windows.get(path) or self.assets.get(path)
+        return side or ("frontend" if self.pages.has(path) else None)
 
     def may_fall_back(self, head: RequestHead) -> bool:
         """Whether a 404 to such a request may fall back, if its path is not the backend's alone.
@@ -157,10 +207,10 @@ class Router:
             return True
         if head.method != b"POST" or not (is_for_a_window(head) or is_from_own_page(head)):
             return False
-        path, memo = head.path, self.memo
-        if memo.pages.has(path):
+        path = head.path
+        if self.pages.has(path):
             return True
-        is_known = memo.windows.get(path, memo.newest) == "frontend"
+        is_known = self.windows.get(path, self.newest) == "frontend"
         return is_known and path == referring_path(head)
 
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:

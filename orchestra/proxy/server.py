@@ -8,20 +8,20 @@ nothing is left open. `close` is the friendly way to end it. So many descriptors
 can be spawned and probed when connections have taken all others; new connections then wait in the system's
 queue.
 
-Not here: what happens on one connection (`conversation`), signals, output.
+Not here: what happens on one connection (`exchange`), signals, output.
 """
 
 from __future__ import annotations
 
 import resource
-from functools import partial
+from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from orchestra.events import State, StateChanged
-from orchestra.proxy import tls
-from orchestra.proxy.conversation import Conversation
+from orchestra.proxy.exchange import Conversation
 from orchestra.proxy.forward import Peer
 from orchestra.proxy.gate import IDLE_CONNECTIONS, OUT_OF_DESCRIPTORS
 from orchestra.proxy.route import Availability
@@ -31,13 +31,12 @@ from orchestra.proxy.websocket import GOING_AWAY, SERVICE_RESTART
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Address, ProxyPlan, UpstreamPlan
     from orchestra.events import Event, RequestFinished, RequestHeads
     from orchestra.proxy.exchange import Exchange
-    from orchestra.proxy.gate import Dial
     from orchestra.proxy.rules import Side
     from orchestra.proxy.transport import Transport
 
@@ -62,10 +61,6 @@ class Proxy:
         plan: What stands behind it.
         listeners: Sockets that are bound and listen, of any family; they become ours.
         bus: Where requests, streams and notices are reported.
-        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
-        refused: Told of each process that is ready and refuses a connection.
-        dial: How to connect to an upstream, if not by a socket.
-        extras: What is there for development only.
 
     Attributes:
         poller: Tells what happens to all sockets, while `run` runs.
@@ -77,25 +72,13 @@ class Proxy:
         listeners: Sequence[socket.socket],
         *,
         bus: Bus,
-        tail: Callable[[str], Sequence[str]] = lambda _process: (),
-        refused: Callable[[str], object] = lambda _process: None,
-        dial: Dial | None = None,
         extras: Extras | None = None,
     ) -> None:
         self.poller = Poller()
         self._listeners = list(listeners)
-        self._max_connections, idle = _limits()
+        self._max_connections, most_idle = _limits()
         extras = extras or Extras()
-        self._shared = Shared(
-            plan,
-            bus=bus,
-            tail=tail,
-            dial=dial or partial(tls.connect, poller=self.poller),
-            dial_own=partial(self._dial_own, extras.own) if extras.own is not None else None,
-            idle=idle,
-            refused=refused,
-            extras=extras,
-        )
+        self._shared = Shared(plan, bus, extras=extras, poller=self.poller, most_idle=most_idle)
         self._conversations: set[Conversation] = set()
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -114,56 +97,46 @@ class Proxy:
         for upstream in shared.upstreams.values():
             upstream.gate.observe(event)
             upstream.sweep(shared.now)
-        if event.state is State.READY and shared.upstreams["backend"].gate.has(event.process):
-            shared.router.memo.forget_unknown()
+        if event.state is State.READY and self.is_backend(event.process):
+            shared.router.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
-        # A process that was ready makes itself ready again: it reloads by itself.
+        # A process that was ready and starts reloads by itself.
         is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
         if is_reload and self._nursery is not None:
             self._nursery.start_soon(self._drain_reload, event.process)
 
     def decide(self, side: Side, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what an upstream is that the plan had left open.
+        """Take note of what an upstream is that the plan had left open, and why, for people.
 
-        Args:
-            side: ``backend`` or ``frontend``.
-            upstream: What it is; ``None``: there is none, so that everything goes to the other one.
-            reason: Why, for people.
+        ``None``: there is none, so that everything goes to the other one.
         """
         shared = self._shared
         shared.upstreams[side].gate.decide(upstream, reason=reason)
         # A backend need not be looked for where nothing but the frontend could be one.
         is_absent = shared.upstreams["backend"].gate.availability is Availability.ABSENT
-        has = shared.upstreams["frontend"].gate.has
-        shared.router.is_frontend_alone = is_absent and all(map(has, shared.plan.candidates))
+        frontends = set(shared.upstreams["frontend"].gate.members)
+        shared.router.is_frontend_alone = is_absent and frontends.issuperset(shared.plan.candidates)
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
         """Serve by another plan, but at the same address; requests that are on their way are not touched.
 
-        Args:
-            plan: What stands behind the proxy now, and the rules.
-            processes: All that there are now: an upstream that was found, and is none of them, is open again.
+        An upstream that was found, and is none of all `processes` that there are now, is open again.
         """
-        self._shared.change(plan, processes)
+        self._shared.change(plan, set(processes))
 
     def recent(self) -> Iterator[RequestHeads | RequestFinished]:
         """Tell again of the requests that have ended last, oldest first; these events have no numbers."""
-        for record in self._shared.recent:
-            yield from record.past()
+        return chain.from_iterable(record.past() for record in self._shared.recent)
 
     def is_backend(self, process: str) -> bool:
         """Whether a process is known to be behind the backend."""
-        return self._shared.upstreams["backend"].gate.has(process)
+        return process in self._shared.upstreams["backend"].gate.members
 
     def frontends(self) -> tuple[Address, ...]:
         """Return where the frontends are that can be asked now."""
         upstreams = (each.gate for each in self._shared.upstreams.values() if each.gate.side == "frontend")
         return tuple(gate.endpoint.address for gate in upstreams if gate.endpoint is not None)
-
-    async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
-        await trio.lowlevel.checkpoint()
-        return SocketTransport(connect(), self.poller)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or closed."""
@@ -238,7 +211,6 @@ class Proxy:
             exchange.end_stream(SERVICE_RESTART)
 
     async def _drain_reload(self, process: str) -> None:
-        """Drain a process that reloads by itself, and waits for all that it still serves."""
         late = self._asked_of(process)
         with trio.move_on_after(CLOSE_LIMIT):
             await self.before_stop(process)
@@ -253,11 +225,10 @@ class Proxy:
             if (exchange := conversation.exchange) is not None
             and (connection := exchange.asker.connection) is not None
             and connection.endpoint.process == process
-            and all(upstream.is_stale(connection) for upstream in self._shared.upstreams.values())
+            and connection.is_stale()
         }
 
     async def _accept_all(self) -> None:
-        """Accept on all listeners, and stop all of that at once; the connections live on."""
         try:
             with self._accepting:
                 async with trio.open_nursery() as accepting:
@@ -286,12 +257,11 @@ class Proxy:
             # It would live on here until the next one comes.
             del sock
 
-    def _drop_idle(self) -> None:
+    def _drop_idle(self, now: float = inf) -> None:
         for upstream in self._shared.upstreams.values():
-            upstream.clear()
+            upstream.sweep(now)
 
     async def _sweep(self) -> None:
-        """Keep all limits of time."""
         while True:
             while self._conversations or any(upstream.idle for upstream in self._shared.upstreams.values()):
                 await trio.sleep(SWEEP)
@@ -300,18 +270,14 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
-        """End what is too old, and tell of what takes its time.
-
-        The task that waits for the next time holds no connection.
-        """
+        # Not in `_sweep`, whose variables would keep a connection alive until the next look.
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
                 conversation.expire()
             elif conversation.exchange is not None:
                 conversation.exchange.report(now)
-        for upstream in self._shared.upstreams.values():
-            upstream.sweep(now)
+        self._drop_idle(now)
 
 
 def _limits() -> tuple[int, int]:

@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec import Struct
 
 from orchestra.config.plan import Address
-from orchestra.proxy.gate import Gate, Upstream
+from orchestra.proxy import tls
+from orchestra.proxy.gate import Upstream
 from orchestra.proxy.head import HeadReader
 from orchestra.proxy.hints import Hints
 from orchestra.proxy.rules import Router
+from orchestra.proxy.transport import SocketTransport
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestra.bus import Bus
-    from orchestra.config.plan import ProxyPlan, UpstreamPlan
+    from orchestra.config.plan import ProxyPlan
     from orchestra.events import StateChanged, UpstreamName
     from orchestra.proxy.framing import Body
     from orchestra.proxy.gate import Dial
     from orchestra.proxy.head import RequestHead, ResponseHead
     from orchestra.proxy.record import Record
-    from orchestra.proxy.rules import Side
+    from orchestra.proxy.transport import Poller, Transport
     from orchestra.remembered import FrontendPages
 
 __all__ = ["Extras", "Pages", "Shared"]
@@ -37,8 +40,6 @@ __all__ = ["Extras", "Pages", "Shared"]
 # A screen of them. Each holds some 4 KiB of heads: with 300, nothing that a request takes is left in the
 # processor's cache, and each cost a tenth more.
 _MOST_RECENT = 30
-# Refused origins that get a notice; further ones see the refusal in their answers alone.
-_MAX_ORIGINS = 100
 
 
 class Pages(Protocol):
@@ -57,15 +58,21 @@ class Pages(Protocol):
 
 
 class Extras(Struct, frozen=True, kw_only=True):
-    """What a proxy has for development only.
+    """What a proxy has beside its plan; all from `frontend_pages` on is for development.
 
     Attributes:
+        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
+        refused: Told of each process that is ready and refuses a connection.
+        dial: How to connect to an upstream, if not by a socket.
         frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
         own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
         failed: Told of each answer of the backend with a status from 500 on, by the request.
     """
 
+    tail: Callable[[str], Sequence[str]] = lambda _process: ()
+    refused: Callable[[str], object] = lambda _process: None
+    dial: Dial | None = None
     frontend_pages: FrontendPages | None = None
     own: Callable[[], socket.socket] | None = None
     pages: Pages | None = None
@@ -75,21 +82,15 @@ class Extras(Struct, frozen=True, kw_only=True):
 class Shared:
     """What all exchanges of a proxy share.
 
-    Args:
-        plan: What stands behind the proxy.
-        bus: Where requests, streams and notices are reported.
-        tail: Gives the last lines that a process wrote.
-        dial: How to connect to an upstream.
-        dial_own: How to connect to what serves our own paths; ``None``: nothing does.
-        idle: How many idle connections to an upstream are kept at most.
-        extras: What is there for development only.
-
     Attributes:
+        changed: Where tasks wait for the next report on any process.
         clock: What `trio.current_time` asks in the end, at a third of its price, while the proxy runs.
         ended: Where tasks wait for the end of an exchange or a connection.
+        most_idle: How many idle connections to an upstream are kept at most.
         hints: Says which settings may be missing.
         is_closing: No connection is used for another request any more.
         recent: The requests that have ended last, oldest first.
+        newest: The newest report on each process: which of them an upstream is may be decided later.
         now: The time on trio's clock, as exactly as limits of time are kept.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
         upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
@@ -98,42 +99,28 @@ class Shared:
     clock: Callable[[], float]
     start_soon: Callable[..., object]
 
-    def __init__(
-        self,
-        plan: ProxyPlan,
-        *,
-        bus: Bus,
-        tail: Callable[[str], Sequence[str]],
-        dial: Dial,
-        dial_own: Dial | None,
-        idle: int,
-        refused: Callable[[str], object],
-        extras: Extras,
-    ) -> None:
+    def __init__(self, plan: ProxyPlan, bus: Bus, *, extras: Extras, poller: Poller, most_idle: int) -> None:
         self.plan = plan
         self.bus = bus
+        self.extras = extras
+        self.most_idle = most_idle
+        self._poller = poller
+        self._dial = extras.dial or partial(tls.connect, poller=poller)
         self.pages = extras.pages
         self.failed = extras.failed
-        self._frontend_pages = extras.frontend_pages
         self.reader = HeadReader()
-        changed = trio.lowlevel.ParkingLot()
-        newest: dict[str, StateChanged] = {}
-
-        def upstream(side: Side, planned: UpstreamPlan, dial: Dial = dial) -> Upstream:
-            hold = self.plan.hold
-            gate = Gate(side, planned, newest=newest, changed=changed, hold=hold, bus=bus, tail=tail)
-            start_soon = self._start_soon
-            how = {"start_soon": start_soon, "refused": refused}
-            return Upstream(gate, dial=dial, reader=self.reader, limit=idle, **how)
-
-        self._upstream = upstream
+        self.changed = trio.lowlevel.ParkingLot()
+        self.newest: dict[str, StateChanged] = {}
         self.upstreams = {
-            key: upstream("backend" if key == "backend" else "frontend", planned)
+            key: Upstream(self, "backend" if key == "backend" else "frontend", planned, self._dial)
             for key, planned in plan.upstreams.items()
         }
-        if dial_own is not None:
+        if extras.own is not None:
             # It is in this process, and has no address that could be dialled.
-            self.upstreams["orchestra"] = upstream("orchestra", Address("localhost", 0), dial_own)
+            place = Address("localhost", 0)
+            self.upstreams["orchestra"] = Upstream(
+                self, "orchestra", place, partial(self._dial_own, extras.own)
+            )
         self.router = self._new_router()
         self.hints = Hints(self)
         self.ended = trio.lowlevel.ParkingLot()
@@ -141,25 +128,23 @@ class Shared:
         self.recent: deque[Record] = deque(maxlen=_MOST_RECENT)
         self.now = 0.0
         self.next_number = itertools.count(1).__next__
-        self._refused_origins: set[bytes | None] = set()
 
     def __repr__(self) -> str:
         return f"<Shared {' '.join(map(repr, self.upstreams.values()))}>"
 
-    def _start_soon(self, *task: object) -> None:
-        self.start_soon(*task)  # the proxy has a nursery when it runs
+    async def _dial_own(self, connect: Callable[[], socket.socket], _address: Address) -> Transport:
+        await trio.lowlevel.checkpoint()
+        return SocketTransport(connect(), self._poller)
 
-    def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
-        """Go by another plan from the next request on; see `Proxy.change`."""
+    def change(self, plan: ProxyPlan, processes: set[str]) -> None:
+        """See `Proxy.change`."""
         before, self.plan = self.plan, plan
         for key in {**before.upstreams, **plan.upstreams}:
             planned, upstream = plan.upstreams.get(key), self.upstreams.get(key)
             if upstream is None:
-                self.upstreams[key] = self._upstream("frontend", planned)
-                continue
-            upstream.gate.hold = plan.hold
+                self.upstreams[key] = Upstream(self, "frontend", planned, self._dial)
             # What was found stays unless its process is gone.
-            if planned != before.upstreams.get(key) or not upstream.gate.is_within(processes):
+            elif planned != before.upstreams.get(key) or not processes.issuperset(upstream.gate.members):
                 upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
@@ -167,20 +152,9 @@ class Shared:
     def _new_router(self) -> Router:
         # That something elsewhere was restarted is not reported.
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
-        return Router(
-            self.plan,
-            pages=self._frontend_pages,
-            has_own="orchestra" in self.upstreams,
-            remembers=remembers,
-        )
+        pages, has_own = self.extras.frontend_pages, self.extras.own is not None
+        return Router(self.plan, pages=pages, has_own=has_own, remembers=remembers)
 
     def frontend_of(self, head: RequestHead) -> Upstream:
         """Return the frontend that answers a request if one does."""
         return self.upstreams[self.router.frontend_of(head.path) if self.plan.frontends else "frontend"]
-
-    def report_origin(self, origin: bytes | None, refused: str) -> None:
-        """Say that a page of another origin was refused, once for each."""
-        key = origin and origin.lower()
-        if key not in self._refused_origins and len(self._refused_origins) < _MAX_ORIGINS:
-            self._refused_origins.add(key)
-            self.bus.notice("origin-refused", refused)

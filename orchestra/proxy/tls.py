@@ -42,13 +42,7 @@ def context_for(*, is_local: bool) -> ssl.SSLContext:
 
 
 class TlsTransport:
-    """A connection with TLS; `shake_hands` comes first.
-
-    Args:
-        below: Carries what is encrypted; becomes ours.
-        host: What the upstream is called.
-        context: The rules, if not those that follow from `host`.
-    """
+    """A connection with TLS to `host`; what is `below` becomes ours, and `shake_hands` comes first."""
 
     def __init__(self, below: Transport, host: str, *, context: ssl.SSLContext | None = None) -> None:
         self._below = below
@@ -64,29 +58,19 @@ class TlsTransport:
         self._on_input: OnInput | None = None
 
     async def shake_hands(self) -> None:
-        """Agree with the upstream.
-
-        Raises:
-            OSError: It does not speak TLS, or its certificate is not valid.
-        """
-        while True:
-            is_done = self._try_handshake()
+        """Agree with the upstream; `OSError`: it does not speak TLS, or its certificate is not valid."""
+        is_done = False
+        while not is_done:
+            with suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+                is_done = True
             await self._below.send_all(self._to_send.read())
-            if is_done:
-                return
-            if self._has_ended:
+            if self._has_ended and not is_done:
                 raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the connection was closed in the TLS handshake")
-            if not self._receive(RECEIVE_SIZE):
+            if not is_done and not self._receive(RECEIVE_SIZE):
                 heard = trio.Event()
                 self._below.on_input(heard.set)
                 await heard.wait()
-
-    def _try_handshake(self) -> bool:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        return True
 
     def _receive(self, max_bytes: int) -> bool:
         """Take what is here of the transport below; return whether there was something, be it the end."""
@@ -176,35 +160,26 @@ class TlsTransport:
                 self._tls.unwrap()
             with suppress(OSError, trio.ClosedResourceError):
                 self._below.send_some(self._unsent + self._to_send.read())
-        self._end()
+        self._is_closed, self._has_more = True, False
         self._below.close()
 
     def abort(self) -> None:
         """See `Transport.abort`."""
-        self._end()
-        self._below.abort()
-
-    def _end(self) -> None:
         self._is_closed, self._has_more = True, False
+        self._below.abort()
 
 
 async def connect(address: Address, poller: Poller) -> Transport:
-    """Connect to an upstream, with TLS if its address says so.
-
-    Raises:
-        OSError: Nothing listens there, or it does not speak TLS, or its certificate is not valid.
-    """
+    """Connect to an upstream, with TLS if its address says so; `OSError` as of `dial` and `shake_hands`."""
     transport = await dial(address, poller)
     if address.scheme != "https":
         return transport
     tls = TlsTransport(transport, address.host)
-    try:
-        with trio.fail_after(DIAL_TIMEOUT):
+    with trio.move_on_after(DIAL_TIMEOUT):
+        try:
             await tls.shake_hands()
-    except trio.TooSlowError:
-        transport.abort()
-        raise TimeoutError(errno.ETIMEDOUT, f"no TLS handshake within {DIAL_TIMEOUT:g} s") from None
-    except BaseException:
-        transport.abort()
-        raise
-    return tls
+        except BaseException:
+            transport.abort()
+            raise
+        return tls
+    raise TimeoutError(errno.ETIMEDOUT, f"no TLS handshake within {DIAL_TIMEOUT:g} s")

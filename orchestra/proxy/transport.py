@@ -78,30 +78,20 @@ class Transport(Protocol):
         """Whether `take_some` has something to say: bytes, the end, or an error."""
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, once, when there is input; ``None`` takes it back.
-
-        It must not raise.
-        """
+        """Call `callback`, which must not raise, once, when there is input; ``None`` takes it back."""
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """Call `callback`, once, when the peer has stopped sending or is gone; ``None`` takes it back."""
 
     def close(self) -> None:
-        """End it in an orderly way; what was sent still arrives. A task that waits on it gets
-        `trio.ClosedResourceError`.
-        """  # noqa: D205 - one sentence does not fit
+        """End it in order: what was sent still arrives; a task that waits gets `trio.ClosedResourceError`."""
 
     def abort(self) -> None:
         """Close it so that the peer sees an error, not an end (a TCP reset)."""
 
 
 class SocketTransport:
-    """A connected TCP socket.
-
-    Args:
-        sock: Becomes ours, and non-blocking.
-        poller: Tells what happens to it.
-    """
+    """A connected TCP socket, which becomes ours and non-blocking; the poller tells what happens to it."""
 
     __slots__ = ("_end_news", "_fd", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
 
@@ -123,7 +113,6 @@ class SocketTransport:
         poller.add(self._fd, self._look)
 
     def _look(self, news: int) -> None:
-        """Take note of what the poller tells."""
         self._is_readable = True
         if news & _END:
             self._end_news |= news
@@ -258,7 +247,6 @@ class Poller:
                     break
 
     def _tell_all(self) -> int:
-        """Tell what is new; return how much that was."""
         # Not in `run`, whose variables would keep a connection alive until there is news of another one.
         all_news = self._set.poll(0, _BATCH)
         for fd, news in all_news:
@@ -312,8 +300,7 @@ else:
 async def dial(address: Address, poller: Poller) -> SocketTransport:
     """Connect to a unix socket, or to a literal address, or to all that a name means, as the system prefers.
 
-    Raises:
-        OSError: Nothing listens there; of several attempts, the last one's.
+    `OSError`: nothing listens there; of several attempts, the last one's.
     """
     with trio.move_on_after(DIAL_TIMEOUT):
         with await connected(address) as sock:
@@ -324,8 +311,7 @@ async def dial(address: Address, poller: Poller) -> SocketTransport:
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:
     """Wait for a connection; return its socket and the peer's address.
 
-    Raises:
-        OSError: The system cannot give us one (most often: no descriptors are left).
+    `OSError`: the system cannot give us one (most often: no descriptors are left).
     """
     while True:
         with contextlib.suppress(InterruptedError, ConnectionAbortedError):

@@ -48,6 +48,8 @@ SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 HALF_CLOSED_LIMIT = 10.0
 # Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
+# Refused origins that get a notice; further ones see the refusal in their answers alone.
+_MAX_ORIGINS = 100
 
 _Side: TypeAlias = "ClientConnection | UpstreamConnection"
 
@@ -56,11 +58,7 @@ _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
-    """Decide where a request for a WebSocket goes.
-
-    Raises:
-        BadMessage: Nowhere: it is none, or not allowed.
-    """
+    """Decide where a request for a WebSocket goes; `BadMessage` if it is none, or not allowed."""
     fault = request_fault(head)
     if fault is not None:
         raise fault
@@ -74,7 +72,7 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
         origin = head.values.get(b"origin")
         refused = origin_refusal(origin, head.host, peer.port, shared.plan.allowed_origins)
         if refused is not None:
-            shared.report_origin(origin, refused)
+            shared.bus.notice("origin-refused", refused, at_most=_MAX_ORIGINS)
             raise BadMessage(refused, status=403, title="Origin not allowed")
     return route
 
@@ -156,29 +154,21 @@ class FrameTap:
 class _Flow:
     """One direction of a tunnel.
 
-    Args:
-        scope: Of the tunnel: it is cancelled when one side is gone, and has a limit once one side has ended.
-
-    Attributes:
-        sink: Gets the bytes of the source.
-        tap: What its frames show.
-        size: Bytes that came.
-        is_whole: All that the source had to say was passed on.
-        fault: What broke.
+    The scope is the tunnel's: it is cancelled when one side is gone, and has a limit once one side has ended.
     """
 
     def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.is_whole = self._has_ended = False
+        self.is_whole = False  # all that the source had to say was passed on
         self.fault: Exception | None = None
+        self._has_ended = False
         self._source = source
         self._scope = scope
         self._is_stuck = trio.Event()
 
     async def run(self) -> None:
-        """Pass on what comes until the source ends, or one of the two is gone."""
         try:
             while not self._has_ended:
                 self._is_stuck = trio.Event()
@@ -219,12 +209,11 @@ class _Flow:
 class Tunnel:
     """The bytes of one WebSocket, once both handshakes are done."""
 
-    _close_code: int | None = None
-
     def __init__(self, client: ClientConnection, reply: Reply, record: Record) -> None:
         self._client = client
         self._reply = reply
         self._record = record
+        self._close_code: int | None = None  # of ours
         self._scope = trio.CancelScope()
         self._up = _Flow(client, reply.connection, self._scope)
         self._down = _Flow(reply.connection, client, self._scope)
@@ -236,12 +225,9 @@ class Tunnel:
             self._scope.cancel()
 
     async def run(self, kind: StreamKind) -> None:
-        """Pass the 101 on, and what follows it, until both sides have ended, one is gone, or `end_early`.
-
-        Both are closed then.
-        """
+        """Pass on the 101 and what follows until both have ended, one is gone, or `end_early`; close both."""
         up, down, record, head = self._up, self._down, self._record, self._reply.head
-        record.upstream = self._reply.upstream.gate.side
+        record.upstream = self._reply.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
         self._client.transport.on_hangup(None)
         await self._client.send(forwarded_response(head, record.upstream, upgrade=True))

@@ -9,22 +9,33 @@ Not here: which command installs them (`config/packages`).
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.lines import without_colours
 from orchestra.child.spawn import OnOutput, SpawnError
 from orchestra.config.packages import lock_content
 from orchestra.supervision.runtime import Stoppable
+from orchestra.supervision.symptoms import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.config.plan import Install, ProcessPlan
+    from orchestra.events import StreamName
     from orchestra.supervision.run import Run
 
 __all__ = ["Installation", "Installer"]
 
+# Managers ask nothing where CI is set, and leave Vite out where NODE_ENV is "production", or npm is told to.
+_ENVIRONMENT = {"CI": "1", "NODE_ENV": "development", "NPM_CONFIG_INCLUDE": "dev"}
+# npm says first what is wrong, behind lines for programs.
+_npms_error = re.compile(r"npm (?:error|ERR!) (?!code |errno |path |syscall )(.+)").match
 # Removing half-installed packages: a second or so; the end of the run does not wait for a dead disk.
 _REMOVE_TIMEOUT = 5.0
 # What the end of a job may take beyond its stop timeout: SIGKILL, the last lines, removing.
@@ -48,6 +59,7 @@ class Installation(Stoppable):
         self._install = install
         self._plan = plan
         self._on_output = on_output
+        self._lines: deque[str] = deque(maxlen=50)  # the last ones, without colours
         self._waiting = 0
         self._installs = lock_content(install.folder)
 
@@ -80,13 +92,14 @@ class Installation(Stoppable):
             how = await self.run_child(
                 install.argv,
                 cwd=install.folder,
-                # Managers ask nothing where CI is set, and leave Vite out where NODE_ENV is "production".
-                env={**self._run.environment(plan, plan.port), "CI": "1", "NODE_ENV": "development"},
-                on_output=self._on_output,
+                env=self._run.environment(plan, plan.port) | _ENVIRONMENT,
+                on_output=self._write,
                 stop_timeout=plan.stop_timeout,
             )
             if how.code != 0:
-                self.error = f"`{' '.join(install.argv)}` in {install.folder}: {how}"
+                npms = next(filter(None, map(_npms_error, self._lines)), None)
+                why = npms[1] if npms is not None else explain(self._lines)
+                self.error = f"`{' '.join(install.argv)}` in {install.folder}: {how}" + (why and f": {why}")
         except SpawnError as exc:
             self.error = exc.message
         finally:
@@ -96,6 +109,10 @@ class Installation(Stoppable):
                     await trio.to_thread.run_sync(remove, abandon_on_cancel=True)
             self._installs = lock_content(install.folder)
             self.done.set()
+
+    async def _write(self, stream: StreamName, lines: Sequence[str], unfinished: str | None) -> None:
+        self._lines.extend(map(without_colours, lines))
+        await self._on_output(stream, lines, unfinished)
 
 
 class Installer:

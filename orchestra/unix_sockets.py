@@ -4,8 +4,6 @@ A socket that is answered is never replaced, one that is left over always is. Th
 user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the folder for temporary files. Any user
 may create something of that name in the latter, so it is used only if it is a folder, no link, and ours; then
 no other user gets into it, and what we do in it is not raced.
-
-Not here: what is served over it (`server`).
 """
 
 from __future__ import annotations
