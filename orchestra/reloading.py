@@ -51,7 +51,7 @@ OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 # run imports nothing for it. No change is missed by that.
 _BEGIN_DELAY = 1.0
 # Seconds after which a touch is known at the latest.
-_NOTICED_AFTER = 0.07
+_NOTICED_AFTER = 0.05
 # Paths of one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.

@@ -1,14 +1,14 @@
 """Waits for changes of the files that matter, and tells of them in bursts.
 
 watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
-so that what takes time can begin; what has changed is told when a look 30 ms later finds nothing, and
+so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
 500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
 is started again, and a look at everything shows what it may have missed. Where the system tells nothing
 (network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
 each second.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
-it looks at each 30 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
 
 Not here: what follows from a change (`orchestra.reloading`).
 """
@@ -35,13 +35,14 @@ __all__ = ["Batch", "Notify", "batches", "watch"]
 # Gives what is touched, as `_notify` does.
 Notify: TypeAlias = "Callable[[AbstractSet[str], threading.Event], Iterator[AbstractSet[str]]]"
 
-# A burst is over when the look after it finds nothing; and after so long in any case, in seconds.
+# A burst is over when nothing was touched for so long, in ms; and after so long in any case, in seconds.
+_QUIET = 50
 _LONGEST_BURST = 0.5
 # Seconds for the thread to end: a look at everything may take long, and does no harm.
 _END_LIMIT = 0.5
 # How often watchfiles looks for touches, in ms; it tells them when the next look finds no more. A look takes
-# 80 µs of CPU time, ten processes or none.
-_STEP = 30
+# 60 µs of CPU time.
+_STEP = 20
 # Pauses between looks at everything, in seconds: at least so long, and so many times as long as a look takes.
 _POLL_PAUSE = 1.0
 _POLL_SHARE = 20
@@ -205,7 +206,7 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             debounce=_STEP,
             step=_STEP,
             stop_event=stop,
-            rust_timeout=1,  # after one look
+            rust_timeout=_QUIET - _STEP,
             yield_on_timeout=True,
             raise_interrupt=False,
             force_polling=False,
