@@ -178,6 +178,7 @@ def keep(part: str, report: Report) -> None:
     kept[part] = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": _commit(),
+        "python": platform.python_version(),
         "figures": report.figures,
         "tables": report.tables,
         "failures": report.failures,
@@ -212,7 +213,8 @@ def write(order: Sequence[str]) -> None:
             lines += [f"## {part}", "", before[part], ""] if part in before else []
             continue
         found = kept[part]
-        lines += [f"## {part}", "", f"{found['date']}, commit {found['commit']}.", ""]
+        lines += [f"## {part}", ""]
+        lines += ["{date}, commit {commit}, Python {python}.".format_map(found), ""]
         lines += [line for table in found["tables"] for line in (table, "")]
         lines += [f"- Not kept: {failure}" for failure in found["failures"]]
     (HERE / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
