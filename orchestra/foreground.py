@@ -95,7 +95,7 @@ def _supervisor(plan: Plan, *, start_soon: Callable[..., object], opens: bool, *
 
 async def _open(supervisor: Supervisor) -> None:
     """Open the address when all are ready; when one has failed, the page says so."""
-    from orchestra.interactive import open_page  # noqa: PLC0415 - few ask for it
+    from orchestra.browser import open_page  # noqa: PLC0415 - few ask for it
 
     with suppress(StartError):
         await supervisor.wait_ready()

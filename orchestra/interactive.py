@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import tempfile
 import time
 from codecs import getincrementaldecoder
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.browser import open_page
 from orchestra.control.local import Order
 from orchestra.dashboard.screen import Screen, leave_behind, summary
 from orchestra.dashboard.writer import is_in_foreground
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from orchestra.dashboard.controls import Act, Controls
 
-__all__ = ["Operator", "on_screen", "open_page", "write_log"]
+__all__ = ["Operator", "on_screen", "write_log"]
 
 # Chunks of keys that wait for a process to take them.
 _WAITING_INPUT = 1000
@@ -159,19 +158,6 @@ class Operator:
             return
         if not await open_page(url):
             self._controls.say(f"no browser could be opened: {url}")
-
-
-async def open_page(url: str) -> bool:
-    """Open an address in the browser, as the system does or as Python does; say whether one of them could."""
-    system = "open" if sys.platform == "darwin" else "xdg-open"
-    python = (sys.executable, "-c", "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))")
-    for command in ((system,), python):
-        # Quiet: what it says would land in the middle of the picture.
-        run = partial(trio.run_process, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True, check=False)
-        with suppress(OSError):
-            if (await run([*command, url])).returncode == 0:
-                return True
-    return False
 
 
 def write_log(text: str) -> Path:
