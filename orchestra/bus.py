@@ -1,7 +1,7 @@
 """The bus that carries the events of a run.
 
-Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`seq`), and hands the event to
-its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
+Emitters report what happened. The `Bus` adds the time (`time`) and a sequence number (`seq`), and calls its
+observers with the event, synchronously. Observers never make the emitter wait; one that raises is removed and
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
 """

@@ -1,8 +1,9 @@
-"""The plan that a run follows, how it comes to follow another one, and orders for its processes.
+"""The plan that a run follows, the change to another one, and orders for the processes.
 
-From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
-`change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
-backend that gets another name, and then has the run stop, restart and start what the difference asks for.
+From top to bottom: `replan` reads the files again; if they are invalid, that is reported and the old plan
+stays. `change` computes the difference (`supervision.difference`) and informs the proxy first, so that
+requests wait for a backend whose name has changed. Then it has the run stop, restart and start processes as
+the difference says.
 """
 
 from __future__ import annotations

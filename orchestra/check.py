@@ -1,6 +1,6 @@
-"""``orchestra check``: reports every problem of the configuration at once, and what a run would do.
+"""``orchestra check``: reports all problems of the configuration at once, and what a run would do.
 
-Both come from the function that a run uses, too (`config.examine`).
+Both come from the function that a run uses as well (`config.examine`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The command line: `argv` becomes a call, and an error becomes one line and an exit status.
 
-What the user did wrong ends as one line a problem (and a hint) on standard error and exit status 2. A bug of
-ours is one line and exit status 1; its traceback is in a file that the line names. Standard output carries
-the chosen output and nothing else.
+A mistake of the user is one line a problem (and a hint) on standard error, and exit status 2. A bug of ours
+is one line and exit status 1; the line names a file with the traceback. Standard output carries the chosen
+output and nothing else.
 
-Each command imports what it needs: `--version` and `--help` come at once.
+Each command imports what it needs, so `--version` and `--help` are fast.
 """
 
 from __future__ import annotations

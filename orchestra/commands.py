@@ -1,11 +1,10 @@
-"""The commands that reach a run from another terminal: how it is, its log, orders, its end.
+"""The commands that reach a run from another terminal: its state, its log, orders, its end.
 
-The run is the one of the project that the current folder is in; ``--run PID`` says which one if there are
-several. An order is given and then waited for, by asking how the run is: a command returns when what it is
-about has happened. Exit statuses: 0; 2 for wrong use, or if there is no run; `wait` has 1 for a process that
-has failed, and 3 if time is over.
+The run is that of the project in the current folder; ``--run PID`` chooses one of several. A command sends
+its order and then polls the run's state until the order has been carried out. Exit statuses: 0; 2 for wrong
+use, or if there is no run; for `wait` also 1 if a process has failed, and 3 after the timeout.
 
-Not here: the commands that read a Procfile (`cli`), how a run is found and asked (`remote`).
+Not here: the commands that read a Procfile (`cli`), how a run is found and reached (`remote`).
 """
 
 from __future__ import annotations

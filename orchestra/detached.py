@@ -1,6 +1,6 @@
-"""A run in the background: another orchestra, in a session of its own, whose start is waited for.
+"""A run in the background: starts another orchestra in a session of its own, and waits until it is reachable.
 
-What it prints on standard error before it can be reached is printed here; later, its log tells.
+Until then its standard error is printed here; later, its log has everything.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """``orchestra dev myapp:app``: an application and its frontend, without a Procfile.
 
-An application that is named is a process of a run, with everything that a run has: it is served by Hypercorn,
-restarted when a file is saved, and stands behind the one address beside Vite. One that is given as an object
-cannot be restarted: it is served in this process, by Hypercorn and `ViteDevProxy`, and only Vite is a process
-of a run.
+An application that is given by name is a process of an ordinary run: Hypercorn serves it, it is restarted
+when a file is saved, and it shares the one address with Vite. An application that is given as an object
+cannot be restarted: Hypercorn and `ViteDevProxy` serve it in this process, and only Vite is a process of a
+run.
 
 Not here: the processes of such a run (`config/written`), what a run is (`supervisor`).
 """

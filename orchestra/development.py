@@ -1,7 +1,7 @@
-"""What a run on the command line has beside others; code that embeds a `Supervisor` has nothing of it.
+"""The parts of a run on the command line that an embedded `Supervisor` does not have.
 
-Programs of the same user can reach it. If it reloads, it also gives the proxy its `extras`, keeps what the
-run has learned, connects open pages to the run, and follows changed files.
+Programs of the same user can reach the run. With reloading on, the proxy also gets its `extras`, knowledge
+about pages is stored, open pages connect to the run, and changed files are followed.
 
 Not here: the parts (`remembered`, `control`, `reloading`), processes (`supervision`).
 """

@@ -1,8 +1,8 @@
 """A run for callers without trio: plain code, asyncio, and (`pytest_plugin`) test suites.
 
 Strategy: trio runs in a thread of its own, and every method of the `Supervisor` is called there, by
-`trio.from_thread`. On the way in everything becomes ready; on the way out, for whatever reason, everything is
-stopped, and the thread has ended. An exception in the thread is raised in the caller's.
+`trio.from_thread`. When the context manager is entered, all processes become ready; when it is left, for
+whatever reason, all are stopped and the thread ends. An exception in the thread is raised in the caller.
 
 Not here: signal handlers, printing, log handlers.
 """

@@ -1,10 +1,10 @@
-"""What can go wrong, in words that help the user to mend it.
+"""The errors that a user may meet, with messages that help to fix the cause.
 
-Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
-(file and line, process or port) and the cause; `hint` is the next step. An embedder gets the exception; the
-command line shows ``error: <str>`` and ``hint: <hint>`` on standard error (`show_error`).
+Each is an `OrchestraError`. Its `str` is one line that names the thing (file and line, process or port) and
+the cause; `hint` is the next step. An embedder gets the exception; the command line shows ``error: <str>``
+and ``hint: <hint>`` on standard error (`show_error`).
 
-A message stands where its error is raised; one that several modules need (`port_taken`) stands here.
+The text of a message is where its error is raised; one that several modules need (`port_taken`) is here.
 """
 
 from __future__ import annotations

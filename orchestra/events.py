@@ -1,10 +1,10 @@
-"""What happens in a run, as frozen events.
+"""The events of a run, as frozen structs.
 
 An event is a msgspec struct in the past tense. Its tag is the `type` of the JSON lines, its fields are their
 keys: `msgspec.json.encode` writes an event, and `decode` reads any recorded line again.
 
-A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
-show for it, if it is worth one, is in `dashboard/words`.
+A new event is a struct here that is also listed in `Event`, and a row in the README; the sentence that the
+dashboard and plain output show for it, if any, is in `dashboard/words`.
 
 Not here: how events reach their observers (`bus`), what an event leads to.
 """

@@ -1,10 +1,10 @@
-"""Folders and files: the current folder, where files of ours are kept between runs, and reading any file.
+"""Folders and files: the current folder, the folders for our own files, and safe reading of any file.
 
-Folders of ours other users neither read nor put in their place.
+Other users can neither read our folders nor put one in their place.
 
-A file that is read may be a pipe that nothing writes to, or a device without end. To open a named pipe waits
-for its writer, and ``/dev/zero`` has no end. Here a pipe is waited for only where that was asked for, with a
-deadline (password managers put one in place of ``.env``), and no file is read without limit.
+A file to be read may be a pipe that nothing writes to, or a device without end: opening a named pipe waits
+for its writer, and ``/dev/zero`` has no end. Here a pipe is waited for only if the caller asks for that, with
+a deadline (password managers put one in place of ``.env``), and every read has a limit.
 """
 
 from __future__ import annotations

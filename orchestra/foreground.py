@@ -1,11 +1,11 @@
-"""One run in this terminal: what is shown there, and what signals, job control and the reader do.
+"""One run in this terminal: its output, and the effect of signals, job control and a closed output.
 
-The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose reader closes the
-output ends, too. On a terminal in the foreground the dashboard is shown; while we are stopped (Ctrl-Z), the
-terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal dispositions of this
-process, which children inherit, are changed here and nowhere else.
+The first signal stops the run, a second one (or SIGQUIT) kills the remaining processes. If the reader of the
+output closes it, the run ends, too. On a terminal in the foreground the dashboard is shown; while we are
+stopped (Ctrl-Z), the terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal
+dispositions of this process, which children inherit, are changed here and nowhere else.
 
-Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), messages about errors (`cli`).
+Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), error messages (`cli`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Hosts and origins: which are ours, and which a web page of another site could have made up.
+"""Hosts and origins: which are ours, and which could be forged by a web page of another site.
 
-Two gates keep foreign pages out of what we serve: `host_refusal` (DNS rebinding) and `origin_refusal`
-(cross-site WebSockets). Everything here is pure.
+Two checks keep foreign pages out: `host_refusal` (DNS rebinding) and `origin_refusal` (cross-site
+WebSockets). Everything here is pure.
 
-Not here: where they are asked (`proxy/route`, `proxy/websocket`), what else our own paths ask for
+Not here: their callers (`proxy/route`, `proxy/websocket`), the further checks of our own paths
 (`control/doors`).
 """
 

@@ -1,4 +1,4 @@
-"""A run on the dashboard: what its keys ask for is done to the run, or on this machine; and job control.
+"""A run on the dashboard: carries out the orders of its keys, on the run or on this machine; job control.
 
 While we are stopped (Ctrl-Z), the terminal is restored.
 

@@ -1,6 +1,6 @@
-"""Showing the log of a run as plain lines: as it is, from a moment on, its end, or what is still coming.
+"""Shows the log of a run as plain lines: all of it, from a moment on, its end, or what is still coming.
 
-Not here: writing it (`dashboard/runlog`), which run is meant (`remote`).
+Not here: writing it (`dashboard/runlog`), finding the run (`remote`).
 """
 
 from __future__ import annotations

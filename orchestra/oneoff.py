@@ -1,9 +1,9 @@
-"""A command of the user's with the environment, the folder and the ports of a process: ``orchestra exec``.
+"""``orchestra exec``: runs a command with the environment, the folder and the ports of a process.
 
-If the project runs, its run is asked for them: the ports are the real ones. Else they are those that a run
-would have.
+If the project runs, these come from its run, with the real ports. Otherwise they are planned as for a new
+run.
 
-Not here: which run is meant (`remote`), what a child's environment is made of (`config/environment`).
+Not here: finding the run (`remote`), the contents of a child's environment (`config/environment`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Planning on this machine: what `config.load` has to be told of it, for a new run and for one that goes on.
+"""Makes a plan on this machine, for a new run and for one that goes on: the facts that `config.load` needs.
 
-For a run that goes on, what is its own counts as free: a process keeps its port, the proxy its address, and
-no port is reported as taken by one of our own processes.
+For a run that goes on, its own ports count as free: processes keep their ports, the proxy its address, and no
+port is reported as taken by one of our own processes.
 
 Not here: what follows from another plan (`changing`).
 """

@@ -1,23 +1,23 @@
-"""What follows when a file is saved: nothing, other styles in the page, a new page, a restart, another plan.
+"""What follows when a file is saved: nothing, new styles in the page, a new page, a restart, another plan.
 
 | what has changed                                  | what follows                                       |
 |---------------------------------------------------|----------------------------------------------------|
 | code                                              | a restart                                          |
-| code of a server that reloads itself, while it lives | nothing: it does that                           |
-| a template that the program reads again by itself | the pages of the backend are loaded again          |
+| code of a live server that reloads itself         | nothing: the server does it                        |
+| a template that the program reads again by itself | the pages of the backend reload                    |
 | any other template                                | a restart                                          |
-| styles alone                                      | they are swapped in the pages                      |
-| a file that the plan was made from                | the run is planned again                           |
+| only styles                                       | they are swapped in the pages                      |
+| a file that the plan was made from                | the plan is made again                             |
 
-Before a restart the commands of ``before_restart`` are run whose inputs have changed, and those that failed
-the last time. If one fails, the old process goes on. What they write is part of the same change, and so is
-what is saved while they run.
+Before a restart the ``before_restart`` commands run whose inputs have changed, and those that failed the last
+time. If one fails, the old process goes on. Files that they write belong to the same change, and so do files
+that are saved while they run.
 
-Django's server notices a changed template within a second: the pages wait for that.
+Django's server notices a changed template only within a second: the pages wait for that.
 
 A process that has failed, or waits to be started again, is started at once; one that was stopped is left
-alone. A save during a restart leads to another one (`lifecycle`). From the first such restart on the run goes
-on when its processes have failed, as the next save may mend them.
+alone. A save during a restart leads to another one (`lifecycle`). From the first such restart on, the run
+does not end when its processes have failed, as the next save may fix them.
 
 Not here: waiting for changes (`watch`), restarting (`supervision`), pages (`control`).
 """

@@ -1,17 +1,17 @@
-"""What a run of a project remembers for the next one: its port, and which pages are the frontend's.
+"""What a run of a project stores for the next one: its port, and which pages are the frontend's.
 
-Bookmarks, cookies and OAuth name the port. Of two projects that run at once, the second one moves to another
-port. It has that again the next time, if that is free, whichever is started first then. A second run of the
-same project changes nothing: the next one begins where the first one was. Only a run on the command line
-keeps it, and only of an address that the user has not asked for.
+Bookmarks, cookies and OAuth contain the port. If two projects run at once, the second one gets another port,
+and gets it again the next time if it is free, whichever project is started first then. A second run of the
+same project changes nothing. The port is stored only by a run on the command line, and only if the user has
+not set the address.
 
-A page is the frontend's that the backend did not know and the frontend answered. That decides about waiting
-alone: while the backend is not there, a page that is known to be the frontend's is served at once; a backend
-that is ready is always asked. It outlives the run, because a page is looked at before the backend has
-answered for the first time. On disk there are salted hashes, no paths. They are forgotten when the Procfile,
-the settings or a lock file of the project has changed.
+A page is the frontend's if the backend did not know it and the frontend answered. That matters only for
+waiting: while the backend is down, known pages of the frontend are served at once; a ready backend always
+gets the request. It outlives the run, because pages are opened before the backend has answered for the first
+time. The disk has salted hashes, not paths. They are discarded when the Procfile, the settings or a lock file
+of the project has changed.
 
-Not here: which address is taken (`config/addresses`), when a request falls back (`proxy/route`).
+Not here: choosing the address (`config/addresses`), when a request falls back (`proxy/route`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Reaching runs of this user from another program: which there are, how they are, and orders for them.
+"""Reaches runs of this user from another program: which there are, their state, and orders to them.
 
-Each run has a unix socket, on which its control app speaks HTTP (`control/app`). A socket that nothing
-accepts on is what a killed run has left, and counts as none. Before anything is sent, the other end is seen
-to be a process of this user.
+Each run has a unix socket, on which its control app speaks HTTP (`control/app`). A socket that does not
+accept connections is left over from a killed run, and is ignored. Before anything is sent, the peer is
+checked to be a process of this user.
 
-Everything here blocks, and needs no trio: a command that asks one question is over in a moment.
+Everything here blocks, and needs no trio, so that a command with one request is fast.
 
 Not here: what is printed (`commands`), what the run does (`control/local`).
 """

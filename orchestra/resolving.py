@@ -1,4 +1,4 @@
-"""What an address means to the system: the places where a socket can connect to it, in order."""
+"""Resolves an address into those that a socket can connect to, in order."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Serves an application in production, by Hypercorn: ``orchestra serve myapp:app``.
 
-Nothing is imported that is for development. Several workers are programs of their own, which share the
-sockets; one that ends is replaced, unless it has just been started: then something is wrong with it, and all
-end. A signal (SIGTERM, SIGINT) ends a worker when its requests in flight are answered, or their time is over;
-Hypercorn alone would wait for some of them for ever. A second signal ends it at once.
+Nothing for development is imported. Several workers are processes that share the sockets; one that ends is
+replaced, unless it has just been started: then something is wrong with it, and all end. A signal (SIGTERM,
+SIGINT) ends a worker when its requests in flight are answered, or the grace period is over; Hypercorn alone
+would wait for some of them for ever. A second signal ends it at once.
 
 Not here: how the application is found (`child/application`), how files are served (`asgi/files`).
 """

@@ -1,9 +1,8 @@
-"""The dashboard of a run that is not this program's: a recording, or one that another terminal has started.
+"""Shows on the dashboard a run that is not in this process: a recording, or a run in another terminal.
 
-A recording is shown at its own or another speed: the model is fed as by a run, and the clock of the screen is
-the recording's. Of a run in another terminal, what has been comes first, and so the picture is that of the
-first terminal. A thread reads its events, since a run is reached without trio (`remote`); leaving does not
-wait for it.
+A recording is replayed at its own or another speed: its events feed the model, and its times are the screen's
+clock. A run in another terminal first sends its past events, so the picture is that of the first terminal. A
+thread reads the events, since runs are reached without trio (`remote`); leaving does not wait for it.
 
 Not here: the file (`dashboard/runlog`), what a run sends (`dashboard/feed`), the screen and its keys.
 """

@@ -1,14 +1,14 @@
-"""A whole run in one nursery: the processes of a plan and the proxy before them, wired by the bus.
+"""A whole run in one nursery: the processes of a plan and the proxy before them, connected by the bus.
 
-Start: the address is bound before anything is spawned, so that a port that is taken costs nothing; then the
-proxy serves, then the processes are spawned. Stop, whatever asks for it (a cancellation, `stop`, the end of
-the processes, the process that `exit_on` names): the proxy stops accepting and closes its streams, then the
+Start: the address is bound before anything is spawned, so that a taken port is found early; then the proxy
+serves, then the processes are spawned. Stop, whatever the cause (a cancellation, `stop`, the end of the
+processes, the process that `exit_on` names): the proxy stops accepting and closes its streams, then the
 processes are stopped, then `RunEnded` is emitted.
 
-`Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
+`Supervisor` is the interface for embedders; it prints nothing and installs no signal handler.
 
 Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`), how a run
-comes to follow another plan (`changing`).
+changes to another plan (`changing`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Unix sockets: listening on one, where that of the local door is, and which user is at the other end.
+"""Unix sockets: listening on one, the path of the local door's, and which user is at the other end.
 
-A socket that is answered is never replaced, one that is left over always is. The folder is `orchestra` in the
-user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the folder for temporary files. Any user
-may create something of that name in the latter, so it is used only if it is a folder, no link, and ours; then
-no other user gets into it, and what we do in it is not raced.
+A socket that accepts connections is never replaced, a stale one always is. The folder is `orchestra` in the
+user's runtime folder (``XDG_RUNTIME_DIR``), otherwise `orchestra-UID` in the folder for temporary files.
+There, any user may create a file of that name, so it is used only if it is a folder, not a link, and ours;
+then no other user can enter it, and there are no races in it.
 """
 
 from __future__ import annotations

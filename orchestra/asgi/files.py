@@ -1,18 +1,18 @@
-"""Serves what Vite has built, in production: its assets, the files beside its page, and the page itself.
+"""Serves in production what Vite has built: assets, the other files of the folder, and the page itself.
 
-Strategy. A path below `static_path` is looked for in `static_dir` first. For everything else the application
-is asked; a 404 of it to a GET or HEAD outside `api_prefix` is replaced by the file of that name beside the
-page, or by the page if a window would show it, unless it says ``X-Orchestra-Final: 1``. A missing asset stays
-a 404, and so does a `fetch` of what is not there.
+Strategy. A path below `static_path` is looked for in `static_dir` first. Every other request goes to the
+application. If it answers GET or HEAD outside `api_prefix` with 404, the file of that name is served instead
+or, if the request is a navigation, the page; ``X-Orchestra-Final: 1`` in the 404 prevents that. A missing
+asset stays a 404, and so does a `fetch` of a missing path.
 
-What can be served is a regular file whose path, from the folder on, has no link, no empty part and no part
-that begins with a dot; ``.well-known`` (RFC 8615) beside the page is the exception. The folder itself may be
-a link, which is followed once, at the beginning.
+Only regular files are served, and only if no part of their path inside the folder is a link, is empty or
+begins with a dot. The exception is ``.well-known`` (RFC 8615) beside the page. The folder itself may be a
+link, which is resolved once, at the start.
 
-ETag, ``If-Modified-Since`` and ranges are Starlette's. A file that was compressed beforehand (``app.js.br``,
-``.zst``, ``.gz``) is sent to those that accept it. A file with a hash in its name never changes; every other
-one is asked for again each time. Looking at a file, and reading a small one, takes less time than having a
-thread do it, so Starlette's threads read large files alone.
+Starlette handles ETag, ``If-Modified-Since`` and ranges. A file that was compressed beforehand
+(``app.js.br``, ``.zst``, ``.gz``) is sent to clients that accept the coding. Files with a hash in their name
+are cached for a year, all others are revalidated each time. A `stat` and the read of a small file are faster
+than a switch to a thread, so only large files are read in Starlette's threads.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Vite's WebSocket, between a browser whose end ASGI has and Vite.
+"""Relays Vite's WebSocket for an ASGI server, which holds the connection to the browser.
 
-The browser's is accepted after Vite has accepted ours, with the same subprotocol; a refusal of Vite's is
-passed on. Frames are decoded, since ASGI has messages; compression is left to the browser's side.
+The browser's WebSocket is accepted after Vite has accepted ours, with the same subprotocol; Vite's refusal is
+passed on. Frames are decoded, because ASGI works with messages; only the connection to the browser is
+compressed.
 
-Vite's client polls for a server that is gone only if its connection breaks, and ASGI can only close one in
-an orderly way. So when Vite has gone, the browser's end stays open until Vite is back, and is then told to
-reload, in the words that Vite itself has for that.
+Vite's client polls for a restarted server only if its connection breaks, but ASGI can only close a connection
+in an orderly way. So when Vite has gone, the browser's connection stays open until Vite is back. Then the
+page gets Vite's own message to reload.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Reloads pages from within an application, with the names and the meaning of fastapi-reloader.
+"""Reloads pages from within an application; names and behaviour are those of fastapi-reloader.
 
-`html_injection_middleware` puts orchestra's script into the HTML documents of an application, as the proxy
-of a run does (`control/inject`): while they pass, once, however often the middleware stands in the stack, and
-where a policy allows it. It asks the application for documents that are not compressed, so it may stand on
-either side of a compression. `reloader_route_middleware` answers that script and its connection.
-`auto_refresh_middleware` is both.
+`html_injection_middleware` puts orchestra's script into HTML documents while they pass, as the proxy of a run
+does (`control/inject`): once, even if the middleware is installed twice, and only if the page's policy allows
+it. It requests uncompressed documents from the application, so it may stand on either side of a compression
+middleware. `reloader_route_middleware` serves that script and its WebSocket. `auto_refresh_middleware` is
+both.
 
-A page says how old it is when it connects, and reloads if it is older than this process, or than the last
-`send_reload_signal`. That closes all connections, which a server would otherwise have to wait for; pages
-connect again as soon as there is a server, be it this one or the next.
+A page reports its age when it connects, and reloads if it is older than this process or than the last
+`send_reload_signal`. That function closes all connections, which a server would otherwise have to wait for.
+Pages reconnect as soon as a server is there, this one or the next.
 
-The script and its connection are for pages of the same origin (`control/doors`).
+Only pages of the same origin get the script and its WebSocket (`control/doors`).
 """
 
 from __future__ import annotations

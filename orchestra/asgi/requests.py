@@ -1,14 +1,13 @@
-"""What is ASGI's on one side and HTTP/1.1 on the other: heads, the body of a request, and asking Vite.
+"""Converts between ASGI and HTTP/1.1: request heads and bodies, and requests to Vite.
 
-A scope becomes the head that its server has read, which is judged as strictly as one that comes over a
-connection (`proxy/head`). A body is kept as long as it is small enough to be sent a second time.
+The head is rebuilt from the ASGI scope, and checked as strictly as one that comes over a connection
+(`proxy/head`). A body is kept as long as it is small enough to be sent a second time.
 
-Vite is asked on anyio, over one connection a request. Bodies stream both ways; what arrives is passed on
-before more is awaited. While the answer is on its way, a second task sends the request's body and then waits
-for the client to leave, which ends everything. An answer has no limit of time: Vite may take as long as it
-bundles.
+Requests to Vite use anyio, and one connection each. Bodies stream both ways: what has arrived is passed on
+before more is awaited. Meanwhile a second task sends the request's body and then waits for the client to
+disconnect, which ends the exchange. Answers have no time limit: Vite may take as long as it bundles.
 
-Not here: what is decided by them (`proxy/route`), what is asked, and whether the answer counts (`vite`).
+Not here: decisions (`proxy/route`); what is requested, and whether the answer counts (`vite`).
 """
 
 from __future__ import annotations

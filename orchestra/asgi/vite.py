@@ -1,13 +1,13 @@
 """`ViteDevProxy`: an application in development, and Vite for what it does not know.
 
-Strategy. Every decision is that of a run's proxy (`proxy/route`, `proxy/rules`): which of the two is asked
-first, whether a 404 falls back, which answer counts. Here its steps are carried out: to ask the application
-is to call it, to ask Vite is a connection. The application's answer passes as it is sent, unless it may have
-to give way: then it is kept, up to a limit, until Vite has answered.
+Strategy. Every decision is made by the code of a run's proxy (`proxy/route`, `proxy/rules`): which of the two
+gets a request first, whether a 404 falls back, which answer counts. Here the steps are carried out: the
+application is called, Vite is reached over a connection. The application's answer passes as it is sent. Only
+if Vite's may replace it, it is kept, up to a limit, until Vite has answered.
 
-Vite is asked only by requests whose ``Host`` no page of another site can have made up, and its WebSocket is
-opened only to pages of our own origin: who has that socket's token, or Vite's modules, has the sources. All
-of a request is passed on that Vite itself checks. The application decides for itself to whom it answers.
+Requests reach Vite only if their ``Host`` cannot be forged by a page of another site, and Vite's WebSocket
+opens only to pages of our own origin: its token, and Vite's modules, give access to the sources. Headers that
+Vite itself checks are all passed on. The application makes such checks itself.
 
 Not here: connections to Vite (`requests`), its WebSocket (`hmr`).
 """

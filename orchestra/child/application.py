@@ -1,23 +1,22 @@
-"""Serves ``module:attribute``, an ASGI or WSGI application, by Hypercorn; run in the project's interpreter.
+"""Serves ``module:attribute``, an ASGI or WSGI application, by Hypercorn, in the project's interpreter.
 
-Run as a script: ``python3 application.py PLACE --bind ADDRESS APPLICATION``. ADDRESS may have variables in
-it, which are looked up when it serves. The application is looked for in the current folder, then in its
-``src``; ``module:create()`` calls a factory without arguments. What is wrong with the setting is said in one
-line that begins with PLACE, where it stands. What is wrong with the project is left to Python: a traceback,
-without our own frames.
+Run as a script: ``python3 application.py PLACE --bind ADDRESS APPLICATION``. Variables in ADDRESS are
+expanded when it starts to serve. The application is imported from the current folder, then from its ``src``;
+``module:create()`` calls a factory without arguments. A wrong setting is reported in one line that begins
+with PLACE, the setting's position. For errors of the project Python prints its traceback, without our own
+frames.
 
-It has a socket to orchestra, whose descriptor ``ORCHESTRA_CONTROL`` tells: orchestra may spawn it before it
-is to serve, as a spare for the next restart. Each message is one line of JSON:
+It has a socket to orchestra, whose descriptor is in ``ORCHESTRA_CONTROL``: orchestra may spawn it before it
+has to serve, as a spare for the next restart. Each message is one line of JSON:
 
-1. from orchestra, the names of modules. Those of installed packages are imported, the project's never: they
-   would be out of date when they are needed. An import that fails is left to the project.
-2. to orchestra, how many KiB of memory that takes, if there were any.
-3. from orchestra, variables for the environment: from now on it serves. Until then it waits, and ends when
-   orchestra does. If what it has imported has changed on disk meanwhile, it begins again, with nothing
-   imported.
-4. from orchestra, again and again, anything; to orchestra, the installed modules that it has imported so far.
+1. from orchestra: names of modules. Those of installed packages are imported, the project's never: they would
+   be out of date when they are needed. If an import fails, it is left to the project.
+2. to orchestra: how many KiB of memory these imports took, if there were any.
+3. from orchestra: environment variables; from now on it serves. Until then it waits, and exits when orchestra
+   does. If what it has imported has changed on disk meanwhile, it starts over, with nothing imported.
+4. from orchestra, repeatedly: any line; to orchestra: the installed modules that it has imported so far.
 
-Standard library only, and nothing of ours: the interpreter may be another one than orchestra's, and older.
+Standard library only, and nothing of ours: the interpreter may be older than orchestra's.
 """
 
 from __future__ import annotations

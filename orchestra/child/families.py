@@ -1,9 +1,8 @@
-"""Whether anything of a child still lives: one scan of the process table answers all that ask at once.
+"""Whether any process of a child still lives: one scan of the process table answers all requests at once.
 
-Many children end together, and for each it has to be known that nothing of it is left. Requests that come
-while a scan is running share the next one, in a worker thread; so the cost of stopping grows with the number
-of processes, not with its square. A scan that began before the request does not answer it: a process may have
-been forked since.
+Many children end together, and for each we have to know that no process is left. Requests that arrive during
+a scan share the next one, in a worker thread, so the cost of stopping grows with the number of processes, not
+with its square. A scan that began before a request cannot answer it: a process may have been forked since.
 """
 
 from __future__ import annotations

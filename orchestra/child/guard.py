@@ -1,7 +1,7 @@
-"""Our end of the guardian: start it, report our children to it, end it.
+"""Our end of the guardian: starts it, reports our children to it, ends it.
 
-The guardian (`guardian.py`, a process of its own) ends what we leave behind if we are killed. Telling it is a
-short write to a pipe and never waits: a guardian that is gone costs its protection, not the run.
+The guardian (`guardian.py`, a process of its own) ends our children if we are killed. A report is a short
+write to a pipe that never blocks: if the guardian is gone, the run loses its protection, and goes on.
 """
 
 from __future__ import annotations

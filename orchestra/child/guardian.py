@@ -1,26 +1,28 @@
-"""The guardian: a small process beside orchestra that ends what it would leave behind, should it be killed.
+"""The guardian: a small process beside orchestra that ends what is left behind if orchestra is killed.
 
-It is started before the first child, in a session of its own, and is told of each child on its standard
-input, one report a line:
+It is started before the first child, in a session of its own, and reads reports from its standard input, one
+a line:
 
 ``+ PID SIGNAL SECONDS MARKS``
     A child was spawned: its leader, its stop signal and stop timeout, its marks (hexadecimal).
 ``- PID``
-    Nothing is left of it.
+    No process of it is left.
 ``screen BYTES PATH``, ``screen``
-    A terminal shows the dashboard, and these bytes (hexadecimal) give it back; it has been given back. One
-    that accepted nothing at the end of orchestra is given back when it does again.
+    A terminal shows the dashboard, and these bytes (hexadecimal) restore it; it has been restored. A terminal
+    that is stopped when orchestra ends is restored as soon as it accepts output again.
 ``bye``
-    A proper end.
+    An orderly end.
 
-When orchestra is gone without that (its end of the pipe is closed, or it has ended itself, whichever is seen
-first), every family that is left gets its stop signal, and SIGKILL after its stop timeout. On Linux so does
-what has the run's mark and belongs to no family: a child that was spawned but not reported any more.
+When orchestra is gone without ``bye`` (its end of the pipe is closed, or its process has ended, whichever is
+noticed first), every remaining family gets its stop signal, and SIGKILL after its stop timeout. On Linux so
+does every process that has the run's mark and belongs to no family: a child that was spawned but not reported
+yet.
 
-A process whose number was used again is not signalled: it is known by its number and by when it started.
+A process is identified by its number and its start time, so a process that has got the same number later is
+never signalled.
 
 Run as a script: ``python -I -S guardian.py RUN_ID ORCHESTRA_PID``. Standard library only, and of ours only
-the process table: it is there for as long as orchestra is, so it has to be small.
+the process table: it lives as long as orchestra does, so it has to be small.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-r"""From the bytes that a child writes to the lines that people read.
+r"""Turns the bytes that a child writes into the lines that people read.
 
-Lines end at ``\n``; of one that was drawn over and over, what is visible in the end is left (`row`). Bytes
-that are no UTF-8 become U+FFFD. Of all control sequences only colours (SGR, ECMA-48 8.3.117) pass: a child
-must not move our cursor, clear our screen or set our title.
+Lines end at ``\n``; of a line that was drawn repeatedly, the final appearance is kept (`row`). Bytes that are
+not UTF-8 become U+FFFD. Of all control sequences only colours (SGR, ECMA-48 8.3.117) pass: a child must not
+move our cursor, clear our screen or set our title.
 
-Nearly all lines are text and colours alone: they are passed on as they are, and cost no more than the look
-for anything else. A line is split only if it is longer than `LONGEST_LINE`.
+Nearly all lines consist of text and colours: after one search for anything else they are passed on unchanged.
+A line is split only if it is longer than `LONGEST_LINE`.
 
 Pure: bytes in, text out.
 """

@@ -1,9 +1,9 @@
-"""A process's output in a file: every whole line, rotated by size.
+"""Writes a process's output to a file: every whole line, rotated by size.
 
-``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
-that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits until they are in
-the file (though not on the disk), so that nothing piles up. A file that cannot be written to any more (a full
-disk) raises OSError once, and then takes nothing: the run matters more than its log.
+``web.log`` is the newest; when the next line would make it too large, it becomes ``web.log.1``, that one
+``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits until they are in the file
+(though not yet on the disk), so that no backlog builds up. If the file cannot be written to any more (a full
+disk), `write` raises OSError once and then discards everything: the run matters more than its log.
 """
 
 from __future__ import annotations

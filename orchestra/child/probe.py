@@ -1,17 +1,17 @@
-"""One question to one process: is it there? An attempt either succeeds or says why it did not.
+"""One probe of one process: does it answer? An attempt either succeeds or says why it did not.
 
-The HTTP question is one plain ``GET`` on a connection of its own. Where nothing else is asked for, any answer
-will do, ``500`` included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn
---reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required`` will not:
-that socket is for WebSockets alone, as that of Nuxt's HMR. A server that expects TLS says so in its answer to
-the plain question: an alert, no answer, or words. It is asked once more, over TLS.
+The HTTP probe is one plain ``GET`` on a connection of its own. Unless the check says otherwise, any answer
+counts, ``500`` included: it shows that the server works, not just its socket (the parent of ``uvicorn
+--reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required`` does not
+count: such a socket serves nothing but WebSockets, as Nuxt's HMR socket. A server that expects TLS shows it
+in its reaction to plain HTTP: an alert, no answer, or an error text. Then the probe is repeated over TLS.
 
-`identify` tells Vite from other servers, whatever started it: ``/@vite/client`` is answered with JavaScript.
-It is asked for as a script: Vite 2 has it for nothing that accepts pages. Below a base (``/app/``, Nuxt's
-``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. A page that loads files below
-``/_next/`` is Next.js's. Any other HTTP answer is that of another server.
+`identify` recognises Vite, whatever started it: ``/@vite/client`` is answered with JavaScript. The request
+looks like one for a script, because Vite 2 serves that path to nothing that accepts pages. Below a base
+(``/app/``, Nuxt's ``/_nuxt/``), the path is where ``/`` redirects to, or where the page refers to. A page
+that loads files below ``/_next/`` is Next.js's. Any other HTTP answer means another server.
 
-Not here: how often, which sockets, and what follows from it (`readiness`, `supervision/roles`).
+Not here: when sockets are probed, which ones, and what follows (`readiness`, `supervision/roles`).
 """
 
 from __future__ import annotations

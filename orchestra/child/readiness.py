@@ -1,12 +1,15 @@
-"""When is a process ready? All of its checks run at once, each with one question in flight.
+"""Decides when a process is ready: all of its checks run at once, each with one probe in flight.
 
-Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
-a second, and at once when something listens at the expected port; each scan is followed by at most one
-question. A line that names the port is a sign that something listens there. Commands are run at the same
-pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
-ready when all have passed.
+Strategy. The `SocketScanner` finds sockets by scans that all processes share: often at first, later once a
+second, and at once when something listens at the expected port. Each scan is followed by at most one probe. A
+line that names the port is a sign that something listens there. Commands are run at the same pace. Lines of
+output are passed in as they are written. A check that has passed is not repeated; the process is ready when
+all have passed.
 
-Not here: what follows from it (`supervision.lifecycle`).
+A new kind of check is a struct in `config/checks`, a case in `_pursue` and, if it asks in a new way, a
+function in `probe`.
+
+Not here: what follows from readiness (`supervision.lifecycle`).
 """
 
 from __future__ import annotations

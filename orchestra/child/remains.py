@@ -1,26 +1,26 @@
-"""What is left of a process tree: is it down to a watcher that has lost the program that it ran?
+"""Is a process tree down to a watcher whose program has ended?
 
 A program that runs another one again when a file changes (``watchfiles``, nodemon, ``uvicorn --reload``,
-``node --watch``, air, whatever it is written in) lives on when that has ended. What tells is in ``/proc``:
-which processes there are, what each executes, whether children of it have ended (their page faults are
-counted then), how much CPU time it has used, and whether it has inotify or sockets. Elsewhere than on Linux
-nothing is known.
+``node --watch``, air, in whatever language) lives on when that one has ended. The signs are in ``/proc``:
+which processes there are, what each executes, whether it has had children that ended (their page faults are
+counted then), how much CPU time it has used, and whether it has inotify or sockets. On other systems than
+Linux nothing is known.
 
-A watcher is left alone when one process is at the tree's end, that hardly uses the CPU, has no connection by
+A watcher counts as alone when one process is at the tree's end that hardly uses the CPU, has no connection on
 which it could wait for something else, and
 
-- has had a child that it has started itself (a shell that has become a server does not count: what ran before
-  was the shell's), or
+- has had a child that it started itself (a shell that has become a server does not count: its children were
+  the shell's), or
 - waits for files by inotify, and does not listen.
 
-Several processes count as one if all of them were there when it served, beside the server: Sanic's manager
-has its watcher in a process of its own. A new program would be another process.
+Several processes count as one if all of them existed beside the server while it served: Sanic's manager has
+its watcher in a process of its own. A new program would be a new process.
 
-One that starts its program again as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
-then several processes, one after the other, are the only one at the end of the tree.
+A watcher that restarts its program as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
+the process at the end of its tree is a new one each time.
 
-So it does not matter which watcher that is. A server that comes up is none: it works, or it waits for a
-database, and it waits for files only when it listens already, or a moment before.
+So it does not matter which watcher it is. A server that is still starting is not mistaken for one: it works,
+or waits for a database, and waits for files only once it listens, or a moment before.
 
 Not here: what follows from it (`supervision/symptoms`).
 """

@@ -1,15 +1,15 @@
-r"""One row of a terminal: what is visible of a line that its writer has drawn over and over.
+r"""One row of a terminal: the final appearance of a line that was drawn over repeatedly.
 
-Spinners and progress bars go back (``\r``, ``\b``, CHA, CUB, ...), erase (EL, ED) and write again. `Row` does
-what a terminal does within one row (ECMA-48; the numbers in `Row._control` are its sections): characters have
-cells, wide ones two, a tab those up to the next stop; what is drawn replaces what stood there. Of attributes
-only those of SGR are kept, for each cell those that were set when it was drawn.
+Spinners and progress bars move back (``\r``, ``\b``, CHA, CUB, ...), erase (EL, ED) and write again. `Row`
+does what a terminal does within one row (ECMA-48; the numbers in `Row._control` are its sections): a
+character takes one cell, a wide one two, a tab those up to the next stop; new characters replace the old
+ones. Of attributes only SGR is kept, for each cell as it was when the cell was drawn.
 
-Other rows are not known. A vertical move ends the line, and begins one of which only what is drawn from then
-on is known. There is no right margin, as the text may be for a file; only moves end at `Row.columns`.
+Other rows are not modelled. A vertical move ends the line and begins a new one, which holds only what is
+drawn from then on. There is no right margin, as the text may be for a file; only moves end at `Row.columns`.
 
 Everything is bounded: unfinished sequences, the cells that can still be drawn over, the text before them. The
-result depends on the characters alone, not on how they are shared out among calls of `write`.
+result depends on the characters alone, not on how calls of `write` split them.
 
 Pure: text in, text out.
 """

@@ -1,11 +1,11 @@
 """Listening sockets of this machine: which process holds which, which ports are free, and how we bind ours.
 
-Where a process listens is read from its sockets: a line in its output may be missing or stale, and Vite
-ignores ``PORT`` and moves on when 5173 is taken. Scanning is cheap but not free: it is done only while
-processes start, one scan for all of them.
+A process's address is read from its sockets: a line in its output may be missing or stale, and Vite ignores
+``PORT`` and moves on when 5173 is taken. Scans are cheap but not free: they run only while processes start,
+one scan for all of them.
 
-Sockets of another user cannot be seen, and the system may refuse to tell. Then a message says less, but
-nothing wrong. psutil is imported where it is used: a run that asks for no socket does without it.
+Sockets of other users are invisible, and the system may refuse the scan. Then a message says less, but
+nothing wrong. psutil is imported where it is used, so that a run without scans does without it.
 """
 
 from __future__ import annotations

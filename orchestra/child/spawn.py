@@ -1,15 +1,16 @@
-"""One child: spawned into a session of its own, its output read, and all that it started ended with it.
+"""One child: spawned into a session of its own, its output read, and its whole process tree ended with it.
 
 A child is ``/bin/sh -c COMMAND`` at the head of a new session and process group, so that one signal reaches
-all that it has started and none of it reaches us. It writes either to two pipes (and its standard input is a
-third one that stays open and silent: watchers such as esbuild's end at once on ``/dev/null``), or, where a
-`Window` is given, to a pseudo-terminal of its own, which is its controlling terminal: the shell opens it by
-name once it leads its session, and a session leader without a terminal gets the one that it opens. No
-``preexec_fn``: that is not safe in a process with threads.
+everything that it has started and never us. It writes to two pipes; its standard input is a third one that
+stays open and silent, because watchers such as esbuild's end at once on ``/dev/null``. Or, if a `Window` is
+given, it has a pseudo-terminal of its own as its controlling terminal: the shell opens it by name once it
+leads its session, and a session leader without a terminal gets the one that it opens. No ``preexec_fn``: that
+is not safe in a process with threads.
 
-When the leader ends the child has ended, whatever end-of-file says; what it has left behind is ended with it,
-then its output is drained. To stop is: the stop signal, a bounded wait, SIGKILL. What has to be gone is its
-family (`table.Family`): every living process of the session, and on Linux every one with the child's marks.
+A child has ended when its leader has, even if its pipes are still open; then the remaining processes are
+ended, and the output is drained. Stopping is: the stop signal, a bounded wait, SIGKILL. What has to be gone
+is the family (`table.Family`): every living process of the session, and on Linux every one with the child's
+marks.
 
 Not here: which child, why, and whether again.
 """

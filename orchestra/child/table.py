@@ -1,14 +1,14 @@
 """The process table: which processes live, and which of them belong to a child of ours.
 
-A child is known as a `Family`: the session that it leads, and (on Linux) whatever has its marks in the
-environment, which finds daemons that have left the session. `find` looks for the members of any number of
-families in one pass over the table, and sends each what its family has been asked for, as soon as it is seen:
-a process that forks and ends again and again would be gone once the pass is over.
+A child is known as a `Family`: the session that it leads and, on Linux, every process with its marks in the
+environment, which finds daemons that have left the session. `find` finds the members of any number of
+families in one pass over the table, and signals each member as soon as it is seen, if its family was
+signalled: a process that forks and exits repeatedly would be gone once the pass is over.
 
-On Linux one short read gives all about a process (``/proc/PID/stat``, proc(5)); elsewhere ``ps`` is asked. A
-process that vanishes meanwhile is simply not there, and one that is another user's is not ours. When the
-system refuses to tell (no descriptor is left), `OSError` is raised: then it is not known what lives.
-Zombies are told apart: nothing can be done about them, and `os.killpg` takes a group of them for a live one.
+On Linux one short read gives all about a process (``/proc/PID/stat``, proc(5)); elsewhere ``ps`` is run. A
+process that vanishes meanwhile counts as gone, and another user's is not ours. If the system refuses (no
+descriptor is left), `OSError` is raised: then it is not known what lives. Zombies are recognised: nothing can
+be done about them, and `os.killpg` takes a group of them for a live one.
 
 Standard library only, and little of it: the guardian loads this file by its path and keeps it in memory.
 """

@@ -1,6 +1,6 @@
-"""What processes take of the machine: CPU time and memory of a child and of all that it has started.
+"""CPU time and memory of each child, with everything that it has started.
 
-The process table is read once for all children, in a worker thread: it takes some ms. Not here: how often.
+One read of the process table serves all children, in a worker thread: it takes some ms. Not here: how often.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Addresses: where the proxy listens, and which port each process gets.
 
-Every process of the Procfile has a place of its own among the ports, run or not, so that it has the same one
-whichever others are run. A port that is taken is passed over, with a note; one that the user has fixed can
-only be had as it is. A port that a command takes by itself is given to no other process.
+Every process of the Procfile has a fixed place among the ports, run or not, so its port does not depend on
+which others are run. A port that is taken is skipped, with a note; one that the user has set is never
+replaced. A port that a command uses by itself is given to no other process.
 
-The proxy never breaks a run that worked without it: an address that was not asked for gives way to a command
-that listens there, and to other programs. One that was asked for does not: then that is an error that names
-the line to write.
+The proxy never breaks a run that worked without it: a default address gives way to a command that listens
+there, and to other programs. An address that was set does not: then the conflict is an error that names the
+line to write.
 
 Not here: binding. Whether a port is free, and what holds it, comes in as functions.
 """

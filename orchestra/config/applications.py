@@ -1,12 +1,13 @@
-"""Which Python applications and workers a project has, how they are run, and which paths are theirs.
+"""Finds a project's Python applications and workers, how to run them, and which paths they serve.
 
-Files are searched, never imported or parsed: what is wrong with one, or newer than our own Python, hides
-nothing. An application is what a module assigns by calling a framework's class, or a function that makes one
-(``app = get_application()``); or such a function, if it can be called without arguments. What serves it is
-what the project names, else what its environment has.
+Files are searched as text, never imported or parsed, so an error in one, or newer syntax than our own
+Python's, hides nothing. An application is a variable that is assigned a call of a framework's class, or of a
+function that makes one (``app = get_application()``); or such a function itself, if it needs no arguments.
+The server is the one that the project names, otherwise one that its environment has.
 
-Its paths are the first parts of those in its routes. A router's own prefix may stand behind another one, so
-it counts only where no API is found. They are needed where it also answers what is the frontend's.
+An application's paths are the first segments of its routes. A router's own prefix may stand behind another
+one, so it counts only where no API is found. The paths are needed if the application would also answer paths
+of the frontend.
 
 Not here: frontends, and what is written (`scaffold`).
 """

@@ -1,6 +1,6 @@
-"""Readiness checks: words such as ``"http:/health"`` -> one question to a process each.
+"""Readiness checks: parses settings such as ``"http:/health"`` into one struct per check.
 
-Not here: asking (`child.probe`), how often and for how long (`child.readiness`).
+Not here: how a check is carried out, and where a new kind of check goes (`child.readiness`).
 """
 
 from __future__ import annotations

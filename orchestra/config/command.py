@@ -1,11 +1,11 @@
-"""What a command is going to run, by reading it: Vite or a known server, where, and at which port.
+"""Reads a command to find out what it will run: Vite or a known server, in which folder, at which port.
 
-A command is split into simple commands, and these are followed: through ``cd``, what merely runs another
-program (``exec``, ``env``, ``corepack``, ``uv run``, ``concurrently``), package managers and the scripts of
-``package.json``, to a bounded depth. This is reading, not running: what depends on a variable, on a
-substitution or on what a command answers is not known, and what is not known is not claimed. What starts Vite
-in any other way (``make dev``) is found by its sockets (`roles`); what is read here decides before the start
-what is installed, and which requests are held. Only the first program after ``cd`` is sure to be executed.
+A command is split into simple commands, which are followed through ``cd``, through wrappers (``exec``,
+``env``, ``corepack``, ``uv run``, ``concurrently``), package managers and the scripts of ``package.json``, to
+a bounded depth. Nothing is run: what depends on a variable, a substitution or a command's output is unknown,
+and unknown means no claim. Vite that is started in any other way (``make dev``) is found by its sockets
+(`roles`); the reading decides before the start which packages are installed and which requests are held. Only
+the first program after ``cd`` is certain to be executed.
 
 Not here: starting anything, the network, `os.environ`; packages (`packages`).
 """

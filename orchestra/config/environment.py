@@ -1,9 +1,9 @@
-"""What each child gets as its environment: ports, the addresses of siblings, and what ``.env`` files say.
+"""The environment of each child: ports, the addresses of its siblings, and the contents of ``.env`` files.
 
-Those are in python-dotenv's grammar: quotes, ``export``, multi-line values, ``${VAR}`` and
-``${VAR:-default}`` are read as python-dotenv does. A line that it would skip with a warning, or drop without
-one, is an error here that names file and line. ``${VAR}`` sees what was set above it, in earlier files, and
-in the operating system's environment.
+``.env`` files have python-dotenv's grammar: quotes, ``export``, multi-line values, ``${VAR}`` and
+``${VAR:-default}``. A line that python-dotenv would skip with a warning, or drop silently, is an error here
+that names file and line. ``${VAR}`` is looked up in the lines above it, in earlier files, and in the
+operating system's environment.
 
 Not here: `os.environ`; all environments are arguments and results. The project's own tools on ``PATH``:
 `tools`.

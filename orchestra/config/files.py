@@ -1,4 +1,4 @@
-"""Reading the user's files, and collecting all that is wrong with them; not what they mean."""
+"""Reads the user's files, and collects everything that is wrong with them; not what they mean."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Which frontends a project has, how they are run, and what they say of the paths that they ask for.
+"""Finds a project's frontends, how to run them, and which side their configuration gives each path.
 
-Frontends are folders whose `package.json` has a script that runs Vite, or names Vite or a framework that
-brings its own. Of several the one that surely runs Vite comes first, then one with pages, then the one that
-is nearest to the top.
+A frontend is a folder whose `package.json` has a script that runs Vite, or names Vite or a framework that
+includes it. Of several, one that certainly runs Vite comes first, then one with pages, then the one nearest
+to the top.
 
 Vite's configuration says which paths are the backend's (``server.proxy``), and below which path its own files
-are (``base``). A path that it rewrites, or passes on to another machine, has to be asked of Vite. Texts are
-searched, not executed. Not here: Python (`applications`), and what is written (`scaffold`).
+are (``base``). A path that it rewrites, or forwards to another machine, has to stay Vite's. Files are
+searched as text, not executed. Not here: Python (`applications`), and what is written (`scaffold`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which key of the dashboard is for what: the usual keys, and what the settings make of them.
+"""The keys of the dashboard: which key has which action, by default and by the settings.
 
 Not here: what a terminal sends for a key (`dashboard/keys`), what the actions do (`dashboard/controls`).
 """

@@ -1,12 +1,12 @@
-"""Everything that a user wrote, put together: Procfile, ``.env`` files, settings and options -> a `Plan`.
+"""Combines everything that a user wrote: Procfile, ``.env`` files, settings and options -> a `Plan`.
 
-The order is that of the reader: first the Procfile and the settings are read, then processes are chosen
-(`select`), then each one gets its port (`addresses`), its environment and its reading (`command`), and
-last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
-process has the same one whichever others run.
+In this order: the Procfile and the settings are read, then processes are chosen (`select`), then each one
+gets its port (`addresses`), its environment and the reading of its command (`command`), and last the roles
+are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that it does not depend on
+which others run.
 
-What is wrong is collected from beginning to end. What only the machine knows comes in as an argument
-(`Machine`). Not here: starting, binding, printing, `os.environ`.
+Errors are collected from beginning to end. Facts about the machine come in as an argument (`Machine`). Not
+here: starting, binding, printing, `os.environ`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""JavaScript packages: reading ``package.json``, finding workspaces, and what has to be installed first.
+"""JavaScript packages: reads ``package.json``, finds workspaces, and decides what has to be installed first.
 
-Whether packages are there is told by facts, not by a mark of ours: each one that `package.json` names is
-found as Node finds it, and what the manager has noted of its last installation is what the lock file says
-now. It may not be: after a pull, or after an installation that left development packages out
-(``NODE_ENV=production``).
+Whether packages are installed is decided by facts, not by a mark of ours: each package that `package.json`
+names is where Node would find it, and the manager's record of its last installation equals the lock file.
+They differ after a pull, or after an installation without development packages (``NODE_ENV=production``).
 
-What a manager notes: npm, the versions of all packages (``node_modules/.package-lock.json``); pnpm, the lock
-file as it was (``node_modules/.pnpm/lock.yaml``); yarn 1, where each package came from
-(``node_modules/.yarn-integrity``). Of bun and newer yarns only the packages themselves are looked for.
+The records: npm has the versions of all packages (``node_modules/.package-lock.json``); pnpm a copy of the
+lock file (``node_modules/.pnpm/lock.yaml``); yarn 1 the origin of each package
+(``node_modules/.yarn-integrity``). For bun and newer yarns only the packages themselves are checked.
 
-What a file does not plainly say is not claimed, and what is not understood counts as installed. Not here:
+Anything that a file does not plainly say, or that is not understood, counts as installed. Not here:
 installing, the network.
 """
 

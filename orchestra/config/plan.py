@@ -1,9 +1,9 @@
 """The plan: everything that a run is going to do, decided before anything is started.
 
 A `Plan` is frozen data. `orchestra.config.load` makes one from a Procfile, an environment and settings; code
-that embeds orchestra may write one itself. What a run takes over from the settings as it stands is inherited
-from them (`orchestra.config.schema`), defaults and types included; what is decided from them is added here.
-Nothing in a plan is looked up again later: what is not in it does not happen.
+that embeds orchestra may write one itself. Settings that a run uses unchanged are inherited from the schema
+(`orchestra.config.schema`), defaults and types included; decisions based on settings are added here. Nothing
+in a plan is looked up again later: what is not in it does not happen.
 """
 
 import shlex

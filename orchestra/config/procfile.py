@@ -1,4 +1,4 @@
-r"""The text of a Procfile -> its entries, and what is wrong with each other line.
+r"""The text of a Procfile -> its entries, and an error for every line that is not one.
 
 The grammar is small: ``name: command``, comments and empty lines. Everything else is an error that names
 line, column, cause and fix: a runner that skips what it does not understand silently starts half of a

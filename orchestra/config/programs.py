@@ -1,8 +1,8 @@
-"""What a command (`command` reads it) does not find, or finds elsewhere: a folder, a program, a Python.
+"""What a command will not find, or will find elsewhere: a folder, a program, a Python.
 
-Nor does its shell have all words: ``source`` is bash's, and ``/bin/sh`` may be dash. That is a search for
-words outside of quotes, not a grammar: what is quoted is not seen (``bash -c '[[ … ]]'`` is right), and what
-is not known is not claimed.
+Besides, it finds words that the command's shell does not know: ``source`` is bash's, and ``/bin/sh`` may be
+dash. That is a search for unquoted words, not a grammar: quoted text is not searched (``bash -c '[[ … ]]'``
+is right), and in doubt nothing is reported. The command itself is read by `command`.
 """
 
 from __future__ import annotations

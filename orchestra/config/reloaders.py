@@ -1,10 +1,9 @@
-"""What in a command makes its program reload itself when a file changes, by reading the command's words.
+"""Which words of a command make its program reload itself when a file changes.
 
-Such a process is not restarted when a file is saved: it does that itself. The hint says what to change in
-the command so that orchestra does it, which is faster: it restarts at once, and knows when the new server
-answers.
+Such a process is not restarted when a file is saved: it reloads itself. A hint says how to change the command
+so that orchestra restarts it, which is faster: it restarts at once, and knows when the new server answers.
 
-Not here: programs that reload by what their code says (``app.run(debug=True)``): their output tells
+Not here: programs whose code enables reloading (``app.run(debug=True)``): their output shows it
 (`supervision/symptoms`).
 """
 

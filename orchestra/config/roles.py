@@ -1,41 +1,41 @@
-"""Which process is the frontend, and which the backend: one rule, before the start and while the run goes on.
+"""Which process is the frontend, and which the backend: one rule, before the start and during the run.
 
-`decide` is pure. `load` asks it with what can be read before the start; the supervisor asks it again, with
-`facts_of(plan)`, whenever the sockets of a process without a role have shown something. The first row that
+`decide` is pure. `load` calls it with what can be read before the start; the supervisor calls it again, with
+`facts_of(plan)`, whenever a socket of a process without a role has revealed something. The first row that
 fits decides:
 
 | upstream | is                                                                    | known          |
 |----------|-----------------------------------------------------------------------|----------------|
 | frontend | what ``proxy.frontend`` says: a process, a URL, or none               | by settings    |
-|          | the first process whose command runs Vite, and that is not the backend | by command    |
+|          | the first process whose command runs Vite, except the backend         | by command     |
 |          | the first process without a role that answers ``/@vite/client``, or   | at run time    |
-|          | has pages of Next.js; or the backend's, by a socket beside that       |                |
-|          | `UNDECIDED`, while a process without a role has not shown what it is   |                |
+|          | has pages of Next.js; or a second socket of the backend's that does   |                |
+|          | `UNDECIDED`, while the kind of a process without a role is not known  |                |
 |          | none                                                                  |                |
 | backend  | what ``proxy.backend`` says                                           | by settings    |
 |          | a process called backend, api, web, server, app (in this order), if   | by name        |
-|          | it is sure to be no frontend, or has shown that it is none            | (at run time)  |
+|          | it cannot be the frontend, or has turned out not to be one            | (at run time)  |
 |          | the first process whose command is a known server                     | by command     |
 |          | the first process whose ``ready`` is an HTTP check                    | by settings    |
-|          | the first process without a role that answers HTTP, and is neither;   | at run time    |
-|          | or the frontend's, by a socket beside that                            |                |
+|          | the first process without a role that answers HTTP as a plain server; | at run time    |
+|          | or a second socket of the frontend's that does                        |                |
 |          | `UNDECIDED`, as above                                                 |                |
 |          | none                                                                  |                |
 
-A process of ``proxy.frontends`` is a further frontend, and none of these two.
+A process of ``proxy.frontends`` is a further frontend, and has neither of these two roles.
 
-What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. A process is sure to be
-no frontend if there is another one, or if its command is a known server or names ``$PORT``. "First" is the
-order of the Procfile: while an earlier process has shown nothing, a later one has to wait, but not for long
-(`Facts.waits`). What was found at run time stays (`Facts.settled`), whatever shows up later. A process that
-was `Seen.SILENT` may still answer: then it is found late.
+A process whose command runs Vite is never the backend, unless ``proxy.backend`` says so. A process cannot be
+the frontend if there is another one, or if its command is a known server or names ``$PORT``. "First" is the
+order of the Procfile: as long as an earlier process is not known, a later one has to wait, for a short time
+(`Facts.waits`). A role found at run time is final (`Facts.settled`). A process that was `Seen.SILENT` may
+still answer, and is then found late.
 
-Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
-the plan). It is the socket that answers: ``make dev`` may start Vite and the backend. Such a process is both
-upstreams: what it has shown first is its role, and the other one is its second server
-(`FromProcess.is_second`). What Vite has started itself is a part of it, and no backend.
+Run-time facts are collected by the supervisor, only for the processes in `Roles.to_ask` (`Role.UNDECIDED` in
+the plan). They belong to sockets: ``make dev`` may start Vite and the backend. Such a process is both
+upstreams: the kind found first is its role, and the other one is its second server (`FromProcess.is_second`).
+A server that Vite has started belongs to Vite, and is not a backend.
 
-Not here: asking sockets, reading commands, what the proxy does while an upstream is undecided.
+Not here: probing sockets, reading commands, requests while an upstream is undecided.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""``orchestra init``: a look at a folder -> the Procfile and the settings that run what is in it, and why.
+"""``orchestra init``: looks at a folder, and writes the Procfile and the settings that run its project.
 
-A Procfile that is there already is that of production, most probably: its processes are taken over as they
-stand, and what it lacks is added.
+An existing Procfile is most probably that of production: its processes are taken over unchanged, and missing
+ones are added. Settings are written only if there are none. They list the backend's paths if the backend
+would otherwise answer the frontend's paths, or if the frontend may have an `/api` of its own.
 
-The settings say which paths are the backend's, where it would else answer what is the frontend's, or the
-frontend may have an `/api` of its own. They are written only if there are none.
-
-Not here: writing; whether what is written works; finding frontends (`frontends`) and backends
-(`applications`).
+Not here: writing; whether the result works; finding frontends (`frontends`) and backends (`applications`).
 """
 
 from __future__ import annotations

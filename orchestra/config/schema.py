@@ -1,12 +1,12 @@
 """Every setting once: name, type, bounds, default, and one line of documentation.
 
-A struct is one table of ``orchestra.toml``. It is what TOML is decoded into, what an error's hint quotes, and
-what a test compares the README's tables with. Where a run takes a setting over as it stands, the setting is
-in a `...Policy`, which the plan of that name extends, too: so a default written here is the only one there
-is, also for a `Plan` that is written in code.
+A struct is one table of ``orchestra.toml``. TOML is decoded into it, hints of errors quote it, and a test
+compares it with the README's tables. A setting that a run uses unchanged is in a `...Policy` struct, from
+which the plan's struct inherits it; so each default is written once, also for a `Plan` that is written in
+code. A new setting is a field here and a row in the README.
 
-Conventions: ``None`` is a default that follows from something else (the Procfile, what is found);
-`_doc` says in words which one, for the README.
+Conventions: ``None`` means that the default follows from something else (the Procfile, the project); `_doc`
+says from what, for the README.
 
 Not here: reading files (`toml`), what follows from a setting (`load`), roles of processes (`roles`).
 """

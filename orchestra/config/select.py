@@ -1,7 +1,7 @@
-"""Which processes there are, which of them are run, how many of each, and what each depends on.
+"""Which processes exist, which of them are run, how many of each, and what each depends on.
 
-The Procfile says which there are; a table of the settings may define another one. `choose` follows the
-command line: names, ``-x`` and the formation; a process that is chosen brings its dependencies.
+The Procfile defines them; a table of the settings may define another one. `choose` follows the command line:
+names, ``-x`` and the formation; a chosen process brings its dependencies.
 
 Not here: ports, roles, what a command does.
 """

@@ -1,12 +1,12 @@
 """``orchestra.toml``, or ``[tool.orchestra]`` of ``pyproject.toml`` -> the structs of `schema`.
 
-msgspec decides what fits and says what does not. It stops at the first thing, so the key at fault is taken
-out and the table decoded again, until it fits: everything that is wrong is told at once. Each error is
-completed by the file, the line of the key, and a hint: the key's documentation, or the nearest known key. A
-setting that is misspelt and ignored would be worse than none.
+msgspec validates, and stops at the first error. So the wrong key is taken out and the table decoded again,
+until it is valid: all errors are reported at once. Each error gets the file, the line of the key, and a hint:
+the key's documentation, or the nearest known key. A misspelt setting is an error, because ignoring it would
+be worse.
 
-TOML is read by `tomllib`, which does not tell where keys stand. Their line is found afterwards by their text,
-and left out of a message where it is not certain.
+`tomllib` does not report the positions of keys. The line is found afterwards by a text search, and left out
+of the message if it is not certain.
 
 Not here: which settings there are (`schema`), what follows from them (`load`).
 """

@@ -1,10 +1,10 @@
 """Which programs a folder has of its own: those of its virtual environment and of its packages.
 
 One rule for ``run``, ``check`` and ``init``: a process has the tools of the folder in which its command calls
-its first program (behind ``cd``, or its ``cwd``), and those of the folders above it, up to the project's, the
-nearest first. A virtual environment is used as if it were activated. One that is active already is left as it
-is, unless it is only orchestra's own and the folder has another one. What finds its environment itself
-(``uv run``, ``poetry run``) is left to do so.
+its first program (after ``cd``, or its ``cwd``), and those of the parent folders up to the project's, the
+nearest first. A virtual environment is used as if it were activated. One that is active already stays active,
+unless it is only orchestra's own and the folder has another one. Commands that find their environment
+themselves (``uv run``, ``poetry run``) are left alone.
 
 Files are looked at, nothing is executed. Not here: `os.environ`; all environments are arguments and results.
 """

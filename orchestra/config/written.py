@@ -1,11 +1,10 @@
-"""What a run is made from: a Procfile and settings, or what stands in their place.
+"""The source of a run's plan: a Procfile and settings, or a substitute for them.
 
-For `orchestra dev` that is an application and a frontend. Else it is what `orchestra init` would write, which
-is taken only where there is nothing that the user has written: no file that is called like a
-Procfile, and no process in the settings. It is found anew each time, so a run that goes on follows the files
-when they are written.
+For `orchestra dev` the substitute is an application and a frontend. Otherwise it is what `orchestra init`
+would write; it is used only if the user has written nothing: no file with a Procfile's name, and no process
+in the settings. It is computed each time, so a run follows the files as soon as they are written.
 
-Not here: env files, options; what any of it means.
+Not here: env files, options; the meaning of the files.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
 """The control app: what is behind ``/__orchestra__/``, as an ASGI application.
 
-`doors` decides whether a request is admitted. What is here answers it:
+`doors` decides whether a request is admitted. The endpoints:
 
 - `client.js`: the script that pages get, a static file.
-- `live`: a WebSocket for each page, over which `tabs` tells it what to do.
-- `state`, `healthz`, `readyz`: how the run is, now.
+- `live`: a WebSocket for each page, over which `tabs` sends it messages.
+- `state`, `healthz`, `readyz`: the current state of the run.
 - `events`: all events, as server-sent events whose data is a JSON line each.
-- `watch`: all that a dashboard in another terminal needs, as JSON lines.
-- `order`: what programs of this user order the run to do (`local`); `place`: the environment of a process.
-- `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and a line that
-  an error of this run has named: where it was raised, or a frame of its traceback. That the file is in the
-  project is checked after links were resolved, and the editor gets the resolved path.
+- `watch`: everything that a dashboard in another terminal needs, as JSON lines.
+- `order`: orders to the run from programs of this user (`local`); `place`: the environment of a process.
+- `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and line from an
+  error of this run: the place where it was raised, or a frame of its traceback. After links are resolved, the
+  file has to be in the project, and the editor gets the resolved path.
 
-Every answer forbids other origins to embed it, and nothing is stored but the script. Bodies, messages, tabs
-and readers are bounded; what takes too long is ended by the server (`server`).
+Every answer forbids embedding by other origins, and only the script may be cached. Bodies, messages, tabs and
+readers are bounded; the server (`server`) ends what takes too long.
 
-Not here: connections, the server, which page is told what (`tabs`).
+Not here: connections, the server, the choice of messages for pages (`tabs`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Whether a Content-Security-Policy lets our script be loaded, and lets it open its WebSocket.
+"""Whether a Content-Security-Policy allows our script and its WebSocket.
 
-Decided as the Content Security Policy Level 3 specification says (6.7.2), for the two addresses that are
-ours: ``/__orchestra__/client.js`` and ``/__orchestra__/live`` at the origin of the page. A policy is never
-changed.
+The rules are those of Content Security Policy Level 3 (6.7.2), applied to our two addresses:
+``/__orchestra__/client.js`` and ``/__orchestra__/live`` at the origin of the page. A policy is never changed.
 
 Not here: which header or element a policy stands in (`inject`, `document`).
 """

@@ -1,16 +1,16 @@
 """Puts a tag into one HTML document while it passes.
 
 Strategy. The tag belongs right after the start tag of ``head`` or, without one, before the first content:
-what follows the byte order mark, the doctype, the start tag of ``html``, comments and white space. Up to
-there the document is read token by token, as the HTML standard's tokenizer does (13.2.5); what comes later,
-be it ``</head>`` in a script's string, is not looked at. A token that is not complete yet is held back, and
-nothing else: all that was decided passes at once. So any splitting into pieces gives the same bytes.
+after the byte order mark, the doctype, the start tag of ``html``, comments and white space. Up to there the
+document is read token by token, as the HTML standard's tokenizer does (13.2.5); the rest, such as ``</head>``
+in a script's string, is not looked at. Only an incomplete token is held back; everything before it passes at
+once. So the result does not depend on how the bytes are split into pieces.
 
-A document that is not in an encoding that has ASCII's bytes, one of XML whose root is not ``html``, and one
-without any content pass as they are.
+Documents pass unchanged if their encoding does not contain ASCII's bytes, if they are XML whose root is not
+``html``, or if they have no content.
 
-What follows the tag is kept as it passes, up to a limit, and shown once. `policies` finds a ``<meta>`` with a
-Content-Security-Policy in it. That governs only what follows it, so the tag is always before it.
+The text after the tag is kept as it passes, up to a limit, and searched once: `policies` finds a ``<meta>``
+with a Content-Security-Policy in it. That governs only what follows it, so the tag is always before it.
 
 Not here: which documents get a tag, and which tag (`inject`).
 """

@@ -1,18 +1,19 @@
 """Which requests under ``/__orchestra__/`` are admitted, and by which door.
 
 There are two doors. Behind the *local* one, the unix socket, is a program of the same user: it may use
-everything, and it alone gives orders and asks for environments. Behind the *browser's* one is the proxy, and
-so any web page, any program, and any machine that reaches the proxy. What that door admits:
+everything, and only it may give orders and read environments. Behind the *browser's* one is the proxy, and so
+any web page, any program, and any machine that reaches the proxy. That door admits:
 
-- `client.js`, `live`, `healthz` and `readyz` to all that the proxy serves; `state`, `events` and `open` only
+- `client.js`, `live`, `healthz` and `readyz` for all clients of the proxy; `state`, `events` and `open` only
   if the client *and* the Host are on loopback. The client's address is the one that the proxy has added to
-  ``X-Forwarded-For``; one before it that is not on loopback tells of a tunnel, and then the client is not.
-- Nothing to a page of another site or another port: ``Sec-Fetch-Site`` says so in all current browsers, and
-  ``Origin`` where a request could change or read something.
-- A request with neither is a program's, such as curl: it may ask `healthz` and `readyz`, and on loopback
-  `state` and `events`. A browser that shows a page over plain HTTP from another machine sends neither for a
-  script. Therefore `client.js`, which is the same for everyone, takes a ``Referer`` of our own origin
-  instead.
+  ``X-Forwarded-For``; if an address before it is not on loopback, the request came through a tunnel and is
+  not local.
+- Nothing for a page of another site or another port. ``Sec-Fetch-Site`` shows that in all current browsers,
+  and ``Origin`` does for requests that could change or read something.
+- A request with neither header comes from a program such as curl: it may use `healthz` and `readyz`, and on
+  loopback `state` and `events`. But a browser that shows a page over plain HTTP from another machine sends
+  neither for a script. Therefore `client.js`, which is the same for everyone, accepts a ``Referer`` of our
+  own origin instead.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
 

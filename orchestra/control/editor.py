@@ -1,10 +1,9 @@
 """Which editor opens a file at a line, and by which command.
 
-`[reload] editor` is a command, in which ``{file}`` and ``{line}`` stand for the place; without them, the
-place is added in the form that the editor takes. With ``"auto"`` it is the first of: ``ORCHESTRA_EDITOR``;
-``VISUAL`` or ``EDITOR``, if that has a window of its own; the first known editor that is installed. A command
-is split into words before the place is filled in, and no shell reads it: a file's name is never more than a
-name.
+`[reload] editor` is a command, in which ``{file}`` and ``{line}`` are replaced; without them, the position is
+appended in the editor's own form. ``"auto"`` is the first of: ``ORCHESTRA_EDITOR``; ``VISUAL`` or ``EDITOR``,
+if that editor has a window of its own; the first known editor that is installed. A command is split into
+words before the file is filled in, and no shell reads it: a file name cannot become a command.
 
 Pure. Not here: whether a file may be opened (`app`), starting the command (`server`).
 """

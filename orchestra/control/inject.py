@@ -1,16 +1,16 @@
 """Which documents get orchestra's script, and how the answers that carry them change.
 
-Strategy. A browser says what it opens in a window (Fetch Metadata); without that, a request that asks for
-HTML counts. Only such a request is forwarded with ``Accept-Encoding: identity``, and only HTML that answers
-it is changed. Its head is made true again: it has no length, digest or ranges any more, and its ``ETag`` is
-weak, by which ``If-None-Match`` still matches (RFC 9110 8.8.3.2) and ``If-Range`` does not. The answers to
-HEAD, and 304 and 206, get the same head as the document itself; a 206 has bytes of the document as it was.
+Strategy. Browsers mark requests for a window (Fetch Metadata); without that, a request that accepts HTML
+counts. Only such requests are forwarded with ``Accept-Encoding: identity``, and only HTML answers to them are
+changed. The answer's head is adapted: no length, digest or ranges any more, and a weak ``ETag``, with which
+``If-None-Match`` still matches (RFC 9110 8.8.3.2) and ``If-Range`` does not. Answers to HEAD, and 304 and
+206, get the same head as the document itself; the body of a 206 is not changed.
 
-A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document then passes
-as it is, and one notice says why. The same is true of a document that is compressed all the same.
+A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document passes
+unchanged, and one notice says why. The same applies to a document that is compressed nevertheless.
 
-A page that loads Vite's client from another place than our address or our Vite is passed as it is, too: most
-often a template has the port that Vite takes when it is alone. A notice says what to write there.
+A page that loads Vite's client from another address than ours or our Vite's passes unchanged, too: most often
+a template names the port that Vite takes when it runs alone. A notice says what to write instead.
 
 Not here: where the script is put (`document`), what a policy allows (`csp`), what the script does.
 """

@@ -1,6 +1,7 @@
-"""What programs ask of a run, and order it to do: the answer of `state`, and the body of a POST to `order`.
+"""The interface for programs on this machine: the answer of `state`, and the body of a POST to `order`.
 
-Not here: which programs may ask and order (`doors`), how they do (`remote`), what follows (`changing`).
+Not here: which programs are admitted (`doors`), the client's side (`remote`), carrying orders out
+(`changing`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Pages that pass through the proxy: which one a request is for, and the bodies of those that are changed.
+"""Pages that pass through the proxy: which page a request belongs to, and the bodies of changed pages.
 
-A changed body is taken out of the framing that it came in, and framed again: its length is not known before
-its end.
+A changed body is taken out of its framing and framed again: its length is not known before its end.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The control app of a run: its two doors, and the orders that the run gives to open pages.
+"""The control app of a run: its two doors, and the messages of the run to open pages.
 
-The local door is a unix socket, which is bound at the start; programs of other users are turned away by the
+The local door is a unix socket, which is bound at the start; programs of other users are refused by the
 credentials that the system gives. The browser's door is `connect`: the proxy gets one end of a socket pair,
-and what comes out of the other one has come through the proxy. So neither can be mistaken for the other.
+so everything that arrives at the other end has come through the proxy. So the two cannot be confused.
 
-Hypercorn and the app are imported when the first connection comes, in a thread: a run that shows no page pays
-for none of it. What pages have to be told is remembered from the start (`tabs`).
+Hypercorn and the app are imported at the first connection, in a thread, so that a run without pages does not
+pay for them. Messages for pages are collected from the start (`tabs`).
 
 Resource handling: when `run` returns or is cancelled, all connections are closed and the unix socket is
-removed. Connections are shut down before the tasks that serve them are cancelled: then none of these waits.
+removed. Connections are shut down before the tasks that serve them are cancelled, so that none of them waits.
 
 Not here: requests and answers (`app`, `worker`), the folder of the socket (`unix_sockets`).
 """

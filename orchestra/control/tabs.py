@@ -1,19 +1,18 @@
-"""The open tabs, what each of them has to be told, and the JSON texts that say it over `live`.
+"""The open tabs, the messages that each of them gets, and the JSON texts that carry these over `live`.
 
-A reload is due once whenever a child of the backend that has not been ready before becomes ready: in tabs
-whose page came from the backend (`[reload] pages`) or from orchestra itself. A tab that connects says how old
-its page is. If the backend has become ready since then, or a reload was ordered, it is told to reload at
-once. So it does not matter when a connection is lost: a page is reloaded exactly if it is older than that,
-and the page that it becomes never is.
+A reload is due once whenever a new child of the backend becomes ready: in tabs whose page came from the
+backend (`[reload] pages`) or from orchestra itself. A tab that connects reports the age of its page. If the
+backend has become ready since then, or a reload was ordered, it has to reload at once. So it does not matter
+when a connection is lost: a page reloads exactly if it is older than that, and the reloaded page never is.
 
-Errors, and the log, are for tabs on this machine alone; a tab that comes later is told the errors that still
-stand. One that a process has logged and survived is for the pages concerned: those for which the backend has
-answered with a 500 at that time. Of several the closest in time is its cause, in either order: servers log
-before they answer, or after.
+Errors and the log go only to tabs on this machine; a tab that connects later gets the errors that are still
+current. An error that a process has logged and survived is for the pages concerned: those to which the
+backend has answered 500 at that time. Of several errors the closest in time is the cause, before or after the
+answer: servers differ in whether they log first.
 
-Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
-connects again, and is then told what counts. A text has at most 64 KiB, whatever a program has written: of an
-error that is longer, less is told.
+Everything is bounded: the tabs, and the messages that wait for each. A tab that does not read is dropped: it
+connects again, and gets the current state. A text has at most 64 KiB, whatever a program has written; a
+longer error is shortened.
 
 Pure: `now` is in seconds on any clock that does not jump. Not here: connections (`app`), whether a tab is on
 this machine (`doors`).

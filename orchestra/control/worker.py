@@ -1,14 +1,14 @@
 """Serves the control app over connections that are there already, by Hypercorn.
 
-Hypercorn's trio worker makes its own listeners, and replaces a live unix socket when it does. What serves one
-connection is not public: `TCPServer` and what it needs. Therefore `hypercorn` has an upper bound in
-pyproject.toml, and nothing else here imports it.
+Hypercorn's trio worker makes its own listeners, and replaces a live unix socket when it does. The class that
+serves one connection, `TCPServer`, is not public. Therefore `hypercorn` has an upper bound in pyproject.toml,
+and this is the only module of the control app that imports it.
 
-Hypercorn sends in a shield, and waits for an application that does not take what it has received, both
-without a deadline. So a connection has them: for a send, for a request, and for the pause after one. A
-connection that has missed one is closed, which ends whatever waits for it.
+Hypercorn sends inside a shield, and waits for an application that does not read what was received, both
+without a deadline. So a connection has deadlines here: for a send, for a request, and for the pause after
+one. A connection that misses one is closed, which ends every wait in it.
 
-This module is imported when the first connection comes: most of the time of that is Hypercorn's import.
+This module is imported at the first connection, because importing Hypercorn takes most of that time.
 
 Not here: what is answered (`app`), where connections come from (`server`).
 """

@@ -1,10 +1,10 @@
-"""What the user looks at, and what keys do: pure state, and orders for what is to be done outside.
+"""The state of the user interface, and the effect of each key on it: pure; effects outside are returned.
 
-`Controls.press` takes one key. What changes only the picture is done here; what acts on the run is returned
-as an `Order`, what acts on this machine as an `Act`. While something is typed (a search, a filter) keys are
-text; while a process gets input, keys do not come here at all.
+`Controls.press` takes one key. Changes of the picture are made here; an effect on the run is returned as an
+`Order`, one on this machine as an `Act`. While the user types text (a search, a filter) keys are text; while
+a process gets the input, keys do not arrive here at all.
 
-Not here: which key it was (`keys`), how it looks (`view`), carrying orders out, time, tasks.
+Not here: decoding keys (`keys`), how it looks (`view`), carrying orders out, time, tasks.
 """
 
 from __future__ import annotations

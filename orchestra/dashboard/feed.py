@@ -1,13 +1,13 @@
-"""Which events people are shown: of quiet processes, and in another terminal, from before and from now on.
+"""Which events are shown to people: events of quiet processes, and events for another terminal.
 
-What quiet processes write is kept everywhere, but not shown as it comes. What happens to them is shown as of
-all others, and when one fails or does not come up, its last lines.
+The output of quiet processes is kept everywhere, but not shown as it comes. Their changes of state are shown
+as usual, and when one fails or does not start, so are its last lines.
 
-A dashboard in another terminal gets what has been, and then all that happens, as JSON lines. As in a
-recording, lines have their colours, and what was begun of one is told; the heads of requests are here, too.
-What happens meanwhile waits; an event that is both in the past and waiting is told once.
+A dashboard in another terminal gets the events of the past, and then all new ones, as JSON lines. As in a
+recording, lines have their colours, and unfinished lines are included; so are, other than there, the heads of
+requests. New events wait until the past ones are sent; an event that is in both is sent once.
 
-Not here: how it gets there (`control/app`), showing it (`showing`).
+Not here: how events get there (`control/app`), showing them (`showing`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What one picture shows: chosen from the model, small, and not changed any more.
+"""The content of one picture: chosen from the model, small, and immutable.
 
-A frame is made in trio's thread and drawn in another one, while the model goes on. It holds no more than
-there is room for.
+A frame is made in trio's thread and drawn in another one, while the model goes on changing. It holds no more
+than fits on the screen.
 """
 
 from __future__ import annotations

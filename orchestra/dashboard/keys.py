@@ -1,6 +1,6 @@
-"""What a terminal sends becomes names of keys: a character, or ``up``, ``enter``, ``ctrl-l``.
+"""Decodes what a terminal sends into names of keys: a character, or ``up``, ``enter``, ``ctrl-l``.
 
-Not here: which key is for what (`config/keys`), what that does (`controls`).
+Not here: which key has which action (`config/keys`), what that does (`controls`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the children wrote and what happened to them: a ring of entries, and which of them are wanted.
+"""The log of a run in memory: a ring of the children's lines and their changes of state, and its filters.
 
-Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs two
-appends; whatever is looked for is looked for when it is shown, from the newest entry back. The last entries
-of each process are kept beside the ring, which a loud one fills in a second.
+Entries are numbered from 1, so that a position in the log stays valid while more lines come. A line costs two
+appends; searches run when the log is shown, from the newest entry back. The last entries of each process are
+kept beside the ring, which a loud process fills in a second.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `Model.apply` takes one event at a time and must keep up with the loudest child (tens of thousands of lines a
 second), so the model is updated in place and a line costs one append to a ring. The screen samples it: it
-looks at `Model.version`, which counts the events, and draws only what the model holds at that moment.
+compares `Model.version`, which counts the events, and draws only what the model holds at that moment.
 
 Not here: time, tasks, the terminal, rich. `now` is an argument, in seconds since the epoch.
 """

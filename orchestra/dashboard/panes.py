@@ -1,6 +1,6 @@
 """The parts of the picture: the process table, the log, the requests, one request's details, and the help.
 
-Each is lines for so many rows. When rows are short, processes that are well are folded, others stay.
+Each is a list of lines for a given number of rows. If rows are short, healthy processes are folded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The run as lines on standard output: ``name | line`` for people and pipes, or JSON lines for programs.
 
-A printer has two ends. `observe` is an observer of the bus and takes what is said about the processes;
-`write_lines` takes child output. Both put their lines, already encoded, into one buffer, so that events and
-lines keep the order in which they happened. So that nothing is lost, the caller of `write_lines` waits before
-it while the buffer is full, and the child that wrote them waits with it.
+A printer has two inputs. `observe` is an observer of the bus and takes events of processes; `write_lines`
+takes child output. Both put encoded lines into one buffer, so events and output keep their order. To lose
+nothing, the caller of `write_lines` waits while the buffer is full, and the child that wrote the lines waits
+with it.
 
 Not here: rich (plain output must start fast), what the events mean (`words`), writing (`writer`).
 """

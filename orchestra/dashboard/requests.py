@@ -1,9 +1,8 @@
-"""The requests of a run, and what a developer may want to know about what was seen of them.
+"""The requests of a run for the dashboard: those in flight, those that are over, and hints about problems.
 
-Those under way are here, and those that are over, floods of them folded. Requests that follow each other are
-one group if they are assets that came as they should (Vite answers a page with hundreds of modules), or if
-they are the same request with the same answer, over and over. A hint is told once, in a line, with what to
-do.
+Consecutive requests are folded into one group if they are assets that were served normally (Vite answers a
+page with hundreds of modules), or if they are the same request with the same answer. A hint is given once, in
+a line that says what to do.
 
 Not here: how a row looks, problems that the run itself notices (`Notice`); time (`now` is an argument, in
 seconds since the epoch), tasks.

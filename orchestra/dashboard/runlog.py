@@ -1,13 +1,13 @@
-"""What has happened in a run, as JSON lines in a file: the log that outlives it, and a recording.
+"""The events of a run as JSON lines in a file: the log that outlives the run, and a recording.
 
-A project has one log a run, which `orchestra logs` shows, in the folder for files that outlive a run, where
-only its user reads it. When a run begins, the files of runs that are over are removed, so that the last run's
-is there until the next one. A file and its older half have 10 MB at most. The log is not worth a run: when it
-cannot be written to, the run goes on, and its end says so.
+Each run of a project has a log, which `orchestra logs` shows, in the user's state folder, readable only by
+the user. When a run begins, the logs of earlier runs are removed, so the last one is there until then. A log
+and its older half have 10 MB at most. If it cannot be written to, the run goes on, and reports that at its
+end.
 
-A recording is everything that the dashboard would show, to be shown again. It has colours, unfinished lines,
-and what processes took, which `--output json` leaves out; the heads of requests, with their cookies, it does
-not have. Only its user can read the file.
+A recording contains everything that the dashboard would show, so that it can be replayed. Unlike `--output
+json` it has colours, unfinished lines and CPU and memory; it does not have the heads of requests, with their
+cookies. Only the user can read the file.
 
 Not here: what an event is (`events`), how a file is shown (`logs`, `showing`).
 """

@@ -1,15 +1,15 @@
-"""The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
+"""The task that draws the dashboard on a terminal, reads the keys, and restores the terminal.
 
-Drawing: ten times a second, less often while nothing happens, we look whether the model, what the user looks
-at, the second or the terminal's size has changed; if so, a frame is taken, and a worker thread draws it: into
-lines, of which those that differ from the terminal's are sent, in one write between the marks of a
-synchronized update (DEC private mode 2026; terminals that do not know it ignore it). No other frame is taken
-meanwhile: a terminal that was stopped by Ctrl-S, or is slow, costs frames and nothing else.
+Drawing: ten times a second, less often while nothing happens, the task checks whether the model, the
+controls, the second or the terminal's size has changed. If so, it takes a frame, and a worker thread draws
+that into lines. Lines that differ from the terminal's are sent, in one write between the marks of a
+synchronized update (DEC private mode 2026; terminals without it ignore it). No other frame is taken
+meanwhile: a terminal that is slow, or stopped by Ctrl-S, costs frames and nothing else.
 
-Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
+Keys: trio waits for standard input, which is read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
-SIGINT. Ctrl-Z is switched off as a signal: it would stop us before the terminal is restored. While a process
-gets input, all keys but Ctrl-] are its own, Ctrl-C too.
+SIGINT. Ctrl-Z is disabled as a signal: it would stop us before the terminal is restored. While a process gets
+the input, it gets all keys but Ctrl-], Ctrl-C too.
 
 Restoring: `restore` may be called at any time, any number of times, and also runs at exit. The writing thread
 and `restore` exclude each other, so that no late frame lands on the user's normal screen.

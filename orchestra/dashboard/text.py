@@ -1,11 +1,11 @@
-"""Text made to fit, and the styles, symbols and numbers that all parts of the picture share.
+"""Fits text to a width, and has the styles, symbols and numbers that all parts of the picture share.
 
-Child output and what clients send is data: it goes through `AnsiDecoder`, never through markup, and can
-neither leave its line nor its columns. Long lines are folded.
+Child output and data from clients go through `AnsiDecoder`, never through markup, and cannot leave their line
+or their columns. Long lines are folded.
 
-Restraint: green, orange and red mean good, busy and bad and nothing else; each process has its own colour,
-grey is for details that should not draw attention. Only the URL, what is chosen and trouble are bold. All
-colours can be read on a dark and on a light background.
+Few colours: green, orange and red mean good, busy and bad and nothing else; each process has its own colour;
+details are grey. Only the URL, the selection and problems are bold. All colours are readable on a dark and on
+a light background.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The whole picture: a frame becomes lines of text that fill the screen exactly.
 
-The rows of the screen are shared out here; what matters comes first when they are short: processes, then the
-log, then requests. Child output and what clients send is data, and goes through `text`. Everything is a
-function of the frame: this runs in a worker thread, while the run goes on.
+The rows of the screen are divided here; if they are short, processes come first, then the log, then requests.
+Child output and data from clients go through `text`. Everything is a function of the frame: this runs in a
+worker thread, while the run goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What plain output and the dashboard have in common: events in words, durations, and colours by number."""
+"""Shared by plain output and the dashboard: sentences for events, durations, and the colours of processes."""
 
 from __future__ import annotations
 

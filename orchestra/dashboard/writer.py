@@ -1,7 +1,7 @@
-"""Bytes to standard output: in order, in batches, by a worker thread.
+"""Writes bytes to standard output: in order, in batches, by a worker thread.
 
-What is put into the buffer is written in the order in which it came; one batch is on its way while the next
-is collected. Standard output is shared with other programs, so its mode is never changed: it blocks, and a
+The buffer is written in the order in which it was filled; one batch is being written while the next is
+collected. Standard output is shared with other programs, so its mode is never changed: it blocks, and a
 thread waits. If another program made it non-blocking (Node does that to a terminal that it shares), a write
 that would block waits in `poll` instead of failing.
 """

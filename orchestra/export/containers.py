@@ -1,9 +1,9 @@
-"""Services -> a compose file, and objects for Kubernetes: they run an image that has the project's folder.
+"""Services -> a compose file, or objects for Kubernetes: both run an image with the project's folder.
 
-The folder is expected at ``/app`` of the image, with all that its commands need. The instances of a process
-are replicas: all of them have the first one's port, in a network of their own.
+The folder is expected at ``/app`` of the image, with everything that its commands need. The instances of a
+process are replicas: all of them have the first one's port, in a network of their own.
 
-Not here: an image; what is asked of it from outside (an ingress).
+Not here: an image; access from outside (an ingress).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """``orchestra export KIND DIR``: reads a plan, has it rendered, and writes the files into a folder.
 
-A file that begins with our first line is replaced, and removed if it is not needed any more; another one is
+A file that begins with our first line is replaced, and removed if it is not needed any more; other files are
 never touched.
 
-Not here: what is in the files.
+Not here: the contents of the files.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A plan -> the services that an engine is to run: what each has of its own, and how others wait for it.
+"""A plan -> the services that an engine is to run: what each consists of, and how others wait for it.
 
-The instances of a process are one service with several members. Vite's development server is none, unless it
-was asked for by name: in production its files are built. A question is a command that ends with 0 if a check
-is passed; it needs a Python, nothing of orchestra.
+The instances of a process are one service with several members. Vite's development server is not a service,
+unless it was named on the command line: in production its files are built. A readiness check becomes a
+command that ends with 0 when the check passes; it needs a Python, but not orchestra.
 
-Not here: the words of any engine.
+Not here: the syntax of any engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Services -> what systemd and supervisord read: they run the project's folder as it stands, on this machine.
+"""Services -> files for systemd and supervisord, which run the project's folder in place, on this machine.
 
-Each instance is a unit, or a program, of its own. A unit is up when its readiness checks are passed, so
-systemd's own order is enough; supervisord has none, and there a program waits by itself for those that it
+Each instance is a unit, or a program, of its own. A unit is up when its readiness checks have passed, so
+systemd's own order is enough; supervisord has no order, so there a program itself waits for those that it
 depends on.
 
 Not here: containers; writing files.

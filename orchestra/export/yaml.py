@@ -1,6 +1,6 @@
-"""Mappings, lists and scalars -> YAML as people write it. Reading it is not needed, and so no library is.
+"""Mappings, lists and scalars -> YAML as people write it. Nothing reads YAML here, so no library is needed.
 
-The key ``#`` of a mapping has comments that stand above the rest.
+The key ``#`` of a mapping holds comments that stand above the rest.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What orchestra says itself: refusals, loops, a backend that is not there.
+"""Answers of orchestra itself: refusals, loops, errors of upstreams.
 
-One `Message`, three forms, by what the caller reads: a small page that needs nothing else (no script, no
-other file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever
-cached; what may be different in a second says so (``Retry-After``), and its page looks again by itself.
+One `Message` has three forms, chosen by what the client accepts: a small page without scripts or other files
+(dark and light), JSON, or plain text. All data from outside is escaped. No answer is cached. An error that
+may be over in a second has ``Retry-After``, and its page retries by itself.
 
-Not here: a decision that an answer is due.
+Not here: the decision to answer.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Sends one request to upstreams, waits until they are ready, and sends it again where that is allowed.
 
-`Asker.prepare_again` says which requests are retried. An upstream sees an orderly end of its connection,
-unless the client itself has reset its own: servers were seen to end at a reset.
+`Asker.prepare_again` says which requests are retried. A connection to an upstream is closed in an orderly
+way, unless the client has reset its own: some servers exit at a reset.
 
-A body (`Upload`) has two parts: what was read of it, which is kept as long as it is small enough, and what is
-still to come. To begin with an upstream means to send all that is kept at once, together with the request's
-head; the rest is passed on as it comes, by a task of its own, since the answer may come first. To begin again
-with another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still
-being sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for
-by the second.
+A body (`Upload`) has two parts: the bytes that were read, which are kept as long as they are few enough, and
+the rest. To begin with an upstream, all kept bytes are sent at once, together with the request's head; a task
+passes the rest on as it comes, since the answer may come first. Changing to another upstream is the same:
+stop the task, send the kept bytes, go on. So a body that is still arriving can be sent to two upstreams, and
+one that the client holds back (``Expect: 100-continue``) can be requested by the second.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 """

@@ -1,13 +1,13 @@
 """HTTP/1.1 over a transport: a client's connection, where we are the server, and one to an upstream.
 
-Strategy. A connection owns what was received and not read yet, and what was written and not sent yet. It
-splits each head off, has it read (`head`), and hands what follows to the reader of the body (`framing`).
-What is called ``take`` never waits: it returns ``None`` if what it is for has not arrived, and `wait` waits
-for more. So a caller is free to be a task or not.
+Strategy. A connection owns the bytes that were received but not read, and those that were written but not
+sent. It splits each head off, has it read (`head`), and passes the bytes that follow to the reader of the
+body (`framing`). A method called ``take`` never waits: it returns ``None`` if its data has not arrived, and
+`wait` waits for more. So callers may be tasks or plain functions.
 
 Error handling: here errors of the system and of trio get their meaning. `ClientGone`: there is no client to
 answer. `BadMessage`: the client sent something illegal. `UpstreamGone` and `BadResponse`: both are an
-`UpstreamError`, the client is told 502. After any of them a connection can only be closed.
+`UpstreamError`, and the client gets a 502. After any of them a connection can only be closed.
 
 Not here: tasks, time limits, decisions about what is sent.
 """

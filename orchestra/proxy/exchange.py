@@ -1,26 +1,26 @@
-"""One client's connection: requests and answers, one after the other, and what becomes of each request.
+"""One client's connection: its requests, one after the other, and the answer to each.
 
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
 plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). Most requests
-never have to wait for anything but their upstream: an idle connection is at hand, and the client takes what
-it gets. To wake a task twice a request would cost more than all of that. The task is woken for what may have
-to wait for something else (`Exchange.run`): an upstream that is not ready, a client that does not read, a
-WebSocket. Then the functions go on.
+only wait for their upstream: an idle connection is available, and the client reads what it gets. Waking a
+task twice a request would cost more than all of that. The task is woken for anything else that may have to
+wait (`Exchange.run`): an upstream that is not ready, a client that does not read, a WebSocket. Then the
+functions go on.
 
-An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what concerns
-upstreams. Bodies stream: what has arrived is sent before more is awaited, and a send that waits is all the
-flow control there is. Only a request whose body is still on its way needs a second task. An incomplete answer
-must not look complete: if its upstream ends in the middle, the client's connection is reset.
+An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` handles upstreams. Bodies
+stream: what has arrived is sent before more is awaited, and waiting for a send is the only flow control. A
+second task is needed only for a request whose body is still arriving. An incomplete answer must not look
+complete: if its upstream ends in the middle, the client's connection is reset.
 
-All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
-operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
+All time limits are one number, the `deadline`, which the server checks: a cancel scope for every operation
+would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
 everything that was done for it. Whatever is raised, connections to upstreams are either given back or closed
 on the way out, at once and without waiting. An upstream sees an orderly end, unless the client itself has
 reset its connection.
 
-Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
+Error handling: an error in one connection ends that connection; a bug of ours is logged there.
 
-Not here: which connections there are (`server`), what it all means for a process.
+Not here: which connections there are (`server`), what an answer means for a process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an intermediary passes on of a message's head, and what it adds.
+"""The parts of a message's head that an intermediary forwards, and those that it adds.
 
-What passes does so as it came: order, duplicates, case of names and reason phrases. Only fields that belong
-to one connection are taken out (RFC 9110 7.6.1).
+The rest stays as received: order, duplicates, case of names and reason phrases. Only fields that belong to
+one connection are removed (RFC 9110 7.6.1).
 
 Not here: input and output, bodies, which hosts are served (`hosts`), which upstream is asked (`route`).
 """

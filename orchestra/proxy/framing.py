@@ -1,10 +1,10 @@
 """Reads bodies: with a length, chunked, or until the connection closes.
 
-Strategy. A reader is fed with the bytes that arrive and returns those that may be passed on: the same bytes,
-as a rule. Only what may not pass is taken out (chunk extensions, trailers that frame, route or authorise),
-and only where the receiver needs another framing than the sender uses is it changed: HTTP/1.0 gets no chunks,
-HTTP/1.1 gets chunks instead of an end of the connection. Chunked bodies are read as RFC 9112 7.1 says, to the
-byte; no line passes before it was judged, and nothing waits for more but a line that is not complete.
+Strategy. A reader is fed with the bytes that arrive and returns those that are passed on: usually the same
+bytes. Chunk extensions are removed, and trailers that frame, route or authorise. The framing changes only if
+the receiver needs another one: HTTP/1.0 gets no chunks, HTTP/1.1 gets chunks instead of an end of the
+connection. Chunked bodies are read as RFC 9112 7.1 says, to the byte; no line passes before it was checked,
+and only an incomplete line waits for more.
 
 Not here: input and output, heads.
 """

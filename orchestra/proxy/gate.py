@@ -1,27 +1,27 @@
-"""Can this upstream be asked, and where? A gate for each, at which requests wait, and its connections behind.
+"""Can this upstream be asked, and where? Each has a gate, at which requests wait, and its connections behind.
 
-Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
-known address, and not before, however likely it is that its port answers. `route.availability` says what a
-state means for the requests that wait; the gate adds the process. Of several instances the first one that is
-ready is asked. While it is not decided which process the upstream is, requests wait as for one that starts.
+Strategy. A gate relies only on the supervisor's reports: a process is asked when it is `READY` at a known
+address, and not before, even if its port would answer. `route.availability` says what a state means for
+waiting requests; the gate adds the process. Of several instances the first ready one is asked. Until it is
+decided which process the upstream is, requests wait as for one that starts.
 
-What a request has waited counts for the whole of its way, so that two gates do not hold it twice as long. It
-is woken by the next report on any upstream, never by polling.
+Waiting time is counted for the whole request, so that two gates do not hold it twice as long. A waiting
+request is woken by the next report on any upstream, never by polling.
 
 An `Upstream` is a stack of idle connections behind a gate: wait until the upstream is ready, take the newest
-idle connection, else dial. Three reasons to drop an idle one: it is too old (Vite closes after 5 s, so we do
-after 4), something can be read from it (its end, or bytes that were not asked for), or its endpoint is not
-asked any more.
+idle connection, otherwise dial. An idle connection is dropped for three reasons: it is too old (Vite closes
+after 5 s, so we do after 4), it has become readable (its end, or unexpected bytes), or its endpoint is no
+longer in use.
 
 If a process that is reported as ready refuses a dial, the report of its end is on its way, or it has moved:
-the supervisor is told (`refused`). Nothing of the request has reached it, so any request may go on waiting.
-No event reports the start of a server outside of this run, in the IDE's debugger say: it counts as ready
-until it refuses a dial. Then it is dialled again and again until it accepts. Meanwhile requests wait as for
-one that restarts; when it has been away for longer than a request may wait, they fail at once, whether it had
-been there before or not.
+the supervisor is informed (`refused`). Nothing of the request has reached it, so any request may go on
+waiting. No event reports the start of a server outside of this run, for example in the IDE's debugger: it
+counts as ready until it refuses a dial. Then it is dialled repeatedly until it accepts. Meanwhile requests
+wait as for one that restarts; once the outage lasts longer than a request may wait, they fail at once, even
+if the server has never been there.
 
-Not here: what is sent over a connection, and whether it may be sent again (`asker`), what is answered to a
-request whose wait has failed (`answers`), which process an upstream is (`decide` is told).
+Not here: what is sent over a connection, and whether it may be sent again (`asker`), the answer to a request
+whose wait has failed (`answers`), which process an upstream is (`decide` is called with it).
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ An intermediary may not be lenient: two readers that disagree about where a mess
 smuggled. Nothing ambiguous is repaired, with two exceptions that the RFCs ask for: an empty line before a
 request is ignored (`connection`), and a target in absolute form becomes one in origin form.
 
-Strategy. The *long way* is the judge: our rules, which are stricter than h11's, and then h11 itself. It costs
-30 us, so ordinary heads take the *short way*: a header line that was seen before is looked up, a new one is
-judged by one regular expression, which accepts only what both judges accept. Of a line only its lower-case
-name and its value are remembered. What frames, routes or forwards a message is judged for each message. A
-head that is in any way unusual (a line with other blanks than one after the colon, a request with a repeated
-field, an unknown method or reason phrase, HTTP/1.0) takes the long way. `tests/test_proxy_head.py` shows that
-both come to the same verdict.
+Strategy. The *slow path* decides what is valid: our rules, which are stricter than h11's, and then h11
+itself. It costs 30 us, so ordinary heads take the *fast path*: a header line that was seen before is looked
+up, a new one is checked by one regular expression, which accepts only what both checks accept. Only the
+lower-case name and the value of a line are cached. Fields that frame, route or forward a message are checked
+for each message. Any unusual head (a line with other blanks than one after the colon, a request with a
+repeated field, an unknown method or reason phrase, HTTP/1.0) takes the slow path. `tests/test_proxy_head.py`
+shows that both accept the same heads.
 
 Not here: input and output, bodies (`framing`), what is passed on (`forward`), which upstream is asked
 (`route`).

@@ -1,8 +1,8 @@
-"""Says which line of the settings is missing, when the backend answers what is the frontend's.
+"""Finds out which setting is missing if the backend answers requests that the frontend should get.
 
-Orchestra cannot know it: a backend that answers every path answers those of the frontend, too, and one that
-has an API may not be the only one. So a doubt of `route` is looked into: the frontend is asked whether it has
-something there. That delays no request, and each notice is given once.
+It cannot be known in advance: a backend that answers every path also answers the frontend's paths, and one
+with an API may not be the only one with one. So a doubt of `route` is checked: the frontend is asked whether
+it has something at that path. That delays no request, and each notice is given once.
 
 Not here: what is doubtful (`route`).
 """

@@ -1,6 +1,6 @@
-"""What the events tell of one exchange. The end of a request that nothing listens for is not even built.
+"""The events of one exchange. The end of a request is not even built as an event if nothing observes it.
 
-What is known of a request is kept for a while, for a terminal that attaches.
+The past of a request is kept for a while, for a terminal that attaches later.
 
 Not here: what happens in an exchange.
 """

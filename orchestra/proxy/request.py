@@ -1,7 +1,7 @@
-"""What a request is for, as far as its head tells: a window, a part of a page, data, a WebSocket.
+"""What a request is for, by its head: a window, a part of a page, data, a WebSocket.
 
-Browsers say it by Fetch Metadata (``Sec-Fetch-*``), but only to localhost and over TLS: a phone that uses the
-address of this machine does not. Of such a request its ``Accept``, its path and its query tell.
+Browsers send that as Fetch Metadata (``Sec-Fetch-*``), but only to localhost and over TLS: a phone that uses
+the address of this machine sends none. Then ``Accept``, the path and the query decide.
 
 Not here: what follows from it (`route`).
 """

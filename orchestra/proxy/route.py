@@ -1,8 +1,8 @@
 """Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-The first row that fits a request says who is asked first, and who then. Prefixes match whole segments; of
-those that match the longest counts, for WebSockets with those of `frontend_websockets` and
-`backend_prefixes`, and where two are the same the frontend's.
+The first row that fits a request says which side is asked first, and which then. Prefixes match whole
+segments, and the longest match counts; for WebSockets, those of `frontend_websockets` and `backend_prefixes`
+match, too. If both sides have the same prefix, it is the frontend's.
 
 | request                                            | first     | then                                |
 |----------------------------------------------------|-----------|-------------------------------------|
@@ -20,18 +20,18 @@ those that match the longest counts, for WebSockets with those of `frontend_webs
 | every other one                                    | backend   | frontend, if the backend's answer   |
 |                                                    |           | is a 404, or else does not fit      |
 
-*Part of a page* is what a browser says to be (`request.is_asset`), or, without Fetch Metadata, what is named
-like one. It is of the frontend's page if its ``Referer``, which may be a page, a module, a style or a worker,
-was answered by the frontend (`rules`); where the page has forbidden that header, the newest page counts. A
-service worker hides what a module is for: the backend is asked first, as for data. An answer is *no asset* if
-it is HTML, or says that there is none.
+*Part of a page*: so says the browser (`request.is_asset`) or, without Fetch Metadata, the name. The page is
+the frontend's if the ``Referer``, which may be a page, a module, a style or a worker, was answered by the
+frontend (`rules`); if the page forbids that header, the newest page counts. A service worker hides what a
+module is for: the backend is asked first, as for data. *No asset*: the answer is HTML, or says that there is
+nothing.
 
-What may fall back: a 404 to one of `fallback_methods` and to the form of a page of the frontend's; a 405 to a
-navigation; and to a part of a page what a browser cannot use, as HTML for a script. Vite answers nearly every
-path with 200 and its page, which is only ever an answer to a navigation.
+What may fall back: a 404 to one of `fallback_methods`, or to a form in a page of the frontend's; a 405 to a
+navigation; an answer that a browser cannot use as a part of a page, such as HTML for a script. Vite answers
+nearly every path with 200 and its page, which counts as an answer only to a navigation.
 
 A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
-the outcome of the last one. `availability` says what the state of a process means for the requests to it.
+the outcome of the last one. `availability` says what the state of a process means for its requests.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 

@@ -1,14 +1,14 @@
-"""Whose a path is: by the settings, and by what was learned from answers.
+"""Which side a path belongs to: by the settings, and by what was learned from answers.
 
-Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
-matches is the frontend's. A further frontend has a prefix of its own, with all that its Vite has below it.
+Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, paths without a
+matching prefix are the frontend's. A further frontend has a prefix of its own, with everything below it.
 
-What was learned has no queries, and the oldest is dropped when it takes too many bytes; pages apart from
-assets, so that the modules of a large page cannot evict the page. All of it outlives a restart of the backend
-but for one thing: that the backend did not know a path.
+Learned paths have no queries. The oldest are dropped when they take too many bytes; pages are counted apart
+from assets, so that the modules of a large page cannot evict the page. All of it survives a restart of the
+backend, except that the backend did not know a path.
 
-Not here: what is asked in which order, and what is learned when (`route`); which pages are the frontend's
-from one run to the next (`remembered`).
+Not here: the order of upstreams, and when something is learned (`route`); which pages are the frontend's from
+one run to the next (`remembered`).
 """
 
 from __future__ import annotations

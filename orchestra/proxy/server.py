@@ -1,12 +1,11 @@
 """The proxy as a whole: listeners, connections and their limits, and the orderly end.
 
-Strategy. One `Conversation` and one task for each client connection, and one task that looks at the deadlines
+Strategy. One `Conversation` and one task for each client connection, and one task that checks the deadlines
 of all of them twice a second.
 
-Resource handling: `run` owns the listeners and everything that came of them. When it returns or is cancelled,
-nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes
-can be spawned and probed when connections have taken all others; new connections then wait in the system's
-queue.
+Resource handling: `run` owns the listeners and all connections. When it returns or is cancelled, nothing is
+left open. `close` ends it gracefully. Enough descriptors are reserved to spawn and probe processes when
+connections have taken all others; new connections then wait in the system's queue.
 
 Not here: what happens on one connection (`exchange`), signals, output.
 """

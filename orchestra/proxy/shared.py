@@ -1,4 +1,4 @@
-"""What all exchanges of a proxy share: its plan, its upstreams, its rules, and what there is for development.
+"""What all exchanges of a proxy share: its plan, its upstreams, its rules, and its parts for development.
 
 Not here: what an exchange is (`exchange`), which ones there are (`server`).
 """

@@ -1,14 +1,14 @@
-"""TLS to an upstream that asks for it: a transport over another one, at its client's end.
+"""TLS to an upstream, as a client: a transport on top of another one.
 
-Strategy. OpenSSL works on two buffers in memory. What the transport below receives goes into one, and what is
-in the other is sent below; so there are no sockets here, and flow control stays that of the transport below.
-What was encrypted and could not be sent at once does not count as sent: the caller comes again with the same
-bytes, as it does when there was no room.
+Strategy. OpenSSL works on two buffers in memory: one is filled from the transport below, the other is sent to
+it. So there are no sockets here, and flow control stays that of the transport below. If the encrypted bytes
+cannot be sent at once, the plain ones do not count as sent: the caller sends them again, as it does whenever
+there was no room.
 
-An upstream on this machine may show any certificate: a development server makes its own. Of one elsewhere it
-has to be valid for its name, by the authorities of the system, or those of ``SSL_CERT_FILE``.
+An upstream on this machine may have any certificate: a development server makes its own. Elsewhere it has to
+be valid for the name, by the authorities of the system, or those of ``SSL_CERT_FILE``.
 
-Not here: which upstream is asked in this way (its address says so), certificates of ours.
+Not here: which upstream uses TLS (its address says so), certificates of ours.
 """
 
 from __future__ import annotations

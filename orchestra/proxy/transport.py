@@ -1,13 +1,12 @@
 """Bytes to and from a peer: the small protocol that everything above uses, and its form over TCP.
 
 Strategy. Non-blocking sockets of the standard library. All of them are held by one `Poller` (epoll on Linux,
-kqueue elsewhere), which one task waits for, and which tells each transport that there is something to
-receive. A socket is registered once, not for each wait, and what is to be done next may be a plain function
-(`on_input`): to wake a task costs several times as much. A transport has one reader, be it a task or a
-function, and one writer at a time. A send tries first: most often there is room. Closing is synchronous:
-nothing is awaited in a `finally`.
+kqueue elsewhere), which one task waits for, and which notifies each transport that has something to receive.
+A socket is registered once, not for each wait, and the callback may be a plain function (`on_input`): waking
+a task costs several times as much. A transport has one reader, a task or a function, and one writer at a
+time. A send tries first: usually there is room. Closing is synchronous: nothing is awaited in a `finally`.
 
-That a client has left while we wait for something else is told by the same poller (`on_hangup`).
+The same poller reports that a client has left while we wait for something else (`on_hangup`).
 
 Errors are those of the system (`OSError`) and of trio (`ClosedResourceError`, when we closed it ourselves);
 `connection` gives them their meaning.

@@ -1,13 +1,12 @@
 """A WebSocket between a browser and an upstream: the upstream's handshake, then bytes both ways.
 
 Strategy. Nothing is decoded: once the upstream has accepted the browser's own handshake, the bytes of each
-direction are passed on as they come, so that compression, frame sizes, pings and close codes stay what they
-are, at the price of a memory copy. A `FrameTap` watches the frame headers go by. It knows whether a frame is
-just over, and only then can a close frame of ours be put in: when the run ends (1001), or when the upstream
-is about to be restarted (1012).
+direction are passed on as they come. So compression, frame sizes, pings and close codes do not change, at the
+price of a memory copy. A `FrameTap` follows the frame headers, because a close frame of ours can only be
+inserted between two frames: when the run ends (1001), or before the upstream is restarted (1012).
 
 There is no idle limit: HMR sockets are silent for hours. When one side has stopped sending, the other may
-finish what it has to say.
+finish.
 
 Not here: which upstream is asked, and whether the browser may (`route`, `forward`).
 """

@@ -1,13 +1,13 @@
-"""One child of a process, from its spawn to its end: is it ready, does it reload itself, is it well?
+"""One child of a process, from its spawn to its end: its readiness, its own reloads, its health.
 
 A process of the plan has one child after the other, and for a moment two at once when a new one is to take
-over (`handover`). An `Attempt` is one of them, with all that is known of it alone, and reports facts.
+over (`handover`). An `Attempt` is one of them. It has the state of that child alone, and reports facts.
 
 A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
-has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
-come to an end, as uvicorn's while a client is still connected, is reported as stuck. When nothing is left but
-a watcher that waits for a file to change (`child/remains`), the program is broken until it listens again.
+has logged its start, and HTTP answers: the old server may go on answering for a while. A reload that does not
+finish, as uvicorn's while a client is still connected, is reported as stuck. When only a watcher is left that
+waits for a file to change (`child/remains`), the program is broken until it listens again.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
 """

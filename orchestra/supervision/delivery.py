@@ -1,10 +1,10 @@
-"""What children write, on its way to the log file, the sinks and the bus.
+"""The way of a child's output to the log file, the sinks and the bus.
 
 Sinks are awaited with all lines, in order, so that a slow reader slows the child down and loses nothing; the
-bus never waits. Only at the end of a run are sinks given up that take nothing any more. Colours are removed
-here, once for all that read words: the tail, the log file, and what looks for symptoms.
+bus never waits. Only at the end of a run, sinks that do not accept anything are given up. Colours are removed
+here, once for the tail, the log file and `symptoms`.
 
-What was read at once goes through all this at once, has one time, and costs each line little.
+Lines that were read together are delivered together, with one time, so that each line costs little.
 
 Not here: what the lines mean (`symptoms`), reading them (`child/lines`).
 """

@@ -1,11 +1,11 @@
-"""What a changed plan asks of a run: which processes are started, stopped and restarted, and what stays.
+"""What a changed plan requires: which processes are started, stopped and restarted, and what stays.
 
-A process is restarted only if its child would have been another one: `_OF_THE_CHILD` names the fields that a
-child is made of. All other fields count from the next decision or the next child on, without a restart. In
-between are readiness and role: a ready process stays ready, one that is not is asked what the new plan asks,
-from its first line on, and that needs a new child.
+A process is restarted only if its child would be a different one: `_OF_THE_CHILD` names the fields that
+define a child. All other fields apply without a restart, from the next decision or the next child on.
+Readiness and role are between the two: a ready process stays ready; one that is not ready has to pass the new
+checks from its first line on, and so needs a new child.
 
-Not here: carrying it out (`run`), which ports a process that runs keeps (`config.load`).
+Not here: carrying it out (`run`), the ports of processes that run (`config.load`).
 """
 
 from __future__ import annotations

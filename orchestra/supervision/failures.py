@@ -1,8 +1,8 @@
-"""The error of one process, from the moment it is known until the process works again.
+"""The current error of one process, until the process works again.
 
-A process that ends, or does not come up, has one: the exception that it has written, else the line that
-explains its end best. A server that goes on after an exception (a 500) has logged one. `error.shown` and
-`error.cleared` tell of both; the same error is shown once.
+A process that ends, or does not start, has one: the exception that it has written, otherwise the line that
+best explains its end. A server that goes on after an exception (a 500) has logged one. Both are reported by
+`error.shown` and `error.cleared`; the same error is shown once.
 
 Not here: reading tracebacks (`tracebacks`), what follows for the process (`lifecycle`).
 """

@@ -3,7 +3,7 @@
 An overlap restart, from top to bottom: `begin` spawns a successor on another port. If it ends, is broken or
 is not ready in time, it is given up, and the old child goes on. When it is ready it takes over; the old child
 is drained, for 30 s at most, and stopped. If the old child ends first, the successor becomes the current
-child before it is ready. In any case `run` ends when the current child has ended and none is left beside it.
+child before it is ready. In any case `run` ends when the current child has ended and no other is left.
 
 Not here: states (`lifecycle`), a restart that stops the old child first (`worker`).
 """

@@ -1,8 +1,8 @@
-"""Installing the packages of a folder: once, however many processes need them.
+"""Installs the packages of a folder: once, however many processes need them.
 
-All processes that need the same installation wait for one job, which the first one gives its environment. It
-is done again when `package.json` or a lock file has changed, and leaves no half of `node_modules` behind,
-which would look like all of it to the next run.
+All processes that need the same installation wait for one job, which runs in the first one's environment. It
+runs again when `package.json` or a lock file has changed. If it is interrupted, it leaves no half of
+`node_modules` behind, which the next run would take for a complete one.
 
 Not here: which command installs them (`config/packages`).
 """

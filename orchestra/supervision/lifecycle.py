@@ -1,17 +1,17 @@
-"""The life of one process: which state follows which, and what has to be done about it.
+"""The life of one process: its states, the transitions between them, and the back-off before a restart.
 
-`step(life, fact, now)` is the whole of it: given what has just happened it returns the new life and at most
-one `Order`. It decides, the worker does. `TRANSITIONS` lists every step from state to state that there is,
-and `step` takes no other. `dependency_fact` says whether the dependencies of a process let it start.
+`step(life, fact, now)` is the whole of it: given a fact, it returns the new life and at most one `Order`,
+which the worker carries out. `TRANSITIONS` lists all transitions, and `step` makes no other.
+`dependency_fact` says whether the dependencies of a process let it start.
 
-Failures in a row are counted so that a broken process comes to rest: the back-off doubles from 0.5 s to 10 s;
-ten seconds of running reset the count; after `max_quick_failures` restarts the process has failed. A command
-that does not exist (127) or cannot be executed (126) will not repair itself, nor will one that wants a port
-which something else keeps: they fail at once. A frontend or backend that has served and then ends, with
-whatever exit status, has failed: it was meant to go on.
+A broken process is not restarted for ever: the back-off doubles from 0.5 s to 10 s; ten seconds of running
+reset the count of failures; after `max_quick_failures` restarts in a row the process has failed. Waiting does
+not help a command that does not exist (127) or cannot be executed (126), or one whose port is taken: these
+fail at once. A frontend or backend that has served and then ends, with any exit status, counts as a failure:
+it was meant to go on.
 
 A restart request returns the process to `WAITING`, so that its dependencies are checked again; with
-`restart_mode = "overlap"` it leaves a ready process as it is, and orders a new child beside the old one.
+`restart_mode = "overlap"` a ready process stays ready, and a new child is ordered beside the old one.
 
 Not here: time, tasks, signals; `now` is an argument, in seconds.
 """

@@ -1,14 +1,14 @@
-"""The roles of processes that show only at run time what they are, and what follows when that is decided.
+"""Decides roles of processes at run time, and what follows from a decision.
 
-What the sockets of a process have shown is kept as facts; `config.roles.decide` decides, each time that one
-of them changes. A process that gets a role has it from then on; one that cannot get a role any more is an
-ordinary process. The proxy is told when an upstream that the plan left open is decided.
+The facts about a process's sockets are collected here; `config.roles.decide` decides whenever one of them
+changes. A role is final; a process that cannot get one any more is an ordinary process. The proxy is informed
+when an upstream that the plan left open is decided.
 
-Each socket of a process without a role is asked once, but never that of a program that is known not to speak
-HTTP (MySQL locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be
-importing its program, and is waited for.
+Each socket of a process without a role is probed once, except those of programs that are known not to speak
+HTTP (MySQL locks out clients that send nonsense, Redis logs an attack). A socket that has not answered yet
+may belong to a program that is still being imported, and is waited for.
 
-Not here: the rule (`config/roles`), the question that a socket is asked (`child/probe`).
+Not here: the rule (`config/roles`), the probe of a socket (`child/probe`).
 """
 
 from __future__ import annotations

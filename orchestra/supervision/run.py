@@ -1,12 +1,11 @@
 """One run: its processes, started in the order of the plan, stopped in the order of their dependencies.
 
-The run is over when nothing runs and nothing is going to: then those that are blocked by a failed dependency
-are stopped, too. It is to end earlier when the process that `exit_on` names has ended. To stop is to stop
-level by level: a process goes before those that it depends on. One that takes too long does not keep the
-others waiting: then the rest is stopped together.
+The run is over when no process runs and none is going to; processes that are blocked by a failed dependency
+are stopped then, too. It ends earlier when the process that `exit_on` names has ended. Processes are stopped
+level by level, each before those that it depends on. If one takes too long, the rest is stopped together.
 
-The plan of a run can change: first the processes are stopped that are not in the new one, then, in one step,
-the run follows the new plan, and then the processes are restarted and started that this asks for.
+The plan of a run can change: first the processes are stopped that are not in the new plan; then, in one step,
+the run adopts it; then processes are restarted and started as it requires.
 
 Not here: what one process does (`worker`), what touches the system (`runtime`), the proxy.
 """

@@ -1,9 +1,9 @@
 """The collaborators of a run: everything that touches the system.
 
-That is spawning, the guardian, sockets, probes, random numbers, the time of day. Tests pass their own
+These are spawning, the guardian, sockets, probes, random numbers, the time of day. Tests pass their own
 `Runtime`, and patch nothing.
 
-Not here: what any of it is used for.
+Not here: what they are used for.
 """
 
 from __future__ import annotations

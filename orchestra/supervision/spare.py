@@ -1,17 +1,17 @@
 """The interpreters of an application: one serves, and a spare gets ready for the next restart.
 
 A spare is an ordinary child (a session of its own, known to the guardian, its output read). It imports the
-installed packages that the one that serves has imported, and serves when it is told to; it ends by itself
-when orchestra does. `child/application` is its other half: that explains the messages, and sees that what it
-has imported is still what is on the disk.
+installed packages that the serving interpreter has imported, and serves when it is ordered to; it exits by
+itself when orchestra does. `child/application` is its other half: it explains the messages, and checks that
+its imports are still current on the disk.
 
-It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
-the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare
-is spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
+A spare is spawned when the first file of a change is touched: it imports packages while the rest of the
+change is awaited and the old child is stopped. Saves come in series: after such a restart, the next spare is
+spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
 there is always one.
 
-A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
-for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
+A spare from another plan or with another environment is killed, and so is one that has waited for too long.
+Retries of what has just failed start without a spare, which is kept for the fixed program.
 
 Not here: when a child is spawned, and why (`handover`, `worker`).
 """

@@ -1,12 +1,12 @@
-"""What a child tells about itself: its server reloads, its program is broken, its port is taken, why it ends.
+"""What a child's output reveals: its server reloads, its program is broken, its port is taken, why it ended.
 
-The development servers of Python watch their files themselves. The process that we started then lives on,
-and only its output says at once that it is about to change: requests that arrive from then on can wait, and
-streams that it would wait for can be ended. A program that cannot be imported does not end such a server
-either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
+Python's development servers watch their files themselves. The process that we started then lives on, and only
+its output shows at once that it is going to reload: new requests can wait from then on, and streams that the
+server would wait for can be ended. An import error does not end such a server either: when the last output is
+an exception, and nothing answers, the exception is the reason.
 
-This is the only place that reads output for its meaning; tracebacks are read by `tracebacks`. Not here: input
-or output, a clock, what follows from a diagnosis.
+This is the only module that reads output for its meaning, except for tracebacks (`tracebacks`). Not here:
+input or output, a clock, what follows from a diagnosis.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Reads what a program writes, for the exceptions in it.
+"""Finds exceptions in the output of a program.
 
-A Python traceback has a head, frames, and a last line at its own margin: the exception. What stands around it
-depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
-draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
+A Python traceback has a head, frames, and a last line at the same margin: the exception. Decoration depends
+on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich draws.
+Of chained exceptions, and of those in a group, the last one counts; the group itself does not.
 
-All that is kept is bounded: any program may write anything. Not here: what follows for the process.
+Everything that is kept is bounded: any program may write anything. Not here: what follows for the process.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Waits for changes of the files that matter, and tells of them in bursts.
+"""Waits for changes of the files that matter, and reports them in bursts.
 
-watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
-so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
-500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
-is started again, and a look at everything shows what it may have missed. Where the system tells nothing
-(network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
-each second.
+watchfiles reports which files were touched in the folders that `filters` has chosen. The first touch is
+reported at once, so that slow preparations can begin; the changes are reported when nothing has been touched
+for 50 ms, and 500 ms after the first touch at the latest. The folders of a watcher cannot be changed: when
+folders come or go it is started again, and all files are checked for changes that it may have missed. Where
+the system reports nothing (network file systems, Windows folders under WSL) or has no room for more watches,
+all files are checked each second.
 
-All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
-it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: it is ended by an event that it
+checks each 20 ms, so nothing has to be cancelled (`awatch` took seconds for that under trio).
 
 Not here: what follows from a change (`orchestra.reloading`).
 """

@@ -1,11 +1,11 @@
-"""What is in the files that matter, as far as it takes to know that it has changed.
+"""The content of the files that matter, as far as it is needed to detect a change.
 
-Of each file its size, time and a hash of its content are kept: a save that changes no byte changes nothing, a
-file that was replaced by a rename is the file of that name, and one that is gone has changed. What is kept is
-bounded: of a file that is too many or too large, only size and time decide.
+Each file's size, time and a hash of its content are kept. A save that changes no byte is no change; a file
+that was replaced by a rename is still the file of that name; a missing file has changed. The memory is
+bounded: of large files, or too many, only size and time are compared.
 
-A file that was written, or moved to its place, since the process was started, and before it was looked at for
-the first time, counts as changed: which of the two the process has read is not known.
+A file that was written, or moved to its place, after the start of the process and before the first look at it
+counts as changed: the process may have read the old version.
 
 Everything here blocks, and runs in a thread.
 

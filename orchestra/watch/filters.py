@@ -1,11 +1,11 @@
-"""Finds the files that matter: which rules match a path, and which folders can have such files in them.
+"""Finds the files that matter: which rules match a path, and which folders may contain such files.
 
-watchfiles would watch all folders below one, and leave out what is not wanted afterwards: for a frontend that
-is thousands of watches for its `node_modules`. So the folders are chosen here, one by one: those below the
-folder of a rule, without what a ``.gitignore`` excludes, without the usual names, and without virtual
-environments, whatever those are called.
+watchfiles would watch all folders below one, and filter afterwards: for a frontend that is thousands of
+watches for its `node_modules`. So the folders are chosen here, one by one: those below the folder of a rule,
+except those that a ``.gitignore`` excludes, those with one of the usual names, and virtual environments,
+whatever their name.
 
-Not here: what the files have in them (`files`).
+Not here: the content of the files (`files`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files matter to a process, and as what: decided from the plan, before any file is looked at.
+"""Which files matter to a process, and of which kind: decided from the plan, before any file is looked at.
 
 | process                                  | files, below its folder                          | as       |
 |------------------------------------------|--------------------------------------------------|----------|
@@ -9,15 +9,15 @@
 | one with ``watch = ["src/**/*.py"]``     | those                                            | code     |
 | one with ``watch = false``, and all else | none                                             |          |
 
-To them come the inputs of ``before_restart``, as code. Templates and styles in a folder that Vite serves are
-Vite's: its own ``index.html`` is one. Of a process that is not the backend a template is code and a style
-is nothing: no page comes from it.
+The inputs of ``before_restart`` are added, as code. Templates and styles in a folder that Vite serves are
+Vite's, such as its ``index.html``. For a process that is not the backend a template is code, and a style is
+ignored, because no page comes from it.
 
 Patterns are those of ``.gitignore``, relative to the process's folder; one may begin with ``../``. A pattern
-that names one file (`Rule.is_named`) means that file, whatever a ``.gitignore`` says of it: most have
-``.env`` in them.
+that names one file (`Rule.is_named`) matches it even if a ``.gitignore`` excludes it: most exclude ``.env``.
 
-The files that the plan itself was made from are the run's; so ``.env`` is not its backend's, if it is both.
+The files that the plan itself was made from belong to the run, so a ``.env`` that is one of them is not the
+backend's.
 
 Not here: files, matching (`filters`), what follows from a change (`orchestra.reloading`).
 """
