@@ -25,7 +25,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """All that is wrong, in the order of the files, and line by line what a run would do."""
+    """All problems, in the order of the files, and line by line what a run would do."""
 
     problems: tuple[ConfigError, ...]
     understood: tuple[str, ...]

@@ -31,7 +31,7 @@ __all__ = ["COMMANDS"]
 
 _EXIT_FAILED = 1
 _EXIT_LATE = 3
-# Seconds between two looks at a run that is waited for, and at a table that is watched.
+# Seconds between two polls of a run that is waited for, and between two updates of a table.
 _INTERVAL = 0.1
 _LAST_MOMENT = 0.5
 _WATCH_INTERVAL = 1.0
@@ -44,7 +44,7 @@ COMMANDS = _commands.commands
 
 
 def _choose(pid: int | None = None) -> RunningRun:
-    # `--help` needs none of it.
+    # `--help` needs none of these.
     from orchestra.remote import choose  # noqa: PLC0415
 
     return choose(os.environ, current_folder(), pid=pid)
@@ -67,7 +67,7 @@ _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if
 
 
 class _Seconds(click.FloatRange):
-    """A number of seconds; NaN is in every range."""
+    """A number of seconds; NaN would be in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds: float = super().convert(value, param, ctx)
@@ -89,7 +89,7 @@ def _command(function: Callable[..., int]) -> click.Command:
 
 
 def _some(context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Demand a name: what other runners call `start` and `stop` is called otherwise here."""
+    """Require a name: `start` and `stop` of other runners have other names here."""
     if not names and not context.resilient_parsing:
         meant = {"start": "`orchestra run` starts a project", "stop": "`orchestra down` ends a run"}
         also = meant.get(context.command.name or "", "`orchestra ps` shows their names")

@@ -31,7 +31,7 @@ __all__ = [
     "send_reload_signal",
 ]
 
-# Imported when they are used: in production nothing is that is for development.
+# Imported lazily, so that production imports nothing that is for development.
 _HOMES = {"SPA": "files", "ViteDevProxy": "vite"}
 
 

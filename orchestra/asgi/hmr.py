@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["relay"]
 
-# Seconds for Vite to accept it, also while it starts: it never answers what it does not know.
+# Seconds for Vite to accept it, also while Vite starts: it never answers an unknown path.
 _ACCEPT_LIMIT = 15.0
 # Seconds between two looks at whether Vite is back.
 _INTERVAL = 0.5
@@ -56,7 +56,7 @@ _CLOSE_LIMIT = 5.0
 _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
-# These are ours: the handshake with Vite has its own.
+# These subprotocols are set by us, in our own handshake with Vite.
 _OWN = frozenset({b"host", b"connection", b"upgrade"})
 _NO_STATUS, _ABNORMAL = 1005, 1006
 
@@ -64,7 +64,7 @@ _NO_STATUS, _ABNORMAL = 1005, 1006
 async def relay(
     vite: Vite, head: RequestHead, peer: Peer, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Pass a WebSocket on until the browser, which is `peer` and has sent `head`, leaves."""
+    """Relay a WebSocket until the browser, whose address is `peer` and request `head`, disconnects."""
     await receive()  # websocket.connect
     try:
         stream = await vite.connect()
@@ -95,7 +95,7 @@ async def relay(
 
 
 async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Send) -> None:
-    """Pass on that Vite has refused, as far as the server can."""
+    """Relay Vite's refusal, as far as the server can."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return
@@ -105,7 +105,7 @@ async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Se
 
 
 async def _pass_up(end: _ViteEnd, receive: Receive, scope: anyio.CancelScope) -> None:
-    """Pass on what the browser says; when it has left, that is the end."""
+    """Relay the browser's messages to Vite, until the browser disconnects."""
     while (message := await receive())["type"] == "websocket.receive":
         text = message.get("text")
         with suppress(*_GONE):
@@ -117,7 +117,7 @@ async def _pass_up(end: _ViteEnd, receive: Receive, scope: anyio.CancelScope) ->
 
 
 async def _pass_down(end: _ViteEnd, send: Send) -> bool:
-    """Pass on what Vite says; return whether it has closed its end in an orderly way."""
+    """Relay Vite's messages to the browser; return whether Vite has closed its end in an orderly way."""
     parts: list[str | bytes] = []
     try:
         while True:
@@ -141,9 +141,9 @@ async def _pass_down(end: _ViteEnd, send: Send) -> bool:
 
 
 async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
-    """Wait until Vite is back: it answers its own ping, or an old one that has none leaves it open.
+    """Wait until Vite is back: it answers its own ping; an old Vite without one keeps the connection open.
 
-    One that is about to end may still be connected to.
+    A Vite that is about to exit may still accept a connection.
     """
     ping = structs.replace(head, values={**head.values, b"sec-websocket-protocol": b"vite-ping"})
     while True:
@@ -156,7 +156,7 @@ async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
 
 
 class _ViteEnd:
-    """Our connection to Vite; `refusal` is the body of one."""
+    """Our connection to Vite; `refusal` is the body of a refused handshake."""
 
     refusal = b""
 
@@ -172,7 +172,7 @@ class _ViteEnd:
             await self._stream.send(self._connection.send(event))
 
     async def next(self) -> Event:
-        """Receive what comes next; pings are answered."""
+        """Receive the next message; pings are answered."""
         while not self._events:
             self._connection.receive_data(await self._stream.receive(_CHUNK))
             for event in self._connection.events():

@@ -54,7 +54,7 @@ class WrongSetting(Exception):  # noqa: N818 - it is the setting that is wrong
 
 def main() -> None:
     """Serve until a signal ends it."""
-    # Imports make much and throw nothing away: to look for garbage meanwhile takes a tenth of the time.
+    # Imports allocate much and free nothing: garbage collection meanwhile takes a tenth of the time.
     gc.disable()
     place, _, bind, target = sys.argv[1:]
     with suppress(ValueError):
@@ -132,7 +132,7 @@ def made_by(factory: Any, name: str) -> Any:
 
 
 def kind_of(application: Any) -> Literal["asgi", "wsgi"] | None:
-    """Say what can be called as an application is called, with two or three arguments."""
+    """Tell ASGI from WSGI by the arguments that it can be called with: three or two."""
     if not callable(application) or isinstance(application, type):
         return None
     call = application if inspect.isroutine(application) else application.__call__
@@ -143,7 +143,7 @@ def kind_of(application: Any) -> Literal["asgi", "wsgi"] | None:
 
 
 def takes(call: Callable[..., object], count: int) -> bool:
-    """Whether something can be called with as many arguments; yes if that cannot be known."""
+    """Whether it can be called with so many arguments; yes if that cannot be known."""
     try:
         inspect.signature(call).bind(*range(count))
     except TypeError:
@@ -196,7 +196,7 @@ def serve(application: Any, bind: str, control: socket.socket | None) -> None:
         await hypercorn(never_empty(application) if kind == "wsgi" else application, config, mode=kind)
 
     asyncio.run(run())
-    # What is left of a large program is searched for garbage several times at its end: up to 0.3 s.
+    # At exit, the garbage of a large program is collected several times: up to 0.3 s.
     gc.freeze()
 
 
@@ -229,7 +229,7 @@ class Installed:
     the project (Django its settings), by a path of ``PYTHONPATH`` or of an editable installation.
 
     Attributes:
-        times: When each file that was found had been changed: afterwards it may be another one.
+        times: The modification time of each file that was found, read before the import.
     """
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ def is_of_package(path: str) -> bool:
 def stand_by(number: str) -> socket.socket:
     """Import packages, and wait until it is time to serve.
 
-    `number` is the descriptor of the socket; with ``!`` behind it, it is that time already.
+    `number` is the descriptor of the socket; with ``!`` behind it, it serves at once.
     """
     control = socket.socket(fileno=int(number.rstrip("!")))
     control.set_inheritable(False)
@@ -283,11 +283,11 @@ def stand_by(number: str) -> socket.socket:
 
 
 def preload(names: Iterable[str]) -> dict[str, int]:
-    """Import what can be imported of installed modules; say when their files were changed before that."""
+    """Import installed modules as far as possible; return the modification times of their files."""
     finder = Installed()
     sys.meta_path.insert(0, finder)
     for name in names:
-        with suppress(Exception, SystemExit):  # whatever a package does when it is imported too early
+        with suppress(Exception, SystemExit):  # A package may do anything when it is imported too early.
             importlib.import_module(name)
     sys.meta_path.remove(finder)
     return finder.times
@@ -304,13 +304,13 @@ def packages() -> dict[str, str]:
 
 
 def stamps() -> dict[str, int]:
-    """Say when each file and folder was changed that a spare depends on."""
+    """Give the modification times of all files and folders that a spare depends on."""
     folders = [each for each in sys.path if os.path.basename(each) in PACKAGE_FOLDERS]  # noqa: PTH119
     return times_of((sys.executable, *folders, *packages().values()))
 
 
 def times_of(paths: Iterable[str]) -> dict[str, int]:
-    """Say when each file or folder was changed; what is gone has no time."""
+    """Give the modification times of files and folders; a missing one has no time."""
     times = {}
     for path in paths:
         with suppress(OSError):
@@ -327,7 +327,7 @@ def memory() -> int:
 
 
 def answer(control: socket.socket) -> None:
-    """Tell which installed modules have been imported, if orchestra asks; it does not when it has ended."""
+    """Send the installed modules that were imported, when orchestra asks; it does not once it has ended."""
     control.settimeout(ANSWER_TIMEOUT)
     with suppress(OSError):
         if control.recv(64):

@@ -37,7 +37,7 @@ from contextlib import suppress
 TYPE_CHECKING = False  # as in `table`
 if TYPE_CHECKING or __package__:
     from orchestra.child import table
-else:  # a script under -I sees nothing of its folder, and the package would bring the world with it
+else:  # A script under -I does not see its folder, and importing the package would load far too much.
     sys.path.append(os.path.dirname(__file__))  # noqa: PTH120 - no pathlib here
     import table
 
@@ -46,7 +46,7 @@ else:  # a script under -I sees nothing of its folder, and the package would bri
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What stops a process that was not reported: the defaults of orchestra.
+# The stop signal and timeout of a process that was not reported: orchestra's defaults.
 USUAL_SIGNAL, USUAL_TIMEOUT = signal.SIGTERM, 5.0
 # Seconds after SIGKILL: a process that is still there then cannot be ended by us.
 AFTER_KILL = 2.0
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) -> bool:
-    """Keep `children`, by leader, and `screens`, by path, until orchestra is gone; was that a proper end?"""
+    """Keep `children`, by leader, and `screens`, by path, until orchestra is gone; was it ``bye``?"""
     unread = b""
     is_gone = wait_for(parent)
     while True:
@@ -104,7 +104,7 @@ def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) 
 
 
 def made_of(leader: int, marks: bytes = b"") -> table.Family:
-    """Make a family of what was reported; its leader has just been spawned, and may be gone again."""
+    """Make a family of a report; its leader has just been spawned, and may be gone again."""
     started = ""
     with suppress(OSError):
         started = getattr(table.read(leader), "started", "gone")
@@ -113,7 +113,7 @@ def made_of(leader: int, marks: bytes = b"") -> table.Family:
 
 
 def wait_for(parent: int) -> Callable[[], bool]:
-    """Make a function that waits for a report or for the end of `parent`, and returns whether it was that."""
+    """Make a function that waits for a report or the end of `parent`, and returns whether it was a report."""
     with suppress(OSError):
         if sys.platform == "linux":
             poll, descriptor = select.poll(), os.pidfd_open(parent)
@@ -126,7 +126,7 @@ def wait_for(parent: int) -> Callable[[], bool]:
             exits = select.kevent(parent, select.KQ_FILTER_PROC, once, select.KQ_NOTE_EXIT)
             queue.control([exits, select.kevent(0, select.KQ_FILTER_READ, select.KQ_EV_ADD)], 0)
             return lambda: any(event.filter == select.KQ_FILTER_PROC for event in queue.control(None, 2))
-    # It has ended already, or the system is too old to tell: the pipe's end does.
+    # It has ended already, or the system is too old to report it: then the pipe's end does.
     return lambda: not select.select([0], [], [])[0]
 
 
@@ -144,7 +144,7 @@ def is_held() -> bool:
 
 
 def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
-    """Show a terminal's own screen and cursor again (not its modes); false: it accepts nothing now."""
+    """Restore a terminal's own screen and cursor (not its modes); false: it accepts no output now."""
     with suppress(OSError):
         terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
@@ -166,7 +166,7 @@ def clean_up(children: list[Child]) -> None:
     while time.monotonic() < last:
         try:
             left = table.find(families)
-        except OSError:  # the system does not tell: ask again
+        except OSError:  # The system refuses the process table: try again.
             time.sleep(PAUSE)
             continue
         if not left and is_last:

@@ -43,7 +43,7 @@ class LogFile:
         self._lock = trio.Lock()
 
     async def write(self, lines: Sequence[str]) -> None:
-        """Append lines; `OSError`, which names the file, the first time that it cannot be written to."""
+        """Append lines; `OSError`, which names the file, the first time that this fails."""
         await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
 
     async def append(self, lines: Sequence[bytes]) -> None:
@@ -57,7 +57,7 @@ class LogFile:
                     raise OSError(exc.errno, exc.strerror, str(exc.filename or self._path)) from exc
 
     async def aclose(self) -> None:
-        """Close the file when what is being written has been."""
+        """Close the file after the write that is in progress."""
         try:
             await self._lock.acquire()
             self._lock.release()
@@ -67,7 +67,7 @@ class LogFile:
     def close(self) -> None:
         """Close the file; it may be written to again."""
         if self._file is not None:
-            with suppress(OSError):  # what could not be written has been reported by `write`
+            with suppress(OSError):  # `write` has reported a failure already.
                 self._file.close()
             self._file = None
 
