@@ -43,13 +43,13 @@ Door: TypeAlias = Literal["local", "browser"]
 
 
 class _Endpoint(Struct, frozen=True):
-    """What is behind one name.
+    """The rules for one endpoint.
 
     Attributes:
-        methods: That it answers to; none for a WebSocket.
-        is_local: Only the local door has it.
+        methods: The methods that it accepts; none for a WebSocket.
+        is_local: Only the local door admits requests for it.
         is_for_all: The browser's door admits clients and hosts that are not on loopback.
-        is_for_programs: The browser's door admits requests without any sign of a page.
+        is_for_programs: The browser's door admits requests that do not come from a page.
     """
 
     methods: tuple[str, ...]
@@ -74,10 +74,10 @@ _ENDPOINTS = {
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A request, as far as it matters here.
+    """The parts of a request that decide about its admission.
 
     Attributes:
-        name: What follows ``/__orchestra__/``, as it was sent.
+        name: The path after ``/__orchestra__/``, as it was sent.
         headers: By lower-case name; values of the same name are joined by commas.
     """
 
@@ -89,7 +89,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, door: Door, name: str, scope: Scope) -> Self:
-        """Give the request that an ASGI scope tells of."""
+        """Convert an ASGI scope."""
         headers: dict[bytes, bytes] = {}
         for key, value in scope["headers"]:
             known = headers.get(key.lower())
@@ -99,7 +99,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True):
-    """Why a request is not admitted; the headers are beside those of every answer."""
+    """Why a request is not admitted; its headers are added to those of every answer."""
 
     status: int
     text: str
@@ -122,7 +122,7 @@ def admit(request: Request) -> Refusal | None:
 
 
 def is_local(request: Request) -> bool:
-    """Whether the client and the host that it asks for are on this machine."""
+    """Whether the client and the requested host are on this machine."""
     if request.door == "local":
         return True
     headers = request.headers
@@ -130,7 +130,7 @@ def is_local(request: Request) -> bool:
 
 
 def _foreign(request: Request, endpoint: _Endpoint) -> str:
-    """Say what keeps a request out of the browser's door; empty if nothing does."""
+    """Say why the browser's door refuses a request; empty if it does not."""
     headers = request.headers
     site, origin, host = headers.get(b"sec-fetch-site"), headers.get(b"origin"), headers.get(b"host", b"")
     if site is not None and site not in (b"same-origin", b"none"):

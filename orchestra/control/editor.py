@@ -27,7 +27,7 @@ NO_EDITOR = (
 _GOTO = ("-g", "{file}:{line}")
 _PLACE = ("{file}:{line}",)
 _LINE_FIRST = ("--line", "{line}", "{file}")
-# Editors with a window of their own, in the order in which they are looked for, and how they take a place.
+# Editors with a window of their own, in the order of the search, and how they take a line.
 _KNOWN = {
     "code": _GOTO,
     "cursor": _GOTO,
@@ -53,7 +53,7 @@ def editor_command(
         return None
     if not any("{file}" in word for word in words):
         words += _KNOWN.get(PurePath(words[0]).name, ("{file}",))
-    # The file last: its name may have braces.
+    # The file last: its name may contain braces.
     return [word.replace("{line}", str(line)).replace("{file}", file) for word in words]
 
 

@@ -24,12 +24,12 @@ Verb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send", 
 
 
 class RunState(Struct, frozen=True, kw_only=True):
-    """How a run is now.
+    """The current state of a run.
 
     Attributes:
         processes: The newest state of each process, in the order of the plan.
-        errors: Those that pages show.
-        dashboard: The settings of its dashboard, for one in another terminal.
+        errors: The errors that pages show.
+        dashboard: The settings of its dashboard, for another terminal.
     """
 
     url: str | None
@@ -42,12 +42,12 @@ class RunState(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be done.
+    """An order for a run.
 
     Attributes:
         do: The order; `down` and `reload` are for the run and the pages, the others for processes.
         processes: Their names, instances with their numbers.
-        text: What is typed, for `send`.
+        text: The input, for `send`.
     """
 
     do: Verb
@@ -57,12 +57,12 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """What a command needs to run as a process of the plan does."""
+    """The folder and environment of a process of the plan, for a command."""
 
     cwd: str
     env: dict[str, str]
 
     @classmethod
     def of(cls, process: ProcessPlan, environ: Mapping[str, str]) -> Self:
-        """Give that of a process; `environ` is the environment of orchestra."""
+        """Give those of a process; `environ` is the environment of orchestra."""
         return cls(cwd=str(process.cwd), env=dict(environ if process.env is None else process.env))

@@ -45,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 # Connections of local programs at once; there is no use for more.
 MAX_LOCAL = 64
-# Seconds for pages to take note that the run ends, and for readers of events: both answer at once.
+# Seconds for pages to read that the run ends, and for readers of events: both react at once.
 CLOSE_LIMIT = 0.5
-# The pause after accept has failed, for want of descriptors as a rule.
+# The pause after accept has failed, usually for lack of descriptors.
 ACCEPT_PAUSE = 0.1
 
 
 class Control:
-    """Serves the control app at `path`, a unix socket, if there is one, and tells pages what to do."""
+    """Serves the control app, if possible also on the unix socket `path`, and sends messages to pages."""
 
     def __init__(
         self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
@@ -101,7 +101,7 @@ class Control:
                 local.close()
 
     def connect(self) -> socket.socket:
-        """Connect to the browser's door; return our end, or `OSError`, as when `run` does not run."""
+        """Connect to the browser's door; return our end, or raise `OSError` if `run` is not running."""
         if self._nursery is None:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
@@ -117,14 +117,14 @@ class Control:
         self._tabs.fail(page, trio.current_time(), is_document=is_document)
 
     async def close(self) -> None:
-        """Say to all pages that the run ends; wait until they have heard it, a moment at most."""
+        """Send the end of the run to all pages; wait until they have got it, a moment at most."""
         self._tabs.end()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._tabs:
                 await self._ended.park()
 
     async def finish(self) -> None:
-        """Wait until readers of events know that the run has ended, a moment at most."""
+        """Wait until readers of events have got the end of the run, a moment at most."""
         with trio.move_on_after(CLOSE_LIMIT):
             if self._app is not None:
                 await self._app.wait_for_readers()
@@ -157,7 +157,7 @@ class Control:
                 self._serve_soon(nursery, sock, "local")
             else:
                 sock.close()
-            # It would live on here until the next one comes.
+            # Otherwise the variable would keep the socket open until the next one comes.
             del sock
 
     def _serve_soon(self, nursery: trio.Nursery, sock: socket.socket, door: Door) -> None:
@@ -178,7 +178,7 @@ class Control:
             self._ended.unpark_all()
 
     def _load(self) -> Worker:
-        """Import what serves; takes a tenth of a second."""
+        """Import the server; takes a tenth of a second."""
         from orchestra.control.app import App  # noqa: PLC0415
         from orchestra.control.worker import Worker  # noqa: PLC0415
 
@@ -192,7 +192,7 @@ class Control:
         return Worker(self._app)
 
     async def _launch(self, command: Sequence[str]) -> None:
-        """Start an editor; say so if it fails."""
+        """Start an editor; if it fails, a notice says so."""
         process = await trio.lowlevel.open_process(
             command,
             stdin=subprocess.DEVNULL,

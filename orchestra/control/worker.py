@@ -36,27 +36,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-# Seconds for the peer to read what it is sent: the proxy and every browser do at once.
+# Seconds for the peer to read a send: the proxy and every browser do so at once.
 SEND_LIMIT = 10.0
-# Seconds for a request that is no stream.
+# Seconds for a request that is not a stream.
 REQUEST_LIMIT = 10.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
-# The media types of what has no end of its own.
+# The media types of endless answers.
 _STREAMED = b"text/event-stream", b"application/jsonl"
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
 
 class Worker:
-    """Serves an app, which is called with the door that a connection has come in by."""
+    """Serves an app, which is called with the door of the connection."""
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._context = WorkerContext(None)
         self._config = config = Config()
-        # Nothing is ever printed; only mistakes of ours are logged.
+        # Nothing is ever printed; only bugs of ours are logged.
         config.errorlog = logging.getLogger(__name__)
         config.loglevel = "ERROR"
         config.include_server_header = False
@@ -65,7 +65,7 @@ class Worker:
         config.keep_alive_timeout = IDLE_LIMIT
 
     async def serve(self, sock: socket.socket, door: Door) -> None:
-        """Serve a connected socket, which is closed then, to its end."""
+        """Serve a connected socket to its end, and close it."""
         stream = _Stream(sock)
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
@@ -116,9 +116,9 @@ class _Stream:
             try:
                 await self._send_all(data)
             except trio.BusyResourceError as exc:
-                # Hypercorn ends the connection in another task, after a request that has not come to its end.
+                # Hypercorn ends the connection in another task, after an unfinished request.
                 raise trio.BrokenResourceError from exc
         if limit.cancelled_caught:
-            # Also the task that receives has to end.
+            # The task that receives has to end, too.
             self.socket.close()
             raise trio.BrokenResourceError
