@@ -169,9 +169,11 @@ def running(
 ) -> Iterator[Running]:
     """Run a plan around a block of plain code: ready when it is entered, gone when it is left.
 
-        >>> import orchestra >>> plan = orchestra.Plan(processes=(orchestra.ProcessPlan(name="hello",
-        command="sleep 1000"),)) >>> with orchestra.running(plan) as stack: ...
-        stack.snapshot()["hello"].state <State.RUNNING: 'running'>
+        >>> import orchestra
+        >>> plan = orchestra.Plan(processes=(orchestra.ProcessPlan(name="hello", command="sleep 1000"),))
+        >>> with orchestra.running(plan) as stack:
+        ...     stack.snapshot()["hello"].state
+        <State.RUNNING: 'running'>
 
     Args:
         what: A plan, or what `load` takes: a Procfile, by default that of the current folder.

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
-# Seconds for an answer: a run is asked for what it knows.
+# Seconds for an answer: a run has the answers in memory.
 _PATIENCE = 10.0
-# Seconds without an event, and without the sign of life that comes in their place.
+# Seconds without an event, and without the heartbeat that replaces it.
 _SILENCE = 60.0
 _PIECE = 65536
 _HOW_TO_START = "Start one: orchestra run."
@@ -65,7 +65,7 @@ class _Connection(HTTPConnection):
 
 
 class RunningRun:
-    """A run of this user, in any process: its socket, and its state when it was last asked."""
+    """A run of this user, in any process: its socket, and its state at the last request."""
 
     def __init__(self, path: Path, state: RunState) -> None:
         self.path = path
@@ -81,25 +81,25 @@ class RunningRun:
         return Path(self.state.root).resolve()
 
     def refresh(self) -> RunState:
-        """Ask how it is now; `NoRun` if it has ended meanwhile."""
+        """Get its current state; `NoRun` if it has ended meanwhile."""
         self.state = _state(self.path)
         return self.state
 
     def missing(self) -> Sequence[str]:
-        """Ask which processes are not as far as they get."""
+        """Get the processes that are not up yet."""
         _, body = _ask(self.path, "GET", "readyz")
         return [each["process"] for each in msgspec.json.decode(body)["missing"]]
 
     def order(self, **fields: Any) -> int:
-        """Give an `Order`, or `NoRun` if it is refused; return how many processes or pages it is about."""
+        """Send an `Order`, or `NoRun` if it is refused; return how many processes or pages it is for."""
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
 
     def watch(self) -> Iterator[list[Event]]:
-        """Give what has been and then what happens, as it comes, until the run has ended.
+        """Give the past events and then new ones, as they come, until the run has ended.
 
-        `NoRun` if it has ended without saying so: it was killed. Or it sends no more, since it was not
-        listened to: this job was suspended.
+        `NoRun` if the run has ended without its last event: it was killed. Or it has closed the stream,
+        because this job was suspended and did not read.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
@@ -110,7 +110,7 @@ class RunningRun:
             rest, events = b"", list[Event]()
             while not any(isinstance(event, RunEnded) for event in events):
                 data = b""
-                with suppress(OSError, HTTPException, ValueError):  # the last one: of a chunk's size
+                with suppress(OSError, HTTPException, ValueError):  # The last one: of a chunk's size.
                     data = answer.read1(_PIECE)
                 if not data:
                     self.refresh()
@@ -120,7 +120,7 @@ class RunningRun:
                 yield events
 
     def place(self, name: str | None) -> Place:
-        """Ask for the folder and the environment of a process, by default the backend, or `NoRun`."""
+        """Get the folder and the environment of a process, by default the backend, or `NoRun`."""
         if name is not None:
             self.named([name])
         return msgspec.json.decode(self._post("place", name), type=Place)
@@ -132,7 +132,7 @@ class RunningRun:
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """Give the processes that are meant, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
+        """Give the processes of these names, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
         known = [each.process for each in self.state.processes]
         found: list[str] = []
         for name in names:
@@ -158,7 +158,7 @@ def find(environ: Mapping[str, str]) -> list[RunningRun]:
 
 
 def _is_suspended(path: Path) -> bool:
-    """Whether the run of a socket does not answer because of Ctrl-Z; Linux tells."""
+    """Whether the run of a socket does not answer because of Ctrl-Z; known on Linux only."""
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{path.name.partition('.')[0]}/stat").read_bytes()
         return status.rpartition(b")")[2].split()[0] in (b"T", b"t")  # proc(5): the state
@@ -166,7 +166,7 @@ def _is_suspended(path: Path) -> bool:
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
-    """Find the run with this pid, else that of the project that a folder is in; `NoRun` if it is unclear."""
+    """Find the run with this pid, otherwise that of the project in a folder; `NoRun` if it is ambiguous."""
     runs = find(environ)
     if pid is not None:
         meant = [run for run in runs if run.state.pid == pid]
@@ -220,7 +220,7 @@ def _as_no_run() -> Iterator[None]:
 
 
 def _known(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Read events, but for those of a later version."""
+    """Decode events, except those of a later version."""
     for line in filter(None, lines):
         with suppress(msgspec.ValidationError):
             yield decode(line)

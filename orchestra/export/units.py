@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["supervisord", "systemd"]
 
-# Seconds between two questions.
+# Seconds between two probes.
 _PAUSE = "0.5"
-# What can stand between two double quotes in supervisord's `environment`.
+# Characters that can stand between two double quotes in supervisord's `environment`.
 _SIMPLE = re.compile(r"""(?:(?!\s[;#])[^"'\\\n])*""")
 
 
@@ -112,7 +112,7 @@ def _systemd_service(service: Service, process: ProcessPlan, index: int, target:
         yield f"Environment={_quoted(f'{name}={text}')}"
     for file in target.env_files:
         yield f"EnvironmentFile={_percent(str(file))}"
-    # There, an env file beats what is set here.
+    # There, an env file beats the values that are set here.
     stronger = {name: text for name, text in variables.items() if name in target.env_names}
     script = "; ".join([*_exports(stronger), program_of(process, host="127.0.0.1")])
     yield f"ExecStart={_shell(script)}"
@@ -201,7 +201,7 @@ def _program(
 ) -> Iterator[str]:
     variables = service.variables[index]
     simple = {name: text for name, text in variables.items() if _SIMPLE.fullmatch(text)}
-    # There is no setting for env files, and they are read later than what is set here.
+    # There is no setting for env files, and they are read after the values that are set here.
     before = [f"set -a; . {shlex.quote(str(file))}; set +a" for file in target.env_files]
     before += _exports(
         {name: text for name, text in variables.items() if name not in simple or name in target.env_names}
@@ -239,5 +239,5 @@ def _program(
 
 
 def _escaped(text: str) -> str:
-    """Have supervisord read a quoted value as it is: no expansion, no comment within, no end of line."""
+    """Escape a quoted value for supervisord: no expansion, no comment within, no end of line."""
     return re.sub(r"(?<=\s)([;#])", r"''\1", _percent(text)).replace("\n", "\n  ")

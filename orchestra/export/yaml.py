@@ -16,7 +16,7 @@ __all__ = ["Value", "render"]
 
 Value: TypeAlias = "Mapping[str, Value] | Sequence[Value] | str | int | bool"
 
-# What no version of YAML takes for anything but a string.
+# Text that no version of YAML takes for anything but a string.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z/][A-Za-z0-9_./-]*", re.IGNORECASE)
 
 
