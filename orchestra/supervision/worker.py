@@ -54,11 +54,11 @@ _STUCK_STOP_TIMEOUT = 1.0
 # The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
 _BY_HAND = "it is started by hand"
-# The states in which it is known where a process listens, if it does.
+# The states in which the address of a listening process is known.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
 # The states in which a new child would be the next one; in others, one starts or none is wanted.
 _MAY_BE_RESTARTED = frozenset({State.READY, State.UNHEALTHY, State.BACKING_OFF, State.FAILED})
-# The states in which its last lines say why it is not up.
+# The states whose reason is in its last lines.
 _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
 
@@ -74,7 +74,7 @@ class Worker:
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
         self._handover = Handover(self, run, on_fact=self._learn)
-        self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
+        self._pause = trio.CancelScope()  # around a wait that can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class Worker:
 
     @property
     def attempt(self) -> Attempt | None:
-        """Its current child, with what is known of that alone; the last one, once that has ended."""
+        """Its current child, with the state of that alone; or the last one."""
         return self._handover.current
 
     # --- Orders from outside ---
@@ -93,7 +93,7 @@ class Worker:
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
-        """Start the process if it has ended, and what it needs that only starts by hand; or `StartError`."""
+        """Start the process if it has ended, with dependencies that only start by hand; or `StartError`."""
         self._request(Sign.START_REQUESTED)
         for each in self.life.plan.depends_on:
             if (other := self._run.workers[each.name]).life.is_at_rest:
@@ -104,7 +104,7 @@ class Worker:
         self._request(Sign.RESTART_REQUESTED)
 
     def expect_restart(self) -> None:
-        """Make ready for a restart that is likely to come. Does not wait."""
+        """Prepare for a restart that is likely to come. Does not wait."""
         if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
             self._handover.expect()
 
@@ -135,22 +135,22 @@ class Worker:
         self._handover.kill()
 
     def look_at_dependencies(self) -> None:
-        """Start the process, if it waits and its dependencies let it; else say what it waits for."""
+        """Start the process, if it waits and its dependencies let it; otherwise publish what it waits for."""
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
             needed, workers = self.life.plan.depends_on, self._run.workers
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
         elif self.life.is_at_rest and not self.newest.seq:
-            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it is there, too
+            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it exists, too
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that was found; without one, it is asked only if others wait for it."""
+        """Give the process the role that was found; without one, it is probed only if others wait for it."""
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.follow(plan, dependents=self.dependents)
 
     def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
-        """Follow another plan from now on; a child that runs goes on as it is."""
+        """Follow another plan from now on; a running child continues."""
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
         if not plan.warm_spare:
@@ -158,10 +158,10 @@ class Worker:
         if log_settings(before) != log_settings(plan):
             self._run.nursery.start_soon(self.output.follow, plan)
 
-    # --- Facts, and what follows from them ---
+    # --- Facts, and their effects ---
 
     def tell(self, fact: Fact) -> None:
-        """Take a fact into account: carry out what follows, and report the change, if there is one."""
+        """Take a fact into account: carry out the resulting order, and report the change, if there is one."""
         before = self.life.state
         self.life, order = step(self.life, fact, trio.current_time())
         if order is not None:
@@ -233,14 +233,14 @@ class Worker:
             case _:
                 pass
 
-    # --- What can be asked ---
+    # --- Queries ---
 
     def has_ended(self) -> bool:
-        """Whether nothing of it runs, and nothing is going to start it again by itself."""
+        """Whether no child runs, and none is going to be started automatically."""
         return self.life.state.is_ended
 
     def is_up(self) -> bool:
-        """Whether it is as far as it gets; `StartError` if it is not going to be."""
+        """Whether it is up: ready, or running without a check; `StartError` if it cannot be."""
         state, reason = self.life.state, self.life.reason
         if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
