@@ -205,6 +205,8 @@ class Reloading:
             if name != RUN:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
                 self._run.bus.emit(FilesChanged(process=name, paths=tuple(paths)))
+            if (worker := self._run.workers.get(name)) is not None:
+                worker.changed.update(each.path for each in changes.files)
             self._waiting[name] = _merged(self._waiting.get(name), changes)
             self._changed_at[name] = trio.current_time()
             if name not in self._busy:

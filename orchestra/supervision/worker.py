@@ -13,6 +13,8 @@ Not here: which order follows from which fact (`lifecycle`), processes that do n
 
 from __future__ import annotations
 
+import contextlib
+import glob
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -39,6 +41,7 @@ from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.install import Installation
@@ -63,13 +66,20 @@ _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
 
 class Worker:
-    """Runs one process of the plan; `newest` is the last event about it, `dependents` wait for it."""
+    """Runs one process of the plan.
+
+    Attributes:
+        changed: Files that have changed for it since its last child was spawned.
+        dependents: Wait for it.
+        newest: The last event about it.
+    """
 
     def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = (
             Life(plan=plan) if plan.autostart else Life(plan=plan, state=State.STOPPED, reason=_BY_HAND)
         )
         self.output = ProcessOutput(plan, run.delivery, run.bus)
+        self.changed: set[Path] = set()
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
@@ -177,6 +187,8 @@ class Worker:
 
     def _carry_out(self, order: Order) -> None:
         nursery = self._run.nursery
+        if order in (Order.SPAWN, Order.HAND_OVER):
+            self._forget_bytecode()
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
@@ -196,6 +208,18 @@ class Worker:
                 self._handover.stop(drain=_DRAIN_TIMEOUT)
             case _:
                 assert_never(order)
+
+    def _forget_bytecode(self) -> None:
+        """Have Python compile what has changed: after two saves in a second it takes the first one's for it.
+
+        It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that
+        could write the first one's after this.
+        """
+        while self.changed:
+            source = self.changed.pop()
+            for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
+                with contextlib.suppress(OSError):
+                    cached.unlink()
 
     async def _install(self, job: Installation, pause: trio.CancelScope) -> None:
         error = ""
