@@ -2,8 +2,7 @@
 
 From top to bottom: `replan` reads the files again; if they are invalid, that is reported and the old plan
 stays. `change` computes the difference (`supervision.difference`) and informs the proxy first, so that
-requests wait for a backend whose name has changed. Then it has the run stop, restart and start processes as
-the difference says.
+requests wait for a backend whose name has changed. Then processes are stopped, restarted and started.
 """
 
 from __future__ import annotations
@@ -106,8 +105,7 @@ class CurrentPlan:
     async def obey(self, order: Order) -> int:
         """Begin to carry out an order for processes, or `OrchestraError`; return how many it is about.
 
-        A restart follows the files as they are now; a process that their changes restart is not restarted
-        twice.
+        A restart follows the files as they are now; a process that they change is not restarted twice.
         """
         if self._run.ending.is_set() and order.do != "send":
             raise OrchestraError("the run is ending")

@@ -245,8 +245,7 @@ class Supervisor:
     async def change(self, plan: Plan, *, reason: str = "") -> None:
         """Follow another plan: stop, restart and start only what differs; wait until the old ones are gone.
 
-        The proxy goes on at its address. Fields that cannot change before the next run stay the same, with a
-        `Notice`.
+        The proxy goes on at its address. Fields that are fixed for a run stay the same, with a `Notice`.
 
         Args:
             plan: The new one; ``load(..., running=supervisor.plan)`` makes one that keeps the ports.

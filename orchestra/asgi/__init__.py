@@ -3,8 +3,7 @@
 For development: `ViteDevProxy`, which forwards to Vite what the application does not know, and middlewares
 that reload pages. For production: `SPA`, which serves the files that Vite has built.
 
-All of them need anyio, and `SPA` needs Starlette: both come with the extra ``asgi``. Nothing of a run is
-imported.
+All need anyio, and `SPA` needs Starlette: the extra ``asgi`` has both. Nothing of a run is imported.
 """
 
 from importlib import import_module

@@ -1,8 +1,7 @@
 """Relays Vite's WebSocket for an ASGI server, which holds the connection to the browser.
 
 The browser's WebSocket is accepted after Vite has accepted ours, with the same subprotocol; Vite's refusal is
-passed on. Frames are decoded, because ASGI works with messages; only the connection to the browser is
-compressed.
+passed on. Frames are decoded, because ASGI has messages; only the browser's connection is compressed.
 
 Vite's client polls for a restarted server only if its connection breaks, but ASGI can only close a connection
 in an orderly way. So when Vite has gone, the browser's connection stays open until Vite is back. Then the

@@ -15,8 +15,7 @@ a line:
 
 When orchestra is gone without ``bye`` (its end of the pipe is closed, or its process has ended, whichever is
 noticed first), every remaining family gets its stop signal, and SIGKILL after its stop timeout. On Linux so
-does every process that has the run's mark and belongs to no family: a child that was spawned but not reported
-yet.
+does every process that has the run's mark and belongs to no family: a child that was not reported yet.
 
 A process is identified by its number and its start time, so a process that has got the same number later is
 never signalled.

@@ -6,8 +6,7 @@ line that names the port is a sign that something listens there. Commands are ru
 output are passed in as they are written. A check that has passed is not repeated; the process is ready when
 all have passed.
 
-A new kind of check is a struct in `config/checks`, a case in `_pursue` and, if it asks in a new way, a
-function in `probe`.
+A new kind of check: a struct in `config/checks`, a case in `_pursue` and, if needed, a function in `probe`.
 
 Not here: what follows from readiness (`supervision.lifecycle`).
 """

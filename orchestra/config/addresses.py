@@ -5,8 +5,8 @@ which others are run. A port that is taken is skipped, with a note; one that the
 replaced. A port that a command uses by itself is given to no other process.
 
 The proxy never breaks a run that worked without it: a default address gives way to a command that listens
-there, and to other programs. An address that was set does not: then the conflict is an error that names the
-line to write.
+there, and to other programs. An address that was set does not: then it is an error that names the line to
+write.
 
 Not here: binding. Whether a port is free, and what holds it, comes in as functions.
 """

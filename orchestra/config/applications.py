@@ -6,8 +6,7 @@ function that makes one (``app = get_application()``); or such a function itself
 The server is the one that the project names, otherwise one that its environment has.
 
 An application's paths are the first segments of its routes. A router's own prefix may stand behind another
-one, so it counts only where no API is found. The paths are needed if the application would also answer paths
-of the frontend.
+one, so it counts only where no API is found. The paths are needed if it would also answer the frontend's.
 
 Not here: frontends, and what is written (`scaffold`).
 """

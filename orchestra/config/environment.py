@@ -114,7 +114,7 @@ def merge(
 def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str]) -> dict[str, str]:
     """Parse the text of one ``.env`` file, and give its variables alone.
 
-    ``${VAR}`` is looked up in the lines above, then in `over`. Values may be secrets, so no problem contains
+    ``${VAR}`` is looked up in the lines above, then in `over`. Values may be secrets: no problem contains
     one.
     """
     from dotenv.parser import parse_stream  # noqa: PLC0415 - not every project has such a file

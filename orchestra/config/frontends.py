@@ -1,8 +1,8 @@
 """Finds a project's frontends, how to run them, and which side their configuration gives each path.
 
 A frontend is a folder whose `package.json` has a script that runs Vite, or names Vite or a framework that
-includes it. Of several, one that certainly runs Vite comes first, then one with pages, then the one nearest
-to the top.
+includes it. Of several, one that certainly runs Vite comes first, then one with pages, then the nearest to
+the top.
 
 Vite's configuration says which paths are the backend's (``server.proxy``), and below which path its own files
 are (``base``). A path that it rewrites, or forwards to another machine, has to stay Vite's. Files are

@@ -2,7 +2,7 @@
 
 In this order: the Procfile and the settings are read, then processes are chosen (`select`), then each one
 gets its port (`addresses`), its environment and the reading of its command (`command`), and last the roles
-are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that it does not depend on
+are decided (`roles`). All processes of the Procfile have a port, chosen or not, so it does not depend on
 which others run.
 
 Errors are collected from beginning to end. Facts about the machine come in as an argument (`Machine`). Not

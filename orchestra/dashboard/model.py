@@ -55,8 +55,7 @@ class Process:
     """The state of one process.
 
     Attributes:
-        index: Its number, which decides its colour: its place in the Procfile, from 0; later, the lowest free
-            one.
+        index: Its number, which decides its colour: its place in the Procfile, or the lowest free one.
         started_at: The start time of the current child; ``None`` if none runs.
         tail: The last lines of its newest child, oldest first.
         crashes: How often it has ended unexpectedly.

@@ -54,8 +54,7 @@ class Unwritable(OrchestraError):  # noqa: N818 - as below
     """Standard output cannot be written to: a full disk.
 
     Attributes:
-        may_follow_from_signal: Whether a signal explains it: the terminal was closed, or Ctrl-C left it
-            stopped.
+        may_follow_from_signal: Whether a signal explains it: the terminal is closed, or stopped by Ctrl-C.
     """
 
     exit_code = 2

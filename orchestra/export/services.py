@@ -165,7 +165,7 @@ def _notes(process: ProcessPlan) -> Iterable[str]:
 
 
 def program_of(process: ProcessPlan, *, host: str) -> str:
-    """Give a command for ``/bin/sh -c``, which `exec`s it if possible; applications listen on `host`."""
+    """Give a command for ``/bin/sh -c``, which `exec`s it if it can; applications listen on `host`."""
     if process.app is not None:
         grace = f"--graceful-timeout {max(process.stop_timeout - 1, 0):g}"
         return f"exec hypercorn --bind {host}:$PORT {grace} {shlex.quote(process.app)}"

@@ -73,8 +73,7 @@ class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is ba
     """A message is not valid, or cannot be forwarded.
 
     Attributes:
-        status: The status for a client that sent it: 4xx, 501, 505 or 508. If an upstream sent it, it is
-            always 502.
+        status: The status for a client that sent it: 4xx, 501, 505 or 508; for an upstream's, always 502.
         title: The problem in a few words.
     """
 

@@ -97,8 +97,7 @@ class WebSocketRoute(Struct, frozen=True):
         reason: The reason, for the dashboard.
         kind: The kind of the stream.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
-        is_guess: The frontend is only assumed to have it, because nothing else does. If not, Vite never
-            answers.
+        is_guess: The frontend is only assumed to have it. If it does not, Vite never answers.
     """
 
     side: UpstreamName

@@ -33,8 +33,7 @@ __all__ = ["RunTimeRoles"]
 
 # Seconds within which a server opens all of its sockets: Vite's may not be the first.
 _SETTLE_TIME = 0.5
-# A process that does not listen, and uses this much of a core, is compiling; it is waited for until then
-# (seconds).
+# A process that does not listen, and uses this much of a core, compiles: it gets so many seconds.
 _BUSY, _BUSY_UNTIL = 0.1, 15.0
 # Seconds that a matching process waits for earlier ones of the Procfile.
 _PATIENCE = 1.0

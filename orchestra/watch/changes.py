@@ -5,7 +5,7 @@ reported at once, so that slow preparations can begin; the changes are reported 
 for 50 ms, and 500 ms after the first touch at the latest. The folders of a watcher cannot be changed: when
 folders come or go it is started again, and all files are checked for changes that it may have missed. Where
 the system reports nothing (network file systems, Windows folders under WSL) or has no room for more watches,
-all files are checked each second.
+files are checked each second.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: it is ended by an event that it
 checks each 20 ms, so nothing has to be cancelled (`awatch` took seconds for that under trio).
