@@ -5,9 +5,9 @@ the user. When a run begins, the logs of earlier runs are removed, so the last o
 and its older half have 10 MB at most. If it cannot be written to, the run goes on, and reports that at its
 end.
 
-A recording contains everything that the dashboard would show, so that it can be replayed. Unlike `--output
-json` it has colours, unfinished lines and CPU and memory; it does not have the heads of requests, with their
-cookies. Only the user can read the file.
+A recording contains everything that the dashboard would show, so that it can be replayed. Unlike
+`--output json` it has colours, unfinished lines and CPU and memory; it does not have the heads of requests,
+with their cookies. Only the user can read the file.
 
 Not here: what an event is (`events`), how a file is shown (`logs`, `showing`).
 """

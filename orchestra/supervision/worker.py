@@ -3,8 +3,8 @@
 A restart, from top to bottom: `restart` passes the request to the lifecycle; a running process becomes
 `STOPPING`, and the order to stop drains the child and stops it (`Attempt.retire`). When no process of it is
 left, `_run_child` reports the end to the lifecycle; the process becomes `WAITING`, its dependencies are
-checked (`look_at_dependencies`), and the order to spawn starts `_run_child` again. With `restart_mode =
-"overlap"` the order is to hand over instead (`handover`).
+checked (`look_at_dependencies`), and the order to spawn starts `_run_child` again. With
+`restart_mode = "overlap"` the order is to hand over instead (`handover`).
 
 No task waits for orders: a fact leads to an order, an order to at most one task, its end to the next fact.
 
