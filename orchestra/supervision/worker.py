@@ -40,7 +40,7 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from orchestra.supervision.attempt import Attempt
@@ -188,7 +188,8 @@ class Worker:
     def _carry_out(self, order: Order) -> None:
         nursery = self._run.nursery
         if order in (Order.SPAWN, Order.HAND_OVER):
-            self._forget_bytecode()
+            _forget_bytecode(self.changed)
+            self.changed.clear()
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
@@ -208,18 +209,6 @@ class Worker:
                 self._handover.stop(drain=_DRAIN_TIMEOUT)
             case _:
                 assert_never(order)
-
-    def _forget_bytecode(self) -> None:
-        """Have Python compile what has changed: after two saves in a second it takes the first one's for it.
-
-        It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that
-        could write the first one's after this.
-        """
-        while self.changed:
-            source = self.changed.pop()
-            for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
-                with contextlib.suppress(OSError):
-                    cached.unlink()
 
     async def _install(self, job: Installation, pause: trio.CancelScope) -> None:
         error = ""
@@ -302,3 +291,15 @@ class Worker:
             ended_before_ready=life.ended_before_ready,
             last_lines=tuple(self.output.tail) if has_failed else (),
         )
+
+
+def _forget_bytecode(sources: Iterable[Path]) -> None:
+    """Have Python compile what has changed: after two saves in a second it takes the first one's for it.
+
+    It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that could
+    write the first one's after this.
+    """
+    for source in sources:
+        for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
+            with contextlib.suppress(OSError):
+                cached.unlink()
