@@ -4,8 +4,7 @@ The HTTP probe is one plain ``GET`` on a connection of its own. Unless the check
 counts, ``500`` included: it shows that the server works, not just its socket (the parent of
 ``uvicorn --reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required``
 does not count: such a socket serves nothing but WebSockets, as Nuxt's HMR socket. A server that expects TLS
-shows it in its reaction to plain HTTP: an alert, no answer, or an error text. Then the probe is repeated over
-TLS.
+shows it in its reaction to plain HTTP: an alert, no answer, or an error text. Then it is probed over TLS.
 
 `identify` recognises Vite, whatever started it: ``/@vite/client`` is answered with JavaScript. The request
 looks like one for a script, because Vite 2 serves that path to nothing that accepts pages. Below a base

@@ -40,7 +40,7 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from orchestra.supervision.attempt import Attempt
@@ -189,6 +189,7 @@ class Worker:
         nursery = self._run.nursery
         if order in (Order.SPAWN, Order.HAND_OVER):
             _forget_bytecode(self.changed)
+            self.changed.clear()
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
@@ -292,14 +293,13 @@ class Worker:
         )
 
 
-def _forget_bytecode(changed: set[Path]) -> None:
-    """Have Python compile changed files: after two saves in a second, it would use the first one's bytecode.
+def _forget_bytecode(sources: Iterable[Path]) -> None:
+    """Have Python compile changed files: after two saves in a second it would use the first one's.
 
-    It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that
-    could write the first one's after this.
+    It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that could
+    write the first one's after this.
     """
-    while changed:
-        source = changed.pop()
+    for source in sources:
         for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
             with contextlib.suppress(OSError):
                 cached.unlink()
