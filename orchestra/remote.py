@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
 # Seconds for an answer: a run has the answers in memory.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 # Seconds without an event, and without the heartbeat that replaces it.
 _SILENCE = 60.0
 _PIECE = 65536
@@ -52,12 +52,12 @@ class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+        super().__init__("localhost", timeout=_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_PATIENCE)
+        self.sock.settimeout(_TIMEOUT)
         self.sock.connect(os.fspath(self._path))
         if unix_sockets.peer_uid(self.sock) != os.getuid():
             self.close()

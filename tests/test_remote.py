@@ -115,7 +115,7 @@ def test_the_one_address_is_opened_in_the_browser(looked_at: Run, tmp_path: Path
     assert (project / "opened").read_text() == f"{looked_at.url}\n"
 
 
-def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
+def test_wait_names_what_was_not_ready_in_time(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("late: sleep 1000\n")
     (tmp_path / "orchestra.toml").write_text('[process.late]\nready = "tcp"\n')
     with Run(cwd=tmp_path) as run:

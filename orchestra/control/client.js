@@ -373,7 +373,7 @@
   // --- Stylesheets ----------------------------------------------------------------------------------------
 
   // Milliseconds: a stylesheet that takes longer is left as it is.
-  const STYLE_PATIENCE = 10000;
+  const STYLE_TIMEOUT = 10000;
 
   // One after the other: two saves of the same file must not replace each other's replacement.
   let styles = Promise.resolve();
@@ -404,7 +404,7 @@
     const isLoaded = await new Promise((resolve) => {
       fresh.onload = () => resolve(true);
       fresh.onerror = () => resolve(false);
-      setTimeout(resolve, STYLE_PATIENCE, false);
+      setTimeout(resolve, STYLE_TIMEOUT, false);
       link.after(fresh);
     });
     if (!isLoaded) console.warn("[orchestra] %s could not be loaded again", urls[0]);
