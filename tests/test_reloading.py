@@ -147,6 +147,30 @@ async def test_code_restarts_its_process_and_no_other(autojump_clock: object, wo
         assert on.pages.orders == []
 
 
+@pytest.mark.parametrize("prefix", ["", "cache"])
+async def test_only_bytecode_of_what_has_changed_is_removed(
+    autojump_clock: object, world: World, tmp_path: Path, prefix: str
+) -> None:
+    """The names are those of PEP 3147 and PEP 488; ``PYTHONPYCACHEPREFIX`` puts them elsewhere."""
+    env = {"PORT": "5000", **({"PYTHONPYCACHEPREFIX": str(tmp_path / prefix)} if prefix else {})}
+    folder = tmp_path / prefix / tmp_path.relative_to("/") if prefix else tmp_path / "__pycache__"
+    folder.mkdir(parents=True)
+    stale = ["[a].cpython-311.pyc", "[a].cpython-311.opt-1.pyc", "[a].pypy310.pyc"]
+    others = [
+        "[a].b.cpython-311.opt-1.pyc",
+        "[a].b.cpython-311.pyc",
+        "a.cpython-311.pyc",
+        "page.cpython-311.pyc",
+    ]
+    for name in (*stale, *others):
+        (folder / name).touch()
+    too_long = f"{tmp_path}/{'x' * 300}/b.py"
+    async with reloading(world, backend(env=env)) as on:
+        world.change("api", too_long, f"{tmp_path}/[a].py", f"{tmp_path}/page.html")
+        await on.until_quiet()
+    assert sorted(each.name for each in folder.iterdir()) == others
+
+
 async def test_a_process_is_watched_when_it_is_found_to_be_the_backend(
     autojump_clock: object, world: World
 ) -> None:

@@ -14,7 +14,8 @@ Not here: which order follows from which fact (`lifecycle`), processes that do n
 from __future__ import annotations
 
 import contextlib
-import glob
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -41,7 +42,6 @@ from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.install import Installation
@@ -188,7 +188,9 @@ class Worker:
     def _carry_out(self, order: Order) -> None:
         nursery = self._run.nursery
         if order in (Order.SPAWN, Order.HAND_OVER):
-            _forget_bytecode(self.changed)
+            env = self._run.environment(self.life.plan, self.life.plan.port)
+            sources = [each for each in self.changed if each.suffix == ".py"]
+            _forget_bytecode(sources, prefix=env.get("PYTHONPYCACHEPREFIX"))
             self.changed.clear()
         match order:
             case Order.INSTALL:
@@ -293,13 +295,16 @@ class Worker:
         )
 
 
-def _forget_bytecode(sources: Iterable[Path]) -> None:
+def _forget_bytecode(sources: Iterable[Path], *, prefix: str | None) -> None:
     """Have Python compile changed files: after two saves in a second it would use the first one's.
 
     It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that could
-    write the first one's after this.
+    write the first one's after this. With ``PYTHONPYCACHEPREFIX`` bytecode is below that folder.
     """
     for source in sources:
-        for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
-            with contextlib.suppress(OSError):
-                cached.unlink()
+        folder = Path(prefix, *source.parent.parts[1:]) if prefix else source.parent / "__pycache__"
+        pattern = re.compile(rf"{re.escape(source.stem)}\.[^.]+(\.opt-\w+)?\.pyc")
+        with contextlib.suppress(OSError):
+            for cached in folder.iterdir():
+                if pattern.fullmatch(cached.name):
+                    cached.unlink()
