@@ -4,7 +4,7 @@ Every error that a user may meet is an `OrchestraError`. Its `str` is one line t
 (file and line, process or port) and the cause; `hint` is the next step. An embedder gets the exception; the
 command line shows ``error: <str>`` and ``hint: <hint>`` on standard error (`show_error`).
 
-A message stands where its error is raised; one that several modules need (`port_taken`) stands here.
+A message stands where its error is raised; those that several modules need stand here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "complain", "port_taken",
-    "show_error",
+    "ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "complain", "no_address",
+    "port_taken", "show_error",
 ]  # fmt: skip
 
 
@@ -100,6 +100,11 @@ class UpstreamError(OrchestraError):
 def port_taken(port: int, holder: str) -> str:
     """Say that a port is taken, and by what; `holder` is empty if that is not known."""
     return f"port {port} is taken by {holder}" if holder else f"port {port} is taken"
+
+
+def no_address() -> ConfigError:
+    """Say that a run has no address that a browser could open."""
+    return ConfigError("this run has no address", hint="It has no process to serve, or --no-proxy.")
 
 
 def show_error(error: OrchestraError) -> int:

@@ -132,7 +132,7 @@ class Operator:
             case "write":
                 self.soon(partial(self._write, wanted.text))
             case "open":
-                self.soon(partial(self._open, wanted.text))
+                self.soon(partial(open_page, wanted.text))
             case "copy" | "redraw":
                 pass  # the screen's
 
@@ -151,13 +151,6 @@ class Operator:
             self._controls.say(f"written to {path}")
         except OSError as exc:
             self._controls.say(f"the log cannot be written: {exc.strerror}")
-
-    async def _open(self, url: str) -> None:
-        if not url:
-            self._controls.say("this run has no address to open")
-            return
-        if not await open_page(url):
-            self._controls.say(f"no browser could be opened: {url}")
 
 
 def write_log(text: str) -> Path:

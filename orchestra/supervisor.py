@@ -269,7 +269,7 @@ class Supervisor:
         if order.do == "down":
             self.end(reason="asked to")
             return 0
-        return self.reload() if order.do == "reload" else await self._current.obey(order)
+        return self.reload() if order.do == "reload" else await self._current.obey(order.do, order)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to the group of a process, if it runs."""
