@@ -87,7 +87,7 @@ async def _replay(path: str, speed: float) -> int:
     if first is None:
         raise ConfigError("this is no recording", path=path, hint="It has no line.")
     model = Model()
-    controls, player = Controls(model, is_guest=True), Player(model, speed=speed)
+    controls, player = Controls(model, shown="a recording"), Player(model, speed=speed)
 
     async def obey(_: Order) -> None:
         await trio.lowlevel.checkpoint()
@@ -140,7 +140,7 @@ def attach(run: RunningRun) -> int:
 
 async def _attach(run: RunningRun) -> int:
     settings, model = run.state.dashboard, Model()
-    controls = Controls(model, settings.keys, is_guest=True)
+    controls = Controls(model, settings.keys, shown="another run")
 
     def apply(events: Sequence[Event]) -> None:
         for event in events:
