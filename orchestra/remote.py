@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
-# Seconds for an answer: a run is asked for what it knows.
+# Seconds for an answer: a run is asked for what it knows. For an order it may have to read files again.
 _PATIENCE = 10.0
+_ORDER_PATIENCE = 30.0
 # Seconds without an event, and without the sign of life that comes in their place.
 _SILENCE = 60.0
 _PIECE = 65536
@@ -51,13 +52,13 @@ class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
 class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+    def __init__(self, path: Path, patience: float = _PATIENCE) -> None:
+        super().__init__("localhost", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_PATIENCE)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(os.fspath(self._path))
         if unix_sockets.peer_uid(self.sock) != os.getuid():
             self.close()
@@ -203,7 +204,8 @@ def _state(path: Path) -> RunState:
 
 def _ask(path: Path, method: str, name: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Send one request to a run, and read the answer: its status, and its body."""
-    with closing(_Connection(path)) as connection, _as_no_run():
+    patience = _PATIENCE if body is None else _ORDER_PATIENCE
+    with closing(_Connection(path, patience)) as connection, _as_no_run():
         connection.request(method, f"/__orchestra__/{name}", body)
         answer = connection.getresponse()
         return answer.status, answer.read()

@@ -38,8 +38,8 @@ __all__ = ["Worker"]
 
 # Seconds for the peer to read what it is sent: the proxy and every browser do at once.
 SEND_LIMIT = 10.0
-# Seconds for a request that is no stream.
-REQUEST_LIMIT = 10.0
+# Seconds for a request that is no stream: an order may wait 10 for a pipe in place of an env file.
+REQUEST_LIMIT = 20.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
